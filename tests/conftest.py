@@ -1,0 +1,35 @@
+"""What every test shares: eight forced host devices, strict numerics, the place of the real data."""
+
+import os
+import pathlib
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+def _shared(variable: str, default: str) -> pathlib.Path:
+    path = pathlib.Path(os.environ.get(variable, ROOT.parent / "shared" / default))
+    if not path.is_dir():
+        pytest.skip(f"no {default} at {path}; set {variable} to run this test")
+    return path
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> pathlib.Path:
+    """The folder of real task and benchmark data (FLANX_DATA_DIR), or a skip that says where it was looked for."""
+    return _shared("FLANX_DATA_DIR", "data")
+
+
+@pytest.fixture(scope="session")
+def golden_dir() -> pathlib.Path:
+    """The folder of golden runs of the real T5X (FLANX_GOLDEN_DIR), or a skip that says where it was looked for."""
+    return _shared("FLANX_GOLDEN_DIR", "golden")
