@@ -1,4 +1,4 @@
-"""The one error that a user's mistake raises, and the nearest known name for it."""
+"""The error of a user's mistake, with the nearest known name, and the news of a preemption."""
 
 import difflib
 from collections.abc import Iterable
@@ -12,3 +12,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """`"; did you mean 'x'?"` with the known name closest to `name`, or an empty string when none is close."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"; did you mean '{close[0]}'?" if close else ""
+
+
+class Preempted(Exception):
+    """The run was asked to stop and has saved its state; the door exits with 75, and the same command goes on."""

@@ -1,0 +1,126 @@
+"""Checkpoints of a run: Orbax, written whole or not at all, N kept and every k-th for ever.
+
+A checkpoint lies at MODEL_DIR/checkpoints/checkpoint_<step> and holds {step, params, opt_state}; parameters carry
+T5X's names. A save is asynchronous; a step folder gets its name only when all of it is on disk.
+"""
+
+import os
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+
+from flanx.errors import UserError
+from flanx.train_step import TrainState
+
+FOLDER = "checkpoints"
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    Attributes:
+      folder: MODEL_DIR; a local path or gs:// URL.
+      keep: newest checkpoints to keep; None for all.
+      keep_period: every checkpoint at a multiple of this step is kept for ever.
+    """
+
+    def __init__(self, folder: str | os.PathLike, keep: int | None = 1, keep_period: int | None = None) -> None:
+        self.folder = epath.Path(folder) / FOLDER
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep, keep_period=keep_period, step_prefix="checkpoint", cleanup_tmp_directories=True
+        )
+        self._manager = ocp.CheckpointManager(epath.Path(self.folder).resolve(), options=options)
+
+    def latest(self) -> int | None:
+        """The step of the newest finished checkpoint, or None."""
+        return self._manager.latest_step()
+
+    def save(self, state: TrainState) -> None:
+        """Starts an asynchronous save of `state`, unless its step is saved already."""
+        step = int(state.step)
+        if step != self.latest():
+            self._manager.save(step, args=ocp.args.StandardSave(_tree(state)), force=True)
+
+    def restore(self, target: TrainState, step: int | None = None) -> TrainState:
+        """The state of `step` (newest if None), placed as `target`: a tree of jax.ShapeDtypeStruct with shardings.
+
+        Raises UserError, naming the first array, where the checkpoint does not fit the model.
+        """
+        step = self.latest() if step is None else step
+        if step is None or step not in self._manager.all_steps():
+            found = ", ".join(map(str, self._manager.all_steps())) or "none"
+            raise UserError(f"no checkpoint of step {step} in {self.folder} (there: {found})")
+        wanted = _tree(target)
+        _check_shapes(self._manager.item_metadata(step), wanted, f"{self.folder}/checkpoint_{step}")
+        return TrainState(**self._manager.restore(step, args=ocp.args.StandardRestore(wanted)))
+
+    def wait(self) -> None:
+        """Blocks until the save under way is on disk."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits for the save under way and releases the writer."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+
+def _tree(state: TrainState) -> dict[str, Any]:
+    return {"step": state.step, "params": state.params, "opt_state": state.opt_state}
+
+
+def _check_shapes(metadata: Any, wanted: Any, place: str) -> None:
+    """Raises UserError for the first array that one side lacks or holds in another shape."""
+    there = {
+        _name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(getattr(metadata, "tree", metadata))
+    }
+    here = {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(wanted)}
+    for name in [*here, *there]:
+        if name not in there:
+            raise UserError(f"{place} has no '{name}': another model or optimizer wrote it")
+        if name not in here:
+            raise UserError(f"{place} holds '{name}', which this model or optimizer does not have")
+        if tuple(there[name].shape) != tuple(here[name].shape):
+            raise UserError(
+                f"{place}: '{name}' is {list(there[name].shape)}, this model wants {list(here[name].shape)}"
+            )
+
+
+def _name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def save_params(folder: str | os.PathLike, params: Any) -> None:
+    """Writes parameters alone (T5X's names) to `folder`, whole or not at all."""
+    with ocp.StandardCheckpointer() as writer:
+        writer.save(epath.Path(folder).resolve(), params, force=True)
+
+
+def load_params(path: str | os.PathLike, target: Any) -> Any:
+    """Parameters placed as `target` (jax.ShapeDtypeStruct with shardings) from a folder.
+
+    `path` is what `save_params` wrote, a step folder `.../checkpoint_<step>` of a run, or a run's MODEL_DIR (its newest
+    checkpoint). Raises UserError where nothing of that kind is found or a tensor does not fit.
+    """
+    folder = epath.Path(path)
+    if (folder / FOLDER).is_dir():
+        latest = Checkpoints(folder).latest()
+        if latest is None:
+            raise UserError(f"no finished checkpoint in {folder / FOLDER}")
+        folder = folder / FOLDER / f"checkpoint_{latest}"
+    item = folder / "default"
+    source = item if item.is_dir() else folder
+    if not (source / "_METADATA").exists():
+        raise UserError(f"no checkpoint at '{path}': give a run folder, a step folder or a converted checkpoint")
+    with ocp.PyTreeCheckpointer() as reader:
+        metadata = reader.metadata(source.resolve()).item_metadata
+        tree = getattr(metadata, "tree", metadata)
+        whole_state = "params" in tree and "opt_state" in tree
+        _check_shapes(tree["params"] if whole_state else tree, target, str(folder))
+        wanted = {"params": target} if whole_state else target
+        arguments = jax.tree.map(lambda s: ocp.ArrayRestoreArgs(sharding=s.sharding, dtype=s.dtype), wanted)
+        restored = reader.restore(
+            source.resolve(), ocp.args.PyTreeRestore(item=wanted, restore_args=arguments, partial_restore=whole_state)
+        )
+    return restored["params"] if whole_state else restored

@@ -1,0 +1,100 @@
+"""The program `flanx`: one table of doors. Bad input is one line on standard error and exit status 2."""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+import flanx
+from flanx.errors import Preempted, UserError, nearest
+
+# doors that are one gin-bound call: door -> (function, macro that names its folder, what it does)
+CALLS = {
+    "train": ("flanx.train:train", "MODEL_DIR", "fine-tune a model on a mixture"),
+    "evaluate": ("flanx.evaluate:evaluate", "OUTPUT_DIR", "score a checkpoint on held-out suites"),
+}
+# doors with flags of their own: door -> (module with add_arguments(parser) and run(args) -> exit status, what it does)
+DOORS = {
+    "sweep": ("flanx.sweep.door", "run a grid of trainings and evaluations, draw its table and figures"),
+    "store": ("flanx.data.door", "build, show and verify token stores"),
+    "tasks": ("flanx.data.task_door", "list, show, fetch and audit tasks"),
+    "convert": ("flanx.convert.door", "convert checkpoints: T5X, Hugging Face, flanx"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one door and returns its exit status (0 done, 1 some part failed, 2 bad input, 75 preempted and saved)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(prog="flanx", description=flanx.__doc__)
+    parser.add_argument("--version", action="version", version=flanx.__version__)
+    doors = parser.add_subparsers(dest="door", metavar="DOOR")
+    summaries = {name: entry[-1] for name, entry in (CALLS | DOORS).items()}
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in summaries:
+        print(f"flanx: no door '{arguments[0]}'{nearest(arguments[0], summaries)}", file=sys.stderr)
+        return 2
+    for name, summary in summaries.items():
+        door = doors.add_parser(name, help=summary, description=summary)
+        if name in CALLS:
+            add_gin_arguments(door)
+        elif arguments[:1] == [name]:  # only the door that is opened is imported
+            importlib.import_module(DOORS[name][0]).add_arguments(door)
+    arguments, bindings = take_bindings(arguments)
+    args = parser.parse_args(arguments)
+    if args.door is None:
+        parser.print_help()
+        return 2
+    args.bindings = bindings
+    try:
+        if args.door in CALLS:
+            return run_call(args)
+        return importlib.import_module(DOORS[args.door][0]).run(args)
+    except UserError as error:
+        print(f"flanx {args.door}: {error}", file=sys.stderr)
+        return 2
+    except Preempted as news:
+        print(f"flanx {args.door}: {news}", file=sys.stderr)
+        return 75
+    except KeyboardInterrupt:
+        print(f"flanx {args.door}: interrupted", file=sys.stderr)
+        return 130
+
+
+def run_call(args: argparse.Namespace) -> int:
+    """A door that is one call: binds gin, saves the config beside the run, calls."""
+    from flanx import config
+
+    target, folder, _ = CALLS[args.door]
+    parse_gin(args)
+    module, _, function = target.partition(":")
+    config.call(getattr(importlib.import_module(module), function), config.value(folder))
+    return 0
+
+
+def take_bindings(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Splits `--gin.NAME=VALUE` flags, as T5X users write them, from the rest."""
+    bindings = [a.removeprefix("--gin.") for a in arguments if a.startswith("--gin.")]
+    return [a for a in arguments if not a.startswith("--gin.")], bindings
+
+
+def add_gin_arguments(parser: argparse.ArgumentParser) -> None:
+    """The gin flags of T5X: --gin_file (repeatable), --gin_search_paths; --gin.NAME=VALUE is taken by `main`."""
+    parser.add_argument("--gin_file", action="append", default=[], metavar="FILE", help="gin file; may be given again")
+    parser.add_argument(
+        "--gin_search_paths", default="", metavar="DIRS", help="comma-separated folders to search for gin files"
+    )
+    parser.epilog = (
+        "--gin.NAME=VALUE binds a macro or a parameter; a text keeps its quotes: --gin.MODEL_DIR=\"'out/run'\""
+    )
+
+
+def parse_gin(args: argparse.Namespace) -> None:
+    """Binds the gin files and bindings of `args`."""
+    from flanx import config
+
+    if not args.gin_file:
+        raise UserError("no --gin_file given; `ls` flanx's gin folder or see the README for the files of each door")
+    config.parse(args.gin_file, args.bindings, [p for p in args.gin_search_paths.split(",") if p])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

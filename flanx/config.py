@@ -1,0 +1,227 @@
+"""gin files and bindings -> a call. The only module that imports gin.
+
+A run is named by gin files (`--gin_file`, searched in the current folder, in `--gin_search_paths` and in flanx's own
+gin folder) and by bindings (`--gin.MACRO=VALUE`). Before gin binds anything the files are scanned with gin's own
+parser, so that an unknown file, macro or module is reported with its place and the nearest known name.
+"""
+
+import importlib.util
+import os
+import pathlib
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import gin
+from gin import config_parser
+
+from flanx.errors import UserError, nearest
+
+
+def gin_folder() -> pathlib.Path:
+    """The folder of flanx's gin files: `flanx/gin` in a wheel, `gin/` beside `flanx/` in an editable install."""
+    package = pathlib.Path(__file__).resolve().parent
+    return next(p for p in (package / "gin", package.parent / "gin", package) if p.is_dir())
+
+
+class _Recorder(config_parser.ParserDelegate):
+    """Keeps the macros that a statement refers to, instead of binding them."""
+
+    def __init__(self) -> None:
+        self.references: list[str] = []
+
+    def configurable_reference(self, scoped_configurable_name: str, evaluate: bool) -> str:
+        return "@" + scoped_configurable_name
+
+    def macro(self, macro_name: str) -> str:
+        self.references.append(macro_name)
+        return "%" + macro_name
+
+
+def _place(location: config_parser.Location | None) -> str:
+    if location is None:
+        return "the command line"
+    return f"{location.filename}:{location.line_num}" if location.filename else "the command line"
+
+
+class _Scan:
+    """What a set of gin files defines and refers to: {macro: place}, in the order of reading."""
+
+    def __init__(self, search_paths: Sequence[str]) -> None:
+        self.search_paths = list(search_paths)
+        self.defined: dict[str, str] = {}
+        self.referenced: dict[str, str] = {}
+        self._seen: set[str] = set()
+
+    def read(self, name: str, place: str) -> None:
+        path = self._find(name, place)
+        if str(path) in self._seen:
+            return
+        self._seen.add(str(path))
+        with open(path, encoding="utf-8") as file:
+            self.read_statements(file)
+
+    def read_statements(self, text: Any) -> None:
+        recorder = _Recorder()
+        for statement in config_parser.ConfigParser(text, recorder):
+            place = _place(statement.location)
+            for macro in recorder.references:
+                self.referenced.setdefault(macro, place)
+            recorder.references.clear()
+            if isinstance(statement, config_parser.IncludeStatement):
+                self.read(statement.filename, place)
+            elif isinstance(statement, config_parser.ImportStatement):
+                _check_import(statement, place)
+            elif isinstance(statement, config_parser.BindingStatement) and not statement.arg_name:
+                self.defined.setdefault(statement.selector, place)
+
+    def _find(self, name: str, place: str) -> pathlib.Path:
+        for folder in ["", *self.search_paths]:
+            if (path := pathlib.Path(folder, name)).is_file():
+                return path
+        known = [p.relative_to(f).as_posix() for f in map(pathlib.Path, self.search_paths) for p in f.rglob("*.gin")]
+        raise UserError(
+            f"no gin file '{name}' ({place}; searched ., {', '.join(self.search_paths)})" + nearest(name, known)
+        )
+
+
+def _check_import(statement: config_parser.ImportStatement, place: str) -> None:
+    """Refuses an import of a module or name that does not exist, before gin tries it."""
+    if statement.module.startswith("__gin__"):
+        return
+    parent, _, _ = statement.module.rpartition(".")
+    try:
+        found = importlib.util.find_spec(statement.module) is not None
+        siblings = []
+        if not found and parent:
+            package = importlib.util.find_spec(parent)
+            folders = list(package.submodule_search_locations or []) if package else []
+            siblings = [f"{parent}.{p.stem}" for folder in folders for p in pathlib.Path(folder).glob("*")]
+    except ImportError:
+        found, siblings = False, []
+    if not found:
+        raise UserError(f"no module '{statement.module}' ({place})" + nearest(statement.module, siblings))
+
+
+def parse(gin_files: Sequence[str], bindings: Sequence[str] = (), search_paths: Sequence[str] = ()) -> None:
+    """Binds `gin_files`, then `bindings` ("MACRO=VALUE" or "module.function.parameter=VALUE").
+
+    Raises UserError, one line with file:line and the nearest known name, for an unknown file, module, macro,
+    configurable or parameter, for a syntax error, for a macro that nothing uses and for one that is required and unset.
+    """
+    folders = [*search_paths, str(gin_folder())]
+    scan = _Scan(folders)
+    given = [_split(binding) for binding in bindings]
+    try:
+        for name in gin_files:
+            scan.read(name, "the command line")
+        known = {*scan.defined, *scan.referenced}
+        for key, _ in given:
+            if "." not in key and key not in known:
+                raise UserError(f"no gin macro '{key}' (the command line)" + nearest(key, known))
+        scan.read_statements("\n".join(f"{key} = {value}" for key, value in given))
+        _check_macros(scan)
+        gin.clear_config()
+        for folder in folders:
+            gin.add_config_file_search_path(folder)
+        gin.parse_config_files_and_bindings(
+            [str(f) for f in gin_files], [f"{key} = {value}" for key, value in given], finalize_config=True
+        )
+    except (ValueError, SyntaxError, OSError, ImportError, AttributeError, TypeError, NameError) as error:
+        raise _explain(error) from error
+
+
+def _split(binding: str) -> tuple[str, str]:
+    key, equals, value = binding.partition("=")
+    if not equals or not key.strip():
+        raise UserError(f"'{binding}' (the command line) is no binding: write --gin.NAME=VALUE")
+    return key.strip(), value.strip()
+
+
+def _check_macros(scan: _Scan) -> None:
+    for macro, place in scan.referenced.items():
+        if macro not in scan.defined and not macro.startswith("gin."):
+            raise UserError(
+                f"no gin macro '{macro}' ({place}); define it or bind --gin.{macro}=VALUE"
+                + nearest(macro, scan.defined)
+            )
+    for macro, place in scan.defined.items():
+        if macro not in scan.referenced:
+            raise UserError(f"gin macro '{macro}' ({place}) is used by nothing" + nearest(macro, scan.referenced))
+
+
+def _explain(error: Exception) -> UserError:
+    """One line from gin's error: its first line and the place that gin or Python attached to it."""
+    text = str(error.args[0] if isinstance(error, SyntaxError) and error.args else error).strip()
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    first = lines[0] if lines else type(error).__name__
+    if isinstance(error, SyntaxError):
+        place = f"{error.filename}:{error.lineno}" if error.filename else "the command line"
+        quoted = "" if error.filename else "; a text needs quotes of its own: --gin.NAME=\"'text'\""
+        return UserError(f"{first.rstrip('.')} ({place}){quoted}")
+    required = re.match(r"(\S+)/macro\.value set to `%gin\.REQUIRED`", first)
+    if required:
+        return UserError(f"gin macro '{required[1]}' has no value: add --gin.{required[1]}=VALUE")
+    found = re.search(r'In file "([^"]+)", line (\d+)', text)
+    place = f"{found[1]}:{found[2]}" if found else "the command line"
+    unknown = re.match(r"No configurable matching '(\S+?)'", first)
+    parameter = re.match(r"Configurable '(\S+)' doesn't have a parameter named '(\S+)'", first)
+    hint = ""
+    if unknown:
+        hint = nearest(unknown[1], [key for _, key in _bound()])
+    if parameter:
+        hint = nearest(parameter[2], _parameters(parameter[1]))
+    return UserError(f"{first.rstrip('.')} ({place}){hint}")
+
+
+def _bound() -> list[tuple[str, str]]:
+    return list(gin.config._CONFIG)
+
+
+def _parameters(selector: str) -> list[str]:
+    try:
+        configurable = gin.config._REGISTRY.get_match(selector)
+        return list(gin.config._get_cached_arg_spec(configurable.wrapped).args)
+    except (AttributeError, KeyError, ValueError):
+        return []
+
+
+def value(macro: str) -> Any:
+    """The bound value of a macro, with nested macros and references evaluated by gin."""
+    try:
+        return gin.query_parameter(f"{macro}/gin.macro.value")
+    except ValueError as error:
+        raise UserError(f"gin macro '{macro}' has no value: add --gin.{macro}=VALUE") from error
+
+
+def call(function: Callable[..., Any], folder: str | os.PathLike | None = None) -> Any:
+    """Calls `function` with its gin bindings.
+
+    With `folder`, the whole resolved config is written to `folder/config.gin` before the call (it can be given back
+    as `--gin_file`), and what the call really used to `folder/operative_config.gin` after it, error or not.
+    """
+    target = pathlib.Path(folder) if folder is not None else None
+    if target is not None:
+        target.mkdir(parents=True, exist_ok=True)
+        write_atomic(target / "config.gin", gin.config_str())
+    try:
+        return gin.get_configurable(function)()
+    except TypeError as error:
+        missing = re.search(r"Required bindings for `(\S+)` not provided in config: (\[.*?\])", str(error))
+        absent = re.search(r"(\w+)\(\) missing \d+ required .*? arguments?: (.*)", str(error).splitlines()[0])
+        if found := missing or absent:
+            name = found[1]
+            raise UserError(
+                f"gin binds no {found[2]} of {name}: add it to a gin file or as --gin.{name}.NAME=VALUE"
+            ) from error
+        raise
+    finally:
+        if target is not None:
+            write_atomic(target / "operative_config.gin", gin.operative_config_str())
+
+
+def write_atomic(path: pathlib.Path, text: str) -> None:
+    """Writes `text` to `path` whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)

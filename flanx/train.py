@@ -1,0 +1,290 @@
+"""`flanx train`: one training run, in order.
+
+mesh -> store, mixture -> state (resumed, from a parent, or fresh) -> loop of steps -> save -> held-out evaluation.
+A run is a folder: config.gin, run.json (what it is), metrics.jsonl, checkpoints/, evals/, done.json (written last).
+"""
+
+import contextlib
+import dataclasses
+import json
+import pathlib
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from flanx import checkpoint
+from flanx.config import write_atomic
+from flanx.data import loader, mixture, store
+from flanx.errors import Preempted, UserError
+from flanx.models import Model, first_nonfinite
+from flanx.partition import Partitioner
+from flanx.report import MetricsLog, Progress
+from flanx.train_step import TrainState, init_state, make_train_step
+
+Evaluator = Callable[..., Any]
+
+
+def train(
+    *,
+    model: Model,
+    mixture: mixture.Mixture,
+    store_dir: str,
+    task_feature_lengths: Mapping[str, int],
+    batch_size: int,
+    train_steps: int,
+    model_dir: str,
+    optimizer: optax.GradientTransformation,
+    partitioner: Partitioner | None = None,
+    seed: int = 0,
+    dropout: bool = True,
+    z_loss: float = 1e-4,
+    label_smoothing: float = 0.0,
+    loss_normalizing_factor: float | str | None = None,
+    num_microbatches: int = 1,
+    initial_checkpoint_path: str | None = None,
+    checkpoint_period: int = 1000,
+    keep_checkpoints: int | None = 1,
+    keep_period: int | None = None,
+    log_period: int = 10,
+    evaluator: Evaluator | None = None,
+    eval_period: int | None = None,
+    label: str | None = None,
+    fork: bool = False,
+) -> None:
+    """Trains `model` on `mixture` up to step `train_steps`, then evaluates.
+
+    Started again with the same arguments it goes on from the newest checkpoint, with the same batches and the same
+    randomness, so that the losses of a stopped and resumed run equal those of an undisturbed one to the last bit.
+
+    Args:
+      task_feature_lengths: tokens per packed row, {"inputs": I, "targets": T}.
+      batch_size: packed rows per step, over all hosts.
+      optimizer: see `flanx.optim`.
+      initial_checkpoint_path: parameters to start from (a run, a step folder, or what `flanx convert` wrote).
+      checkpoint_period, keep_checkpoints, keep_period: steps between saves; how many newest are kept; every multiple of
+        keep_period is kept for ever.
+      evaluator: called as evaluator(model=, params=, step=, out_dir=) every `eval_period` steps and at the end.
+      fork: resume although the run's store, mixture, model or seed changed since.
+
+    Raises:
+      UserError: for bad input, a changed run without `fork`, a loss that is not finite.
+      Preempted: after SIGTERM, with the state saved.
+    """
+    folder = pathlib.Path(model_dir)
+    partitioner = partitioner or Partitioner()
+    label = label or folder.name
+    if is_done(folder, train_steps):
+        print(f"{label}: done already (step {train_steps}); delete {folder / 'done.json'} to run it again")
+        return
+    batches = open_batches(store_dir, mixture, task_feature_lengths, batch_size, seed, model) if train_steps else None
+    claim(folder, identity(model, batches, batch_size, seed, initial_checkpoint_path), fork)
+
+    train_step = make_train_step(
+        model,
+        optimizer,
+        seed=seed,
+        dropout=dropout,
+        z_loss=z_loss,
+        label_smoothing=label_smoothing,
+        loss_normalizing_factor=loss_normalizing_factor,
+        num_microbatches=num_microbatches,
+    )
+    checkpoints = checkpoint.Checkpoints(folder, keep_checkpoints, keep_period)
+    with partitioner.scope(), on_sigterm() as stopping, contextlib.closing(checkpoints):
+        state, shardings = make_state(model, optimizer, partitioner, checkpoints, seed, initial_checkpoint_path)
+        if batches is not None:
+            step_fn = jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, None))
+            watch = Watch(folder, model, checkpoints, int(state.step), train_steps, log_period, label)
+            rows = partitioner.host_rows(batch_size)
+            with (
+                contextlib.closing(watch),
+                contextlib.closing(loader.Loader(batches, int(state.step), rows)) as batch_rows,
+            ):
+                for step in range(int(state.step), train_steps):
+                    host_batch = next(batch_rows)
+                    state, metrics = step_fn(state, partitioner.global_batch(host_batch, batch_size))
+                    watch.take(step + 1, metrics, host_batch, state)
+                    if stopping.is_set() or (step + 1) % checkpoint_period == 0:
+                        watch.flush(state)
+                        checkpoints.save(state)
+                    if stopping.is_set():
+                        checkpoints.wait()
+                        raise Preempted(
+                            f"{label}: stopped by SIGTERM, saved at step {step + 1}; the same command goes on"
+                        )
+                    if evaluator and eval_period and (step + 1) % eval_period == 0 and step + 1 < train_steps:
+                        watch.flush(state)
+                        evaluator(model=model, params=state.params, step=step + 1, out_dir=folder / "evals")
+                watch.flush(state)
+        checkpoints.save(state)
+        checkpoints.wait()
+        if evaluator:
+            evaluator(model=model, params=state.params, step=int(state.step), out_dir=folder / "evals")
+    if jax.process_index() == 0:
+        write_atomic(folder / "done.json", json.dumps({"step": int(state.step)}) + "\n")
+
+
+def is_done(folder: pathlib.Path, train_steps: int) -> bool:
+    """Whether the run in `folder` reached `train_steps` and was evaluated."""
+    done = folder / "done.json"
+    return done.exists() and json.loads(done.read_text())["step"] >= train_steps
+
+
+def open_batches(
+    store_dir: str, mix: mixture.Mixture, lengths: Mapping[str, int], batch_size: int, seed: int, model: Model
+) -> mixture.Batches:
+    """The run's batches: a pure function of (store, mixture, seed, step). Raises UserError where they do not fit."""
+    opened = store.open_store(store_dir)
+    if opened.vocabulary_size > model.vocab_size:
+        raise UserError(
+            f"the store at {store_dir} has {opened.vocabulary_size} pieces ({opened.vocabulary}), the model only "
+            f"{model.vocab_size}; set VOCAB_SIZE or build the store with the model's vocabulary"
+        )
+    return mixture.Batches(opened, mix, dict(lengths), batch_size, seed, packing=model.packing)
+
+
+def identity(
+    model: Model, batches: mixture.Batches | None, batch_size: int, seed: int, parent: str | None
+) -> dict[str, Any]:
+    """What makes a run the run it is: these must not change between a stop and a resume."""
+    return {
+        "model": repr(model),
+        "batches": batches.fingerprint if batches is not None else None,
+        "batch_size": batch_size,
+        "seed": seed,
+        "initial_checkpoint_path": parent,
+    }
+
+
+def claim(folder: pathlib.Path, wanted: Mapping[str, Any], fork: bool) -> None:
+    """Writes run.json, or holds it against `wanted`: raises UserError naming the field that changed."""
+    path = folder / "run.json"
+    if path.exists() and not fork:
+        there = json.loads(path.read_text())
+        changed = [key for key in wanted if there.get(key) != wanted[key]]
+        if changed:
+            key = changed[0]
+            raise UserError(
+                f"{folder} is another run: its {key} was {there.get(key)}, now {wanted[key]}; "
+                "choose another MODEL_DIR, or bind train.fork = True to go on all the same"
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    if jax.process_index() == 0:
+        write_atomic(path, json.dumps(wanted, indent=1) + "\n")
+
+
+def make_state(
+    model: Model,
+    optimizer: optax.GradientTransformation,
+    partitioner: Partitioner,
+    checkpoints: checkpoint.Checkpoints,
+    seed: int,
+    parent: str | None,
+) -> tuple[TrainState, TrainState]:
+    """The state to start from, on the mesh, and its shardings: the newest checkpoint, else the parent, else fresh."""
+    rng = jax.random.key(seed)
+    boxed = jax.eval_shape(model.init, rng)
+    abstract = jax.eval_shape(lambda: init_state(model, optimizer, rng))
+    params = partitioner.shardings(boxed)
+    shardings = TrainState(
+        partitioner.everywhere(), params, partitioner.optimizer_shardings(optimizer, abstract.params, params)
+    )
+    target = jax.tree.map(lambda s, d: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=d), abstract, shardings)
+    if checkpoints.latest() is not None:
+        return checkpoints.restore(target), shardings
+    if parent is not None:
+        start = checkpoint.load_params(parent, target.params)
+        state = TrainState(np.int32(0), start, jax.jit(optimizer.init, out_shardings=shardings.opt_state)(start))
+        return jax.device_put(state, shardings), shardings
+    return jax.jit(lambda: init_state(model, optimizer, rng), out_shardings=shardings)(), shardings
+
+
+@dataclasses.dataclass
+class Watch:
+    """Looks at each step's metrics one step late, so that the device never waits for the host."""
+
+    folder: pathlib.Path
+    model: Model
+    checkpoints: checkpoint.Checkpoints
+    start_step: int
+    train_steps: int
+    log_period: int
+    label: str
+
+    def __post_init__(self) -> None:
+        self._log = MetricsLog(self.folder, self.start_step)
+        self._progress = Progress(self.train_steps, self.label)
+        self._pending: tuple[int, Any, Mapping[str, np.ndarray]] | None = None
+        self._sums: dict[str, float] = {}
+        self._since = (time.monotonic(), self.start_step)
+
+    def take(self, step: int, metrics: Any, batch: Mapping[str, np.ndarray], state: TrainState) -> None:
+        """Accepts the metrics of `step` and settles those of the step before."""
+        earlier, self._pending = self._pending, (step, metrics, batch)
+        if earlier is not None:
+            self._settle(*earlier, state)
+
+    def flush(self, state: TrainState) -> None:
+        """Settles the last step too."""
+        earlier, self._pending = self._pending, None
+        if earlier is not None:
+            self._settle(*earlier, state)
+
+    def _settle(self, step: int, metrics: Any, batch: Mapping[str, np.ndarray], state: TrainState) -> None:
+        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        if not np.isfinite(values["loss"]):
+            where = first_nonfinite(self.model, state.params, batch) or "not found again"
+            raise UserError(
+                f"{self.label}: the loss of step {step} is {values['loss']}; first bad layer: {where}; "
+                f"last good checkpoint: step {self.checkpoints.latest()}"
+            )
+        segments = [array > 0 for name, array in batch.items() if name.endswith("segment_ids")]
+        values["filled"] = float(sum(s.sum() for s in segments))
+        values["positions"] = float(sum(s.size for s in segments))
+        for name, value in values.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+        if step % self.log_period == 0 or step == self.train_steps:
+            self._write(step)
+
+    def _write(self, step: int) -> None:
+        """One record over the steps since the last: per-token means, and speeds."""
+        now = time.monotonic()
+        steps, seconds = step - self._since[1], max(now - self._since[0], 1e-9)
+        tokens = max(self._sums["tokens"], 1.0)
+        record = {
+            "loss": self._sums["loss"] / tokens,
+            "cross_ent_loss": self._sums["cross_ent_loss"] / tokens,
+            "z_loss": self._sums["z_loss"] / tokens,
+            "accuracy": self._sums["correct"] / tokens,
+            "grad_norm": self._sums["grad_norm"] / steps,
+            "padding": 1.0 - self._sums["filled"] / self._sums["positions"],
+            "tokens_per_second": self._sums["filled"] / seconds,
+            "steps_per_second": steps / seconds,
+        }
+        self._log.write(step, record)
+        self._progress.show(step, record)
+        self._sums, self._since = {}, (now, step)
+
+    def close(self) -> None:
+        """Closes the logs."""
+        self._log.close()
+
+
+@contextlib.contextmanager
+def on_sigterm() -> Iterator[threading.Event]:
+    """An event that SIGTERM sets, so that the loop can save and leave; only in the main thread, as signals demand."""
+    stopping = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stopping
+        return
+    previous = signal.signal(signal.SIGTERM, lambda *_: stopping.set())
+    try:
+        yield stopping
+    finally:
+        signal.signal(signal.SIGTERM, previous)
