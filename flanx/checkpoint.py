@@ -72,10 +72,7 @@ def _tree(state: TrainState) -> dict[str, Any]:
 
 def _check_shapes(metadata: Any, wanted: Any, place: str) -> None:
     """Raises UserError for the first array that one side lacks or holds in another shape."""
-    there = {
-        _name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(getattr(metadata, "tree", metadata))
-    }
-    here = {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(wanted)}
+    there, here = _leaves(getattr(metadata, "tree", metadata)), _leaves(wanted)
     for name in [*here, *there]:
         if name not in there:
             raise UserError(f"{place} has no '{name}': another model or optimizer wrote it")
@@ -87,8 +84,10 @@ def _check_shapes(metadata: Any, wanted: Any, place: str) -> None:
             )
 
 
-def _name(path: Any) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/")
+def _leaves(tree: Any) -> dict[str, Any]:
+    """{"params/decoder/...": leaf}."""
+    pairs = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in pairs}
 
 
 def save_params(folder: str | os.PathLike, params: Any) -> None:

@@ -96,7 +96,7 @@ class Partitioner:
         return nn.logical_to_mesh_sharding(specs, self.mesh, self.logical_axis_rules)
 
     def optimizer_shardings(self, optimizer: optax.GradientTransformation, params: Any, shardings: Any) -> Any:
-        """Shardings of `optimizer`'s state: a leaf of its parameter's shape lies as the parameter, others everywhere."""
+        """Shardings of the optimizer's state: a leaf of its parameter's shape lies as that, any other is everywhere."""
         everywhere = self.everywhere()
         return optax.tree_map_params(
             optimizer,

@@ -81,7 +81,7 @@ class TensorBoard:
 
 
 class Progress:
-    """A progress line: step, loss, tokens per second, padding share, time left. A plain line per call off a terminal."""
+    """A progress line: step, loss, tokens per second, padding share, time left; off a terminal a line per call."""
 
     def __init__(self, total_steps: int, label: str) -> None:
         self.total, self.label = total_steps, label

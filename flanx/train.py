@@ -98,34 +98,33 @@ def train(
     checkpoints = checkpoint.Checkpoints(folder, keep_checkpoints, keep_period)
     with partitioner.scope(), on_sigterm() as stopping, contextlib.closing(checkpoints):
         state, shardings = make_state(model, optimizer, partitioner, checkpoints, seed, initial_checkpoint_path)
+        step_fn = jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, None))
+
+        def evaluate(state: TrainState) -> None:
+            if evaluator:
+                evaluator(model=model, params=state.params, step=int(state.step), out_dir=folder / "evals")
+
         if batches is not None:
-            step_fn = jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, None))
-            watch = Watch(folder, model, checkpoints, int(state.step), train_steps, log_period, label)
-            rows = partitioner.host_rows(batch_size)
-            with (
-                contextlib.closing(watch),
-                contextlib.closing(loader.Loader(batches, int(state.step), rows)) as batch_rows,
-            ):
-                for step in range(int(state.step), train_steps):
-                    host_batch = next(batch_rows)
+            first = int(state.step)
+            watch = Watch(folder, model, checkpoints, first, train_steps, log_period, label)
+            rows = loader.Loader(batches, first, partitioner.host_rows(batch_size))
+            with contextlib.closing(watch), contextlib.closing(rows):
+                for step in range(first + 1, train_steps + 1):
+                    host_batch = next(rows)
                     state, metrics = step_fn(state, partitioner.global_batch(host_batch, batch_size))
-                    watch.take(step + 1, metrics, host_batch, state)
-                    if stopping.is_set() or (step + 1) % checkpoint_period == 0:
+                    watch.take(step, metrics, host_batch, state)
+                    evaluates = bool(eval_period) and step % eval_period == 0 and step < train_steps
+                    if stopping.is_set() or evaluates or step % checkpoint_period == 0 or step == train_steps:
                         watch.flush(state)
                         checkpoints.save(state)
                     if stopping.is_set():
                         checkpoints.wait()
-                        raise Preempted(
-                            f"{label}: stopped by SIGTERM, saved at step {step + 1}; the same command goes on"
-                        )
-                    if evaluator and eval_period and (step + 1) % eval_period == 0 and step + 1 < train_steps:
-                        watch.flush(state)
-                        evaluator(model=model, params=state.params, step=step + 1, out_dir=folder / "evals")
-                watch.flush(state)
+                        raise Preempted(f"{label}: stopped and saved at step {step}; the same command goes on")
+                    if evaluates:
+                        evaluate(state)
         checkpoints.save(state)
         checkpoints.wait()
-        if evaluator:
-            evaluator(model=model, params=state.params, step=int(state.step), out_dir=folder / "evals")
+        evaluate(state)
     if jax.process_index() == 0:
         write_atomic(folder / "done.json", json.dumps({"step": int(state.step)}) + "\n")
 

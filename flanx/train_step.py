@@ -15,6 +15,7 @@ from flanx.models import Model
 
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
+Gradients = Callable[[Any, Batch, jax.Array | None], tuple[Any, Metrics]]
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -26,7 +27,7 @@ class TrainState(flax.struct.PyTreeNode):
 
 
 def init_state(model: Model, optimizer: optax.GradientTransformation, rng: jax.Array) -> TrainState:
-    """A fresh state, unboxed. Call it under jit with the partitioner's scope, so that arrays are born where they live."""
+    """A fresh state, unboxed. Call it under jit in the partitioner's scope, so that arrays are born where they live."""
     params = nn.unbox(model.init(rng))
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
