@@ -1,0 +1,55 @@
+"""Files named by a local path or by a URL (gs://, s3://, http://), the latter read through TensorStore.
+
+A remote file is copied once into a local cache, because every reader of ours maps files into memory: the folder
+FLANX_CACHE, by default `~/.cache/flanx`. A bucket mounted as a folder is a local path and is read in place.
+"""
+
+import hashlib
+import os
+import pathlib
+
+from flanx.errors import UserError
+
+URLS = ("gs://", "s3://", "http://", "https://")
+
+
+def is_remote(path: str) -> bool:
+    return str(path).startswith(URLS)
+
+
+def cache_dir() -> pathlib.Path:
+    """Where copies of remote files lie: FLANX_CACHE, or ~/.cache/flanx."""
+    return pathlib.Path(os.environ.get("FLANX_CACHE") or pathlib.Path.home() / ".cache" / "flanx")
+
+
+def read(path: str) -> bytes:
+    """The bytes of a file; one line that names it where it cannot be read."""
+    if not is_remote(path):
+        try:
+            return pathlib.Path(path).expanduser().read_bytes()
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    import tensorstore
+
+    folder, _, name = str(path).rpartition("/")
+    try:
+        result = tensorstore.KvStore.open(folder + "/").result().read(name).result()
+    except ValueError as error:
+        raise UserError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from error
+    if result.state != "value":
+        raise UserError(f"{path}: no such file")
+    return result.value
+
+
+def local(path: str, tag: str = "") -> str:
+    """A local path with the same content: the path itself, or a copy in the cache (made once for path and `tag`)."""
+    if not is_remote(path):
+        return str(pathlib.Path(path).expanduser())
+    key = hashlib.sha256(f"{path}\n{tag}".encode()).hexdigest()[:16]
+    copy = cache_dir() / key / str(path).rpartition("/")[2]
+    if not copy.exists():
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        part = copy.with_name(f"{copy.name}.{os.getpid()}.part")
+        part.write_bytes(read(path))
+        part.replace(copy)  # a killed copy never looks like a whole one
+    return str(copy)

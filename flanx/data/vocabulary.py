@@ -1,0 +1,151 @@
+"""Vocabularies of bytes and of SentencePiece models, with SeqIO's ids, without SeqIO and without TensorFlow.
+
+    vocabulary = load("byte")                                                      # 259 ids
+    vocabulary = load("gs://t5-data/vocabs/cc_all.32000/sentencepiece.model")      # 32,000 pieces + 100 extra ids
+
+In both, 0 is padding, 1 ends a sequence, 2 is the unknown piece. The byte b is the id b + 3. Extra ids are sentinels at
+the end; in a SentencePiece model `<extra_id_0>` has the highest id, as the public T5 checkpoints expect.
+"""
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+from flanx.data import remote
+from flanx.errors import UserError
+
+PAD_ID, EOS_ID, UNK_ID = 0, 1, 2
+BYTES = 256
+FIRST_BYTE = 3  # the three special ids come first
+
+
+class Vocabulary(Protocol):
+    """What the store, the decoder and the model configuration need of a vocabulary."""
+
+    spec: str  # "byte", or the path or URL of the SentencePiece model
+    extra_ids: int
+    size: int  # all ids, the extra ones included
+    pad_id: int
+    eos_id: int
+    unk_id: int
+    fingerprint: str  # equal fingerprints mean equal ids for every text
+
+    def encode(self, text: str) -> list[int]: ...
+    def decode(self, ids: Iterable[int]) -> str: ...
+    def seqio(self) -> Any: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Bytes:
+    """UTF-8 bytes as ids; nothing is unknown, undecodable bytes are skipped."""
+
+    extra_ids: int = 0
+    spec: str = "byte"
+    pad_id: int = PAD_ID
+    eos_id: int = EOS_ID
+    unk_id: int = UNK_ID
+
+    @property
+    def size(self) -> int:
+        return FIRST_BYTE + BYTES + self.extra_ids
+
+    @property
+    def fingerprint(self) -> str:
+        return f"byte-{self.extra_ids}"
+
+    def encode(self, text: str) -> list[int]:
+        return [b + FIRST_BYTE for b in text.encode("utf-8")]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text up to the first end of sequence."""
+        kept = bytes(i - FIRST_BYTE for i in _until_eos(ids) if FIRST_BYTE <= i < FIRST_BYTE + BYTES)
+        return kept.decode("utf-8", errors="ignore")
+
+    def seqio(self) -> Any:
+        """The equal SeqIO vocabulary (imports SeqIO)."""
+        import seqio
+
+        return seqio.ByteVocabulary(extra_ids=self.extra_ids)
+
+
+@dataclasses.dataclass(frozen=True)
+class SentencePiece:
+    """A SentencePiece model file whose ids 0, 1, 2 are padding, end of sequence and unknown."""
+
+    spec: str
+    extra_ids: int = 100
+    pad_id: int = PAD_ID
+    eos_id: int = EOS_ID
+    unk_id: int = UNK_ID
+
+    @functools.cached_property
+    def _model(self) -> bytes:
+        model = remote.read(self.spec)
+        if not model:
+            raise UserError(f"{self.spec}: empty file, not a SentencePiece model")
+        return model
+
+    @functools.cached_property
+    def _processor(self) -> Any:
+        import sentencepiece
+
+        # A serialized protocol buffer may be extended by appending to it: the extra ids are further pieces.
+        extra = b"".join(_user_piece(f"\u2581<extra_id_{i}>") for i in reversed(range(self.extra_ids)))
+        try:
+            processor = sentencepiece.SentencePieceProcessor(model_proto=self._model + extra)
+        except RuntimeError as error:
+            raise UserError(f"{self.spec}: not a SentencePiece model") from error
+        if (processor.eos_id(), processor.unk_id()) != (EOS_ID, UNK_ID):
+            raise UserError(f"{self.spec}: ids of end and unknown must be 1 and 2, as in T5's models")
+        return processor
+
+    @property
+    def size(self) -> int:
+        return self._processor.GetPieceSize()
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        return f"sentencepiece-{self.extra_ids}-{hashlib.sha256(self._model).hexdigest()}"
+
+    def encode(self, text: str) -> list[int]:
+        return self._processor.EncodeAsIds(text)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text up to the first end of sequence; ids past the model's end (padded embeddings) are unknown."""
+        size = self.size
+        return self._processor.DecodeIds([i if i < size else UNK_ID for i in _until_eos(ids)])
+
+    def seqio(self) -> Any:
+        """The equal SeqIO vocabulary (imports SeqIO)."""
+        import seqio
+
+        return seqio.SentencePieceVocabulary(remote.local(self.spec), extra_ids=self.extra_ids)
+
+
+@functools.lru_cache(maxsize=16)
+def load(spec: str, extra_ids: int | None = None) -> Vocabulary:
+    """The vocabulary of a spec: "byte", or the path or URL of a SentencePiece model.
+
+    `extra_ids`: how many sentinels stand at the end; by default 0 for bytes and 100, T5's number, for SentencePiece.
+    """
+    if spec == "byte":
+        return Bytes(extra_ids or 0)
+    vocabulary = SentencePiece(spec, 100 if extra_ids is None else extra_ids)
+    _ = vocabulary.size  # a wrong file is a wrong configuration: say so at once
+    return vocabulary
+
+
+def _until_eos(ids: Iterable[int]) -> Iterable[int]:
+    for i in ids:
+        if i == EOS_ID:
+            return
+        yield int(i)
+
+
+def _user_piece(piece: str) -> bytes:
+    """One `pieces` entry of SentencePiece's ModelProto: piece (field 1), score 0 (field 2), USER_DEFINED (field 3)."""
+    text = piece.encode("utf-8")
+    body = b"\x0a" + bytes([len(text)]) + text + b"\x15\x00\x00\x00\x00" + b"\x18\x04"
+    return b"\x0a" + bytes([len(body)]) + body
