@@ -220,6 +220,16 @@ def call(function: Callable[..., Any], folder: str | os.PathLike | None = None) 
             write_atomic(target / "operative_config.gin", gin.operative_config_str())
 
 
+def make(function: Callable[..., Any]) -> Any:
+    """Calls `function`, a class as a rule, with its gin bindings; nothing is written."""
+    return call(function)
+
+
+def text() -> str:
+    """The whole resolved config, which can be given back as a --gin_file."""
+    return gin.config_str()
+
+
 def write_atomic(path: pathlib.Path, text: str) -> None:
     """Writes `text` to `path` whole or not at all."""
     temporary = path.with_name(path.name + ".tmp")

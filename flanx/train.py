@@ -154,6 +154,7 @@ def identity(
     """What makes a run the run it is: these must not change between a stop and a resume."""
     return {
         "model": repr(model),
+        "num_params": model.num_params(),
         "batches": batches.fingerprint if batches is not None else None,
         "batch_size": batch_size,
         "seed": seed,
