@@ -1,0 +1,30 @@
+"""The program: its doors, its exit statuses."""
+
+import subprocess
+import sys
+
+import pytest
+
+from flanx import cli
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["trian"], "did you mean 'train'?"),
+        (["train"], "no --gin_file given"),
+        (["train", "--gin_file=runs/tran.gin"], "did you mean 'runs/train.gin'?"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(arguments, said, capsys):
+    assert cli.main(arguments) == 2
+    errors = capsys.readouterr().err
+    assert said in errors
+    assert errors.count("\n") == 1
+
+
+def test_the_program_starts_without_jax_or_tensorflow():
+    heavy = ("jax", "tensorflow", "gin")
+    code = f"import sys, flanx.cli; flanx.cli.main(['trian']); print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,106 @@
+"""gin binding: what a mistake says, and that the config written beside a run can be given back."""
+
+import pathlib
+
+import pytest
+
+from flanx import config
+from flanx.errors import UserError
+
+HEAD = "from __gin__ import dynamic_registration\nfrom tests import test_config as t\n\n"
+
+
+def run(steps: int, name: str = "a", model: object = None) -> tuple[int, str, object]:
+    """The function that the gin files of these tests bind."""
+    return steps, name, model
+
+
+class Box:
+    def __init__(self, width: int) -> None:
+        self.width = width
+
+
+@pytest.fixture
+def gin_file(tmp_path: pathlib.Path):
+    def write(text: str, name: str = "a.gin") -> str:
+        path = tmp_path / name
+        path.write_text(HEAD + text)
+        return str(path)
+
+    return write
+
+
+def test_files_then_bindings_then_call(gin_file, tmp_path):
+    path = gin_file("STEPS = 3\nMODEL = @t.Box()\nt.Box.width = 7\nt.run:\n  steps = %STEPS\n  model = %MODEL\n")
+    config.parse([path], ["STEPS=5"])
+    steps, name, model = config.call(run, tmp_path / "run")
+    assert (steps, name, model.width) == (5, "a", 7)
+    assert config.value("STEPS") == 5
+
+    config.parse([str(tmp_path / "run" / "config.gin")])
+    assert config.call(run)[0] == 5
+    assert "steps = %STEPS" in (tmp_path / "run" / "operative_config.gin").read_text()
+
+
+def test_a_parameter_is_bound_by_its_full_name(gin_file):
+    config.parse([gin_file("t.run.steps = 1\n")], ["tests.test_config.run.name='b'"])
+    assert config.call(run)[1] == "b"
+
+
+MISTAKES = {
+    "unknown macro on the command line": (
+        "STEPS = 3\nt.run.steps = %STEPS\n",
+        ["STPES=4"],
+        ["'STPES'", "command line", "'STEPS'"],
+    ),
+    "undefined macro in a file": (
+        "STEPS = 3\nt.run.steps = %STEP\nt.run.name = %STEPS\n",
+        [],
+        ["'STEP'", "a.gin:5", "'STEPS'"],
+    ),
+    "macro that nothing uses": (
+        "STEPZ = 3\nSTEPS = 1\nt.run.steps = %STEPS\n",
+        [],
+        ["'STEPZ'", "a.gin:4", "used by nothing", "'STEPS'"],
+    ),
+    "required macro": ("STEPS = %gin.REQUIRED\nt.run.steps = %STEPS\n", [], ["'STEPS'", "--gin.STEPS="]),
+    "unknown parameter": ("t.run.stepz = 3\n", [], ["'stepz'", "a.gin", "'steps'"]),
+    "unknown configurable": ("t.runn.steps = 3\n", [], ["runn", "a.gin"]),
+    "unknown include": ("include 'runs/trian.gin'\n", [], ["'runs/trian.gin'", "a.gin:4", "'runs/train.gin'"]),
+    "unknown module": ("from flanx import optimm\n", [], ["flanx.optimm", "a.gin:4"]),
+    "syntax": ("t.run.steps = = 3\n", [], ["a.gin", "4"]),
+    "text without quotes": ("NAME = 'x'\nt.run.name = %NAME\n", ["NAME=/tmp/x"], ["command line", "quotes"]),
+    "no binding at all": ("NAME = 'x'\nt.run.name = %NAME\n", ["NAME"], ["'NAME'", "--gin.NAME=VALUE"]),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_a_mistake_is_one_line_that_names_the_thing_and_the_place(case, gin_file):
+    text, bindings, wanted = MISTAKES[case]
+    with pytest.raises(UserError) as caught:
+        config.parse([gin_file(text)], bindings)
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in wanted:
+        assert part in message, message
+
+
+def test_an_unknown_file_suggests_the_nearest():
+    with pytest.raises(UserError, match=r"runs/tran\.gin.*did you mean 'runs/train\.gin'"):
+        config.parse(["runs/tran.gin"])
+
+
+def test_a_missing_argument_is_named(gin_file):
+    config.parse([gin_file("t.run.name = 'x'\n")])
+    with pytest.raises(UserError, match="steps"):
+        config.call(run)
+
+
+def test_an_error_inside_the_called_function_is_not_blamed_on_gin(gin_file):
+    config.parse([gin_file("t.fails.steps = 1\n")])
+    with pytest.raises(TypeError, match="inner"):
+        config.call(fails)
+
+
+def fails(steps: int) -> None:
+    raise TypeError(f"inner {steps}")
