@@ -42,8 +42,8 @@ def test_files_then_bindings_then_call(gin_file, tmp_path):
     assert "steps = %STEPS" in (tmp_path / "run" / "operative_config.gin").read_text()
 
 
-def test_a_parameter_is_bound_by_its_full_name(gin_file):
-    config.parse([gin_file("t.run.steps = 1\n")], ["tests.test_config.run.name='b'"])
+def test_a_parameter_is_bound_by_its_own_name(gin_file):
+    config.parse([gin_file("t.run.steps = 1\n")], ["t.run.name='b'"])
     assert config.call(run)[1] == "b"
 
 
