@@ -19,10 +19,10 @@ uniform lists stand in `tables/<collection>.csv` instead: a header line with `na
 (values as text; lists separated by spaces; `splits` as "train=... test=...").
 
     [gsm8k]
-    source       = "tsv:cot/gsm8k_train.tsv"      # "<kind>:<place>"; kinds: see flanx/data/source.py (suite:, tsv:, ...)
+    source       = "tsv:cot/gsm8k_train.tsv"      # "<kind>:<place>"; kinds: see flanx/data/source.py
     splits       = {train = "train"}              # our split name = the source's; exemplars come from `train` only
     columns      = ["question", "answer", "rationale"]  # the source's columns; needed where `fields` does not name them
-    fields       = "keep(premise, hypothesis) | choose(label, ['no', 'yes'])"   # see flanx/data/fields.py; absent: as is
+    fields       = "keep(premise) | choose(label, ['no', 'yes'])"    # see flanx/data/fields.py; absent: as is
     templates    = "cot_math"                     # one block or a list of blocks
     inversions   = ["cot_question"]               # blocks of the inverted tasks, at 0.3 against 1; train split only
     styles       = ["zsopt", "zsnoopt", "fsopt", "fsnoopt"]
@@ -41,7 +41,7 @@ uniform lists stand in `tables/<collection>.csv` instead: a header line with `na
 [head, input, target]; `{name}` stands for a field, `{{` and `}}` for braces:
 
     [nli]
-    none    = ["{premise}\\n{hypothesis}\\n{options}", "{answer}"]              # the bare form, required; template `nli:none`
+    none    = ["{premise}\\n{hypothesis}\\n{options}", "{answer}"]       # the bare form, required; template `nli:none`
     prompts = [                                                                # templates `nli:0`, `nli:1`, ...
       ["{premise}\\n\\nDoes it follow that {hypothesis}?\\n{options}", "{answer}"],
       ["Read the text, then judge the claim.\\n\\n", "Text: {premise}\\nClaim: {hypothesis}\\n{options}", "{answer}"],
@@ -62,3 +62,333 @@ A row of the embedded suite, complete:
     templates = "suite_arithmetic"                # block of templates/suite.toml
     metrics   = ["exact_match"]
 """
+
+import csv
+import functools
+import importlib.util
+import os
+import pathlib
+import re
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import Any
+
+from flanx.data.fields import parse
+from flanx.data.prompt import STYLES, Block, Shot, Style, parse_block
+from flanx.errors import UserError, nearest
+
+SOURCES = ("suite", "tsv", "csv", "jsonl", "json", "niv2", "p3", "tfds")
+ROLES = ("paper", "held_out", "extra")
+ACCESS = ("open", "form", "user")
+METRICS = ("exact_match", "accuracy", "final_answer", "squad", "rouge", "bleu", "f1", "pearson")
+NO_TASKS = ("collections", "mixtures")  # tables that hold no rows of tasks
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """One row of the task tables, complete and checked. The keys are described above; `place` is its file:line."""
+
+    name: str
+    collection: str
+    role: str
+    place: str
+    source: str
+    splits: dict[str, str]
+    templates: tuple[str, ...]
+    fields: str = ""
+    columns: tuple[str, ...] = ()
+    inversions: tuple[str, ...] = ()
+    styles: tuple[str, ...] = STYLES
+    metrics: tuple[str, ...] = ("exact_match",)
+    cap: int | None = None
+    num_examples: int | None = None
+    held_out: bool = False
+    cot: bool = False
+    dataset: str = ""
+    category: str = ""
+    licence: str = ""
+    access: str = "open"
+    bytes: int | None = None
+    note: str = ""
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The fields that a template of this task may use."""
+        return parse(self.fields).outputs if self.fields else frozenset(self.columns)
+
+
+_KEYS = {f.name for f in fields(TaskSpec)} - {"name", "collection", "role", "place"}
+_LISTS = {"templates", "columns", "inversions", "styles", "metrics"}
+_TYPES = {"splits": dict, "cap": int, "num_examples": int, "bytes": int, "held_out": bool, "cot": bool}
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Everything that the roots say: tasks by name, template blocks by name, the style, the collections' sections."""
+
+    tasks: dict[str, TaskSpec]
+    blocks: dict[str, Block]
+    style: Style
+    collections: dict[str, dict[str, Any]]
+
+
+def roots() -> list[pathlib.Path]:
+    """Our own folder of tables (found without importing it, which would import SeqIO), then those of FLANX_TABLES."""
+    found = importlib.util.find_spec("flanx.tasks")
+    if found is None or not found.submodule_search_locations:
+        raise UserError("flanx.tasks is not installed: run `pip install -e .` in the repository")
+    more = [pathlib.Path(p).expanduser() for p in os.environ.get("FLANX_TABLES", "").split(os.pathsep) if p]
+    for path in more:
+        if not path.is_dir():
+            raise UserError(f"FLANX_TABLES: no folder {path}")
+    return [pathlib.Path(found.submodule_search_locations[0]), *more]
+
+
+def load() -> Tables:
+    """All tables, read once per set of roots. Raises UserError with file:line and reason; nothing is half loaded."""
+    return _load(tuple(roots()))
+
+
+def load_tables() -> dict[str, TaskSpec]:
+    """All tasks by name. See `load`."""
+    return load().tasks
+
+
+def collections() -> dict[str, Any]:
+    """Counts: {"collections": the paper's four, "total", "held_out": by collection, "extra": by collection}."""
+    tables = load()
+    counts: dict[str, dict[str, int]] = {role: {} for role in ROLES}
+    for name, section in tables.collections.items():
+        rows = [spec for spec in tables.tasks.values() if spec.collection == name]
+        if rows:
+            counts[section["role"]][name] = len(rows)
+    paper = counts["paper"]
+    return {
+        "collections": paper,
+        "total": sum(paper.values()),
+        "held_out": counts["held_out"],
+        "extra": counts["extra"],
+    }
+
+
+# ---- reading ---------------------------------------------------------------------------------------------------------
+
+
+def _toml(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        line = re.search(r"line (\d+)", str(e))
+        raise UserError(f"{path}:{line[1] if line else 1}: {e}") from e
+
+
+def _lines(path: pathlib.Path) -> dict[str, int]:
+    """Line of each section header and of each `section.key` of a TOML file (tomllib does not keep them)."""
+    places: dict[str, int] = {}
+    section = ""
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if hit := re.match(r"\s*\[+\s*([^\]]+?)\s*\]+", line):
+            section = hit[1].replace('"', "").replace("'", "")
+            places.setdefault(section, number)
+        elif hit := re.match(r"([A-Za-z_][\w-]*)\s*=", line):
+            places.setdefault(f"{section}.{hit[1]}", number)
+    return places
+
+
+def _toml_rows(path: pathlib.Path) -> Iterator[tuple[str, dict[str, Any], str]]:
+    lines = _lines(path)
+    for name, row in _toml(path).items():
+        place = f"{path}:{lines.get(name, 1)}"
+        if not isinstance(row, dict):
+            raise UserError(f"{place}: '{name}' stands outside a section")
+        yield name, row, place
+
+
+def _csv_rows(path: pathlib.Path) -> Iterator[tuple[str, dict[str, Any], str]]:
+    with path.open(encoding="utf-8", newline="") as lines:
+        reader = csv.reader(lines)
+        header = next(reader, [])
+        if "name" not in header:
+            raise UserError(f"{path}:1: no column 'name'")
+        for cells in reader:
+            place = f"{path}:{reader.line_num}"
+            if len(cells) != len(header):
+                raise UserError(f"{place}: {len(cells)} columns instead of {len(header)}")
+            row = {key: cell for key, cell in zip(header, cells, strict=True) if cell != ""}
+            yield row.pop("name", ""), {key: _cell(key, text, place) for key, text in row.items()}, place
+
+
+def _cell(key: str, text: str, place: str) -> Any:
+    """A CSV cell as the value that TOML would give."""
+    kind = _TYPES.get(key)
+    if key in _LISTS:
+        return text.split()
+    try:
+        if kind is dict:
+            return dict(part.split("=", 1) for part in text.split())
+        if kind is bool:
+            return {"true": True, "false": False}[text.lower()]
+        return int(text) if kind is int else text
+    except (ValueError, KeyError) as e:
+        raise UserError(f"{place}: {key} is {text!r}") from e
+
+
+def _merge(root: pathlib.Path, found: dict[str, tuple[str, dict, str]], groups: dict[str, dict]) -> None:
+    """Adds the rows of one root to `found`: task name -> (collection, row, place)."""
+    here: dict[str, str] = {}
+    folder = root / "tables"
+    for path in sorted([*folder.glob("*.toml"), *folder.glob("*.csv")]):
+        collection = path.stem
+        if collection in NO_TASKS:
+            continue
+        if collection not in groups:
+            raise UserError(f"{path}:1: no collection '{collection}' in collections.toml{nearest(collection, groups)}")
+        for section, row, place in _toml_rows(path) if path.suffix == ".toml" else _csv_rows(path):
+            name = f"{collection}_{section}"
+            if not re.fullmatch(r"[A-Za-z0-9_]+", name):
+                raise UserError(f"{place}: '{section}' is no name (letters, digits, underscores)")
+            if name in here:
+                raise UserError(f"{place}: {name} stands at {here[name]} too")
+            here[name] = place
+            old = found[name][1] if name in found else {"dataset": section, **groups[collection].get("defaults", {})}
+            found[name] = (collection, {**old, **row}, place)
+
+
+def _groups(root: pathlib.Path, groups: dict[str, dict]) -> None:
+    path = root / "tables" / "collections.toml"
+    if not path.is_file():
+        return
+    for name, section, place in _toml_rows(path):
+        unknown = set(section) - {"role", "total", "defaults", "sections"}
+        if unknown:
+            raise UserError(f"{place}: unknown key '{sorted(unknown)[0]}'")
+        if section.get("role") not in ROLES:
+            raise UserError(f"{place}: role is one of {', '.join(ROLES)}")
+        groups[name] = {**section, "place": place}
+
+
+def _blocks(root: pathlib.Path, blocks: dict[str, Block]) -> Style | None:
+    here: dict[str, str] = {}
+    style = None
+    for path in sorted((root / "templates").glob("*.toml")):
+        if path.name == "style.toml":
+            style = _style(path)
+            continue
+        for name, table, place in _toml_rows(path):
+            if name in here:
+                raise UserError(f"{place}: template block '{name}' stands at {here[name]} too")
+            here[name] = place
+            try:
+                blocks[name] = parse_block(name, table)
+            except ValueError as e:
+                raise UserError(f"{place}: {e}") from e
+    return style
+
+
+def _style(path: pathlib.Path) -> Style:
+    table = _toml(path)
+    try:
+        options = table["options"]
+        for marker in options["markers"]:
+            if marker.count("{}") != 1:
+                raise ValueError(f"marker {marker!r} holds no single {{}}")
+        return Style(
+            headings=tuple(options["headings"]),
+            markers=tuple(options["markers"]),
+            separators=tuple(options["separators"]),
+            shots=tuple(Shot(**shot) for shot in table["shots"]),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as e:
+        raise UserError(f"{path}:1: {type(e).__name__}: {e}") from e
+
+
+# ---- checking --------------------------------------------------------------------------------------------------------
+
+
+def _spec(name: str, collection: str, role: str, row: dict[str, Any], place: str) -> TaskSpec:
+    unknown = set(row) - _KEYS
+    if unknown:
+        key = sorted(unknown)[0]
+        raise UserError(f"{place}: unknown key '{key}'{nearest(key, _KEYS)}")
+    for key in ("source", "splits", "templates"):
+        if not row.get(key):
+            raise UserError(f"{place}: {name} needs '{key}'")
+    made = dict(row)
+    for key, value in row.items():
+        if key in _LISTS:
+            value = (value,) if isinstance(value, str) else value
+            if not isinstance(value, (list, tuple)) or not all(isinstance(v, str) for v in value):
+                raise UserError(f"{place}: {key} is no list of texts")
+            made[key] = tuple(value)
+        elif not isinstance(value, kind := _TYPES.get(key, str)) or (kind is int and isinstance(value, bool)):
+            raise UserError(f"{place}: {key} is {value!r}, not of type {kind.__name__}")
+    spec = TaskSpec(name=name, collection=collection, role=role, place=place, **made)
+    for key, values, known in (
+        ("source", [spec.source.split(":", 1)[0]], SOURCES),
+        ("style", spec.styles, STYLES),
+        ("metric", spec.metrics, METRICS),
+        ("access", [spec.access], ACCESS),
+        ("split", spec.splits, ("train", "validation", "test")),
+    ):
+        for value in values:
+            if value not in known:
+                raise UserError(
+                    f"{place}: unknown {key} '{value}'{nearest(value, known) or '; known: ' + ', '.join(known)}"
+                )
+    if ":" not in spec.source:
+        raise UserError(f"{place}: source is '<kind>:<place>'")
+    return spec
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def _absent(block: Block, names: frozenset[str]) -> tuple[str, str] | None:
+    """(template, field) of the first field that the names lack, or None. `options` may be absent."""
+    for prompt in (*block.prompts, block.none):
+        for field in sorted(prompt.fields - names - {"options"}):
+            return prompt.name, field
+    return None
+
+
+def _check_templates(spec: TaskSpec, blocks: dict[str, Block]) -> None:
+    try:
+        names = spec.names
+    except UserError as e:
+        raise UserError(f"{spec.place}: {e}") from e
+    if not names:
+        raise UserError(f"{spec.place}: {spec.name} needs 'fields' or 'columns'")
+    for name in (*spec.templates, *spec.inversions):
+        if name not in blocks:
+            raise UserError(f"{spec.place}: no template block '{name}'{nearest(name, blocks)}")
+        if wrong := _absent(blocks[name], names):
+            raise UserError(
+                f"{spec.place}: template {wrong[0]} names the field '{wrong[1]}', which {spec.name} lacks "
+                f"(it has {', '.join(sorted(names))})"
+            )
+
+
+@functools.lru_cache(maxsize=8)
+def _load(folders: tuple[pathlib.Path, ...]) -> Tables:
+    groups: dict[str, dict] = {}
+    found: dict[str, tuple[str, dict, str]] = {}
+    blocks: dict[str, Block] = {}
+    style = None
+    for root in folders:
+        _groups(root, groups)
+        _merge(root, found, groups)
+        style = _blocks(root, blocks) or style
+    if style is None:
+        raise UserError(f"{folders[0]}/templates/style.toml is missing")
+    tasks = {}
+    for name, (collection, row, place) in found.items():
+        spec = _spec(name, collection, groups[collection]["role"], row, place)
+        _check_templates(spec, blocks)
+        tasks[name] = spec
+    for name, section in groups.items():
+        count = sum(spec.collection == name for spec in tasks.values())
+        if section.get("total", count) != count:
+            raise UserError(f"{section['place']}: {name} has {count} rows instead of {section['total']}")
+    return Tables(tasks, blocks, style, groups)

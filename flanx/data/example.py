@@ -1,0 +1,73 @@
+"""Examples of a task as texts: source rows, fields, templates, few-shot prompts in one stream. No TensorFlow."""
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from flanx.data import source
+from flanx.data.fields import BadRow
+from flanx.data.prompt import Rendered, Renderer
+from flanx.data.spec import TaskSpec, load
+from flanx.errors import UserError
+
+
+def make_renderer(
+    spec: TaskSpec,
+    style: str,
+    split: str,
+    data_dir: str | os.PathLike | None = None,
+    rendering: int = 0,
+    count: Callable[[str], int] = len,
+    max_bad_rows: int = source.MAX_BAD_ROWS,
+) -> Renderer:
+    """The renderer of one task, style and split; its exemplars are the first rows of the train split."""
+    if style not in spec.styles:
+        raise UserError(f"task {spec.name} has no style '{style}' (it has {', '.join(spec.styles)})")
+    tables = load()
+    train = split == "train" and not spec.held_out
+
+    def pool() -> list[tuple[str, dict[str, Any]]]:
+        if "train" not in spec.splits:
+            return []
+        found = []
+        for row, _, record in source.rows(spec, "train", data_dir, rendering, max_bad_rows):
+            found.append((row, record))
+            if len(found) == source.POOL:
+                break
+        return found
+
+    return Renderer(
+        task=spec.name,
+        dataset=spec.dataset,
+        blocks=[tables.blocks[name] for name in spec.templates],
+        inversions=[tables.blocks[name] for name in spec.inversions] if train else [],
+        style=tables.style,
+        prompt_style=style,
+        pool=pool,
+        count=count,
+        rendering=rendering,
+        keep_unshot=not train,
+    )
+
+
+def render_rows(
+    spec: TaskSpec,
+    style: str,
+    split: str,
+    data_dir: str | os.PathLike | None = None,
+    rendering: int = 0,
+    count: Callable[[str], int] = len,
+    max_bad_rows: int = source.MAX_BAD_ROWS,
+) -> Iterator[Rendered]:
+    """Every example of a split, in the source's order. Bad rows count towards the limit wherever they show."""
+    renderer = make_renderer(spec, style, split, data_dir, rendering, count, max_bad_rows)
+    bad = 0
+    for row, place, record in source.rows(spec, split, data_dir, rendering, max_bad_rows):
+        try:
+            example = renderer.render(row, record)
+        except BadRow as e:
+            bad += 1
+            source.report_bad(spec, place, e, bad, max_bad_rows)
+            continue
+        if example is not None:
+            yield example

@@ -1,0 +1,132 @@
+"""Tasks of the tables as SeqIO tasks: `make_task` for one, `register_all` for all of them under their names.
+
+Registering reads tables only. Rows are rendered in Python and handed to TensorFlow in batches; tokens come from SeqIO's
+own vocabulary, with EOS at the end of both features.
+"""
+
+import functools
+import itertools
+import os
+from collections.abc import Iterator
+from dataclasses import fields
+from typing import Any
+
+import seqio
+import tensorflow as tf
+
+from flanx.data.example import render_rows
+from flanx.data.prompt import Rendered
+from flanx.data.source import MAX_BAD_ROWS
+from flanx.data.spec import TaskSpec, load
+from flanx.errors import UserError
+
+T5_VOCABULARY = "gs://t5-data/vocabs/cc_all.32000.100extra/sentencepiece.model"
+BATCH = 256  # rendered rows handed to TensorFlow at a time: one Python call each, not one a row
+
+
+class Source(seqio.DataSource):
+    """The rendered rows of one task in one style, in the source's order; any number of shards."""
+
+    def __init__(self, spec: TaskSpec, style: str, vocabulary: Any, rendering: int, data_dir: Any, max_bad_rows: int):
+        sizes = {split: spec.num_examples if split == "train" else None for split in spec.splits}
+        super().__init__(spec.splits, num_input_examples=sizes)
+        self.spec, self.style, self.vocabulary = spec, style, vocabulary
+        self.rendering, self.data_dir, self.max_bad_rows = rendering, data_dir, max_bad_rows
+
+    @property
+    def supports_arbitrary_sharding(self) -> bool:
+        return True
+
+    def list_shards(self, split: str) -> list[str]:
+        return [f"{self.spec.name}_{self.style}-{split}"]
+
+    def count(self, text: str) -> int:
+        """Tokens of a text, for the pruning of few-shot prompts."""
+        return len(self.vocabulary.encode(text))
+
+    def batches(self, split: str, shard: seqio.ShardInfo) -> Iterator[dict[str, list]]:
+        """Rendered examples of one shard, column by column."""
+        rows = render_rows(self.spec, self.style, split, self.data_dir, self.rendering, self.count, self.max_bad_rows)
+        rows = itertools.islice(rows, shard.index, None, shard.num_shards)
+        while batch := list(itertools.islice(rows, BATCH)):
+            yield {name: [getattr(row, key) for row in batch] for name, key, _ in _COLUMNS}
+
+    def get_dataset(
+        self, split: str = "train", shuffle: bool = True, seed: int | None = None,
+        shard_info: seqio.ShardInfo | None = None, **unused: Any,
+    ) -> tf.data.Dataset:  # fmt: skip
+        """The examples as texts; the order is fixed here, and the task's shuffle buffer mixes it."""
+        if split not in self.splits:
+            raise UserError(f"task {self.spec.name} has no split '{split}' (it has {', '.join(self.splits)})")
+        shard = shard_info or seqio.ShardInfo(index=0, num_shards=1)
+        signature = {name: tf.TensorSpec([None], kind) for name, _, kind in _COLUMNS}
+        data = tf.data.Dataset.from_generator(lambda: self.batches(split, shard), output_signature=signature)
+        return data.unbatch()
+
+
+_COLUMNS = (  # name in the data set, attribute of Rendered, type
+    ("inputs", "inputs", tf.string),
+    ("targets", "targets", tf.string),
+    *((f.name, f.name, tf.int32 if f.type is int else tf.string) for f in fields(Rendered)[2:]),
+)
+
+
+def _tokenize(data: tf.data.Dataset, output_features: dict[str, seqio.Feature]) -> tf.data.Dataset:
+    """Tokens with EOS under `inputs` and `targets`, the texts under `*_pretokenized`."""
+
+    def encode(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        out = dict(example)
+        for name, feature in output_features.items():
+            ids = tf.cast(feature.vocabulary.encode_tf(example[name]), feature.dtype)
+            out[name] = tf.concat([ids, tf.constant([feature.vocabulary.eos_id], feature.dtype)], 0)
+            out[f"{name}_pretokenized"] = example[name]
+        return out
+
+    return data.map(encode, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def make_task(
+    spec: TaskSpec, style: str, vocabulary: Any = None, rendering: int = 0,
+    data_dir: str | os.PathLike | None = None, max_bad_rows: int = MAX_BAD_ROWS,
+) -> seqio.Task:  # fmt: skip
+    """One (task, prompt style) as a SeqIO task that stands in no registry.
+
+    `vocabulary` has `encode(text)`, and `seqio()` unless it is SeqIO's own; None: FLANX_VOCABULARY, else T5's.
+    `rendering` draws other templates and exemplars. Its examples hold int32 `inputs` and `targets` that end in EOS,
+    `inputs_pretokenized`, `targets_pretokenized`, and task, dataset, template, style, shots, row. An absent file is a
+    UserError when the data is asked for, never here.
+    """
+    if style not in spec.styles:
+        raise UserError(f"task {spec.name} has no style '{style}' (it has {', '.join(spec.styles)})")
+    vocabulary = default_vocabulary() if vocabulary is None else vocabulary
+    return seqio.Task(
+        f"{spec.name}_{style}",
+        source=Source(spec, style, vocabulary, rendering, data_dir, max_bad_rows),
+        output_features=_features(vocabulary),
+        preprocessors=[_tokenize],
+    )
+
+
+def _features(vocabulary: Any) -> dict[str, seqio.Feature]:
+    tokens = vocabulary.seqio() if hasattr(vocabulary, "seqio") else vocabulary
+    return {name: seqio.Feature(tokens, add_eos=True) for name in ("inputs", "targets")}
+
+
+@functools.cache
+def default_vocabulary() -> Any:
+    """FLANX_VOCABULARY ("byte" or a SentencePiece model), else the public T5 one; opened when first used."""
+    named = os.environ.get("FLANX_VOCABULARY", T5_VOCABULARY)
+    return seqio.ByteVocabulary(extra_ids=100) if named == "byte" else seqio.SentencePieceVocabulary(named)
+
+
+def register_all() -> None:
+    """Adds every task of the tables: `{task}_{style}` to SeqIO's tasks, `{task}` (its styles, evenly) to its mixtures.
+
+    Names that are registered already stay as they are, so a second call adds nothing."""
+    for spec in load().tasks.values():
+        if spec.name in seqio.MixtureRegistry.names():
+            continue
+        tasks = [make_task(spec, style) for style in spec.styles]
+        for task in tasks:
+            seqio.TaskRegistry.add_provider(task.name, task)
+        seqio.MixtureRegistry.add(spec.name, [(task, 1.0) for task in tasks])

@@ -1,0 +1,306 @@
+"""Where the rows of a task come from: one reader per kind of source, plain Python records, bad rows counted.
+
+| kind | place | records |
+|---|---|---|
+| suite: | a generator of flanx.suite | its dictionaries |
+| tsv:, csv: | a file under the data folder, no header | `columns` by position; in TSV a literal `\\n` is a line break |
+| jsonl:, json: | a file under the data folder (.gz too); `json:path#key` takes the list under a key | its objects |
+| niv2: | a task of natural_instructions/tasks | definition, input, outputs, examples |
+| p3: | a prompt-task, as p3/<name>/<split>*.parquet or .jsonl | its columns |
+| tfds: | a TFDS name without version | numpy turned into texts, numbers, lists, dictionaries |
+
+`{split}` in a place stands for the source's split. A split may be a slice as in TFDS: `train[:-200]`, `train[5%:]`.
+"""
+
+import csv
+import glob
+import gzip
+import itertools
+import json
+import logging
+import os
+import pathlib
+import re
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from flanx.data.fields import BadRow, Record, SkipRow, parse, text_of
+from flanx.data.prompt import draw
+from flanx.data.spec import TaskSpec
+from flanx.errors import UserError
+
+MAX_BAD_ROWS = 100  # a file with more of them is an error; gin and callers can say otherwise
+POOL = 2048  # rows of the train split from which the exemplars of few-shot prompts come
+_log = logging.getLogger("flanx")
+
+Raw = Iterator[tuple[str, Record | BadRow]]  # (place for messages, the record or what is wrong with it)
+
+
+def data_folder(data_dir: str | os.PathLike | None, spec: TaskSpec) -> pathlib.Path:
+    """The folder of file sources: the argument, else FLANX_DATA_DIR. Raises UserError where neither is given."""
+    folder = data_dir or os.environ.get("FLANX_DATA_DIR")
+    if not folder:
+        raise UserError(f"task {spec.name} reads {spec.source} from a folder: set --gin.DATA_DIR or FLANX_DATA_DIR")
+    return pathlib.Path(folder).expanduser()
+
+
+def files(spec: TaskSpec, split: str, data_dir: str | os.PathLike | None = None) -> list[pathlib.Path]:
+    """The files that a split of a file source reads, whether they exist or not; empty for the other kinds."""
+    kind, place = spec.source.split(":", 1)
+    if kind in ("suite", "tfds"):
+        return []
+    folder = data_folder(data_dir, spec)
+    name = _slice(spec.splits[split])[0]
+    if kind == "niv2":
+        return [folder / "natural_instructions" / "tasks" / f"{place}.json"]
+    if kind == "p3":
+        root = pathlib.Path(place) if os.path.isabs(place) else folder / "p3" / place
+        return [pathlib.Path(p) for p in sorted(glob.glob(f"{glob.escape(str(root))}/{name}*"))] or [root]
+    path = folder / place.split("#", 1)[0].replace("{split}", name)
+    packed = path.with_name(path.name + ".gz")
+    return [packed if packed.exists() and not path.exists() else path]
+
+
+def missing(spec: TaskSpec, data_dir: str | os.PathLike | None = None) -> str | None:
+    """One line that names the task and the first absent file of its splits, or None where everything is in place."""
+    for split in spec.splits:
+        for path in files(spec, split, data_dir):
+            if not path.is_file():
+                return f"task {spec.name}: no file {path}; put it there, or leave the task out"
+    return None
+
+
+# ---- readers ---------------------------------------------------------------------------------------------------------
+
+
+def _open(path: pathlib.Path) -> Any:
+    opener = gzip.open if path.suffix == ".gz" else open
+    return opener(path, "rt", encoding="utf-8", errors="replace", newline="")
+
+
+def _read_tsv(path: pathlib.Path, spec: TaskSpec) -> Raw:
+    with _open(path) as lines:
+        for number, line in enumerate(lines, 1):
+            place = f"{path}:{number}"
+            cells = line.rstrip("\r\n").split("\t")
+            if len(cells) != len(spec.columns):
+                yield place, BadRow(f"{len(cells)} columns instead of {len(spec.columns)} ({', '.join(spec.columns)})")
+                continue
+            cells = [cell.replace("\\n", "\n").strip() for cell in cells]
+            empty = [name for name, cell in zip(spec.columns, cells, strict=True) if not cell]
+            yield place, BadRow(f"empty {empty[0]}") if empty else dict(zip(spec.columns, cells, strict=True))
+
+
+def _read_csv(path: pathlib.Path, spec: TaskSpec) -> Raw:
+    with _open(path) as lines:
+        reader = csv.reader(lines)
+        for cells in reader:
+            place = f"{path}:{reader.line_num}"
+            if len(cells) != len(spec.columns):
+                yield place, BadRow(f"{len(cells)} columns instead of {len(spec.columns)} ({', '.join(spec.columns)})")
+            else:
+                yield place, dict(zip(spec.columns, cells, strict=True))
+
+
+def _read_jsonl(path: pathlib.Path, spec: TaskSpec) -> Raw:
+    with _open(path) as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            place = f"{path}:{number}"
+            try:
+                record = json.loads(line)
+            except (ValueError, RecursionError) as e:
+                yield place, BadRow(f"no JSON: {e}")
+                continue
+            yield place, record if isinstance(record, dict) else BadRow("no JSON object")
+
+
+def _load_json(path: pathlib.Path) -> Any:
+    with _open(path) as file:
+        try:
+            return json.load(file)
+        except (ValueError, RecursionError) as e:
+            raise UserError(f"{path}: no JSON: {e}") from e
+
+
+def _read_json(path: pathlib.Path, spec: TaskSpec) -> Raw:
+    value = _load_json(path)
+    key = spec.source.partition("#")[2]
+    for part in filter(None, key.split(".")):
+        if not isinstance(value, dict) or part not in value:
+            raise UserError(f"{path}: no key '{key}', which task {spec.name} reads")
+        value = value[part]
+    if not isinstance(value, list):
+        raise UserError(f"{path}: {key or 'the file'} is no list of records")
+    for number, record in enumerate(value):
+        yield f"{path}[{number}]", record if isinstance(record, dict) else BadRow("no JSON object")
+
+
+def _read_niv2(path: pathlib.Path, spec: TaskSpec) -> Raw:
+    """A Super-NaturalInstructions file: `Definition` a list or a text; instances with or without ids."""
+    task = _load_json(path)
+    try:
+        definition = task["Definition"]
+        definition = "\n".join(definition) if isinstance(definition, list) else str(definition)
+        examples = [
+            {"input": e["input"], "output": text_of(e["output"]), "explanation": e.get("explanation") or ""}
+            for e in task.get("Positive Examples") or []
+        ]
+        instances = task["Instances"]
+    except (KeyError, TypeError, AttributeError) as e:
+        raise UserError(f"{path}: no Super-NaturalInstructions task ({type(e).__name__}: {e})") from e
+    for number, item in enumerate(instances):
+        place = f"{path}[{number}]"
+        if not isinstance(item, dict) or not {"input", "output"} <= set(item):
+            yield place, BadRow("an instance without input or output")
+            continue
+        outputs = item["output"] if isinstance(item["output"], list) else [item["output"]]
+        others = [e for e in examples if e["input"] != item["input"]] or examples
+        yield place, {"definition": definition, "input": item["input"], "outputs": outputs, "examples": others}
+
+
+def _read_p3(path: pathlib.Path, spec: TaskSpec) -> Raw:
+    if path.suffix != ".parquet":
+        yield from _read_jsonl(path, spec)
+        return
+    import pyarrow.parquet  # comes with TFDS; only Parquet rows need it
+
+    number = 0
+    for batch in pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=1024):
+        for record in batch.to_pylist():
+            yield f"{path}[{number}]", record
+            number += 1
+
+
+def plain(value: Any) -> Any:
+    """A TFDS value (numpy, bytes, nested) as texts, numbers, lists and dictionaries."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", errors="replace")
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if hasattr(value, "to_list"):  # a ragged tensor
+        return plain(value.to_list())
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value
+
+
+def _read_tfds(spec: TaskSpec, split: str) -> Raw:
+    import tensorflow_datasets as tfds  # heavy; only sources of this kind need it
+
+    place = spec.source.split(":", 1)[1]
+    try:
+        data = tfds.load(place, split=spec.splits[split], shuffle_files=False, download=False)
+    except Exception as e:  # TFDS raises many kinds of error for a data set that is not there
+        raise UserError(
+            f"task {spec.name}: TFDS has no prepared {place} ({type(e).__name__}: {str(e).splitlines()[0][:150]}); "
+            f"run: flanx tasks fetch {spec.name}"
+        ) from e
+    for number, record in enumerate(tfds.as_numpy(data)):
+        yield f"{place}[{number}]", plain(record)
+
+
+def _read_suite(spec: TaskSpec, split: str) -> Raw:
+    from flanx import suite
+
+    place = spec.source.split(":", 1)[1]
+    name = _slice(spec.splits[split])[0]
+    for number, record in enumerate(suite.examples(place, name)):
+        yield f"{spec.source} {name}[{number}]", record
+
+
+READERS: dict[str, Callable[[pathlib.Path, TaskSpec], Raw]] = {
+    "tsv": _read_tsv,
+    "csv": _read_csv,
+    "jsonl": _read_jsonl,
+    "json": _read_json,
+    "niv2": _read_niv2,
+    "p3": _read_p3,
+}
+
+
+# ---- rows ------------------------------------------------------------------------------------------------------------
+
+_SLICE = re.compile(r"(?P<name>[^\[\]]+)(?:\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?\])?")
+
+
+def _slice(split: str) -> tuple[str, str | None, str | None]:
+    hit = _SLICE.fullmatch(split)
+    if not hit:
+        raise UserError(f"split '{split}': write name, name[:n], name[n:] or name[a:b], counts or percents")
+    return hit["name"], hit["start"], hit["stop"]
+
+
+def _cut(rows: Raw, split: str) -> Raw:
+    """The part of the rows that a slice names; only negative and percent bounds hold all rows in memory."""
+    _, start, stop = _slice(split)
+    if all(bound is None or bound.isdigit() for bound in (start, stop)):
+        return itertools.islice(rows, int(start or 0), int(stop) if stop else None)
+    everything = list(rows)
+
+    def place(bound: str | None) -> int | None:
+        if bound is None:
+            return None
+        return round(len(everything) * int(bound[:-1]) / 100) if bound.endswith("%") else int(bound)
+
+    return iter(everything[place(start) : place(stop)])
+
+
+def raw_rows(spec: TaskSpec, split: str, data_dir: str | os.PathLike | None = None) -> Raw:
+    """The records of a split in the source's order, before `fields`. Raises UserError for an absent file or split."""
+    if split not in spec.splits:
+        raise UserError(f"task {spec.name} has no split '{split}' (it has {', '.join(spec.splits)})")
+    kind = spec.source.split(":", 1)[0]
+    if kind == "tfds":
+        return _read_tfds(spec, split)
+    if kind == "suite":
+        return _cut(_read_suite(spec, split), spec.splits[split])
+    paths = files(spec, split, data_dir)
+    for path in paths:
+        if not path.is_file():
+            raise UserError(f"task {spec.name}: no file {path}; put it there, or leave the task out")
+    return _cut(itertools.chain.from_iterable(READERS[kind](path, spec) for path in paths), spec.splits[split])
+
+
+def make_fields(spec: TaskSpec, record: Record, key: str) -> Record:
+    """The named values of one raw record. Raises BadRow or SkipRow."""
+    if spec.fields:
+        return parse(spec.fields).run(record, lambda label, n: draw(key, label, n))
+    absent = [name for name in spec.columns if name not in record and name != "options"]
+    if absent:
+        raise BadRow(f"no column '{absent[0]}'")
+    return {name: record[name] for name in spec.columns if name in record}
+
+
+def rows(
+    spec: TaskSpec, split: str, data_dir: str | os.PathLike | None = None, rendering: int = 0,
+    max_bad_rows: int = MAX_BAD_ROWS, raw: Iterable[tuple[str, Record | BadRow]] | None = None,
+) -> Iterator[tuple[str, str, Record]]:  # fmt: skip
+    """(row id, place, fields) of a split. Bad rows are logged, counted, and above `max_bad_rows` a UserError.
+
+    `raw` replaces the source's records (proofs and `tasks add` use it)."""
+    bad = 0
+    for index, (place, record) in enumerate(raw_rows(spec, split, data_dir) if raw is None else raw):
+        row = f"{split}:{index}"
+        try:
+            if isinstance(record, BadRow):
+                raise record
+            yield row, place, make_fields(spec, record, f"{spec.name}\x1f{rendering}\x1f{row}")
+        except SkipRow:
+            continue
+        except BadRow as e:
+            bad += 1
+            report_bad(spec, place, e, bad, max_bad_rows)
+    if bad:
+        _log.warning("task %s: %d bad rows left out of '%s'", spec.name, bad, split)
+
+
+def report_bad(spec: TaskSpec, place: str, reason: BadRow, bad: int, limit: int) -> None:
+    """Logs the first bad rows; raises UserError once there are more than the limit."""
+    if bad > limit:
+        raise UserError(f"task {spec.name}: more than {limit} bad rows, the last at {place}: {reason}")
+    if bad <= 5:
+        _log.warning("task %s: %s: %s (row left out)", spec.name, place, reason)
