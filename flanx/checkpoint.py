@@ -31,7 +31,9 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep, keep_period=keep_period, step_prefix="checkpoint", cleanup_tmp_directories=True
         )
-        self._manager = ocp.CheckpointManager(epath.Path(self.folder).resolve(), options=options)
+        # the handler is named: a manager that has saved nothing yet could not read the shapes of what is there
+        handler = ocp.StandardCheckpointHandler()
+        self._manager = ocp.CheckpointManager(epath.Path(self.folder).resolve(), item_handlers=handler, options=options)
 
     def latest(self) -> int | None:
         """The step of the newest finished checkpoint, or None."""
