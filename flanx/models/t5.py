@@ -1,0 +1,338 @@
+"""T5: the encoder-decoder of T5.1.1, Flan-T5, T5.1.0 and mT5, with T5X's parameter names.
+
+T5.1.1 and mT5 have a gated MLP (`gelu`, `linear`) and a head of their own; T5.1.0 has a plain MLP (`relu`) and a tied
+head whose logits are scaled by 1/sqrt(emb_dim). Letters of shapes: see `flanx.models.layers`; s inputs, t targets.
+"""
+
+import dataclasses
+import functools
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flanx.models import Batch, Cache, Params
+from flanx.models.layers import (
+    ACTIVATIONS,
+    MLP,
+    REMAT_POLICIES,
+    Array,
+    Attention,
+    Dropout,
+    Embed,
+    Head,
+    Precision,
+    RelativeBias,
+    RMSNorm,
+    check_name,
+    is_worth_naming,
+    segment_mask,
+    stack_layers,
+    unstack,
+    write,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class T5:
+    """Sizes and choices of one T5, and what a model offers (`flanx.models.Model`).
+
+    Attributes:
+      mlp_activations: one product per entry; ("gelu", "linear") is T5.1.1's gated MLP, ("relu",) T5.1.0's plain one.
+      tied_head: logits from the embedding table (T5.1.0) instead of a head of their own.
+      dropout_rate: of embeddings, attention, MLP and residuals, where logits are asked for with a dropout rng.
+      dtype: of activations, "float32" or "bfloat16"; see `Precision` for what stays float32.
+      remat: what the backward pass recomputes, a name in `layers.REMAT_POLICIES`.
+      scan_layers: one loop over stacked layers instead of one program text per layer: compiles faster, same numbers.
+      attention: "auto", "exact" or "fused"; see `layers.attend`.
+    """
+
+    vocab_size: int = 32_128
+    emb_dim: int = 768
+    num_heads: int = 12
+    head_dim: int = 64
+    mlp_dim: int = 2048
+    num_encoder_layers: int = 12
+    num_decoder_layers: int = 12
+    mlp_activations: tuple[str, ...] = ("gelu", "linear")
+    tied_head: bool = False
+    dropout_rate: float = 0.0
+    dtype: str = "float32"
+    remat: str = "none"
+    scan_layers: bool = False
+    attention: str = "auto"
+
+    packing: ClassVar[str] = "encoder_decoder"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mlp_activations", tuple(self.mlp_activations))
+        for activation in self.mlp_activations:
+            check_name("mlp_activations", activation, tuple(ACTIVATIONS))
+        check_name("remat", self.remat, tuple(REMAT_POLICIES))
+        check_name("attention", self.attention, ("auto", "exact", "fused"))
+        Precision(self.dtype)
+
+    @property
+    def precision(self) -> Precision:
+        """Which number has which type."""
+        return Precision(self.dtype)
+
+    @functools.cached_property
+    def module(self) -> "Transformer":
+        """The linen module whose parameters these are."""
+        return Transformer(self)
+
+    def init(self, rng: jax.Array) -> Any:
+        """Fresh parameters, boxed with logical axis names."""
+        one = jnp.ones((1, 1), jnp.int32)
+        return self.module.init(rng, one, one, one, one)["params"]
+
+    def logits(self, params: Params, batch: Batch, dropout_rng: jax.Array | None = None) -> Array:
+        """Teacher-forced logits of (packed) rows, float32 [b, t, v]; dropout where a rng is given."""
+        rngs = {} if dropout_rng is None else {"dropout": dropout_rng}
+        return self.module.apply({"params": params}, *model_inputs(batch), rngs=rngs)
+
+    def unrolled(self, params: Params) -> tuple["Transformer", dict[str, Params]]:
+        """The module without scan and its variables: what decoding and the search for bad layers run."""
+        if not self.scan_layers:
+            return self.module, {"params": params}
+        return dataclasses.replace(self, scan_layers=False).module, {"params": unstack(params)}
+
+    def outputs(self, params: Params, batch: Batch) -> Any:
+        """Every module's output, nested by module name, for the gate that looks for numbers that are not finite."""
+        module, variables = self.unrolled(params)
+        apply = functools.partial(module.apply, capture_intermediates=is_worth_naming, mutable=["intermediates"])
+        return apply(variables, *model_inputs(batch))[1]["intermediates"]
+
+    def prefill(self, params: Params, inputs: Array, max_new: int) -> tuple[Cache, Array]:
+        """Encodes inputs int32 [b, s], 0 = padding; the first step's tokens are 0, T5's start of targets."""
+        module, variables = self.unrolled(params)
+        cache = module.apply(variables, inputs, max_new, method=Transformer.prefill)
+        return cache, jnp.zeros(inputs.shape[:1], jnp.int32)
+
+    def decode_step(self, params: Params, cache: Cache, tokens: Array) -> tuple[Array, Cache]:
+        """Logits float32 [b, v] after tokens int32 [b], each row at its own position, and the cache after them."""
+        module, variables = self.unrolled(params)
+        return module.apply(variables, cache, tokens, method=Transformer.step)
+
+    def _matrices(self) -> tuple[int, int, int]:
+        """Weights of one attention, one MLP, one head."""
+        attention = 4 * self.emb_dim * self.num_heads * self.head_dim
+        mlp = (len(self.mlp_activations) + 1) * self.emb_dim * self.mlp_dim
+        return attention, mlp, self.vocab_size * self.emb_dim
+
+    def num_params(self) -> int:
+        """Number of parameters, from the sizes alone."""
+        attention, mlp, table = self._matrices()
+        encoder = self.num_encoder_layers * (attention + mlp + 2 * self.emb_dim) + self.emb_dim
+        decoder = self.num_decoder_layers * (2 * attention + mlp + 3 * self.emb_dim) + self.emb_dim
+        return encoder + decoder + 2 * 32 * self.num_heads + table * (1 if self.tied_head else 2)
+
+    def flops_per_token(self, inputs: int, targets: int) -> float:
+        """Training FLOPs, forward and backward, per token of a row of inputs + targets tokens.
+
+        Six per weight and token that meet (keys and values of the cross-attention meet the inputs), and twelve per
+        pair of positions and width of attention; masked pairs count, as they are computed.
+        """
+        attention, mlp, head = self._matrices()
+        encoder = self.num_encoder_layers * (attention + mlp) * inputs
+        decoder = self.num_decoder_layers * ((1.5 * attention + mlp) * targets + 0.5 * attention * inputs)
+        pairs = self.num_encoder_layers * inputs**2 + self.num_decoder_layers * targets * (targets + inputs)
+        width = self.num_heads * self.head_dim
+        return (6.0 * (encoder + decoder + head * targets) + 12.0 * pairs * width) / (inputs + targets)
+
+
+def model_inputs(batch: Batch) -> tuple[Array, Array, Array, Array]:
+    """What the module takes of a batch: tokens and segment numbers of both sides."""
+    return tuple(
+        batch[name]
+        for name in ("encoder_input_tokens", "encoder_segment_ids", "decoder_input_tokens", "decoder_segment_ids")
+    )
+
+
+def _norm(config: T5, name: str | None = None) -> RMSNorm:
+    return RMSNorm(config.precision, name=name)
+
+
+def _attention(config: T5) -> Attention:
+    c = config
+    return Attention(c.num_heads, c.head_dim, c.emb_dim, c.dropout_rate, c.precision, c.attention)
+
+
+def _mlp(config: T5) -> MLP:
+    return MLP(config.mlp_dim, config.emb_dim, config.mlp_activations, config.dropout_rate, config.precision)
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention and MLP, each behind a norm and beside a residual."""
+
+    config: T5
+
+    def setup(self) -> None:
+        self.pre_attention_layer_norm = _norm(self.config)
+        self.attention = _attention(self.config)
+        self.pre_mlp_layer_norm = _norm(self.config)
+        self.mlp = _mlp(self.config)
+        self.dropout = Dropout(self.config.dropout_rate)
+
+    def __call__(self, x: Array, bias: Array, mask: Array) -> tuple[Array, None]:
+        """x [b, s, m] -> [b, s, m]."""
+        y = self.pre_attention_layer_norm(x)
+        x = x + self.dropout(self.attention(y, y, bias, mask))
+        x = x + self.dropout(self.mlp(self.pre_mlp_layer_norm(x)))
+        return nn.with_logical_constraint(x, ("batch", "length", "embed")), None
+
+
+class DecoderLayer(nn.Module):
+    """Causal self-attention, attention to the inputs and MLP, each behind a norm and beside a residual."""
+
+    config: T5
+
+    def setup(self) -> None:
+        self.pre_self_attention_layer_norm = _norm(self.config)
+        self.self_attention = _attention(self.config)
+        self.pre_cross_attention_layer_norm = _norm(self.config)
+        self.encoder_decoder_attention = _attention(self.config)
+        self.pre_mlp_layer_norm = _norm(self.config)
+        self.mlp = _mlp(self.config)
+        self.dropout = Dropout(self.config.dropout_rate)
+
+    def __call__(
+        self, x: Array, encoded: Array, bias: Array, self_mask: Array, cross_mask: Array
+    ) -> tuple[Array, None]:
+        """x [b, t, m] looks at itself and at encoded [b, s, m] -> [b, t, m]."""
+        y = self.pre_self_attention_layer_norm(x)
+        x = x + self.dropout(self.self_attention(y, y, bias, self_mask))
+        y = self.pre_cross_attention_layer_norm(x)
+        x = x + self.dropout(self.encoder_decoder_attention(y, encoded, None, cross_mask))
+        x = x + self.dropout(self.mlp(self.pre_mlp_layer_norm(x)))
+        return nn.with_logical_constraint(x, ("batch", "length", "embed")), None
+
+    def cross(self, encoded: Array) -> tuple[Array, Array]:
+        """Keys and values of the attention to encoded [b, s, m]."""
+        return self.encoder_decoder_attention.keys_and_values(encoded)
+
+    def step(self, x: Array, cache: dict[str, Array], shared: "StepInputs") -> tuple[Array, dict[str, Array]]:
+        """x [b, 1, m], this layer's cache and what all layers share -> [b, 1, m] and the cache with x's keys in it."""
+        y = self.pre_self_attention_layer_norm(x)
+        key, value = self.self_attention.keys_and_values(y)
+        cache = cache | {"key": write(cache["key"], key, shared.position)}
+        cache = cache | {"value": write(cache["value"], value, shared.position)}
+        x = x + self.self_attention.from_cache(y, cache["key"], cache["value"], shared.bias, shared.self_mask)
+        y = self.pre_cross_attention_layer_norm(x)
+        memory = cache["cross_key"], cache["cross_value"]
+        x = x + self.encoder_decoder_attention.from_cache(y, *memory, None, shared.cross_mask)
+        return x + self.mlp(self.pre_mlp_layer_norm(x)), cache
+
+
+@dataclasses.dataclass(frozen=True)
+class StepInputs:
+    """What every decoder layer takes in one decoding step."""
+
+    position: Array  # int32 [b]
+    bias: Array  # float32 [b, h, 1, t]
+    self_mask: Array  # bool [b, 1, 1, t]
+    cross_mask: Array  # bool [b, 1, 1, s]
+
+
+class Encoder(nn.Module):
+    """The stack of encoder layers."""
+
+    config: T5
+
+    def setup(self) -> None:
+        c = self.config
+        self.relpos_bias = RelativeBias(c.num_heads, bidirectional=True)
+        self.layers = stack_layers(EncoderLayer, c, c.num_encoder_layers)
+        self.encoder_norm = _norm(c)
+        self.dropout = Dropout(c.dropout_rate)
+        self.final_dropout = Dropout(c.dropout_rate, shared=())
+
+    def __call__(self, x: Array, segments: Array) -> Array:
+        """Embedded inputs [b, s, m] and their segment numbers [b, s] -> [b, s, m]."""
+        bias, mask = self.relpos_bias(x.shape[1]), segment_mask(segments, segments)
+        x = self.dropout(x)
+        for layer in self.layers:
+            x, _ = layer(x, bias, mask)
+        return self.final_dropout(self.encoder_norm(x))
+
+
+class Decoder(nn.Module):
+    """The stack of decoder layers."""
+
+    config: T5
+
+    def setup(self) -> None:
+        c = self.config
+        self.relpos_bias = RelativeBias(c.num_heads, bidirectional=False)
+        self.layers = stack_layers(DecoderLayer, c, c.num_decoder_layers)
+        self.decoder_norm = _norm(c)
+        self.dropout = Dropout(c.dropout_rate)
+        if not c.tied_head:
+            self.logits_dense = Head(c.vocab_size, c.precision)
+
+    def __call__(self, x: Array, encoded: Array, segments: Array, encoded_segments: Array) -> Array:
+        """Embedded targets [b, t, m], encoded [b, s, m], segment numbers of both -> [b, t, m], normed."""
+        bias = self.relpos_bias(x.shape[1])
+        masks = segment_mask(segments, segments, causal=True), segment_mask(segments, encoded_segments)
+        x = self.dropout(x)
+        for layer in self.layers:
+            x, _ = layer(x, encoded, bias, *masks)
+        return self.dropout(self.decoder_norm(x))
+
+    def prefill(self, encoded: Array, readable: Array, max_new: int) -> Cache:
+        """encoded [b, s, m] and which of its positions are readable, bool [b, s] -> the cache before the first step."""
+        c = self.config
+        empty = jnp.zeros((encoded.shape[0], max_new, c.num_heads, c.head_dim), encoded.dtype)
+        layers = []
+        for layer in self.layers:
+            key, value = layer.cross(encoded)
+            layers.append({"key": empty, "value": empty, "cross_key": key, "cross_value": value})
+        return {"layers": layers, "readable": readable, "position": jnp.zeros(encoded.shape[0], jnp.int32)}
+
+    def step(self, x: Array, cache: Cache) -> tuple[Array, Cache]:
+        """Embedded tokens [b, 1, m] -> [b, 1, m], normed, and the cache after them."""
+        position = cache["position"]
+        keys = np.arange(cache["layers"][0]["key"].shape[1], dtype=np.int32)
+        distance = keys[None, None, :] - position[:, None, None]
+        cross_mask = cache["readable"][:, None, None, :]
+        shared = StepInputs(position, self.relpos_bias.at(distance), (distance <= 0)[:, None], cross_mask)
+        layers = []
+        for layer, layer_cache in zip(self.layers, cache["layers"], strict=True):
+            x, layer_cache = layer.step(x, layer_cache, shared)
+            layers.append(layer_cache)
+        return self.decoder_norm(x), cache | {"layers": layers, "position": position + 1}
+
+
+class Transformer(nn.Module):
+    """Embedding, encoder, decoder, head."""
+
+    config: T5
+
+    def setup(self) -> None:
+        c = self.config
+        self.token_embedder = Embed(c.vocab_size, c.emb_dim, c.precision)
+        self.encoder = Encoder(c)
+        self.decoder = Decoder(c)
+
+    def __call__(self, inputs: Array, input_segments: Array, targets: Array, target_segments: Array) -> Array:
+        """Tokens and segment numbers of inputs [b, s] and of shifted targets [b, t] -> float32 logits [b, t, v]."""
+        encoded = self.encoder(self.token_embedder(inputs), input_segments)
+        return self.head(self.decoder(self.token_embedder(targets), encoded, target_segments, input_segments))
+
+    def head(self, x: Array) -> Array:
+        """[b, t, m] -> float32 logits [b, t, v]."""
+        return self.token_embedder.attend(x) if self.config.tied_head else self.decoder.logits_dense(x)
+
+    def prefill(self, inputs: Array, max_new: int) -> Cache:
+        """inputs int32 [b, s], 0 = padding -> the cache before the first step."""
+        readable = inputs > 0
+        encoded = self.encoder(self.token_embedder(inputs), readable.astype(jnp.int32))
+        return self.decoder.prefill(encoded, readable, max_new)
+
+    def step(self, cache: Cache, tokens: Array) -> tuple[Array, Cache]:
+        """tokens int32 [b] -> float32 logits [b, v] and the cache after them."""
+        x, cache = self.decoder.step(self.token_embedder(tokens[:, None]), cache)
+        return self.head(x)[:, 0], cache

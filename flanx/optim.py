@@ -1,0 +1,212 @@
+"""Optimizers as optax transformations, and learning-rate schedules as functions of the step.
+
+Adafactor has T5X's semantics, parameter for parameter and state for state: its state holds T5X's `v_row`, `v_col`,
+`v` and `m`, with zeros of shape (1,) for those that a parameter does not use. `optax.adafactor` gives the same updates
+for unstacked parameters; it knows no stacked layers, whose statistics must not mix.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+Schedule = Callable[[jax.Array], jax.Array]
+Rate = float | Schedule
+
+
+class AdafactorState(NamedTuple):
+    """Adafactor's moments: trees like the parameters, float32; unused ones are zeros of shape (1,).
+
+    Of a factored [r, c] parameter whose larger axis is c: v_row [r] and v_col [c] (r for c where r is larger).
+    """
+
+    count: jax.Array  # int32 [], updates done
+    v_row: Any
+    v_col: Any
+    v: Any
+    m: Any
+
+
+class _Leaf(NamedTuple):
+    """One parameter's update and moments."""
+
+    update: jax.Array
+    v_row: jax.Array
+    v_col: jax.Array
+    v: jax.Array
+    m: jax.Array
+
+
+def _is_stacked(path: tuple[Any, ...]) -> bool:
+    """Whether a parameter is a stack of layers on axis 0: it lies under a key `layers`."""
+    return any(getattr(key, "key", None) == "layers" for key in path)
+
+
+def factored_axes(shape: tuple[int, ...], min_size: int) -> tuple[int, int] | None:
+    """The second largest and the largest axis of a matrix, or None where the second largest is below `min_size`."""
+    if len(shape) < 2:
+        return None
+    *_, second, largest = np.argsort(shape, kind="stable")
+    return (int(second), int(largest)) if shape[second] >= min_size else None
+
+
+def adafactor(
+    learning_rate: Rate = 1e-3,
+    *,
+    decay_rate: float = 0.8,
+    step_offset: int = 0,
+    factored: bool = True,
+    min_dim_size_to_factor: int = 128,
+    multiply_by_parameter_scale: bool = True,
+    clipping_threshold: float | None = 1.0,
+    momentum: float | None = None,
+    weight_decay: float | None = None,
+    weight_decay_lr_exponent: float | None = None,
+    global_norm: float | None = None,
+    epsilon: float = 1e-30,
+    min_parameter_scale: float = 1e-3,
+) -> optax.GradientTransformation:
+    """Adafactor as T5X has it: the learning rate is relative to each parameter's root mean square.
+
+    Args:
+      learning_rate: a rate or a schedule of the step, from 0.
+      decay_rate: the second moments keep 1 - (step + 1 - step_offset)^-decay_rate of their old value.
+      step_offset: the step at which a finetuning starts, to begin the second moments anew.
+      factored: whether matrices keep row and column means of the squares instead of all of them.
+      min_dim_size_to_factor: smallest size of a factored matrix's smaller axis.
+      clipping_threshold: largest root mean square of an update before the rate, or None.
+      momentum: share of the last update that is kept, or None.
+      weight_decay: share of a parameter that each step takes away, or None.
+      weight_decay_lr_exponent: multiplies the weight decay (1 if None) by learning_rate^exponent; PaLM has 2.
+      global_norm: clips the norm of all gradients together first, or None; PaLM has 1.
+    """
+
+    def axes_of(shape: tuple[int, ...]) -> tuple[int, int] | None:
+        return factored_axes(shape, min_dim_size_to_factor) if factored else None
+
+    def init_leaf(param: jax.Array) -> _Leaf:
+        unused = jnp.zeros((1,), jnp.float32)
+        leaf = _Leaf(unused, unused, unused, unused, unused)
+        if axes := axes_of(param.shape):
+            rows, columns = np.delete(param.shape, axes[1]), np.delete(param.shape, axes[0])
+            leaf = leaf._replace(v_row=jnp.zeros(rows, jnp.float32), v_col=jnp.zeros(columns, jnp.float32))
+        else:
+            leaf = leaf._replace(v=jnp.zeros(param.shape, jnp.float32))
+        return leaf if momentum is None else leaf._replace(m=jnp.zeros(param.shape, jnp.float32))
+
+    def update_leaf(
+        grad: jax.Array, v_row: jax.Array, v_col: jax.Array, v: jax.Array, m: jax.Array, param: jax.Array, step: Any
+    ) -> _Leaf:
+        rate, keep, decay = step
+        square = jnp.square(grad) + epsilon
+        if axes := axes_of(param.shape):
+            row, column = axes
+            v_row = keep * v_row + (1.0 - keep) * jnp.mean(square, axis=column)
+            v_col = keep * v_col + (1.0 - keep) * jnp.mean(square, axis=row)
+            by_row = jax.lax.rsqrt(v_row / jnp.mean(v_row))
+            by_column = jax.lax.rsqrt(v_col)
+            update = grad * jnp.expand_dims(by_row, column) * jnp.expand_dims(by_column, row)
+        else:
+            v = keep * v + (1.0 - keep) * square
+            update = grad * jax.lax.rsqrt(v)
+        if clipping_threshold is not None:
+            update /= jnp.maximum(1.0, jnp.sqrt(jnp.mean(jnp.square(update))) / clipping_threshold)
+        if multiply_by_parameter_scale:
+            rate *= jnp.maximum(jnp.sqrt(jnp.mean(jnp.square(param))), min_parameter_scale)
+        update *= -rate
+        if momentum is not None:
+            m = update = momentum * m + (1.0 - momentum) * update
+        if decay is not None:
+            update -= decay * param
+        return _Leaf(update, v_row, v_col, v, m)
+
+    def init(params: Any) -> AdafactorState:
+        def one(path: tuple[Any, ...], param: jax.Array) -> _Leaf:
+            return jax.vmap(init_leaf)(param) if _is_stacked(path) else init_leaf(param)
+
+        return AdafactorState(jnp.zeros((), jnp.int32), *_columns(jax.tree_util.tree_map_with_path(one, params))[1:])
+
+    def update(grads: Any, state: AdafactorState, params: Any) -> tuple[Any, AdafactorState]:
+        rate = jnp.asarray(learning_rate(state.count) if callable(learning_rate) else learning_rate, jnp.float32)
+        keep = 1.0 - (state.count - step_offset + 1.0) ** -decay_rate
+        decay = weight_decay
+        if weight_decay_lr_exponent is not None:
+            decay = (1.0 if weight_decay is None else weight_decay) * rate**weight_decay_lr_exponent
+        step = (rate, keep, decay)
+        if global_norm is not None:
+            scale = jnp.minimum(1.0, global_norm / optax.global_norm(grads))
+            grads = jax.tree.map(lambda g: g * scale, grads)
+
+        def one(path: tuple[Any, ...], *leaves: jax.Array) -> _Leaf:
+            if _is_stacked(path):
+                return jax.vmap(lambda *each: update_leaf(*each, step))(*leaves)
+            return update_leaf(*leaves, step)
+
+        trees = (grads, state.v_row, state.v_col, state.v, state.m, params)
+        updates, *moments = _columns(jax.tree_util.tree_map_with_path(one, *trees))
+        return updates, AdafactorState(state.count + 1, *moments)
+
+    return optax.GradientTransformation(init, update)
+
+
+def _columns(tree: Any) -> list[Any]:
+    """A tree of `_Leaf` as one tree per field."""
+
+    def is_leaf(node: Any) -> bool:
+        return isinstance(node, _Leaf)
+
+    return [jax.tree.map(lambda leaf, i=i: leaf[i], tree, is_leaf=is_leaf) for i in range(len(_Leaf._fields))]
+
+
+def adamw(
+    learning_rate: Rate = 1e-4,
+    *,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    global_norm: float | None = None,
+) -> optax.GradientTransformation:
+    """AdamW, behind a clip of the gradients' global norm where one is given."""
+    rule = optax.adamw(learning_rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay)
+    return rule if global_norm is None else optax.chain(optax.clip_by_global_norm(global_norm), rule)
+
+
+def constant(rate: float) -> Schedule:
+    """The same rate at every step."""
+    return lambda step: jnp.full((), rate, jnp.float32)
+
+
+def rsqrt_with_warmup(rate: float = 1.0, warmup_steps: int = 10_000) -> Schedule:
+    """rate / sqrt(max(step, warmup_steps)): T5's pre-training schedule, flat until `warmup_steps`."""
+    return lambda step: rate / jnp.sqrt(jnp.maximum(step, warmup_steps).astype(jnp.float32))
+
+
+def _warm(step: jax.Array, warmup_steps: int) -> jax.Array:
+    return jnp.minimum(1.0, (step + 1.0) / max(1, warmup_steps))
+
+
+def _progress(step: jax.Array, warmup_steps: int, total_steps: int) -> jax.Array:
+    return jnp.clip((step - warmup_steps) / max(1, total_steps - warmup_steps), 0.0, 1.0)
+
+
+def cosine(rate: float, total_steps: int, warmup_steps: int = 0, final: float = 0.0) -> Schedule:
+    """Linear warm-up to `rate`, then half a cosine down to `final` at `total_steps`."""
+
+    def at(step: jax.Array) -> jax.Array:
+        height = 0.5 * (1.0 + jnp.cos(jnp.pi * _progress(step, warmup_steps, total_steps)))
+        return _warm(step, warmup_steps) * (final + (rate - final) * height)
+
+    return at
+
+
+def linear(rate: float, total_steps: int, warmup_steps: int = 0, final: float = 0.0) -> Schedule:
+    """Linear warm-up to `rate`, then a line down to `final` at `total_steps`."""
+
+    def at(step: jax.Array) -> jax.Array:
+        return _warm(step, warmup_steps) * (rate + (final - rate) * _progress(step, warmup_steps, total_steps))
+
+    return at
