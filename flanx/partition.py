@@ -1,11 +1,17 @@
 """Where arrays live: a named mesh, T5X's logical axis rules, shardings of state and batch.
 
-A parameter names its axes (`("embed", "mlp")`); a rule maps a logical name to a mesh axis or to None. An axis that no
-rule names is an error, never silently replicated.
+The mesh has three axes: `replica` (whole copies, one per TPU slice over the data-centre network), `data` (the batch,
+and under some rules the parameters: fully sharded data parallelism) and `model` (tensor parallelism). A parameter
+names its axes (`("embed", "mlp")`); a rule maps a logical name to mesh axes or to None. An axis that no rule names is
+an error, never silently replicated.
 """
 
 import contextlib
 import dataclasses
+import functools
+import math
+import os
+import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -20,110 +26,172 @@ from flanx.errors import UserError, nearest
 
 Rules = Sequence[tuple[str, str | tuple[str, ...] | None]]
 
+AXES = ("replica", "data", "model")
+_BATCH = ("replica", "data")
 # T5X's four presets by (activation, parameter) partitioning dimensions (t5x/partitioning.py,
-# `standard_logical_axis_rules`), and fsdp: every parameter split over the data axis along its embedding.
-_BATCH_AND_MODEL = (
-    ("batch", "data"),
+# `standard_logical_axis_rules`); earlier rules win, and a mesh axis serves an array once.
+_BATCH_AND_MODEL: Rules = (
+    ("batch", _BATCH),
     ("vocab", "model"),
     ("mlp", "model"),
     ("heads", "model"),
     ("kv", None),
     ("joined_kv", "model"),
 )
-_EMBED: Mapping[Any, Rules] = {
+_EMBED: Mapping[tuple[int, int], Rules] = {
     (1, 1): (),
     (2, 1): (("embed", "model"),),
     (1, 2): (("embed", "data"),),
     (2, 2): (("embed", "model"), ("embed", "data")),
 }
-_REPLICATED = tuple(
+_FSDP: Rules = (("batch", AXES), ("embed", ("data", "model")), ("embed", "data"))
+_REPLICATED: Rules = tuple(
     (name, None)
-    for name in ("embed", "relpos_buckets", "abspos_buckets", "length", "layers", "stack", "mlp_activations")
+    for name in (
+        *("embed", "vocab", "mlp", "heads", "kv", "joined_kv"),
+        *("relpos_buckets", "abspos_buckets", "length", "layers", "stack", "mlp_activations"),
+    )
 )
+PRESETS: Mapping[Any, Rules] = {key: _BATCH_AND_MODEL + embed for key, embed in _EMBED.items()} | {"fsdp": _FSDP}
+SMALL = 2**20  # bytes; an array below it may stay whole where its axis does not divide
+LARGE = 2**24  # bytes; an array from here on is reported when every device holds all of it
 
 
-def rules(activations: int = 1, parameters: int = 1, extra: Rules = ()) -> Rules:
-    """T5X's preset of logical axis rules for 1-D or 2-D partitioning of activations and parameters, then `extra`."""
-    if (activations, parameters) not in _EMBED:
-        raise UserError(f"no partitioning preset ({activations}, {parameters}): both are 1 or 2")
-    return (*extra, *_BATCH_AND_MODEL, *_EMBED[activations, parameters], *_REPLICATED)
+def rules(activations: int = 1, parameters: int = 1, extra: Rules = (), preset: str | None = None) -> Rules:
+    """Logical axis rules: T5X's preset for 1-D or 2-D partitioning of activations and parameters, or `preset="fsdp"`.
+
+    `extra` comes first and so wins. `extra=[("length", "model")]` with preset (1, 2) is sequence parallelism: what
+    lies between the layers is split along its length.
+    """
+    key = preset or (activations, parameters)
+    if key not in PRESETS:
+        raise UserError(f"no partitioning preset {key}: known are (1, 1), (2, 1), (1, 2), (2, 2) and 'fsdp'")
+    sequence = () if ("length", "model") not in [tuple(rule) for rule in extra] else (("length", "model"),)
+    first = [rule for rule in extra if tuple(rule) != ("length", "model")]
+    # a length over `model` gives way to heads, mlp and vocab: inside a layer those are split
+    return (*first, *PRESETS[key], *sequence, *_REPLICATED)
 
 
 @dataclasses.dataclass(frozen=True)
 class Partitioner:
-    """A mesh of (data, model) and the rules that place arrays on it.
+    """A mesh and the rules that place arrays on it.
 
     Attributes:
-      num_partitions: devices along `model` (T5X's name); the rest of the devices are `data`.
-      logical_axis_rules: pairs (logical axis, mesh axis or None); see `rules`.
+      num_partitions: devices along `model` (T5X's name), or "auto": `flanx.plan.choose` then picks it and the rules.
+      logical_axis_rules: pairs (logical axis, mesh axis, a tuple of them, or None); see `rules`.
       devices: the devices to use; None for all.
+      num_replicas: devices along `replica`; None for one per TPU slice.
     """
 
-    num_partitions: int = 1
+    num_partitions: int | str = 1
     logical_axis_rules: Rules = dataclasses.field(default_factory=rules)
     devices: Sequence[jax.Device] | None = None
+    num_replicas: int | None = None
 
-    @property
+    @functools.cached_property
     def mesh(self) -> Mesh:
-        """The (data, model) mesh. Raises UserError where the devices do not divide."""
+        """The (replica, data, model) mesh. Raises UserError where the devices do not divide."""
         devices = list(self.devices if self.devices is not None else jax.devices())
-        data, rest = divmod(len(devices), self.num_partitions)
-        if rest or not data:
-            divisors = [n for n in range(1, len(devices) + 1) if len(devices) % n == 0]
+        slices = len({getattr(d, "slice_index", None) for d in devices})
+        replicas = self.num_replicas or slices
+        data = len(devices) // (replicas * self.num_partitions)
+        shape = (replicas, data, self.num_partitions)
+        if math.prod(shape) != len(devices) or not data:
+            per_replica, rest = divmod(len(devices), replicas)
+            divisors = [n for n in range(1, per_replica + 1) if per_replica % n == 0] if not rest else []
             raise UserError(
-                f"num_partitions = {self.num_partitions} does not divide {len(devices)} devices; use one of {divisors}"
+                f"num_partitions = {self.num_partitions} in {replicas} replica(s) does not divide {len(devices)} "
+                f"devices; use one of {divisors or 'another number of replicas'}"
             )
-        shape = (data, self.num_partitions)
-        grid = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
-        return Mesh(grid, ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+        return Mesh(_grid(shape, devices, slices), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
     @contextlib.contextmanager
     def scope(self) -> Iterator[Mesh]:
         """The mesh and the rules in force; sharding constraints of the models are no-ops outside of it."""
-        mesh = self.mesh
-        with jax.set_mesh(mesh), nn.logical_axis_rules(self.logical_axis_rules):
-            yield mesh
+        with jax.set_mesh(self.mesh), nn.logical_axis_rules(tuple(self.logical_axis_rules)):
+            yield self.mesh
 
     def shardings(self, boxed: Any) -> Any:
-        """Shardings of a tree of boxed (abstract) parameters, unboxed. Raises UserError for an axis without a rule."""
-        known = {name for name, _ in self.logical_axis_rules}
-        specs = nn.get_partition_spec(boxed)
-        for path, spec in jax.tree_util.tree_leaves_with_path(specs, is_leaf=lambda x: isinstance(x, PartitionSpec)):
-            for axis in spec:
-                if axis is not None and axis not in known:
-                    name = jax.tree_util.keystr(path, simple=True, separator="/")
-                    raise UserError(f"no partitioning rule for axis '{axis}' of {name}" + nearest(axis, known))
-        return nn.logical_to_mesh_sharding(specs, self.mesh, self.logical_axis_rules)
+        """Shardings of a tree of boxed (abstract) parameters, unboxed.
+
+        A mesh axis that does not divide its dimension leaves an array below 1 MiB whole along it. Raises UserError
+        where the array is larger, and for an axis without a rule.
+        """
+        return jax.tree_util.tree_map_with_path(self._sharding, boxed, is_leaf=_is_boxed)
+
+    def _sharding(self, path: tuple[Any, ...], box: Any) -> NamedSharding:
+        name, array = jax.tree_util.keystr(path, simple=True, separator="/"), nn.meta.unbox(box)
+        names = getattr(box, "names", (None,) * array.ndim)
+        known = {rule[0] for rule in self.logical_axis_rules}
+        for axis in names:
+            if axis is not None and axis not in known:
+                raise UserError(f"no partitioning rule for axis '{axis}' of {name}" + nearest(axis, known))
+        spec = list(nn.logical_to_mesh_axes(names, tuple(self.logical_axis_rules)))
+        for i, axes in enumerate(spec):
+            parts = self._size(axes)
+            if array.shape[i] % parts:
+                if array.size * array.dtype.itemsize >= SMALL:
+                    raise UserError(
+                        f"axis '{names[i]}' of {name} is {array.shape[i]} long and does not divide over the {parts} "
+                        f"devices of mesh axis {axes}; use a num_partitions that divides it"
+                    )
+                spec[i] = None
+        return NamedSharding(self.mesh, PartitionSpec(*spec))
+
+    def _size(self, axes: str | tuple[str, ...] | None) -> int:
+        """Devices along one or more mesh axes."""
+        return math.prod(self.mesh.shape[axis] for axis in ([axes] if isinstance(axes, str) else axes or ()))
 
     def optimizer_shardings(self, optimizer: optax.GradientTransformation, params: Any, shardings: Any) -> Any:
-        """Shardings of the optimizer's state: a leaf of its parameter's shape lies as that, any other is everywhere."""
+        """Shardings of the optimizer's state.
+
+        A leaf of its parameter's shape lies as that; one that lacks a dimension (a factored moment) lies as the rest
+        of its parameter; any other is everywhere.
+        """
         everywhere = self.everywhere()
         return optax.tree_map_params(
             optimizer,
-            lambda leaf, param, sharding: sharding if leaf.shape == param.shape else everywhere,
+            lambda leaf, param, sharding: _reduced(leaf.shape, param.shape, sharding) or everywhere,
             jax.eval_shape(optimizer.init, params),
             params,
             shardings,
             transform_non_params=lambda _: everywhere,
         )
 
+    def replicated(self, params: Any, shardings: Any) -> list[tuple[str, int]]:
+        """(name, bytes) of each large array that every device of a replica holds whole, the largest first."""
+        if self.mesh.shape["data"] * self.mesh.shape["model"] == 1:
+            return []
+        pairs = zip(jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(shardings), strict=True)
+        found = [
+            (jax.tree_util.keystr(path, simple=True, separator="/"), array.size * array.dtype.itemsize)
+            for (path, array), sharding in pairs
+            if sharding.is_fully_replicated
+        ]
+        return sorted([entry for entry in found if entry[1] >= LARGE], key=lambda entry: -entry[1])
+
     def everywhere(self) -> NamedSharding:
         """The sharding of an array that every device holds whole."""
         return NamedSharding(self.mesh, PartitionSpec())
 
     def batch_sharding(self) -> NamedSharding:
-        """The sharding of a batch [rows, length]: rows over `data`."""
-        return NamedSharding(self.mesh, PartitionSpec("data"))
+        """The sharding of a batch [rows, length]: rows as the rule of "batch" says, lengths whole."""
+        (rows,) = nn.logical_to_mesh_axes(("batch",), tuple(self.logical_axis_rules))
+        return NamedSharding(self.mesh, PartitionSpec(rows))
+
+    def batch_shards(self) -> int:
+        """Parts into which the rows of a batch are split."""
+        return self._size(self.batch_sharding().spec[0])
 
     def host_rows(self, batch_size: int) -> range:
         """The rows of a global batch that this host's devices hold, as one range."""
-        sharding = self.batch_sharding()
-        if batch_size % self.mesh.shape["data"]:
-            data = self.mesh.shape["data"]
+        shards = self.batch_shards()
+        if batch_size % shards:
             raise UserError(
-                f"BATCH_SIZE = {batch_size} does not divide over {data} data shards; use a multiple of {data}"
+                f"BATCH_SIZE = {batch_size} does not divide over {shards} data shards; use a multiple of {shards}, "
+                "or a larger num_partitions"
             )
-        slices = [i[0] for i in sharding.addressable_devices_indices_map((batch_size,)).values()]
+        slices = [i[0] for i in self.batch_sharding().addressable_devices_indices_map((batch_size,)).values()]
         return range(min(s.start or 0 for s in slices), max(batch_size if s.stop is None else s.stop for s in slices))
 
     def global_batch(self, rows: Mapping[str, np.ndarray], batch_size: int) -> dict[str, jax.Array]:
@@ -138,3 +206,45 @@ class Partitioner:
             return jax.make_array_from_callback((batch_size, *array.shape[1:]), sharding, part)
 
         return {name: place(array) for name, array in rows.items()}
+
+
+def _is_boxed(leaf: Any) -> bool:
+    return isinstance(leaf, nn.meta.AxisMetadata)
+
+
+def _grid(shape: tuple[int, ...], devices: Sequence[jax.Device], slices: int) -> np.ndarray:
+    """Devices in mesh order [replica, data, model]; several slices are told apart along `replica`, then `data`."""
+    if slices == 1:
+        return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    replicas, data, model = shape
+    across = (math.gcd(replicas, slices), slices // math.gcd(replicas, slices), 1)
+    inside = tuple(n // m for n, m in zip(shape, across, strict=True))
+    if any(n % m for n, m in zip(shape, across, strict=True)):
+        raise UserError(
+            f"a mesh of {replicas} replicas x {data} data x {model} model does not split over {slices} slices; "
+            f"set num_replicas = {slices}"
+        )
+    return mesh_utils.create_hybrid_device_mesh(inside, across, devices, allow_split_physical_axes=True)
+
+
+def _reduced(shape: tuple[int, ...], full: tuple[int, ...], sharding: NamedSharding) -> NamedSharding | None:
+    """The sharding of an array whose shape is `full`, or `full` without one dimension; None for any other shape."""
+    spec = [*sharding.spec, *[None] * (len(full) - len(sharding.spec))]
+    if shape == full:
+        return sharding
+    for i in range(len(full)):
+        if shape == (*full[:i], *full[i + 1 :]):
+            return NamedSharding(sharding.mesh, PartitionSpec(*spec[:i], *spec[i + 1 :]))
+    return None
+
+
+def cache_compilations(folder: str | os.PathLike | None = "auto") -> None:
+    """Keeps compiled programs on disk, so that a restart does not compile again.
+
+    "auto" is $XDG_CACHE_HOME/flanx/xla (or ~/.cache/flanx/xla), and nothing on a CPU: programs for one kind of CPU
+    must not be loaded on another that shares the folder. None switches it off.
+    """
+    if folder == "auto":
+        cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
+        folder = None if jax.default_backend() == "cpu" else cache / "flanx" / "xla"
+    jax.config.update("jax_compilation_cache_dir", str(folder) if folder else None)
