@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from flanx.sweep.grid import Point
 
+PROGRAM = (sys.executable, "-m", "flanx")
 WAITING, RUNNING, DONE, FAILED, ELSEWHERE = "waiting", "running", "done", "failed", "run by another driver"
 
 
@@ -27,9 +28,16 @@ class Status:
     reason: str = ""
 
 
-def drive(points: Sequence[Point], jobs: int, search_paths: str, show: Callable[[list[Status]], None]) -> list[Status]:
+def drive(
+    points: Sequence[Point],
+    jobs: int,
+    search_paths: str,
+    show: Callable[[list[Status]], None],
+    program: Sequence[str] = PROGRAM,
+) -> list[Status]:
     """Runs every point that is not done, `jobs` at a time, and returns what became of each.
 
+    `program` takes the arguments of a point: flanx itself, or a launcher that hands them to another machine and waits.
     A point is locked while a driver works on it, so that two drivers on one folder share the work and never run a
     point twice. `show` is called whenever a state changes and once a second.
     """
@@ -43,7 +51,7 @@ def drive(points: Sequence[Point], jobs: int, search_paths: str, show: Callable[
         while any(s.state in (WAITING, ELSEWHERE) for s in statuses) or running:
             for index, status in enumerate(statuses):
                 if status.state in (WAITING, ELSEWHERE) and len(running) < jobs:
-                    _start(index, status, running, search_paths)
+                    _start(index, status, running, [*program, *status.point.arguments(search_paths)])
             for index in [i for i, (process, _, _) in running.items() if process.poll() is not None]:
                 process, lock, began = running.pop(index)
                 lock.close()
@@ -68,11 +76,12 @@ def log_path(point: Point) -> pathlib.Path:
     return point.folder / "log.txt"
 
 
-def _start(index: int, status: Status, running: dict, search_paths: str) -> None:
+def _start(index: int, status: Status, running: dict, command: Sequence[str]) -> None:
     point = status.point
     point.folder.mkdir(parents=True, exist_ok=True)
     lock = contextlib.ExitStack()
-    if not lock.enter_context(_hold(point.folder / "lock")):
+    held = lock.enter_context(_hold(point.folder / "lock"))
+    if held is None:
         lock.close()
         status.state = ELSEWHERE
         return
@@ -83,11 +92,12 @@ def _start(index: int, status: Status, running: dict, search_paths: str) -> None
     status.state = RUNNING
     with open(log_path(point), "ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "flanx", *point.arguments(search_paths)],
+            command,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
             env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            pass_fds=[held],  # a run that outlives its driver keeps the lock
         )
     running[index] = (process, lock, time.monotonic())
 
@@ -104,14 +114,17 @@ def _settle(status: Status, code: int, seconds: float) -> None:
 
 
 @contextlib.contextmanager
-def _hold(path: pathlib.Path) -> Iterator[bool]:
-    """Holds the lock file `path`; False where another process holds it. The kernel lets go of it when a driver dies."""
+def _hold(path: pathlib.Path) -> Iterator[int | None]:
+    """Holds the lock file `path`: its descriptor, or None where another process holds it.
+
+    The kernel lets go of it when the last process that has the descriptor, driver or run, is gone.
+    """
     with open(path, "w", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            yield False
+            yield None
             return
         json.dump({"pid": os.getpid()}, file)
         file.flush()
-        yield True
+        yield file.fileno()
