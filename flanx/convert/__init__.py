@@ -1,0 +1,11 @@
+"""Checkpoints of T5X, Hugging Face and flanx, each into the others; see `flanx convert --help`.
+
+source = flanx.convert.open_source("gs://t5-data/pretrained_models/t5x/flan_t5_small/checkpoint_1198000")
+params = flanx.convert.restore(source, target)  # onto any mesh
+parent = flanx.convert.fingerprint(source.tensors)
+"""
+
+from flanx.convert.source import Source, open_source, restore
+from flanx.convert.tensor import Tensor, fingerprint
+
+__all__ = ["Source", "Tensor", "fingerprint", "open_source", "restore"]

@@ -1,0 +1,310 @@
+"""Hugging Face folders of T5, T5-1.1, LM-adapted, Flan-T5 and mT5, both ways, by one table of names.
+
+safetensors files need nothing but numpy; `pytorch_model.bin` needs torch (extra `hf`) and is read without running any
+code that it may hold. transformers is never imported here.
+"""
+
+import dataclasses
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from flanx.convert import safetensor
+from flanx.convert.layout import Layout, check
+from flanx.convert.tensor import TARGET, Tensor, Tensors
+from flanx.convert.zarr import read_json
+from flanx.errors import UserError, nearest
+
+SAME, FLIPPED = "same", "flipped"  # flipped: torch's Linear and Embedding tables lie transposed beside T5X's kernels
+
+# Hugging Face name, T5X name, how the values lie. <field> stands for the alternatives in FIELDS on either side.
+TABLE = (
+    ("shared.weight", "token_embedder/embedding", SAME),
+    ("lm_head.weight", "decoder/logits_dense/kernel", FLIPPED),
+    ("<s>.final_layer_norm.weight", "<s>/<s>_norm/scale", SAME),
+    ("<s>.block.0.layer.0.SelfAttention.relative_attention_bias.weight", "<s>/relpos_bias/rel_embedding", FLIPPED),
+    ("encoder.block.<i>.layer.0.layer_norm.weight", "encoder/layers_<i>/pre_attention_layer_norm/scale", SAME),
+    ("encoder.block.<i>.layer.0.SelfAttention.<a>.weight", "encoder/layers_<i>/attention/<a>/kernel", FLIPPED),
+    ("encoder.block.<i>.layer.1.layer_norm.weight", "encoder/layers_<i>/pre_mlp_layer_norm/scale", SAME),
+    ("encoder.block.<i>.layer.1.DenseReluDense.<m>.weight", "encoder/layers_<i>/mlp/<m>/kernel", FLIPPED),
+    ("decoder.block.<i>.layer.0.layer_norm.weight", "decoder/layers_<i>/pre_self_attention_layer_norm/scale", SAME),
+    ("decoder.block.<i>.layer.0.SelfAttention.<a>.weight", "decoder/layers_<i>/self_attention/<a>/kernel", FLIPPED),
+    ("decoder.block.<i>.layer.1.layer_norm.weight", "decoder/layers_<i>/pre_cross_attention_layer_norm/scale", SAME),
+    (
+        "decoder.block.<i>.layer.1.EncDecAttention.<a>.weight",
+        "decoder/layers_<i>/encoder_decoder_attention/<a>/kernel",
+        FLIPPED,
+    ),
+    ("decoder.block.<i>.layer.2.layer_norm.weight", "decoder/layers_<i>/pre_mlp_layer_norm/scale", SAME),
+    ("decoder.block.<i>.layer.2.DenseReluDense.<m>.weight", "decoder/layers_<i>/mlp/<m>/kernel", FLIPPED),
+)
+FIELDS: Mapping[str, Mapping[str, str]] = {
+    "s": {"encoder": "encoder", "decoder": "decoder"},
+    "i": {},  # any number
+    "a": {"q": "query", "k": "key", "v": "value", "o": "out"},
+    "m": {"wi": "wi", "wi_0": "wi_0", "wi_1": "wi_1", "wo": "wo"},
+}
+# second copies of shared.weight that older files hold: consumed by finding them equal
+COPIES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
+# a table that files of T5 (1.0) hold and that no version of the model ever reads
+UNUSED = ("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",)
+
+TOKENIZER_FILES = (
+    "spiece.model",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
+_SHARD_BYTES = 5 * 10**9
+
+
+def translate(name: str, to_t5x: bool) -> tuple[str, str] | None:
+    """(the name on the other side, SAME or FLIPPED), or None where no row of the table fits."""
+    for row in TABLE:
+        here, there = row[:2] if to_t5x else row[1::-1]
+        match = _pattern(here, to_t5x).fullmatch(name)
+        if match:
+            return _fill(there, match.groupdict(), to_t5x), row[2]
+    return None
+
+
+def _pattern(template: str, to_t5x: bool) -> re.Pattern[str]:
+    seen: set[str] = set()
+
+    def group(match: re.Match[str]) -> str:
+        field = match[1]
+        if field in seen:
+            return f"(?P={field})"
+        seen.add(field)
+        words = FIELDS[field] if to_t5x else FIELDS[field].values()
+        return f"(?P<{field}>{'|'.join(words) or r'[0-9]+'})"
+
+    return re.compile(re.sub("<(.)>", group, template.replace(".", r"\.")))
+
+
+def _fill(template: str, values: Mapping[str, str], to_t5x: bool) -> str:
+    def word(match: re.Match[str]) -> str:
+        value, words = values[match[1]], FIELDS[match[1]]
+        return (words if to_t5x else {v: k for k, v in words.items()}).get(value, value)
+
+    return re.sub("<(.)>", word, template)
+
+
+def _oriented(tensor: Tensor, how: str) -> Tensor:
+    return tensor.transposed() if how == FLIPPED else tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class Folder:
+    """A Hugging Face folder, read: parameters under T5X's names, sizes, config.json as it is."""
+
+    tensors: dict[str, Tensor]
+    layout: Layout
+    config: dict[str, Any]
+
+
+def read(folder: epath.Path) -> Folder:
+    """Reads a folder; no values yet, except to compare second copies of the embedding.
+
+    Raises UserError for a model that is no T5, and for a tensor that is unknown, missing, mis-shaped or a copy that
+    is not equal.
+    """
+    if str(folder).startswith("gs://"):
+        raise UserError(f"{folder}: Hugging Face folders are read from a local disk; copy it there first")
+    path = Path(folder)
+    config = read_json(folder / "config.json")
+    if config.get("model_type") not in ("t5", "mt5"):
+        raise UserError(f"{folder}/config.json: model_type '{config.get('model_type')}'; flanx converts t5 and mt5")
+    files = _open(path)
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in files.items():
+        if name in COPIES or name in UNUSED:
+            continue
+        translated = translate(name, to_t5x=True)
+        if translated is None:
+            raise UserError(f"{folder}: '{name}' is no tensor of a T5{nearest(name, [row[0] for row in TABLE])}")
+        tensors[TARGET + translated[0]] = _oriented(tensor, translated[1])
+    for name in COPIES:
+        if name in files:
+            _expect_equal(files[name], files.get("shared.weight"), name, folder)
+    _settle_head(tensors, files, config, folder)
+    layout = _layout(config, TARGET + "decoder/logits_dense/kernel" not in tensors)
+    check(tensors, layout, folder)
+    return Folder(tensors, layout, config)
+
+
+def _settle_head(tensors: dict[str, Tensor], files: Tensors, config: Mapping[str, Any], folder: Any) -> None:
+    """Makes the head tied (scaled logits, no matrix) or untied (a matrix, logits as they are), as T5X knows them.
+
+    Hugging Face has two switches, the scale and the tie, and releases differ in which of them config.json states.
+    """
+    scaled = config["model_type"] == "t5" and config.get(
+        "scale_decoder_outputs", config.get("tie_word_embeddings", True)
+    )
+    head = TARGET + "decoder/logits_dense/kernel"
+    embedding = tensors.get(TARGET + "token_embedder/embedding")
+    if scaled and head in tensors:
+        _expect_equal(files["lm_head.weight"], files.get("shared.weight"), "lm_head.weight", folder)
+        del tensors[head]
+    elif not scaled and head not in tensors and embedding is not None:
+        tensors[head] = embedding.transposed()
+
+
+def _expect_equal(copy: Tensor, original: Tensor | None, name: str, folder: Any) -> None:
+    equal = original is not None and copy.shape == original.shape
+    rows = copy.block_rows()
+    for start in range(0, copy.shape[0] if equal else 0, rows):
+        index = (slice(start, start + rows), *(slice(0, n) for n in copy.shape[1:]))
+        equal = equal and np.array_equal(copy.read(index), original.read(index))
+    if not equal:
+        raise UserError(
+            f"{folder}: '{name}' differs from 'shared.weight', but config.json ties them; "
+            "set tie_word_embeddings to false in config.json if the head is its own"
+        )
+
+
+def _layout(config: Mapping[str, Any], tied: bool) -> Layout:
+    return Layout(
+        vocab_size=config["vocab_size"],
+        emb_dim=config["d_model"],
+        num_heads=config["num_heads"],
+        head_dim=config["d_kv"],
+        mlp_dim=config["d_ff"],
+        num_encoder_layers=config["num_layers"],
+        num_decoder_layers=config.get("num_decoder_layers") or config["num_layers"],
+        gated=config.get("feed_forward_proj", "relu").startswith("gated"),
+        tied=tied,
+        num_buckets=config.get("relative_attention_num_buckets", 32),
+    )
+
+
+def _open(path: Path) -> dict[str, Tensor]:
+    """The tensors of whichever of the four file layouts the folder has."""
+    readers: tuple[tuple[str, Callable[[Path], dict[str, Tensor]]], ...] = (
+        ("model.safetensors", safetensor.read),
+        ("pytorch_model.bin", read_bin),
+    )
+    for name, reader in readers:
+        if (path / name).exists():
+            return reader(path / name)
+        if (path / f"{name}.index.json").exists():
+            place = read_json(epath.Path(path / f"{name}.index.json"))["weight_map"]
+            shards = {file: _shard(path, file, reader) for file in sorted(set(place.values()))}
+            for tensor, file in place.items():
+                if tensor not in shards[file]:
+                    raise UserError(f"{path / file} has no '{tensor}', which the index places there; download it again")
+            return {tensor: shards[file][tensor] for tensor, file in place.items()}
+    raise UserError(f"no weights in {path}: neither model.safetensors nor pytorch_model.bin, nor an index of either")
+
+
+def _shard(path: Path, file: str, reader: Callable[[Path], dict[str, Tensor]]) -> dict[str, Tensor]:
+    if not (path / file).exists():
+        raise UserError(f"no file '{file}' in {path}, which the index names; download it")
+    return reader(path / file)
+
+
+def read_bin(path: Path) -> dict[str, Tensor]:
+    """The tensors of a torch file, without running code in it. Raises UserError where torch is not installed."""
+    try:
+        import torch
+    except ImportError as error:
+        raise UserError(f"{path} needs torch: pip install 'flanx[hf]', or give a folder with safetensors") from error
+
+    def load() -> dict[str, Any]:
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except Exception as error:
+            raise UserError(f"{path} cannot be read as tensors alone ({str(error).splitlines()[0]})") from error
+
+    def fetch(name: str, index: tuple[slice, ...]) -> np.ndarray:
+        # loaded anew (the file is only mapped), so that pages of tensors that are done do not pile up
+        values = load()[name][index]
+        if values.dtype == torch.bfloat16:
+            return values.contiguous().view(torch.uint16).numpy().view(safetensor.BFLOAT16)
+        return values.numpy()
+
+    def tensor(name: str, values: Any) -> Tensor:
+        dtype = safetensor.BFLOAT16 if values.dtype == torch.bfloat16 else values[:0].numpy().dtype
+        return Tensor(tuple(values.shape), dtype, lambda index: fetch(name, index))
+
+    return {name: tensor(name, values) for name, values in load().items()}
+
+
+def write(folder: epath.Path, tensors: Tensors, layout: Layout, config: Mapping[str, Any]) -> None:
+    """Writes config.json, generation_config.json and the weights (safetensors, in shards of at most 5 GB).
+
+    Args:
+      tensors: `target/...`; anything else is left out, as such a folder holds no optimizer state.
+      config: entries of config.json that a tensor cannot show (feed_forward_proj, dropout_rate, ...).
+    """
+    path = Path(folder)
+    path.mkdir(parents=True, exist_ok=True)
+    out: dict[str, Tensor] = {}
+    for name in layout.shapes():
+        other, how = translate(name, to_t5x=False)
+        out[other] = _oriented(tensors[TARGET + name], how)
+    _write_shards(path, out)
+    whole = config_of(layout, config) | {"dtype": next(iter(out.values())).dtype.name}
+    generation = {key: whole[key] for key in ("decoder_start_token_id", "eos_token_id", "pad_token_id")}
+    (path / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")
+    (path / "config.json").write_text(json.dumps(whole, indent=2, sort_keys=True) + "\n")
+
+
+def config_of(layout: Layout, extra: Mapping[str, Any]) -> dict[str, Any]:
+    """config.json of a T5 of these sizes; `extra` fills in what sizes do not tell."""
+    model_type = extra.get("model_type", "t5")
+    return {
+        "feed_forward_proj": "gated-gelu" if layout.gated else "relu",
+        "dropout_rate": 0.1,
+        "layer_norm_epsilon": 1e-6,
+        "relative_attention_max_distance": 128,
+        "decoder_start_token_id": 0,
+        "eos_token_id": 1,
+        "pad_token_id": 0,
+        **{
+            key: value
+            for key, value in extra.items()
+            if key not in ("_name_or_path", "transformers_version", "torch_dtype")
+        },
+        "architectures": ["MT5ForConditionalGeneration" if model_type == "mt5" else "T5ForConditionalGeneration"],
+        "model_type": model_type,
+        "is_encoder_decoder": True,
+        "vocab_size": layout.vocab_size,
+        "d_model": layout.emb_dim,
+        "d_kv": layout.head_dim,
+        "d_ff": layout.mlp_dim,
+        "num_heads": layout.num_heads,
+        "num_layers": layout.num_encoder_layers,
+        "num_decoder_layers": layout.num_decoder_layers,
+        "relative_attention_num_buckets": layout.num_buckets,
+        "tie_word_embeddings": layout.tied,
+        "scale_decoder_outputs": layout.tied,
+    }
+
+
+def _write_shards(path: Path, tensors: dict[str, Tensor]) -> None:
+    shards: list[dict[str, Tensor]] = [{}]
+    filled = 0
+    for name, tensor in tensors.items():
+        size = int(np.prod(tensor.shape)) * tensor.dtype.itemsize
+        if filled and filled + size > _SHARD_BYTES:
+            shards.append({})
+            filled = 0
+        shards[-1][name] = tensor
+        filled += size
+    if len(shards) == 1:
+        safetensor.write(path / "model.safetensors", shards[0])
+        return
+    files = [f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
+    for file, shard in zip(files, shards, strict=True):
+        safetensor.write(path / file, shard)
+    total = sum(int(np.prod(t.shape)) * t.dtype.itemsize for t in tensors.values())
+    place = {name: file for file, shard in zip(files, shards, strict=True) for name in shard}
+    index = {"metadata": {"total_size": total}, "weight_map": place}
+    (path / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")

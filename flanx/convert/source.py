@@ -1,0 +1,134 @@
+"""Opens a checkpoint of any format, and places it on a mesh without anything in between."""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+
+from flanx.convert import hf, native, orbax_item, stack, t5x
+from flanx.convert.layout import Layout, check, infer, is_t5
+from flanx.convert.tensor import STATE, TARGET, Tensor, flatten, nest, parameters
+from flanx.errors import UserError, nearest
+
+KINDS = ("t5x", "hf", "flanx")
+NOTE = "flanx_convert.json"  # what a conversion leaves beside its result
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A checkpoint that is open and not read.
+
+    Attributes:
+      kind: one of KINDS.
+      folder: where it was found: a step's folder, where one was searched for.
+      tensors: `target/...` unrolled, `state/param_states/...` and `state/step` where it has them.
+      layout: sizes, if it is a T5; None for another model.
+      config: what Hugging Face's config.json says of the model beyond sizes; empty where nobody wrote it down.
+      tokenizer: the folder that may hold tokenizer files.
+    """
+
+    kind: str
+    folder: epath.Path
+    tensors: dict[str, Tensor]
+    layout: Layout | None
+    config: Mapping[str, Any]
+    tokenizer: epath.Path
+
+    @property
+    def step(self) -> int:
+        """Steps done; 0 where the checkpoint does not say."""
+        step = self.tensors.get(f"{STATE}step")
+        return 0 if step is None else int(step.read())
+
+
+def detect(folder: epath.Path) -> str:
+    """The kind of checkpoint in `folder`. Raises UserError where there is none."""
+    if not folder.exists():
+        raise UserError(f"no folder '{folder}'")
+    if (folder / "config.json").exists():
+        return "hf"
+    step = t5x.step_folder(folder)
+    if (step / t5x.MESSAGES).exists() or (step / "state").is_dir():
+        return "t5x"
+    if native.item_folder(folder) is not None:
+        return "flanx"
+    raise UserError(f"no checkpoint in '{folder}': no config.json, T5X 'checkpoint' or 'state', nor Orbax _METADATA")
+
+
+def open_source(path: str | os.PathLike, kind: str = "auto", optimizer: bool = True) -> Source:
+    """Opens a checkpoint of T5X (legacy or Orbax), Hugging Face or flanx, and holds it against the sizes that it shows.
+
+    Args:
+      path: local, or gs:// for T5X's and flanx's.
+      kind: one of KINDS, or "auto".
+      optimizer: whether to open the optimizer's state as well.
+    """
+    given = epath.Path(path)
+    kind = detect(given) if kind == "auto" else kind
+    if kind not in KINDS:
+        raise UserError(f"no checkpoint format '{kind}'{nearest(kind, KINDS)}")
+    if kind == "hf":
+        folder = hf.read(given)
+        return Source(kind, given, folder.tensors, folder.layout, folder.config, given)
+    if kind == "t5x":
+        place = t5x.step_folder(given)
+        state = place / "state"
+        tensors = orbax_item.read(state) if state.is_dir() else t5x.read_legacy(place)
+    else:
+        place = given
+        tensors = native.read(given, optimizer)
+    if not optimizer:
+        tensors = {name: t for name, t in tensors.items() if not name.startswith(f"{STATE}param_states/")}
+    if not parameters(tensors):
+        raise UserError(f"{place} holds no parameters (no name starts with '{TARGET}')")
+    tensors = stack.unroll(tensors, place)
+    layout = infer(tensors, place) if is_t5(tensors) else None
+    if layout is not None:
+        check(tensors, layout, place)
+    return Source(kind, place, tensors, layout, _noted(given).get("config", {}), given)
+
+
+def _noted(folder: epath.Path) -> Mapping[str, Any]:
+    note = folder / NOTE
+    return t5x.zarr.read_json(note) if note.exists() else {}
+
+
+def restore(path: str | os.PathLike | Source, target: Any) -> Any:
+    """Parameters of a checkpoint of any format, placed as `target`; every device reads its own part alone.
+
+    Args:
+      path: what `open_source` takes, or what it gave.
+      target: nested dict of jax.ShapeDtypeStruct with shardings, T5X's names, layers unrolled or stacked.
+
+    Raises UserError that names a parameter which only one side has, or which has another shape.
+    """
+    source = path if isinstance(path, Source) else open_source(path, optimizer=False)
+    wanted = flatten(target)
+    tensors = parameters(source.tensors)
+    if stack.is_stacked(wanted):
+        tensors = stack.stack(tensors)
+    for name in [*wanted, *tensors]:
+        if name not in tensors:
+            raise UserError(f"{source.folder} has no '{name}', which the model wants{nearest(name, tensors)}")
+        if name not in wanted:
+            raise UserError(f"{source.folder} holds '{name}', which the model does not have{nearest(name, wanted)}")
+        if tensors[name].shape != tuple(wanted[name].shape):
+            shapes = list(tensors[name].shape), list(wanted[name].shape)
+            raise UserError(f"{source.folder}: '{name}' is {shapes[0]}, the model wants {shapes[1]}")
+    return nest({name: _place(tensors[name], wanted[name]) for name in wanted})
+
+
+def _place(tensor: Tensor, wanted: jax.ShapeDtypeStruct) -> jax.Array:
+    parts: dict[tuple[tuple[int, int], ...], np.ndarray] = {}
+
+    def part(index: tuple[slice, ...]) -> np.ndarray:
+        spans = tuple(each.indices(size)[:2] for each, size in zip(index, tensor.shape, strict=True))
+        if spans not in parts:  # devices that hold the same part share one read
+            parts[spans] = np.asarray(tensor.read(tuple(slice(*span) for span in spans)), wanted.dtype)
+        return parts[spans]
+
+    return jax.make_array_from_callback(tensor.shape, wanted.sharding, part)

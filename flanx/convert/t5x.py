@@ -1,0 +1,112 @@
+"""T5X's legacy checkpoint format (msgpack + zarr), both ways. (Its Orbax format is read by `orbax_item`.)
+
+It is a file `checkpoint`, msgpack of {version, optimizer: {state: {step, param_states}, target}}, whose leaves are
+small arrays, or descriptions of zarr arrays that lie beside it. The public T5, Flan-T5 checkpoints have it.
+Neither T5X nor TensorFlow is needed.
+"""
+
+import gzip
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from etils import epath
+from flax import serialization
+
+from flanx.convert import zarr
+from flanx.convert.tensor import TARGET, Tensor, Tensors, expect_shape, held, nest
+from flanx.errors import UserError
+
+MESSAGES = "checkpoint"  # the msgpack file
+VERSION = 3  # of the format since June 2021: bfloat16 arrays are stored as such
+_STEP = re.compile(r"checkpoint_(\d+)")
+
+
+def step_folder(folder: epath.Path) -> epath.Path:
+    """`folder` itself, or its newest `checkpoint_<step>` when it is a folder of those."""
+    if (folder / MESSAGES).exists() or (folder / "state").is_dir():
+        return folder
+    steps = {int(m[1]): child for child in folder.iterdir() if (m := _STEP.fullmatch(child.name))}
+    return steps[max(steps)] if steps else folder
+
+
+def read_legacy(folder: epath.Path) -> dict[str, Tensor]:
+    """All tensors of a legacy checkpoint, by T5X's flat names, unread.
+
+    Raises UserError where the msgpack file is absent, not T5X's, older than version 2, or an array does not have the
+    shape that the msgpack file gives it.
+    """
+    tree = unpack(folder / MESSAGES)
+    version = tree.get("version", 0) if isinstance(tree, dict) else 0
+    if version not in (2, VERSION):
+        raise UserError(f"{folder / MESSAGES} has version {version}; flanx reads T5X's versions 2 and 3")
+    inline, arrays, shapes = {}, {}, {}
+    for name, leaf in leaves_of(tree["optimizer"]):
+        if isinstance(leaf, Mapping):
+            place = leaf["kvstore"].get("path") or leaf.get("path")  # tensorstore before 0.1.14 had it one level up
+            arrays[name] = str(place).strip("/")
+            shapes[name] = tuple(leaf["metadata"]["shape"])
+        elif leaf is not None:
+            inline[name] = held(np.asarray(leaf))
+    tensors = inline | zarr.open_arrays(folder, arrays)
+    for name, shape in shapes.items():
+        expect_shape(tensors[name], shape, name, folder)
+        if tensors[name].dtype == np.uint16:
+            raise UserError(f"{folder}: '{name}' is bfloat16 written as uint16 (version 2); convert it with T5X first")
+    return tensors
+
+
+def unpack(path: epath.Path) -> Any:
+    if not path.exists():
+        raise UserError(f"no file '{MESSAGES}' in {path.parent}; give a T5X checkpoint_<step> folder")
+    content = path.read_bytes()
+    if content.startswith(b"model_checkpoint_path"):
+        raise UserError(
+            f"{path.parent} is a Mesh TensorFlow checkpoint; convert it with T5X's convert_tf_checkpoint first"
+        )
+    if content.startswith(b"\x1f\x8b"):
+        content = gzip.decompress(content)
+    try:
+        return serialization.msgpack_restore(content)
+    except Exception as error:
+        raise UserError(f"{path} is not a T5X checkpoint ({error}); copy it again") from error
+
+
+def leaves_of(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """(flat name, leaf) where a description of an array counts as a leaf."""
+    found = []
+    for name, node in tree.items():
+        if isinstance(node, Mapping) and not {"driver", "kvstore", "metadata"} <= node.keys():
+            found += leaves_of(node, f"{prefix}{name}/")
+        else:
+            found.append((prefix + name, node))
+    return found
+
+
+def write_legacy(folder: epath.Path, tensors: Tensors, step: int) -> None:
+    """Writes a checkpoint that T5X restores: parameters and full second moments as zarr, the small rest in msgpack.
+
+    Args:
+      folder: the `checkpoint_<step>` folder.
+      tensors: `target/...`, and `state/param_states/.../{m,v,v_row,v_col}` where there is an optimizer state.
+      step: steps done.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    leaves: dict[str, Any] = {"state/step": np.asarray(step, np.int32)}
+    for name in sorted(tensors.keys() - leaves.keys()):
+        tensor = tensors[name]
+        if not name.startswith(TARGET) and (
+            (len(tensor.shape) < 2 and not name.endswith("/v")) or tensor.shape == (1,)
+        ):
+            leaves[name] = tensor.read()
+            continue
+        array = name.replace("/", ".")
+        leaves[name] = {
+            "driver": "zarr",
+            "dtype": tensor.dtype.name,
+            "kvstore": {"driver": "file", "path": f"{array}/"},
+            "metadata": zarr.write_array(folder, array, tensor, zarr.GZIP),
+        }
+    content = serialization.msgpack_serialize({"version": VERSION, "optimizer": nest(leaves)})
+    (folder / MESSAGES).write_bytes(content)  # last: without it the folder is no checkpoint

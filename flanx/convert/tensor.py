@@ -1,0 +1,141 @@
+"""The form in the middle of every conversion: T5X's flat names, each with a tensor that is read when asked for.
+
+Names are T5X's (`target/encoder/layers_0/attention/query/kernel`, `state/param_states/.../v_row`, `state/step`), so a
+reader and a writer of one format need to know nothing of any other.
+"""
+
+import dataclasses
+import hashlib
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import ml_dtypes  # comes with jax; gives numpy bfloat16
+import numpy as np
+
+from flanx.errors import UserError
+
+Index = tuple[slice, ...]
+TARGET, STATE = "target/", "state/"
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+BLOCK_BYTES = 64 * 2**20  # what a writer holds of one tensor beside the tensor itself; T5X's own chunk size
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+    """A tensor that is still on disk.
+
+    Attributes:
+      shape, dtype: known without reading the values.
+      fetch: index (one slice for each axis) -> that part as an array; only that part is read where the format can.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    fetch: Callable[[Index], np.ndarray]
+
+    def read(self, index: Index | None = None) -> np.ndarray:
+        """The values, or the part of them that `index` names (slices of step 1)."""
+        return self.fetch(tuple(slice(0, n) for n in self.shape) if index is None else index)
+
+    def transposed(self) -> "Tensor":
+        """The same tensor with its axes in reverse order; nothing is read or copied."""
+        return Tensor(self.shape[::-1], self.dtype, lambda index: self.fetch(index[::-1]).T)
+
+    def cast(self, dtype: np.dtype) -> "Tensor":
+        """The same tensor in another dtype, where it is a floating one; integers stay."""
+        if self.dtype == dtype or not is_floating(self.dtype):
+            return self
+        return Tensor(self.shape, dtype, lambda index: self.fetch(index).astype(dtype))
+
+    def block_rows(self) -> int:
+        """Rows of the first axis in one block: as even as can be, and at most BLOCK_BYTES unless one row has more."""
+        rows = self.shape[0]
+        row_bytes = math.prod(self.shape[1:]) * self.dtype.itemsize
+        pieces = math.ceil(rows * row_bytes / BLOCK_BYTES) or 1
+        return max(1, math.ceil(rows / pieces))
+
+    def row_blocks(self) -> Iterator[tuple[int, np.ndarray]]:
+        """(first row, rows) over the first axis, `block_rows` at a time, from one read of the whole tensor.
+
+        One read, because a column-wise source would otherwise be decoded once for every block.
+        """
+        values = self.read()
+        for start in range(0, self.shape[0], self.block_rows()):
+            yield start, values[start : start + self.block_rows()]
+
+
+Tensors = Mapping[str, Tensor]
+
+
+def is_floating(dtype: np.dtype) -> bool:
+    """Whether `dtype` is floating; numpy alone does not count bfloat16."""
+    return dtype == BFLOAT16 or np.issubdtype(dtype, np.floating)
+
+
+def held(values: np.ndarray) -> Tensor:
+    """A Tensor over an array that is in memory already."""
+    return Tensor(values.shape, values.dtype, lambda index: values[index])
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested mapping as {'a/b/c': leaf}. A flat mapping stays as it is."""
+    flat = {}
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{name}/")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """The opposite of `flatten`."""
+    tree: dict[str, Any] = {}
+    for name, value in flat.items():
+        *parents, leaf = name.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = value
+    return tree
+
+
+def parameters(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters alone, without the prefix `target/`."""
+    return {name.removeprefix(TARGET): tensor for name, tensor in tensors.items() if name.startswith(TARGET)}
+
+
+def expect_shape(tensor: Tensor, shape: tuple[int, ...], name: str, place: Any) -> None:
+    """Raises UserError that names the tensor, unless it has `shape`."""
+    if tuple(tensor.shape) != tuple(shape):
+        raise UserError(f"{place}: '{name}' is {list(tensor.shape)}, expected {list(shape)}; the checkpoint is damaged")
+
+
+def digest(values: np.ndarray) -> str:
+    """sha256 of the values as little-endian float32 (integers: as they are), C order, in blocks.
+
+    bfloat16 and float16 widen without loss, so a checkpoint has one digest in every storage dtype that holds it.
+    """
+    sha = hashlib.sha256()
+    for _, block in held(np.atleast_1d(values)).row_blocks():
+        wide = block.astype("<f4") if is_floating(block.dtype) else block
+        sha.update(np.ascontiguousarray(wide))
+    return sha.hexdigest()
+
+
+def fingerprint(params: Mapping[str, Any]) -> str:
+    """sha256 hex of a parameter tree: of its sorted names, shapes and values; one for every format that holds it.
+
+    Args:
+      params: nested or flat, of arrays or Tensors, with T5X's names; `target/` before them is ignored, and so is
+        everything under `state/`, when any name starts with `target/`.
+    """
+    flat = flatten(params)
+    flat = parameters(flat) or flat
+    sha = hashlib.sha256()
+    for name in sorted(flat):
+        leaf = flat[name]
+        values = leaf.read() if isinstance(leaf, Tensor) else np.asarray(leaf)
+        sha.update(f"{name} {list(values.shape)} {digest(values)}\n".encode())
+    return sha.hexdigest()
