@@ -1,0 +1,67 @@
+"""Reading benchmark files from a folder, with the file and line of whatever is wrong in them."""
+
+import csv
+import json
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+from flanx.errors import UserError
+
+
+def existing(path: pathlib.Path, what: str) -> pathlib.Path:
+    """`path`, or a UserError that says what is missing and that it may be left out by name."""
+    if not path.is_file():
+        raise UserError(
+            f"{what}: no file {path}; put it there, set DATA_DIR, or allow it to miss by name (allow_missing)"
+        )
+    return path
+
+
+def read_text(path: pathlib.Path, what: str) -> str:
+    """A text file in UTF-8."""
+    try:
+        return existing(path, what).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{what}: {path} is not UTF-8 ({error.reason} at byte {error.start})") from None
+
+
+def read_json(path: pathlib.Path, what: str) -> Any:
+    """A JSON file."""
+    try:
+        return json.loads(read_text(path, what))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{what}: {path}:{error.lineno}: not JSON: {error.msg}") from None
+
+
+def read_lines(path: pathlib.Path, what: str) -> Iterator[tuple[str, dict]]:
+    """(place, record) of a JSONL file."""
+    for number, line in enumerate(read_text(path, what).split("\n"), 1):
+        if line.strip():
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise UserError(f"{what}: {path}:{number}: not JSON: {error.msg}") from None
+            yield f"{path}:{number}", record
+
+
+def read_rows(path: pathlib.Path, what: str, columns: int, delimiter: str) -> Iterator[tuple[str, list[str]]]:
+    """(place, cells) of a CSV (delimiter ",") or a plain TSV file (tab, no quoting)."""
+    text = read_text(path, what)
+    if delimiter == "\t":
+        rows = ((number, line.split("\t")) for number, line in enumerate(text.split("\n"), 1) if line)
+    else:
+        reader = csv.reader(text.splitlines(keepends=True))
+        rows = ((reader.line_num, row) for row in reader if row)
+    for number, row in rows:
+        if len(row) != columns:
+            raise UserError(f"{what}: {path}:{number}: {len(row)} columns, expected {columns}")
+        yield f"{path}:{number}", row
+
+
+def value(record: Any, key: str, place: str) -> str:
+    """A text field of a record."""
+    if not isinstance(record, dict) or not isinstance(record.get(key), str):
+        known = ", ".join(map(str, record)) if isinstance(record, dict) else type(record).__name__
+        raise UserError(f"{place}: no text column '{key}' (there is: {known})")
+    return record[key]

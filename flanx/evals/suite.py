@@ -1,0 +1,227 @@
+"""Evaluation suites as immutable specs: everything that can change a score, under one hash.
+
+A `Spec` says which prompts (family, variant, split, shots), how they are fitted to the model (lengths, which shot goes
+first), how an answer is got (generation or ranking of options) and read (rationale or not, stop texts), and how scores
+are put together. The family's module (`flanx/evals/<family>.py`) turns it into `Item`s: prompts, byte for byte.
+`Suite.hash` covers the spec and every byte of every prompt and gold answer; results are keyed by it.
+
+    load("bbh_cot", data_dir)                      the suite as the paper has it
+    load("bbh_direct[navigate,word_sorting]", d)   some of its tasks
+    load("mmlu_direct[:20]", d)                    the first 20 items of every task
+    load("gsm8k_cot+sc", d)                        with self-consistency: 40 samples, temperature 0.7, top-k 40
+    load("gsm8k_cot+sc8", d)                       with 8 samples
+"""
+
+import dataclasses
+import hashlib
+import importlib
+import json
+import pathlib
+import re
+from collections.abc import Sequence
+
+from flanx.errors import UserError, nearest
+
+SAMPLE = "sample"  # data_dir that stands for the small samples of our own writing
+SAMPLE_DIR = pathlib.Path(__file__).with_name("sample")
+MAX_FAILED = 0.05  # extraction failures above this share flag a number in every table
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """One question of a task.
+
+    Attributes:
+      head, shots, query: the prompt is head + shots[:k] + query; each carries its own separators.
+      targets: gold answers; any of them counts.
+      kind: how answers are read, see `answers`.
+      options: continuations to rank, for specs that rank; `targets` then holds the right one.
+      place: file and line, for messages.
+    """
+
+    task: str
+    id: str
+    query: str
+    targets: tuple[str, ...]
+    kind: str
+    head: str = ""
+    shots: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+    language: str = "en"
+    place: str = ""
+
+    def prompt(self, shots: int | None = None, drop: str = "last") -> str:
+        """The prompt with `shots` exemplars; those that go are the last or the first ones."""
+        count = len(self.shots) if shots is None else shots
+        kept = self.shots[len(self.shots) - count :] if drop == "first" else self.shots[:count]
+        return self.head + "".join(kept) + self.query
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    """A suite's definition. A change of any value is another spec with another hash.
+
+    Attributes:
+      family, variant: the module that makes the prompts, and the form of the prompt.
+      split: which split is scored; exemplars come from where the family says.
+      tasks: the tasks scored, () for all that the family has; a missing one is an error unless in `allow_missing`.
+      shots: exemplars; where the prompt is too long, `drop` says which go ("last", "first"; "none": the prompt is
+        cut instead, from its beginning, as one is when even without exemplars it is too long).
+      cot: the output holds a rationale; its last announced answer counts.
+      scoring: "generate", or "rank" (log-probability of each option), "rank_normalized" (per byte of its text).
+      stop: an output ends before the first of these texts.
+      max_new: new tokens at most (a model of shorter targets has its own limit).
+      samples, temperature, top_k, top_p: more samples than one are put to the vote.
+      metric: "exact_match", or "f1" beside it.
+      limit: only the first items of each task; 0 for all.
+      groups: named means over some of the tasks, beside the mean over all.
+      version: raised when the code that makes prompts or reads answers changes a result.
+    """
+
+    name: str
+    family: str
+    variant: str = ""
+    split: str = "test"
+    tasks: tuple[str, ...] = ()
+    allow_missing: tuple[str, ...] = ()
+    shots: int = 0
+    drop: str = "last"
+    cot: bool = False
+    scoring: str = "generate"
+    stop: tuple[str, ...] = ()
+    max_new: int = 32
+    samples: int = 1
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    metric: str = "exact_match"
+    limit: int = 0
+    groups: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    version: int = 1
+
+
+def _specs() -> dict[str, Spec]:
+    """The suites by name. Shots, splits and modes of the first six: paper.md section 3."""
+    from flanx.evals import bbh, mgsm
+
+    groups = (("nlp", bbh.NLP), ("alg", bbh.ALG))
+    question, long = ("\n\nQ:",), 512
+    bbh_direct = Spec("bbh_direct", "bbh", "direct", shots=3, stop=question, groups=groups)
+    bbh_cot = Spec("bbh_cot", "bbh", "cot", shots=3, cot=True, stop=question, max_new=long, groups=groups)
+    gsm8k = Spec("gsm8k_cot", "gsm8k", "cot", shots=8, cot=True, stop=question, max_new=long)
+    mgsm_cot = Spec("mgsm_cot", "mgsm", "cot", tasks=mgsm.PAPER, shots=8, cot=True, stop=("\n\n",), max_new=long)
+    rows = [
+        bbh_direct,
+        bbh_cot,
+        dataclasses.replace(bbh_direct, name="bbh_zero_shot", variant="zero_shot", shots=0),
+        dataclasses.replace(bbh_cot, name="bbh_zero_shot_cot", variant="zero_shot_cot", shots=0),
+        Spec("tydiqa", "tydiqa", "direct", split="dev", shots=1, stop=("\n",), metric="f1", max_new=64),
+        mgsm_cot,
+        dataclasses.replace(mgsm_cot, name="mgsm_direct", variant="direct", cot=False, max_new=32),
+        gsm8k,
+        dataclasses.replace(gsm8k, name="gsm8k_zero_shot", variant="zero_shot", shots=0, cot=False),
+        dataclasses.replace(gsm8k, name="gsm8k_zero_shot_cot", variant="zero_shot_cot", shots=0),
+        Spec("held_out", "held_out", "zsopt", max_new=64),
+    ]
+    for split, prefix in (("val", "mmlu"), ("test", "mmlu_test")):
+        direct = Spec(f"{prefix}_direct", "mmlu", "flan_paper", split, shots=5, stop=question)
+        rank = dataclasses.replace(direct, scoring="rank", stop=())
+        rows += [
+            direct,
+            dataclasses.replace(direct, name=f"{prefix}_cot", variant="flan_paper_cot", cot=True, max_new=long),
+            dataclasses.replace(direct, name=f"{prefix}_zero_shot", shots=0),
+            dataclasses.replace(rank, name=f"{prefix}_hendrycks", variant="hendrycks"),
+            dataclasses.replace(rank, name=f"{prefix}_lm_eval", variant="lm_eval", drop="none"),
+        ]
+    return {spec.name: spec for spec in rows}
+
+
+@dataclasses.dataclass(frozen=True)
+class Suite:
+    """A spec and its items."""
+
+    spec: Spec
+    items: tuple[Item, ...]
+
+    @property
+    def hash(self) -> str:
+        """16 hexadecimal digits over the spec and all prompt bytes."""
+        digest = hashlib.sha256(json.dumps(dataclasses.asdict(self.spec), sort_keys=True).encode())
+        for item in self.items:
+            record = dataclasses.asdict(item) | {"place": ""}
+            digest.update(json.dumps(record, sort_keys=True, ensure_ascii=False).encode("utf-8", "surrogatepass"))
+        return digest.hexdigest()[:16]
+
+
+def names() -> list[str]:
+    """The names of all suites."""
+    return sorted(_specs())
+
+
+def resolve(name: str, allow_missing: Sequence[str] = ()) -> Spec:
+    """The spec of a name with its selections (see above). Raises UserError with the nearest name."""
+    match = re.fullmatch(r"([a-z0-9_]+)(?:\[([^\]]*)\])?(?:\+sc(\d+)?)?", name.strip())
+    table = _specs()
+    if not match or match[1] not in table:
+        raise UserError(f"no evaluation suite '{name}'" + nearest(match[1] if match else name, table))
+    spec = table[match[1]]
+    chosen, limit = [], spec.limit
+    for part in filter(None, (p.strip() for p in (match[2] or "").split(","))):
+        if part.startswith(":"):
+            if not part[1:].isdigit() or not int(part[1:]):
+                raise UserError(f"suite '{name}': '{part}' wants a number of items, as in '{match[1]}[:20]'")
+            limit = int(part[1:])
+        else:
+            chosen.append(part)
+    family = importlib.import_module(f"flanx.evals.{spec.family}")
+    for task in (*chosen, *allow_missing):
+        known = family.tasks()
+        if task in chosen and task not in known:
+            raise UserError(f"suite '{name}': {spec.family} has no task '{task}'" + nearest(task, known))
+    changes: dict = {"name": name.strip(), "limit": limit, "tasks": tuple(chosen) or spec.tasks}
+    changes["allow_missing"] = tuple(sorted(set(allow_missing) & set(family.tasks())))
+    if name.strip().partition("+")[1]:
+        if spec.scoring != "generate":
+            raise UserError(f"suite '{name}' ranks options; self-consistency wants a suite that generates")
+        # Samples, temperature and top-k: self-consistency for PaLM-540B, paper.md section 3.2.
+        changes |= {"samples": int(match[3] or 40), "temperature": 0.7, "top_k": 40}
+    return dataclasses.replace(spec, **changes)
+
+
+def load(name: str, data_dir: str, allow_missing: Sequence[str] = ()) -> Suite:
+    """The suite of a name. UserError for a missing file or task, a wrong row, a duplicate id, an empty option."""
+    spec = resolve(name, allow_missing)
+    family = importlib.import_module(f"flanx.evals.{spec.family}")
+    wanted = spec.tasks or family.tasks()
+    if data_dir == SAMPLE:
+        folder = SAMPLE_DIR
+        present = [t for t in wanted if family.has(folder, t, spec)]
+        spec = dataclasses.replace(spec, tasks=tuple(present), allow_missing=())
+    else:
+        folder = pathlib.Path(data_dir)
+        present = [t for t in wanted if t not in spec.allow_missing or family.has(folder, t, spec)]
+    items: list[Item] = []
+    for task in present:
+        rows = family.items(spec, folder, task)
+        items += rows[: spec.limit] if spec.limit else rows
+    _check(spec, present, items)
+    return Suite(spec, tuple(items))
+
+
+def _check(spec: Spec, present: Sequence[str], items: Sequence[Item]) -> None:
+    """What no suite may hold."""
+    for task in present:
+        if not any(item.task == task for item in items):
+            raise UserError(f"suite {spec.name}: task '{task}' has no item")
+    if not items:
+        raise UserError(f"suite {spec.name}: no task of it has data here")
+    seen: dict[tuple[str, str], str] = {}
+    for item in items:
+        if (item.task, item.id) in seen:
+            places = f"{seen[item.task, item.id]}, {item.place}"
+            raise UserError(f"suite {spec.name}: id '{item.id}' of {item.task} stands twice ({places})")
+        seen[item.task, item.id] = item.place
+        if not all(option.strip() for option in item.options):
+            raise UserError(f"suite {spec.name}: an option of item '{item.id}' is empty ({item.place})")
+        if not item.targets:
+            raise UserError(f"suite {spec.name}: item '{item.id}' has no gold answer ({item.place})")

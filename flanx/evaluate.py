@@ -1,0 +1,272 @@
+"""`flanx evaluate`: a model on suites -> raw generations and scores.
+
+suite -> prompts fitted to the model's lengths -> generation or ranking of options -> rows in JSONL -> scores.json.
+Killed and started again with the same arguments it goes on with the items that are not done.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import importlib.metadata
+import os
+import pathlib
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from flanx import decode, score
+from flanx.data import vocabulary as vocabularies
+from flanx.data.vocabulary import Vocabulary
+from flanx.errors import UserError
+from flanx.evals import record, suite
+from flanx.evals.suite import Item, Spec, Suite
+from flanx.models import Model
+from flanx.partition import Partitioner
+
+
+def evaluate(
+    *,
+    model: Model,
+    suites: Sequence[str],
+    vocabulary: str | Vocabulary,
+    lengths: Mapping[str, int],
+    out_dir: str | os.PathLike,
+    params: Any = None,
+    checkpoint: str | None = None,
+    step: int | None = None,
+    data_dir: str | None = None,
+    allow_missing: Sequence[str] = (),
+    batch_size: int = 64,
+    seed: int = 0,
+    self_consistency: int = 0,
+    partitioner: Partitioner | None = None,
+    provenance: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Scores a model on held-out suites, writes `generations/` and `scores.json`, and returns the scores.
+
+    Args:
+      suites: names as in `flanx.evals.suite`: "bbh_cot", "mgsm_cot[de,fr]", "mmlu_direct[:20]", "gsm8k_cot+sc".
+      vocabulary: "byte", the path or URL of a SentencePiece model, or a loaded vocabulary.
+      lengths: {"inputs": I, "targets": T}, tokens of the longest prompt and the longest output, as in training.
+      out_dir: where results go; into its sub-folder `step_<step>` where a step is given.
+      params: parameters in memory; without them they are read from `checkpoint`.
+      data_dir: folder of the benchmark data (default: the environment variable FLANX_DATA_DIR); "sample" for the small
+        samples that come with flanx.
+      allow_missing: sub-tasks, subjects or languages that may have no data; any other absence is an error.
+      batch_size: prompts decoded together.
+      self_consistency: samples put to the vote in every suite that generates; 0: as the suites' names say.
+      provenance: anything to record with the scores, such as the hash of the training store.
+
+    Raises:
+      UserError: for an unknown suite, missing or malformed data, predictions of another spec in `out_dir`.
+    """
+    folder = pathlib.Path(out_dir) / f"step_{step}" if step is not None else pathlib.Path(out_dir)
+    words = vocabularies.load(vocabulary) if isinstance(vocabulary, str) else vocabulary
+    names = [f"{name}+sc{self_consistency}" if self_consistency and _generates(name) else name for name in suites]
+    place = data_dir or os.environ.get("FLANX_DATA_DIR", "")
+    loaded = [suite.load(name, place, allow_missing) for name in names]
+    with contextlib.ExitStack() as stack:
+        if params is None:
+            params = _restore(stack, model, checkpoint, partitioner or Partitioner())
+        run = _provenance(model, params, words, lengths, seed, checkpoint, step, provenance)
+        scores = {}
+        for each in loaded:
+            scores[each.spec.name] = _run_suite(model, params, words, each, lengths, folder, batch_size, seed, run)
+    return record.write_scores(folder, scores, run)
+
+
+def _generates(name: str) -> bool:
+    return "+sc" not in name and suite.resolve(name).scoring == "generate"
+
+
+def _restore(stack: contextlib.ExitStack, model: Model, path: str | None, partitioner: Partitioner) -> Any:
+    """The parameters of a checkpoint on the partitioner's mesh, which stays in force until `stack` closes."""
+    from flanx.checkpoint import load_params
+
+    if not path:
+        raise UserError("nothing to evaluate: give a checkpoint (a run, a step folder or a converted checkpoint)")
+    stack.enter_context(partitioner.scope())
+    boxed = jax.eval_shape(model.init, jax.random.key(0))
+    target = jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        jax.eval_shape(nn.unbox, boxed),
+        partitioner.shardings(boxed),
+    )
+    return load_params(path, target)
+
+
+def _provenance(
+    model: Model, params: Any, words: Vocabulary, lengths: Mapping[str, int], seed: int, checkpoint: str | None,
+    step: int | None, more: Mapping[str, Any] | None,
+) -> dict[str, Any]:  # fmt: skip
+    """What a result depends on beside its spec. Two runs that agree here may share their generations."""
+    versions = {name: importlib.metadata.version(name) for name in ("flanx", "jax", "flax", "numpy")}
+    return {
+        "model": repr(model),
+        "checkpoint": str(checkpoint) if checkpoint else None,
+        "step": step,
+        "parameters": fingerprint(params),
+        "vocabulary": words.fingerprint,
+        "lengths": dict(lengths),
+        "seed": seed,
+        "versions": versions,
+        **(more or {}),
+    }
+
+
+def fingerprint(params: Any) -> str | None:
+    """16 hexadecimal digits of the parameters (a sample of each large one); None where they lie on several hosts."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if not getattr(leaf, "is_fully_addressable", True):
+            return None
+        flat = np.asarray(leaf).ravel()
+        digest.update(f"{jax.tree_util.keystr(path)} {leaf.shape} {leaf.dtype}".encode())
+        digest.update(np.ascontiguousarray(flat[:: max(1, flat.size // 2**16)]).tobytes())
+    return digest.hexdigest()[:16]
+
+
+# --- prompts ---------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """An item made ready for the model: its tokens, and what had to go to make them fit."""
+
+    item: Item
+    tokens: list[int]
+    text: str
+    shots: int
+    cut: bool
+
+
+def fit(item: Item, spec: Spec, words: Vocabulary, longest: int, count: Any = None) -> Request:
+    """The item's prompt in at most `longest` tokens, end of sequence included.
+
+    Exemplars go first, one at a time (`spec.drop`); where that is not enough, or not allowed, the prompt's beginning.
+    `count` gives the number of tokens of a piece of text; it saves encoding prompts that are far too long.
+    """
+    shots = len(item.shots)
+    if spec.drop != "none" and count is not None:
+        order = item.shots[::-1] if spec.drop == "first" else item.shots
+        free = longest - 1 - count(item.head) - count(item.query)
+        while shots and sum(map(count, order[:shots])) > free + 8 * (shots + 1):  # pieces may count a little more
+            shots -= 1
+    while True:
+        text = item.prompt(shots, spec.drop)
+        tokens = words.encode(text)
+        if len(tokens) < longest or not shots or spec.drop == "none":
+            break
+        shots -= 1
+    cut = len(tokens) >= longest
+    return Request(item, [*(tokens[-(longest - 1) :] if cut else tokens), words.eos_id], text, shots, cut)
+
+
+# --- one suite -------------------------------------------------------------------------------------------------------
+
+
+def _run_suite(
+    model: Model, params: Any, words: Vocabulary, loaded: Suite, lengths: Mapping[str, int], folder: pathlib.Path,
+    batch_size: int, seed: int, run: Mapping[str, Any],
+) -> dict[str, Any]:  # fmt: skip
+    """Evaluates what is not done yet, then scores everything."""
+    spec, began = loaded.spec, time.monotonic()
+    count = functools.lru_cache(maxsize=4096)(lambda text: len(words.encode(text)))
+    with contextlib.closing(record.Writer(folder, loaded, run)) as writer:
+        items = [item for item in loaded.items if (item.task, item.id) not in writer.done]
+        requests = [fit(item, spec, words, lengths["inputs"], count) for item in items]
+        for row in _answer(model, params, words, spec, requests, lengths, batch_size, seed):
+            if jax.process_index() == 0:
+                writer.add(row)
+    rows = [row for path in writer.paths.values() for row in record.read(path)[1]]
+    if len(rows) != len(loaded.items):
+        raise UserError(
+            f"{folder}: {len(rows)} predictions of {len(loaded.items)} items of {spec.name}; evaluate again"
+        )
+    result = record.summarize(spec, loaded.hash, rows)
+    seconds = time.monotonic() - began
+    print(
+        f"{spec.name}: {result['score']:.1f} ({result['low']:.1f} to {result['high']:.1f}), "
+        f"{100 * result['extraction_failed']:.1f}% without an answer; "
+        f"{len(items)} items in {seconds:.1f} s, {len(items) / max(seconds, 1e-9):.1f} items/s"
+        + (f", {len(rows) - len(items)} done before" if len(rows) > len(items) else "")
+    )
+    return result
+
+
+def _answer(
+    model: Model, params: Any, words: Vocabulary, spec: Spec, requests: Sequence[Request], lengths: Mapping[str, int],
+    batch_size: int, seed: int,
+) -> Iterator[record.Row]:  # fmt: skip
+    """The rows of the requests, as they finish."""
+    if not requests:
+        return
+    prompts = [request.tokens for request in requests]
+    place = placement(params)
+    common = {"lengths": decode.bucket_lengths(lengths["inputs"]), "place": place}
+    if spec.scoring != "generate":
+        options = [[words.encode(option) for option in request.item.options] for request in requests]
+        found = score.score(model, params, prompts, options, batch_size=batch_size, **common)
+        for request, sums in zip(requests, found, strict=True):
+            row = _row(request, words)
+            row.options = list(request.item.options)
+            row.option_scores = [float(value) if np.isfinite(value) else None for value in sums]
+            row.broken = None in row.option_scores
+            yield row
+        return
+    outputs = decode.stream(
+        model,
+        params,
+        prompts,
+        max_new=min(spec.max_new, lengths["targets"]),
+        method=decode.Sample(spec.temperature, spec.top_k, spec.top_p),
+        samples=spec.samples,
+        seed=seed,
+        eos_id=words.eos_id,
+        batch_size=max(8, batch_size // spec.samples),
+        **common,
+    )
+    for number, output in outputs:
+        row = _row(requests[number], words)
+        row.outputs = [words.decode(tokens) for tokens in output.tokens]
+        row.ended, row.broken = output.ended, output.broken
+        yield row
+
+
+def _row(request: Request, words: Vocabulary) -> record.Row:
+    """What is known of an item before the model speaks."""
+    item, target = request.item, words.encode(request.item.targets[0])
+    return record.Row(
+        id=item.id,
+        task=item.task,
+        prompt=request.text,
+        targets=list(item.targets),
+        kind=item.kind,
+        language=item.language,
+        shots=request.shots,
+        cut=request.cut,
+        prompt_tokens=len(request.tokens),
+        prompt_unknown=request.tokens.count(words.unk_id),
+        target_tokens=len(target),
+        target_unknown=target.count(words.unk_id),
+    )
+
+
+def placement(params: Any) -> decode.Place:
+    """How rows are placed: over the data axis of the parameters' mesh where they divide, else everywhere."""
+    sharding = getattr(jax.tree.leaves(params)[0], "sharding", None)
+    if not isinstance(sharding, jax.sharding.NamedSharding):
+        return jax.numpy.asarray
+    mesh = sharding.mesh
+    data = mesh.shape.get("data", 1)
+
+    def place(array: np.ndarray) -> jax.Array:
+        over = ("data",) if data > 1 and array.shape[0] % data == 0 else ()
+        return jax.device_put(array, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*over)))
+
+    return place
