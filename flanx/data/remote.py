@@ -41,15 +41,19 @@ def read(path: str) -> bytes:
     return result.value
 
 
-def local(path: str, tag: str = "") -> str:
-    """A local path with the same content: the path itself, or a copy in the cache (made once for path and `tag`)."""
+def copy(source: str, target: pathlib.Path) -> None:
+    """Copies a file or URL to a local path, if it is not there; a killed copy never looks like a whole one."""
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = target.with_name(f"{target.name}.{os.getpid()}.part")
+        part.write_bytes(read(source))
+        part.replace(target)
+
+
+def local(path: str) -> str:
+    """A local path with the same content: the path itself, or a copy in the cache."""
     if not is_remote(path):
         return str(pathlib.Path(path).expanduser())
-    key = hashlib.sha256(f"{path}\n{tag}".encode()).hexdigest()[:16]
-    copy = cache_dir() / key / str(path).rpartition("/")[2]
-    if not copy.exists():
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        part = copy.with_name(f"{copy.name}.{os.getpid()}.part")
-        part.write_bytes(read(path))
-        part.replace(copy)  # a killed copy never looks like a whole one
-    return str(copy)
+    target = cache_dir() / hashlib.sha256(str(path).encode()).hexdigest()[:16] / str(path).rpartition("/")[2]
+    copy(path, target)
+    return str(target)

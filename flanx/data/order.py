@@ -1,0 +1,135 @@
+"""Which example is drawn when: closed forms, so that any draw of any step is found without the ones before it.
+
+A source is one (task, style) with its weight. Time is cut into chunks of about DRAWS draws. Before chunk c, source s has
+been drawn floor(w_s c DRAWS + u_s) times, u_s a seeded offset in [0, 1): its share is exact to one draw at every chunk,
+for ever, and where it stands is known without state. Inside a chunk the draws of all sources are shuffled, each source
+keeping its own order. That order is a new keyed permutation of its examples in every epoch, computed point by point.
+
+Random numbers come from a hash of 64 bits defined here, not from numpy's generators, whose streams may change.
+"""
+
+import dataclasses
+import hashlib
+
+import numpy as np
+
+DRAWS = 1 << 17
+ROUNDS = 6
+LEAST_SIDE = 8  # smaller networks reach only some of the permutations of a handful of examples
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio: steps of splitmix64
+
+
+def key(*words: str | int) -> int:
+    """64 bits from SHA-256 of the words: the same on every machine."""
+    return int.from_bytes(hashlib.sha256("\x1f".join(map(str, words)).encode()).digest()[:8], "little")
+
+
+def mix(x: np.ndarray) -> np.ndarray:
+    """Steele, Lea and Flood's splitmix64 finaliser: u64 -> u64, a bijection whose every output bit hangs on all of x."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def noise(seed: int, n: int) -> np.ndarray:
+    """u64[n] of independent-looking bits."""
+    return mix(np.uint64(seed) + np.arange(1, n + 1, dtype=np.uint64) * GOLDEN)
+
+
+def permute(place: np.ndarray, size: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    """Place -> example number, a permutation of range(size) for every key. All i64[n] / i64[n] / u64[n] -> i64[n].
+
+    A Feistel network over pairs (left, right) below side = ceil(sqrt(size)); what falls outside `size` is sent through
+    again until it falls inside (cycle walking; on average side^2 / size < 1 + 2 / side + ... passes).
+    """
+    side = np.maximum(np.ceil(np.sqrt(size.astype(np.float64))).astype(np.int64), LEAST_SIDE)
+    result = np.asarray(place, np.int64).copy()
+    todo = np.arange(len(result))
+    while len(todo):
+        result[todo] = _feistel(result[todo], side[todo], keys[todo])
+        todo = todo[result[todo] >= size[todo]]
+    return result
+
+
+def _feistel(x: np.ndarray, side: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    left, right = np.divmod(x, side)
+    for number in range(ROUNDS):
+        bits = mix(
+            keys + right.astype(np.uint64) * GOLDEN + np.uint64(number * 0xD1342543DE82EF95 & 0xFFFFFFFFFFFFFFFF)
+        )
+        # The upper 32 bits, scaled to range(side): a product and a shift instead of a division.
+        step = ((bits >> np.uint64(32)) * side.astype(np.uint64)) >> np.uint64(32)
+        total = left + step.astype(np.int64)
+        left, right = right, np.where(total >= side, total - side, total)
+    return left * side + right
+
+
+@dataclasses.dataclass(frozen=True)
+class Sources:
+    """The sources of a mixture as arrays over S sources and R renderings (short ones padded with zero examples)."""
+
+    weights: np.ndarray  # f64[S], sum 1
+    keys: np.ndarray  # u64[S], from the source's name and the seed
+    examples: np.ndarray  # i64[S, R] examples of each rendering
+    starts: np.ndarray  # i64[S, R] first record in the volume's index
+    volumes: np.ndarray  # i64[S, R]
+
+
+@dataclasses.dataclass(frozen=True)
+class Draws:
+    """The draws of one chunk, in order: source i64[n], volume i64[n], record i64[n] of the volume's index."""
+
+    source: np.ndarray
+    volume: np.ndarray
+    record: np.ndarray
+
+
+class Order:
+    """All draws of a mixture, for ever."""
+
+    def __init__(self, sources: Sources, seed: int, draws: int = DRAWS) -> None:
+        self.sources, self.seed, self.draws = sources, seed, draws
+        self._offsets = (mix(sources.keys) >> np.uint64(11)).astype(np.float64) / 2.0**53
+        self._cycle = sources.examples.sum(axis=1)
+        self._ends = np.cumsum(sources.examples, axis=1)
+
+    def cursors(self, chunk: int) -> np.ndarray:
+        """i64[S]: how often each source has been drawn before a chunk."""
+        return np.floor(self.sources.weights * float(chunk * self.draws) + self._offsets).astype(np.int64)
+
+    def drawn(self, chunk: int) -> int:
+        """How many draws were made before a chunk; within one per source of chunk x draws."""
+        return int(self.cursors(chunk).sum() - self.cursors(0).sum())
+
+    def chunk_of(self, draw: int) -> int:
+        """The chunk that holds a draw."""
+        chunk = draw // self.draws
+        while self.drawn(chunk) > draw:
+            chunk -= 1
+        while self.drawn(chunk + 1) <= draw:
+            chunk += 1
+        return chunk
+
+    def chunk(self, number: int) -> Draws:
+        first = self.cursors(number)
+        counts = self.cursors(number + 1) - first
+        n = int(counts.sum())
+        shuffle = np.argsort(noise(key(self.seed, "chunk", number), n), kind="stable")
+        source = np.repeat(np.arange(len(counts)), counts)[shuffle]
+        # The k-th draw of a source in this chunk, wherever the shuffle put it, is its cursor + k.
+        by_source = np.argsort(source.astype(np.uint16) if len(counts) < 1 << 16 else source, kind="stable")
+        cursor = np.empty(n, np.int64)
+        cursor[by_source] = np.arange(n) - np.repeat(np.cumsum(counts) - counts, counts) + np.repeat(first, counts)
+        return self._locate(source, cursor)
+
+    def _locate(self, source: np.ndarray, cursor: np.ndarray) -> Draws:
+        """Cursors -> records. One cycle of a source is one epoch over each of its renderings, in turn."""
+        cycle, place = np.divmod(cursor, self._cycle[source])
+        rendering = np.zeros(len(cursor), np.int64)
+        for ends in self._ends.T[:-1]:
+            rendering += place >= ends[source]
+        before = np.where(rendering > 0, self._ends[source, np.maximum(rendering - 1, 0)], 0)
+        epoch = cycle * self._ends.shape[1] + rendering
+        keys = mix(self.sources.keys[source] + (epoch.astype(np.uint64) + np.uint64(1)) * GOLDEN)
+        example = permute(place - before, self.sources.examples[source, rendering], keys)
+        return Draws(source, self.sources.volumes[source, rendering], self.sources.starts[source, rendering] + example)

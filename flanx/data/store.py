@@ -1,0 +1,230 @@
+"""The token store: every example of every (task, style, rendering), rendered and tokenized once, read at random.
+
+A store is a folder of
+
+    manifest.json                what is inside, written last and by rename: a folder without one is no store
+    <volume>.tokens.npy          tokens of many examples, inputs then targets, one after the other [n_tokens]
+    <volume>.index.npy           one record per example: INDEX [n_examples]
+
+A volume holds tasks of one collection and is closed at VOLUME_BYTES. Both files are plain `.npy` arrays (uint16 tokens
+while the vocabulary has at most 65,536 ids, else uint32) and are mapped into memory: opening costs one JSON file
+whatever the number of tasks, and any example is one record and one slice away. Examples are stored whole; each side
+ends in the end-of-sequence id; readers trim.
+
+The manifest (JSON):
+
+    format, version           "flanx-store", VERSION
+    vocabulary                {spec, extra_ids, size, fingerprint}
+    volumes                   [{name, tokens, examples, tokens_bytes, index_bytes, tokens_sha256, index_sha256}]
+    tasks                     {task: {collection, cap, held_out, cot, inverted, family, licence, ..., parts}}
+      parts                   {style: [one per rendering: {volume, start, examples, hash, input_tokens, target_tokens,
+                              unknown, longest, longer}]}
+    missing                   {task: {collection, reason, ...}}: asked for, not there (quarantined, no data file)
+    hash                      SHA-256 over the content: equal hashes mean equal examples in the same places
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import mmap
+import os
+import pathlib
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from flanx.data import remote
+from flanx.errors import UserError
+
+FORMAT, VERSION = "flanx-store", 1
+MANIFEST = "manifest.json"
+VOLUME_BYTES = 1 << 30
+RESIDENT_BYTES = 192 << 20  # a reader lets go of mapped pages after reading about this much
+INDEX = np.dtype([("offset", "<u8"), ("inputs", "<u4"), ("targets", "<u4")])  # offset of the first input token; lengths
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """One rendering of one (task, style): `examples` records of a volume from record `start` on."""
+
+    volume: int
+    start: int
+    examples: int
+    facts: dict[str, Any]  # the manifest's entry: hash, token counts, shares
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """One task of a store with what a mixture needs to know of it."""
+
+    name: str
+    collection: str
+    facts: dict[str, Any]  # the manifest's entry
+    parts: dict[str, tuple[Part, ...]]  # style -> its renderings
+
+    @property
+    def examples(self) -> int:
+        """Examples of the data set: those of the style that has most, counted once however often it is rendered."""
+        return max((renderings[0].examples for renderings in self.parts.values()), default=0)
+
+
+class Volume:
+    """The two mapped files of one volume."""
+
+    def __init__(self, folder: pathlib.Path, name: str) -> None:
+        self._tokens_map = np.load(folder / f"{name}.tokens.npy", mmap_mode="r")
+        self._index_map = np.load(folder / f"{name}.index.npy", mmap_mode="r")
+        self.tokens = np.asarray(self._tokens_map)  # a plain array over the same pages: slices cost half
+        self.index = np.asarray(self._index_map)
+
+    def release(self) -> None:
+        """Lets the mapped pages go; they stay in the page cache and come back when touched."""
+        for mapped in (self._tokens_map, self._index_map):
+            if isinstance(mapped, np.memmap) and hasattr(mmap, "MADV_DONTNEED"):
+                mapped._mmap.madvise(mmap.MADV_DONTNEED)
+
+
+class Store:
+    """An open store. Volumes are mapped when first read; safe to read from several threads."""
+
+    def __init__(self, path: pathlib.Path, manifest: dict[str, Any]) -> None:
+        self.path = path
+        self.manifest = manifest
+        self.hash: str = manifest["hash"]
+        self.vocabulary: str = manifest["vocabulary"]["spec"]
+        self.vocabulary_size: int = manifest["vocabulary"]["size"]
+        self.vocabulary_fingerprint: str = manifest["vocabulary"]["fingerprint"]
+        self.missing: dict[str, dict[str, Any]] = manifest["missing"]
+        self._volumes: dict[int, Volume] = {}
+        self._lock = threading.Lock()
+        self._touched = 0
+
+    @functools.cached_property
+    def tasks(self) -> dict[str, Task]:
+        return {name: _task(name, facts) for name, facts in self.manifest["tasks"].items()}
+
+    def collections(self) -> dict[str, list[str]]:
+        """Task names by collection, in the manifest's order."""
+        found: dict[str, list[str]] = {}
+        for task in self.tasks.values():
+            found.setdefault(task.collection, []).append(task.name)
+        return found
+
+    def volume(self, number: int) -> Volume:
+        volume = self._volumes.get(number)
+        if volume is None:
+            with self._lock:
+                volume = self._volumes.setdefault(number, Volume(self.path, self.manifest["volumes"][number]["name"]))
+        return volume
+
+    def touch(self, nbytes: int) -> None:
+        """Readers report what they read, so that mapped pages never fill a training host's memory."""
+        self._touched += nbytes
+        if self._touched > RESIDENT_BYTES:
+            self._touched = 0
+            for volume in list(self._volumes.values()):
+                volume.release()
+
+    def example(self, part: Part, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """(inputs, targets) of example `number` of a part, untrimmed, int32."""
+        volume = self.volume(part.volume)
+        offset, inputs, targets = (int(v) for v in volume.index[part.start + number])
+        tokens = volume.tokens[offset : offset + inputs + targets].astype(np.int32)
+        return tokens[:inputs], tokens[inputs:]
+
+    def check_vocabulary(self, fingerprint: str) -> None:
+        """Refuses a vocabulary that did not write this store."""
+        own = self.vocabulary_fingerprint
+        if own != fingerprint:
+            raise UserError(
+                f"{self.path}: built with vocabulary '{self.vocabulary}' ({own[:40]}), not {fingerprint[:40]};"
+                " set VOCABULARY to the store's or build another store"
+            )
+
+
+def open_store(path: str | os.PathLike[str]) -> Store:
+    """Opens a store and checks the manifest and every file's size; `verify` also reads every byte.
+
+    A store in a bucket (gs://...) is copied file by file into the local cache first; mount the bucket to avoid that.
+    """
+    if remote.is_remote(str(path)):
+        path = _copy_from_bucket(str(path))
+    folder = pathlib.Path(path).expanduser()
+    manifest = _read_manifest(folder)
+    for volume in manifest["volumes"]:
+        for kind in ("tokens", "index"):
+            file = folder / f"{volume['name']}.{kind}.npy"
+            size = file.stat().st_size if file.is_file() else -1
+            if size != volume[f"{kind}_bytes"]:
+                found = "is missing" if size < 0 else f"has {size:,} bytes, not {volume[f'{kind}_bytes']:,}"
+                raise UserError(f"{file}: {found}: the store is damaged; build it again with `flanx store build`")
+    return Store(folder, manifest)
+
+
+def verify(path: str | os.PathLike[str], seen: Callable[[str, int], None] = lambda file, size: None) -> Store:
+    """Opens a store and compares the SHA-256 of every file; `seen(file, bytes)` is told after each."""
+    store = open_store(path)
+    for volume in store.manifest["volumes"]:
+        for kind in ("tokens", "index"):
+            file = store.path / f"{volume['name']}.{kind}.npy"
+            if sha256(file) != volume[f"{kind}_sha256"]:
+                raise UserError(f"{file}: content changed since it was built (SHA-256 differs); build the store again")
+            seen(file.name, volume[f"{kind}_bytes"])
+    return store
+
+
+def sha256(file: pathlib.Path) -> str:
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def content_hash(manifest: dict[str, Any]) -> str:
+    """SHA-256 of a manifest without its `hash`: every count, every file's hash, every fact a mixture reads."""
+    body = {key: value for key, value in manifest.items() if key != "hash"}
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+def _read_manifest(folder: pathlib.Path) -> dict[str, Any]:
+    file = folder / MANIFEST
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such store; build it with `flanx store build`")
+    if not file.is_file():
+        raise UserError(f"{folder}: no {MANIFEST}: not a store, or its build did not finish; run the build again")
+    try:
+        manifest = json.loads(file.read_bytes())
+    except ValueError as error:
+        raise UserError(f"{file}: not JSON ({error}); build the store again") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise UserError(f"{file}: not the manifest of a flanx store")
+    if manifest.get("version") != VERSION:
+        raise UserError(f"{file}: store format {manifest.get('version')}, this flanx reads {VERSION}; build it again")
+    if manifest.get("hash") != content_hash(manifest):
+        raise UserError(f"{file}: content changed since it was built (hash differs); build the store again")
+    return manifest
+
+
+def _task(name: str, facts: dict[str, Any]) -> Task:
+    parts = {
+        style: tuple(Part(entry["volume"], entry["start"], entry["examples"], entry) for entry in renderings)
+        for style, renderings in facts["parts"].items()
+    }
+    return Task(name, facts["collection"], facts, parts)
+
+
+def _copy_from_bucket(url: str) -> str:
+    """Copies a store into the cache under its manifest's hash and returns the local folder."""
+    url = url.rstrip("/")
+    try:
+        manifest = json.loads(remote.read(f"{url}/{MANIFEST}"))
+        tag, volumes = manifest["hash"], manifest["volumes"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{url}/{MANIFEST}: not the manifest of a flanx store") from error
+    folder = remote.cache_dir() / "stores" / tag
+    for volume in volumes:
+        for kind in ("tokens", "index"):
+            remote.copy(f"{url}/{volume['name']}.{kind}.npy", folder / f"{volume['name']}.{kind}.npy")
+    remote.copy(f"{url}/{MANIFEST}", folder / MANIFEST)
+    return str(folder)
