@@ -5,7 +5,8 @@
 The text is parsed with `ast` into a list of known operations; nothing in it is ever evaluated. Operations read a name
 from what the pipeline has made so far, else from the raw record (dots lead into nested records; into a list of
 records too), and write to what comes out: only names that some operation wrote can stand in a template. Arguments are
-field names (bare), or literals: texts, numbers, lists, dictionaries. OPS is the whole language.
+field names (bare; `record['label-coarse']` where a name is no Python name), or literals: texts, numbers, lists,
+dictionaries. OPS is the whole language.
 """
 
 import ast
@@ -276,6 +277,40 @@ def _above(field: Field, bound: float) -> Step:
     return Step(run, (field.path,), ())
 
 
+def _lacks(field: Field, *parts: str) -> Step:
+    """lacks(text, 'UNK', '#'): only rows whose text holds none of these."""
+
+    def run(get: Callable, out: Record, draw: Draw) -> None:
+        text = text_of(get(field.path), field.path)
+        if any(part in text for part in parts):
+            raise SkipRow(f"'{field.path}' is filtered out")
+
+    return Step(run, (field.path,), ())
+
+
+def _differ(a: Field, b: Field) -> Step:
+    """differ(lower, answer): only rows in which the two texts are not the same."""
+
+    def run(get: Callable, out: Record, draw: Draw) -> None:
+        if get(a.path) == get(b.path):
+            raise SkipRow(f"'{a.path}' and '{b.path}' are the same")
+
+    return Step(run, (a.path, b.path), ())
+
+
+def _number_lines(new: Field, items: Field, most: int = 100) -> Step:
+    """number_lines(text, items, 10): the first items of a list as lines `1. ...`."""
+
+    def run(get: Callable, out: Record, draw: Draw) -> None:
+        values = [text_of(v, items.path).strip() for v in get(items.path)]
+        lines = [f"{i}. {v}" for i, v in enumerate([v for v in values if v][:most], 1)]
+        if not lines:
+            raise SkipRow(f"'{items.path}' is empty")
+        out[new.path] = "\n".join(lines)
+
+    return Step(run, (items.path,), (new.path,))
+
+
 def _nonempty(*fields: Field) -> Step:
     """nonempty(a, b): only rows in which all of these say something."""
 
@@ -345,6 +380,9 @@ OPS: dict[str, Callable[..., Step]] = {
     "unless": _unless,
     "above": _above,
     "nonempty": _nonempty,
+    "lacks": _lacks,
+    "differ": _differ,
+    "number_lines": _number_lines,
     "call": _call,
     "strip": _edit("strip", lambda text, chars=None: text.strip(chars)),
     "lower": _edit("lower", lambda text: text.lower()),
@@ -368,6 +406,10 @@ def _argument(node: ast.expr) -> Any:
         inner = _argument(node.value)
         if isinstance(inner, Field):
             return Field(f"{inner.path}.{node.attr}")
+    if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name) and node.value.id == "record":
+        key = _argument(node.slice)
+        if isinstance(key, str):
+            return Field(key)
     try:
         return ast.literal_eval(node)
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as e:
