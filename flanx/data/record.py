@@ -106,13 +106,17 @@ def _squad_answer(columns: Columns, draw: Draw) -> Columns:
     return {"answer": texts[0] if texts and not columns["is_impossible"] else "unanswerable"}
 
 
-FUNCTIONS: dict[str, Function] = {
-    "wiki_dialog": Function(("utterances",), ("dialog", "answer"), _wiki_dialog),
-    "qrecc": Function(("context", "turn_id"), ("dialog", "answer"), _qrecc),
-    "task_master": Function(("text",), ("dialog", "answer"), _task_master),
-    "mark_pronoun": Function(("text", "span1_text", "span2_text", "span2_index"), ("text", "pronoun", "noun"), _mark_pronoun),
-    "lettered_options": Function(("input", "output"), ("question", "options", "answer"), _lettered_options),
-    "last_word": Function(("passage",), ("sentence", "answer"), _last_word),
-    "conversation": Function(("story", "questions", "answers"), ("text", "history", "question", "answer"), _first_conversation),
-    "squad_answer": Function(("answers", "is_impossible"), ("answer",), _squad_answer),
-}  # fmt: skip
+def _table(*rows: tuple[str, Callable[[Columns, Draw], Columns | None], str, str]) -> dict[str, Function]:
+    return {name: Function(tuple(reads.split()), tuple(writes.split()), run) for name, run, reads, writes in rows}
+
+
+FUNCTIONS = _table(
+    ("wiki_dialog", _wiki_dialog, "utterances", "dialog answer"),
+    ("qrecc", _qrecc, "context turn_id", "dialog answer"),
+    ("task_master", _task_master, "text", "dialog answer"),
+    ("mark_pronoun", _mark_pronoun, "text span1_text span2_text span2_index", "text pronoun noun"),
+    ("lettered_options", _lettered_options, "input output", "question options answer"),
+    ("last_word", _last_word, "passage", "sentence answer"),
+    ("conversation", _first_conversation, "story questions answers", "text history question answer"),
+    ("squad_answer", _squad_answer, "answers is_impossible", "answer"),
+)
