@@ -11,7 +11,7 @@ import functools
 import hashlib
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -115,6 +115,7 @@ class Batches:
         if rows.step != 1 or rows.start < 0 or rows.stop > self.batch_size:
             raise UserError(f"rows {rows} of a batch of {self.batch_size}")
         plan = self.plan(step * self.batch_size + rows.start, len(rows))
+        self.store.touch(len(plan.volume) * 4096)  # a page or so each
         return self._encoder_decoder(plan) if self.packing == "encoder_decoder" else self._decoder_only(plan)
 
     def plan(self, first: int, count: int) -> Plan:
@@ -206,26 +207,37 @@ class Batches:
 
     # ---- tokens ------------------------------------------------------------------------------------------------------
 
-    def _tokens(self, plan: Plan, side: int) -> list[np.ndarray]:
-        """The trimmed tokens of each example of a plan, as views of the mapped files."""
-        maps = {int(v): self.store.volume(int(v)).tokens for v in np.unique(plan.volume)}
-        first = plan.offset[:, side]
-        places = zip(plan.volume.tolist(), first.tolist(), (first + plan.length[:, side]).tolist(), strict=True)
-        return [maps[volume][a:b] for volume, a, b in places]
+    def _fill(self, layout: Layout, plan: Plan, side: int) -> np.ndarray:
+        """The trimmed tokens of one side, each at its place: i32[R, L]."""
+        return layout.fill(self._reader(plan.volume, layout.lengths), plan.offset[:, side])
+
+    def _reader(self, volume: np.ndarray, lengths: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+        """Reads tokens of segments one after the other, each from its volume."""
+        if not len(volume) or volume.min() == volume.max():
+            tokens = self.store.volume(int(volume[0]) if len(volume) else 0).tokens
+            return lambda places: tokens.take(places)
+
+        def read(places: np.ndarray) -> np.ndarray:
+            of_token = np.repeat(volume, lengths)
+            result = np.empty(len(places), np.int32)
+            for number in np.unique(volume):
+                here = np.flatnonzero(of_token == number)
+                result[here] = self.store.volume(int(number)).tokens.take(places[here])
+            return result
+
+        return read
 
     def _encoder_decoder(self, plan: Plan) -> dict[str, np.ndarray]:
-        self.store.touch(int(plan.length.sum()) * 4)
         inputs = Layout(plan.starts, plan.length[:, 0], self.limits[0])
         targets = Layout(plan.starts, plan.length[:, 1], self.limits[1])
-        target_tokens = targets.fill(self._tokens(plan, 1))
-        targets.put_last(target_tokens, plan.cut[:, 1], EOS_ID)
-        input_tokens = inputs.fill(self._tokens(plan, 0))
-        inputs.put_last(input_tokens, plan.cut[:, 0], EOS_ID)
+        input_tokens, target_tokens = self._fill(inputs, plan, 0), self._fill(targets, plan, 1)
+        inputs.put(input_tokens, inputs.lengths - 1, plan.cut[:, 0], EOS_ID)
+        targets.put(target_tokens, targets.lengths - 1, plan.cut[:, 1], EOS_ID)
         return {
             "encoder_input_tokens": input_tokens,
             "decoder_target_tokens": target_tokens,
             "decoder_input_tokens": targets.shift(target_tokens),
-            "decoder_loss_weights": (targets.segments > 0).astype(np.int32),
+            "decoder_loss_weights": targets.is_token.astype(np.int32),
             "encoder_segment_ids": inputs.segments,
             "encoder_positions": inputs.positions,
             "decoder_segment_ids": targets.segments,
@@ -233,23 +245,22 @@ class Batches:
         }
 
     def _decoder_only(self, plan: Plan) -> dict[str, np.ndarray]:
-        self.store.touch(int(plan.length.sum()) * 4)
-        width = plan.length[:, 0]
-        layout = Layout(plan.starts, plan.length.sum(axis=1), sum(self.limits))
-        both = [t for pair in zip(self._tokens(plan, 0), self._tokens(plan, 1), strict=True) for t in pair]
-        tokens = layout.fill(both, per_example=2)
-        layout.put_last(tokens, plan.cut[:, 1], EOS_ID)
-        layout.put_at(tokens, width - 1, plan.cut[:, 0], EOS_ID)
-        of_inputs = layout.positions < layout.spread(width)
-        inside = layout.segments > 0
+        width, total = plan.length[:, 0], plan.length.sum(axis=1)
+        layout = Layout(plan.starts, total, sum(self.limits))
+        # Inputs and targets as two segments of one row each, to be read; `layout` joins them into one.
+        pairs = Layout(plan.starts * 2, plan.length.reshape(-1), sum(self.limits))
+        tokens = pairs.fill(self._reader(plan.volume.repeat(2), pairs.lengths), plan.offset.reshape(-1))
+        layout.put(tokens, width - 1, plan.cut[:, 0], EOS_ID)
+        layout.put(tokens, total - 1, plan.cut[:, 1], EOS_ID)
+        widths = layout.spread(width)
         return {
             "decoder_target_tokens": tokens,
             "decoder_input_tokens": layout.shift(tokens),
-            "decoder_loss_weights": (inside & ~of_inputs).astype(np.int32),
+            "decoder_loss_weights": (layout.is_token & (layout.positions >= widths)).astype(np.int32),
             "decoder_segment_ids": layout.segments,
             "decoder_positions": layout.positions,
             # One more than the inputs: the position that reads the last of them predicts the first target.
-            "decoder_causal_attention": (inside & (layout.positions <= layout.spread(width))).astype(np.int32),
+            "decoder_causal_attention": (layout.is_token & (layout.positions <= widths)).astype(np.int32),
         }
 
 

@@ -1,8 +1,19 @@
 """Rows of packed segments as arrays: tokens, segment ids and positions."""
 
 import functools
+from collections.abc import Callable
 
 import numpy as np
+
+
+_COUNT = [np.arange(1 << 16, dtype=np.int32)]
+
+
+def _places(n: int) -> np.ndarray:
+    """0, 1, ..., n - 1 as a view of an array that grows when needed; i32, read only by agreement."""
+    if n > len(_COUNT[0]):
+        _COUNT[0] = np.arange(2 * n, dtype=np.int32)
+    return _COUNT[0][:n]
 
 
 class Layout:
@@ -14,67 +25,64 @@ class Layout:
 
     def __init__(self, starts: np.ndarray, lengths: np.ndarray, length: int) -> None:
         self.shape = (len(starts) - 1, length)
-        ends = np.concatenate([[0], np.cumsum(lengths)])
-        self._padding = length - (ends[starts[1:]] - ends[starts[:-1]])  # i64[R]
-        # Pieces: every row's segments and then its padding as one more piece, so that pieces tile the rows.
-        row = np.repeat(np.arange(self.shape[0]), np.diff(starts))
-        self._piece = np.arange(len(lengths)) + row  # the piece of each segment
-        self._sizes = np.zeros(len(lengths) + self.shape[0], np.int64)
-        self._sizes[self._piece] = lengths
-        self._pad_piece = starts[1:] + np.arange(self.shape[0])
-        self._sizes[self._pad_piece] = self._padding
-        self._numbers = np.zeros(len(self._sizes), np.int32)
-        self._numbers[self._piece] = np.arange(len(lengths)) - np.repeat(starts[:-1], np.diff(starts)) + 1
-        self._first = np.cumsum(self._sizes) - self._sizes  # flat place of each piece
-        self._lengths = lengths
+        self.lengths = lengths
+        rows, n = self.shape[0], len(lengths)
+        counts = starts[1:] - starts[:-1]
+        row = np.repeat(_places(rows), counts)
+        # Pieces tile the rows: the segments of a row, then its padding as one more piece.
+        piece = _places(n) + row
+        padding = starts[1:] + _places(rows)
+        before = np.zeros(n + 1, np.int64)
+        np.cumsum(lengths, out=before[1:])
+        self._sizes = np.empty(n + rows, np.int64)
+        self._sizes[piece] = lengths
+        self._sizes[padding] = length - (before[starts[1:]] - before[starts[:-1]])
+        self._numbers = np.zeros(n + rows, np.int32)
+        self._numbers[piece] = _places(n) - starts[row] + 1
+        self._piece = piece
+        self.first = row * length + (before[:-1] - before[starts[row]])  # flat place of each segment's first token
 
-    def _repeat(self, per_piece: np.ndarray) -> np.ndarray:
+    def spread(self, values: np.ndarray) -> np.ndarray:
+        """One value per segment -> i32[R, L], 0 on padding."""
+        per_piece = np.zeros(len(self._sizes), np.int32)
+        per_piece[self._piece] = values
         return np.repeat(per_piece, self._sizes).reshape(self.shape)
 
     @functools.cached_property
     def segments(self) -> np.ndarray:
         """i32[R, L]"""
-        return self._repeat(self._numbers)
+        return np.repeat(self._numbers, self._sizes).reshape(self.shape)
+
+    @functools.cached_property
+    def is_token(self) -> np.ndarray:
+        """bool[R, L]: not padding."""
+        return self.segments > 0
 
     @functools.cached_property
     def positions(self) -> np.ndarray:
         """i32[R, L]"""
-        places = np.arange(self.shape[0] * self.shape[1], dtype=np.int32).reshape(self.shape)
-        places -= self._repeat(self._first.astype(np.int32))
-        places *= self.segments > 0
+        places = _places(self.shape[0] * self.shape[1]).reshape(self.shape) - self.spread(self.first)
+        places *= self.is_token
         return places
 
-    def spread(self, values: np.ndarray) -> np.ndarray:
-        """One value per segment -> [R, L], 0 on padding."""
-        per_piece = np.zeros(len(self._sizes), np.int32)
-        per_piece[self._piece] = values
-        return self._repeat(per_piece)
+    def fill(self, gather: Callable[[np.ndarray], np.ndarray], offsets: np.ndarray) -> np.ndarray:
+        """Tokens i32[R, L]. offsets i64[n]: where the tokens of each segment start in what `gather` reads; it is given
+        the places of all tokens, segment by segment."""
+        ends = np.cumsum(self.lengths)
+        count = _places(int(ends[-1]) if len(ends) else 0)
+        start = ends - self.lengths
+        array = np.zeros(self.shape[0] * self.shape[1], np.int32)
+        array[np.repeat((self.first - start).astype(np.int32), self.lengths) + count] = gather(
+            np.repeat(offsets - start, self.lengths) + count
+        )
+        return array.reshape(self.shape)
 
-    def fill(self, tokens: list[np.ndarray], per_example: int = 1) -> np.ndarray:
-        """Token arrays, `per_example` for each segment in order -> i32[R, L]."""
-        if not tokens:
-            return np.zeros(self.shape, np.int32)
-        zeros = np.zeros(int(self._padding.max(initial=0)), tokens[0].dtype)
-        pieces: list[np.ndarray] = []
-        at = 0
-        for end, padding in zip(
-            (self._pad_piece - np.arange(self.shape[0])).tolist(), self._padding.tolist(), strict=True
-        ):
-            pieces += tokens[at * per_example : end * per_example]
-            pieces.append(zeros[:padding])
-            at = end
-        return np.concatenate(pieces).astype(np.int32).reshape(self.shape)
-
-    def put_at(self, array: np.ndarray, position: np.ndarray, chosen: np.ndarray, value: int) -> None:
+    def put(self, array: np.ndarray, position: np.ndarray, chosen: np.ndarray, value: int) -> None:
         """Sets `position` (one per segment) of the chosen segments."""
-        array.reshape(-1)[self._first[self._piece[chosen]] + position[chosen]] = value
-
-    def put_last(self, array: np.ndarray, chosen: np.ndarray, value: int) -> None:
-        self.put_at(array, self._lengths - 1, chosen, value)
+        array.reshape(-1)[self.first[chosen] + position[chosen]] = value
 
     def shift(self, tokens: np.ndarray) -> np.ndarray:
         """Tokens one to the right inside their segments, each starting with 0; 0 on padding."""
         shifted = np.zeros(self.shape, np.int32)
-        shifted[:, 1:] = tokens[:, :-1]
-        shifted *= self.positions > 0
+        np.multiply(tokens[:, :-1], self.positions[:, 1:] > 0, out=shifted[:, 1:])
         return shifted

@@ -1,9 +1,10 @@
 """Which example is drawn when: closed forms, so that any draw of any step is found without the ones before it.
 
-A source is one (task, style) with its weight. Time is cut into chunks of about DRAWS draws. Before chunk c, source s has
-been drawn floor(w_s c DRAWS + u_s) times, u_s a seeded offset in [0, 1): its share is exact to one draw at every chunk,
-for ever, and where it stands is known without state. Inside a chunk the draws of all sources are shuffled, each source
-keeping its own order. That order is a new keyed permutation of its examples in every epoch, computed point by point.
+A source is one (task, style) with its weight. Time is cut into chunks of about DRAWS draws. Before chunk c, source s
+has been drawn floor(w_s c DRAWS + u_s) times, u_s a seeded offset in [0, 1): its share is exact to one draw at every
+chunk, for ever, and where it stands is known without state. Inside a chunk the draws of all sources are shuffled, each
+source keeping its own order. That order is a keyed permutation of its examples, another one in every epoch, computed
+point by point.
 
 Random numbers come from a hash of 64 bits defined here, not from numpy's generators, whose streams may change.
 """
@@ -16,6 +17,8 @@ import numpy as np
 DRAWS = 1 << 17
 ROUNDS = 6
 LEAST_SIDE = 8  # smaller networks reach only some of the permutations of a handful of examples
+MASK = (1 << 64) - 1
+ROUND_STEP = 0xD1342543DE82EF95  # any odd number: keeps the rounds of the network apart
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio: steps of splitmix64
 
 
@@ -25,7 +28,7 @@ def key(*words: str | int) -> int:
 
 
 def mix(x: np.ndarray) -> np.ndarray:
-    """Steele, Lea and Flood's splitmix64 finaliser: u64 -> u64, a bijection whose every output bit hangs on all of x."""
+    """The finaliser of splitmix64 (Steele, Lea, Flood 2014): u64 -> u64, a bijection that mixes all bits."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
@@ -54,9 +57,7 @@ def permute(place: np.ndarray, size: np.ndarray, keys: np.ndarray) -> np.ndarray
 def _feistel(x: np.ndarray, side: np.ndarray, keys: np.ndarray) -> np.ndarray:
     left, right = np.divmod(x, side)
     for number in range(ROUNDS):
-        bits = mix(
-            keys + right.astype(np.uint64) * GOLDEN + np.uint64(number * 0xD1342543DE82EF95 & 0xFFFFFFFFFFFFFFFF)
-        )
+        bits = mix(keys + right.astype(np.uint64) * GOLDEN + np.uint64(number * ROUND_STEP & MASK))
         # The upper 32 bits, scaled to range(side): a product and a shift instead of a division.
         step = ((bits >> np.uint64(32)) * side.astype(np.uint64)) >> np.uint64(32)
         total = left + step.astype(np.int64)

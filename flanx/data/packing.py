@@ -31,8 +31,8 @@ class Rows:
 
 
 def fit(sizes: np.ndarray, limits: tuple[int, ...], window: int = WINDOW) -> tuple[np.ndarray, np.ndarray]:
-    """First fit decreasing in windows. sizes i64[n, sides], each at most its limit -> (row of its window i64[n], rows of
-    each window i64[windows])."""
+    """First fit decreasing in windows: sizes i64[n, sides], none above its limit -> (row inside its window i64[n], rows
+    of each window i64[windows])."""
     n, sides = sizes.shape
     lanes = -(-n // window)
     padded = np.zeros((lanes * window, sides), np.int64)
@@ -105,8 +105,8 @@ def pack(sizes: np.ndarray, limits: tuple[int, ...], rows: int, seed: int) -> Ro
 
 
 def _divide(row: np.ndarray, total: int, spare: int) -> np.ndarray:
-    """Spreads examples over `spare` more rows: rows at even distances give the later half of their examples to a new row
-    after them. Rows of one example cannot; where only such are left, the new row stays empty."""
+    """Spreads examples over `spare` more rows: rows at even distances give the later half of their examples to a new
+    row after them. Rows of one example cannot; where only such are left, the new row stays empty."""
     if not spare:
         return row
     by_row = np.argsort(row, kind="stable")
