@@ -234,28 +234,36 @@ class Renderer:
     """Renders the rows of one task in one style: `render(row id, fields)`.
 
     `pool` gives the exemplars: (row id, fields) of rows of this task's train split, asked for on first use and only by
-    few-shot styles. `count` is the number of tokens of a text. `keep_unshot` keeps a few-shot example without any
-    exemplar (evaluation splits); else it is None, as a training example is dropped.
+    few-shot styles. `count` is the number of tokens of a text. `worked` are blocks with a worked example inside the
+    prompt: half of the few-shot prompts, where the row has such an example. `shots` is the number of exemplars, else
+    drawn. `keep_unshot` keeps a few-shot example without any exemplar (evaluation splits); else it is None, as a
+    training example is dropped.
     """
 
     def __init__(
-        self, task: str, dataset: str, blocks: Sequence[Block], inversions: Sequence[Block], style: Style,
-        prompt_style: str, pool: Callable[[], Sequence[tuple[str, dict[str, Any]]]] = tuple,
-        count: Callable[[str], int] = len, rendering: int = 0, keep_unshot: bool = False,
+        self, task: str, dataset: str, blocks: Sequence[Block], style: Style, prompt_style: str,
+        inversions: Sequence[Block] = (), worked: Sequence[Block] = (), shots: int | None = None,
+        pool: Callable[[], Sequence[tuple[str, dict[str, Any]]]] = tuple, count: Callable[[str], int] = len,
+        rendering: int = 0, keep_unshot: bool = False,
     ) -> None:  # fmt: skip
         self.task, self.dataset, self.style, self.prompt_style = task, dataset, style, prompt_style
+        self.listed = prompt_style in ("zsopt", "fsopt")
+        self.few = prompt_style in ("fsopt", "fsnoopt")
         self.prompts = tuple(p for block in blocks for p in block.prompts)
         self.nones = tuple(block.none for block in blocks)
         self.inversions = tuple(p for block in inversions for p in block.prompts)
-        self.listed = prompt_style in ("zsopt", "fsopt")
-        self.few = prompt_style in ("fsopt", "fsnoopt")
-        self.keep_unshot = keep_unshot
+        self.worked = tuple(p for block in worked for p in block.prompts) if self.few else ()
+        self.shots, self.keep_unshot = shots, keep_unshot
         self.pool = functools.cache(pool)
         self.count = functools.lru_cache(maxsize=20_000)(count)
         self.key = f"{task}\x1f{prompt_style}\x1f{rendering}\x1f"
 
-    def choose(self, key: str) -> Prompt:
+    def choose(self, key: str, record: dict[str, Any]) -> Prompt:
         """The template of one row."""
+        if self.worked and draw(key, "worked", 2):
+            prompt = self.worked[draw(key, "worked template", len(self.worked))]
+            if prompt.fields <= record.keys():
+                return prompt
         if self.inversions and draw(key, "inversion", 1300) < round(1300 * INVERSION_RATE / (1 + INVERSION_RATE)):
             return self.inversions[draw(key, "inverted template", len(self.inversions))]
         if self.few and draw(key, "bare", BARE_SHARE) == 0:
@@ -265,10 +273,10 @@ class Renderer:
     def render(self, row: str, record: dict[str, Any], prompt: Prompt | None = None) -> Rendered | None:
         """One example. Raises BadRow where the row makes an empty input or target."""
         key = self.key + row
-        prompt = prompt or self.choose(key)
+        prompt = prompt or self.choose(key, record)
         head, body, target = _say(prompt, record, self.style, key, self.listed)
-        if not self.few:
-            return self._made(f"{head}{body}".strip(), target, prompt, 0, row)
+        if not self.few or prompt in self.worked:
+            return self._made(f"{head}{body}".strip(), target, prompt, int(self.few), row)
         shot = self.style.shots[draw(key, "shot style", len(self.style.shots))]
         before = "" if prompt.labelled else shot.input
         after = shot.target
@@ -294,6 +302,8 @@ class Renderer:
 
     def _shots(self, key: str) -> int:
         """Half of the `opt` prompts have five exemplars; the others as many of 25 as would draw the same template."""
+        if self.shots:
+            return self.shots
         if self.listed and draw(key, "shot rule", 2):
             return SHOTS
         return max(1, bisect.bisect(SHOT_TABLE, draw(key, "shots", 2**32) / 2**32))

@@ -106,6 +106,20 @@ def _squad_answer(columns: Columns, draw: Draw) -> Columns:
     return {"answer": texts[0] if texts and not columns["is_impossible"] else "unanswerable"}
 
 
+def _niv2(columns: Columns, draw: Draw) -> Columns:
+    """One of the outputs; where the task has a worked example that is not this instance, one of those too."""
+    outputs = columns["outputs"]
+    out = {
+        "definition": columns["definition"],
+        "input": columns["input"],
+        "answer": outputs[draw("output", len(outputs))] if outputs else "",
+    }
+    if examples := [e for e in columns["examples"] if e["explanation"].strip()]:
+        worked = examples[draw("worked", len(examples))]
+        out |= {"worked_input": worked["input"], "worked_output": worked["output"], "worked_why": worked["explanation"]}
+    return out
+
+
 def _table(*rows: tuple[str, Callable[[Columns, Draw], Columns | None], str, str]) -> dict[str, Function]:
     return {name: Function(tuple(reads.split()), tuple(writes.split()), run) for name, run, reads, writes in rows}
 
@@ -118,5 +132,11 @@ FUNCTIONS = _table(
     ("lettered_options", _lettered_options, "input output", "question options answer"),
     ("last_word", _last_word, "passage", "sentence answer"),
     ("conversation", _first_conversation, "story questions answers", "text history question answer"),
+    (
+        "niv2",
+        _niv2,
+        "definition input outputs examples",
+        "definition input answer worked_input worked_output worked_why",
+    ),
     ("squad_answer", _squad_answer, "answers is_impossible", "answer"),
 )

@@ -52,13 +52,23 @@ def files(spec: TaskSpec, split: str, data_dir: str | os.PathLike | None = None)
     folder = data_folder(data_dir, spec)
     name = _slice(spec.splits[split])[0]
     if kind == "niv2":
-        return [folder / "natural_instructions" / "tasks" / f"{place}.json"]
+        return [_niv2_file(folder / "natural_instructions" / "tasks", place)]
     if kind == "p3":
         root = pathlib.Path(place) if os.path.isabs(place) else folder / "p3" / place
         return [pathlib.Path(p) for p in sorted(glob.glob(f"{glob.escape(str(root))}/{name}*"))] or [root]
     path = folder / place.split("#", 1)[0].replace("{split}", name)
     packed = path.with_name(path.name + ".gz")
     return [packed if packed.exists() and not path.exists() else path]
+
+
+def _niv2_file(folder: pathlib.Path, name: str) -> pathlib.Path:
+    """The file of a task; 41 of them are spelled with hyphens in some releases and underscores in others."""
+    path = folder / f"{name}.json"
+    if not path.exists():
+        for other in folder.glob(f"{name.split('_', 1)[0]}_*.json"):
+            if other.stem.replace("-", "_") == name:
+                return other
+    return path
 
 
 def missing(spec: TaskSpec, data_dir: str | os.PathLike | None = None) -> str | None:
@@ -156,7 +166,7 @@ def _read_niv2(path: pathlib.Path, spec: TaskSpec) -> Raw:
             yield place, BadRow("an instance without input or output")
             continue
         outputs = item["output"] if isinstance(item["output"], list) else [item["output"]]
-        others = [e for e in examples if e["input"] != item["input"]] or examples
+        others = [e for e in examples if e["input"] != item["input"]]
         yield place, {"definition": definition, "input": item["input"], "outputs": outputs, "examples": others}
 
 

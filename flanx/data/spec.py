@@ -19,12 +19,14 @@ uniform lists stand in `tables/<collection>.csv` instead: a header line with `na
 (values as text; lists separated by spaces; `splits` as "train=... test=...").
 
     [gsm8k]
-    source       = "tsv:cot/gsm8k_train.tsv"      # "<kind>:<place>"; kinds: see flanx/data/source.py
+    source       = "tsv:cot/gsm8k_train.tsv"      # "<kind>:<place>", see flanx/data/source.py; {name}: the section's
     splits       = {train = "train"}              # our split name = the source's; exemplars come from `train` only
     columns      = ["question", "answer", "rationale"]  # the source's columns; needed where `fields` does not name them
     fields       = "keep(premise) | choose(label, ['no', 'yes'])"    # see flanx/data/fields.py; absent: as is
     templates    = "cot_math"                     # one block or a list of blocks
     inversions   = ["cot_question"]               # blocks of the inverted tasks, at 0.3 against 1; train split only
+    worked       = ["niv2_worked"]                # blocks with a worked example inside: half of the few-shot prompts
+    shots        = 2                              # exemplars of the other half; absent: five, or about two and a half
     styles       = ["zsopt", "zsnoopt", "fsopt", "fsnoopt"]
     metrics      = ["exact_match"]                # see METRICS
     cap          = 30000                          # examples that count for the mixing rate at most
@@ -32,6 +34,8 @@ uniform lists stand in `tables/<collection>.csv` instead: a header line with `na
     held_out     = false                          # true: refused in every training mixture
     cot          = true                           # the target holds a rationale
     dataset      = "gsm8k"                        # the original data set; the section's name where absent
+    category     = "Question Answering"
+    languages    = ["English"]
     licence      = "MIT"
     access       = "open"                         # "open", "form" (a form or log-in first) or "user" (files you supply)
     bytes        = 3000000                        # size of the download, where known
@@ -99,6 +103,8 @@ class TaskSpec:
     fields: str = ""
     columns: tuple[str, ...] = ()
     inversions: tuple[str, ...] = ()
+    worked: tuple[str, ...] = ()
+    shots: int | None = None
     styles: tuple[str, ...] = STYLES
     metrics: tuple[str, ...] = ("exact_match",)
     cap: int | None = None
@@ -107,6 +113,7 @@ class TaskSpec:
     cot: bool = False
     dataset: str = ""
     category: str = ""
+    languages: tuple[str, ...] = ()
     licence: str = ""
     access: str = "open"
     bytes: int | None = None
@@ -122,8 +129,8 @@ class TaskSpec:
 
 
 _KEYS = {f.name for f in fields(TaskSpec)} - {"name", "collection", "role", "place"}
-_LISTS = {"templates", "columns", "inversions", "styles", "metrics"}
-_TYPES = {"splits": dict, "cap": int, "num_examples": int, "bytes": int, "held_out": bool, "cot": bool}
+_LISTS = {"templates", "columns", "inversions", "worked", "styles", "metrics", "languages"}
+_TYPES = {"splits": dict, "cap": int, "shots": int, "num_examples": int, "bytes": int, "held_out": bool, "cot": bool}
 
 
 @dataclass(frozen=True)
@@ -255,6 +262,8 @@ def _merge(root: pathlib.Path, found: dict[str, tuple[str, dict, str]], groups: 
                 raise UserError(f"{place}: {name} stands at {here[name]} too")
             here[name] = place
             old = found[name][1] if name in found else {"dataset": section, **groups[collection].get("defaults", {})}
+            if "{name}" in old.get("source", ""):
+                old = {**old, "source": old["source"].replace("{name}", section)}
             found[name] = (collection, {**old, **row}, place)
 
 
@@ -360,7 +369,7 @@ def _check_templates(spec: TaskSpec, blocks: dict[str, Block]) -> None:
         raise UserError(f"{spec.place}: {e}") from e
     if not names:
         raise UserError(f"{spec.place}: {spec.name} needs 'fields' or 'columns'")
-    for name in (*spec.templates, *spec.inversions):
+    for name in (*spec.templates, *spec.inversions, *spec.worked):
         if name not in blocks:
             raise UserError(f"{spec.place}: no template block '{name}'{nearest(name, blocks)}")
         if wrong := _absent(blocks[name], names):
