@@ -5,17 +5,19 @@ gin folder) and by bindings (`--gin.MACRO=VALUE`). Before gin binds anything the
 parser, so that an unknown file, macro or module is reported with its place and the nearest known name.
 """
 
+import contextlib
 import importlib.util
+import logging
 import os
 import pathlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import gin
 from gin import config_parser
 
-from flanx.errors import UserError, nearest
+from flanx.errors import Preempted, UserError, nearest
 
 
 def gin_folder() -> pathlib.Path:
@@ -124,11 +126,27 @@ def parse(gin_files: Sequence[str], bindings: Sequence[str] = (), search_paths: 
         gin.clear_config()
         for folder in folders:
             gin.add_config_file_search_path(folder)
-        gin.parse_config_files_and_bindings(
-            [str(f) for f in gin_files], [f"{key} = {value}" for key, value in given], finalize_config=True
-        )
+        with _quiet():
+            gin.parse_config_files_and_bindings(
+                [str(f) for f in gin_files], [f"{key} = {value}" for key, value in given], finalize_config=True
+            )
     except (ValueError, SyntaxError, OSError, ImportError, AttributeError, TypeError, NameError) as error:
         raise _explain(error) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps gin from logging an error for every search path in which a file is not, before the one in which it is."""
+    root = logging.getLogger()
+
+    def is_kept(record: logging.LogRecord) -> bool:
+        return "Path not found" not in str(record.msg)
+
+    root.addFilter(is_kept)
+    try:
+        yield
+    finally:
+        root.removeFilter(is_kept)
 
 
 def _split(binding: str) -> tuple[str, str]:
@@ -206,6 +224,9 @@ def call(function: Callable[..., Any], folder: str | os.PathLike | None = None) 
         write_atomic(target / "config.gin", gin.config_str())
     try:
         return gin.get_configurable(function)()
+    except (UserError, Preempted) as error:  # without the lines that gin adds to say which call it was
+        plain = Preempted if isinstance(error, Preempted) else UserError
+        raise plain(str(error).splitlines()[0]) from error
     except TypeError as error:
         missing = re.search(r"Required bindings for `(\S+)` not provided in config: (\[.*?\])", str(error))
         absent = re.search(r"(\w+)\(\) missing \d+ required .*? arguments?: (.*)", str(error).splitlines()[0])

@@ -83,7 +83,7 @@ def train(
         print(f"{label}: done already (step {train_steps}); delete {folder / 'done.json'} to run it again")
         return
     batches = open_batches(store_dir, mixture, task_feature_lengths, batch_size, seed, model) if train_steps else None
-    claim(folder, identity(model, batches, batch_size, seed, initial_checkpoint_path), fork)
+    claim(folder, identity(model, batches, seed, initial_checkpoint_path), fork)
 
     train_step = make_train_step(
         model,
@@ -148,15 +148,13 @@ def open_batches(
     return mixture.Batches(opened, mix, dict(lengths), batch_size, seed, packing=model.packing)
 
 
-def identity(
-    model: Model, batches: mixture.Batches | None, batch_size: int, seed: int, parent: str | None
-) -> dict[str, Any]:
+def identity(model: Model, batches: mixture.Batches | None, seed: int, parent: str | None) -> dict[str, Any]:
     """What makes a run the run it is: these must not change between a stop and a resume."""
     return {
         "model": repr(model),
         "num_params": model.num_params(),
         "batches": batches.fingerprint if batches is not None else None,
-        "batch_size": batch_size,
+        "data": batches.describe() if batches is not None else None,
         "seed": seed,
         "initial_checkpoint_path": parent,
     }
