@@ -21,6 +21,7 @@ import optax
 from flanx import checkpoint
 from flanx.config import write_atomic
 from flanx.data import loader, mixture, store
+from flanx.data import vocabulary as vocabularies
 from flanx.errors import Preempted, UserError
 from flanx.models import Model, first_nonfinite
 from flanx.partition import Partitioner
@@ -35,6 +36,7 @@ def train(
     model: Model,
     mixture: mixture.Mixture,
     store_dir: str,
+    vocabulary: str,
     task_feature_lengths: Mapping[str, int],
     batch_size: int,
     train_steps: int,
@@ -63,6 +65,7 @@ def train(
     randomness, so that the losses of a stopped and resumed run equal those of an undisturbed one to the last bit.
 
     Args:
+      vocabulary: what the store must have been built with: "byte", or the path or URL of a SentencePiece model.
       task_feature_lengths: tokens per packed row, {"inputs": I, "targets": T}.
       batch_size: packed rows per step, over all hosts.
       optimizer: see `flanx.optim`.
@@ -82,7 +85,11 @@ def train(
     if is_done(folder, train_steps):
         print(f"{label}: done already (step {train_steps}); delete {folder / 'done.json'} to run it again")
         return
-    batches = open_batches(store_dir, mixture, task_feature_lengths, batch_size, seed, model) if train_steps else None
+    batches = (
+        open_batches(store_dir, vocabulary, mixture, task_feature_lengths, batch_size, seed, model)
+        if train_steps
+        else None
+    )
     claim(folder, identity(model, batches, seed, initial_checkpoint_path), fork)
 
     train_step = make_train_step(
@@ -136,10 +143,17 @@ def is_done(folder: pathlib.Path, train_steps: int) -> bool:
 
 
 def open_batches(
-    store_dir: str, mix: mixture.Mixture, lengths: Mapping[str, int], batch_size: int, seed: int, model: Model
+    store_dir: str,
+    vocabulary: str,
+    mix: mixture.Mixture,
+    lengths: Mapping[str, int],
+    batch_size: int,
+    seed: int,
+    model: Model,
 ) -> mixture.Batches:
     """The run's batches: a pure function of (store, mixture, seed, step). Raises UserError where they do not fit."""
     opened = store.open_store(store_dir)
+    opened.check_vocabulary(vocabularies.load(vocabulary).fingerprint)
     if opened.vocabulary_size > model.vocab_size:
         raise UserError(
             f"the store at {store_dir} has {opened.vocabulary_size} pieces ({opened.vocabulary}), the model only "

@@ -42,6 +42,7 @@ def command(store_dir: pathlib.Path, model_dir: pathlib.Path, **more: object) ->
     bound = {
         "STORE_DIR": str(store_dir),
         "MODEL_DIR": str(model_dir),
+        "VOCABULARY": "byte",
         "MIXTURE_OR_TASK_NAME": "suite",
         "TASK_FEATURE_LENGTHS": {"inputs": 32, "targets": 16},
         "TRAIN_STEPS": STEPS,
