@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from flanx.convert import safetensor
+from flanx.convert import safetensor, torchfile
 from flanx.convert.layout import Layout, check
 from flanx.convert.tensor import TARGET, Tensor, Tensors
 from flanx.convert.zarr import read_json
@@ -188,7 +188,7 @@ def _open(path: Path) -> dict[str, Tensor]:
     """The tensors of whichever of the four file layouts the folder has."""
     readers: tuple[tuple[str, Callable[[Path], dict[str, Tensor]]], ...] = (
         ("model.safetensors", safetensor.read),
-        ("pytorch_model.bin", read_bin),
+        ("pytorch_model.bin", torchfile.read),
     )
     for name, reader in readers:
         if (path / name).exists():
@@ -207,33 +207,6 @@ def _shard(path: Path, file: str, reader: Callable[[Path], dict[str, Tensor]]) -
     if not (path / file).exists():
         raise UserError(f"no file '{file}' in {path}, which the index names; download it")
     return reader(path / file)
-
-
-def read_bin(path: Path) -> dict[str, Tensor]:
-    """The tensors of a torch file, without running code in it. Raises UserError where torch is not installed."""
-    try:
-        import torch
-    except ImportError as error:
-        raise UserError(f"{path} needs torch: pip install 'flanx[hf]', or give a folder with safetensors") from error
-
-    def load() -> dict[str, Any]:
-        try:
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except Exception as error:
-            raise UserError(f"{path} cannot be read as tensors alone ({str(error).splitlines()[0]})") from error
-
-    def fetch(name: str, index: tuple[slice, ...]) -> np.ndarray:
-        # loaded anew (the file is only mapped), so that pages of tensors that are done do not pile up
-        values = load()[name][index]
-        if values.dtype == torch.bfloat16:
-            return values.contiguous().view(torch.uint16).numpy().view(safetensor.BFLOAT16)
-        return values.numpy()
-
-    def tensor(name: str, values: Any) -> Tensor:
-        dtype = safetensor.BFLOAT16 if values.dtype == torch.bfloat16 else values[:0].numpy().dtype
-        return Tensor(tuple(values.shape), dtype, lambda index: fetch(name, index))
-
-    return {name: tensor(name, values) for name, values in load().items()}
 
 
 def write(folder: epath.Path, tensors: Tensors, layout: Layout, config: Mapping[str, Any]) -> None:

@@ -50,10 +50,10 @@ class Tensor:
 
     def block_rows(self) -> int:
         """Rows of the first axis in one block: as even as can be, and at most BLOCK_BYTES unless one row has more."""
-        rows = self.shape[0]
         row_bytes = math.prod(self.shape[1:]) * self.dtype.itemsize
-        pieces = math.ceil(rows * row_bytes / BLOCK_BYTES) or 1
-        return max(1, math.ceil(rows / pieces))
+        most = max(1, BLOCK_BYTES // max(1, row_bytes))
+        pieces = max(1, math.ceil(self.shape[0] / most))
+        return max(1, math.ceil(self.shape[0] / pieces))
 
     def row_blocks(self) -> Iterator[tuple[int, np.ndarray]]:
         """(first row, rows) over the first axis, `block_rows` at a time, from one read of the whole tensor.

@@ -1,0 +1,59 @@
+"""Small random T5s for the tests of conversion, drawn by numpy."""
+
+import dataclasses
+
+import numpy as np
+
+from flanx.convert.layout import Layout
+from flanx.convert.tensor import Tensor, held
+
+SMALL = Layout(
+    vocab_size=160,
+    emb_dim=128,
+    num_heads=4,
+    head_dim=32,
+    mlp_dim=144,
+    num_encoder_layers=2,
+    num_decoder_layers=3,
+    gated=True,
+    tied=False,
+)
+PLAIN_TIED = dataclasses.replace(SMALL, gated=False, tied=True)
+
+
+def draw(layout: Layout = SMALL, optimizer: bool = False, step: int = 7) -> dict[str, Tensor]:
+    """Random parameters of a layout, small enough for sane logits; with Adafactor's state and a step if asked for."""
+    rng = np.random.default_rng(0)
+
+    def normal(shape: tuple[int, ...]) -> Tensor:
+        return held((0.1 * rng.standard_normal(shape)).astype(np.float32))
+
+    tensors = {f"target/{name}": normal(shape) for name, shape in layout.shapes().items()}
+    if optimizer:
+        tensors["state/step"] = held(np.asarray(step, np.int32))
+        for name, shape in layout.shapes().items():
+            moments = dict.fromkeys(("m", "v", "v_row", "v_col"), (1,))
+            if len(shape) == 2 and min(shape) >= 128:
+                second, largest = np.argsort(shape, kind="stable")
+                moments |= {"v_row": (shape[second],), "v_col": (shape[largest],)}
+            else:
+                moments["v"] = shape
+            for moment, size in moments.items():
+                zeros = held(np.zeros((1,), np.float32))
+                tensors[f"state/param_states/{name}/{moment}"] = zeros if size == (1,) else normal(size)
+    return tensors
+
+
+def values(tensors: dict[str, Tensor]) -> dict[str, np.ndarray]:
+    """Everything read."""
+    return {name: np.asarray(tensor.read()) for name, tensor in tensors.items()}
+
+
+def assert_same(left: dict[str, Tensor], right: dict[str, Tensor]) -> None:
+    """The same names, dtypes and bits."""
+    a, b = values(left), values(right)
+    assert a.keys() == b.keys()
+    for name in a:
+        assert a[name].dtype == b[name].dtype, name
+        assert a[name].shape == b[name].shape, name
+        assert a[name].tobytes() == b[name].tobytes(), name

@@ -1,0 +1,258 @@
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from etils import epath
+
+import flanx.convert
+from flanx.convert import hf, safetensor
+from flanx.convert.tensor import BFLOAT16, held, parameters
+from flanx.errors import UserError
+from tests.convert_case import PLAIN_TIED, SMALL, assert_same, draw, values
+
+LAYOUTS = pytest.mark.parametrize("layout", [SMALL, PLAIN_TIED], ids=["gated untied", "plain tied"])
+
+
+def write(folder: pathlib.Path, layout=SMALL, tensors=None, **config) -> pathlib.Path:
+    """A Hugging Face folder of random parameters."""
+    hf.write(epath.Path(folder), draw(layout) if tensors is None else tensors, layout, config)
+    return folder
+
+
+def edit(folder: pathlib.Path, change) -> None:
+    """Applies `change` to the dict of a folder's tensors, under Hugging Face's names."""
+    path = folder / "model.safetensors"
+    tensors = {name: held(tensor.read().copy()) for name, tensor in safetensor.read(path).items()}
+    change(tensors)
+    safetensor.write(path, tensors)
+
+
+def edit_config(folder: pathlib.Path, **change) -> None:
+    config = json.loads((folder / "config.json").read_text()) | change
+    (folder / "config.json").write_text(json.dumps({k: v for k, v in config.items() if v is not None}))
+
+
+@LAYOUTS
+def test_the_table_is_one_to_one(layout):
+    names = list(layout.shapes())
+    there = [hf.translate(name, to_t5x=False) for name in names]
+    assert len({name for name, _ in there}) == len(names)
+    assert [hf.translate(name, to_t5x=True) for name, _ in there] == list(
+        zip(names, [how for _, how in there], strict=True)
+    )
+
+
+def test_the_table_knows_the_names_that_transformers_uses():
+    """Written out by hand, so that a slip in the table cannot hide in a round trip."""
+    assert {
+        hf_name: hf.translate(hf_name, to_t5x=True)
+        for hf_name in (
+            "encoder.block.3.layer.0.SelfAttention.k.weight",
+            "encoder.block.11.layer.1.DenseReluDense.wi_1.weight",
+            "decoder.block.2.layer.1.EncDecAttention.o.weight",
+            "decoder.block.2.layer.2.layer_norm.weight",
+            "decoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
+            "encoder.final_layer_norm.weight",
+            "lm_head.weight",
+        )
+    } == {
+        "encoder.block.3.layer.0.SelfAttention.k.weight": ("encoder/layers_3/attention/key/kernel", hf.FLIPPED),
+        "encoder.block.11.layer.1.DenseReluDense.wi_1.weight": ("encoder/layers_11/mlp/wi_1/kernel", hf.FLIPPED),
+        "decoder.block.2.layer.1.EncDecAttention.o.weight": (
+            "decoder/layers_2/encoder_decoder_attention/out/kernel",
+            hf.FLIPPED,
+        ),
+        "decoder.block.2.layer.2.layer_norm.weight": ("decoder/layers_2/pre_mlp_layer_norm/scale", hf.SAME),
+        "decoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight": (
+            "decoder/relpos_bias/rel_embedding",
+            hf.FLIPPED,
+        ),
+        "encoder.final_layer_norm.weight": ("encoder/encoder_norm/scale", hf.SAME),
+        "lm_head.weight": ("decoder/logits_dense/kernel", hf.FLIPPED),
+    }
+    assert hf.translate("decoder.block.1.layer.0.SelfAttention.relative_attention_bias.weight", to_t5x=True) is None
+    assert hf.translate("encoder.block.x.layer.0.layer_norm.weight", to_t5x=True) is None
+
+
+@LAYOUTS
+@pytest.mark.parametrize("dtype", [np.dtype(np.float32), BFLOAT16], ids=["float32", "bfloat16"])
+def test_round_trip_is_bit_for_bit(tmp_path: pathlib.Path, layout, dtype: np.dtype):
+    tensors = {name: tensor.cast(dtype) for name, tensor in draw(layout).items()}
+    source = flanx.convert.open_source(write(tmp_path, layout, tensors))
+    assert source.kind == "hf" and source.layout == layout
+    assert_same(source.tensors, tensors)
+    assert source.config["dtype"] == dtype.name
+
+
+def test_round_trip_in_shards_is_bit_for_bit(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("flanx.convert.hf._SHARD_BYTES", 300_000)
+    tensors = draw()
+    write(tmp_path, tensors=tensors)
+    index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
+    files = sorted(path.name for path in tmp_path.glob("*.safetensors"))
+    assert len(files) > 3 and set(index["weight_map"].values()) == set(files)
+    assert index["metadata"]["total_size"] == sum(t.read().nbytes for t in tensors.values())
+    assert_same(flanx.convert.open_source(tmp_path).tensors, tensors)
+    (tmp_path / files[1]).unlink()
+    with pytest.raises(UserError, match=f"no file '{files[1]}'"):
+        flanx.convert.open_source(tmp_path)
+
+
+def test_the_safetensors_package_reads_what_is_written_and_the_other_way_round(tmp_path: pathlib.Path):
+    package = pytest.importorskip("safetensors.numpy", reason="safetensors is in the extra hf")
+    arrays = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.asarray([7], np.int64)}
+    safetensor.write(tmp_path / "ours", {name: held(array) for name, array in arrays.items()})
+    package.save_file(arrays, tmp_path / "theirs")
+    theirs = package.load_file(tmp_path / "ours")
+    ours = values(safetensor.read(tmp_path / "theirs"))
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(theirs[name], array)
+        np.testing.assert_array_equal(ours[name], array)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.update({"encoder.block.0.layer.0.SelfAttention.r.weight": held(np.ones(3))}), "SelfAttention.r.w"),
+        (
+            lambda t: t.pop("decoder.block.1.layer.2.DenseReluDense.wo.weight"),
+            "no 'target/decoder/layers_1/mlp/wo/kernel'",
+        ),
+        (
+            lambda t: t.update({"encoder.block.1.layer.0.SelfAttention.q.weight": held(np.ones((3, 128), np.float32))}),
+            r"'target/encoder/layers_1/attention/query/kernel' is \[128, 3\]",
+        ),
+        (
+            lambda t: t.update({"encoder.embed_tokens.weight": held(np.zeros((160, 128), np.float32))}),
+            "'encoder.embed_tokens.weight' differs",
+        ),
+        (
+            lambda t: t.update({"encoder.block.7.layer.0.layer_norm.weight": held(np.ones((128,), np.float32))}),
+            "'target/encoder/layers_7/pre_attention_layer_norm/scale', which no T5",
+        ),
+    ],
+    ids=["unknown", "missing", "mis-shaped", "unequal copy", "layer too many"],
+)
+def test_a_wrong_tensor_is_refused_by_name(tmp_path: pathlib.Path, change, message: str):
+    write(tmp_path)
+    edit(tmp_path, change)
+    with pytest.raises(UserError, match=message):
+        flanx.convert.open_source(tmp_path)
+
+
+def test_copies_and_the_unused_table_of_old_files_are_consumed(tmp_path: pathlib.Path):
+    write(tmp_path, PLAIN_TIED)
+
+    def old(tensors):
+        for name in ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "lm_head.weight"):
+            tensors[name] = tensors["shared.weight"]
+        tensors[hf.UNUSED[0]] = held(np.zeros((32, 4), np.float32))
+
+    edit(tmp_path, old)
+    assert_same(flanx.convert.open_source(tmp_path).tensors, draw(PLAIN_TIED))
+
+
+@pytest.mark.parametrize(
+    ("config", "head", "tied"),
+    [
+        ({"tie_word_embeddings": True, "scale_decoder_outputs": None}, "equal", True),
+        ({"tie_word_embeddings": False, "scale_decoder_outputs": None}, "own", False),
+        ({"tie_word_embeddings": True, "scale_decoder_outputs": False}, "own", False),  # transformers 5 writes this
+        ({"tie_word_embeddings": True, "scale_decoder_outputs": False}, "absent", False),
+        ({"model_type": "mt5", "tie_word_embeddings": True, "scale_decoder_outputs": None}, "own", False),
+    ],
+)
+def test_the_head_is_what_the_logits_say(tmp_path: pathlib.Path, config, head: str, tied: bool):
+    write(tmp_path, PLAIN_TIED)
+    own = np.full((160, 128), 2.0, np.float32)
+
+    def change(tensors):
+        if head != "absent":
+            tensors["lm_head.weight"] = held(own) if head == "own" else tensors["shared.weight"]
+
+    edit(tmp_path, change)
+    edit_config(tmp_path, **config)
+    source = flanx.convert.open_source(tmp_path)
+    params = parameters(source.tensors)
+    assert source.layout.tied is tied
+    if not tied:
+        embedding = params["token_embedder/embedding"].read()
+        want = own if head == "own" else embedding
+        np.testing.assert_array_equal(params["decoder/logits_dense/kernel"].read(), want.T)
+
+
+def test_a_head_that_config_ties_and_the_file_does_not_is_refused(tmp_path: pathlib.Path):
+    write(tmp_path, SMALL)
+    edit_config(tmp_path, tie_word_embeddings=True, scale_decoder_outputs=True)
+    with pytest.raises(UserError, match=r"'lm_head\.weight' differs from 'shared\.weight'"):
+        flanx.convert.open_source(tmp_path)
+
+
+def test_other_models_and_damaged_files_are_refused(tmp_path: pathlib.Path):
+    write(tmp_path)
+    whole = (tmp_path / "model.safetensors").read_bytes()
+    for content, message in (
+        (whole[:-5], "is not whole"),
+        (b"\xff" * 64, "not a whole safetensors"),
+        (b"\x04" + bytes(7) + b"nope", "not a safetensors file"),
+    ):
+        (tmp_path / "model.safetensors").write_bytes(content)
+        with pytest.raises(UserError, match=message):
+            flanx.convert.open_source(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(UserError, match="no weights in"):
+        flanx.convert.open_source(tmp_path)
+    edit_config(tmp_path, model_type="bart")
+    with pytest.raises(UserError, match="model_type 'bart'"):
+        flanx.convert.open_source(tmp_path)
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["torch >= 1.6", "torch < 1.6"])
+def test_torch_files_are_read_without_running_what_they_hold(tmp_path: pathlib.Path, zipped: bool):
+    torch = pytest.importorskip("torch", reason="torch is in the extra hf")
+    tensors = draw()
+    write(tmp_path, tensors=tensors)
+    state = {n: torch.from_numpy(t.read().copy()) for n, t in safetensor.read(tmp_path / "model.safetensors").items()}
+    state["encoder.embed_tokens.weight"] = state["shared.weight"]
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(state, tmp_path / "pytorch_model.bin", _use_new_zipfile_serialization=zipped)
+    assert_same(flanx.convert.open_source(tmp_path).tensors, tensors)
+    torch.save({"a": pathlib.PurePosixPath("x")}, tmp_path / "pytorch_model.bin", _use_new_zipfile_serialization=zipped)
+    with pytest.raises(UserError, match="cannot be read as tensors alone"):
+        flanx.convert.open_source(tmp_path)
+
+
+def test_no_torch_transformers_tensorflow_or_t5x_is_imported(tmp_path: pathlib.Path):
+    write(tmp_path / "hf")
+    code = (
+        "import sys; from flanx import cli; from pathlib import Path\n"
+        f"base = {str(tmp_path)!r}\n"
+        "assert cli.main(['convert', base + '/hf', base + '/t5x', '--to', 't5x']) == 0\n"
+        "assert cli.main(['convert', base + '/t5x', base + '/flanx']) == 0\n"
+        "assert cli.main(['convert', base + '/flanx', base + '/hf2', '--to', 'hf']) == 0\n"
+        "print(sorted({'torch', 'transformers', 'tensorflow', 't5x', 'safetensors', 'seqio'} & set(sys.modules)))\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[-1] == "[]"
+    name = "model.safetensors"
+    assert (tmp_path / "hf" / name).read_bytes() == (tmp_path / "hf2" / name).read_bytes()
+
+
+def test_transformers_loads_the_folder_its_generation_config_and_its_tokenizer(tmp_path: pathlib.Path, capsys):
+    transformers = pytest.importorskip("transformers", reason="transformers is in the extra hf")
+    from flanx import cli
+
+    write(tmp_path / "hf", SMALL)
+    assert cli.main(["convert", str(tmp_path / "hf"), str(tmp_path / "flanx")]) == 0
+    assert cli.main(["convert", str(tmp_path / "flanx"), str(tmp_path / "out"), "--to", "hf"]) == 0
+    assert "add --vocabulary SPEC" in capsys.readouterr().out
+    again = ["convert", str(tmp_path / "flanx"), str(tmp_path / "byte"), "--to", "hf", "--vocabulary", "byte"]
+    assert cli.main(again) == 0
+    model = transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "byte")
+    assert model.generation_config.decoder_start_token_id == 0
+    assert model.generation_config.eos_token_id == 1
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "byte")
+    assert tokenizer("hi").input_ids == [ord("h") + 3, ord("i") + 3, 1]
