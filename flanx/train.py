@@ -176,7 +176,7 @@ def identity(model: Model, batches: mixture.Batches | None, seed: int, parent: s
 
 def claim(folder: pathlib.Path, wanted: Mapping[str, Any], fork: bool) -> None:
     """Writes run.json, or holds it against `wanted`: raises UserError naming the field that changed."""
-    path = folder / "run.json"
+    path, wanted = folder / "run.json", json.loads(json.dumps(wanted))  # as it reads when it comes back
     if path.exists() and not fork:
         there = json.loads(path.read_text())
         changed = [key for key in wanted if there.get(key) != wanted[key]]
