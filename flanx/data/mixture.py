@@ -23,12 +23,11 @@ import numpy as np
 
 from flanx.data import order
 from flanx.data.batches import Batches
-from flanx.data.store import Part, Store, Task
+from flanx.data.store import INVERTED, Part, Store, Task
 from flanx.errors import UserError, nearest
 
 __all__ = ["Batches", "Mixture", "Resolved", "named"]
 
-INVERTED = "_inverted"  # ending of the style under which a store keeps inverted examples
 INVERSION = 0.3  # rate of inverted examples against 1: the paper's mixtures (FLAN's own code, 2022)
 TOLERANCE = 0.005  # rates may miss their sum by this: the paper's Proportion B adds up to 99.9 %
 KEYS = {"collections", "rates", "caps", "styles", "inversion", "balance", "note"}

@@ -18,7 +18,8 @@ The manifest (JSON):
     volumes                   [{name, tokens, examples, tokens_bytes, index_bytes, tokens_sha256, index_sha256}]
     tasks                     {task: {collection, cap, held_out, cot, inverted, family, licence, ..., parts}}
       parts                   {style: [one per rendering: {volume, start, examples, hash, input_tokens, target_tokens,
-                              unknown, longest, longer}]}
+                              longest, longer_inputs, longer_targets, unknown, content}]}, all counts of tokens
+                              or examples; content is a SHA-256
     missing                   {task: {collection, reason, ...}}: asked for, not there (quarantined, no data file)
     hash                      SHA-256 over the content: equal hashes mean equal examples in the same places
 """
@@ -41,6 +42,7 @@ from flanx.errors import UserError
 
 FORMAT, VERSION = "flanx-store", 1
 MANIFEST = "manifest.json"
+INVERTED = "_inverted"  # ending of the style whose examples ask for the question, given the answer
 VOLUME_BYTES = 1 << 30
 RESIDENT_BYTES = 192 << 20  # a reader lets go of mapped pages after reading about this much
 INDEX = np.dtype([("offset", "<u8"), ("inputs", "<u4"), ("targets", "<u4")])  # offset of the first input token; lengths
@@ -68,7 +70,11 @@ class Task:
     @property
     def examples(self) -> int:
         """Examples of the data set: those of the style that has most, counted once however often it is rendered."""
-        return max((renderings[0].examples for renderings in self.parts.values()), default=0)
+        counts: dict[str, int] = {}
+        for style, renderings in self.parts.items():
+            plain = style.removesuffix(INVERTED)
+            counts[plain] = counts.get(plain, 0) + renderings[0].examples
+        return max(counts.values(), default=0)
 
 
 class Volume:
@@ -153,7 +159,7 @@ def open_store(path: str | os.PathLike[str]) -> Store:
     if remote.is_remote(str(path)):
         path = _copy_from_bucket(str(path))
     folder = pathlib.Path(path).expanduser()
-    manifest = _read_manifest(folder)
+    manifest = read_manifest(folder)
     for volume in manifest["volumes"]:
         for kind in ("tokens", "index"):
             file = folder / f"{volume['name']}.{kind}.npy"
@@ -187,7 +193,8 @@ def content_hash(manifest: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
-def _read_manifest(folder: pathlib.Path) -> dict[str, Any]:
+def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
+    """The manifest of a store's folder, whole, unchanged and of this version; else one line that says what is wrong."""
     file = folder / MANIFEST
     if not folder.is_dir():
         raise UserError(f"{folder}: no such store; build it with `flanx store build`")

@@ -1,10 +1,13 @@
-"""Writes a token store: parts first, each on its own, then the volumes and, last, the manifest.
+"""Writes a token store: parts first, piece by piece, then the volumes and, last, the manifest.
 
-A part is one rendering of one (task, style). It is written under `<store>/parts/` as
+A part is one rendering of one (task, style). Jobs write its pieces (shards; one for most tasks) under `<store>/parts/`:
 
-    <name>.tokens    raw tokens, inputs then targets of each example, one after the other
-    <name>.lengths   raw uint32 pairs (inputs, targets), one per example
-    <name>.json      counts and hashes, written last and by rename: a part without one is not there
+    <task>/<style>-<rendering>-<shard>of<shards>.tokens     raw tokens, inputs then targets of each example
+                                                .lengths    raw uint32 pairs (inputs, targets), one per example
+                                                .json       counts and hashes, written last and by rename
+
+A piece without its .json is not there. Examples that ask for the question (inverted) go to a part of their own, the
+style with an ending, so that a mixture can weigh them.
 
 `assemble` copies parts, in a given order, into volumes named after their content, and renames the manifest over the old
 one only when all of them are on disk. So a build that dies at any moment leaves the old store or none; a volume whose
@@ -17,6 +20,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, BinaryIO
@@ -32,128 +36,196 @@ INPUT_LENGTHS = (256, 512, 1024, 2048)  # lengths whose truncation shares the ma
 TARGET_LENGTHS = (64, 128, 256, 512)
 BLOCK = 1 << 22  # bytes copied at once
 
-Example = tuple[np.ndarray, np.ndarray]  # (inputs [n], targets [m]), token ids
+Example = tuple[str, np.ndarray, np.ndarray]  # (ending of the style, inputs [n], targets [m]), token ids
 
 
 @dataclasses.dataclass(frozen=True, order=True)
-class PartPlan:
-    """One part of a store to come: whose it is, and the hash of all that makes it."""
+class Piece:
+    """The work of one job: a shard of one rendering of one (task, style), and the hash of all that makes it."""
 
     task: str
     style: str
     rendering: int
+    shard: int
+    shards: int
     hash: str
 
     def file(self, folder: pathlib.Path, kind: str) -> pathlib.Path:
-        return folder / self.task / f"{self.style}-{self.rendering}.{kind}"
+        return folder / self.task / f"{self.style}-{self.rendering}-{self.shard}of{self.shards}.{kind}"
 
 
 def token_dtype(vocabulary_size: int) -> np.dtype:
     return np.dtype("<u2" if vocabulary_size <= 1 << 16 else "<u4")
 
 
-def write_part(folder: pathlib.Path, plan: PartPlan, examples: Iterable[Example], vocabulary: Vocabulary) -> dict:
-    """Writes one part, example by example in constant memory, and returns its facts (the content of its .json)."""
-    dtype = token_dtype(vocabulary.size)
-    plan.file(folder, "json").parent.mkdir(parents=True, exist_ok=True)
-    plan.file(folder, "json").unlink(missing_ok=True)
-    lengths, unknown, digest = [], 0, hashlib.sha256()
-    with plan.file(folder, "tokens").open("wb") as handle:
-        for inputs, targets in examples:
-            tokens = np.concatenate([inputs, targets])
-            unknown += int(np.count_nonzero(tokens == vocabulary.unk_id))
-            lengths.append((len(inputs), len(targets)))
-            raw = tokens.astype(dtype).tobytes()
-            digest.update(raw)
-            handle.write(raw)
-    pairs = np.asarray(lengths, "<u4").reshape(-1, 2)
-    digest.update(pairs.tobytes())
-    plan.file(folder, "lengths").write_bytes(pairs.tobytes())
-    facts = {"hash": plan.hash, "content": digest.hexdigest()} | _describe(pairs, unknown)
-    write_atomically(plan.file(folder, "json"), json.dumps(facts), sync=False)  # `assemble` checks the content
+def write_piece(folder: pathlib.Path, piece: Piece, examples: Iterable[Example], vocabulary: Vocabulary) -> dict:
+    """Writes one piece in constant memory and returns its facts, {ending of the style: {hash, examples, ...}}.
+
+    An example is (ending, inputs, targets); it goes to the part of style `piece.style + ending`.
+    """
+    piece.file(folder, "json").parent.mkdir(parents=True, exist_ok=True)
+    piece.file(folder, "json").unlink(missing_ok=True)
+    halves: dict[str, _Half] = {}
+    try:
+        for ending, inputs, targets in examples:
+            half = halves.get(ending)
+            if half is None:
+                half = halves[ending] = _Half(piece.file(folder, f"tokens{ending}"), vocabulary)
+            half.add(inputs, targets)
+        facts = {ending: half.finish(piece.file(folder, f"lengths{ending}")) for ending, half in sorted(halves.items())}
+    finally:
+        for half in halves.values():
+            half.handle.close()
+    # Not forced to disk: `assemble` compares the content with its hash.
+    write_atomically(piece.file(folder, "json"), json.dumps({"hash": piece.hash, "halves": facts}), sync=False)
     return facts
 
 
-def _describe(pairs: np.ndarray, unknown: int) -> dict[str, Any]:
-    """Counts of a part with lengths `pairs` [n, 2]; shares of tokens unknown and of examples longer than usual."""
+class _Half:
+    """Examples of one piece that go to one part."""
+
+    def __init__(self, file: pathlib.Path, vocabulary: Vocabulary) -> None:
+        self._file = file
+        # Two builds that meet, one of them dying, write the same bytes under different names.
+        self.handle = file.with_name(f"{file.name}.{os.getpid()}.part").open("wb")
+        self._dtype, self._size = token_dtype(vocabulary.size), vocabulary.size
+        self._unk_id = vocabulary.unk_id
+        self._lengths: list[tuple[int, int]] = []
+        self._unknown = 0
+        self._digest = hashlib.sha256()
+
+    def add(self, inputs: np.ndarray, targets: np.ndarray) -> None:
+        tokens = np.concatenate([inputs, targets])
+        if not len(inputs) or not len(targets):
+            raise UserError("an example without inputs or without targets")
+        if tokens.min() < 0 or tokens.max() >= self._size:
+            raise UserError(f"token {int(tokens.max())} is outside the vocabulary of {self._size} ids")
+        self._unknown += int(np.count_nonzero(tokens == self._unk_id))
+        self._lengths.append((len(inputs), len(targets)))
+        raw = tokens.astype(self._dtype).tobytes()
+        self._digest.update(raw)
+        self.handle.write(raw)
+
+    def finish(self, file: pathlib.Path) -> dict[str, Any]:
+        self.handle.close()
+        pathlib.Path(self.handle.name).replace(self._file)
+        pairs = np.asarray(self._lengths, "<u4").reshape(-1, 2)
+        self._digest.update(pairs.tobytes())
+        file.write_bytes(pairs.tobytes())
+        return _count(pairs) | {"unknown": self._unknown, "content": self._digest.hexdigest()}
+
+
+def _count(pairs: np.ndarray) -> dict[str, Any]:
+    """Counts of examples with lengths `pairs` [n, 2]: how many, tokens, longest, how many longer than usual lengths."""
     inputs, targets = pairs[:, 0].astype(np.int64), pairs[:, 1].astype(np.int64)
-    n, tokens = len(pairs), int(pairs.sum(dtype=np.int64))
     return {
-        "examples": n,
+        "examples": len(pairs),
         "input_tokens": int(inputs.sum()),
         "target_tokens": int(targets.sum()),
-        "unknown": round(unknown / max(tokens, 1), 6),
         "longest": [int(inputs.max(initial=0)), int(targets.max(initial=0))],
-        "longer": {
-            "inputs": {str(k): round(float((inputs > k).sum()) / max(n, 1), 6) for k in INPUT_LENGTHS},
-            "targets": {str(k): round(float((targets > k).sum()) / max(n, 1), 6) for k in TARGET_LENGTHS},
-        },
+        "longer_inputs": {str(k): int((inputs > k).sum()) for k in INPUT_LENGTHS},
+        "longer_targets": {str(k): int((targets > k).sum()) for k in TARGET_LENGTHS},
     }
 
 
-class WrittenPart:
-    """A part under `parts/`."""
+def _add(facts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Facts of pieces -> facts of their part."""
+    first, *rest = facts
+    if not rest:
+        return dict(first)
+    total: dict[str, Any] = {key: sum(f[key] for f in facts) for key in ("examples", "input_tokens", "target_tokens")}
+    total["longest"] = [max(sides) for sides in zip(*(f["longest"] for f in facts), strict=True)]
+    for key in ("longer_inputs", "longer_targets"):
+        total[key] = {k: sum(f[key][k] for f in facts) for k in first[key]}
+    total["unknown"] = sum(f["unknown"] for f in facts)
+    total["content"] = hashlib.sha256("".join(f["content"] for f in facts).encode()).hexdigest()
+    return total
 
-    def __init__(self, folder: pathlib.Path, plan: PartPlan, facts: dict[str, Any]) -> None:
-        self.plan, self.facts, self._folder = plan, facts, folder
+
+class WrittenPart:
+    """A part whose pieces lie under `parts/`."""
+
+    def __init__(self, folder: pathlib.Path, pieces: Sequence[Piece], ending: str, facts: list[dict[str, Any]]) -> None:
+        self.task, self.style, self.rendering = pieces[0].task, pieces[0].style + ending, pieces[0].rendering
+        self._files = [(p.file(folder, f"tokens{ending}"), p.file(folder, f"lengths{ending}"), f["content"],
+                        p.file(folder, "json")) for p, f in zip(pieces, facts, strict=True)]  # fmt: skip
+        self.facts = {"hash": pieces[0].hash} | _add(facts)
 
     def lengths(self) -> np.ndarray:
-        return np.fromfile(self.plan.file(self._folder, "lengths"), "<u4").reshape(-1, 2)
+        return np.concatenate([np.fromfile(lengths, "<u4").reshape(-1, 2) for _, lengths, _, _ in self._files])
 
     def tokens(self) -> Iterator[bytes]:
-        with self.plan.file(self._folder, "tokens").open("rb") as handle:
-            while block := handle.read(BLOCK):
-                yield block
-
-    def forget(self) -> None:
-        self.plan.file(self._folder, "json").unlink(missing_ok=True)
+        """The tokens, compared with the hash that was taken when they were made."""
+        for tokens, lengths, content, note in self._files:
+            digest = hashlib.sha256()
+            with tokens.open("rb") as handle:
+                while block := handle.read(BLOCK):
+                    digest.update(block)
+                    yield block
+            digest.update(lengths.read_bytes())
+            if digest.hexdigest() != content:
+                note.unlink()  # so that the next build makes it again
+                raise UserError(f"{tokens}: changed since it was made; run the build again")
 
 
 class StoredPart:
-    """A part in a volume of the store as it is."""
+    """A part in a sound volume of the store as it is."""
 
-    def __init__(self, store: storage.Store, plan: PartPlan, part: storage.Part) -> None:
-        self.plan, self._store, self._part = plan, store, part
+    def __init__(self, store: storage.Store, task: str, style: str, rendering: int) -> None:
+        self.task, self.style, self.rendering = task, style, rendering
+        part = store.tasks[task].parts[style][rendering]
         self.facts = {key: value for key, value in part.facts.items() if key not in ("volume", "start")}
-
-    def _records(self) -> np.ndarray:
-        return self._store.volume(self._part.volume).index[self._part.start : self._part.start + self._part.examples]
+        self._volume, self._number = store.volume, part.volume
+        self._range = slice(part.start, part.start + part.examples)
 
     def lengths(self) -> np.ndarray:
-        records = self._records()
+        records = self._volume(self._number).index[self._range]
         return np.stack([records["inputs"], records["targets"]], axis=1)
 
     def tokens(self) -> Iterator[bytes]:
-        tokens = self._store.volume(self._part.volume).tokens
-        start = int(self._records()["offset"][0]) if self._part.examples else 0
+        volume = self._volume(self._number)
+        start = int(volume.index["offset"][self._range.start])
         stop = start + self.facts["input_tokens"] + self.facts["target_tokens"]
         for at in range(start, stop, BLOCK):
-            yield tokens[at : min(at + BLOCK, stop)].tobytes()
-
-    def forget(self) -> None:
-        """Nothing to forget: a volume with a wrong hash is never taken parts from."""
+            yield volume.tokens[at : min(at + BLOCK, stop)].tobytes()
 
 
-AnyPart = WrittenPart | StoredPart
+Part = WrittenPart | StoredPart
 
 
-def written(folder: pathlib.Path, plan: PartPlan) -> WrittenPart | None:
-    """The part of a plan where it is whole under `folder` and was made by the same hash, else None."""
+def piece_facts(folder: pathlib.Path, piece: Piece) -> dict[str, dict[str, Any]] | None:
+    """The facts of a piece that is whole under `folder` and was made by the same hash, else None."""
     try:
-        facts = json.loads(plan.file(folder, "json").read_bytes())
+        note = json.loads(piece.file(folder, "json").read_bytes())
     except (OSError, ValueError):
         return None
-    return WrittenPart(folder, plan, facts) if facts.get("hash") == plan.hash else None
+    return note["halves"] if note.get("hash") == piece.hash else None
 
 
-def stored(store: storage.Store, sound: set[int], plan: PartPlan) -> StoredPart | None:
-    """The part of a plan where a `sound` volume of the store holds it, made by the same hash, else None."""
-    task = store.tasks.get(plan.task)
-    renderings = task.parts.get(plan.style, ()) if task else ()
-    part = renderings[plan.rendering] if plan.rendering < len(renderings) else None
-    if part is None or part.volume not in sound or part.facts["hash"] != plan.hash:
-        return None
-    return StoredPart(store, plan, part)
+def written_parts(folder: pathlib.Path, pieces: Sequence[Piece]) -> list[WrittenPart]:
+    """The parts of all shards of one rendering of one (task, style)."""
+    facts = [piece_facts(folder, piece) or {} for piece in pieces]
+    endings = sorted({ending for f in facts for ending in f})
+    parts = []
+    for ending in endings:
+        with_it = [(piece, f[ending]) for piece, f in zip(pieces, facts, strict=True) if ending in f]
+        parts.append(WrittenPart(folder, [p for p, _ in with_it], ending, [f for _, f in with_it]))
+    return parts
+
+
+def stored_parts(
+    store: storage.Store, sound: set[int], task: str, style: str, rendering: int, made_of: str
+) -> list[StoredPart]:
+    """The parts of one rendering that sound volumes of a store hold, made by the same hash (plain and inverted)."""
+    found = []
+    for name in (style, style + storage.INVERTED):
+        renderings = store.tasks[task].parts.get(name, ()) if task in store.tasks else ()
+        part = renderings[rendering] if rendering < len(renderings) else None
+        if part is not None and (part.volume not in sound or part.facts["hash"] != made_of):
+            return []
+        if part is not None:
+            found.append(StoredPart(store, task, name, rendering))
+    return found
 
 
 def sound_volumes(store: storage.Store) -> set[int]:
@@ -169,7 +241,7 @@ def _is_sound(folder: pathlib.Path, entry: dict[str, Any]) -> bool:
 def assemble(
     store_dir: pathlib.Path,
     tasks: dict[str, dict[str, Any]],
-    parts: Sequence[AnyPart],
+    parts: Sequence[Part],
     missing: dict[str, dict[str, Any]],
     vocabulary: Vocabulary,
 ) -> dict[str, Any]:
@@ -182,13 +254,13 @@ def assemble(
     dtype = token_dtype(vocabulary.size)
     entries: dict[str, dict[str, Any]] = {}
     volumes: list[dict[str, Any]] = []
-    ordered = sorted(parts, key=lambda part: (tasks[part.plan.task]["collection"], part.plan))
+    ordered = sorted(parts, key=lambda part: (tasks[part.task]["collection"], part.task, part.style, part.rendering))
     for volume, group in enumerate(_by_volume(ordered, tasks, dtype.itemsize)):
-        volumes.append(_write_volume(store_dir, tasks[group[0].plan.task]["collection"], group, dtype))
+        volumes.append(_write_volume(store_dir, tasks[group[0].task]["collection"], group, dtype))
         start = 0
         for part in group:
-            entry = entries.setdefault(part.plan.task, {**tasks[part.plan.task], "parts": {}})
-            entry["parts"].setdefault(part.plan.style, []).append({"volume": volume, "start": start, **part.facts})
+            entry = entries.setdefault(part.task, {**tasks[part.task], "parts": {}})
+            entry["parts"].setdefault(part.style, []).append({"volume": volume, "start": start, **part.facts})
             start += part.facts["examples"]
     keys = ("spec", "extra_ids", "size", "fingerprint")
     manifest = {
@@ -205,13 +277,13 @@ def assemble(
     return manifest
 
 
-def _by_volume(parts: Sequence[AnyPart], tasks: dict[str, dict[str, Any]], itemsize: int) -> Iterator[list[AnyPart]]:
+def _by_volume(parts: Sequence[Part], tasks: dict[str, dict[str, Any]], itemsize: int) -> Iterator[list[Part]]:
     """Splits parts, sorted by collection, into volumes: one collection each, closed when the next would pass 1 GiB."""
-    group: list[AnyPart] = []
+    group: list[Part] = []
     size = 0
     for part in parts:
         nbytes = (part.facts["input_tokens"] + part.facts["target_tokens"]) * itemsize
-        other = group and tasks[group[0].plan.task]["collection"] != tasks[part.plan.task]["collection"]
+        other = group and tasks[group[0].task]["collection"] != tasks[part.task]["collection"]
         if group and (other or size + nbytes > storage.VOLUME_BYTES):
             yield group
             group, size = [], 0
@@ -221,11 +293,9 @@ def _by_volume(parts: Sequence[AnyPart], tasks: dict[str, dict[str, Any]], items
         yield group
 
 
-def _write_volume(store_dir: pathlib.Path, collection: str, group: list[AnyPart], dtype: np.dtype) -> dict[str, Any]:
+def _write_volume(store_dir: pathlib.Path, collection: str, group: list[Part], dtype: np.dtype) -> dict[str, Any]:
     """Writes one volume, or keeps the one that is there with the same content; its entry of the manifest."""
-    key = "\n".join(
-        f"{part.plan.task} {part.plan.style} {part.plan.rendering} {part.facts['content']}" for part in group
-    )
+    key = "\n".join(f"{part.task} {part.style} {part.rendering} {part.facts['content']}" for part in group)
     name = f"{collection}-{hashlib.sha256(f'{dtype} {key}'.encode()).hexdigest()[:16]}"
     note = store_dir / f"{name}.json"  # tells the next build, and only it, that this volume was finished
     try:
@@ -245,20 +315,7 @@ def _write_volume(store_dir: pathlib.Path, collection: str, group: list[AnyPart]
     return entry
 
 
-def _checked(group: list[AnyPart]) -> Iterator[bytes]:
-    """The parts' tokens, compared with the hash that was taken when they were made."""
-    for part in group:
-        digest = hashlib.sha256()
-        for block in part.tokens():
-            digest.update(block)
-            yield block
-        digest.update(part.lengths().astype("<u4").tobytes())
-        if digest.hexdigest() != part.facts["content"]:
-            part.forget()
-            raise UserError(f"{part.plan.task} ({part.plan.style}): changed on disk since it was made; build again")
-
-
-def _records(group: list[AnyPart]) -> Iterator[bytes]:
+def _records(group: list[Part]) -> Iterator[bytes]:
     offset = 0
     for part in group:
         pairs = part.lengths()
@@ -288,17 +345,18 @@ def _write_array(file: pathlib.Path, kind: str, dtype: np.dtype, count: int, blo
 def write_store(
     store_dir: str | os.PathLike[str],
     tasks: dict[str, dict[str, Any]],
-    examples: dict[tuple[str, str], Sequence[Iterable[Example]]],
+    examples: dict[tuple[str, str], Sequence[Iterable[tuple[np.ndarray, np.ndarray]]]],
     vocabulary: Vocabulary,
     missing: dict[str, dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Writes a whole small store from examples in hand: {(task, style): [the examples of each rendering]}."""
     folder = pathlib.Path(store_dir)
-    parts: list[AnyPart] = []
+    parts: list[Part] = []
     for (task, style), renderings in examples.items():
         for rendering, stream in enumerate(renderings):
-            plan = PartPlan(task, style, rendering, "by hand")
-            parts.append(WrittenPart(folder / PARTS, plan, write_part(folder / PARTS, plan, stream, vocabulary)))
+            piece = Piece(task, style, rendering, 0, 1, "by hand")
+            write_piece(folder / PARTS, piece, (("", inputs, targets) for inputs, targets in stream), vocabulary)
+            parts += written_parts(folder / PARTS, [piece])
     manifest = assemble(folder, tasks, parts, missing or {}, vocabulary)
     shutil.rmtree(folder / PARTS)
     return manifest
@@ -306,7 +364,7 @@ def write_store(
 
 def write_atomically(file: pathlib.Path, text: str, sync: bool = True) -> None:
     """Writes a file so that it is either as before or whole; with `sync`, also after a crash of the machine."""
-    part = file.with_name(f"{file.name}.part")
+    part = file.with_name(f"{file.name}.{os.getpid()}.part")
     with part.open("wb") as handle:
         handle.write(text.encode())
         if sync:
@@ -323,7 +381,6 @@ def _remove_unused(store_dir: pathlib.Path, volumes: list[dict[str, Any]]) -> No
     """Removes volumes that the manifest does not name: of an older build, or of one that was killed."""
     used = {volume["name"] for volume in volumes}
     for file in store_dir.iterdir():
-        if (file.name.endswith((".tokens.npy", ".index.npy")) and file.name.rsplit(".", 2)[0] not in used) or (
-            file.suffix == ".json" and file.name != storage.MANIFEST and file.stem not in used
-        ):
+        name = re.fullmatch(r"(.+-[0-9a-f]{16})\.(tokens\.npy|index\.npy|json)(\.\d+\.part)?", file.name)
+        if name and (name[1] not in used or name[3]):
             file.unlink()

@@ -1,0 +1,213 @@
+"""One job of a store build: one shard of one rendering of one (task, style), from its SeqIO task to a piece on disk.
+
+This module imports SeqIO and TensorFlow only when a job runs. A job travels as JSON, so that any runner can carry it.
+"""
+
+import ast
+import dataclasses
+import functools
+import hashlib
+import importlib
+import importlib.util
+import itertools
+import json
+import os
+import pathlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from flanx.data import source, spec, vocabulary, writer
+from flanx.data.store import INVERTED, sha256
+from flanx.errors import UserError
+
+BATCH = 256  # examples that leave TensorFlow at a time
+FORMAT = 1  # raise it when the same text and vocabulary would give other pieces
+CODE = ("fields", "prompt", "record", "source", "example", "register")  # modules of flanx.data that make the texts
+AS_IS = "as_is"  # the one style of a user's own SeqIO task
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What a worker must know. `imports`: modules that register the user's own SeqIO tasks."""
+
+    piece: writer.Piece
+    folder: str  # where pieces are written
+    vocabulary: str
+    extra_ids: int
+    data_dir: str | None = None
+    max_bad_rows: int = source.MAX_BAD_ROWS
+    imports: tuple[str, ...] = ()
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Job":
+        fields = json.loads(text)
+        return cls(**fields | {"piece": writer.Piece(**fields["piece"]), "imports": tuple(fields["imports"])})
+
+
+def run(job: Job, tell: Callable[[int], None] = lambda examples: None) -> dict[str, Any]:
+    """Runs one job, unless its piece is there; `tell` hears the number of examples written since it last heard."""
+    folder = pathlib.Path(job.folder)
+    facts = writer.piece_facts(folder, job.piece)
+    if facts is None:
+        words = vocabulary.load(job.vocabulary, job.extra_ids)
+        facts = writer.write_piece(folder, job.piece, _told(read(job, words), tell), words)
+    return facts
+
+
+def _told(examples: Iterator[writer.Example], tell: Callable[[int], None]) -> Iterator[writer.Example]:
+    waiting = 0
+    for example in examples:
+        yield example
+        waiting += 1
+        if waiting == 4 * BATCH:
+            tell(waiting)
+            waiting = 0
+    tell(waiting)
+
+
+def read(job: Job, words: vocabulary.Vocabulary) -> Iterator[writer.Example]:
+    """The examples of a job's SeqIO task, in its order, not shuffled and not cut."""
+    import seqio
+    import tensorflow as tf
+
+    task, inverted = _task(job, words)
+    missing = {"inputs", "targets"} - set(task.output_features)
+    if missing:
+        raise UserError(f"task {task.name} has no feature {', '.join(sorted(missing))}")
+    shard = seqio.ShardInfo(job.piece.shard, job.piece.shards) if job.piece.shards > 1 else None
+    data = task.get_dataset(None, "train", shuffle=False, shard_info=shard, num_epochs=1)
+    kept = [name for name in ("inputs", "targets", "template") if name in data.element_spec]
+    data = data.map(lambda example: {name: example[name] for name in kept})
+    options = tf.data.Options()
+    options.deterministic = True
+    options.threading.private_threadpool_size = 2
+    for batch in data.ragged_batch(BATCH).with_options(options):
+        sides = [_rows(batch[name]) for name in ("inputs", "targets")]
+        blocks = (
+            [t.decode().rpartition(":")[0] for t in batch["template"].numpy()] if inverted else [""] * len(sides[0])
+        )
+        for block, inputs, targets in zip(blocks, *sides, strict=True):
+            yield (INVERTED if block in inverted else ""), inputs, targets
+
+
+def _rows(tensor: Any) -> list[Any]:
+    """The rows of a ragged or dense batch as numpy arrays."""
+    if not hasattr(tensor, "row_splits"):
+        return list(tensor.numpy())
+    flat, ends = tensor.flat_values.numpy(), tensor.row_splits.numpy().tolist()
+    return [flat[a:b] for a, b in itertools.pairwise(ends)]
+
+
+def _task(job: Job, words: vocabulary.Vocabulary) -> tuple[Any, frozenset[str]]:
+    """The SeqIO task of a job, and the template blocks whose examples are inverted."""
+    row = spec.load_tables().get(job.piece.task)
+    if row is not None:
+        from flanx.data import register
+
+        task = register.make_task(
+            row, job.piece.style, _seqio_side(job.vocabulary, job.extra_ids), job.piece.rendering, job.data_dir,
+            job.max_bad_rows,
+        )  # fmt: skip
+        return task, frozenset(row.inversions)
+    task = find_seqio_task(job.piece.task, job.imports)
+    for name in ("inputs", "targets"):
+        feature = task.output_features.get(name)
+        if feature is not None and feature.vocabulary != words.seqio():
+            raise UserError(f"task {task.name}: feature {name} has not the vocabulary of the store ({job.vocabulary})")
+    return task, frozenset()
+
+
+@functools.cache
+def _seqio_side(name: str, extra_ids: int) -> vocabulary.Vocabulary:
+    return vocabulary.load(name, extra_ids)
+
+
+def find_seqio_task(name: str, imports: Sequence[str]) -> Any:
+    """A user's own task of SeqIO's registry, after importing the modules that register it."""
+    import seqio
+
+    for module in imports:
+        importlib.import_module(module)
+    if name not in seqio.TaskRegistry.names():
+        raise UserError(f"no SeqIO task '{name}' (imported: {', '.join(imports) or 'nothing'})")
+    return seqio.TaskRegistry.get(name)
+
+
+# ---- what a piece is made of -----------------------------------------------------------------------------------------
+
+
+def hash_row(row: spec.TaskSpec, style: str, rendering: int, fingerprint: str, source_hash: str) -> str:
+    """Hash of all that makes one rendering of a task: its row, templates, prompt style, code and source files."""
+    tables = spec.load()
+    fields = {f.name: getattr(row, f.name) for f in dataclasses.fields(row) if f.name not in _NOT_TEXT}
+    blocks = {name: repr(tables.blocks[name]) for name in (*row.templates, *row.inversions)}
+    own = ("suite",) if row.source.startswith("suite:") else ()
+    parts = [FORMAT, fields, blocks, repr(tables.style), style, rendering, fingerprint, source_hash, hash_code(own)]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+# Keys of a row that change no example: a new cap or licence makes nothing stale.
+_NOT_TEXT = {
+    "place", "role", "collection", "category", "held_out", "cot", "cap", "metrics", "num_examples", "styles",
+    "licence", "access", "bytes", "note",
+}  # fmt: skip
+
+
+def hash_seqio_task(task: Any, fingerprint: str) -> str:
+    """Hash of a user's SeqIO task as far as it can be seen: source, its files, the code of its preprocessors."""
+    files = []
+    for split in task.source.splits or ():
+        try:
+            files += [f"{pathlib.Path(p).name} {sha256(pathlib.Path(p))}" for p in task.source.list_shards(split)]
+        except (OSError, ValueError, NotImplementedError, AttributeError):
+            files.append(f"{type(task.source).__name__} {split}")
+    steps = [_code_of(step) for step in task.preprocessors]
+    return hashlib.sha256(json.dumps([FORMAT, task.name, files, steps, fingerprint]).encode()).hexdigest()
+
+
+def _code_of(step: Any) -> str:
+    """A stable text for a preprocessor: its name, its bound arguments and its byte code."""
+    function = getattr(step, "func", step)
+    function = getattr(function, "__wrapped__", function)
+    code = getattr(function, "__code__", None)
+    bound = [getattr(step, "args", ()), sorted(getattr(step, "keywords", {}) or {})]
+    name = getattr(function, "__qualname__", type(step).__name__)
+    return f"{name} {bound} {hashlib.sha256(code.co_code + repr(code.co_names).encode()).hexdigest() if code else ''}"
+
+
+def hash_source(row: spec.TaskSpec, data_dir: str | None) -> str:
+    """Hash of the files a task reads for training; of the source's name where it has no file here."""
+    found = [f"{path.name} {_hash_file(path)}" for path in source.files(row, "train", data_dir)]
+    return hashlib.sha256("\n".join([row.source, *found]).encode()).hexdigest()
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def _hash_file(path: pathlib.Path) -> str:
+    return sha256(path)
+
+
+@functools.cache
+def hash_code(more: tuple[str, ...] = ()) -> str:
+    """Hash of the modules that make texts, without their comments, layout and docstrings."""
+    names = [f"flanx.data.{name}" for name in CODE] + [f"flanx.{name}" for name in more]
+    digest = hashlib.sha256()
+    for name in names:
+        found = importlib.util.find_spec(name)
+        if found is None or not found.origin:
+            raise UserError(f"no module {name}: flanx is not installed whole")
+        tree = ast.parse(pathlib.Path(found.origin).read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+                node.value.value = None
+        digest.update(ast.dump(tree).encode())
+    return digest.hexdigest()
+
+
+def quiet_tensorflow() -> None:
+    """Settings of a worker process, before it imports TensorFlow: no accelerator, two threads, no banners."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
