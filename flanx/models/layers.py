@@ -70,6 +70,23 @@ def parameter(module: nn.Module, name: str, init: Init, axes: tuple[str, ...], s
     return module.param(name, nn.with_logical_partitioning(init, axes), tuple(shape), jnp.float32)
 
 
+@jax.custom_vjp
+def settle(x: Array) -> Array:
+    """x; on a CPU its gradient is computed once and stored before it is used.
+
+    The gradient of a product's result enters two more products. XLA's CPU compiler would fuse the arithmetic behind it
+    (a gelu's derivative, a softmax over the vocabulary) into the transposition for either, element by element.
+    """
+    return x
+
+
+def _settle_backward(_: None, gradient: Array) -> tuple[Array]:
+    return (lax.platform_dependent(gradient, cpu=lax.optimization_barrier, default=lambda g: g),)
+
+
+settle.defvjp(lambda x: (x, None), _settle_backward)
+
+
 class Dense(nn.Module):
     """A product with `kernel` [in, features], no bias."""
 
@@ -82,7 +99,7 @@ class Dense(nn.Module):
     def __call__(self, x: Array) -> Array:
         """x [..., in] -> [..., features]."""
         kernel = parameter(self, "kernel", self.init_kernel, self.axes, (x.shape[-1], self.features))
-        return x.astype(self.precision.dtype) @ kernel.astype(self.precision.dtype)
+        return settle(x.astype(self.precision.dtype) @ kernel.astype(self.precision.dtype))
 
 
 class Head(nn.Module):
@@ -95,7 +112,7 @@ class Head(nn.Module):
     def __call__(self, x: Array) -> Array:
         """x [b, l, m] -> float32 [b, l, v]."""
         kernel = parameter(self, "kernel", TRUNCATED, ("embed", "vocab"), (x.shape[-1], self.vocab_size))
-        return jnp.matmul(x, kernel.astype(x.dtype), preferred_element_type=jnp.float32)
+        return settle(jnp.matmul(x, kernel.astype(x.dtype), preferred_element_type=jnp.float32))
 
 
 class RMSNorm(nn.Module):
@@ -189,7 +206,71 @@ class Embed(nn.Module):
     def attend(self, x: Array) -> Array:
         """x [b, l, m] -> float32 logits [b, l, v], scaled by 1/sqrt(m)."""
         table = self.embedding.astype(x.dtype)
-        logits = jnp.einsum("blm,vm->blv", x, table, preferred_element_type=jnp.float32)
+        logits = settle(jnp.einsum("blm,vm->blv", x, table, preferred_element_type=jnp.float32))
+        return logits / np.sqrt(self.emb_dim).astype(np.float32)
+
+
+def relative_buckets(distance: Any, bidirectional: bool, num_buckets: int = 32, max_distance: int = 128) -> Any:
+    """T5's bucket of each distance (key position - query position), int32, any shape; numpy in, numpy out.
+
+    Half of the buckets are single small distances, half grow with the logarithm up to `max_distance`. With
+    `bidirectional` the upper half of the table is for keys behind the query; without, such keys share bucket 0.
+    """
+    xp = np if isinstance(distance, np.ndarray) else jnp
+    behind = 0
+    back = -distance
+    if bidirectional:
+        num_buckets //= 2
+        behind = (back < 0).astype(np.int32) * num_buckets
+        back = abs(back)
+    else:
+        back = xp.maximum(back, 0)
+    exact = num_buckets // 2
+    ratio = back.astype(np.float32) / exact + np.finfo(np.float32).eps
+    far = exact + (xp.log(ratio) / np.log(max_distance / exact) * (num_buckets - exact)).astype(np.int32)
+    return behind + xp.where(back < exact, back, xp.minimum(far, num_buckets - 1)).astype(np.int32)
+
+
+class RelativeBias(nn.Module):
+    """T5's relative position bias: one learned number per head and bucket of distance."""
+
+    num_heads: int
+    bidirectional: bool
+    num_buckets: int = 32
+    max_distance: int = 128
+
+    def setup(self) -> None:
+        init = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
+        axes, shape = ("heads", "relpos_buckets"), (self.num_heads, self.num_buckets)
+        self.rel_embedding = parameter(self, "rel_embedding", init, axes, shape)
+
+    def __call__(self, length: int) -> Array:
+        """float32 [1, h, q, k] for a row of `length` positions: one number per distance, laid along the diagonals.
+
+        Two reshapes lay them: a row of 2 * length numbers, repeated, read in rows of one less moves on by one each.
+        """
+        distance = np.arange(-length + 1, length + 1, dtype=np.int32)
+        values = self.of(distance)  # [h, 2 * length]
+        shape = (self.num_heads, length, 2 * length)
+        flat = jnp.broadcast_to(values[:, None, :], shape).reshape(self.num_heads, -1)
+        rows = flat[:, : length * (2 * length - 1)].reshape(self.num_heads, length, 2 * length - 1)
+        return rows[None, :, :, length - 1 :]
+
+    def at(self, distance: Array) -> Array:
+        """distance int32 [b, k] from each row's one query to the keys -> float32 [b, h, 1, k]."""
+        return jnp.moveaxis(self.of(distance), 0, 1)[:, :, None, :]
+
+    def of(self, distance: Any) -> Array:
+        """distance int32 [...] (key - query) -> float32 [h, ...]; a product with one-hot buckets."""
+        buckets = relative_buckets(distance, self.bidirectional, self.num_buckets, self.max_distance)
+        one_hot = jax.nn.one_hot(buckets, self.num_buckets, dtype=jnp.float32)
+        return jnp.tensordot(self.rel_embedding, one_hot, (1, -1))
+
+
+def attend(self, x: Array) -> Array:
+        """x [b, l, m] -> float32 logits [b, l, v], scaled by 1/sqrt(m)."""
+        table = self.embedding.astype(x.dtype)
+        logits = settle(jnp.einsum("blm,vm->blv", x, table, preferred_element_type=jnp.float32))
         return logits / np.sqrt(self.emb_dim).astype(np.float32)
 
 

@@ -296,9 +296,9 @@ class Decoder(nn.Module):
         """Embedded tokens [b, 1, m] -> [b, 1, m], normed, and the cache after them."""
         position = cache["position"]
         keys = np.arange(cache["layers"][0]["key"].shape[1], dtype=np.int32)
-        distance = keys[None, None, :] - position[:, None, None]
+        distance = keys[None, :] - position[:, None]
         cross_mask = cache["readable"][:, None, None, :]
-        shared = StepInputs(position, self.relpos_bias.at(distance), (distance <= 0)[:, None], cross_mask)
+        shared = StepInputs(position, self.relpos_bias.at(distance), (distance <= 0)[:, None, None], cross_mask)
         layers = []
         for layer, layer_cache in zip(self.layers, cache["layers"], strict=True):
             x, layer_cache = layer.step(x, layer_cache, shared)
@@ -319,8 +319,9 @@ class Transformer(nn.Module):
 
     def __call__(self, inputs: Array, input_segments: Array, targets: Array, target_segments: Array) -> Array:
         """Tokens and segment numbers of inputs [b, s] and of shifted targets [b, t] -> float32 logits [b, t, v]."""
-        encoded = self.encoder(self.token_embedder(inputs), input_segments)
-        return self.head(self.decoder(self.token_embedder(targets), encoded, target_segments, input_segments))
+        both = self.token_embedder(jnp.concatenate([inputs, targets], axis=1))  # at once: one gradient of the table
+        encoded = self.encoder(both[:, : inputs.shape[1]], input_segments)
+        return self.head(self.decoder(both[:, inputs.shape[1] :], encoded, target_segments, input_segments))
 
     def head(self, x: Array) -> Array:
         """[b, t, m] -> float32 logits [b, t, v]."""
