@@ -19,8 +19,11 @@ def make_renderer(
     rendering: int = 0,
     count: Callable[[str], int] = len,
     max_bad_rows: int = source.MAX_BAD_ROWS,
+    raw: Callable[[str], source.Raw] | None = None,
 ) -> Renderer:
-    """The renderer of one task, style and split; its exemplars are the first rows of the train split."""
+    """The renderer of one task, style and split; its exemplars are the first rows of the train split.
+
+    `raw(split)` stands in for the task's own source."""
     if style not in spec.styles:
         raise UserError(f"task {spec.name} has no style '{style}' (it has {', '.join(spec.styles)})")
     tables = load()
@@ -30,7 +33,9 @@ def make_renderer(
         if "train" not in spec.splits:
             return []
         found = []
-        for row, _, record in source.rows(spec, "train", data_dir, rendering, max_bad_rows):
+        for row, _, record in source.rows(
+            spec, "train", data_dir, rendering, max_bad_rows, raw("train") if raw else None
+        ):
             found.append((row, record))
             if len(found) == source.POOL:
                 break
@@ -60,11 +65,12 @@ def render_rows(
     rendering: int = 0,
     count: Callable[[str], int] = len,
     max_bad_rows: int = source.MAX_BAD_ROWS,
+    raw: Callable[[str], source.Raw] | None = None,
 ) -> Iterator[Rendered]:
     """Every example of a split, in the source's order. Bad rows count towards the limit wherever they show."""
-    renderer = make_renderer(spec, style, split, data_dir, rendering, count, max_bad_rows)
+    renderer = make_renderer(spec, style, split, data_dir, rendering, count, max_bad_rows, raw)
     bad = 0
-    for row, place, record in source.rows(spec, split, data_dir, rendering, max_bad_rows):
+    for row, place, record in source.rows(spec, split, data_dir, rendering, max_bad_rows, raw(split) if raw else None):
         try:
             example = renderer.render(row, record)
         except BadRow as e:

@@ -182,6 +182,15 @@ def collections() -> dict[str, Any]:
     }
 
 
+def load_mixtures() -> dict[str, dict[str, Any]]:
+    """The sections of `tables/mixtures.toml` of all roots, later roots over earlier ones; the keys stand there."""
+    found: dict[str, dict[str, Any]] = {}
+    for root in roots():
+        if (root / "tables" / "mixtures.toml").is_file():
+            found |= _toml(root / "tables" / "mixtures.toml")
+    return found
+
+
 # ---- reading ---------------------------------------------------------------------------------------------------------
 
 
@@ -353,7 +362,6 @@ def _spec(name: str, collection: str, role: str, row: dict[str, Any], place: str
     return spec
 
 
-@functools.lru_cache(maxsize=1 << 14)
 def _absent(block: Block, names: frozenset[str]) -> tuple[str, str] | None:
     """(template, field) of the first field that the names lack, or None. `options` may be absent."""
     for prompt in (*block.prompts, block.none):
@@ -362,7 +370,8 @@ def _absent(block: Block, names: frozenset[str]) -> tuple[str, str] | None:
     return None
 
 
-def _check_templates(spec: TaskSpec, blocks: dict[str, Block]) -> None:
+def _check_templates(spec: TaskSpec, blocks: dict[str, Block], good: set[tuple[str, frozenset[str]]]) -> None:
+    """Refuses a block that does not exist or names a field that the task lacks. `good`: pairs that passed already."""
     try:
         names = spec.names
     except UserError as e:
@@ -372,11 +381,14 @@ def _check_templates(spec: TaskSpec, blocks: dict[str, Block]) -> None:
     for name in (*spec.templates, *spec.inversions, *spec.worked):
         if name not in blocks:
             raise UserError(f"{spec.place}: no template block '{name}'{nearest(name, blocks)}")
+        if (name, names) in good:
+            continue
         if wrong := _absent(blocks[name], names):
             raise UserError(
                 f"{spec.place}: template {wrong[0]} names the field '{wrong[1]}', which {spec.name} lacks "
                 f"(it has {', '.join(sorted(names))})"
             )
+        good.add((name, names))
 
 
 @functools.lru_cache(maxsize=8)
@@ -392,9 +404,10 @@ def _load(folders: tuple[pathlib.Path, ...]) -> Tables:
     if style is None:
         raise UserError(f"{folders[0]}/templates/style.toml is missing")
     tasks = {}
+    good: set[tuple[str, frozenset[str]]] = set()
     for name, (collection, row, place) in found.items():
         spec = _spec(name, collection, groups[collection]["role"], row, place)
-        _check_templates(spec, blocks)
+        _check_templates(spec, blocks, good)
         tasks[name] = spec
     for name, section in groups.items():
         count = sum(spec.collection == name for spec in tasks.values())
