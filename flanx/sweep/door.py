@@ -42,6 +42,8 @@ def run(args: argparse.Namespace) -> int:
     if args.jobs < 1:
         raise UserError(f"--jobs={args.jobs}: at least 1 point runs at a time")
     if args.dry_run:
+        if sweep.store:
+            print("flanx", shlex.join(sweep.store_arguments(args.gin_search_paths)))
         for point in points:
             print("flanx", shlex.join(point.arguments(args.gin_search_paths)))
         return 0
@@ -50,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     out.mkdir(parents=True, exist_ok=True)
     config.write_atomic(out / "sweep.gin", config.text())
     if sweep.store:
-        build_store(sweep.store)
+        build_store(sweep.store_arguments(args.gin_search_paths))
     statuses = watch(points, args.jobs, args.gin_search_paths)
     rows = collect(sweep, statuses)
     publish(sweep, statuses, rows, out)
@@ -70,7 +72,7 @@ def check(points: Sequence[Point], search_paths: str) -> None:
 
 def build_store(arguments: Sequence[str]) -> None:
     """Builds what the store lacks, in a process of its own: the builder needs TensorFlow, the sweep does not."""
-    code = subprocess.run([sys.executable, "-m", "flanx", "store", "build", *arguments], check=False).returncode
+    code = subprocess.run([sys.executable, "-m", "flanx", *arguments], check=False).returncode
     if code:
         raise UserError(f"the store was not built (exit status {code}); the lines above say why")
 

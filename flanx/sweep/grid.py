@@ -11,6 +11,8 @@ from flanx.errors import UserError
 
 # what an axis sets at one of its values: gin files (ending in .gin) and bindings ("NAME=VALUE")
 Setting = Sequence[str]
+# of a sweep's bindings, those that its store is built with
+STORE_MACROS = ("STORE_DIR", "DATA_DIR", "VOCABULARY", "MIXTURE_OR_TASK_NAME")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +25,8 @@ class Sweep:
       axes: axis -> {label: setting}. The first axis is the model size, the second the number of tasks (the report draws
         them so); any further axis, such as the seed, is averaged over.
       bindings: macros bound for every point, {"TRAIN_STEPS": 500}.
-      store: arguments of `flanx store build` that make the store the points read; none where it exists already.
+      store: gin files of `flanx store build` for the store that the points read, bound with STORE_MACROS of `bindings`;
+        none where the store exists already.
       title: what the figures are called.
       metric: the suites whose mean is drawn; None for all.
     """
@@ -35,6 +38,13 @@ class Sweep:
     store: Sequence[str] = ()
     title: str = "held-out score"
     suites: Sequence[str] | None = None
+
+    def store_arguments(self, search_paths: str = "") -> list[str]:
+        """The command line after `flanx` that builds the store; empty where the sweep builds none."""
+        if not self.store:
+            return []
+        bindings = [f"{macro}={self.bindings[macro]!r}" for macro in STORE_MACROS if macro in self.bindings]
+        return ["store", "build", *_flags(self.store, bindings, search_paths)]
 
     def points(self) -> list["Point"]:
         """Every point of the grid, the last axis running fastest. Raises UserError for an empty or ambiguous grid."""
@@ -78,7 +88,9 @@ class Point:
 
     def arguments(self, search_paths: str = "") -> list[str]:
         """The command line after `flanx`."""
-        files = [f"--gin_file={file}" for file in self.gin_files]
-        bindings = [f"--gin.{binding}" for binding in self.bindings]
-        paths = [f"--gin_search_paths={search_paths}"] if search_paths else []
-        return ["train", *files, *paths, *bindings, f"--gin.MODEL_DIR={str(self.folder)!r}"]
+        return ["train", *_flags(self.gin_files, [*self.bindings, f"MODEL_DIR={str(self.folder)!r}"], search_paths)]
+
+
+def _flags(gin_files: Sequence[str], bindings: Sequence[str], search_paths: str) -> list[str]:
+    paths = [f"--gin_search_paths={search_paths}"] if search_paths else []
+    return [*(f"--gin_file={file}" for file in gin_files), *paths, *(f"--gin.{binding}" for binding in bindings)]
