@@ -57,7 +57,7 @@ setup(
     + gin_packages(),
     package_dir={"flanx": "flanx", "flanx.tasks": "tasks", "flanx.gin": "gin"},
     package_data={
-        "flanx": ["**/*.html", "**/*.css"],
+        "flanx": ["**/*.html", "**/*.css", "**/*.toml", "**/*.csv", "evals/sample/**/*"],
         "flanx.tasks": ["**/*.toml", "**/*.csv", "**/*.tsv", "**/*.jsonl", "**/*.json"],
         **{name: ["*.gin"] for name in gin_packages()},
     },

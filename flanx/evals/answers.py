@@ -112,7 +112,7 @@ def _announced(text: str, cot: bool) -> str | None:
     found = list(_CLOSING.finditer(text))
     if not found:
         return None
-    return text[(found[-1] if cot else found[0]).end() :].lstrip(" \t\n:=-—–").rstrip()
+    return text[(found[-1] if cot else found[0]).end() :].replace("\\boxed", "").lstrip(" \t\n:=—–").rstrip()
 
 
 # --- readers: (whole text, what was announced or None, cot, language) -> answer or None ------------------------------
@@ -120,11 +120,11 @@ def _announced(text: str, cot: bool) -> str | None:
 
 def _letter(text: str, said: str | None, cot: bool, language: str) -> str | None:
     if said is not None:
-        found = re.match(rf"[\s\"'{{]*(?:(?:option|choice|answer)\s+)?\(?\s*({_LETTER})\s*(?:\)|(?![\w']))", said)
+        found = re.match(rf"[\s\"'{{$]*(?:(?:option|choice|answer)\s+)?\(?\s*({_LETTER})\s*(?:\)|(?![\w']))", said)
         if found and not re.match(r"\s*(?:A|I) [a-z]", said):
             return found[1]
-        found = re.search(rf"\(({_LETTER})\)", said.split("\n")[0])
-        return found[1] if found else None
+        found = re.search(rf"\(({_LETTER}|{_LETTER.lower()})\)", said.split("\n")[0])
+        return found[1].upper() if found else None
     if found := re.fullmatch(rf"\W*({_LETTER}|{_LETTER.lower()})\W*", text):
         return found[1].upper()
     marked = re.findall(rf"\(\s*({_LETTER})\s*\)", text)

@@ -1,6 +1,7 @@
 """Reading benchmark files from a folder, with the file and line of whatever is wrong in them."""
 
 import csv
+import io
 import json
 import pathlib
 from collections.abc import Iterator
@@ -19,9 +20,9 @@ def existing(path: pathlib.Path, what: str) -> pathlib.Path:
 
 
 def read_text(path: pathlib.Path, what: str) -> str:
-    """A text file in UTF-8."""
+    """A text file in UTF-8, its line ends as they are."""
     try:
-        return existing(path, what).read_text(encoding="utf-8")
+        return existing(path, what).read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
         raise UserError(f"{what}: {path} is not UTF-8 ({error.reason} at byte {error.start})") from None
 
@@ -49,9 +50,9 @@ def read_rows(path: pathlib.Path, what: str, columns: int, delimiter: str) -> It
     """(place, cells) of a CSV (delimiter ",") or a plain TSV file (tab, no quoting)."""
     text = read_text(path, what)
     if delimiter == "\t":
-        rows = ((number, line.split("\t")) for number, line in enumerate(text.split("\n"), 1) if line)
+        rows = ((n, line.rstrip("\r").split("\t")) for n, line in enumerate(text.split("\n"), 1) if line)
     else:
-        reader = csv.reader(text.splitlines(keepends=True))
+        reader = csv.reader(io.StringIO(text, newline=""))
         rows = ((reader.line_num, row) for row in reader if row)
     for number, row in rows:
         if len(row) != columns:

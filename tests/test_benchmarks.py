@@ -1,0 +1,132 @@
+"""Every item of the real benchmark files renders; gold answers and published rationales all read back as right."""
+
+import hashlib
+import pathlib
+import re
+import tomllib
+
+import pytest
+
+from flanx.errors import UserError
+from flanx.evals import answers, bbh, gsm8k, mgsm, mmlu, suite
+
+GOLDENS = pathlib.Path(__file__).with_name("corpus") / "prompts.toml"
+# suite -> number of items: 6,511 of BBH, 14,042 of MMLU, 2,750 of MGSM (with English), 1,319 of GSM8K
+COUNTS = {
+    "bbh_direct": 6511,
+    "bbh_cot": 6511,
+    "bbh_zero_shot": 6511,
+    "bbh_zero_shot_cot": 6511,
+    "mmlu_test_direct": 14042,
+    "mmlu_test_cot": 14042,
+    "mmlu_test_zero_shot": 14042,
+    "mmlu_test_hendrycks": 14042,
+    "mmlu_test_lm_eval": 14042,
+    f"mgsm_cot[{','.join(mgsm.LANGUAGES)}]": 2750,
+    f"mgsm_direct[{','.join(mgsm.LANGUAGES)}]": 2750,
+    "gsm8k_cot": 1319,
+    "gsm8k_zero_shot": 1319,
+    "gsm8k_zero_shot_cot": 1319,
+}
+
+
+def prompt_hash(loaded: suite.Suite) -> str:
+    """Hash of all prompts and gold answers, byte for byte."""
+    digest = hashlib.sha256()
+    for item in loaded.items:
+        digest.update("\0".join([item.id, item.prompt(), *item.targets, *item.options, "\n"]).encode())
+    return digest.hexdigest()[:16]
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_prompts_are_the_golden_ones(name: str, data_dir: pathlib.Path) -> None:
+    loaded = suite.load(name, str(data_dir))
+    assert len(loaded.items) == COUNTS[name]
+    assert prompt_hash(loaded) == tomllib.loads(GOLDENS.read_text())["real"][name]
+
+
+@pytest.mark.parametrize("name", ["bbh_direct", "mmlu_test_direct", f"mgsm_direct[{','.join(mgsm.LANGUAGES)}]"])
+def test_gold_answers_score_all_in_direct_mode(name: str, data_dir: pathlib.Path) -> None:
+    for item in suite.load(name, str(data_dir)).items:
+        gold = item.targets[0]
+        assert answers.same(gold, gold, item.kind, False, item.language), item.id
+        assert answers.same(f" {gold}.\n", gold, item.kind, False, item.language), item.id
+
+
+def test_gold_rationales_of_gsm8k_score_all(data_dir: pathlib.Path) -> None:
+    from flanx.evals import source
+
+    rows = [record for _, record in source.read_lines(data_dir / "gsm8k" / "test.jsonl", "GSM8K")]
+    items = suite.load("gsm8k_cot", str(data_dir)).items
+    for item, row in zip(items, rows, strict=True):
+        assert answers.same(row["answer"], item.targets[0], "number", True), item.id
+
+
+@pytest.mark.parametrize("task", bbh.KIND)
+def test_published_rationales_of_bbh_score_all(task: str, data_dir: pathlib.Path) -> None:
+    _, shots = bbh.exemplars(data_dir, task)
+    assert len(shots) == 3
+    for _, rationale, gold in shots:
+        assert answers.extract(rationale, bbh.KIND[task], True) is not None
+        assert answers.same(rationale, gold, bbh.KIND[task], True)
+
+
+def test_published_rationales_of_mmlu_score_all(data_dir: pathlib.Path) -> None:
+    total = 0
+    for subject in mmlu.SUBJECTS:
+        _, shots = mmlu.cot_exemplars(data_dir, subject)
+        for shot in shots:
+            rationale = shot.partition("\nA: ")[2]
+            # The gold letter stands in the last "The answer is (X)"; nothing else in the file says it.
+            gold = re.findall(r"answer is \(?([A-E])\b", rationale)[-1]
+            assert answers.extract(rationale, "letter", True) == gold, (subject, rationale)
+            total += 1
+    assert total == 57 * 5 - 3  # three subjects have four exemplars
+
+
+def test_published_rationales_of_mgsm_score_all(data_dir: pathlib.Path) -> None:
+    for language in mgsm.LANGUAGES:
+        shots = mgsm.exemplars(data_dir, language)
+        assert len(shots) == 8
+        for _, rationale, number in shots:
+            assert answers.extract(rationale, "number", True, language) == number, (language, rationale)
+            closing = re.search(answers.CLOSING[language], rationale, re.IGNORECASE)
+            assert closing, f"the closing phrase of '{language}' does not stand in {rationale!r}"
+
+
+def test_exemplars_join_up_to_the_published_files(data_dir: pathlib.Path) -> None:
+    for task in bbh.KIND:
+        text = (data_dir / "bbh" / "cot-prompts" / f"{task}.txt").read_text(encoding="utf-8")
+        body = text.partition("-----\n")[2].strip()
+        item = suite.load(f"bbh_cot[{task},:1]", str(data_dir)).items[0]
+        made = (item.head + "".join(item.shots)).rstrip()
+        assert re.sub(r"\s+", " ", made) == re.sub(r"\s+", " ", body)
+
+
+def test_no_canary_line_in_any_prompt(data_dir: pathlib.Path) -> None:
+    for item in suite.load("bbh_cot[:1]", str(data_dir)).items:
+        assert "canary" not in item.prompt()
+
+
+def test_the_eight_exemplars_of_gsm8k_are_not_test_problems(data_dir: pathlib.Path) -> None:
+    asked = {item.query for item in suite.load("gsm8k_cot", str(data_dir)).items}
+    assert not any(f"Q: {question}\nA:" in asked for question, _ in gsm8k.exemplars(data_dir))
+
+
+@pytest.mark.parametrize("name", sorted(set(suite.names()) - {"held_out"}))
+def test_samples_of_our_own_writing_ship_for_every_suite(name: str) -> None:
+    loaded = suite.load(name, suite.SAMPLE)
+    assert loaded.items
+    for item in loaded.items:
+        assert item.prompt().strip()
+        gold = item.targets[0]
+        if not item.options:
+            assert answers.same(gold, gold, item.kind, False, item.language) or item.kind == "text"
+    assert prompt_hash(loaded) == tomllib.loads(GOLDENS.read_text())["sample"][name]
+
+
+def test_a_missing_subject_is_an_error_unless_named(data_dir: pathlib.Path) -> None:
+    with pytest.raises(UserError, match=r"MMLU abstract_algebra: no file .*abstract_algebra_val.csv"):
+        suite.load("mmlu_direct", str(data_dir))
+    with pytest.raises(UserError, match="no task of it has data"):
+        suite.load("mmlu_direct", str(data_dir), allow_missing=mmlu.SUBJECTS)
