@@ -1,0 +1,75 @@
+"""What an operation of the embedded suite is, and how its arguments are read out of the text.
+
+An operation goes from text to text; it takes and gives a kind of text. "items" means a word, a list of one-letter
+items, or digits, and comes out as the kind that went in. The operations stand in `text.py`, `number.py` and `world.py`,
+the words that ask for them in `wording.toml`.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+Given = Mapping[str, str]
+Steps = Callable[[str, Given], list[str]]
+NOTHING = "none"  # how an empty list is written
+
+
+@dataclass(frozen=True)
+class Operation:
+    takes: str
+    gives: str
+    apply: Callable[[str, Given], str]  # of the text and the fields of the question
+
+
+def show(value: object) -> str:
+    """A value as text: truth as yes or no, a list with spaces, an empty one as NOTHING."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return " ".join(map(str, value)) or NOTHING
+    return str(value)
+
+
+def group(takes: str, gives: str, read: Callable[[str, Given], tuple], **functions: Callable) -> dict[str, Operation]:
+    """One operation per function; `read` makes the function's arguments out of the text."""
+
+    def bind(function: Callable) -> Callable[[str, Given], str]:
+        return lambda x, given: show(function(*read(x, given)))
+
+    return {name: Operation(takes, gives, bind(function)) for name, function in functions.items()}
+
+
+def items(**functions: Callable[[list[str]], list[str]]) -> dict[str, Operation]:
+    """Operations that leave a word a word and a list a list."""
+
+    def bind(function: Callable) -> Callable[[str, Given], str]:
+        return lambda x, given: (" " if " " in x else "").join(function(split(x))) or NOTHING
+
+    return {name: Operation("items", "items", bind(function)) for name, function in functions.items()}
+
+
+def split(x: str) -> list[str]:
+    return x.split() if " " in x else list(x)
+
+
+def read_text(x: str, given: Given) -> tuple:
+    return (x,)
+
+
+def read_parts(x: str, given: Given) -> tuple:
+    return tuple(x.split())
+
+
+def read_letters(x: str, given: Given) -> tuple:
+    return (split(x),)
+
+
+def read_numbers(x: str, given: Given) -> tuple:
+    return tuple(map(int, x.split()))
+
+
+def read_number_list(x: str, given: Given) -> tuple:
+    return (list(map(int, x.split())),)
+
+
+def read_ruled(x: str, given: Given) -> tuple:
+    return x, given["p"], given["q"]
