@@ -6,37 +6,30 @@ head whose logits are scaled by 1/sqrt(emb_dim). Letters of shapes: see `flanx.m
 
 import dataclasses
 import functools
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flanx.models import Batch, Cache, Params
+from flanx.models import Cache, Params
+from flanx.models.attention import Attention, RelativeBias, segment_mask, write
+from flanx.models.base import LinenModel
 from flanx.models.layers import (
     ACTIVATIONS,
     MLP,
-    REMAT_POLICIES,
     Array,
-    Attention,
     Dropout,
     Embed,
     Head,
-    Precision,
-    RelativeBias,
     RMSNorm,
     check_name,
-    is_worth_naming,
-    segment_mask,
     stack_layers,
-    unstack,
-    write,
 )
 
 
 @dataclasses.dataclass(frozen=True)
-class T5:
+class T5(LinenModel):
     """Sizes and choices of one T5, and what a model offers (`flanx.models.Model`).
 
     Attributes:
@@ -46,7 +39,7 @@ class T5:
       dtype: of activations, "float32" or "bfloat16"; see `Precision` for what stays float32.
       remat: what the backward pass recomputes, a name in `layers.REMAT_POLICIES`.
       scan_layers: one loop over stacked layers instead of one program text per layer: compiles faster, same numbers.
-      attention: "auto", "exact" or "fused"; see `layers.attend`.
+      attention: "auto", "exact" or "fused"; see `attention.attend`.
     """
 
     vocab_size: int = 32_128
@@ -65,57 +58,29 @@ class T5:
     attention: str = "auto"
 
     packing: ClassVar[str] = "encoder_decoder"
+    features: ClassVar[tuple[str, ...]] = (
+        "encoder_input_tokens",
+        "encoder_segment_ids",
+        "decoder_input_tokens",
+        "decoder_segment_ids",
+    )
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mlp_activations", tuple(self.mlp_activations))
         for activation in self.mlp_activations:
             check_name("mlp_activations", activation, tuple(ACTIVATIONS))
-        check_name("remat", self.remat, tuple(REMAT_POLICIES))
-        check_name("attention", self.attention, ("auto", "exact", "fused"))
-        Precision(self.dtype)
-
-    @property
-    def precision(self) -> Precision:
-        """Which number has which type."""
-        return Precision(self.dtype)
+        super().__post_init__()
 
     @functools.cached_property
     def module(self) -> "Transformer":
         """The linen module whose parameters these are."""
         return Transformer(self)
 
-    def init(self, rng: jax.Array) -> Any:
-        """Fresh parameters, boxed with logical axis names."""
-        one = jnp.ones((1, 1), jnp.int32)
-        return self.module.init(rng, one, one, one, one)["params"]
-
-    def logits(self, params: Params, batch: Batch, dropout_rng: jax.Array | None = None) -> Array:
-        """Teacher-forced logits of (packed) rows, float32 [b, t, v]; dropout where a rng is given."""
-        rngs = {} if dropout_rng is None else {"dropout": dropout_rng}
-        return self.module.apply({"params": params}, *model_inputs(batch), rngs=rngs)
-
-    def unrolled(self, params: Params) -> tuple["Transformer", dict[str, Params]]:
-        """The module without scan and its variables: what decoding and the search for bad layers run."""
-        if not self.scan_layers:
-            return self.module, {"params": params}
-        return dataclasses.replace(self, scan_layers=False).module, {"params": unstack(params)}
-
-    def outputs(self, params: Params, batch: Batch) -> Any:
-        """Every module's output, nested by module name, for the gate that looks for numbers that are not finite."""
-        module, variables = self.unrolled(params)
-        apply = functools.partial(module.apply, capture_intermediates=is_worth_naming, mutable=["intermediates"])
-        return apply(variables, *model_inputs(batch))[1]["intermediates"]
-
     def prefill(self, params: Params, inputs: Array, max_new: int) -> tuple[Cache, Array]:
         """Encodes inputs int32 [b, s], 0 = padding; the first step's tokens are 0, T5's start of targets."""
         module, variables = self.unrolled(params)
-        cache = module.apply(variables, inputs, max_new, method=Transformer.prefill)
+        cache = module.apply(variables, inputs, max_new, method="prefill")
         return cache, jnp.zeros(inputs.shape[:1], jnp.int32)
-
-    def decode_step(self, params: Params, cache: Cache, tokens: Array) -> tuple[Array, Cache]:
-        """Logits float32 [b, v] after tokens int32 [b], each row at its own position, and the cache after them."""
-        module, variables = self.unrolled(params)
-        return module.apply(variables, cache, tokens, method=Transformer.step)
 
     def _matrices(self) -> tuple[int, int, int]:
         """Weights of one attention, one MLP, one head."""
@@ -142,14 +107,6 @@ class T5:
         pairs = self.num_encoder_layers * inputs**2 + self.num_decoder_layers * targets * (targets + inputs)
         width = self.num_heads * self.head_dim
         return (6.0 * (encoder + decoder + head * targets) + 12.0 * pairs * width) / (inputs + targets)
-
-
-def model_inputs(batch: Batch) -> tuple[Array, Array, Array, Array]:
-    """What the module takes of a batch: tokens and segment numbers of both sides."""
-    return tuple(
-        batch[name]
-        for name in ("encoder_input_tokens", "encoder_segment_ids", "decoder_input_tokens", "decoder_segment_ids")
-    )
 
 
 def _norm(config: T5, name: str | None = None) -> RMSNorm:

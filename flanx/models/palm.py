@@ -1,0 +1,236 @@
+"""PaLM: a causal decoder with parallel blocks, SwiGLU, multi-query attention and rotary positions.
+
+y = x + MLP(norm(x)) + attention(norm(x)); no biases; one embedding table, whose transpose scaled by 1/sqrt(emb_dim) is
+the head. With `prefix_lm` the inputs of a row see each other both ways, as in U-PaLM. The paper gives neither the
+rotary base nor the norm's epsilon; 10,000 and 1e-6 are the usual ones. Letters of shapes: see `flanx.models.layers`.
+"""
+
+import dataclasses
+import functools
+from typing import ClassVar
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+
+from flanx.models import Cache, Params
+from flanx.models.attention import attend, rotate, segment_mask, write
+from flanx.models.base import LinenModel
+from flanx.models.layers import (
+    MLP,
+    NORMAL,
+    Array,
+    Dense,
+    Dropout,
+    Embed,
+    RMSNorm,
+    stack_layers,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class PaLM(LinenModel):
+    """Sizes and choices of one PaLM, and what a model offers (`flanx.models.Model`).
+
+    Attributes:
+      prefix_lm: the inputs of a row (`decoder_causal_attention` = 1) see each other both ways.
+      dropout_rate, dtype, remat, scan_layers, attention: as in `flanx.models.t5.T5`.
+    """
+
+    vocab_size: int = 256_000
+    emb_dim: int = 4096
+    num_heads: int = 16
+    head_dim: int = 256
+    mlp_dim: int = 16_384
+    num_layers: int = 32
+    prefix_lm: bool = False
+    dropout_rate: float = 0.0
+    dtype: str = "float32"
+    remat: str = "none"
+    scan_layers: bool = False
+    attention: str = "auto"
+
+    packing: ClassVar[str] = "decoder_only"
+    features: ClassVar[tuple[str, ...]] = (
+        "decoder_input_tokens",
+        "decoder_segment_ids",
+        "decoder_positions",
+        "decoder_causal_attention",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+
+    @functools.cached_property
+    def module(self) -> "Transformer":
+        """The linen module whose parameters these are."""
+        return Transformer(self)
+
+    def prefill(self, params: Params, inputs: Array, max_new: int) -> tuple[Cache, Array]:
+        """Reads inputs int32 [b, s], 0 = padding, behind a start token 0; the first step takes each row's last token.
+
+        That step comes to the same keys and values as the prefill did, and gives the logits of the first new token.
+        """
+        module, variables = self.unrolled(params)
+        tokens = jnp.pad(inputs, ((0, 0), (1, 0)))
+        cache = module.apply(variables, tokens, max_new, method="prefill")
+        return cache, jnp.take_along_axis(tokens, cache["position"][:, None], axis=1)[:, 0]
+
+    def _matrices(self) -> tuple[int, int]:
+        """Weights of one layer and of the table."""
+        attention = 2 * self.emb_dim * self.num_heads * self.head_dim + 2 * self.emb_dim * self.head_dim
+        return attention + 3 * self.emb_dim * self.mlp_dim, self.vocab_size * self.emb_dim
+
+    def num_params(self) -> int:
+        """Number of parameters, from the sizes alone."""
+        layer, table = self._matrices()
+        return self.num_layers * (layer + self.emb_dim) + self.emb_dim + table
+
+    def flops_per_token(self, inputs: int, targets: int) -> float:
+        """Training FLOPs, forward and backward, per token of a row of inputs + targets tokens.
+
+        Six per weight, and twelve per pair of positions and width of attention; masked pairs count.
+        """
+        layer, table = self._matrices()
+        pairs = self.num_layers * (inputs + targets) * self.num_heads * self.head_dim
+        return 6.0 * (self.num_layers * layer + table) + 12.0 * pairs
+
+
+class Attention(nn.Module):
+    """Multi-query attention with rotary positions: many queries, one key and one value head."""
+
+    config: PaLM
+
+    def setup(self) -> None:
+        c = self.config
+        joined = c.num_heads * c.head_dim
+        self.query = Dense(joined, ("embed", "joined_kv"), c.precision, NORMAL)
+        self.key = Dense(c.head_dim, ("embed", "kv"), c.precision, NORMAL)
+        self.value = Dense(c.head_dim, ("embed", "kv"), c.precision, NORMAL)
+        self.out = Dense(c.emb_dim, ("joined_kv", "embed"), c.precision, NORMAL)
+        self.dropout = Dropout(c.dropout_rate, shared=(-1,))
+
+    def keys_and_values(self, x: Array, position: Array) -> tuple[Array, Array]:
+        """x [b, l, m] at position [b, l] -> keys, rotated, and values, [b, l, 1, d]."""
+        return rotate(self.key(x)[:, :, None, :], position), self.value(x)[:, :, None, :]
+
+    def from_cache(self, x: Array, position: Array, key: Array, value: Array, mask: Array) -> Array:
+        """x [b, q, m] at position [b, q] looks at keys and values [b, k, 1, d] as mask [b, 1, q, k] lets it."""
+        c = self.config
+        query = self.query(x).reshape(*x.shape[:-1], c.num_heads, c.head_dim)
+        query = nn.with_logical_constraint(query, ("batch", "length", "heads", "kv"))
+        query = rotate(query, position) * np.asarray(c.head_dim**-0.5, c.precision.dtype)
+        seen = attend(query, key, value, None, mask, c.attention)
+        return self.out(seen.reshape(*x.shape[:-1], c.num_heads * c.head_dim))
+
+    def __call__(self, x: Array, position: Array, mask: Array) -> Array:
+        """x [b, l, m] looks at itself -> [b, l, m]."""
+        key, value = self.keys_and_values(x, position)
+        return self.from_cache(x, position, key, self.dropout(value), mask)
+
+
+class Layer(nn.Module):
+    """One parallel block."""
+
+    config: PaLM
+
+    def setup(self) -> None:
+        c = self.config
+        self.layer_norm = RMSNorm(c.precision)
+        self.attention = Attention(c)
+        self.mlp = MLP(c.mlp_dim, c.emb_dim, ("silu", "linear"), c.dropout_rate, c.precision)
+        self.dropout = Dropout(c.dropout_rate)
+
+    def __call__(self, x: Array, position: Array, mask: Array) -> tuple[Array, None]:
+        """x [b, l, m] -> [b, l, m]."""
+        y = self.layer_norm(x)
+        x = x + self.dropout(self.attention(y, position, mask) + self.mlp(y))
+        return nn.with_logical_constraint(x, ("batch", "length", "embed")), None
+
+    def prefill(self, x: Array, position: Array, mask: Array, max_new: int) -> tuple[Array, dict[str, Array]]:
+        """As a call, and also the keys and values [b, l + max_new, 1, d] for the cache."""
+        key, value = self.attention.keys_and_values(self.layer_norm(x), position)
+        room = ((0, 0), (0, max_new), (0, 0), (0, 0))
+        return self(x, position, mask)[0], {"key": jnp.pad(key, room), "value": jnp.pad(value, room)}
+
+    def step(self, x: Array, cache: dict[str, Array], position: Array, mask: Array) -> tuple[Array, dict[str, Array]]:
+        """x [b, 1, m] at position [b] -> [b, 1, m] and the cache with x's key and value in it."""
+        y = self.layer_norm(x)
+        key, value = self.attention.keys_and_values(y, position[:, None])
+        cache = {"key": write(cache["key"], key, position), "value": write(cache["value"], value, position)}
+        return x + self.attention.from_cache(y, position[:, None], **cache, mask=mask) + self.mlp(y), cache
+
+
+class Decoder(nn.Module):
+    """The stack of layers."""
+
+    config: PaLM
+
+    def setup(self) -> None:
+        c = self.config
+        self.layers = stack_layers(Layer, c, c.num_layers)
+        self.decoder_norm = RMSNorm(c.precision)
+        self.dropout = Dropout(c.dropout_rate)
+
+    def mask(self, segments: Array, readable: Array) -> Array:
+        """Who sees whom, bool [b, 1, l, l]: earlier tokens of the same segment, and inputs all inputs if prefix_lm."""
+        mask = segment_mask(segments, segments, causal=True)
+        if self.config.prefix_lm:
+            mask |= segment_mask(segments * readable, segments * readable)
+        return mask
+
+    def __call__(self, x: Array, segments: Array, position: Array, readable: Array) -> Array:
+        """Embedded tokens [b, l, m] with segment numbers, positions and input flags [b, l] -> [b, l, m], normed."""
+        mask = self.mask(segments, readable)
+        x = self.dropout(x)
+        for layer in self.layers:
+            x, _ = layer(x, position, mask)
+        return self.dropout(self.decoder_norm(x))
+
+    def prefill(self, x: Array, last: Array, max_new: int) -> Cache:
+        """Embedded prompts [b, l, m] whose last tokens are at last [b] -> the cache before the first step."""
+        position = jnp.broadcast_to(np.arange(x.shape[1], dtype=np.int32), x.shape[:2])
+        inside = (position <= last[:, None]).astype(jnp.int32)
+        mask = self.mask(inside, inside)
+        layers = []
+        for layer in self.layers:
+            x, kept = layer.prefill(x, position, mask, max_new)
+            layers.append(kept)
+        return {"layers": layers, "position": last}
+
+    def step(self, x: Array, cache: Cache) -> tuple[Array, Cache]:
+        """Embedded tokens [b, 1, m] -> [b, 1, m], normed, and the cache after them."""
+        position = cache["position"]
+        keys = np.arange(cache["layers"][0]["key"].shape[1], dtype=np.int32)
+        mask = (keys[None, :] <= position[:, None])[:, None, None, :]
+        layers = []
+        for layer, kept in zip(self.layers, cache["layers"], strict=True):
+            x, kept = layer.step(x, kept, position, mask)
+            layers.append(kept)
+        return self.decoder_norm(x), {"layers": layers, "position": position + 1}
+
+
+class Transformer(nn.Module):
+    """Embedding, decoder, and the embedding again as the head."""
+
+    config: PaLM
+
+    def setup(self) -> None:
+        c = self.config
+        self.token_embedder = Embed(c.vocab_size, c.emb_dim, c.precision)
+        self.decoder = Decoder(c)
+
+    def __call__(self, tokens: Array, segments: Array, position: Array, readable: Array) -> Array:
+        """Shifted tokens [b, t] with segment numbers, positions, input flags -> float32 logits [b, t, v]."""
+        x = self.decoder(self.token_embedder(tokens), segments, position, readable)
+        return self.token_embedder.attend(x)
+
+    def prefill(self, tokens: Array, max_new: int) -> Cache:
+        """tokens int32 [b, 1 + s], a 0 and the prompt, 0 = padding -> the cache before the first step."""
+        last = jnp.sum(tokens > 0, axis=1, dtype=jnp.int32)
+        return self.decoder.prefill(self.token_embedder(tokens), last, max_new)
+
+    def step(self, cache: Cache, tokens: Array) -> tuple[Array, Cache]:
+        """tokens int32 [b] -> float32 logits [b, v] and the cache after them."""
+        x, cache = self.decoder.step(self.token_embedder(tokens[:, None]), cache)
+        return self.token_embedder.attend(x)[:, 0], cache
