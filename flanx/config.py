@@ -6,6 +6,7 @@ parser, so that an unknown file, macro or module is reported with its place and 
 """
 
 import contextlib
+import copy
 import importlib.util
 import logging
 import os
@@ -228,8 +229,9 @@ def call(function: Callable[..., Any], folder: str | os.PathLike | None = None) 
         plain = Preempted if isinstance(error, Preempted) else UserError
         raise plain(str(error).splitlines()[0]) from error
     except TypeError as error:
-        missing = re.search(r"Required bindings for `(\S+)` not provided in config: (\[.*?\])", str(error))
-        absent = re.search(r"(\w+)\(\) missing \d+ required .*? arguments?: (.*)", str(error).splitlines()[0])
+        own = re.escape(function.__name__)
+        missing = re.search(rf"Required bindings for `(\S*{own})` not provided in config: (\[.*?\])", str(error))
+        absent = re.match(rf"({own})\(\) missing \d+ required .*? arguments?: (.*)", str(error).splitlines()[0])
         if found := missing or absent:
             name = found[1]
             raise UserError(
@@ -239,6 +241,13 @@ def call(function: Callable[..., Any], folder: str | os.PathLike | None = None) 
     finally:
         if target is not None:
             write_atomic(target / "operative_config.gin", gin.operative_config_str())
+
+
+def parameter(function: Callable[..., Any], name: str, default: Any = None) -> Any:
+    """The bound value of one parameter of `function`, references evaluated; the others stay unevaluated."""
+    selector = gin.get_configurable(function)
+    unresolved = gin.get_bindings(selector, resolve_references=False)
+    return copy.deepcopy(unresolved[name]) if name in unresolved else default  # gin evaluates as it copies
 
 
 def make(function: Callable[..., Any]) -> Any:
