@@ -80,3 +80,7 @@ def test_same_tells_wrong_from_unreadable() -> None:
     assert answers.same("So the answer is Monsters, Inc.", "Monsters, Inc", "letter", cot=True) is True
     assert answers.same("The answer is 70000", "70,000", "number") is True
     assert answers.same("0.75", "3/4", "number") is True
+    assert answers.same("OLLEH", "olleh", "exact") is False
+    assert answers.same("rev; up. Answer: OLLEH", "OLLEH", "final", cot=True) is True
+    assert answers.same("rev; up. Answer: olleh", "OLLEH", "final", cot=True) is False
+    assert answers.same("OLLEH", "OLLEH", "final", cot=True) is None

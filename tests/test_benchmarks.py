@@ -3,6 +3,8 @@
 import hashlib
 import pathlib
 import re
+import subprocess
+import sys
 import tomllib
 
 import pytest
@@ -113,7 +115,7 @@ def test_the_eight_exemplars_of_gsm8k_are_not_test_problems(data_dir: pathlib.Pa
     assert not any(f"Q: {question}\nA:" in asked for question, _ in gsm8k.exemplars(data_dir))
 
 
-@pytest.mark.parametrize("name", sorted(set(suite.names()) - {"held_out"}))
+@pytest.mark.parametrize("name", sorted(set(suite.names()) - {"held_out", *suite.KINDS_OF_HELD_OUT}))
 def test_samples_of_our_own_writing_ship_for_every_suite(name: str) -> None:
     loaded = suite.load(name, suite.SAMPLE)
     assert loaded.items
@@ -130,3 +132,18 @@ def test_a_missing_subject_is_an_error_unless_named(data_dir: pathlib.Path) -> N
         suite.load("mmlu_direct", str(data_dir))
     with pytest.raises(UserError, match="no task of it has data"):
         suite.load("mmlu_direct", str(data_dir), allow_missing=mmlu.SUBJECTS)
+
+
+def test_held_out_tasks_of_the_embedded_suite_need_no_data_and_no_seqio() -> None:
+    code = """
+import sys
+from flanx import evaluate
+from flanx.evals import suite
+kinds = [suite.load(f"{kind}[:2]", "") for kind in suite.KINDS_OF_HELD_OUT]
+every = suite.load("held_out[:2]", "")
+assert sum(len(kind.items) for kind in kinds) == len(every.items) > 100
+assert all(item.prompt().strip() and item.targets[0] for item in every.items)
+assert suite.load("held_out[:2]", "").hash == every.hash
+assert not {"tensorflow", "seqio", "torch"} & set(sys.modules), "evaluation imports the build side"
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

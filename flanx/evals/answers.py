@@ -11,6 +11,7 @@ gold answer. Kinds:
     words       a list of words in order, lower case, apart by single spaces
     text        lower case, one space, no quotes or punctuation around
     exact       the text as it is, stripped
+    final       the text after the last "Answer:" or "answer is", as it is
 
 With a rationale (`cot`) the last statement of an answer counts, without one the first.
 """
@@ -45,7 +46,8 @@ CHOICES = {
     "true_false": ("true", "false"),
     "validity": ("valid", "invalid"),
 }
-KINDS = ("letter", "number", *CHOICES, "brackets", "words", "text", "exact")
+LITERAL = ("exact", "final")  # compared character by character
+KINDS = ("letter", "number", *CHOICES, "brackets", "words", "text", *LITERAL)
 
 # Languages that write 1.234,5 (a full stop between thousands), and those that part thousands with a space.
 _COMMA_DECIMAL = {"de", "es", "fr", "ru"}
@@ -59,17 +61,22 @@ _LETTER = "[A-R]"  # BIG-Bench Hard goes up to (R)
 
 def extract(text: str, kind: str, cot: bool = False, language: str = "en") -> str | None:
     """The canonical answer in `text`, or None."""
+    if kind == "exact":
+        return text.strip() or None
+    if kind == "final":
+        said = re.split(r"\b[Aa]nswer(?:\s+is|:)", text)[1:]
+        return (said[-1].strip().split("\n")[0].strip() or None) if said else None
     text = plain(text)
     if not text:
         return None
-    if kind == "exact":
-        return text
     said = _announced(text, cot)
     return _READERS[kind](text, said, cot, language)
 
 
 def canonical(gold: str, kind: str, language: str = "en") -> str:
     """The canonical form of a gold answer; a gold that its kind cannot read (a few in BIG-Bench Hard) stays a text."""
+    if kind in LITERAL:
+        return gold.strip()
     found = extract(gold, kind, False, language)
     return found if found is not None else _text(plain(gold))
 
@@ -78,8 +85,8 @@ def same(text: str, gold: str, kind: str, cot: bool = False, language: str = "en
     """Whether `text` gives the answer `gold`; None where no answer can be found in it."""
     wanted = canonical(gold, kind, language)
     found = extract(text, kind, cot, language)
-    if found == wanted:
-        return True
+    if found == wanted or kind in LITERAL:
+        return None if found is None else found == wanted
     text = plain(text)
     said = _announced(text, cot)
     if _text(said if said is not None else text) == _text(plain(gold)) != "":

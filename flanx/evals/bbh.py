@@ -66,7 +66,7 @@ NLP = tuple(task for task in KIND if task not in ALG)
 STEP_BY_STEP = "Let's think step by step."
 
 
-def tasks() -> tuple[str, ...]:
+def tasks(spec: Spec) -> tuple[str, ...]:
     """All sub-tasks."""
     return tuple(KIND)
 

@@ -12,7 +12,7 @@ from flanx.evals.suite import Item, Spec
 STEP_BY_STEP = "Let's think step by step."
 
 
-def tasks() -> tuple[str, ...]:
+def tasks(spec: Spec) -> tuple[str, ...]:
     """One task."""
     return ("gsm8k",)
 

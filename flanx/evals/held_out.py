@@ -1,53 +1,53 @@
-"""The held-out tasks of the tables (the embedded suite's): rendered by their own templates, scored by exact match."""
+"""The held-out tasks of the embedded suite: rendered by their own templates, scored character by character.
+
+A spec's variant is one kind of them (a collection of the tables), or "held_out" for all.
+"""
 
 import functools
 import pathlib
 
-from flanx.evals.suite import Item, Spec
+from flanx.evals.suite import KINDS_OF_HELD_OUT, Item, Spec
 
-KIND = {"exact_match": "exact", "final_answer": "exact"}  # a table's metric -> how its answers are read
+# a table's metric -> how its answers are read: the whole text, or what stands after the rationale
+KIND = {"exact_match": "exact", "final_answer": "final"}
 
 
 @functools.cache
 def _table() -> dict:
     from flanx.data.spec import load_tables
 
-    return {name: task for name, task in load_tables().items() if task.held_out}
+    return {name: task for name, task in load_tables().items() if task.collection in KINDS_OF_HELD_OUT}
 
 
-def tasks() -> tuple[str, ...]:
-    """All held-out tasks of the tables."""
-    return tuple(sorted(_table()))
+def tasks(spec: Spec) -> tuple[str, ...]:
+    """All tasks of the kind."""
+    return tuple(name for name, task in sorted(_table().items()) if spec.variant in ("held_out", task.collection))
 
 
 def has(folder: pathlib.Path, task: str, spec: Spec) -> bool:
-    """Whether the task's data are there."""
-    from flanx.data import source
-
-    return source.missing(_table()[task], folder) is None
+    """Always: the tasks are made here, not read."""
+    return True
 
 
 def items(spec: Spec, folder: pathlib.Path, task: str) -> list[Item]:
-    """The task's test rows (its last split where it has no test), in the prompt style that the variant names."""
+    """The task's rows of the spec's split, in its first prompt style."""
     from flanx.data import source
-    from flanx.data.prompt import Renderer
-    from flanx.data.spec import load
+    from flanx.data.example import make_renderer
 
-    row, tables = _table()[task], load()
-    blocks = [tables.blocks[name] for name in row.templates]
-    renderer = Renderer(row.name, row.dataset, blocks, (), tables.style, spec.variant, keep_unshot=True)
-    split = spec.split if spec.split in row.splits else list(row.splits)[-1]
+    row = _table()[task]
+    renderer = make_renderer(row, row.styles[0], spec.split)
     found = []
-    for key, place, record in source.rows(row, split, folder):
-        made = renderer.render(key, record)
+    for key, place, record in source.rows(row, spec.split, folder):
         found.append(
             Item(
                 task=task,
                 id=f"{task}-{key}",
-                query=made.inputs,
-                targets=(made.targets,),
-                kind=KIND.get(row.metrics[0], "exact"),
+                query=renderer.render(key, record).inputs,
+                targets=(record["answer"],),
+                kind=KIND[row.metrics[0]],
                 place=place,
             )
         )
+        if spec.limit and len(found) == spec.limit:
+            break
     return found

@@ -36,7 +36,7 @@ SUBJECTS = tuple(_SUBJECTS.split())
 Row = tuple[str, list[str]]  # place, [question, A, B, C, D, letter]
 
 
-def tasks() -> tuple[str, ...]:
+def tasks(spec: Spec) -> tuple[str, ...]:
     """All subjects."""
     return SUBJECTS
 

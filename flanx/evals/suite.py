@@ -24,6 +24,8 @@ from flanx.errors import UserError, nearest
 
 SAMPLE = "sample"  # data_dir that stands for the small samples of our own writing
 SAMPLE_DIR = pathlib.Path(__file__).with_name("sample")
+# The kinds of held-out tasks of the embedded suite; the suite "held_out" has all of them.
+KINDS_OF_HELD_OUT = ("suite_composition", "suite_composition_cot", "suite_wording", "suite_rule", "suite_family")
 MAX_FAILED = 0.05  # extraction failures above this share flag a number in every table
 
 
@@ -121,7 +123,7 @@ def _specs() -> dict[str, Spec]:
         gsm8k,
         dataclasses.replace(gsm8k, name="gsm8k_zero_shot", variant="zero_shot", shots=0, cot=False),
         dataclasses.replace(gsm8k, name="gsm8k_zero_shot_cot", variant="zero_shot_cot", shots=0),
-        Spec("held_out", "held_out", "zsopt", max_new=64),
+        *(Spec(name, "held_out", name, max_new=96, cot="cot" in name) for name in ("held_out", *KINDS_OF_HELD_OUT)),
     ]
     for split, prefix in (("val", "mmlu"), ("test", "mmlu_test")):
         direct = Spec(f"{prefix}_direct", "mmlu", "flan_paper", split, shots=5, stop=question)
@@ -175,11 +177,11 @@ def resolve(name: str, allow_missing: Sequence[str] = ()) -> Spec:
             chosen.append(part)
     family = importlib.import_module(f"flanx.evals.{spec.family}")
     for task in (*chosen, *allow_missing):
-        known = family.tasks()
+        known = family.tasks(spec)
         if task in chosen and task not in known:
             raise UserError(f"suite '{name}': {spec.family} has no task '{task}'" + nearest(task, known))
     changes: dict = {"name": name.strip(), "limit": limit, "tasks": tuple(chosen) or spec.tasks}
-    changes["allow_missing"] = tuple(sorted(set(allow_missing) & set(family.tasks())))
+    changes["allow_missing"] = tuple(sorted(set(allow_missing) & set(family.tasks(spec))))
     if name.strip().partition("+")[1]:
         if spec.scoring != "generate":
             raise UserError(f"suite '{name}' ranks options; self-consistency wants a suite that generates")
@@ -192,7 +194,7 @@ def load(name: str, data_dir: str, allow_missing: Sequence[str] = ()) -> Suite:
     """The suite of a name. UserError for a missing file or task, a wrong row, a duplicate id, an empty option."""
     spec = resolve(name, allow_missing)
     family = importlib.import_module(f"flanx.evals.{spec.family}")
-    wanted = spec.tasks or family.tasks()
+    wanted = spec.tasks or family.tasks(spec)
     if data_dir == SAMPLE:
         folder = SAMPLE_DIR
         present = [t for t in wanted if family.has(folder, t, spec)]

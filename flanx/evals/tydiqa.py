@@ -25,7 +25,7 @@ LANGUAGES = {
 }
 
 
-def tasks() -> tuple[str, ...]:
+def tasks(spec: Spec) -> tuple[str, ...]:
     """All languages."""
     return tuple(LANGUAGES)
 
