@@ -18,6 +18,7 @@ SMALL = Layout(
     gated=True,
     tied=False,
 )
+ONE_LAYER = dataclasses.replace(SMALL, num_encoder_layers=1, num_decoder_layers=1)
 PLAIN_TIED = dataclasses.replace(SMALL, gated=False, tied=True)
 
 

@@ -11,7 +11,7 @@ from etils import epath
 
 from flanx.convert import hf, native, orbax_item, stack, t5x
 from flanx.convert.layout import Layout, check, infer, is_t5
-from flanx.convert.tensor import STATE, TARGET, Tensor, flatten, nest, parameters
+from flanx.convert.tensor import STATE, TARGET, Tensor, fingerprint, flatten, nest, parameters
 from flanx.errors import UserError, nearest
 
 KINDS = ("t5x", "hf", "flanx")
@@ -120,6 +120,21 @@ def restore(path: str | os.PathLike | Source, target: Any) -> Any:
             shapes = list(tensors[name].shape), list(wanted[name].shape)
             raise UserError(f"{source.folder}: '{name}' is {shapes[0]}, the model wants {shapes[1]}")
     return nest({name: _place(tensors[name], wanted[name]) for name in wanted})
+
+
+def expect_parent(path: str | os.PathLike | Source, wanted: str | None) -> str:
+    """The fingerprint of a parent checkpoint, for a run to record; reads all of its parameters, one at a time.
+
+    Raises UserError where a recipe names another (`wanted`): the LM-adapted and the plain T5.1.1 differ and look alike.
+    """
+    source = path if isinstance(path, Source) else open_source(path, optimizer=False)
+    found = fingerprint(source.tensors)
+    if wanted is not None and found != wanted:
+        raise UserError(
+            f"{source.folder} has fingerprint {found}, but the recipe's parent is {wanted}; "
+            "give that checkpoint, or take the parent's fingerprint out of the recipe"
+        )
+    return found
 
 
 def _place(tensor: Tensor, wanted: jax.ShapeDtypeStruct) -> jax.Array:

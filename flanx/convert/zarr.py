@@ -83,7 +83,9 @@ def write_array(folder: epath.Path, array: str, tensor: Tensor, compressor: dict
 
 
 def read_json(path: epath.Path) -> Any:
-    """A JSON file's content. Raises UserError where it is not JSON."""
+    """A JSON file's content. Raises UserError where it is not there or not JSON."""
+    if not path.exists():
+        raise UserError(f"no file '{path}'; the checkpoint is incomplete or of another format")
     try:
         return json.loads(path.read_text())
     except ValueError as error:

@@ -1,0 +1,89 @@
+import dataclasses
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+from etils import epath
+
+import flanx.convert
+from flanx.convert import parity, stack, t5x
+from flanx.convert.tensor import flatten, held, nest, parameters
+from flanx.errors import UserError
+from tests.convert_case import SMALL, assert_same, draw, values
+
+BIAS = "target/{0}/relpos_bias/rel_embedding"
+
+
+def of_scalable_t5(tensors, own_bias: bool = False):
+    """T5X's stacked form, put together by hand: layers on axis 1, a relative bias in every layer."""
+    arrays = values(tensors)
+    stacked = {}
+    for name in ("encoder", "decoder"):
+        layers = SMALL.num_encoder_layers if name == "encoder" else SMALL.num_decoder_layers
+        bias = arrays.pop(BIAS.format(name))
+        each = np.stack([bias + (0.5 * i if own_bias else 0.0) for i in range(layers)], axis=1)
+        stacked[f"target/{name}/{name}/relpos_bias/rel_embedding"] = each
+        for key in [key for key in arrays if key.startswith(f"target/{name}/layers_0/")]:
+            parts = [arrays.pop(key.replace("layers_0", f"layers_{i}")) for i in range(layers)]
+            stacked[key.replace(f"{name}/layers_0", f"{name}/{name}")] = np.stack(parts, axis=1)
+    return {name: held(array) for name, array in (stacked | arrays).items()}
+
+
+def test_t5x_scanned_checkpoint_is_unrolled(tmp_path: pathlib.Path):
+    tensors = draw()
+    scanned = of_scalable_t5(tensors)
+    assert scanned["target/decoder/decoder/mlp/wo/kernel"].shape == (144, 3, 128)
+    assert scanned["target/encoder/encoder/pre_mlp_layer_norm/scale"].shape == (128, 2)
+    t5x.write_legacy(epath.Path(tmp_path), scanned, 3)
+    source = flanx.convert.open_source(tmp_path)
+    assert source.layout == SMALL and source.step == 3
+    assert_same({name: t for name, t in source.tensors.items() if name.startswith("target/")}, tensors)
+
+
+def test_layers_with_biases_of_their_own_are_refused():
+    with pytest.raises(UserError, match="'target/encoder/layers_1/relpos_bias/rel_embedding' differs"):
+        stack.unroll(of_scalable_t5(draw(), own_bias=True), "here")
+
+
+def test_optimizer_state_of_t5x_scanned_layers_is_refused_with_the_repair():
+    state = {"state/param_states/encoder/encoder/mlp/wo/kernel/v_row": held(np.ones((2, 128), np.float32))}
+    with pytest.raises(UserError, match="add --drop-optimizer"):
+        stack.unroll(of_scalable_t5(draw()) | state, "here")
+
+
+def test_stack_and_unroll_are_opposites_with_the_optimizer_state():
+    tensors = draw(optimizer=True)
+    stacked = stack.stack(tensors)
+    assert stacked["target/decoder/layers/mlp/wo/kernel"].shape == (3, 144, 128)
+    assert stacked["state/param_states/decoder/layers/mlp/wo/kernel/v_row"].shape == (3, 128)
+    np.testing.assert_array_equal(
+        stacked["target/decoder/layers/mlp/wo/kernel"].read((slice(1, 3), slice(2, 5), slice(0, 128))),
+        np.stack([tensors[f"target/decoder/layers_{i}/mlp/wo/kernel"].read()[2:5] for i in (1, 2)]),
+    )
+    assert_same(stack.unroll(stacked, "here"), tensors)
+
+
+def test_a_scanned_model_takes_an_unrolled_checkpoint_and_computes_the_same(tmp_path: pathlib.Path):
+    t5x.write_legacy(epath.Path(tmp_path), draw(), 0)
+    source = flanx.convert.open_source(tmp_path)
+    plain = parity.model(source.layout, {})
+    scanned = dataclasses.replace(plain, scan_layers=True)
+    inputs, targets = parity.prompts(SMALL.vocab_size)
+    batch = {
+        "encoder_input_tokens": inputs,
+        "encoder_segment_ids": np.int32(inputs > 0),
+        "decoder_input_tokens": parity.shifted(targets),
+        "decoder_segment_ids": np.int32(targets > 0),
+    }
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    boxed = jax.eval_shape(scanned.init, jax.random.key(0))
+    shapes = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
+        jax.tree.map(lambda box: box.value, boxed, is_leaf=lambda box: hasattr(box, "value")),
+    )
+    params = flanx.convert.restore(source, shapes)
+    assert stack.is_stacked(flatten(params))
+    unrolled = nest(values(parameters(source.tensors)))
+    want = jax.jit(plain.logits)(unrolled, batch)
+    np.testing.assert_allclose(jax.jit(scanned.logits)(params, batch), want, atol=2e-5)
