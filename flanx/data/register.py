@@ -15,6 +15,7 @@ import seqio
 import tensorflow as tf
 
 from flanx.data.example import render_rows
+from flanx.data.measure import METRICS
 from flanx.data.prompt import Rendered
 from flanx.data.source import MAX_BAD_ROWS
 from flanx.data.spec import TaskSpec, load
@@ -104,7 +105,17 @@ def make_task(
         source=Source(spec, style, vocabulary, rendering, data_dir, max_bad_rows),
         output_features=_features(vocabulary),
         preprocessors=[_tokenize],
+        postprocess_fn=_as_text,
+        metric_fns=[METRICS[name] for name in spec.metrics],
     )
+
+
+def _as_text(text: Any, **unused: Any) -> str:
+    """Decoded predictions as they are; a target as the text it was made of (a vocabulary may have lost some of it)."""
+    example = unused.get("example")
+    if unused.get("is_target") and example is not None and "targets_pretokenized" in example:
+        text = example["targets_pretokenized"]
+    return text.decode("utf-8") if isinstance(text, bytes) else str(text)
 
 
 def _features(vocabulary: Any) -> dict[str, seqio.Feature]:

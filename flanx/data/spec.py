@@ -85,7 +85,7 @@ from flanx.errors import UserError, nearest
 SOURCES = ("suite", "tsv", "csv", "jsonl", "json", "niv2", "p3", "tfds")
 ROLES = ("paper", "held_out", "extra")
 ACCESS = ("open", "form", "user")
-METRICS = ("exact_match", "accuracy", "final_answer", "squad", "rouge", "bleu", "f1", "pearson")
+METRICS = ("exact_match", "accuracy", "final_answer", "squad", "rouge", "bleu", "pearson")
 NO_TASKS = ("collections", "mixtures")  # tables that hold no rows of tasks
 
 
