@@ -6,12 +6,12 @@ import sys
 import jax
 import numpy as np
 import pytest
-from etils import epath
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import flanx.convert
 from flanx import checkpoint, cli, optim, train_step
 from flanx.convert import hf, native, parity, t5x
+from flanx.convert.folder import at
 from flanx.convert.layout import Layout
 from flanx.convert.tensor import BFLOAT16, Tensor, fingerprint, held, nest, parameters
 from flanx.errors import UserError
@@ -22,7 +22,7 @@ from tests.convert_case import ONE_LAYER, PLAIN_TIED, SMALL, assert_same, draw
 def theirs(tmp_path: pathlib.Path) -> pathlib.Path:
     """A T5X checkpoint of step 7 with an optimizer state."""
     folder = tmp_path / "t5x" / "checkpoint_7"
-    t5x.write_legacy(epath.Path(folder), draw(optimizer=True), 7)
+    t5x.write_legacy(at(folder), draw(optimizer=True), 7)
     return folder
 
 
@@ -37,7 +37,7 @@ def test_t5x_to_flanx_and_back_keeps_every_bit_and_the_step(theirs: pathlib.Path
     note = json.loads((tmp_path / "ours" / "flanx_convert.json").read_text())
     assert note["fingerprint"] == mark and note["step"] == 7 and note["from"] == "t5x"
     assert convert(tmp_path / "ours", tmp_path / "back", "--to", "t5x") == 0
-    assert_same(t5x.read_legacy(epath.Path(tmp_path / "back" / "checkpoint_7")), draw(optimizer=True))
+    assert_same(t5x.read_legacy(at(tmp_path / "back" / "checkpoint_7")), draw(optimizer=True))
     assert not list(tmp_path.glob("*.partial"))
 
 
@@ -60,7 +60,7 @@ def test_bfloat16_widens_back_to_the_same_values(theirs: pathlib.Path, tmp_path:
 
 
 def test_a_checkpoint_without_optimizer_state_goes_to_t5x_with_a_fresh_one(tmp_path: pathlib.Path):
-    hf.write(epath.Path(tmp_path / "hf"), draw(), SMALL, {})
+    hf.write(at(tmp_path / "hf"), draw(), SMALL, {})
     assert convert(tmp_path / "hf", tmp_path / "out", "--to", "t5x") == 0
     source = flanx.convert.open_source(tmp_path / "out" / "checkpoint_0")
     like = draw(optimizer=True)
@@ -71,7 +71,7 @@ def test_a_checkpoint_without_optimizer_state_goes_to_t5x_with_a_fresh_one(tmp_p
 
 def test_another_model_goes_between_flanx_and_t5x(tmp_path: pathlib.Path, capsys):
     palm = {"target/decoder/layers_0/mlp/wi/kernel": held(np.ones((4, 6), np.float32))}
-    t5x.write_legacy(epath.Path(tmp_path / "checkpoint_0"), palm, 0)
+    t5x.write_legacy(at(tmp_path / "checkpoint_0"), palm, 0)
     assert convert(tmp_path / "checkpoint_0", tmp_path / "ours") == 0
     assert_same(flanx.convert.open_source(tmp_path / "ours").tensors, palm)
     assert convert(tmp_path / "ours", tmp_path / "hf", "--to", "hf") == 2
@@ -110,7 +110,7 @@ def test_a_converted_run_resumes_on_a_mesh_with_its_optimizer_state(theirs: path
     saved.save(state)
     saved.close()
     assert convert(tmp_path / "saved", tmp_path / "out", "--to", "t5x") == 0
-    assert_same(t5x.read_legacy(epath.Path(tmp_path / "out" / "checkpoint_7")), want)
+    assert_same(t5x.read_legacy(at(tmp_path / "out" / "checkpoint_7")), want)
     checkpoint.save_params(tmp_path / "bare", state.params)
     assert_same(flanx.convert.open_source(tmp_path / "bare").tensors, draw())
 
@@ -133,11 +133,11 @@ def test_an_optimizer_that_t5x_does_not_have_is_named(tmp_path: pathlib.Path, ca
 @pytest.mark.parametrize("form", ["t5x", "hf", "flanx"])
 def test_every_format_is_placed_straight_on_a_mesh(tmp_path: pathlib.Path, form: str):
     if form == "hf":
-        hf.write(epath.Path(tmp_path), draw(), SMALL, {})
+        hf.write(at(tmp_path), draw(), SMALL, {})
     elif form == "t5x":
-        t5x.write_legacy(epath.Path(tmp_path), draw(), 0)
+        t5x.write_legacy(at(tmp_path), draw(), 0)
     else:
-        native.write(epath.Path(tmp_path), draw())
+        native.write(at(tmp_path), draw())
     shapes = {name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in SMALL.shapes().items()}
     target = jax.tree.map(spread, nest(shapes))
     params = flanx.convert.restore(tmp_path, target)
@@ -146,7 +146,7 @@ def test_every_format_is_placed_straight_on_a_mesh(tmp_path: pathlib.Path, form:
 
 
 def test_a_device_reads_its_own_part_alone(tmp_path: pathlib.Path):
-    t5x.write_legacy(epath.Path(tmp_path), draw(), 0)
+    t5x.write_legacy(at(tmp_path), draw(), 0)
     source = flanx.convert.open_source(tmp_path)
     name = "token_embedder/embedding"
     inner, asked = source.tensors[f"target/{name}"], []
@@ -166,7 +166,7 @@ def test_a_device_reads_its_own_part_alone(tmp_path: pathlib.Path):
     ],
 )
 def test_a_model_that_does_not_fit_is_refused_by_name(tmp_path: pathlib.Path, change, message: str):
-    t5x.write_legacy(epath.Path(tmp_path), draw(), 0)
+    t5x.write_legacy(at(tmp_path), draw(), 0)
     shapes = SMALL.shapes()
     change(shapes)
     with pytest.raises(UserError, match=message):
@@ -174,15 +174,15 @@ def test_a_model_that_does_not_fit_is_refused_by_name(tmp_path: pathlib.Path, ch
 
 
 def test_a_recipe_that_names_its_parent_refuses_another(tmp_path: pathlib.Path):
-    t5x.write_legacy(epath.Path(tmp_path / "a"), draw(), 0)
-    hf.write(epath.Path(tmp_path / "b"), draw(), SMALL, {})
+    t5x.write_legacy(at(tmp_path / "a"), draw(), 0)
+    hf.write(at(tmp_path / "b"), draw(), SMALL, {})
     mark = flanx.convert.expect_parent(tmp_path / "a", None)
     assert flanx.convert.expect_parent(tmp_path / "b", mark) == mark
     other = draw()
     other["target/encoder/encoder_norm/scale"] = held(
         other["target/encoder/encoder_norm/scale"].read() + np.float32(1e-6)
     )
-    t5x.write_legacy(epath.Path(tmp_path / "c"), other, 0)
+    t5x.write_legacy(at(tmp_path / "c"), other, 0)
     with pytest.raises(UserError, match=f"the recipe's parent is {mark}"):
         flanx.convert.expect_parent(tmp_path / "c", mark)
 
@@ -190,7 +190,7 @@ def test_a_recipe_that_names_its_parent_refuses_another(tmp_path: pathlib.Path):
 @pytest.mark.parametrize("layout", [SMALL, PLAIN_TIED], ids=["gated untied", "plain tied"])
 def test_verify_holds_against_transformers(tmp_path: pathlib.Path, layout: Layout, capsys):
     pytest.importorskip("transformers", reason="transformers is in the extra hf")
-    t5x.write_legacy(epath.Path(tmp_path / "checkpoint_0"), draw(layout), 0)
+    t5x.write_legacy(at(tmp_path / "checkpoint_0"), draw(layout), 0)
     assert convert(tmp_path / "checkpoint_0", tmp_path / "out", "--verify") == 0
     printed = capsys.readouterr().out
     assert "argmax agreement 100.00%: the same" in printed and "read back: the same" in printed
@@ -210,7 +210,7 @@ def test_verify_without_transformers_takes_a_golden_and_its_exit_status_is_the_p
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys
 ):
     theirs = tmp_path / "checkpoint_0"
-    t5x.write_legacy(epath.Path(theirs), draw(ONE_LAYER), 0)
+    t5x.write_legacy(at(theirs), draw(ONE_LAYER), 0)
     monkeypatch.setattr(parity, "transformers_logits", lambda *_: None)
     good = golden_of(theirs)
     assert convert(theirs, tmp_path / "good", "--verify", "--golden", good) == 0
@@ -241,7 +241,8 @@ def test_parity_fails_on_what_is_not_finite_and_on_one_other_argmax():
     ("arguments", "message"),
     [
         (("nowhere", "out"), "no folder"),
-        (("empty", "out"), "no checkpoint in"),
+        (("empty", "out"), "nothing in it"),
+        (("full", "out"), "no checkpoint in"),
         (("t5x", "full"), "is not empty"),
         (("t5x", "out", "--dtype", "float16"), "activations overflow float16"),
         (("t5x", "out", "--dtype", "int8"), "no dtype 'int8'"),
@@ -255,7 +256,7 @@ def test_bad_input_is_one_line_and_status_2(
     (tmp_path / "empty").mkdir()
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").touch()
-    native.write(epath.Path(tmp_path / "ours"), draw())
+    native.write(at(tmp_path / "ours"), draw())
     source, dest, *flags = arguments
     assert convert(tmp_path / source, tmp_path / dest, *flags) == 2
     error = capsys.readouterr().err
@@ -282,9 +283,9 @@ def test_peak_memory_is_under_twice_the_largest_tensor_and_a_gigabyte(tmp_path: 
 
     tensors = {f"target/{name}": zeros(shape) for name, shape in layout.shapes().items()}
     if kind == "flanx":
-        hf.write(epath.Path(tmp_path / "in"), tensors, layout, {})
+        hf.write(at(tmp_path / "in"), tensors, layout, {})
     else:
-        native.write(epath.Path(tmp_path / "in"), tensors)
+        native.write(at(tmp_path / "in"), tensors)
     command = [sys.executable, "-c", MEASURE, "convert", str(tmp_path / "in"), str(tmp_path / "out"), "--to", kind]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     status, peak = map(int, printed.splitlines()[-1].split())

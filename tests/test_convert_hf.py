@@ -5,10 +5,10 @@ import sys
 
 import numpy as np
 import pytest
-from etils import epath
 
 import flanx.convert
 from flanx.convert import hf, safetensor
+from flanx.convert.folder import at
 from flanx.convert.tensor import BFLOAT16, held, parameters
 from flanx.errors import UserError
 from tests.convert_case import PLAIN_TIED, SMALL, assert_same, draw, values
@@ -18,7 +18,7 @@ LAYOUTS = pytest.mark.parametrize("layout", [SMALL, PLAIN_TIED], ids=["gated unt
 
 def write(folder: pathlib.Path, layout=SMALL, tensors=None, **config) -> pathlib.Path:
     """A Hugging Face folder of random parameters."""
-    hf.write(epath.Path(folder), draw(layout) if tensors is None else tensors, layout, config)
+    hf.write(at(folder), draw(layout) if tensors is None else tensors, layout, config)
     return folder
 
 

@@ -4,10 +4,10 @@ import pathlib
 import jax
 import numpy as np
 import pytest
-from etils import epath
 
 import flanx.convert
 from flanx.convert import parity, stack, t5x
+from flanx.convert.folder import at
 from flanx.convert.tensor import flatten, held, nest, parameters
 from flanx.errors import UserError
 from tests.convert_case import SMALL, assert_same, draw, values
@@ -35,7 +35,7 @@ def test_t5x_scanned_checkpoint_is_unrolled(tmp_path: pathlib.Path):
     scanned = of_scalable_t5(tensors)
     assert scanned["target/decoder/decoder/mlp/wo/kernel"].shape == (144, 3, 128)
     assert scanned["target/encoder/encoder/pre_mlp_layer_norm/scale"].shape == (128, 2)
-    t5x.write_legacy(epath.Path(tmp_path), scanned, 3)
+    t5x.write_legacy(at(tmp_path), scanned, 3)
     source = flanx.convert.open_source(tmp_path)
     assert source.layout == SMALL and source.step == 3
     assert_same({name: t for name, t in source.tensors.items() if name.startswith("target/")}, tensors)
@@ -65,7 +65,7 @@ def test_stack_and_unroll_are_opposites_with_the_optimizer_state():
 
 
 def test_a_scanned_model_takes_an_unrolled_checkpoint_and_computes_the_same(tmp_path: pathlib.Path):
-    t5x.write_legacy(epath.Path(tmp_path), draw(), 0)
+    t5x.write_legacy(at(tmp_path), draw(), 0)
     source = flanx.convert.open_source(tmp_path)
     plain = parity.model(source.layout, {})
     scanned = dataclasses.replace(plain, scan_layers=True)

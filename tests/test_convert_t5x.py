@@ -5,12 +5,12 @@ import pathlib
 import jax
 import numpy as np
 import pytest
-from etils import epath
 from flax import serialization
 
 import flanx.convert
 from flanx import optim, train_step
 from flanx.convert import native, orbax_item, t5x, zarr
+from flanx.convert.folder import at
 from flanx.convert.tensor import BFLOAT16, held, nest, parameters
 from flanx.errors import UserError
 from flanx.models import t5
@@ -26,7 +26,7 @@ def tiny(golden_dir: pathlib.Path) -> pathlib.Path:
 def legacy(tmp_path: pathlib.Path) -> pathlib.Path:
     """A checkpoint of T5X's form, written by us, to damage."""
     folder = tmp_path / "checkpoint_7"
-    t5x.write_legacy(epath.Path(folder), draw(optimizer=True), 7)
+    t5x.write_legacy(at(folder), draw(optimizer=True), 7)
     return folder
 
 
@@ -88,13 +88,13 @@ def test_training_goes_on_from_t5x_as_t5x_did(tiny: pathlib.Path):
 
 def test_legacy_round_trip_is_bit_for_bit(tmp_path: pathlib.Path):
     tensors = draw(optimizer=True, step=7)
-    t5x.write_legacy(epath.Path(tmp_path / "checkpoint_7"), tensors, 7)
-    assert_same(t5x.read_legacy(epath.Path(tmp_path / "checkpoint_7")), tensors)
+    t5x.write_legacy(at(tmp_path / "checkpoint_7"), tensors, 7)
+    assert_same(t5x.read_legacy(at(tmp_path / "checkpoint_7")), tensors)
 
 
 def test_legacy_export_of_t5x_is_laid_out_as_t5x_lays_it_out(tiny: pathlib.Path, tmp_path: pathlib.Path):
     theirs = tiny / "legacy" / "checkpoint_20"
-    t5x.write_legacy(epath.Path(tmp_path), t5x.read_legacy(epath.Path(theirs)), 20)
+    t5x.write_legacy(at(tmp_path), t5x.read_legacy(at(theirs)), 20)
     assert {p.name for p in tmp_path.iterdir()} == {p.name for p in theirs.iterdir()}
     ours, golden = (serialization.msgpack_restore((place / "checkpoint").read_bytes()) for place in (tmp_path, theirs))
     for (name, leaf), (other, want) in zip(sorted(t5x.leaves_of(ours)), sorted(t5x.leaves_of(golden)), strict=True):
@@ -109,8 +109,8 @@ def test_legacy_export_of_t5x_is_laid_out_as_t5x_lays_it_out(tiny: pathlib.Path,
 
 def test_bfloat16_parameters_keep_their_bits(tmp_path: pathlib.Path):
     tensors = {name: tensor.cast(BFLOAT16) for name, tensor in draw().items()}
-    t5x.write_legacy(epath.Path(tmp_path), tensors, 0)
-    back = t5x.read_legacy(epath.Path(tmp_path))
+    t5x.write_legacy(at(tmp_path), tensors, 0)
+    back = t5x.read_legacy(at(tmp_path))
     del back["state/step"]
     assert_same(back, tensors)
 
@@ -118,11 +118,11 @@ def test_bfloat16_parameters_keep_their_bits(tmp_path: pathlib.Path):
 def test_the_message_file_may_be_gzipped(legacy: pathlib.Path):
     plain = (legacy / "checkpoint").read_bytes()
     (legacy / "checkpoint").write_bytes(gzip.compress(plain))
-    assert len(t5x.read_legacy(epath.Path(legacy))) == 5 * len(SMALL.shapes()) + 1
+    assert len(t5x.read_legacy(at(legacy))) == 5 * len(SMALL.shapes()) + 1
 
 
 def test_specs_of_gcs_checkpoints_name_bucket_and_path():
-    folder = epath.Path("gs://bucket/some/checkpoint_5")
+    folder = at("gs://bucket/some/checkpoint_5")
     assert zarr.spec(folder, "target.a")["kvstore"] == {
         "driver": "gcs",
         "bucket": "bucket",
@@ -147,14 +147,14 @@ def spec_of(folder: pathlib.Path, name: str) -> dict:
 def test_specs_written_for_gcs_or_by_old_tensorstore_read_alike(legacy: pathlib.Path):
     name = "target/encoder/encoder_norm/scale"
     spec = spec_of(legacy, name)
-    want = t5x.read_legacy(epath.Path(legacy))[name].read()
+    want = t5x.read_legacy(at(legacy))[name].read()
     array = spec["kvstore"]["path"].strip("/")
     for kvstore, more in (
         ({"driver": "gcs", "bucket": "t5x-dummy-bucket", "path": array}, {}),
         ({"driver": "gfile"}, {"path": array}),
     ):
         rewrite(legacy, {name: spec | {"kvstore": kvstore} | more})
-        np.testing.assert_array_equal(t5x.read_legacy(epath.Path(legacy))[name].read(), want)
+        np.testing.assert_array_equal(t5x.read_legacy(at(legacy))[name].read(), want)
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def test_a_damaged_checkpoint_is_refused_by_name(legacy: pathlib.Path, damage, m
 def test_a_missing_parameter_is_named(tmp_path: pathlib.Path):
     tensors = draw()
     del tensors["target/decoder/layers_1/mlp/wo/kernel"]
-    t5x.write_legacy(epath.Path(tmp_path), tensors, 0)
+    t5x.write_legacy(at(tmp_path), tensors, 0)
     with pytest.raises(UserError, match="has no 'target/decoder/layers_1/mlp/wo/kernel'"):
         flanx.convert.open_source(tmp_path)
 
@@ -210,9 +210,9 @@ def test_a_truncated_array_is_refused_when_read(legacy: pathlib.Path):
 
 def test_orbax_of_2023_with_its_aggregate_file_is_read(tmp_path: pathlib.Path):
     array = held(np.arange(6, dtype=np.float32).reshape(2, 3))
-    zarr.write_array(epath.Path(tmp_path), "target.a", array, zarr.GZIP)
+    zarr.write_array(at(tmp_path), "target.a", array, zarr.GZIP)
     tree = {"target": {"a": "PLACEHOLDER://target.a"}, "state": {"step": np.int32(3)}}
     (tmp_path / "checkpoint").write_bytes(serialization.msgpack_serialize(tree))
-    found = values(orbax_item.read(epath.Path(tmp_path)))
+    found = values(orbax_item.read(at(tmp_path)))
     np.testing.assert_array_equal(found["target/a"], array.read())
     assert found["state/step"] == 3

@@ -2,17 +2,17 @@
 
 import argparse
 import dataclasses
+import io
 import json
 import shutil
 import tempfile
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from etils import epath
 
 import flanx
 from flanx.convert import hf, native, parity, t5x
+from flanx.convert.folder import Folder, at
 from flanx.convert.source import KINDS, NOTE, Source, open_source
 from flanx.convert.tensor import BFLOAT16, STATE, TARGET, Tensor, fingerprint, held
 from flanx.errors import UserError
@@ -54,8 +54,8 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("SOURCE is a flanx checkpoint: say --to t5x or --to hf")
     if source.layout is None and (kind == "hf" or args.verify):
         raise UserError(f"{source.folder} is no T5: it has neither a Hugging Face form here nor a model to verify with")
-    dest = epath.Path(args.dest)
-    if dest.exists() and any(dest.iterdir()):
+    dest = at(args.dest)
+    if dest.children() or (not dest.is_remote and dest.local().is_file()):
         raise UserError(f"DEST '{dest}' is not empty; give another folder")
     dtype = DTYPES[args.dtype]
     source = dataclasses.replace(
@@ -63,25 +63,25 @@ def run(args: argparse.Namespace) -> int:
         tensors={n: t.cast(dtype) if n.startswith(TARGET) else t for n, t in source.tensors.items()},
         config={**source.config, **({"feed_forward_proj": args.feed_forward} if args.feed_forward else {})},
     )
-    place = dest if str(dest).startswith("gs://") else epath.Path(f"{dest}.partial")
-    if place != dest and place.exists():
-        shutil.rmtree(place)  # of a conversion that was broken off
-    place.mkdir(parents=True, exist_ok=True)
+    place = dest if dest.is_remote else at(f"{dest}.partial")
+    if place != dest:
+        shutil.rmtree(place.local(), ignore_errors=True)  # of a conversion that was broken off
+        place.local().mkdir(parents=True)
     written = write(source, kind, place, args.vocabulary)
     mark = fingerprint(written.tensors)
     note = {"source": str(args.source), "from": source.kind, "to": kind, "dtype": args.dtype, "step": source.step}
     note |= {"fingerprint": mark, "config": dict(source.config), "flanx": flanx.__version__}
-    (place / NOTE).write_text(json.dumps(note, indent=2) + "\n")
+    place.write(NOTE, json.dumps(note, indent=2) + "\n")
     holds = verify(source, written, place, mark, args.golden) if args.verify else True
     if place != dest:
-        if dest.exists():
-            dest.rmdir()
-        place.rename(dest)
+        if dest.local().exists():
+            dest.local().rmdir()
+        place.local().rename(dest.local())
     print(f"{source.kind} {source.folder} -> {kind} {dest}: {_sizes(written)}, fingerprint {mark}")
     return 0 if holds else 1
 
 
-def write(source: Source, kind: str, place: epath.Path, vocabulary: str | None) -> Source:
+def write(source: Source, kind: str, place: Folder, vocabulary: str | None) -> Source:
     """Writes `source` to `place` in format `kind`, with its tokenizer's files, and opens the result."""
     if kind == "hf":
         hf.write(place, source.tensors, source.layout, source.config)
@@ -125,9 +125,10 @@ def with_state(source: Source) -> tuple[dict[str, Tensor], int]:
     return tensors, 0
 
 
-def write_tokenizer(found: epath.Path, place: epath.Path, vocabulary: str | None, wanted: bool) -> None:
+def write_tokenizer(found: Folder, place: Folder, vocabulary: str | None, wanted: bool) -> None:
     """Tokenizer files that transformers loads: made from `vocabulary`, else copied from where the source lies."""
     if vocabulary is not None:
+        from flanx.data import remote
         from flanx.data import vocabulary as vocabularies
 
         loaded = vocabularies.load(vocabulary)
@@ -135,33 +136,35 @@ def write_tokenizer(found: epath.Path, place: epath.Path, vocabulary: str | None
         if vocabulary == "byte":
             config["tokenizer_class"] = "ByT5Tokenizer"
         else:
-            (place / "spiece.model").write_bytes(epath.Path(vocabulary).read_bytes())
+            place.write("spiece.model", remote.read(vocabulary))
         config |= {"eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
-        (place / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
+        place.write("tokenizer_config.json", json.dumps(config, indent=2) + "\n")
         return
-    names = [name for name in hf.TOKENIZER_FILES if (found / name).exists()]
+    names = found.children() & set(hf.TOKENIZER_FILES)
     for name in names:
-        (place / name).write_bytes((found / name).read_bytes())
+        place.write(name, found.read(name))
     if wanted and not names:
         print(f"no tokenizer files in {found}: add --vocabulary SPEC to write them")
 
 
-def verify(source: Source, written: Source, place: epath.Path, mark: str, golden: str | None) -> bool:
+def verify(source: Source, written: Source, place: Folder, mark: str, golden: str | None) -> bool:
     """Whether values and logits are the same on both sides; prints both findings, keeps a golden beside the result."""
     values = fingerprint(source.tensors) == mark
     print(f"parameters read back: {'the same' if values else 'NOT the same'}")
-    goldens = [epath.Path(golden)] if golden else [source.tokenizer / parity.GOLDEN, place / parity.GOLDEN]
+    named = at(golden) if golden else None
+    goldens = [(named.parent, named.name)] if named else [(each, parity.GOLDEN) for each in (source.tokenizer, place)]
     config = dict(source.config)
     with tempfile.TemporaryDirectory() as temporary:
         if "hf" in (source.kind, written.kind):
             folder, ours = (place, source) if written.kind == "hf" else (source.folder, written)
         else:
-            folder, ours = epath.Path(temporary), written
+            folder, ours = at(temporary), written
             hf.write(folder, source.tensors, source.layout, config)
-        result, kept = parity.verify(ours, Path(folder), config, goldens)
+        result, kept = parity.verify(ours, folder.local(), config, goldens)
     if kept:
-        with (place / parity.GOLDEN).open("wb") as file:
-            np.savez(file, **kept)
+        content = io.BytesIO()
+        np.savez(content, **kept)
+        place.write(parity.GOLDEN, content.getvalue())
     print(result)
     return values and result.holds
 

@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from etils import epath
 
 from flanx.convert import safetensor, torchfile
+from flanx.convert.folder import Folder, at
 from flanx.convert.layout import Layout, check
 from flanx.convert.tensor import TARGET, Tensor, Tensors
-from flanx.convert.zarr import read_json
 from flanx.errors import UserError, nearest
 
 SAME, FLIPPED = "same", "flipped"  # flipped: torch's Linear and Embedding tables lie transposed beside T5X's kernels
@@ -101,24 +100,22 @@ def _oriented(tensor: Tensor, how: str) -> Tensor:
 
 
 @dataclasses.dataclass(frozen=True)
-class Folder:
-    """A Hugging Face folder, read: parameters under T5X's names, sizes, config.json as it is."""
+class Contents:
+    """What a Hugging Face folder holds: parameters under T5X's names, sizes, config.json as it is."""
 
     tensors: dict[str, Tensor]
     layout: Layout
     config: dict[str, Any]
 
 
-def read(folder: epath.Path) -> Folder:
+def read(folder: Folder) -> Contents:
     """Reads a folder; no values yet, except to compare second copies of the embedding.
 
     Raises UserError for a model that is no T5, and for a tensor that is unknown, missing, mis-shaped or a copy that
     is not equal.
     """
-    if str(folder).startswith("gs://"):
-        raise UserError(f"{folder}: Hugging Face folders are read from a local disk; copy it there first")
-    path = Path(folder)
-    config = read_json(folder / "config.json")
+    path = folder.local()
+    config = folder.read_json("config.json")
     if config.get("model_type") not in ("t5", "mt5"):
         raise UserError(f"{folder}/config.json: model_type '{config.get('model_type')}'; flanx converts t5 and mt5")
     files = _open(path)
@@ -136,7 +133,7 @@ def read(folder: epath.Path) -> Folder:
     _settle_head(tensors, files, config, folder)
     layout = _layout(config, TARGET + "decoder/logits_dense/kernel" not in tensors)
     check(tensors, layout, folder)
-    return Folder(tensors, layout, config)
+    return Contents(tensors, layout, config)
 
 
 def _settle_head(tensors: dict[str, Tensor], files: Tensors, config: Mapping[str, Any], folder: Any) -> None:
@@ -194,7 +191,7 @@ def _open(path: Path) -> dict[str, Tensor]:
         if (path / name).exists():
             return reader(path / name)
         if (path / f"{name}.index.json").exists():
-            place = read_json(epath.Path(path / f"{name}.index.json"))["weight_map"]
+            place = at(path).read_json(f"{name}.index.json")["weight_map"]
             shards = {file: _shard(path, file, reader) for file in sorted(set(place.values()))}
             for tensor, file in place.items():
                 if tensor not in shards[file]:
@@ -209,14 +206,14 @@ def _shard(path: Path, file: str, reader: Callable[[Path], dict[str, Tensor]]) -
     return reader(path / file)
 
 
-def write(folder: epath.Path, tensors: Tensors, layout: Layout, config: Mapping[str, Any]) -> None:
+def write(folder: Folder, tensors: Tensors, layout: Layout, config: Mapping[str, Any]) -> None:
     """Writes config.json, generation_config.json and the weights (safetensors, in shards of at most 5 GB).
 
     Args:
       tensors: `target/...`; anything else is left out, as such a folder holds no optimizer state.
       config: entries of config.json that a tensor cannot show (feed_forward_proj, dropout_rate, ...).
     """
-    path = Path(folder)
+    path = folder.local()
     path.mkdir(parents=True, exist_ok=True)
     out: dict[str, Tensor] = {}
     for name in layout.shapes():

@@ -9,9 +9,9 @@ import re
 import time
 
 import numpy as np
-from etils import epath
 
 from flanx.convert import orbax_item
+from flanx.convert.folder import Folder
 from flanx.convert.tensor import STATE, TARGET, Tensor, Tensors, held
 from flanx.errors import UserError
 
@@ -22,16 +22,16 @@ _PARAM_STATE = re.compile(rf"{STATE}param_states/(.+)/({'|'.join(MOMENTS)})")
 _MOMENT = re.compile(rf"opt_state/({'|'.join(MOMENTS)})/(.+)")
 
 
-def item_folder(folder: epath.Path) -> epath.Path | None:
+def item_folder(folder: Folder) -> Folder | None:
     """The Orbax item of a run (its newest checkpoint), of a step folder, or of parameters alone; None if not there."""
-    runs = folder / FOLDER
-    if runs.is_dir():
-        steps = {int(m[1]): child for child in runs.iterdir() if (m := re.fullmatch(r"checkpoint_(\d+)", child.name))}
-        return steps[max(steps)] / ITEM if steps else None
+    if FOLDER in folder.children():
+        names = (folder / FOLDER).children()
+        steps = [int(match[1]) for name in names if (match := re.fullmatch(r"checkpoint_(\d+)", name))]
+        return folder / FOLDER / f"checkpoint_{max(steps)}" / ITEM if steps else None
     return next((place for place in (folder / ITEM, folder) if orbax_item.is_item(place)), None)
 
 
-def read(folder: epath.Path, optimizer: bool = True) -> dict[str, Tensor]:
+def read(folder: Folder, optimizer: bool = True) -> dict[str, Tensor]:
     """The tensors of a checkpoint of flanx by T5X's names, unread.
 
     Args:
@@ -52,7 +52,7 @@ def read(folder: epath.Path, optimizer: bool = True) -> dict[str, Tensor]:
     return tensors
 
 
-def _take_moment(tensors: dict[str, Tensor], name: str, tensor: Tensor, item: epath.Path) -> None:
+def _take_moment(tensors: dict[str, Tensor], name: str, tensor: Tensor, item: Folder) -> None:
     if name == "opt_state/count":
         count, step = int(tensor.read()), int(tensors[STEP].read())
         if count != step:
@@ -66,7 +66,7 @@ def _take_moment(tensors: dict[str, Tensor], name: str, tensor: Tensor, item: ep
     tensors[f"{STATE}param_states/{match[2]}/{match[1]}"] = tensor
 
 
-def write(folder: epath.Path, tensors: Tensors) -> None:
+def write(folder: Folder, tensors: Tensors) -> None:
     """Writes parameters alone to `folder`, or a run's first checkpoint under it when there is an optimizer state.
 
     Raises UserError where `folder` holds a checkpoint already.
@@ -77,7 +77,7 @@ def write(folder: epath.Path, tensors: Tensors) -> None:
         orbax_item.write(folder, [(tuple(name.split("/")), tensor) for name, tensor in params.items()])
         return
     step = int(tensors[STEP].read())
-    if (folder / FOLDER).is_dir():
+    if FOLDER in folder.children():
         raise UserError(f"{folder / FOLDER} is there already; give another folder")
     number = held(np.asarray(step, np.int32))
     unused = held(np.zeros((1,), np.float32))
@@ -91,4 +91,4 @@ def write(folder: epath.Path, tensors: Tensors) -> None:
     handler = "orbax.checkpoint._src.handlers.standard_checkpoint_handler.StandardCheckpointHandler"
     record = {"item_handlers": {ITEM: handler}, "metrics": {}, "performance_metrics": {}, "custom_metadata": {}}
     record |= {"init_timestamp_nsecs": now, "commit_timestamp_nsecs": now}
-    (place / "_CHECKPOINT_METADATA").write_text(json.dumps(record))
+    place.write("_CHECKPOINT_METADATA", json.dumps(record))

@@ -8,10 +8,10 @@ import json
 from collections.abc import Sequence
 
 import numpy as np
-from etils import epath
 
 from flanx.convert import zarr
-from flanx.convert.t5x import MESSAGES, leaves_of, unpack
+from flanx.convert.folder import Folder
+from flanx.convert.t5x import leaves_of, unpack
 from flanx.convert.tensor import Tensor, held
 from flanx.errors import UserError
 
@@ -23,17 +23,18 @@ _NO_ARRAY = ("None", "Dict", "List", "Tuple", "NamedTuple")  # value types of em
 Key = tuple[str, ...]
 
 
-def is_item(folder: epath.Path) -> bool:
-    """Whether an Orbax item of any age lies in `folder`."""
-    return (folder / METADATA).exists()
+def is_item(folder: Folder) -> bool:
+    """Whether an Orbax item lies in `folder`."""
+    return METADATA in folder.children()
 
 
-def read(folder: epath.Path) -> dict[str, Tensor]:
+def read(folder: Folder) -> dict[str, Tensor]:
     """All arrays of an item by the '/'-joined keys of their tree, unread."""
-    ocdbt = (folder / "manifest.ocdbt").exists()
-    if not (folder / METADATA).exists():
+    children = folder.children()
+    ocdbt = "manifest.ocdbt" in children
+    if METADATA not in children:
         return _read_aggregate(folder, ocdbt)
-    metadata = zarr.read_json(folder / METADATA)
+    metadata = folder.read_json(METADATA)
     arrays = {}
     for entry in metadata["tree_metadata"].values():
         keys = [str(key["key"]) for key in entry["key_metadata"]]
@@ -42,10 +43,10 @@ def read(folder: epath.Path) -> dict[str, Tensor]:
     return zarr.open_arrays(folder, arrays, ocdbt, bool(metadata.get("use_zarr3")))
 
 
-def _read_aggregate(folder: epath.Path, ocdbt: bool) -> dict[str, Tensor]:
+def _read_aggregate(folder: Folder, ocdbt: bool) -> dict[str, Tensor]:
     """An item of Orbax before 2024: msgpack with small values inside and placeholders for arrays."""
     inline, arrays = {}, {}
-    for name, leaf in leaves_of(unpack(folder / MESSAGES)):
+    for name, leaf in leaves_of(unpack(folder)):
         if isinstance(leaf, str) and leaf.startswith(_PLACEHOLDER):
             arrays[name] = leaf.removeprefix(_PLACEHOLDER)
         elif leaf is not None:
@@ -53,7 +54,7 @@ def _read_aggregate(folder: epath.Path, ocdbt: bool) -> dict[str, Tensor]:
     return inline | zarr.open_arrays(folder, arrays, ocdbt)
 
 
-def write(folder: epath.Path, leaves: Sequence[tuple[Key, Tensor | None]]) -> None:
+def write(folder: Folder, leaves: Sequence[tuple[Key, Tensor | None]]) -> None:
     """Writes an item that Orbax restores; appears whole or not at all on a local disk.
 
     Args:
@@ -63,7 +64,6 @@ def write(folder: epath.Path, leaves: Sequence[tuple[Key, Tensor | None]]) -> No
     """
     if is_item(folder):
         raise UserError(f"{folder} holds a checkpoint already; give another folder or remove it")
-    folder.mkdir(parents=True, exist_ok=True)
     tree = {}
     for keys, tensor in leaves:
         if tensor is not None:
@@ -78,4 +78,4 @@ def write(folder: epath.Path, leaves: Sequence[tuple[Key, Tensor | None]]) -> No
         "store_array_data_equal_to_fill_value": True,
         "custom_metadata": None,
     }
-    (folder / METADATA).write_text(json.dumps(metadata))  # last: without it the folder is no item
+    folder.write(METADATA, json.dumps(metadata))  # last: without it the folder is no item

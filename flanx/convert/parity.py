@@ -1,13 +1,15 @@
 """Does flanx compute from a checkpoint what transformers computes from it? Logits of fixed prompts, side by side."""
 
 import dataclasses
+import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from etils import epath
 
+from flanx.convert.folder import Folder
 from flanx.convert.layout import Layout
 from flanx.convert.source import Source
 from flanx.convert.tensor import nest, parameters
@@ -121,7 +123,9 @@ def compare(ours: np.ndarray, theirs: np.ndarray, targets: np.ndarray, reference
     return Parity(float(np.max(np.abs(ours - theirs))), float(np.max(np.abs(theirs))), agreement, reference)
 
 
-def verify(written: Source, folder: Path, config: dict[str, Any], goldens: list[epath.Path]) -> tuple[Parity, dict]:
+def verify(
+    written: Source, folder: Path, config: dict[str, Any], goldens: Sequence[tuple[Folder, str]]
+) -> tuple[Parity, dict]:
     """Compares flanx on `written` with transformers on `folder`, or else with the first of `goldens` that is there.
 
     Returns the parity, and what to keep as a golden: inputs, targets, logits (empty where a golden was read).
@@ -133,12 +137,12 @@ def verify(written: Source, folder: Path, config: dict[str, Any], goldens: list[
         ours = flanx_logits(written, config, inputs, targets)
         kept = {"inputs": inputs, "targets": targets, "logits": theirs}
         return compare(ours, theirs, targets, "transformers"), kept
-    found = next((path for path in goldens if path.exists()), None)
+    found = next(((folder, file) for folder, file in goldens if file in folder.children()), None)
     if found is None:
-        raise UserError(
-            f"--verify needs transformers (pip install 'flanx[hf]') or a golden: no {', '.join(map(str, goldens))}"
-        )
-    with found.open("rb") as file, np.load(file) as golden:
+        places = " nor ".join(f"{folder}/{file}" for folder, file in goldens)
+        raise UserError(f"--verify needs transformers (pip install 'flanx[hf]') or a golden: no {places}")
+    folder, file = found
+    with np.load(io.BytesIO(folder.read(file))) as golden:
         inputs, targets, theirs = golden["inputs"], golden["targets"], golden["logits"]
     ours = flanx_logits(written, config, inputs, targets)
-    return compare(ours, theirs, targets, str(found)), {}
+    return compare(ours, theirs, targets, f"{folder}/{file}"), {}

@@ -7,9 +7,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from etils import epath
 
 from flanx.convert import hf, native, orbax_item, stack, t5x
+from flanx.convert.folder import Folder, at
 from flanx.convert.layout import Layout, check, infer, is_t5
 from flanx.convert.tensor import STATE, TARGET, Tensor, fingerprint, flatten, nest, parameters
 from flanx.errors import UserError, nearest
@@ -32,11 +32,11 @@ class Source:
     """
 
     kind: str
-    folder: epath.Path
+    folder: Folder
     tensors: dict[str, Tensor]
     layout: Layout | None
     config: Mapping[str, Any]
-    tokenizer: epath.Path
+    tokenizer: Folder
 
     @property
     def step(self) -> int:
@@ -45,14 +45,14 @@ class Source:
         return 0 if step is None else int(step.read())
 
 
-def detect(folder: epath.Path) -> str:
+def detect(folder: Folder) -> str:
     """The kind of checkpoint in `folder`. Raises UserError where there is none."""
-    if not folder.exists():
-        raise UserError(f"no folder '{folder}'")
-    if (folder / "config.json").exists():
+    children = folder.children()
+    if not children:
+        raise UserError(f"no folder '{folder}', or nothing in it")
+    if "config.json" in children:
         return "hf"
-    step = t5x.step_folder(folder)
-    if (step / t5x.MESSAGES).exists() or (step / "state").is_dir():
+    if t5x.step_folder(folder).children() & {t5x.MESSAGES, "state"}:
         return "t5x"
     if native.item_folder(folder) is not None:
         return "flanx"
@@ -67,17 +67,17 @@ def open_source(path: str | os.PathLike, kind: str = "auto", optimizer: bool = T
       kind: one of KINDS, or "auto".
       optimizer: whether to open the optimizer's state as well.
     """
-    given = epath.Path(path)
+    given = at(path)
     kind = detect(given) if kind == "auto" else kind
     if kind not in KINDS:
         raise UserError(f"no checkpoint format '{kind}'{nearest(kind, KINDS)}")
     if kind == "hf":
-        folder = hf.read(given)
-        return Source(kind, given, folder.tensors, folder.layout, folder.config, given)
+        found = hf.read(given)
+        return Source(kind, given, found.tensors, found.layout, found.config, given)
     if kind == "t5x":
         place = t5x.step_folder(given)
-        state = place / "state"
-        tensors = orbax_item.read(state) if state.is_dir() else t5x.read_legacy(place)
+        in_orbax = "state" in place.children()
+        tensors = orbax_item.read(place / "state") if in_orbax else t5x.read_legacy(place)
     else:
         place = given
         tensors = native.read(given, optimizer)
@@ -92,9 +92,8 @@ def open_source(path: str | os.PathLike, kind: str = "auto", optimizer: bool = T
     return Source(kind, place, tensors, layout, _noted(given).get("config", {}), given)
 
 
-def _noted(folder: epath.Path) -> Mapping[str, Any]:
-    note = folder / NOTE
-    return t5x.zarr.read_json(note) if note.exists() else {}
+def _noted(folder: Folder) -> Mapping[str, Any]:
+    return folder.read_json(NOTE) if NOTE in folder.children() else {}
 
 
 def restore(path: str | os.PathLike | Source, target: Any) -> Any:

@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from etils import epath
 from flax import serialization
 
 from flanx.convert import zarr
+from flanx.convert.folder import Folder
 from flanx.convert.tensor import TARGET, Tensor, Tensors, expect_shape, held, nest
 from flanx.errors import UserError
 
@@ -23,24 +23,25 @@ VERSION = 3  # of the format since June 2021: bfloat16 arrays are stored as such
 _STEP = re.compile(r"checkpoint_(\d+)")
 
 
-def step_folder(folder: epath.Path) -> epath.Path:
+def step_folder(folder: Folder) -> Folder:
     """`folder` itself, or its newest `checkpoint_<step>` when it is a folder of those."""
-    if (folder / MESSAGES).exists() or (folder / "state").is_dir():
+    children = folder.children()
+    if children & {MESSAGES, "state"}:
         return folder
-    steps = {int(m[1]): child for child in folder.iterdir() if (m := _STEP.fullmatch(child.name))}
-    return steps[max(steps)] if steps else folder
+    steps = [int(match[1]) for child in children if (match := _STEP.fullmatch(child))]
+    return folder / f"checkpoint_{max(steps)}" if steps else folder
 
 
-def read_legacy(folder: epath.Path) -> dict[str, Tensor]:
+def read_legacy(folder: Folder) -> dict[str, Tensor]:
     """All tensors of a legacy checkpoint, by T5X's flat names, unread.
 
     Raises UserError where the msgpack file is absent, not T5X's, older than version 2, or an array does not have the
     shape that the msgpack file gives it.
     """
-    tree = unpack(folder / MESSAGES)
+    tree = unpack(folder)
     version = tree.get("version", 0) if isinstance(tree, dict) else 0
     if version not in (2, VERSION):
-        raise UserError(f"{folder / MESSAGES} has version {version}; flanx reads T5X's versions 2 and 3")
+        raise UserError(f"{folder}/{MESSAGES} has version {version}; flanx reads T5X's versions 2 and 3")
     inline, arrays, shapes = {}, {}, {}
     for name, leaf in leaves_of(tree["optimizer"]):
         if isinstance(leaf, Mapping):
@@ -57,20 +58,17 @@ def read_legacy(folder: epath.Path) -> dict[str, Tensor]:
     return tensors
 
 
-def unpack(path: epath.Path) -> Any:
-    if not path.exists():
-        raise UserError(f"no file '{MESSAGES}' in {path.parent}; give a T5X checkpoint_<step> folder")
-    content = path.read_bytes()
+def unpack(folder: Folder) -> Any:
+    """The msgpack file of a folder. Raises UserError where there is none, or another thing of that name."""
+    content = folder.read(MESSAGES)
     if content.startswith(b"model_checkpoint_path"):
-        raise UserError(
-            f"{path.parent} is a Mesh TensorFlow checkpoint; convert it with T5X's convert_tf_checkpoint first"
-        )
+        raise UserError(f"{folder} is a Mesh TensorFlow checkpoint; convert it with T5X's convert_tf_checkpoint first")
     if content.startswith(b"\x1f\x8b"):
         content = gzip.decompress(content)
     try:
         return serialization.msgpack_restore(content)
     except Exception as error:
-        raise UserError(f"{path} is not a T5X checkpoint ({error}); copy it again") from error
+        raise UserError(f"{folder}/{MESSAGES} is not a T5X checkpoint ({error}); copy it again") from error
 
 
 def leaves_of(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
@@ -84,7 +82,7 @@ def leaves_of(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]
     return found
 
 
-def write_legacy(folder: epath.Path, tensors: Tensors, step: int) -> None:
+def write_legacy(folder: Folder, tensors: Tensors, step: int) -> None:
     """Writes a checkpoint that T5X restores: parameters and full second moments as zarr, the small rest in msgpack.
 
     Args:
@@ -92,7 +90,6 @@ def write_legacy(folder: epath.Path, tensors: Tensors, step: int) -> None:
       tensors: `target/...`, and `state/param_states/.../{m,v,v_row,v_col}` where there is an optimizer state.
       step: steps done.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     leaves: dict[str, Any] = {"state/step": np.asarray(step, np.int32)}
     for name in sorted(tensors.keys() - leaves.keys()):
         tensor = tensors[name]
@@ -109,4 +106,4 @@ def write_legacy(folder: epath.Path, tensors: Tensors, step: int) -> None:
             "metadata": zarr.write_array(folder, array, tensor, zarr.GZIP),
         }
     content = serialization.msgpack_serialize({"version": VERSION, "optimizer": nest(leaves)})
-    (folder / MESSAGES).write_bytes(content)  # last: without it the folder is no checkpoint
+    folder.write(MESSAGES, content)  # last: without it the folder is no checkpoint

@@ -1,13 +1,11 @@
 """Arrays in zarr format, in plain folders or inside Orbax's OCDBT store, local or on gs://, through tensorstore."""
 
-import json
-import re
 from typing import Any
 
 import numpy as np
 import tensorstore as ts
-from etils import epath
 
+from flanx.convert.folder import Folder, brief
 from flanx.convert.tensor import Index, Tensor
 from flanx.errors import UserError
 
@@ -16,29 +14,17 @@ GZIP = {"id": "gzip", "level": 1}  # T5X's compressor of the legacy format
 ZSTD = {"id": "zstd", "level": 1}  # Orbax's
 
 
-def kvstore(folder: epath.Path, ocdbt: bool = False) -> dict[str, Any]:
-    """tensorstore's description of a folder: local or gs://, plain or OCDBT."""
-    bucket = re.fullmatch(r"gs://([^/]+)/(.*)", str(folder))
-    if bucket:
-        base = {"driver": "gcs", "bucket": bucket[1], "path": bucket[2].rstrip("/") + "/"}
-    else:
-        base = {"driver": "file", "path": f"{folder.resolve()}/"}
-    return {"driver": "ocdbt", "base": base} if ocdbt else base
-
-
-def spec(folder: epath.Path, array: str, ocdbt: bool = False, zarr3: bool = False) -> dict[str, Any]:
+def spec(folder: Folder, array: str, ocdbt: bool = False, zarr3: bool = False) -> dict[str, Any]:
     """tensorstore's description of one array of a folder."""
-    store = kvstore(folder, ocdbt)
+    store = folder.kvstore()
     if ocdbt:
-        store["path"] = f"{array}/"
+        store = {"driver": "ocdbt", "base": store, "path": f"{array}/"}
     else:
         store["path"] += f"{array}/"
     return {"driver": "zarr3" if zarr3 else "zarr", "kvstore": store}
 
 
-def open_arrays(
-    folder: epath.Path, arrays: dict[str, str], ocdbt: bool = False, zarr3: bool = False
-) -> dict[str, Tensor]:
+def open_arrays(folder: Folder, arrays: dict[str, str], ocdbt: bool = False, zarr3: bool = False) -> dict[str, Tensor]:
     """Opens {name: array} at once and reads no values. Raises UserError naming the first array that is not there."""
     opening = {
         name: ts.open(spec(folder, array, ocdbt, zarr3), open=True, context=_CONTEXT) for name, array in arrays.items()
@@ -49,25 +35,25 @@ def open_arrays(
             store = future.result()
         except ValueError as error:
             raise UserError(
-                f"{folder}: '{name}' cannot be opened ({_brief(error)}); the checkpoint is incomplete, copy it again"
+                f"{folder}: '{name}' cannot be opened ({brief(error)}); the checkpoint is incomplete, copy it again"
             ) from error
         tensors[name] = Tensor(tuple(store.shape), store.dtype.numpy_dtype, _reader(store, name, folder))
     return tensors
 
 
-def _reader(store: ts.TensorStore, name: str, folder: epath.Path):
+def _reader(store: ts.TensorStore, name: str, folder: Folder):
     def fetch(index: Index) -> np.ndarray:
         try:
             return np.asarray(store[index].read().result())
         except ValueError as error:
             raise UserError(
-                f"{folder}: '{name}' cannot be read ({_brief(error)}); the checkpoint is damaged, copy it again"
+                f"{folder}: '{name}' cannot be read ({brief(error)}); the checkpoint is damaged, copy it again"
             ) from error
 
     return fetch
 
 
-def write_array(folder: epath.Path, array: str, tensor: Tensor, compressor: dict[str, Any]) -> dict[str, Any]:
+def write_array(folder: Folder, array: str, tensor: Tensor, compressor: dict[str, Any]) -> dict[str, Any]:
     """Writes one array, a block of rows at a time; returns its zarr metadata (shape, chunks, compressor)."""
     chunks = [tensor.block_rows(), *tensor.shape[1:]] if tensor.shape else []
     metadata = {"shape": list(tensor.shape), "chunks": chunks, "compressor": compressor}
@@ -80,18 +66,3 @@ def write_array(folder: epath.Path, array: str, tensor: Tensor, compressor: dict
         # each waited for: one encoded chunk in memory, not a queue of them
         store[start : start + len(block)].write(block).result()
     return metadata
-
-
-def read_json(path: epath.Path) -> Any:
-    """A JSON file's content. Raises UserError where it is not there or not JSON."""
-    if not path.exists():
-        raise UserError(f"no file '{path}'; the checkpoint is incomplete or of another format")
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}); copy the checkpoint again") from error
-
-
-def _brief(error: Exception) -> str:
-    """tensorstore's message without its list of source locations."""
-    return str(error).split("[source locations")[0].strip().replace("\n", " ")[:160]

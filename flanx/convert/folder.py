@@ -1,0 +1,108 @@
+"""A folder on a local disk or in a gs:// bucket, through tensorstore: etils would import TensorFlow for gs://."""
+
+import dataclasses
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import tensorstore as ts
+
+from flanx.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Folder:
+    """A folder that may not exist; `str` of it is its place as the user knows it.
+
+    Attributes:
+      place: an absolute local path, or gs://bucket/path.
+    """
+
+    place: str
+
+    def __str__(self) -> str:
+        return self.place
+
+    def __fspath__(self) -> str:
+        return self.place
+
+    def __truediv__(self, name: str) -> "Folder":
+        return Folder(f"{self.place}/{name}")
+
+    @property
+    def parent(self) -> "Folder":
+        """The folder that it lies in."""
+        return Folder(self.place.rpartition("/")[0])
+
+    @property
+    def name(self) -> str:
+        """The last part of its place."""
+        return self.place.rpartition("/")[2]
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether it lies in a bucket."""
+        return self.place.startswith("gs://")
+
+    def local(self) -> Path:
+        """The folder as a path. Raises UserError where it is remote."""
+        if self.is_remote:
+            raise UserError(f"{self}: Hugging Face folders lie on a local disk; copy it there first")
+        return Path(self.place)
+
+    def kvstore(self) -> dict[str, Any]:
+        """tensorstore's description."""
+        bucket = re.fullmatch(r"gs://([^/]+)/?(.*)", self.place)
+        if bucket:
+            return {"driver": "gcs", "bucket": bucket[1], "path": f"{bucket[2]}/" if bucket[2] else ""}
+        return {"driver": "file", "path": f"{self.place}/"}
+
+    def children(self) -> set[str]:
+        """Names of the files and folders in it; empty where it does not exist."""
+        if self.is_remote:
+            keys = self._do("list", lambda store: store.list())
+            return {key.decode().partition("/")[0] for key in keys}
+        path = Path(self.place)
+        return set(os.listdir(path)) if path.is_dir() else set()
+
+    def read(self, file: str) -> bytes:
+        """The content of one of its files. Raises UserError where that is not there."""
+        if not self.is_remote and not (Path(self.place) / file).is_file():
+            raise UserError(f"no file '{self}/{file}'; the checkpoint is incomplete or of another format")
+        result = self._do("read", lambda store: store.read(file))
+        if result.state != "value":
+            raise UserError(f"no file '{self}/{file}'; the checkpoint is incomplete or of another format")
+        return result.value
+
+    def read_json(self, file: str) -> Any:
+        """A JSON file's content. Raises UserError where it is not there or not JSON."""
+        try:
+            return json.loads(self.read(file))
+        except ValueError as error:
+            raise UserError(f"{self}/{file} is not JSON ({error}); copy the checkpoint again") from error
+
+    def write(self, file: str, content: bytes | str) -> None:
+        """Writes one file, whole or not at all."""
+        data = content.encode() if isinstance(content, str) else content
+        self._do("write to", lambda store: store.write(file, data))
+
+    def _do(self, what: str, act: Any) -> Any:
+        try:
+            return act(ts.KvStore.open(self.kvstore()).result()).result()
+        except ValueError as error:
+            raise UserError(f"cannot {what} {self} ({brief(error)})") from error
+
+
+def at(path: str | os.PathLike) -> Folder:
+    """The folder at a local path or gs:// URL."""
+    text = os.fspath(path)
+    if text.startswith("gs://"):
+        return Folder(text.rstrip("/"))
+    return Folder(str(Path(text).expanduser().absolute()))
+
+
+def brief(error: Exception) -> str:
+    """tensorstore's message without its list of source locations, on one line."""
+    return str(error).split("[source locations")[0].strip().replace("\n", " ")[:160]
