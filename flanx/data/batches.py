@@ -12,7 +12,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,7 +24,6 @@ from flanx.data.vocabulary import EOS_ID
 from flanx.errors import UserError
 
 ALGORITHM = 1  # raise it when the same arguments would give other batches
-PROBES = 2  # chunks that are packed to set the number of rows
 KEPT = 3  # plans held in memory: a few MB each
 PACKINGS = ("encoder_decoder", "decoder_only")
 
@@ -48,6 +47,16 @@ class Plan:
         a, b = self.starts[first], self.starts[last]
         columns = (column[a:b] for column in (self.volume, self.offset, self.length, self.cut, self.source))
         return Plan(*columns, self.starts[first : last + 1] - a)
+
+
+class _Draws(NamedTuple):
+    """The draws of a chunk in order; see Plan."""
+
+    volume: np.ndarray
+    offset: np.ndarray
+    length: np.ndarray
+    cut: np.ndarray
+    source: np.ndarray
 
 
 class Batches:
@@ -86,14 +95,20 @@ class Batches:
         """Capacities of a row as the packer sees them."""
         return self.limits if self.packing == "encoder_decoder" else (sum(self.limits),)
 
-    @functools.cached_property
+    @property
     def rows_per_chunk(self) -> int:
         """Packed rows that every chunk gives."""
-        probes = []
-        for chunk in range(PROBES):
-            _, _, length, _, source = self._draws(chunk)
-            probes.append((self._sizes(length), source))
-        return packer.rows_for(probes, self._bins)
+        return self.recipe.rows
+
+    @property
+    def recipe(self) -> packer.Recipe:
+        """How chunks are packed, found from the first of them."""
+        return self._first[1]
+
+    @functools.cached_property
+    def _first(self) -> tuple["_Draws", packer.Recipe, packer.Fit]:
+        draws = self._draws(0)
+        return draws, *packer.plan(self._sizes(draws.length), draws.source, self._bins)
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -132,6 +147,10 @@ class Batches:
         """Plans a chunk ahead (in another thread, so that no step waits for it)."""
         self._plan(chunk)
 
+    def rows_in_chunk(self, chunk: int) -> int:
+        """How many rows a chunk gives."""
+        return self.rows_per_chunk if self.is_packed else self.order.drawn(chunk + 1) - self.order.drawn(chunk)
+
     def chunk_of(self, step: int) -> int:
         """The chunk that holds the first row of a step."""
         return self._find(step * self.batch_size)[0]
@@ -159,8 +178,7 @@ class Batches:
         if self.is_packed:
             return *divmod(row, self.rows_per_chunk), self.rows_per_chunk
         chunk = self.order.chunk_of(row)
-        before = self.order.drawn(chunk)
-        return chunk, row - before, self.order.drawn(chunk + 1) - before
+        return chunk, row - self.order.drawn(chunk), self.rows_in_chunk(chunk)
 
     def _plan(self, chunk: int) -> Plan:
         with self._lock:
@@ -179,8 +197,7 @@ class Batches:
                 return plan
         return self._plan(chunk)
 
-    def _draws(self, chunk: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """(volume, offset, length, cut, source) of a chunk's draws, in order; see Plan."""
+    def _draws(self, chunk: int) -> _Draws:
         draws = self.order.chunk(chunk)
         n = len(draws.source)
         offset, length = np.empty((n, 2), np.int64), np.empty((n, 2), np.int64)
@@ -191,19 +208,19 @@ class Batches:
             length[here, 0], length[here, 1] = record["inputs"], record["targets"]
         self.store.touch(n * 4096)
         offset[:, 1] = offset[:, 0] + length[:, 0]
-        return draws.volume, offset, np.minimum(length, self.limits), length > self.limits, draws.source
+        return _Draws(draws.volume, offset, np.minimum(length, self.limits), length > self.limits, draws.source)
 
     def _sizes(self, length: np.ndarray) -> np.ndarray:
         return length if self.packing == "encoder_decoder" else length.sum(axis=1, keepdims=True)
 
     def _make_plan(self, chunk: int) -> Plan:
-        volume, offset, length, cut, source = self._draws(chunk)
         if not self.is_packed:
-            return Plan(volume, offset, length, cut, source, np.arange(len(source) + 1))
+            draws = self._draws(chunk)
+            return Plan(*draws, np.arange(len(draws.source) + 1))
+        draws, fit = (self._first[0], self._first[2]) if chunk == 0 else (self._draws(chunk), None)
         seed = order.key(self.seed, "rows", chunk)
-        rows = packer.pack(self._sizes(length), self._bins, self.rows_per_chunk, seed)
-        columns = (column[rows.order] for column in (volume, offset, length, cut, source))
-        return Plan(*columns, rows.starts)
+        rows = packer.pack(self._sizes(draws.length), self._bins, self.recipe, seed, fit)
+        return Plan(*(column[rows.order] for column in draws), rows.starts)
 
     # ---- tokens ------------------------------------------------------------------------------------------------------
 

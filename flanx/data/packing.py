@@ -1,21 +1,33 @@
-"""Packs a chunk of examples into a fixed number of rows, and rows into arrays.
+"""Packs a chunk of examples into a fixed number of rows.
 
-First fit decreasing, in windows of WINDOW draws: the examples of a window, largest first, each into the first row where
-both of its sides fit. Windows keep the order of draws (nothing moves further than its window) and are packed side by
-side in numpy. A chunk must give the same number of rows whatever its lengths, or no step could be found without packing
-all before it; so the number is set a little above what a chunk needs (`rows_for`), and the few rows to spare are filled
-by dividing rows in two. Every example of the chunk stands in exactly one row.
+The draws of a chunk are packed in windows, so that nothing moves further than its window and the order of draws is
+kept; all windows are packed side by side in numpy. Two rules are known, and a mixture takes the one that needs fewer
+rows of a sample of it: `largest_first` where one side of the rows fills first in all of them, `best_match` where some
+examples fill the inputs and others the targets.
+
+A chunk must give the same number of rows whatever its lengths, or no step could be found without packing all before
+it; so the number is set a little above what a chunk needs (`plan`), and the few rows to spare are filled by dividing
+rows in two. Every example of the chunk stands in exactly one row.
 """
 
 import dataclasses
+import math
+from collections.abc import Callable
 
 import numpy as np
 
 from flanx.data import order
 from flanx.errors import UserError
 
-WINDOW = 1024
-MARGIN = 7.0  # standard deviations of reserve: a chunk that needs more comes once in 10^12
+WINDOW = 1024  # draws packed together
+SAMPLE = 16  # windows on which the rules are compared
+MARGIN = (
+    4.5  # standard deviations of reserve; a chunk that needs more is packed again in larger windows, which saves more
+)
+RETRY = 8  # more than that; how much larger
+
+Fit = tuple[np.ndarray, np.ndarray]  # row inside its window i64[n], rows used by each window i64[windows]
+Rule = Callable[[np.ndarray, tuple[int, ...], int], Fit]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,101 +42,171 @@ class Rows:
     starts: np.ndarray
 
 
-def fit(sizes: np.ndarray, limits: tuple[int, ...], window: int = WINDOW) -> tuple[np.ndarray, np.ndarray]:
-    """First fit decreasing in windows: sizes i64[n, sides], none above its limit -> (row inside its window i64[n], rows
-    of each window i64[windows])."""
-    n, sides = sizes.shape
-    lanes = -(-n // window)
-    padded = np.zeros((lanes * window, sides), np.int64)
-    padded[:n] = sizes
-    scale = np.asarray([max(limits) * 4096 // limit for limit in limits])  # sides compared as shares of their limits
-    largest = (padded * scale).max(axis=1).reshape(lanes, window)
-    by_size = np.argsort(-largest, axis=1, kind="stable")
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How every chunk of a mixture is packed: the rule, by name, and the rows it gets."""
+
+    rule: str
+    rows: int
+
+
+# ---- rules -----------------------------------------------------------------------------------------------------------
+
+
+def largest_first(sizes: np.ndarray, limits: tuple[int, ...], window: int = WINDOW) -> Fit:
+    """First fit decreasing: the examples of a window, largest first, each into the first row where all its sides fit.
+
+    sizes i64[n, sides], none above its limit.
+    """
+    shares, padded = _windows(sizes, limits, window)
+    lanes, sides = len(shares), sizes.shape[1]
+    by_size = np.argsort(-shares.max(axis=2), axis=1, kind="stable")
     small = np.int16 if max(limits) < 1 << 15 else np.int32
-    sorted_sizes = np.take_along_axis(padded.reshape(lanes, window, sides), by_size[:, :, None], axis=1).astype(small)
+    ordered = np.take_along_axis(padded, by_size[:, :, None], axis=1).astype(small)
     free = [np.full((lanes, window + 1), limit, small) for limit in limits]
     rows = np.empty((lanes, window), np.int64)
     lane, opened = np.arange(lanes), 1
     for i in range(window):
-        fits = free[0][:, :opened] >= sorted_sizes[:, i, 0, None]
+        fits = free[0][:, :opened] >= ordered[:, i, 0, None]
         for side in range(1, sides):
-            fits &= free[side][:, :opened] >= sorted_sizes[:, i, side, None]
+            fits &= free[side][:, :opened] >= ordered[:, i, side, None]
         row = fits.argmax(axis=1)  # a row past the last used one is always among them
-        rows[:, i] = row
+        rows[lane, by_size[:, i]] = row
         for side in range(sides):
-            free[side][lane, row] -= sorted_sizes[:, i, side]
+            free[side][lane, row] -= ordered[:, i, side]
         opened = min(max(opened, int(row.max()) + 2), window)
-    result = np.empty((lanes, window), np.int64)
-    np.put_along_axis(result, by_size, rows, axis=1)
-    result = result.reshape(-1)[:n]
-    used = np.zeros(lanes, np.int64)
-    np.maximum.at(used, np.arange(n) // window, result + 1)
-    return result, used
+    return _trimmed(rows, len(sizes))
 
 
-def rows_for(chunks: list[tuple[np.ndarray, np.ndarray]], limits: tuple[int, ...]) -> int:
-    """The number of rows that every chunk gets, from some chunks given as (sizes i64[n, sides], source i64[n]).
+def best_match(sizes: np.ndarray, limits: tuple[int, ...], window: int = WINDOW // 2) -> Fit:
+    """Row by row: the largest example left opens a row, then comes, as long as one fits, the example that leaves the
+    least free, as the sum over sides of the squared free share; so long inputs meet long targets.
 
-    The mean of what they need, and MARGIN standard deviations: the number of draws per source is fixed, so only lengths
-    inside each source vary, and the count of each source by one draw.
+    sizes i64[n, sides], none above its limit.
     """
-    needed = [int(fit(sizes, limits)[1].sum()) for sizes, _ in chunks]
-    variances = []
-    for (sizes, source), rows in zip(chunks, needed, strict=True):
-        share = (sizes / np.asarray(limits)).max(axis=1)
-        count = np.maximum(np.bincount(source), 1)
-        mean = np.bincount(source, share) / count
-        inside = np.bincount(source, (share - mean[source]) ** 2) * count / np.maximum(count - 1, 1)
-        alone = (count == 1) & (mean > 0)  # one draw tells nothing: take the spread over everything
-        spread = inside.sum() + alone.sum() * share.var() + 0.25 * (mean**2).sum()
-        windows = -(-len(sizes) // WINDOW)
-        variances.append(spread * (rows / max(share.sum(), 1e-9)) ** 2 + windows)
-    deviation = np.sqrt(np.mean(variances) * (1 + 1 / len(chunks)))
-    return int(np.ceil(np.mean(needed) + MARGIN * deviation))
+    shares, _ = _windows(sizes, limits, window)
+    lanes, sides = len(shares), sizes.shape[1]
+    which = np.argsort(((1 - shares) ** 2).sum(axis=2), axis=1, kind="stable")
+    left = [np.take_along_axis(shares[:, :, side], which, axis=1) for side in range(sides)]
+    rows = np.empty((lanes, window), np.int64)
+    lane, row, free = np.arange(lanes), np.full(lanes, -1), np.zeros((sides, lanes), np.float32)
+    step = max(window // 8, 16)
+    for i in range(window):
+        if i and i % step == 0:  # drop what is placed: the same number in every window
+            kept = np.argsort(left[0] == GONE, axis=1, kind="stable")[:, : window - i]
+            left = [np.take_along_axis(side, kept, axis=1) for side in left]
+            which = np.take_along_axis(which, kept, axis=1)
+        rest = np.zeros(left[0].shape, np.float32)
+        over = np.zeros(left[0].shape, bool)
+        for side in range(sides):
+            more = free[side][:, None] - left[side]
+            over |= more < -ROUNDING
+            rest += more * more
+        rest[over] = GONE
+        best = rest.argmin(axis=1)
+        full = rest[lane, best] == GONE
+        best[full] = (left[0][full] != GONE).argmax(axis=1)
+        row += full
+        free[:, full] = 1
+        for side in range(sides):
+            free[side] -= left[side][lane, best]
+            left[side][lane, best] = GONE
+        rows[lane, which[lane, best]] = row
+    return _trimmed(rows, len(sizes))
 
 
-def pack(sizes: np.ndarray, limits: tuple[int, ...], rows: int, seed: int) -> Rows:
-    """Packs a chunk into exactly `rows` rows; the rows of a window come in seeded random order."""
-    row, used = fit(sizes, limits)
-    windows = np.arange(len(row)) // WINDOW
-    first = np.cumsum(used) - used
+GONE = np.float32(9)  # larger than any share and any sum of squared shares
+ROUNDING = np.float32(1e-6)  # shares are sums of a few float32; a token is at least 1 / 32,768 of a row
+RULES: dict[str, Rule] = {"largest_first": largest_first, "best_match": best_match}
+
+
+def _windows(sizes: np.ndarray, limits: tuple[int, ...], window: int) -> tuple[np.ndarray, np.ndarray]:
+    """(shares of the limits f32, sizes i64), both [windows, window, sides], filled up with empty examples."""
+    n, sides = sizes.shape
+    padded = np.zeros((-(-n // window) * window, sides), np.int64)
+    padded[:n] = sizes
+    padded = padded.reshape(-1, window, sides)
+    return (padded / np.asarray(limits)).astype(np.float32), padded
+
+
+def _trimmed(rows: np.ndarray, n: int) -> Fit:
+    """Rows of the n real examples [windows, window] -> Fit; rows that only hold empty ones count for nothing."""
+    flat = rows.reshape(-1)[:n]
+    used = np.zeros(len(rows), np.int64)
+    np.maximum.at(used, np.arange(n) // rows.shape[1], flat + 1)
+    return flat, used
+
+
+# ---- rows of a chunk -------------------------------------------------------------------------------------------------
+
+
+def plan(sizes: np.ndarray, source: np.ndarray, limits: tuple[int, ...]) -> tuple[Recipe, Fit]:
+    """How to pack every chunk, from one given as sizes i64[n, sides] and source i64[n]; and how that one was packed.
+
+    Rows: what this chunk needs, and MARGIN standard deviations of the difference to another one. The number of draws
+    per source is fixed, so only lengths inside each source vary, and the count of each source by one draw.
+    """
+    sample = sizes[: SAMPLE * WINDOW]
+    rule = min(RULES, key=lambda name: int(RULES[name](sample, limits, _window(name))[1].sum()))
+    fit = RULES[rule](sizes, limits, _window(rule))
+    rows = int(fit[1].sum())
+    share = (sizes / np.asarray(limits)).max(axis=1)
+    count = np.maximum(np.bincount(source), 1)
+    mean = np.bincount(source, share) / count
+    inside = np.bincount(source, (share - mean[source]) ** 2) * count / np.maximum(count - 1, 1)
+    total = math.fsum(share)  # exactly rounded: the rows must not hang on how a machine adds
+    alone = (count == 1) & (mean > 0)  # one draw tells nothing: take the spread over everything
+    overall = math.fsum((share - total / len(share)) ** 2) / len(share)
+    spread = math.fsum(inside) + int(alone.sum()) * overall + 0.25 * math.fsum(mean**2)
+    variance = spread * (rows / max(total, 1e-9)) ** 2 + len(fit[1])
+    return Recipe(rule, int(np.ceil(rows + MARGIN * np.sqrt(2 * variance)))), fit
+
+
+def _window(rule: str) -> int:
+    """best_match costs more for each draw of a window, and gains less from more of them."""
+    return WINDOW if rule == "largest_first" else WINDOW // 2
+
+
+def pack(sizes: np.ndarray, limits: tuple[int, ...], recipe: Recipe, seed: int, fit: Fit | None = None) -> Rows:
+    """Packs a chunk into exactly `recipe.rows` rows; the rows of a window come in seeded random order. `fit`: how the
+    recipe's rule packs it, where that is known."""
+    window = _window(recipe.rule)
+    row, used = fit or RULES[recipe.rule](sizes, limits, window)
+    if used.sum() > recipe.rows:
+        window *= RETRY
+        row, used = RULES[recipe.rule](sizes, limits, window)
     total = int(used.sum())
-    if total > rows:
+    if total > recipe.rows:
         raise UserError(
-            f"packing: a chunk of {len(sizes):,} examples needs {total:,} rows of {limits}, {rows:,} were reserved; "
-            "its lengths are not those of other chunks: use another seed"
+            f"packing: a chunk of {len(sizes):,} examples needs {total:,} rows of {limits}, {recipe.rows:,} were "
+            "reserved; its lengths are not those of other chunks: use another seed"
         )
-    window_of_row = np.repeat(np.arange(len(used)), used)
-    shuffled = np.lexsort((order.noise(seed, total), window_of_row))
+    first = np.cumsum(used) - used
+    shuffled = np.lexsort((order.noise(seed, total), np.repeat(np.arange(len(used)), used)))
     place = np.empty(total, np.int64)
     place[shuffled] = np.arange(total)
-    row = place[first[windows] + row]
-    row = _divide(row, total, rows - total)
+    row = _divide(place[first[np.arange(len(row)) // window] + row], total, recipe.rows - total)
     by_row = np.argsort(row, kind="stable")
-    return Rows(by_row, np.concatenate([[0], np.cumsum(np.bincount(row, minlength=rows))]))
+    return Rows(by_row, np.concatenate([[0], np.cumsum(np.bincount(row, minlength=recipe.rows))]))
 
 
 def _divide(row: np.ndarray, total: int, spare: int) -> np.ndarray:
     """Spreads examples over `spare` more rows: rows at even distances give the later half of their examples to a new
     row after them. Rows of one example cannot; where only such are left, the new row stays empty."""
-    if not spare:
-        return row
     by_row = np.argsort(row, kind="stable")
     count = np.bincount(row, minlength=total)
     starts = np.cumsum(count) - count
     several, single = np.flatnonzero(count > 1), np.flatnonzero(count <= 1)
-    cut = (
-        several[np.arange(min(spare, len(several))) * len(several) // min(spare, len(several))]
-        if len(several)
-        else several
-    )
-    rest = spare - len(cut)
-    if rest > len(single):
-        raise UserError(f"packing: {spare} rows to spare after {total}: the chunk is too small")
-    cut = np.sort(np.concatenate([cut, single[np.arange(rest) * len(single) // max(rest, 1)]]))
-    moved = row + np.searchsorted(cut, row, side="left")
+    cut = np.sort(np.concatenate([_spread(several, spare), _spread(single, spare - len(several))]))
     rank = np.empty(len(row), np.int64)
     rank[by_row] = np.arange(len(row)) - np.repeat(starts, count)
     halved = np.zeros(total, bool)
     halved[cut] = True
-    return moved + (halved[row] & (rank >= (count[row] + 1) // 2) & (count[row] > 1))
+    later = halved[row] & (rank >= (count[row] + 1) // 2) & (count[row] > 1)
+    return row + np.searchsorted(cut, row, side="left") + later
+
+
+def _spread(values: np.ndarray, n: int) -> np.ndarray:
+    """n of the values at even distances; all of them where there are fewer, none for n <= 0."""
+    n = min(max(n, 0), len(values))
+    return values[np.arange(n) * len(values) // max(n, 1)]
