@@ -102,7 +102,8 @@ def load_params(path: str | os.PathLike, target: Any) -> Any:
     """Parameters placed as `target` (jax.ShapeDtypeStruct with shardings) from a folder.
 
     `path` is what `save_params` wrote, a step folder `.../checkpoint_<step>` of a run, or a run's MODEL_DIR (its newest
-    checkpoint). Raises UserError where nothing of that kind is found or a tensor does not fit.
+    checkpoint); or a checkpoint of T5X or Hugging Face, which is placed without a copy. Raises UserError
+    where nothing of that kind is found or a tensor does not fit.
     """
     folder = epath.Path(path)
     if (folder / FOLDER).is_dir():
@@ -113,7 +114,9 @@ def load_params(path: str | os.PathLike, target: Any) -> Any:
     item = folder / "default"
     source = item if item.is_dir() else folder
     if not (source / "_METADATA").exists():
-        raise UserError(f"no checkpoint at '{path}': give a run folder, a step folder or a converted checkpoint")
+        from flanx import convert  # not at the top: most runs never leave our own format
+
+        return convert.restore(path, target)
     with ocp.PyTreeCheckpointer() as reader:
         metadata = reader.metadata(source.resolve()).item_metadata
         tree = getattr(metadata, "tree", metadata)

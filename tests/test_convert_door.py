@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import pathlib
 import subprocess
@@ -187,6 +188,38 @@ def test_a_recipe_that_names_its_parent_refuses_another(tmp_path: pathlib.Path):
         flanx.convert.expect_parent(tmp_path / "c", mark)
 
 
+def test_layers_are_stacked_for_a_model_that_scans_them(theirs: pathlib.Path, tmp_path: pathlib.Path, capsys):
+    assert convert(theirs, tmp_path / "run", "--stacked") == 0
+    assert fingerprint(draw()) in capsys.readouterr().out
+    model, optimizer = dataclasses.replace(parity.model(SMALL, {}), scan_layers=True), optim.adafactor(1e-3)
+    abstract = jax.eval_shape(lambda: train_step.init_state(model, optimizer, jax.random.key(0)))
+    state = checkpoint.Checkpoints(tmp_path / "run").restore(jax.tree.map(spread, abstract))
+    wo = [draw(optimizer=True)[f"target/decoder/layers_{i}/mlp/wo/kernel"].read() for i in range(3)]
+    np.testing.assert_array_equal(state.params["decoder"]["layers"]["mlp"]["wo"]["kernel"], np.stack(wo))
+    assert convert(tmp_path / "run", tmp_path / "back", "--to", "t5x") == 0
+    assert_same(t5x.read_legacy(at(tmp_path / "back" / "checkpoint_7")), draw(optimizer=True))
+
+
+def test_an_mt5_goes_out_as_an_mt5(tmp_path: pathlib.Path):
+    pytest.importorskip("transformers", reason="transformers is in the extra hf")
+    layout = dataclasses.replace(ONE_LAYER, vocab_size=250_112, emb_dim=8, head_dim=2, mlp_dim=8)
+    t5x.write_legacy(at(tmp_path / "checkpoint_0"), draw(layout), 0)
+    assert convert(tmp_path / "checkpoint_0", tmp_path / "out", "--to", "hf", "--verify") == 0
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["model_type"] == "mt5"
+    assert convert(tmp_path / "out", tmp_path / "back", "--verify") == 0
+
+
+@pytest.mark.parametrize("form", ["t5x", "hf"])
+def test_a_run_starts_from_another_format_without_a_copy(tmp_path: pathlib.Path, form: str):
+    if form == "hf":
+        hf.write(at(tmp_path), draw(), SMALL, {})
+    else:
+        t5x.write_legacy(at(tmp_path), draw(), 0)
+    shapes = {name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in SMALL.shapes().items()}
+    params = checkpoint.load_params(tmp_path, jax.tree.map(spread, nest(shapes)))
+    assert fingerprint(params) == fingerprint(draw())
+
+
 @pytest.mark.parametrize("layout", [SMALL, PLAIN_TIED], ids=["gated untied", "plain tied"])
 def test_verify_holds_against_transformers(tmp_path: pathlib.Path, layout: Layout, capsys):
     pytest.importorskip("transformers", reason="transformers is in the extra hf")
@@ -248,6 +281,7 @@ def test_parity_fails_on_what_is_not_finite_and_on_one_other_argmax():
         (("t5x", "out", "--dtype", "int8"), "no dtype 'int8'"),
         (("t5x", "out", "--from", "hf"), "config.json"),
         (("ours", "out"), "say --to t5x or --to hf"),
+        (("t5x", "out", "--to", "hf", "--stacked"), "leave it out for --to hf"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 import flanx
-from flanx.convert import hf, native, parity, t5x
+from flanx.convert import hf, native, parity, stack, t5x
 from flanx.convert.folder import Folder, at
 from flanx.convert.source import KINDS, NOTE, Source, open_source
 from flanx.convert.tensor import BFLOAT16, STATE, TARGET, Tensor, fingerprint, held
@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--from", dest="source_kind", default="auto", choices=("auto", *KINDS), help="default: look")
     parser.add_argument("--to", dest="kind", choices=KINDS, help="default: flanx, unless SOURCE is flanx's")
     parser.add_argument("--dtype", default="float32", help="of the parameters: float32 (default) or bfloat16")
+    parser.add_argument("--stacked", action="store_true", help="write layers stacked, for a model with scan_layers")
     parser.add_argument("--drop-optimizer", action="store_true", help="leave the optimizer's state behind")
     parser.add_argument(
         "--vocabulary", metavar="SPEC", help="'byte' or a SentencePiece model, for Hugging Face's tokenizer"
@@ -54,6 +55,8 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("SOURCE is a flanx checkpoint: say --to t5x or --to hf")
     if source.layout is None and (kind == "hf" or args.verify):
         raise UserError(f"{source.folder} is no T5: it has neither a Hugging Face form here nor a model to verify with")
+    if args.stacked and kind != "flanx":
+        raise UserError(f"--stacked writes flanx's form of scan_layers; leave it out for --to {kind}")
     dest = at(args.dest)
     if dest.children() or (not dest.is_remote and dest.local().is_file()):
         raise UserError(f"DEST '{dest}' is not empty; give another folder")
@@ -67,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     if place != dest:
         shutil.rmtree(place.local(), ignore_errors=True)  # of a conversion that was broken off
         place.local().mkdir(parents=True)
-    written = write(source, kind, place, args.vocabulary)
+    written = write(source, kind, place, args.vocabulary, args.stacked)
     mark = fingerprint(written.tensors)
     note = {"source": str(args.source), "from": source.kind, "to": kind, "dtype": args.dtype, "step": source.step}
     note |= {"fingerprint": mark, "config": dict(source.config), "flanx": flanx.__version__}
@@ -81,12 +84,12 @@ def run(args: argparse.Namespace) -> int:
     return 0 if holds else 1
 
 
-def write(source: Source, kind: str, place: Folder, vocabulary: str | None) -> Source:
+def write(source: Source, kind: str, place: Folder, vocabulary: str | None, stacked: bool) -> Source:
     """Writes `source` to `place` in format `kind`, with its tokenizer's files, and opens the result."""
     if kind == "hf":
         hf.write(place, source.tensors, source.layout, source.config)
     elif kind == "flanx":
-        native.write(place, source.tensors)
+        native.write(place, stack.stack(source.tensors) if stacked else source.tensors)
     else:
         tensors, step = with_state(source)
         t5x.write_legacy(place / f"checkpoint_{step}", tensors, step)

@@ -60,6 +60,7 @@ TOKENIZER_FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
 )
+_MT5_VOCAB_SIZE = 250_112  # no other T5 has it; T5X's checkpoints do not say what they are
 _SHARD_BYTES = 5 * 10**9
 
 
@@ -228,7 +229,7 @@ def write(folder: Folder, tensors: Tensors, layout: Layout, config: Mapping[str,
 
 def config_of(layout: Layout, extra: Mapping[str, Any]) -> dict[str, Any]:
     """config.json of a T5 of these sizes; `extra` fills in what sizes do not tell."""
-    model_type = extra.get("model_type", "t5")
+    model_type = extra.get("model_type", "mt5" if layout.vocab_size == _MT5_VOCAB_SIZE else "t5")
     return {
         "feed_forward_proj": "gated-gelu" if layout.gated else "relu",
         "dropout_rate": 0.1,
