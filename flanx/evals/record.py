@@ -1,6 +1,6 @@
 """What an evaluation leaves behind: raw generations in JSONL, and the scores made from them.
 
-    <out>/generations/<suite>__<task>.jsonl    first line: {"spec": ..., "hash": ..., "run": ...}; then one line an item
+    <out>/generations/<suite>__<task>.jsonl    first line: {"spec", "hash", "items", "run"}; then one line an item
     <out>/scores.json                          {"suites": {...}, "run": {...}, "normalized_average": ...}
 
 A file is added to as items finish, so a killed evaluation goes on where it was; a half-written last line is dropped.
@@ -10,6 +10,7 @@ import dataclasses
 import json
 import os
 import pathlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -61,7 +62,8 @@ class Writer:
     """Adds rows to the generation files of a suite; knows which items are done."""
 
     def __init__(self, folder: pathlib.Path, suite: Suite, run: Mapping[str, Any]) -> None:
-        self.header = {"spec": dataclasses.asdict(suite.spec), "hash": suite.hash, "run": dict(run)}
+        counts = dict(sorted(Counter(item.task for item in suite.items).items()))
+        self.header = {"spec": dataclasses.asdict(suite.spec), "hash": suite.hash, "items": counts, "run": dict(run)}
         self.paths = {task: generation_path(folder, suite.spec.name, task) for task in {i.task for i in suite.items}}
         (folder / "generations").mkdir(parents=True, exist_ok=True)
         self.done: set[tuple[str, str]] = set()
@@ -127,8 +129,8 @@ def read(path: pathlib.Path) -> tuple[dict[str, Any], list[Row]]:
         except json.JSONDecodeError as error:
             raise UserError(f"{path}:{number}: not JSON ({error.msg}); was the run killed? Evaluate again") from None
         if not header:
-            if not isinstance(record, dict) or {"spec", "hash", "run"} - set(record):
-                raise UserError(f"{path}:1: no header with spec, hash and run; not a generation file of flanx")
+            if not isinstance(record, dict) or {"spec", "hash", "items", "run"} - set(record):
+                raise UserError(f"{path}:1: no header with spec, hash, items and run; not a generation file of flanx")
             header = record
             continue
         wrong = sorted(set(record) ^ _FIELDS) if isinstance(record, dict) else ["?"]

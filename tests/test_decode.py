@@ -1,0 +1,264 @@
+"""Decoding: equal to teacher forcing, to Hugging Face, to itself in any batch, bucket and mesh."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flanx import beam, decode, score
+from flanx.errors import UserError
+from flanx.models import t5
+
+V = 96
+MODEL = t5.T5(
+    vocab_size=V, emb_dim=32, num_heads=2, head_dim=16, mlp_dim=48, num_encoder_layers=2, num_decoder_layers=2
+)
+
+
+@functools.cache
+def params() -> Any:
+    """Random parameters, drawn with numpy; large enough that outputs vary and end-of-sequence turns up."""
+    shapes = jax.eval_shape(lambda key: nn.unbox(MODEL.init(key)), jax.random.key(0))
+    rng = np.random.default_rng(12)
+    drawn = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape) * 0.35, x.dtype), shapes)
+    drawn["decoder"]["logits_dense"]["kernel"] = drawn["decoder"]["logits_dense"]["kernel"].at[:, 1].mul(3.0)
+    return drawn
+
+
+def prompts(count: int = 21, longest: int = 40) -> list[list[int]]:
+    """Token lists of many lengths, each with its end of sequence."""
+    rng = np.random.default_rng(1)
+    return [[*rng.integers(3, V, size=rng.integers(1, longest)).tolist(), 1] for _ in range(count)]
+
+
+def run(given: list[list[int]] | None = None, **options: Any) -> list[decode.Output]:
+    """Decodes with small shapes."""
+    settings = {"max_new": 12, "lengths": (64,), "batch_size": 8} | options
+    return decode.generate(MODEL, params(), given if given is not None else prompts(), **settings)
+
+
+def forced(given: list[list[int]], targets: list[list[int]]) -> np.ndarray:
+    """Log-probabilities f32[B, T, V] with the right answer fed at every step, in one pass without a cache."""
+    inputs = decode.pad_rows(given, len(given), 64)
+    wanted = decode.pad_rows(targets, len(given), 13)
+    batch = {
+        "encoder_input_tokens": inputs,
+        "encoder_segment_ids": (inputs > 0).astype(np.int32),
+        "encoder_positions": np.broadcast_to(np.arange(64, dtype=np.int32), inputs.shape),
+        "decoder_input_tokens": np.pad(wanted, ((0, 0), (1, 0)))[:, :-1],
+        "decoder_target_tokens": wanted,
+        "decoder_segment_ids": np.ones_like(wanted),
+        "decoder_positions": np.broadcast_to(np.arange(13, dtype=np.int32), wanted.shape),
+    }
+    return np.asarray(jax.jit(lambda p, b: jax.nn.log_softmax(MODEL.logits(p, b)))(params(), batch))
+
+
+def test_greedy_follows_teacher_forcing() -> None:
+    outputs = run()
+    wanted = forced(prompts(), [[*o.tokens[0], 1] for o in outputs]).argmax(-1)
+    for row, output in enumerate(outputs):
+        tokens = output.tokens[0] + ([1] if output.ended[0] else [])
+        assert wanted[row, : len(tokens)].tolist() == tokens
+    assert any(o.ended[0] for o in outputs) and not all(o.ended[0] for o in outputs)
+
+
+@pytest.mark.parametrize(
+    ("method", "samples"),
+    [(decode.Sample(), 1), (decode.Sample(0.9, top_k=20, top_p=0.9), 3)],
+    ids=["greedy", "sampled"],
+)
+def test_batched_equals_alone_refilled_and_bucketed(method: decode.Sample, samples: int) -> None:
+    whole = run(method=method, samples=samples)
+    assert len({len(o.tokens[0]) for o in whole}) > 2
+    backwards = run(prompts()[::-1], method=method, samples=samples)[::-1]
+    assert backwards == whole
+    assert run(method=method, samples=samples, refill=2) == whole
+    assert run(method=method, samples=samples, lengths=(16, 64)) == whole
+    assert run(prompts()[4:5], method=method, samples=samples) == whole[4:5]
+
+
+def test_sampling_depends_on_the_seed_and_stays_within_its_bounds() -> None:
+    hot = decode.Sample(temperature=1.0)
+    assert run(method=hot, seed=1) != run(method=hot, seed=2)
+    assert run(method=hot, seed=1) == run(method=hot, seed=1)
+    several = run(method=decode.Sample(0.9, top_k=20, top_p=0.9), samples=3)
+    assert all(len(o.tokens) == 3 for o in several)
+    assert any(len({tuple(t) for t in o.tokens}) > 1 for o in several)
+
+
+def test_sampling_draws_from_the_right_distribution() -> None:
+    logits = jnp.log(jnp.asarray([0.5, 0.3, 0.15, 0.05]))
+    keys = jax.random.split(jax.random.key(0), 8000).reshape(8000, 1)
+    many = jnp.broadcast_to(logits, (8000, 1, 4))
+
+    def shares(method: decode.Sample) -> np.ndarray:
+        return np.bincount(np.asarray(method.pick(many, keys)).ravel(), minlength=4) / 8000
+
+    np.testing.assert_allclose(shares(decode.Sample(1.0)), [0.5, 0.3, 0.15, 0.05], atol=0.02)
+    np.testing.assert_allclose(shares(decode.Sample(1.0, top_k=2)), [0.625, 0.375, 0, 0], atol=0.02)
+    np.testing.assert_allclose(shares(decode.Sample(1.0, top_p=0.6)), [0.625, 0.375, 0, 0], atol=0.02)
+    for certain in (decode.Sample(1.0, top_k=1), decode.Sample(1.0, top_p=1e-6), decode.Sample(1e-3), decode.Sample()):
+        assert shares(certain)[0] == 1
+    np.testing.assert_allclose(shares(decode.Sample(0.5)), np.square([0.5, 0.3, 0.15, 0.05]) / 0.365, atol=0.02)
+
+
+def test_an_encoder_is_held_once_for_all_samples() -> None:
+    cache, _ = jax.eval_shape(lambda p: MODEL.prefill(p, jnp.zeros((3, 24), jnp.int32), 5), params())
+    shared = decode.shared_leaves(MODEL, params(), 5)
+    for leaf, same in zip(jax.tree.leaves(cache), shared, strict=True):
+        assert same == (24 in leaf.shape[1:])  # what has the prompt's length is the encoder's
+
+
+@functools.cache
+def hugging_face() -> Any:
+    """The same parameters in Hugging Face's T5."""
+    torch = pytest.importorskip("torch", reason="the peer; pip install flanx[hf]")
+    transformers = pytest.importorskip("transformers", reason="the peer; pip install flanx[hf]")
+    config = transformers.T5Config(
+        vocab_size=V, d_model=32, d_kv=16, d_ff=48, num_heads=2, num_layers=2, num_decoder_layers=2,
+        feed_forward_proj="gated-gelu", tie_word_embeddings=False, decoder_start_token_id=0, dropout_rate=0.0,
+        scale_decoder_outputs=False,
+    )  # fmt: skip
+    ours = params()
+    state = {
+        "shared.weight": ours["token_embedder"]["embedding"],
+        "lm_head.weight": ours["decoder"]["logits_dense"]["kernel"].T,
+    }
+    for side in ("encoder", "decoder"):
+        tree = ours[side]
+        state[f"{side}.embed_tokens.weight"] = state["shared.weight"]
+        state[f"{side}.final_layer_norm.weight"] = tree[f"{side}_norm"]["scale"]
+        bias = tree["relpos_bias"]["rel_embedding"].T
+        state[f"{side}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"] = bias
+        for i in range(2):
+            layer, place = tree[f"layers_{i}"], f"{side}.block.{i}.layer"
+            norms = ["pre_attention_layer_norm", "pre_mlp_layer_norm"]
+            parts = [("attention", "SelfAttention")]
+            if side == "decoder":
+                norms = ["pre_self_attention_layer_norm", "pre_cross_attention_layer_norm", "pre_mlp_layer_norm"]
+                parts = [("self_attention", "SelfAttention"), ("encoder_decoder_attention", "EncDecAttention")]
+            for j, norm in enumerate(norms):
+                state[f"{place}.{j}.layer_norm.weight"] = layer[norm]["scale"]
+            for j, (name, theirs) in enumerate(parts):
+                for key, letter in (("query", "q"), ("key", "k"), ("value", "v"), ("out", "o")):
+                    state[f"{place}.{j}.{theirs}.{letter}.weight"] = layer[name][key]["kernel"].T
+            for key in ("wi_0", "wi_1", "wo"):
+                state[f"{place}.{len(norms) - 1}.DenseReluDense.{key}.weight"] = layer["mlp"][key]["kernel"].T
+    model = transformers.T5ForConditionalGeneration(config).eval()
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.clone())  # transformers 5 ties it whatever is asked
+    model.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in state.items()}, strict=True)
+    return model
+
+
+def theirs(given: list[list[int]], **options: Any) -> list[list[int]]:
+    """What `generate` of Hugging Face gives, without padding and end of sequence."""
+    import torch
+
+    rows = torch.from_numpy(decode.pad_rows(given, len(given), 64).astype(np.int64))
+    with torch.inference_mode():
+        out = hugging_face().generate(
+            input_ids=rows, attention_mask=(rows > 0).long(), max_new_tokens=12, do_sample=False, **options
+        )
+    return [[t for t in row[1:].tolist() if t not in (0, 1)] for row in out]
+
+
+def ours(tokens: list[int]) -> list[int]:
+    """Token 0, which pads there, may be written by a random model; it is left out on both sides."""
+    return [t for t in tokens if t != 0]
+
+
+def test_greedy_equals_hugging_face() -> None:
+    hugging_face()
+    assert [ours(o.tokens[0]) for o in run()] == theirs(prompts(), num_beams=1)
+
+
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ("beams", "penalty"),
+    [
+        (4, 1.0),
+        (3, 2.0),
+        pytest.param(2, 1.0, marks=SLOW),
+        pytest.param(4, 0.6, marks=SLOW),
+        pytest.param(3, 0.0, marks=SLOW),
+    ],
+)
+def test_beam_equals_hugging_face(beams: int, penalty: float) -> None:
+    hugging_face()
+    method = beam.Beam(beams, penalty)
+    found = beam.search(MODEL, params(), prompts(), max_new=12, method=method, lengths=(64,), batch_size=24)
+    wanted = theirs(prompts(), num_beams=beams, length_penalty=penalty, num_return_sequences=beams)
+    kept = [ours(o.tokens[i]) if i < len(o.tokens) else [] for o in found for i in range(beams)]
+    assert kept == wanted
+    assert all(o.scores == sorted(o.scores, reverse=True) for o in found)
+
+
+def test_beam_batched_equals_alone() -> None:
+    method = beam.Beam(3, 2.0)
+    whole = beam.search(MODEL, params(), prompts(), max_new=12, method=method, lengths=(64,), batch_size=24)
+    alone = beam.search(MODEL, params(), prompts()[2:3], max_new=12, method=method, lengths=(64,), batch_size=24)
+    assert alone[0].tokens == whole[2].tokens
+    with pytest.raises(UserError, match="at least 2 beams"):
+        beam.Beam(1)
+
+
+def test_option_scores_equal_the_model_s_log_probabilities() -> None:
+    given = prompts(5)
+    options = [[[5], [6], [7, 8, 9]], [[1]], [[4, 4], [5]], [[9, 1], [10, 1], [11]], [[3], [3]]]
+    found = score.score(MODEL, params(), given, options, lengths=(64,))
+    pairs = [(prompt, option) for prompt, each in zip(given, options, strict=True) for option in each]
+    wanted = forced(*map(list, zip(*pairs, strict=True)))
+    sums = [value for each in found for value in each]
+    for row, (_, option) in enumerate(pairs):
+        assert sums[row] == pytest.approx(sum(wanted[row, i, token] for i, token in enumerate(option)), abs=1e-4)
+    with pytest.raises(UserError, match="prompt 1 has an empty option"):
+        score.score(MODEL, params(), given[:2], [[[1]], [[]]])
+    with pytest.raises(UserError, match="prompt 0 has no options"):
+        score.score(MODEL, params(), given[:1], [[]])
+
+
+def test_on_a_mesh_as_on_one_device() -> None:
+    mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+    over = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    placed = jax.device_put(params(), everywhere)
+    method = decode.Sample(0.9, top_k=20, top_p=0.9)
+    found = decode.generate(
+        MODEL, placed, prompts(), max_new=12, lengths=(64,), batch_size=8, samples=3, method=method,
+        place=lambda array: jax.device_put(array, over),
+    )  # fmt: skip
+    assert found == run(samples=3, method=method)
+
+
+def test_nan_logits_are_named_and_stop_the_row() -> None:
+    spoiled = jax.tree.map(lambda x: x, params())
+    spoiled["token_embedder"] = {"embedding": params()["token_embedder"]["embedding"].at[50].set(jnp.nan)}
+    given = [[5, 6, 1], [5, 50, 1], [7, 1]]
+    found = decode.generate(MODEL, spoiled, given, max_new=12, lengths=(64,), batch_size=8)
+    assert [o.broken for o in found] == [False, True, False]
+    clean = decode.generate(MODEL, params(), [given[0], given[2]], max_new=12, lengths=(64,), batch_size=8)
+    assert [50 in o.tokens[0] or o == c for o, c in zip([found[0], found[2]], clean, strict=True)] == [True, True]
+    assert np.isnan(score.score(MODEL, spoiled, [given[1]], [[[5]]])[0][0])
+
+
+def test_bad_requests() -> None:
+    with pytest.raises(UserError, match="prompt 1 has 80 tokens, the longest allowed is 64"):
+        run([[1], [5] * 80])
+    with pytest.raises(UserError, match="temperature"):
+        decode.Sample(temperature=-1.0)
+    assert run([]) == []
+    assert dataclasses.replace(decode.Sample(), top_k=3).top_k == 3
+
+
+def test_small_buckets_join_longer_ones() -> None:
+    lists = [[1] * n for n in (3, 10, 12, 40, 41, 60)]
+    assert decode.buckets_of(lists, (4, 16, 64)) == {64: [3, 4, 5], 16: [1, 2], 4: [0]}
+    assert decode.buckets_of(lists, (4, 16, 64), least=2) == {64: [3, 4, 5], 16: [1, 2, 0]}
+    assert decode.bucket_lengths(512) == (128, 256, 512) and decode.bucket_lengths(96) == (96,)
