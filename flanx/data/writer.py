@@ -65,7 +65,7 @@ def write_piece(folder: pathlib.Path, piece: Piece, examples: Iterable[Example],
     """
     piece.file(folder, "json").parent.mkdir(parents=True, exist_ok=True)
     piece.file(folder, "json").unlink(missing_ok=True)
-    halves: dict[str, _Half] = {}
+    halves = {"": _Half(piece.file(folder, "tokens"), vocabulary)}
     try:
         for ending, inputs, targets in examples:
             half = halves.get(ending)
@@ -184,7 +184,7 @@ class StoredPart:
 
     def tokens(self) -> Iterator[bytes]:
         volume = self._volume(self._number)
-        start = int(volume.index["offset"][self._range.start])
+        start = int(volume.index["offset"][self._range.start]) if self.facts["examples"] else 0
         stop = start + self.facts["input_tokens"] + self.facts["target_tokens"]
         for at in range(start, stop, BLOCK):
             yield volume.tokens[at : min(at + BLOCK, stop)].tobytes()

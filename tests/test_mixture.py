@@ -1,0 +1,239 @@
+"""Mixtures over a store: weights, rates, nested subsets, the share of chain of thought, and what is refused."""
+
+import dataclasses
+import itertools
+import pathlib
+
+import numpy as np
+import pytest
+
+from flanx.data import mixture, store
+from flanx.data.mixture import Mixture
+from flanx.errors import UserError
+from tests import store_maker
+
+SIZES = {
+    **{f"cot/cot_{i}": 40 + i for i in range(3)},
+    **{f"muffin/muffin_{i}": 100 for i in range(4)},
+    **{f"t0_sf/t0_sf_{i}": 30 for i in range(5)},
+    **{f"niv2/niv2_{i}": 10 + i for i in range(12)},
+}
+PAPER = {
+    "proportion_a": {"muffin": 0.52, "t0_sf": 0.15, "cot": 0.03, "niv2": 0.30},
+    "proportion_b": {"muffin": 46.0 / 99.9, "t0_sf": 27.9 / 99.9, "cot": 1.8 / 99.9, "niv2": 24.2 / 99.9},
+}
+
+
+@pytest.fixture(scope="module")
+def paper(tmp_path_factory) -> store.Store:
+    return store_maker.make(tmp_path_factory.mktemp("paper"), SIZES)
+
+
+def shares(resolved: mixture.Resolved) -> dict[str, float]:
+    return {source.name: source.weight for source in resolved.sources}
+
+
+# ---- weights ---------------------------------------------------------------------------------------------------------
+
+
+def test_weight_is_the_number_of_examples_up_to_the_cap(paper):
+    found = Mixture("muffin", caps={"muffin": 50, "muffin_3": 10}).resolve(paper).tasks
+    assert found == pytest.approx({f"muffin_{i}": w / 160 for i, w in enumerate([50, 50, 50, 10])})
+    assert Mixture("cot").resolve(paper).tasks["cot_2"] == pytest.approx(42 / 123)
+
+
+def test_a_tasks_own_cap_counts(tmp_path):
+    opened = store_maker.make(tmp_path, {"cot/cot_a": 30, "cot/cot_b": 10}, facts={"cot_a": {"cap": 20}})
+    assert Mixture("cot").resolve(opened).tasks == pytest.approx({"cot_a": 2 / 3, "cot_b": 1 / 3})
+    assert Mixture("cot", caps={"cot": 5}).resolve(opened).tasks == pytest.approx({"cot_a": 0.5, "cot_b": 0.5})
+
+
+@pytest.mark.parametrize("name", sorted(PAPER))
+def test_the_papers_proportions(paper, name):
+    assert Mixture(name).resolve(paper).collections == pytest.approx(PAPER[name])
+
+
+def test_gin_may_set_other_rates(paper):
+    asked = {"muffin": 1, "t0_sf": 1, "cot": 2, "niv2": 96}
+    found = Mixture("proportion_a", rates=asked).resolve(paper).collections
+    assert found == pytest.approx({name: rate / 100 for name, rate in asked.items()})
+
+
+def test_styles_and_inversion(tmp_path):
+    opened = store_maker.make(tmp_path, {"cot/cot_a": 30}, ("zsopt", "zsopt_inverted", "fsopt"))
+    assert shares(Mixture("cot").resolve(opened)) == pytest.approx(
+        {"cot_a_zsopt": 0.5 / 1.3, "cot_a_zsopt_inverted": 0.15 / 1.3, "cot_a_fsopt": 0.5}
+    )
+    found = shares(Mixture("cot", styles={"zsopt": 3, "fsopt": 1, "zsnoopt": 5}, inversion=1).resolve(opened))
+    assert found == pytest.approx({"cot_a_zsopt": 0.375, "cot_a_zsopt_inverted": 0.375, "cot_a_fsopt": 0.25})
+    assert set(shares(Mixture("cot", inversion=0).resolve(opened))) == {"cot_a_zsopt", "cot_a_fsopt"}
+    assert opened.tasks["cot_a"].examples == 60  # plain and inverted together
+    assert shares(Mixture("cot_a_fsopt").resolve(opened)) == {"cot_a_fsopt": 1.0}
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.02, 0.5, 1.0])
+def test_cot_ratio_is_the_share_of_chain_of_thought_and_keeps_the_others_proportions(paper, ratio):
+    found = Mixture("proportion_a", cot_ratio=ratio).resolve(paper).collections
+    assert found.get("cot", 0.0) == pytest.approx(ratio)
+    if ratio < 1:
+        rest = {name: share / (1 - ratio) for name, share in found.items() if name != "cot"}
+        assert rest == pytest.approx({"muffin": 52 / 97, "t0_sf": 15 / 97, "niv2": 30 / 97})
+
+
+# ---- subsets ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_papers_nested_steps(paper):
+    """0, 9, 89, 282, 1,836 in the paper; with this store's sizes 0, 3, 7, 12, 24."""
+    steps = {3: {"cot"}, 7: {"cot", "muffin"}, 12: {"cot", "muffin", "t0_sf"}, 24: {"cot", "muffin", "t0_sf", "niv2"}}
+    for count, collections in steps.items():
+        resolved = Mixture("proportion_a", num_tasks=count).resolve(paper)
+        assert len(resolved.tasks) == count and set(resolved.collections) == collections
+    middle = Mixture("proportion_a", num_tasks=7).resolve(paper).collections
+    assert middle == pytest.approx({"cot": 3 / 55, "muffin": 52 / 55})
+    assert Mixture("proportion_a", num_tasks=0).resolve(paper).tasks == {}
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_n_tasks_are_always_among_n_plus_1(paper, seed):
+    chosen = [set(Mixture("proportion_b", num_tasks=n, seed=seed).resolve(paper).tasks) for n in range(25)]
+    assert all(len(tasks) == n for n, tasks in enumerate(chosen))
+    assert all(a < b for a, b in itertools.pairwise(chosen))
+
+
+def test_the_seed_changes_which_tasks_are_taken(paper):
+    chosen = {frozenset(Mixture("proportion_a", num_tasks=14, seed=s).resolve(paper).tasks) for s in range(8)}
+    assert len(chosen) > 4
+
+
+def test_a_tasks_place_hangs_on_no_other(paper, tmp_path):
+    fewer = {path: n for path, n in SIZES.items() if path not in ("niv2/niv2_3", "niv2/niv2_7")}
+    smaller = store_maker.make(tmp_path, fewer)
+    all_of_them = mixture.task_order(Mixture("niv2"), {}, {n: t.facts for n, t in paper.tasks.items()})
+    some = mixture.task_order(Mixture("niv2"), {}, {n: t.facts for n, t in smaller.tasks.items()})
+    assert [name for name in all_of_them if name in some] == some
+
+
+def test_balance_takes_one_of_each_category_in_turn():
+    facts = {f"t_{c}_{i}": {"collection": "t", "category": c} for c in "abc" for i in range(4 if c == "a" else 2)}
+    ranked = mixture.task_order(Mixture("t"), {"balance": "category"}, facts)
+    assert {name.split("_")[1] for name in ranked[:3]} == {"a", "b", "c"}
+    assert [name.split("_")[1] for name in ranked[6:]] == ["a", "a"]
+
+
+# ---- what is missing, and what is refused ----------------------------------------------------------------------------
+
+MISSING = {"cot_9": {"collection": "cot", "reason": "no file cot_9.tsv"}}
+
+
+@pytest.fixture(scope="module")
+def lacking(tmp_path_factory) -> store.Store:
+    return store_maker.make(tmp_path_factory.mktemp("lacking"), {"cot/cot_0": 5, "cot/cot_1": 5}, missing=MISSING)
+
+
+def test_tasks_that_the_store_records_as_missing_are_left_out_and_recorded(lacking):
+    resolved = Mixture("cot").resolve(lacking)
+    assert set(resolved.tasks) == {"cot_0", "cot_1"}
+    assert resolved.missing == {"cot_9": "no file cot_9.tsv"}
+    assert resolved.describe()["missing"] == {"cot_9": "no file cot_9.tsv"}
+    assert len(Mixture("cot", num_tasks=3).resolve(lacking).tasks) == 2  # nine CoT sets asked for, seven there
+
+
+def test_a_missing_task_by_name_is_an_error(lacking):
+    with pytest.raises(UserError, match=r"cot_9 is not in the store .*: no file cot_9\.tsv"):
+        Mixture("cot_9").resolve(lacking)
+
+
+def test_collections_that_are_absent_need_allow_missing(lacking):
+    with pytest.raises(UserError, match="no collection muffin, t0_sf, niv2"):
+        Mixture("proportion_a").resolve(lacking)
+    resolved = Mixture("proportion_a", allow_missing=True).resolve(lacking)
+    assert resolved.collections == {"cot": 1.0}
+    assert {"cot_9", "muffin", "t0_sf", "niv2"} == set(resolved.missing)
+    assert Mixture("proportion_a", num_tasks=2).resolve(lacking).collections == {"cot": 1.0}
+
+
+def test_held_out_tasks_are_never_drawn(tmp_path):
+    facts = {"suite_b": {"held_out": True}, "exam_c": {"held_out": True}}
+    opened = store_maker.make(tmp_path, {"suite/suite_a": 5, "suite/suite_b": 5, "exam/exam_c": 5}, facts=facts)
+    resolved = Mixture("suite", allow_missing=True).resolve(opened) if "suite" in mixture.named() else None
+    for name in ("suite_b", "exam"):
+        with pytest.raises(UserError, match="held out"):
+            Mixture(name).resolve(opened)
+    assert resolved is None or "suite_b" not in resolved.tasks
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"name": "mufin"}, "no mixture, collection or task 'mufin' .*did you mean 'muffin'"),
+        ({"cot_ratio": 1.5}, "COT_RATIO 1.5"),
+        ({"cot_ratio": float("nan")}, "COT_RATIO nan"),
+        ({"num_tasks": -1}, "NUM_TASKS -1"),
+        ({"num_tasks": 25}, "NUM_TASKS 25: the store .* holds 24 tasks"),
+        ({"rates": {"muffin": 50, "t0_sf": 15, "cot": 3, "niv2": 30}}, "rates add up to 98, not to 100"),
+        ({"rates": {"muffin": 0.7, "t0_sf": 0.7, "cot": 0.1, "niv2": 0.3}}, "rates add up to 1.8, not to 1"),
+        (
+            {"rates": {"muffin": 52, "t0": 15, "cot": 3, "niv2": 30}},
+            "no rate for .* 't0_sf'; did you mean 't0'",
+        ),
+        ({"rates": {"muffin": -1, "t0_sf": 101}}, "rates of 'muffin' is -1"),
+        ({"styles": {"fsnoopt": 1}}, "has the styles zsopt, none of fsnoopt"),
+        ({"name": "muffin", "cot_ratio": 0.1}, "has no chain-of-thought task"),
+        ({"name": "cot", "cot_ratio": 0.1}, "has no other task"),
+    ],
+)
+def test_bad_mixtures_are_one_line(paper, asked, message):
+    with pytest.raises(UserError, match=message) as caught:
+        Mixture(**{"name": "proportion_a"} | asked).resolve(paper)
+    assert "\n" not in str(caught.value)
+
+
+def test_nothing_to_draw_is_refused(paper, tmp_path):
+    with pytest.raises(UserError, match="NUM_TASKS 0 has no examples"):
+        mixture.Batches(paper, Mixture("cot", num_tasks=0), {"inputs": 8, "targets": 8}, 4)
+    empty = store_maker.make(tmp_path, {"cot/cot_a": 0, "cot/cot_b": 3})
+    with pytest.raises(UserError, match="cot_a has no examples"):
+        Mixture("cot").resolve(empty)
+
+
+# ---- named mixtures --------------------------------------------------------------------------------------------------
+
+
+def test_own_named_mixtures(paper, tmp_path, monkeypatch):
+    (tmp_path / "tables").mkdir()
+    file = tmp_path / "tables" / "mixtures.toml"
+    file.write_text('[mine]\ncollections = ["cot", "muffin"]\nrates = {cot = 0.5, muffin = 0.5}\n')
+    monkeypatch.setenv("FLANX_TABLES", str(tmp_path))
+    assert Mixture("mine").resolve(paper).collections == {"cot": 0.5, "muffin": 0.5}
+    mixture._tables.cache_clear()
+    file.write_text('[mine]\ncolections = ["cot"]\n')
+    with pytest.raises(UserError, match=r"unknown key 'colections'; did you mean 'collections'"):
+        mixture.named()
+
+
+def test_named_mixtures_say_where_they_come_from():
+    root = pathlib.Path(mixture.__file__).parents[2]
+    for name, definition in mixture.named().items():
+        assert definition["collections"], name
+        assert definition.get("note") or name == "cot", name
+        total = sum(definition.get("rates", {"all": 1.0}).values())
+        assert abs(total - (1 if total < 2 else 100)) <= (0.005 if total < 2 else 0.5), name
+    for name in PAPER:
+        assert (root / "gin" / "mixtures" / f"{name}.gin").read_text().count(f'"{name}"') == 1
+
+
+def test_observed_shares_over_many_draws(paper):
+    batches = mixture.Batches(paper, Mixture("proportion_b", cot_ratio=0.1), {"inputs": 32, "targets": 16}, 8)
+    made = batches.order
+    counts = np.zeros(len(batches.resolved.sources))
+    for chunk in range(8):
+        counts += np.bincount(made.chunk(chunk).source, minlength=len(counts))
+    expected = np.array([s.weight for s in batches.resolved.sources]) * counts.sum()
+    assert counts.sum() > 1e6
+    assert np.abs(counts - expected).max() < 1.5  # sampling error would be up to 500
+
+
+def test_mixtures_are_plain_values():
+    asked = Mixture("cot", num_tasks=3)
+    assert dataclasses.replace(asked, num_tasks=4) != asked and Mixture("cot", num_tasks=3) == asked

@@ -1,0 +1,64 @@
+"""Ids equal SeqIO's; wrong specs are one clear line."""
+
+import pathlib
+
+import pytest
+
+from flanx.data import vocabulary
+from flanx.errors import UserError
+
+TEXTS = ["", "hello world", "Ünïcode ☃ 漢字", "two\nlines\tand  spaces", "<extra_id_0> first <extra_id_3>"]
+
+
+@pytest.fixture(scope="module")
+def model() -> str:
+    seqio = pytest.importorskip("seqio")
+    return str(pathlib.Path(seqio.__file__).parent / "test_data" / "sentencepiece" / "sentencepiece.model")
+
+
+@pytest.fixture(scope="module", params=["byte", "byte with sentinels", "pieces", "pieces with few sentinels"])
+def pair(request: pytest.FixtureRequest, model: str) -> tuple:
+    spec, extra_ids = {
+        "byte": ("byte", None),
+        "byte with sentinels": ("byte", 125),
+        "pieces": (model, None),
+        "pieces with few sentinels": (model, 7),
+    }[request.param]
+    ours = vocabulary.load(spec, extra_ids)
+    return ours, ours.seqio()
+
+
+def test_sizes_and_special_ids_are_seqios(pair):
+    ours, theirs = pair
+    assert ours.size == theirs.vocab_size
+    assert (ours.pad_id, ours.eos_id, ours.unk_id) == (theirs.pad_id, theirs.eos_id, theirs.unk_id)
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_encoding_and_decoding_are_seqios(pair, text):
+    ours, theirs = pair
+    ids = ours.encode(text)
+    assert ids == list(theirs.encode(text))
+    assert ours.decode(ids) == theirs.decode(ids)
+    assert ours.decode([*ids, 1, *ids]) == theirs.decode([*ids, 1, *ids])  # nothing after the end counts
+    assert ours.decode([*ids, ours.size + 3]) == theirs.decode([*ids, ours.size + 3])
+
+
+def test_default_numbers_of_sentinels(model):
+    assert vocabulary.load("byte").size == 259
+    assert vocabulary.load(model).extra_ids == 100
+
+
+def test_fingerprints_tell_vocabularies_apart(model):
+    prints = {vocabulary.load(*spec).fingerprint for spec in [("byte", 0), ("byte", 100), (model, 100), (model, 7)]}
+    assert len(prints) == 4
+    assert vocabulary.load("byte").fingerprint == "byte-0"
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no model"])
+def test_a_file_that_is_no_model_is_named(tmp_path, content):
+    file = tmp_path / "words.model"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(UserError, match=r"words\.model"):
+        vocabulary.load(str(file))
