@@ -24,9 +24,9 @@ STEPS: dict[str, Steps] = {**text.STEPS, **number.STEPS, **world.STEPS}
 SIZES = {"train": 1000, "validation": 100, "test": 100}
 # Of 8 parts of all inputs, one is for validation and one for test.
 SPLITS = ("validation", "test", "train", "train", "train", "train", "train", "train")
-ITEMS = ("word", "list", "digits")  # kinds that the operations on items take
+TAKES = {"items": ("word", "list", "digits"), "text": ("text", "word", "list")}  # kinds that take in several others
 MAX_DRAWS = 1000  # a split has an eighth of the inputs at least, so this many misses in a row mean none at all
-JOINTS = ("{} then {}", "{}, then {}", "{} and then {}")
+JOINTS = ("{}, {}", "{} then {}", "{} + {}")
 UNSEEN_JOINT = "{}, and after that {}"
 
 
@@ -92,7 +92,7 @@ def parse(program: str) -> tuple[str, int, tuple[str, ...]]:
     kind = MAKERS[maker][0]
     for name in names:
         operation = OPERATIONS[_known(name, OPERATIONS, "operation", program)]
-        if kind != operation.takes and not (operation.takes == "items" and kind in ITEMS):
+        if kind not in TAKES.get(operation.takes, (operation.takes,)):
             raise UserError(f"suite program '{program}': '{name}' takes {operation.takes}, but gets {kind}")
         kind = kind if operation.gives == "items" else operation.gives
     return maker, int(level), tuple(names)

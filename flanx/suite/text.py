@@ -48,6 +48,7 @@ def period(x: str) -> int:
 
 OPERATIONS: dict[str, Operation] = {
     **items(
+        upper=lambda v: [c.upper() for c in v],
         reverse=lambda v: v[::-1],
         drop_first=lambda v: v[1:],
         drop_last=lambda v: v[:-1],
@@ -104,14 +105,21 @@ OPERATIONS: dict[str, Operation] = {
         "word",
         "text",
         read_text,
-        upper=str.upper,
         hyphens="-".join,
         spell=" ".join,
         dots=".".join,
+        slashes="/".join,
+        plus_signs="+".join,
+    ),
+    **group(
+        "text",
+        "text",
+        read_text,
         brackets="({})".format,
         quotes='"{}"'.format,
         stars="*{}*".format,
         shout="{}!".format,
+        ask="{}?".format,
     ),
     **group(
         "word",
