@@ -1,17 +1,25 @@
 """Rows become SeqIO examples: chain-of-thought files, bad rows, absent files, names in the registries."""
 
+import itertools
 import logging
+import time
 
 import numpy as np
 import pytest
 import seqio
+import tensorflow_datasets as tfds
 
 import flanx.tasks  # noqa: F401  (registers)
-from flanx.data import example, register, source, spec, vocabulary
+from flanx.data import example, fields, register, source, spec, vocabulary
 from flanx.errors import UserError
 
 BYTE = vocabulary.load("byte")
 GSM8K = spec.load_tables()["cot_gsm8k"]
+
+
+def words(text):
+    """About as many as the tokens of a SentencePiece vocabulary."""
+    return len(text) // 4
 
 
 def write_cot(folder, lines, name="gsm8k"):
@@ -86,11 +94,58 @@ def test_few_shot_prompts_keep_to_the_limit_of_their_vocabulary(tmp_path):
 
 
 def test_real_sets(data_dir):
-    """Every chain-of-thought set present: all rows, both styles."""
+    """Every chain-of-thought set present: all rows, and 200 few-shot prompts."""
     for name, task in spec.load_tables().items():
         if task.collection != "cot" or source.missing(task, data_dir):
             continue
-        for style in task.styles:
-            rows = list(example.render_rows(task, style, "train", data_dir, count=len))
-            assert len(rows) > 0.95 * task.num_examples, name
-            assert all(row.inputs and row.targets for row in rows)
+        rows = list(example.render_rows(task, "zsopt", "train", data_dir, count=len))
+        assert len(rows) > 0.99 * task.num_examples, name
+        assert all(row.inputs and row.targets for row in rows)
+        few = list(itertools.islice(example.render_rows(task, "fsopt", "train", data_dir, count=words), 200))
+        assert len(few) == 200 and all(row.shots for row in few)
+
+
+def test_registering_costs_less_than_a_second_and_touches_no_data(monkeypatch):
+    """Processor time of all that `import flanx.tasks` does; no file of a task, no TFDS builder."""
+    monkeypatch.delenv("FLANX_DATA_DIR", raising=False)
+    monkeypatch.setattr(tfds, "builder", None)  # a call would fail
+    monkeypatch.setattr(tfds, "load", None)
+    monkeypatch.setattr(seqio.TaskRegistry, "_REGISTRY", {})
+    monkeypatch.setattr(seqio.MixtureRegistry, "_REGISTRY", {})
+    spec._load.cache_clear()
+    fields.parse.cache_clear()
+    start = time.process_time()
+    register.register_all()
+    assert time.process_time() - start < 1
+    assert len(seqio.TaskRegistry.names()) > 2 * 1836
+
+
+def test_a_mixture_goes_on_without_an_absent_file_and_says_so(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("FLANX_DATA_DIR", str(tmp_path))
+    write_cot(tmp_path, [f"How many is {i}?\t{i}\tCount to {i}." for i in range(9)])
+    tasks = [
+        register.make_task(task, "fsopt", BYTE) for task in spec.load_tables().values() if task.collection == "cot"
+    ]
+    mixture = register.Mixture("cot", [(task, 1.0) for task in tasks])
+    with caplog.at_level(logging.WARNING, "flanx"):
+        data = mixture.get_dataset({"inputs": 64, "targets": 64}, "train", shuffle=False, num_epochs=1)
+    assert "mixture cot goes on without task cot_esnli: no file" in caplog.text
+    assert next(data.as_numpy_iterator())["inputs"].size
+    monkeypatch.setenv("FLANX_DATA_DIR", str(tmp_path / "nowhere"))
+    with pytest.raises(UserError, match="mixture cot: no task has its data"):
+        mixture.get_dataset({"inputs": 64, "targets": 64}, "train")
+
+
+def test_rates_of_the_paper_s_mixture():
+    """Collections share as printed in table 23 (27.9 of 99.9 for T0-SF); inside one, min(examples, cap)."""
+    tables = spec.load()
+    weights = register._weights("proportion_b", tables)
+    assert len(weights) == 1836
+    total = sum(weights.values())
+    t0 = sum(w for name, w in weights.items() if tables.tasks[name].collection == "t0_sf")
+    assert t0 / total == pytest.approx(27.9 / 99.9)
+    large = tables.tasks["niv2_task002_quoref_answer_generation"]
+    small = tables.tasks["niv2_task053_multirc_correct_bad_question"]
+    assert (large.num_examples, small.num_examples) == (6500, 58)
+    assert weights[large.name] / weights[small.name] == pytest.approx(5000 / 58)
+    assert not [name for name in weights if tables.tasks[name].held_out]

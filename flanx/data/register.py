@@ -5,7 +5,9 @@ own vocabulary, with EOS at the end of both features.
 """
 
 import functools
+import gc
 import itertools
+import logging
 import os
 from collections.abc import Iterator
 from dataclasses import fields
@@ -17,11 +19,12 @@ import tensorflow as tf
 from flanx.data.example import render_rows
 from flanx.data.measure import METRICS
 from flanx.data.prompt import Rendered
-from flanx.data.source import MAX_BAD_ROWS
-from flanx.data.spec import TaskSpec, load
+from flanx.data.source import MAX_BAD_ROWS, missing
+from flanx.data.spec import Tables, TaskSpec, load, load_mixtures
 from flanx.errors import UserError
 
 T5_VOCABULARY = "gs://t5-data/vocabs/cc_all.32000.100extra/sentencepiece.model"
+_log = logging.getLogger("flanx")
 BATCH = 256  # rendered rows handed to TensorFlow at a time: one Python call each, not one a row
 
 
@@ -41,6 +44,10 @@ class Source(seqio.DataSource):
     def list_shards(self, split: str) -> list[str]:
         return [f"{self.spec.name}_{self.style}-{split}"]
 
+    def missing(self) -> str | None:
+        """One line on the first absent file, or None."""
+        return missing(self.spec, self.data_dir)
+
     def count(self, text: str) -> int:
         """Tokens of a text, for the pruning of few-shot prompts."""
         return len(self.vocabulary.encode(text))
@@ -59,6 +66,8 @@ class Source(seqio.DataSource):
         """The examples as texts; the order is fixed here, and the task's shuffle buffer mixes it."""
         if split not in self.splits:
             raise UserError(f"task {self.spec.name} has no split '{split}' (it has {', '.join(self.splits)})")
+        if not self.spec.source.startswith("tfds:") and (line := self.missing()):
+            raise UserError(line)
         shard = shard_info or seqio.ShardInfo(index=0, num_shards=1)
         signature = {name: tf.TensorSpec([None], kind) for name, _, kind in _COLUMNS}
         data = tf.data.Dataset.from_generator(lambda: self.batches(split, shard), output_signature=signature)
@@ -130,14 +139,67 @@ def default_vocabulary() -> Any:
     return seqio.ByteVocabulary(extra_ids=100) if named == "byte" else seqio.SentencePieceVocabulary(named)
 
 
-def register_all() -> None:
-    """Adds every task of the tables: `{task}_{style}` to SeqIO's tasks, `{task}` (its styles, evenly) to its mixtures.
+class Mixture(seqio.Mixture):
+    """A mixture that goes on without the tasks whose files are absent, and says which ones those are."""
 
-    Names that are registered already stay as they are, so a second call adds nothing."""
-    for spec in load().tasks.values():
-        if spec.name in seqio.MixtureRegistry.names():
-            continue
-        tasks = [make_task(spec, style) for style in spec.styles]
-        for task in tasks:
-            seqio.TaskRegistry.add_provider(task.name, task)
-        seqio.MixtureRegistry.add(spec.name, [(task, 1.0) for task in tasks])
+    def get_dataset(self, *args: Any, **kwargs: Any) -> tf.data.Dataset:
+        """As SeqIO's; raises UserError where no task has its data."""
+        absent = {task.name: task.source.missing() for task in self.tasks if isinstance(task.source, Source)}
+        absent = {name: line for name, line in absent.items() if line}
+        if not absent:
+            return super().get_dataset(*args, **kwargs)
+        for line in sorted(set(absent.values())):
+            _log.warning("mixture %s goes on without %s", self.name, line)
+        left = [(task, self.get_rate(task)) for task in self.tasks if task.name not in absent]
+        if not left:
+            raise UserError(f"mixture {self.name}: no task has its data; the first: {next(iter(absent.values()))}")
+        return seqio.Mixture(self.name, left).get_dataset(*args, **kwargs)
+
+
+def _weights(name: str, tables: Tables) -> dict[str, float]:
+    """Rate of every task of a mixture of mixtures.toml, or of a collection: min(examples, cap), and the shares."""
+    section = load_mixtures().get(name, {"collections": [name]})
+    weights: dict[str, float] = {}
+    for collection in section["collections"]:
+        sizes = {}
+        for spec in tables.tasks.values():
+            if spec.collection == collection and (not spec.held_out or collection == name):
+                caps = section.get("caps", {})
+                cap = caps.get(spec.name, caps.get(collection, spec.cap)) or spec.num_examples or 1
+                sizes[spec.name] = min(spec.num_examples or cap, cap)
+        share = section.get("rates", {}).get(collection)
+        scale = share / sum(sizes.values()) if share and sizes else 1.0
+        weights |= {task: size * scale for task, size in sizes.items()}
+    return weights
+
+
+def register_all() -> None:
+    """Adds every task of the tables: `{task}_{style}` to SeqIO's tasks, `{task}` (its styles, evenly) to its mixtures;
+    and the mixtures of mixtures.toml and the collections. What is registered already stays; a second call adds nothing.
+    """
+    collecting = gc.isenabled()
+    gc.disable()  # with TensorFlow in memory every full collection costs more than all of this
+    try:
+        _register(load())
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def _register(tables: Tables) -> None:
+    known = seqio.MixtureRegistry.names()
+    styled: dict[str, list[seqio.Task]] = {}
+    for spec in tables.tasks.values():
+        if spec.name not in known:
+            styled[spec.name] = [make_task(spec, style) for style in spec.styles]
+            for task in styled[spec.name]:
+                seqio.TaskRegistry.add_provider(task.name, task)
+            seqio.MixtureRegistry.add_provider(spec.name, Mixture(spec.name, [(t, 1.0) for t in styled[spec.name]]))
+    for name in dict.fromkeys([*load_mixtures(), *tables.collections]):
+        rates = [
+            (task, weight / len(styled[one]))
+            for one, weight in _weights(name, tables).items()
+            for task in styled.get(one, ())
+        ]
+        if rates and name not in known:
+            seqio.MixtureRegistry.add_provider(name, Mixture(name, rates))

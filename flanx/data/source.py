@@ -61,6 +61,12 @@ def files(spec: TaskSpec, split: str, data_dir: str | os.PathLike | None = None)
     return [packed if packed.exists() and not path.exists() else path]
 
 
+def tfds_folder(spec: TaskSpec) -> pathlib.Path:
+    """Where TFDS keeps the versions of a data set: TFDS_DATA_DIR, else its own default."""
+    root = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    return pathlib.Path(root).expanduser() / spec.source.split(":", 1)[1]
+
+
 def _niv2_file(folder: pathlib.Path, name: str) -> pathlib.Path:
     """The file of a task; 41 of them are spelled with hyphens in some releases and underscores in others."""
     path = folder / f"{name}.json"
@@ -73,6 +79,11 @@ def _niv2_file(folder: pathlib.Path, name: str) -> pathlib.Path:
 
 def missing(spec: TaskSpec, data_dir: str | os.PathLike | None = None) -> str | None:
     """One line that names the task and the first absent file of its splits, or None where everything is in place."""
+    if spec.source.startswith("tfds:"):
+        folder = tfds_folder(spec)
+        if any(folder.glob("*/dataset_info.json")):
+            return None
+        return f"task {spec.name}: no prepared {spec.source[5:]} under {folder}; run: flanx tasks fetch {spec.name}"
     for split in spec.splits:
         for path in files(spec, split, data_dir):
             if not path.is_file():
