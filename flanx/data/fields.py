@@ -436,8 +436,10 @@ def parse(text: str) -> Pipeline:
             if name not in OPS:
                 raise ValueError(f"unknown operation '{name}'{nearest(name, OPS)}")
             try:
+                if any(k.arg is None for k in call.keywords):
+                    raise ValueError("'**' is no argument")
                 args = [_argument(a) for a in call.args]
-                steps.append(OPS[name](*args, **{k.arg or "**": _argument(k.value) for k in call.keywords}))
+                steps.append(OPS[name](*args, **{k.arg: _argument(k.value) for k in call.keywords}))
             except (TypeError, AttributeError, re.error) as e:
                 raise ValueError(f"{ast.unparse(call)}: {e}") from e
     except (SyntaxError, ValueError, RecursionError, MemoryError) as e:

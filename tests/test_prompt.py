@@ -1,0 +1,202 @@
+"""Templates, option lists and few-shot prompts: by example, and for any text."""
+
+import collections
+import re
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flanx.data import prompt, spec
+from flanx.data.fields import BadRow
+from flanx.data.prompt import Prompt, Renderer, compile_text, draw, fill, list_options, parse_block
+
+TABLES = spec.load()
+STYLE = TABLES.style
+BLOCK = parse_block(
+    "plain",
+    {
+        "none": ["{question}\n{options}", "{answer}"],
+        "prompts": [
+            ["Say: {question}\n{options}\nNow?", "{answer}"],
+            ["Do it.\n\n", "{question}\n{options}", "{answer}"],
+        ],
+    },
+)  # fmt: skip
+
+
+def render(style="zsopt", records=None, row="train:0", block=BLOCK, **more):
+    records = records or {f"train:{i}": {"question": f"question {i}", "answer": f"answer {i}"} for i in range(40)}
+    renderer = Renderer("task", "data", [block], STYLE, style, pool=lambda: list(records.items()), **more)
+    return renderer.render(row, records[row])
+
+
+def test_texts_compile_to_literals_and_fields():
+    assert compile_text("a {b}{c} {{d}}") == (("a ", "b"), ("", "c"), (" {d}", None))
+    assert fill(compile_text("{b}{b}"), {"b": "{b}"}) == "{b}{b}"  # a value is never looked into
+    for wrong in ("{", "a } b", "{b c}", "{1}"):
+        with pytest.raises(ValueError, match="a lone"):
+            compile_text(wrong)
+
+
+def test_the_list_goes_with_the_line_break_before_it():
+    both = Prompt.parse("x", ["Is it?\n\n{options}\nNow?", "{answer}"])
+    shown, hidden = both.listed[1], both.plain[1]
+    assert fill(shown, {"options": "A\nB"}) == "Is it?\n\nA\nB\nNow?"
+    assert fill(hidden, {}) == "Is it?\nNow?"
+    assert fill(Prompt.parse("x", ["{options}\n\nIs it {a}?", "{answer}"]).plain[1], {"a": "b"}) == "Is it b?"
+
+
+def test_no_list_without_options_or_in_a_style_without():
+    record = {"train:0": {"question": "Is it?", "answer": "yes", "options": ["no", "yes"]}}
+    with_list = render("zsopt", record)
+    assert "no" in with_list.inputs
+    for style, records in (("zsnoopt", record), ("zsopt", {"train:0": {"question": "Is it?", "answer": "yes"}})):
+        made = render(style, records)
+        assert made.inputs in ("Say: Is it?\nNow?", "Do it.\n\nIs it?") and made.targets == "yes"
+
+
+def test_letters_are_answered_by_the_mark_and_bullets_by_the_text():
+    seen = collections.Counter()
+    for i in range(400):
+        text, answers = list_options(STYLE, ["no", "yes"], f"key {i}")
+        assert "no" in text and "yes" in text
+        assert answers[0] != answers[1]
+        seen[answers[1] == "yes"] += 1
+        if answers[1] != "yes":
+            assert answers[1] in text
+    assert min(seen.values()) > 50
+
+
+def test_marks_go_beyond_the_alphabet():
+    assert [prompt._enumerator("A", i) for i in (0, 25, 26, 51, 52)] == ["A", "Z", "AA", "AZ", "BA"]
+    assert [prompt._enumerator("i", i) for i in (0, 3, 15)] == ["i", "iv", "xvi"]
+
+
+def test_there_are_at_least_twenty_few_shot_styles():
+    assert len(set(STYLE.shots)) >= 20
+
+
+def test_every_muffin_and_chain_of_thought_set_has_ten_templates():
+    for task in TABLES.tasks.values():
+        if task.collection in ("muffin", "cot"):
+            assert sum(len(TABLES.blocks[name].prompts) for name in task.templates) >= 10, task.name
+        if task.collection == "cot" or task.source.startswith(("tfds:q_re", "tfds:wiki_dialog", "jsonl:")):
+            assert task.inversions or task.held_out, task.name
+
+
+def test_no_two_templates_of_a_block_are_the_same():
+    for block in TABLES.blocks.values():
+        texts = [p.listed for p in block.prompts]
+        assert len(set(texts)) == len(texts), block.name
+
+
+def test_draws_are_stateless_and_even():
+    assert draw("key", "label", 1000) == draw("key", "label", 1000) == 293
+    counts = collections.Counter(draw(f"k{i}", "x", 7) for i in range(7000))
+    assert len(counts) == 7 and max(counts.values()) < 1150
+
+
+def test_the_same_row_gives_the_same_bytes_and_another_rendering_others():
+    for style in prompt.STYLES:
+        assert render(style) == render(style)
+    assert {render("fsopt", rendering=i).inputs for i in range(8)} != {render("fsopt").inputs}
+
+
+def test_exemplars_are_other_rows_of_the_pool_and_distinct():
+    for i in range(40):
+        made = render("fsopt", row=f"train:{i}")
+        assert made.shots >= 1
+        asked = made.inputs.count("question")
+        assert asked == made.shots + 1
+        assert not re.search(rf"answer {i}\b", made.inputs)
+        assert len(set(re.findall(r"question \d+", made.inputs))) == asked
+
+
+def test_a_row_that_reads_like_the_query_is_no_exemplar():
+    records = {"train:0": {"question": "same", "answer": "a"}, "train:1": {"question": "same", "answer": "b"}}
+    assert render("fsopt", records) is None
+    assert render("fsopt", records, keep_unshot=True).shots == 0
+
+
+def test_few_shot_prompts_are_pruned_to_the_limit():
+    records = {f"train:{i}": {"question": f"{i} " + "word " * 60, "answer": str(i)} for i in range(40)}
+    made = [render("fsopt", records, row=row) for row in records]
+    assert all(len(one.inputs) <= prompt.MAX_INPUT_TOKENS for one in made)
+    assert max(one.shots for one in made) == 5
+    assert render("fsopt", {**records, "train:0": {"question": "x" * 2000, "answer": "y"}}) is None
+
+
+def test_half_of_the_prompts_have_five_exemplars_and_a_tenth_no_instruction():
+    records = {f"train:{i}": {"question": f"question {i}", "answer": str(i)} for i in range(600)}
+    renderer = Renderer("task", "data", [BLOCK], STYLE, "fsopt", pool=lambda: list(records.items()))
+    made = [renderer.render(row, record) for row, record in records.items()]
+    assert 250 < sum(one.shots == 5 for one in made) < 420
+    assert 30 < sum(one.template == "plain:none" for one in made) < 95
+
+
+def test_inversions_come_at_three_to_ten():
+    inverted = parse_block("turned", {"none": ["{answer}", "{question}"], "prompts": [["{answer}", "{question}"]]})
+    records = {f"train:{i}": {"question": f"question {i}", "answer": str(i)} for i in range(2000)}
+    renderer = Renderer("task", "data", [BLOCK], STYLE, "zsopt", inversions=[inverted])
+    share = sum(renderer.render(*row).template == "turned:0" for row in records.items()) / 2000
+    assert share == pytest.approx(0.3 / 1.3, abs=0.03)
+
+
+def test_a_worked_example_stands_in_half_of_the_few_shot_prompts():
+    task = TABLES.tasks["niv2_task002_quoref_answer_generation"]
+    blocks = [[TABLES.blocks[name] for name in names] for names in (task.templates, task.worked)]
+    records = {
+        f"train:{i}": {"definition": "Do it.", "input": f"in {i}", "answer": "out", "worked_input": "here",
+                       "worked_output": "there", "worked_why": "so"}
+        for i in range(200)
+    }  # fmt: skip
+    renderer = Renderer(
+        "t", "d", blocks[0], STYLE, "fsopt", worked=blocks[1], shots=2, pool=lambda: list(records.items())
+    )
+    made = [renderer.render(row, record) for row, record in records.items()]
+    worked = [one for one in made if one.template.startswith("niv2_worked")]
+    assert 70 < len(worked) < 130
+    assert all("here" in one.inputs and "there" in one.inputs and one.shots == 1 for one in worked)
+    plain = [one for one in made if one not in worked]
+    assert all(one.inputs.count("in ") >= 3 and one.shots == 2 for one in plain)
+    assert all(one.inputs.count("Do it.") <= 1 for one in plain)  # the definition stands once
+
+
+def test_empty_texts_are_bad_rows():
+    with pytest.raises(BadRow, match="empty target"):
+        render(records={"train:0": {"question": "q", "answer": " "}})
+
+
+odd = st.text(min_size=1, max_size=80) | st.sampled_from(
+    [
+        "{options}",
+        "{answer}",
+        "{",
+        "}}",
+        "a\tb",
+        "\u05e9\u05dc\u05d5\u05dd \u202e x",
+        "\u0645\u0631\u062d\u0628\u0627",
+        "1. x",
+        "x" * 100_000,
+    ]
+)
+
+
+@settings(max_examples=80, deadline=None)
+@given(question=odd, options=st.lists(odd, min_size=2, max_size=30, unique_by=str.strip), which=st.integers(0, 29),
+       style=st.sampled_from(prompt.STYLES), row=st.text(max_size=20))  # fmt: skip
+def test_any_text_is_shown_as_it_is(question, options, which, style, row):
+    answer = options[which % len(options)]
+    record = {"question": question, "answer": answer, "options": options}
+    others = [(f"other {i}", {"question": f"Q{i}", "answer": "no", "options": ["no", "yes"]}) for i in range(8)]
+    renderer = Renderer("task", "data", [BLOCK], STYLE, style, pool=lambda: others, keep_unshot=True)
+    if not question.strip() or not answer.strip() or not all(o.strip() for o in options):
+        return
+    made = renderer.render(f"train:{row}", record)
+    assert question.strip() in made.inputs
+    if style.endswith("noopt"):
+        assert made.targets == answer.strip()
+    else:
+        assert all(option.strip() in made.inputs for option in options)
+        assert made.targets == answer.strip() or made.targets in made.inputs
