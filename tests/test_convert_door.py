@@ -11,7 +11,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import flanx.convert
 from flanx import checkpoint, cli, optim, train_step
-from flanx.convert import hf, native, parity, t5x
+from flanx.convert import hf, native, orbax_item, parity, t5x
 from flanx.convert.folder import at
 from flanx.convert.layout import Layout
 from flanx.convert.tensor import BFLOAT16, Tensor, fingerprint, held, nest, parameters
@@ -129,6 +129,15 @@ def test_an_optimizer_that_t5x_does_not_have_is_named(tmp_path: pathlib.Path, ca
     assert not (tmp_path / "out").exists()
     assert convert(tmp_path / "run", tmp_path / "out", "--to", "t5x", "--drop-optimizer") == 0
     assert convert(tmp_path / "run", tmp_path / "hf", "--to", "hf") == 0
+
+
+def test_an_optimizer_that_is_not_at_the_runs_step_is_refused(tmp_path: pathlib.Path, capsys):
+    """T5X keeps one number for both; a run that starts from a parent's step has two."""
+    moments = {("opt_state", "count"): np.int32(3), ("step",): np.int32(5), ("params", "decoder", "x"): np.ones(2)}
+    orbax_item.write(at(tmp_path / "run" / "default"), [(keys, held(np.asarray(v))) for keys, v in moments.items()])
+    assert convert(tmp_path / "run", tmp_path / "out", "--to", "t5x") == 2
+    assert "5 steps but 3 updates" in capsys.readouterr().err
+    assert convert(tmp_path / "run", tmp_path / "out", "--to", "t5x", "--drop-optimizer") == 0
 
 
 @pytest.mark.parametrize("form", ["t5x", "hf", "flanx"])
