@@ -1,0 +1,86 @@
+"""Golden bytes of 200 (task, style, rendering) triples: what a template change changes, and that nothing else does.
+
+Write them anew after a wanted change with `FLANX_WRITE_GOLDEN=1 pytest tests/test_prompt_golden.py`, and read the diff.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+
+import pytest
+
+from flanx.data import example, prompt, spec
+
+GOLDEN = pathlib.Path(__file__).parent / "golden" / "prompts.jsonl"
+COUNT = 200
+TABLES = spec.load()
+
+
+def triples():
+    """Muffin and CoT whole, and every 50th of T0-SF and NIV2; styles and renderings take turns."""
+    names = [n for n, t in TABLES.tasks.items() if t.collection in ("muffin", "cot")]
+    for collection, step in (("t0_sf", 10), ("niv2", 60)):
+        names += [n for n, t in TABLES.tasks.items() if t.collection == collection][::step]
+    found = [(n, TABLES.tasks[n].styles[i % len(TABLES.tasks[n].styles)], i % 3) for i, n in enumerate(sorted(names))]
+    found += [(n, TABLES.tasks[n].styles[-1], 3) for n in sorted(names)]
+    return list(dict.fromkeys(found))[:COUNT]
+
+
+def render(tables, name, style, rendering):
+    """One row of the task from made-up fields, the same for ever."""
+    task = tables.tasks[name]
+    records = []
+    for i in range(6):
+        record = {field: f"{field.replace('_', ' ')} {i}" for field in sorted(task.names)}
+        if "options" in record:
+            record |= {"options": [f"alpha {i}", f"beta {i}", f"gamma {i}"], "answer": f"beta {i}"}
+        records.append((f"train:{i}", record))
+    renderer = prompt.Renderer(
+        task.name, task.dataset, [tables.blocks[b] for b in task.templates], tables.style, style,
+        inversions=[tables.blocks[b] for b in task.inversions], worked=[tables.blocks[b] for b in task.worked],
+        shots=task.shots, pool=lambda: records, rendering=rendering, keep_unshot=True,
+    )  # fmt: skip
+    return dataclasses.asdict(renderer.render(*records[0]))
+
+
+def golden():
+    return [json.loads(line) for line in GOLDEN.read_text(encoding="utf-8").splitlines()]
+
+
+def test_the_bytes_of_200_prompts():
+    made = [{"rendering": t[2], **render(TABLES, *t)} for t in triples()]
+    assert len(made) == COUNT
+    if os.environ.get("FLANX_WRITE_GOLDEN"):
+        GOLDEN.parent.mkdir(exist_ok=True)
+        GOLDEN.write_text("".join(json.dumps(one, ensure_ascii=False) + "\n" for one in made), encoding="utf-8")
+    for one, wanted in zip(made, golden(), strict=True):
+        assert one == wanted, f"{one['task']} {one['style']} with template {one['template']}"
+
+
+@pytest.mark.parametrize("block", ["nli", "cot_math", "t0"])
+def test_a_change_of_one_template_changes_its_own_prompts_and_nothing_else(block):
+    kept = golden()
+    name = next(one["template"] for one in kept if one["template"].startswith(f"{block}:"))
+    place = int(name.split(":")[1])
+    old = TABLES.blocks[block].prompts[place]
+    head, body, target = (list(texts) for texts in old.listed)
+    body[0] = ("Changed. " + body[0][0], body[0][1])
+    parts = tuple(tuple(text) for text in (head, body, target))
+    plain = (old.plain[0], (("Changed. " + old.plain[1][0][0], old.plain[1][0][1]), *old.plain[1][1:]), old.plain[2])
+    new = dataclasses.replace(old, listed=parts, plain=plain)
+    prompts = tuple(new if p is old else p for p in TABLES.blocks[block].prompts)
+    changed = dataclasses.replace(
+        TABLES, blocks={**TABLES.blocks, block: dataclasses.replace(TABLES.blocks[block], prompts=prompts)}
+    )
+    different = {i for i, t in enumerate(triples()) if {"rendering": t[2], **render(changed, *t)} != kept[i]}
+    assert different == {i for i, one in enumerate(kept) if one["template"] == name}
+
+
+def test_the_renderer_of_a_task_is_built_from_its_row(monkeypatch):
+    """`make_renderer` passes on what `render` above passes."""
+    task = TABLES.tasks["niv2_task002_quoref_answer_generation"]
+    renderer = example.make_renderer(task, "fsopt", "train")
+    assert (renderer.shots, len(renderer.worked), len(renderer.prompts), renderer.keep_unshot) == (2, 10, 10, False)
+    assert example.make_renderer(TABLES.tasks["muffin_rte"], "fsopt", "test").inversions == ()
+    assert example.make_renderer(TABLES.tasks["muffin_rte"], "fsopt", "test").keep_unshot
