@@ -1,0 +1,102 @@
+"""What a plan is about: the parts of a training recipe that the step and its cost depend on, read from gin."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from flanx import config, train
+from flanx.errors import UserError
+from flanx.models import Model
+from flanx.partition import Partitioner
+from flanx.train_step import make_train_step
+
+DEFAULTS = "runs/plan.gin"  # read before the files given, which may then be a model's alone
+_STEP_OPTIONS = ("dropout", "z_loss", "label_smoothing", "loss_normalizing_factor", "num_microbatches")
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """A training run without its data.
+
+    Attributes:
+      lengths: tokens per packed row, {"inputs": I, "targets": T}.
+      train_steps: steps of the run, for its hours.
+      options: what `make_train_step` takes besides model and optimizer.
+      partitioner: the recipe's own layout.
+    """
+
+    model: Model
+    optimizer: optax.GradientTransformation
+    batch_size: int
+    lengths: Mapping[str, int]
+    train_steps: int
+    options: Mapping[str, Any]
+    partitioner: Partitioner
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Positions of a batch, inputs and targets."""
+        return self.batch_size * (self.lengths["inputs"] + self.lengths["targets"])
+
+    @property
+    def flops_per_step(self) -> float:
+        """Model FLOPs of a step: forward and backward, nothing recomputed."""
+        per_token = self.model.flops_per_token(self.lengths["inputs"], self.lengths["targets"])
+        return per_token * self.tokens_per_step
+
+    @property
+    def num_microbatches(self) -> int:
+        """Parts through which a batch is worked."""
+        return self.options.get("num_microbatches", 1)
+
+    @property
+    def step(self) -> Callable[..., Any]:
+        """The very step function of `flanx train`."""
+        return make_train_step(self.model, self.optimizer, **self.options)
+
+    def scanned(self) -> "Recipe":
+        """The same recipe over scanned layers, whose program is as long as one layer; the numbers are the same."""
+        if not getattr(self.model, "scan_layers", True):
+            return dataclasses.replace(self, model=dataclasses.replace(self.model, scan_layers=True))
+        return self
+
+    def batch(self, partitioner: Partitioner | None = None) -> dict[str, jax.ShapeDtypeStruct]:
+        """The abstract batch, placed where `partitioner` has it."""
+        sharding = partitioner.batch_sharding() if partitioner else None
+        inputs, targets = self.lengths["inputs"], self.lengths["targets"]
+        if self.model.packing == "encoder_decoder":
+            widths = dict.fromkeys(("encoder_input_tokens", "encoder_segment_ids", "encoder_positions"), inputs)
+        else:
+            widths, targets = {"decoder_causal_attention": inputs + targets}, inputs + targets
+        names = ("target_tokens", "input_tokens", "loss_weights", "segment_ids", "positions")
+        widths |= {f"decoder_{name}": targets for name in names}
+        return {
+            name: jax.ShapeDtypeStruct((self.batch_size, width), jnp.int32, sharding=sharding)
+            for name, width in widths.items()
+        }
+
+
+def read(gin_files: Sequence[str], bindings: Sequence[str], search_paths: Sequence[str] = ()) -> Recipe:
+    """The recipe that gin files and bindings describe: a whole run's, or a model's file alone."""
+    config.parse([DEFAULTS, *gin_files], bindings, search_paths)
+
+    def bound(name: str, default: Any = None) -> Any:
+        return config.parameter(train.train, name, default)
+
+    lengths, batch_size = dict(bound("task_feature_lengths")), bound("batch_size")
+    if set(lengths) != {"inputs", "targets"}:
+        raise UserError(f"TASK_FEATURE_LENGTHS = {lengths}: give 'inputs' and 'targets'")
+    options = {name: value for name in _STEP_OPTIONS if (value := bound(name)) is not None}
+    return Recipe(
+        model=bound("model"),
+        optimizer=bound("optimizer"),
+        batch_size=batch_size,
+        lengths=lengths,
+        train_steps=bound("train_steps"),
+        options=options,
+        partitioner=bound("partitioner") or Partitioner(),
+    )
