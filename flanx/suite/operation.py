@@ -21,12 +21,12 @@ class Operation:
 
 
 def show(value: object) -> str:
-    """A value as text: truth as yes or no, a list with spaces, an empty one as NOTHING."""
+    """A value as text: truth as yes or no, a list with spaces, and nothing as NOTHING."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list):
         return " ".join(map(str, value)) or NOTHING
-    return str(value)
+    return str(value) or NOTHING
 
 
 def group(takes: str, gives: str, read: Callable[[str, Given], tuple], **functions: Callable) -> dict[str, Operation]:
