@@ -120,7 +120,8 @@ class Partitioner:
         return jax.tree_util.tree_map_with_path(self._sharding, boxed, is_leaf=_is_boxed)
 
     def _sharding(self, path: tuple[Any, ...], box: Any) -> NamedSharding:
-        name, array = jax.tree_util.keystr(path, simple=True, separator="/"), nn.meta.unbox(box)
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        array = box.value if _is_boxed(box) else box  # `nn.unbox` would constrain it, outside of any jit
         names = getattr(box, "names", (None,) * array.ndim)
         known = {rule[0] for rule in self.logical_axis_rules}
         for axis in names:

@@ -26,7 +26,7 @@ from flanx.errors import Preempted, UserError
 from flanx.models import Model, first_nonfinite
 from flanx.partition import Partitioner
 from flanx.report import MetricsLog, Progress
-from flanx.train_step import TrainState, init_state, make_train_step
+from flanx.train_step import TrainState, abstract_state, init_state, jit_train_step, make_train_step
 
 Evaluator = Callable[..., Any]
 
@@ -104,8 +104,8 @@ def train(
     )
     checkpoints = checkpoint.Checkpoints(folder, keep_checkpoints, keep_period)
     with partitioner.scope(), on_sigterm() as stopping, contextlib.closing(checkpoints):
-        state, shardings = make_state(model, optimizer, partitioner, checkpoints, seed, initial_checkpoint_path)
-        step_fn = jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, None))
+        state, target = make_state(model, optimizer, partitioner, checkpoints, seed, initial_checkpoint_path)
+        step_fn = jit_train_step(train_step, target)
 
         def evaluate(state: TrainState) -> None:
             if evaluator:
@@ -118,7 +118,9 @@ def train(
             with contextlib.closing(watch), contextlib.closing(rows):
                 for step in range(first + 1, train_steps + 1):
                     host_batch = next(rows)
-                    state, metrics = step_fn(state, partitioner.global_batch(host_batch, batch_size))
+                    batch = partitioner.global_batch(host_batch, batch_size)
+                    with jax.transfer_guard("disallow"):
+                        state, metrics = step_fn(state, batch)
                     watch.take(step, metrics, host_batch, state)
                     evaluates = bool(eval_period) and step % eval_period == 0 and step < train_steps
                     if stopping.is_set() or evaluates or step % checkpoint_period == 0 or step == train_steps:
@@ -199,22 +201,17 @@ def make_state(
     seed: int,
     parent: str | None,
 ) -> tuple[TrainState, TrainState]:
-    """The state to start from, on the mesh, and its shardings: the newest checkpoint, else the parent, else fresh."""
-    rng = jax.random.key(seed)
-    boxed = jax.eval_shape(model.init, rng)
-    abstract = jax.eval_shape(lambda: init_state(model, optimizer, rng))
-    params = partitioner.shardings(boxed)
-    shardings = TrainState(
-        partitioner.everywhere(), params, partitioner.optimizer_shardings(optimizer, abstract.params, params)
-    )
-    target = jax.tree.map(lambda s, d: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=d), abstract, shardings)
+    """The state to start from, and its abstract form: the newest checkpoint, else the parent, else a fresh one."""
+    target = abstract_state(model, optimizer, partitioner)
+    shardings = jax.tree.map(lambda s: s.sharding, target)
     if checkpoints.latest() is not None:
-        return checkpoints.restore(target), shardings
+        return checkpoints.restore(target), target
     if parent is not None:
         start = checkpoint.load_params(parent, target.params)
         state = TrainState(np.int32(0), start, jax.jit(optimizer.init, out_shardings=shardings.opt_state)(start))
-        return jax.device_put(state, shardings), shardings
-    return jax.jit(lambda: init_state(model, optimizer, rng), out_shardings=shardings)(), shardings
+        return jax.device_put(state, shardings), target
+    fresh = jax.jit(lambda: init_state(model, optimizer, jax.random.key(seed)), out_shardings=shardings)
+    return fresh(), target
 
 
 @dataclasses.dataclass

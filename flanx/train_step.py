@@ -12,6 +12,7 @@ import optax
 from flanx.errors import UserError
 from flanx.loss import cross_entropy_with_z_loss
 from flanx.models import Model
+from flanx.partition import Partitioner
 
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
@@ -30,6 +31,25 @@ def init_state(model: Model, optimizer: optax.GradientTransformation, rng: jax.A
     """A fresh state, unboxed. Call it under jit in the partitioner's scope, so that arrays are born where they live."""
     params = nn.unbox(model.init(rng))
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+
+
+def abstract_state(model: Model, optimizer: optax.GradientTransformation, partitioner: Partitioner) -> TrainState:
+    """The state as jax.ShapeDtypeStructs with shardings. Nothing is computed, so `partitioner` may be of any devices.
+
+    Call it outside the partitioner's scope where its devices are not of this machine.
+    """
+    boxed = jax.eval_shape(lambda: model.init(jax.random.key(0)))
+    shapes = jax.eval_shape(lambda: init_state(model, optimizer, jax.random.key(0)))
+    params = partitioner.shardings(boxed)
+    moments = partitioner.optimizer_shardings(optimizer, shapes.params, params)
+    shardings = TrainState(partitioner.everywhere(), params, moments)
+    return jax.tree.map(lambda s, d: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=d), shapes, shardings)
+
+
+def jit_train_step(step: Callable[..., Any], target: TrainState, **options: Any) -> Callable[..., Any]:
+    """`step` jitted: the state is donated and stays where `target` (see `abstract_state`) has it."""
+    shardings = jax.tree.map(lambda s: s.sharding, target)
+    return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None), **options)
 
 
 def make_train_step(
@@ -75,7 +95,7 @@ def make_train_step(
             grads = jax.tree.map(lambda g: g / divisor, grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        return TrainState(state.step + 1, params, opt_state), metrics | {"grad_norm": optax.global_norm(grads)}
+        return TrainState(state.step + 1, params, opt_state), metrics | {"grad_norm": optax.tree.norm(grads)}
 
     return train_step
 

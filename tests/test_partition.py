@@ -110,11 +110,11 @@ def test_optimizer_state_lies_as_its_parameters(make: object) -> None:  # trap 4
     assert jax.tree.all(jax.tree.map(lambda a, s: a.sharding.is_equivalent_to(s, a.ndim), made, placed))
 
 
-def test_unboxing_outside_jit_is_what_the_step_avoids() -> None:  # trap 5: unbox applies constraints
-    tree = {"a": nn.LogicallyPartitioned(jnp.ones((8, 8)), ("embed", "mlp"))}
-    with partition.Partitioner(2, partition.rules(1, 2)).scope():
-        jaxpr = str(jax.make_jaxpr(nn.unbox)(tree))
-    assert "sharding_constraint" in jaxpr
+def test_shardings_of_abstract_parameters_in_scope() -> None:  # trap 5: unboxing outside jit constrains, and fails
+    partitioner = partition.Partitioner(2, partition.rules(1, 2))
+    with partitioner.scope():
+        inside = partitioner.shardings(abstract()[0])
+    assert inside == partitioner.shardings(abstract()[0])
 
 
 def test_indivisible_axis_small_stays_whole_and_large_is_an_error() -> None:
