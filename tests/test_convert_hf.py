@@ -205,6 +205,10 @@ def test_other_models_and_damaged_files_are_refused(tmp_path: pathlib.Path):
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(UserError, match="no weights in"):
         flanx.convert.open_source(tmp_path)
+    write(tmp_path)
+    edit_config(tmp_path, d_kv=None)
+    with pytest.raises(UserError, match="has no 'd_kv'"):
+        flanx.convert.open_source(tmp_path)
     edit_config(tmp_path, model_type="bart")
     with pytest.raises(UserError, match="model_type 'bart'"):
         flanx.convert.open_source(tmp_path)

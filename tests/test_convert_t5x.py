@@ -9,7 +9,7 @@ from flax import serialization
 
 import flanx.convert
 from flanx import optim, train_step
-from flanx.convert import native, orbax_item, t5x, zarr
+from flanx.convert import hf, native, orbax_item, t5x, zarr
 from flanx.convert.folder import at
 from flanx.convert.tensor import BFLOAT16, held, nest, parameters
 from flanx.errors import UserError
@@ -92,6 +92,18 @@ def test_legacy_round_trip_is_bit_for_bit(tmp_path: pathlib.Path):
     assert_same(t5x.read_legacy(at(tmp_path / "checkpoint_7")), tensors)
 
 
+def test_tensors_of_many_blocks_keep_their_bits(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("flanx.convert.tensor.BLOCK_BYTES", 10_000)
+    t5x.write_legacy(at(tmp_path / "t5x"), draw(), 0)
+    native.write(at(tmp_path / "flanx"), draw())
+    hf.write(at(tmp_path / "hf"), draw(), SMALL, {})
+    chunks = json.loads((tmp_path / "t5x" / "target.token_embedder.embedding" / ".zarray").read_text())["chunks"]
+    assert chunks == [18, 128]  # 160 rows of 512 bytes in nine chunks, the last one short
+    for form in ("t5x", "flanx", "hf"):
+        tensors = flanx.convert.open_source(tmp_path / form).tensors
+        assert_same({f"target/{name}": tensor for name, tensor in parameters(tensors).items()}, draw())
+
+
 def test_legacy_export_of_t5x_is_laid_out_as_t5x_lays_it_out(tiny: pathlib.Path, tmp_path: pathlib.Path):
     theirs = tiny / "legacy" / "checkpoint_20"
     t5x.write_legacy(at(tmp_path), t5x.read_legacy(at(theirs)), 20)
@@ -162,6 +174,14 @@ def test_specs_written_for_gcs_or_by_old_tensorstore_read_alike(legacy: pathlib.
     [
         (lambda f: (f / "checkpoint").unlink(), "no checkpoint in"),
         (lambda f: (f / "checkpoint").write_bytes(b"\x00garbage"), "not a T5X checkpoint"),
+        (
+            lambda f: (f / "checkpoint").write_bytes(serialization.msgpack_serialize({"version": 3})),
+            "has no 'optimizer'",
+        ),
+        (
+            lambda f: (f / "checkpoint").write_bytes(serialization.msgpack_serialize({"version": 1, "optimizer": {}})),
+            "has version 1",
+        ),
         (lambda f: (f / "checkpoint").write_bytes(b"model_checkpoint_path: 'x'"), "Mesh TensorFlow"),
         (lambda f: (f / "target.encoder.encoder_norm.scale" / ".zarray").unlink(), "target/encoder/encoder_norm/scale"),
         (
@@ -185,7 +205,17 @@ def test_specs_written_for_gcs_or_by_old_tensorstore_read_alike(legacy: pathlib.
             r"'target/encoder/encoder_norm/scale' is \[128\], expected \[64\]",
         ),
     ],
-    ids=["no messages", "garbage", "mesh tensorflow", "no array", "unknown", "mis-shaped", "two shapes"],
+    ids=[
+        "no messages",
+        "garbage",
+        "empty",
+        "old",
+        "mesh tensorflow",
+        "no array",
+        "unknown",
+        "mis-shaped",
+        "two shapes",
+    ],
 )
 def test_a_damaged_checkpoint_is_refused_by_name(legacy: pathlib.Path, damage, message: str):
     damage(legacy)

@@ -132,6 +132,9 @@ def read(folder: Folder) -> Contents:
         if name in files:
             _expect_equal(files[name], files.get("shared.weight"), name, folder)
     _settle_head(tensors, files, config, folder)
+    absent = [key for key in ("vocab_size", "d_model", "num_heads", "d_kv", "d_ff", "num_layers") if key not in config]
+    if absent:
+        raise UserError(f"{folder}/config.json has no '{absent[0]}'; download it again")
     layout = _layout(config, TARGET + "decoder/logits_dense/kernel" not in tensors)
     check(tensors, layout, folder)
     return Contents(tensors, layout, config)

@@ -42,6 +42,8 @@ def read_legacy(folder: Folder) -> dict[str, Tensor]:
     version = tree.get("version", 0) if isinstance(tree, dict) else 0
     if version not in (2, VERSION):
         raise UserError(f"{folder}/{MESSAGES} has version {version}; flanx reads T5X's versions 2 and 3")
+    if "optimizer" not in tree:
+        raise UserError(f"{folder}/{MESSAGES} has no 'optimizer', under which T5X keeps everything; copy it again")
     inline, arrays, shapes = {}, {}, {}
     for name, leaf in leaves_of(tree["optimizer"]):
         if isinstance(leaf, Mapping):
