@@ -39,6 +39,8 @@ Raw = Iterator[tuple[str, Record | BadRow]]  # (place for messages, the record o
 def data_folder(data_dir: str | os.PathLike | None, spec: TaskSpec) -> pathlib.Path:
     """The folder of file sources: the argument, else FLANX_DATA_DIR. Raises UserError where neither is given."""
     folder = data_dir or os.environ.get("FLANX_DATA_DIR")
+    if not folder and os.path.isabs(spec.source.split(":", 1)[1]):
+        return pathlib.Path("/")
     if not folder:
         raise UserError(f"task {spec.name} reads {spec.source} from a folder: set --gin.DATA_DIR or FLANX_DATA_DIR")
     return pathlib.Path(folder).expanduser()

@@ -39,6 +39,7 @@ uniform lists stand in `tables/<collection>.csv` instead: a header line with `na
     licence      = "MIT"
     access       = "open"                         # "open", "form" (a form or log-in first) or "user" (files you supply)
     bytes        = 3000000                        # size of the download, where known
+    url          = "https://.../{file}"           # of a file source; `flanx tasks fetch` takes it from there
     note         = "free text; a guess says so"
 
 `templates/<any>.toml` holds template blocks by cluster. A block is a list of prompts, each [input, target] or
@@ -117,6 +118,7 @@ class TaskSpec:
     licence: str = ""
     access: str = "open"
     bytes: int | None = None
+    url: str = ""
     note: str = ""
 
     def __hash__(self) -> int:
