@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from flanx.errors import UserError
-from flanx.loss import cross_entropy_with_z_loss
+from flanx.loss import correct_tokens, cross_entropy_with_z_loss
 from flanx.models import Model
 from flanx.partition import Partitioner
 
@@ -79,7 +79,7 @@ def make_train_step(
         logits = model.logits(params, batch, rng)  # [B, T, V]
         targets, weights = batch["decoder_target_tokens"], batch["decoder_loss_weights"]
         loss, z, tokens = cross_entropy_with_z_loss(logits, targets, weights, z_loss, label_smoothing)
-        correct = jnp.sum((jnp.argmax(logits, axis=-1) == targets) * weights)
+        correct = correct_tokens(logits, targets, weights)
         metrics = {"loss": loss, "cross_ent_loss": loss - z, "z_loss": z, "correct": correct, "tokens": tokens}
         return loss, jax.tree.map(lambda m: m.astype(jnp.float32), metrics)
 

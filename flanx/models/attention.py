@@ -99,18 +99,65 @@ def attend(query: Array, key: Array, value: Array, bias: Array | None, mask: Arr
     if kind == "fused":
         bias = None if bias is None else bias.astype(query.dtype)
         return jax.nn.dot_product_attention(query, key, value, bias, mask, scale=1.0)
-    if key.shape[2] == 1:
-        scores = jnp.einsum("bqhd,bkd->bhqk", query, key[:, :, 0], preferred_element_type=jnp.float32)
-    else:
-        scores = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32)
+    return attend_exactly(query, key, value, bias, mask)
+
+
+@jax.custom_vjp
+def attend_exactly(query: Array, key: Array, value: Array, bias: Array | None, mask: Array | None) -> Array:
+    """`attend` in plain operations, softmax in float32; divides by the softmax's sum after the product with values.
+
+    So neither pass makes the array of normalized weights, and the gradient needs no sum over the keys.
+    """
+    return _attend_forward(query, key, value, bias, mask)[0]
+
+
+def _letters(keys: Array) -> str:
+    """Those of keys or values: a single head is left out of a product by summing over its axis g of size 1."""
+    return "bkhd" if keys.shape[2] > 1 else "bkgd"
+
+
+def _attend_forward(
+    query: Array, key: Array, value: Array, bias: Array | None, mask: Array | None
+) -> tuple[Array, tuple[Any, ...]]:
+    kind = _letters(key)
+    scores = jnp.einsum(f"bqhd,{kind}->bhqk", query, key, preferred_element_type=jnp.float32)
     if bias is not None:
-        scores = scores + bias if bias.shape[0] == scores.shape[0] else scores + jnp.broadcast_to(bias, scores.shape)
+        scores += jnp.broadcast_to(bias, scores.shape)
     if mask is not None:
         scores = jnp.where(mask, scores, MASKED)
-    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-    if value.shape[2] == 1:
-        return jnp.einsum("bhqk,bkd->bqhd", weights, value[:, :, 0])
-    return jnp.einsum("bhqk,bkhd->bqhd", weights, value)
+    weights = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True))
+    total = jnp.swapaxes(jnp.sum(weights, axis=-1), 1, 2)[..., None]  # [b, q, h, 1]
+    weights = weights.astype(value.dtype)
+    seen = jnp.einsum(f"bhqk,{kind}->bqhd", weights, value, preferred_element_type=jnp.float32) / total
+    return seen.astype(value.dtype), (query, key, value, bias, weights, total, seen)
+
+
+def _attend_backward(residual: tuple[Any, ...], gradient: Array) -> tuple[Array | None, ...]:
+    query, key, value, bias, weights, total, seen = residual
+    kind = _letters(key)
+    gradient = gradient / total  # float32
+    inner = jnp.swapaxes(jnp.sum(gradient * seen, axis=-1), 1, 2)[..., None]  # [b, h, q, 1]
+    gradient = gradient.astype(value.dtype)
+    of_value = jnp.einsum(f"bhqk,bqhd->{kind}", weights, gradient).astype(value.dtype)
+    of_scores = jnp.einsum(f"bqhd,{kind}->bhqk", gradient, value, preferred_element_type=jnp.float32)
+    of_scores = weights * (of_scores - inner)
+    of_bias = None if bias is None else _sum_rows(of_scores) if bias.shape[0] == 1 else of_scores
+    of_scores = of_scores.astype(query.dtype)
+    of_query = jnp.einsum(f"bhqk,{kind}->bqhd", of_scores, key)
+    of_key = jnp.einsum(f"bhqk,bqhd->{kind}", of_scores, query)
+    return of_query, of_key, of_value, of_bias, None
+
+
+attend_exactly.defvjp(_attend_forward, _attend_backward)
+
+
+def _sum_rows(x: Array) -> Array:
+    """x [b, ...] summed to [1, ...]; on a CPU as a product, as XLA takes forty times longer for such a sum there."""
+
+    def by_product(x: Array) -> Array:
+        return jnp.tensordot(jnp.ones((1, x.shape[0]), x.dtype), x, (1, 0), precision=jax.lax.Precision.HIGHEST)
+
+    return jax.lax.platform_dependent(x, cpu=by_product, default=lambda x: jnp.sum(x, axis=0, keepdims=True))
 
 
 class Attention(nn.Module):
@@ -157,6 +204,11 @@ class Attention(nn.Module):
         seen = attend(self.split(self.query(x)), key, value, bias, mask, self.kind)
         return self.out(seen.reshape(*x.shape[:-1], self.num_heads * self.head_dim))
 
+    def recall(self, x: Array, key: Array, value: Array, bias: Array | None, mask: Array) -> Array:
+        """x [b, 1, m] looks at a cache's keys and values [b, h, k, d] -> [b, 1, m]."""
+        seen = recall(self.split(self.query(x)), key, value, bias, mask)
+        return self.out(seen.reshape(*x.shape[:-1], self.num_heads * self.head_dim))
+
 
 def segment_mask(query_segments: Array, key_segments: Array, causal: bool = False) -> Array:
     """Who may see whom in packed rows: bool [b, 1, q, k] from segment numbers [b, q] and [b, k], 0 for padding."""
@@ -171,3 +223,25 @@ def segment_mask(query_segments: Array, key_segments: Array, causal: bool = Fals
 def write(cache: Array, new: Array, position: Array) -> Array:
     """Writes new [b, 1, g, d] into cache [b, k, g, d] at position int32 [b], one per row."""
     return cache.at[np.arange(cache.shape[0]), position].set(new[:, 0])
+
+
+def heads_first(x: Array) -> Array:
+    """[b, k, h, d] -> [b, h, k, d], the layout of a cache: one query reads it in a matrix-vector product per head.
+
+    In the other layout XLA's CPU compiler turns the whole cache round at every step, at seven times the cost.
+    """
+    return jnp.swapaxes(x, 1, 2)
+
+
+def write_heads(cache: Array, new: Array, position: Array) -> Array:
+    """Writes new [b, 1, h, d] into cache [b, h, k, d] at position int32 [b], one per row."""
+    return cache.at[np.arange(cache.shape[0]), :, position].set(new[:, 0])
+
+
+def recall(query: Array, key: Array, value: Array, bias: Array | None, mask: Array) -> Array:
+    """`attend` of one query [b, 1, h, d] on a cache [b, h, k, d], softmax in float32 -> [b, 1, h, d]."""
+    scores = jnp.einsum("bqhd,bhkd->bhqk", query, key, preferred_element_type=jnp.float32)
+    if bias is not None:
+        scores += bias
+    weights = jax.nn.softmax(jnp.where(mask, scores, MASKED), axis=-1).astype(value.dtype)
+    return jnp.einsum("bhqk,bhkd->bqhd", weights, value)

@@ -5,6 +5,7 @@ Letters of shapes and einsum strings: b rows, l/q/k lengths (any, query, key), m
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -69,49 +70,62 @@ def parameter(module: nn.Module, name: str, init: Init, axes: tuple[str, ...], s
     return module.param(name, nn.with_logical_partitioning(init, axes), tuple(shape), jnp.float32)
 
 
-@jax.custom_vjp
-def settle(x: Array) -> Array:
-    """x; on a CPU its gradient is computed once and stored before it is used.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def product(x: Array, kernel: Array, out_dtype: jnp.dtype, turn_gradient: bool = False) -> Array:
+    """x [..., i] times kernel [i, o], in the type of x, as [..., o] of type `out_dtype`; sums are float32 inside.
 
-    The gradient of a product's result enters two more products. XLA's CPU compiler would fuse the arithmetic behind it
-    (a gelu's derivative, a softmax over the vocabulary) into the transposition for either, element by element.
+    For the kernel's gradient either x or the result's gradient is copied into a transposed layout. XLA's CPU compiler
+    fuses the arithmetic that makes it into that copy, number by number, which costs as much as the product itself. So
+    x is turned, or where x is the arithmetic (activations of an MLP) the gradient.
     """
-    return x
+    return jnp.matmul(x, kernel.astype(x.dtype), preferred_element_type=out_dtype)
 
 
-def _settle_backward(_: None, gradient: Array) -> tuple[Array]:
-    return (lax.platform_dependent(gradient, cpu=lax.optimization_barrier, default=lambda g: g),)
+def _product_forward(x: Array, kernel: Array, out_dtype: jnp.dtype, turn_gradient: bool) -> tuple[Array, Any]:
+    return product(x, kernel, out_dtype, turn_gradient), (x, kernel)
 
 
-settle.defvjp(lambda x: (x, None), _settle_backward)
+def _product_backward(
+    out_dtype: jnp.dtype, turn_gradient: bool, residual: tuple[Array, Array], gradient: Array
+) -> tuple[Array, Array]:
+    x, kernel = residual
+    gradient = gradient.astype(x.dtype)
+    tokens = tuple(range(x.ndim - 1))
+    of_x = lax.dot_general(gradient, kernel.astype(x.dtype), (((x.ndim - 1,), (1,)), ((), ())))
+    turned, other = (gradient, x) if turn_gradient else (x, gradient)
+    of_kernel = lax.dot_general(turned, other, ((tokens, tokens), ((), ())), preferred_element_type=jnp.float32)
+    return of_x, of_kernel.T if turn_gradient else of_kernel
+
+
+product.defvjp(_product_forward, _product_backward)
 
 
 class Dense(nn.Module):
-    """A product with `kernel` [in, features], no bias."""
+    """A product with `kernel` [in, features], no bias; `turn_gradient` as in `product`."""
 
     features: int
     axes: tuple[str, str]
     precision: Precision
     init_kernel: Init = TRUNCATED
+    turn_gradient: bool = False
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """x [..., in] -> [..., features]."""
         kernel = parameter(self, "kernel", self.init_kernel, self.axes, (x.shape[-1], self.features))
-        return settle(x.astype(self.precision.dtype) @ kernel.astype(self.precision.dtype))
+        return product(x.astype(self.precision.dtype), kernel, self.precision.dtype, self.turn_gradient)
 
 
 class Head(nn.Module):
     """A product with `kernel` [m, v] into float32 logits."""
 
     vocab_size: int
-    precision: Precision
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """x [b, l, m] -> float32 [b, l, v]."""
         kernel = parameter(self, "kernel", TRUNCATED, ("embed", "vocab"), (x.shape[-1], self.vocab_size))
-        return settle(jnp.matmul(x, kernel.astype(x.dtype), preferred_element_type=jnp.float32))
+        return product(x, kernel, jnp.dtype("float32"))
 
 
 class RMSNorm(nn.Module):
@@ -204,8 +218,7 @@ class Embed(nn.Module):
 
     def attend(self, x: Array) -> Array:
         """x [b, l, m] -> float32 logits [b, l, v], scaled by 1/sqrt(m)."""
-        table = self.embedding.astype(x.dtype)
-        logits = settle(jnp.einsum("blm,vm->blv", x, table, preferred_element_type=jnp.float32))
+        logits = product(x, self.embedding.T, jnp.dtype("float32"))
         return logits / np.sqrt(self.emb_dim).astype(np.float32)
 
 
@@ -228,7 +241,7 @@ class MLP(nn.Module):
             hidden = hidden * ACTIVATIONS[activation](part)
         hidden = Dropout(self.dropout_rate)(hidden)
         hidden = nn.with_logical_constraint(hidden, ("batch", "length", "mlp"))
-        return Dense(self.emb_dim, ("mlp", "embed"), self.precision, name="wo")(hidden)
+        return Dense(self.emb_dim, ("mlp", "embed"), self.precision, turn_gradient=True, name="wo")(hidden)
 
 
 def stack_layers(layer: type[nn.Module], config: Any, num_layers: int) -> list[nn.Module]:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flanx.models import Cache, Params
-from flanx.models.attention import Attention, RelativeBias, segment_mask, write
+from flanx.models.attention import Attention, RelativeBias, heads_first, segment_mask, write_heads
 from flanx.models.base import LinenModel
 from flanx.models.layers import (
     ACTIVATIONS,
@@ -175,12 +175,12 @@ class DecoderLayer(nn.Module):
         """x [b, 1, m], this layer's cache and what all layers share -> [b, 1, m] and the cache with x's keys in it."""
         y = self.pre_self_attention_layer_norm(x)
         key, value = self.self_attention.keys_and_values(y)
-        cache = cache | {"key": write(cache["key"], key, shared.position)}
-        cache = cache | {"value": write(cache["value"], value, shared.position)}
-        x = x + self.self_attention.from_cache(y, cache["key"], cache["value"], shared.bias, shared.self_mask)
+        cache = cache | {"key": write_heads(cache["key"], key, shared.position)}
+        cache = cache | {"value": write_heads(cache["value"], value, shared.position)}
+        x = x + self.self_attention.recall(y, cache["key"], cache["value"], shared.bias, shared.self_mask)
         y = self.pre_cross_attention_layer_norm(x)
         memory = cache["cross_key"], cache["cross_value"]
-        x = x + self.encoder_decoder_attention.from_cache(y, *memory, None, shared.cross_mask)
+        x = x + self.encoder_decoder_attention.recall(y, *memory, None, shared.cross_mask)
         return x + self.mlp(self.pre_mlp_layer_norm(x)), cache
 
 
@@ -228,7 +228,7 @@ class Decoder(nn.Module):
         self.decoder_norm = _norm(c)
         self.dropout = Dropout(c.dropout_rate)
         if not c.tied_head:
-            self.logits_dense = Head(c.vocab_size, c.precision)
+            self.logits_dense = Head(c.vocab_size)
 
     def __call__(self, x: Array, encoded: Array, segments: Array, encoded_segments: Array) -> Array:
         """Embedded targets [b, t, m], encoded [b, s, m], segment numbers of both -> [b, t, m], normed."""
@@ -242,17 +242,17 @@ class Decoder(nn.Module):
     def prefill(self, encoded: Array, readable: Array, max_new: int) -> Cache:
         """encoded [b, s, m] and which of its positions are readable, bool [b, s] -> the cache before the first step."""
         c = self.config
-        empty = jnp.zeros((encoded.shape[0], max_new, c.num_heads, c.head_dim), encoded.dtype)
+        empty = jnp.zeros((encoded.shape[0], c.num_heads, max_new, c.head_dim), encoded.dtype)
         layers = []
         for layer in self.layers:
-            key, value = layer.cross(encoded)
+            key, value = map(heads_first, layer.cross(encoded))
             layers.append({"key": empty, "value": empty, "cross_key": key, "cross_value": value})
         return {"layers": layers, "readable": readable, "position": jnp.zeros(encoded.shape[0], jnp.int32)}
 
     def step(self, x: Array, cache: Cache) -> tuple[Array, Cache]:
         """Embedded tokens [b, 1, m] -> [b, 1, m], normed, and the cache after them."""
         position = cache["position"]
-        keys = np.arange(cache["layers"][0]["key"].shape[1], dtype=np.int32)
+        keys = np.arange(cache["layers"][0]["key"].shape[2], dtype=np.int32)
         distance = keys[None, :] - position[:, None]
         cross_mask = cache["readable"][:, None, None, :]
         shared = StepInputs(position, self.relpos_bias.at(distance), (distance <= 0)[:, None, None], cross_mask)

@@ -1,0 +1,193 @@
+"""Tokens per second of a training step: flanx beside transformers on torch, and the share of the floor.
+
+T5.1.1-small, 32,128 pieces, float32, no dropout, on the CPU. flanx steps with Adafactor and z-loss, transformers with
+AdamW. Both run as programs of their own and take turns, step by step, so that a busy machine slows both; a ratio is
+the median over rounds. The floor is the step's analytic FLOPs at the speed of a 2,048-cubed product measured in the
+same rounds.
+
+    python benchmarks/train_step.py [--quick] [--rounds N] [--rows R] [--inputs S] [--targets T]
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+VOCAB, LAYERS = 32_128, 8
+SIZES = {"emb_dim": 512, "num_heads": 6, "head_dim": 64, "mlp_dim": 1024}
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="one layer, short rows, two rounds")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rows", type=int, default=4)
+    parser.add_argument("--inputs", type=int, default=512)
+    parser.add_argument("--targets", type=int, default=128)
+    parser.add_argument("--layers", type=int, default=LAYERS)
+    parser.add_argument("--worker", choices=("flanx", "transformers"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.quick:
+        args.rounds, args.rows, args.inputs, args.targets, args.layers = 2, 2, 64, 16, 1
+    return args
+
+
+def draw(args: argparse.Namespace) -> dict:
+    """Random tokens, int64: inputs [rows, inputs] and targets [rows, targets]."""
+    import numpy as np
+
+    draws = np.random.default_rng(0)
+    return {name: draws.integers(3, 32_000, (args.rows, getattr(args, name))) for name in ("inputs", "targets")}
+
+
+def flanx_step(args: argparse.Namespace) -> Iterator[tuple[str, Callable[[], None]]]:
+    """The jobs of flanx: a step, and a matrix product of 2 * 2,048^3 FLOPs."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from flanx.models.t5 import T5
+    from flanx.optim import adafactor
+    from flanx.train_step import init_state, make_train_step
+
+    model = T5(vocab_size=VOCAB, num_encoder_layers=args.layers, num_decoder_layers=args.layers, **SIZES)
+    optimizer = adafactor(1e-3)
+    tokens = draw(args)
+    batch = {
+        "encoder_input_tokens": tokens["inputs"],
+        "decoder_target_tokens": tokens["targets"],
+        "decoder_input_tokens": np.pad(tokens["targets"], ((0, 0), (1, 0)))[:, :-1],
+        "decoder_loss_weights": np.ones_like(tokens["targets"]),
+        "encoder_segment_ids": np.ones_like(tokens["inputs"]),
+        "decoder_segment_ids": np.ones_like(tokens["targets"]),
+    }
+    batch = {name: jnp.asarray(array, jnp.int32) for name, array in batch.items()}
+    state = jax.jit(lambda: init_state(model, optimizer, jax.random.key(0)))()
+    train_step = jax.jit(make_train_step(model, optimizer, dropout=False), donate_argnums=0)
+    square = jnp.ones((2048, 2048), jnp.float32)
+    multiply = jax.jit(lambda a: a @ a)
+
+    def step() -> None:
+        nonlocal state
+        state, _ = train_step(state, batch)
+        jax.block_until_ready(state)
+
+    yield "step", step
+    yield "product", lambda: jax.block_until_ready(multiply(square))
+
+
+def transformers_step(args: argparse.Namespace) -> Iterator[tuple[str, Callable[[], None]]]:
+    """The job of transformers: a step of the same model and batch, with AdamW."""
+    import torch
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    torch.set_num_threads(os.cpu_count() or 1)
+    config = T5Config(
+        vocab_size=VOCAB,
+        d_model=SIZES["emb_dim"],
+        d_kv=SIZES["head_dim"],
+        d_ff=SIZES["mlp_dim"],
+        num_heads=SIZES["num_heads"],
+        num_layers=args.layers,
+        num_decoder_layers=args.layers,
+        feed_forward_proj="gated-gelu",
+        tie_word_embeddings=False,
+        dropout_rate=0.0,
+        decoder_start_token_id=0,
+    )
+    model = T5ForConditionalGeneration(config).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    tokens = {name: torch.tensor(array) for name, array in draw(args).items()}
+
+    def step() -> None:
+        optimizer.zero_grad()
+        model(input_ids=tokens["inputs"], labels=tokens["targets"]).loss.backward()
+        optimizer.step()
+
+    yield "step", step
+
+
+def work(jobs: Iterator[tuple[str, Callable[[], None]]]) -> None:
+    """A worker: runs the job that each line of standard input names; answers with seconds and CPU seconds."""
+    table = dict(jobs)
+    for job in table.values():
+        job()  # compiles
+        job()
+    print("ready", flush=True)
+    for line in sys.stdin:
+        start, cpu = time.perf_counter(), time.process_time()
+        table[line.strip()]()
+        print(time.perf_counter() - start, time.process_time() - cpu, flush=True)
+
+
+class Worker:
+    """A program that runs jobs on demand."""
+
+    def __init__(self, name: str, args: argparse.Namespace) -> None:
+        sizes = [f"--{key}={getattr(args, key)}" for key in ("rows", "inputs", "targets", "layers")]
+        environment = os.environ | {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+        command = [sys.executable, __file__, "--worker", name, *sizes]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
+        while self._line() != "ready":
+            pass
+
+    def _line(self) -> str:
+        line = self._process.stdout.readline()
+        if not line:
+            raise SystemExit(f"the worker ended with status {self._process.wait()}")
+        return line.strip()
+
+    def run(self, job: str) -> tuple[float, float]:
+        """Seconds and CPU seconds of one run of a job."""
+        self._process.stdin.write(job + "\n")
+        self._process.stdin.flush()
+        wall, cpu = map(float, self._line().split())
+        return wall, cpu
+
+    def close(self) -> None:
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def report(metric: str, value: float, unit: str, peer: str | None = None, peer_value: float | None = None) -> None:
+    """One JSON line."""
+    ratio = None if peer_value is None else value / peer_value
+    line = {"metric": metric, "value": value, "unit": unit, "peer": peer, "peer_value": peer_value, "ratio": ratio}
+    print(json.dumps({"benchmark": "train_step"} | line), flush=True)
+
+
+def main() -> None:
+    args = arguments()
+    if args.worker:
+        work({"flanx": flanx_step, "transformers": transformers_step}[args.worker](args))
+        return
+    from flanx.models.t5 import T5
+
+    ours, theirs = Worker("flanx", args), Worker("transformers", args)
+    rounds = [(ours.run("step"), theirs.run("step"), ours.run("product")) for _ in range(args.rounds)]
+    ours.close()
+    theirs.close()
+
+    model = T5(vocab_size=VOCAB, num_encoder_layers=args.layers, num_decoder_layers=args.layers, **SIZES)
+    tokens = args.rows * (args.inputs + args.targets)
+    flops = model.flops_per_token(args.inputs, args.targets) * tokens
+    seconds = statistics.median(a[0] for a, _, _ in rounds)
+    ratio = statistics.median(b[0] / a[0] for a, b, _ in rounds)
+    peak = statistics.median(2 * 2048**3 / c[0] for _, _, c in rounds)
+    share = statistics.median(flops / a[0] / (2 * 2048**3 / c[0]) for a, _, c in rounds)
+    name = "transformers on torch"
+    report("tokens_per_second", tokens / seconds, "tokens/s", name, tokens / seconds / ratio)
+    cpu = statistics.median(a[1] for a, _, _ in rounds)
+    report("cpu_seconds_per_step", cpu, "s", name, statistics.median(b[1] for _, b, _ in rounds))
+    report("matrix_product_speed", peak / 1e9, "GFLOP/s")
+    report("share_of_floor", share, f"of {flops / peak:.2f} s per step")
+
+
+if __name__ == "__main__":
+    main()
