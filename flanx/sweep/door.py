@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the sweep. 0: all points done; 1: some failed, all others finished; 2: bad input."""
+    """Runs the sweep. 0: all points done; 1: some points or tasks failed, the others finished; 2: bad input."""
     from flanx import config
 
     parse_gin(args)
@@ -51,12 +51,11 @@ def run(args: argparse.Namespace) -> int:
     out = pathlib.Path(sweep.out_dir)
     out.mkdir(parents=True, exist_ok=True)
     config.write_atomic(out / "sweep.gin", config.text())
-    if sweep.store:
-        build_store(sweep.store_arguments(args.gin_search_paths))
+    complete = build_store(sweep.store_arguments(args.gin_search_paths)) if sweep.store else True
     statuses = watch(points, args.jobs, args.gin_search_paths)
     rows = collect(sweep, statuses)
     publish(sweep, statuses, rows, out)
-    return 1 if any(s.state == FAILED for s in statuses) else 0
+    return 1 if not complete or any(s.state == FAILED for s in statuses) else 0
 
 
 def check(points: Sequence[Point], search_paths: str) -> None:
@@ -70,11 +69,15 @@ def check(points: Sequence[Point], search_paths: str) -> None:
         config.parse(point.gin_files, bindings, paths)
 
 
-def build_store(arguments: Sequence[str]) -> None:
-    """Builds what the store lacks, in a process of its own: the builder needs TensorFlow, the sweep does not."""
+def build_store(arguments: Sequence[str]) -> bool:
+    """Builds what the store lacks, in a process of its own: the builder needs TensorFlow, the sweep does not.
+
+    False where some tasks failed: they are named above, recorded in the store, and the sweep goes on without them.
+    """
     code = subprocess.run([sys.executable, "-m", "flanx", *arguments], check=False).returncode
-    if code:
+    if code not in (0, 1):
         raise UserError(f"the store was not built (exit status {code}); the lines above say why")
+    return code == 0
 
 
 def watch(points: Sequence[Point], jobs: int, search_paths: str) -> list[Status]:

@@ -96,10 +96,19 @@ def _start(index: int, status: Status, running: dict, command: Sequence[str]) ->
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            env={"PYTHONUNBUFFERED": "1", **compilation_cache(point.folder.parent.parent), **os.environ},
             pass_fds=[held],  # a run that outlives its driver keeps the lock
         )
     running[index] = (process, lock, time.monotonic())
+
+
+def compilation_cache(out_dir: pathlib.Path) -> dict[str, str]:
+    """JAX's settings by which the runs of a sweep share what one of them compiled, small programs too."""
+    return {
+        "JAX_COMPILATION_CACHE_DIR": str(out_dir / "cache"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
 
 
 def _settle(status: Status, code: int, seconds: float) -> None:

@@ -9,8 +9,9 @@ from typing import Any
 
 from flanx.errors import UserError
 
-# what an axis sets at one of its values: gin files (ending in .gin) and bindings ("NAME=VALUE")
-Setting = Sequence[str]
+# what an axis sets at one of its values: gin files (ending in .gin), bindings ("NAME=VALUE"), and bindings as mappings
+# {NAME: value}, whose values may be macros of the sweep's own file
+Setting = Sequence[str | Mapping[str, Any]]
 # of a sweep's bindings, those that its store is built with
 STORE_MACROS = ("STORE_DIR", "DATA_DIR", "VOCABULARY", "MIXTURE_OR_TASK_NAME")
 
@@ -28,7 +29,7 @@ class Sweep:
       store: gin files of `flanx store build` for the store that the points read, bound with STORE_MACROS of `bindings`;
         none where the store exists already.
       title: what the figures are called.
-      metric: the suites whose mean is drawn; None for all.
+      suites: the suites whose mean is drawn; None for all. The table and results.csv hold every suite.
     """
 
     out_dir: str
@@ -61,7 +62,7 @@ class Sweep:
 
     def _point(self, labels: dict[str, str]) -> "Point":
         settings = {axis: {str(k): v for k, v in values.items()}[labels[axis]] for axis, values in self.axes.items()}
-        items = [item for setting in settings.values() for item in setting]
+        items = [text for setting in settings.values() for item in setting for text in _texts(item)]
         wrong = [item for item in items if not item.endswith(".gin") and "=" not in item]
         if wrong:
             raise UserError(f"'{wrong[0]}' in Sweep.axes is neither a gin file (.gin) nor a binding (NAME=VALUE)")
@@ -89,6 +90,11 @@ class Point:
     def arguments(self, search_paths: str = "") -> list[str]:
         """The command line after `flanx`."""
         return ["train", *_flags(self.gin_files, [*self.bindings, f"MODEL_DIR={str(self.folder)!r}"], search_paths)]
+
+
+def _texts(item: str | Mapping[str, Any]) -> list[str]:
+    """The gin files and bindings that one item of a setting stands for."""
+    return [item] if isinstance(item, str) else [f"{name}={value!r}" for name, value in item.items()]
 
 
 def _flags(gin_files: Sequence[str], bindings: Sequence[str], search_paths: str) -> list[str]:

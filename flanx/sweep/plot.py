@@ -59,6 +59,7 @@ def draw(sweep: Sweep, rows: Sequence[Row], sizes: Mapping[str, int], path: path
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    rows = [row for row in rows if sweep.suites is None or row.suite in sweep.suites]
     axes = list(sweep.axes)
     second = axes[1] if len(axes) > 1 else None
     views = [(axes[0], second)] if second is None else [(second, axes[0]), (axes[0], second)]

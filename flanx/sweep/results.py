@@ -47,11 +47,9 @@ def collect(sweep: Sweep, statuses: Sequence[Status]) -> list[Row]:
         point = status.point
         found = read_scores(point.folder)
         common = {"labels": point.labels, "point": point.name, "state": status.state, "run": str(point.folder)}
-        wanted = [name for name in found.get("suites", {}) if sweep.suites is None or name in sweep.suites]
-        if not wanted:
+        if not found:
             rows.append(Row(**common, suite="-"))
-        for name in wanted:
-            scores = found["suites"][name]
+        for name, scores in found.get("suites", {}).items():
             picked = {key: scores[key] for key in ("metric", "score", "low", "high", "n", "extraction_failed", "spec")}
             rows.append(Row(**common, suite=name, step=found["step"], **picked))
     return rows
