@@ -16,6 +16,7 @@ CALLS = {
 # doors with flags of their own: door -> (module with add_arguments(parser) and run(args) -> exit status, what it does)
 DOORS = {
     "sweep": ("flanx.sweep.door", "run a grid of trainings and evaluations, draw its table and figures"),
+    "recipe": ("flanx.sweep.recipe", "the published rows: every value with its source"),
     "store": ("flanx.data.door", "build, show and verify token stores"),
     "tasks": ("flanx.data.task_door", "list, show, fetch and audit tasks"),
     "convert": ("flanx.convert.door", "convert checkpoints: T5X, Hugging Face, flanx"),

@@ -1,0 +1,143 @@
+"""Recipes: their values agree with their gin files and with the paper's table; every value has a source; the door."""
+
+import copy
+import json
+import re
+import subprocess
+import sys
+from typing import Any
+
+import gin
+import pytest
+
+from flanx import config, train
+from flanx.cli import main
+from flanx.data import mixture
+from flanx.sweep import recipe
+
+# Table 22 of arXiv 2210.11416, typed from it once more: batch, dropout, learning rate, steps
+TABLE_22 = {
+    "flan_t5_small": (64, 0.05, 5e-4, 98_000),
+    "flan_t5_base": (64, 0.05, 5e-4, 84_000),
+    "flan_t5_large": (64, 0.05, 5e-4, 64_000),
+    "flan_t5_xl": (64, 0.05, 5e-4, 38_000),
+    "flan_t5_xxl": (64, 0.05, 5e-4, 14_000),
+    "flan_palm_8b": (32, 0.05, 3e-3, 40_000),
+    "flan_palm_62b": (32, 0.05, 3e-3, 40_000),
+    "flan_palm_540b": (32, 0.1, 1e-3, 21_000),
+    "flan_cont_palm_62b": (32, 0.05, 3e-3, 60_000),
+    "flan_u_palm_540b": (32, 0.1, 1e-3, 30_000),
+}
+RECIPES = recipe.load()
+
+
+def plain(value: Any) -> Any:
+    """A bound value as recipes.toml writes it; gin evaluates references as it copies them."""
+    value = copy.deepcopy(value)
+    return "None" if value is None else json.loads(json.dumps(value))
+
+
+def parse(row: recipe.Recipe, without: str = "") -> None:
+    """Binds the gin file of a recipe, and what it leaves to the user except `without`."""
+    yours = [n for n, field in row.fields.items() if field.value == recipe.YOURS and n != without]
+    config.parse([row.gin], [f"{name}='somewhere'" for name in yours])
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_macro_of_a_recipe_has_a_source_and_the_value_of_its_gin_file(name):
+    row = RECIPES[name]
+    parse(row)
+    scan = config._Scan([str(config.gin_folder())])
+    scan.read(row.gin, "test")
+    fields = {n: field for n, field in row.fields.items() if n.isupper()}
+    assert set(fields) == set(scan.defined)
+    model = fields.pop("MODEL").value
+    assert [path for path in scan._seen if path.endswith(model)]
+    assert f"EVALUATOR = {fields.pop('EVALUATOR').value}" in config.text()
+    stated = {n: field.value for n, field in fields.items() if field.value != recipe.YOURS}
+    assert stated == {n: plain(config.value(n)) for n in stated}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_other_binding_of_a_recipe_has_a_source_too(name):
+    row = RECIPES[name]
+    parse(row)
+    fields = {n: field.value for n, field in row.fields.items() if n.count(".") == 2}
+    assert fields == {path: plain(gin.query_parameter(path)) for path in fields}
+    literal = re.findall(r"^(\S+\.\w+\.\w+) = (?![%@\\])", config.text(), re.MULTILINE)
+    sizes = re.compile(r"(t5\.T5|palm\.PaLM)\.")  # told by MODEL
+    assert {path for path in literal if not sizes.match(path)} <= set(fields)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_facts_of_a_recipe_are_those_of_the_run(name):
+    row = RECIPES[name]
+    parse(row)
+    facts = {n: field.value for n, field in row.fields.items()}
+    mix = config.parameter(train.train, "mixture")
+    named = mixture.named().get(mix.name, {})
+    assert plain(mix.rates or named.get("rates")) == facts["mixture rates"]
+    assert plain(mix.caps or named.get("caps")) == facts["mixture caps"]
+    assert (named.get("inversion", mixture.INVERSION) if mix.inversion is None else mix.inversion) == facts[
+        "mixture inversion"
+    ]
+    assert (mix.styles or "alike, over those that a task has") == facts["mixture styles"]
+    assert config.parameter(train.train, "model").packing == facts["packing"]
+    assert "train.train.optimizer = @optim.adafactor()" in config.text()
+    assert "optim.adafactor.learning_rate = %LEARNING_RATE" in config.text()
+
+
+def test_a_recipe_asks_for_what_it_leaves_to_the_user():
+    for name in ("flan_t5_xl", "flan_palm_8b"):
+        yours = [n for n, field in RECIPES[name].fields.items() if field.value == recipe.YOURS]
+        assert set(yours) >= {"STORE_DIR", "MODEL_DIR"}
+        for macro in yours:
+            with pytest.raises(config.UserError, match=macro):
+                parse(RECIPES[name], without=macro)
+
+
+def test_batch_dropout_rate_and_steps_are_those_of_table_22():
+    macros = ("BATCH_SIZE", "DROPOUT_RATE", "LEARNING_RATE", "TRAIN_STEPS")
+    assert {name: tuple(RECIPES[name].fields[macro].value for macro in macros) for name in TABLE_22} == TABLE_22
+    assert all(RECIPES[name].fields[macro].kind == "paper" for name in TABLE_22 for macro in macros)
+
+
+def test_every_gin_recipe_is_a_row_and_every_source_is_said():
+    files = sorted(p.stem for p in (config.gin_folder() / "recipes").glob("*.gin"))
+    assert files == sorted(RECIPES)
+    for row in RECIPES.values():
+        assert row.gin == f"recipes/{row.name}.gin"
+        for name, field in row.fields.items():
+            assert field.kind in recipe.KINDS, (row.name, name)
+            assert field.source.strip(), (row.name, name)
+
+
+def test_show_marks_guesses_and_needs_no_jax(capsys):
+    assert main(["recipe", "show", "flan-t5-xl"]) == 0
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.strip()}
+    assert "38000" in lines["TRAIN_STEPS"] and "?" not in lines["TRAIN_STEPS"]
+    assert "?" in lines["SEED"]
+    code = (
+        "import sys; from flanx.cli import main; main(['recipe', 'show', 'flan_t5_xl', '--json']); "
+        "sys.exit(bool({'jax', 'tensorflow', 'numpy', 'gin'} & set(sys.modules)))"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    fields = json.loads(shown.stdout)["fields"]
+    assert fields["TRAIN_STEPS"]["value"] == 38_000
+    assert fields["SEED"]["kind"] == "guess"
+
+
+def test_diff_names_what_differs_and_nothing_else(capsys):
+    assert main(["recipe", "diff", "flan_t5_xl", "flan_t5_xxl", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["fields"]
+    assert set(found) == {"MODEL", "INITIAL_CHECKPOINT_PATH", "TRAIN_STEPS"}
+    assert [f["value"] for f in found["TRAIN_STEPS"]] == [38_000, 14_000]
+    assert main(["recipe", "diff", "flan_t5_xl", "flan_palm_8b"]) == 0
+    assert "palm.PaLM.prefix_lm" in capsys.readouterr().out
+
+
+def test_an_unknown_recipe_is_answered_with_the_nearest(capsys):
+    assert main(["recipe", "show", "flan_t5_xk"]) == 2
+    assert "did you mean 'flan_t5_xl'" in capsys.readouterr().err
+    assert main(["recipe", "list"]) == 0
+    assert "flan_u_palm_540b" in capsys.readouterr().out
