@@ -95,6 +95,7 @@ def test_tables_hold_what_was_promised() -> None:
     families = {spec.category for spec in training}
     assert len(training) >= 200 and len(families) >= 20
     assert len(rows("suite_cot")) >= 9 and len(rows("suite_composition_cot")) >= 9
+    assert all(spec.num_examples == suite.SIZES["train"] for spec in training)
     for group in HELD_OUT:
         assert len(rows(group)) >= 6 and all(spec.held_out for spec in rows(group))
     assert not {spec.category for spec in rows("suite_family")} & families

@@ -21,7 +21,7 @@ from flanx.suite.operation import NOTHING, Operation, Steps
 
 OPERATIONS: dict[str, Operation] = {**text.OPERATIONS, **number.OPERATIONS, **world.OPERATIONS}
 STEPS: dict[str, Steps] = {**text.STEPS, **number.STEPS, **world.STEPS}
-SIZES = {"train": 1000, "validation": 100, "test": 100}
+SIZES = {"train": 500, "validation": 100, "test": 100}  # a demo of 2,000 steps over 96 tasks sees each once
 # Of 8 parts of all inputs, one is for validation and one for test.
 SPLITS = ("validation", "test", "train", "train", "train", "train", "train", "train")
 TAKES = {"items": ("word", "list", "digits"), "text": ("text", "word", "list")}  # kinds that take in several others
