@@ -79,15 +79,15 @@ def _niv2_file(folder: pathlib.Path, name: str) -> pathlib.Path:
     return path
 
 
-def missing(spec: TaskSpec, data_dir: str | os.PathLike | None = None) -> str | None:
-    """One line that names the task and the first absent file of its splits, or None where everything is in place."""
+def missing(spec: TaskSpec, data_dir: str | os.PathLike | None = None, split: str | None = None) -> str | None:
+    """One line that names the task and the first absent file (of one split, or of all), or None where all is there."""
     if spec.source.startswith("tfds:"):
         folder = tfds_folder(spec)
         if any(folder.glob("*/dataset_info.json")):
             return None
         return f"task {spec.name}: no prepared {spec.source[5:]} under {folder}; run: flanx tasks fetch {spec.name}"
-    for split in spec.splits:
-        for path in files(spec, split, data_dir):
+    for one in [split] if split else spec.splits:
+        for path in files(spec, one, data_dir):
             if not path.is_file():
                 return f"task {spec.name}: no file {path}; put it there, or leave the task out"
     return None
