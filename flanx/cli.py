@@ -20,6 +20,7 @@ DOORS = {
     "store": ("flanx.data.door", "build, show and verify token stores"),
     "tasks": ("flanx.data.task_door", "list, show, fetch and audit tasks"),
     "convert": ("flanx.convert.door", "convert checkpoints: T5X, Hugging Face, flanx"),
+    "plan": ("flanx.plan.door", "say whether a recipe fits a TPU slice or GPUs, and how long it would take"),
 }
 
 

@@ -106,8 +106,12 @@ def _check_import(statement: config_parser.ImportStatement, place: str) -> None:
         raise UserError(f"no module '{statement.module}' ({place})" + nearest(statement.module, siblings))
 
 
-def parse(gin_files: Sequence[str], bindings: Sequence[str] = (), search_paths: Sequence[str] = ()) -> None:
+def parse(
+    gin_files: Sequence[str], bindings: Sequence[str] = (), search_paths: Sequence[str] = (), whole: bool = True
+) -> None:
     """Binds `gin_files`, then `bindings` ("MACRO=VALUE" or "module.function.parameter=VALUE").
+
+    With `whole` False macros that are required may stay unset, for who reads only some parameters.
 
     Raises UserError, one line with file:line and the nearest known name, for an unknown file, module, macro,
     configurable or parameter, for a syntax error, for a macro that nothing uses and for one that is required and unset.
@@ -129,7 +133,7 @@ def parse(gin_files: Sequence[str], bindings: Sequence[str] = (), search_paths: 
             gin.add_config_file_search_path(folder)
         with _quiet():
             gin.parse_config_files_and_bindings(
-                [str(f) for f in gin_files], [f"{key} = {value}" for key, value in given], finalize_config=True
+                [str(f) for f in gin_files], [f"{key} = {value}" for key, value in given], finalize_config=whole
             )
     except (ValueError, SyntaxError, OSError, ImportError, AttributeError, TypeError, NameError) as error:
         raise _explain(error) from error
@@ -247,7 +251,10 @@ def parameter(function: Callable[..., Any], name: str, default: Any = None) -> A
     """The bound value of one parameter of `function`, references evaluated; the others stay unevaluated."""
     selector = gin.get_configurable(function)
     unresolved = gin.get_bindings(selector, resolve_references=False)
-    return copy.deepcopy(unresolved[name]) if name in unresolved else default  # gin evaluates as it copies
+    try:
+        return copy.deepcopy(unresolved[name]) if name in unresolved else default  # gin evaluates as it copies
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{function.__name__}.{name}: {str(error).splitlines()[0]}") from error
 
 
 def make(function: Callable[..., Any]) -> Any:

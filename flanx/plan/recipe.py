@@ -82,7 +82,7 @@ class Recipe:
 
 def read(gin_files: Sequence[str], bindings: Sequence[str], search_paths: Sequence[str] = ()) -> Recipe:
     """The recipe that gin files and bindings describe: a whole run's, or a model's file alone."""
-    config.parse([DEFAULTS, *gin_files], bindings, search_paths)
+    config.parse([DEFAULTS, *gin_files], bindings, search_paths, whole=False)  # no store or folder is needed
 
     def bound(name: str, default: Any = None) -> Any:
         return config.parameter(train.train, name, default)
