@@ -37,7 +37,7 @@ class Report:
     path: str
     hash: str = ""
     built: int = 0  # pieces made by this build
-    kept: int = 0  # parts and pieces that were there
+    kept: int = 0  # pieces that were there
     examples: int = 0  # made by this build
     seconds: float = 0.0
     failed: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -108,7 +108,7 @@ def build_store(
         wanted, absent = _want(rows, own, words, data_dir, styles, renderings, imports, report)
         sound = writer.sound_volumes(old) if old else set()
         kept, todo = _divide(folder, wanted, old, sound)
-        report.kept = sum(map(len, kept.values()))
+        report.kept = sum(len(pieces) for task in wanted.values() for pieces in task.pieces.values()) - len(todo)
         template = jobs.Job(
             writer.Piece("", "", 0, 0, 1, ""), str(folder / writer.PARTS), vocabulary, words.extra_ids, data_dir,
             max_bad_rows, tuple(imports),
@@ -238,7 +238,7 @@ def _divide(
             if parts:
                 kept.setdefault(task.name, []).extend(parts)
             else:
-                todo += pieces
+                todo += [piece for piece in pieces if writer.piece_facts(folder / writer.PARTS, piece) is None]
     return kept, todo
 
 

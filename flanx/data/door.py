@@ -72,7 +72,7 @@ def _build(args: argparse.Namespace) -> int:
     report = config.call(build.build_store)
     rate = report.examples / max(report.seconds, 1e-9)
     made = f"{report.built} pieces built ({report.examples:,} examples, {rate:,.0f}/s)"
-    print(f"{report.path}: {made}, {report.kept} parts kept")
+    print(f"{report.path}: {made}, {report.kept} kept")
     for name, reason in sorted(report.missing.items()):
         print(f"missing: task {name}: {reason}", file=sys.stderr)
     for name, reason in sorted(report.failed.items()):

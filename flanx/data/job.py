@@ -198,12 +198,22 @@ def hash_code(more: tuple[str, ...] = ()) -> str:
         found = importlib.util.find_spec(name)
         if found is None or not found.origin:
             raise UserError(f"no module {name}: flanx is not installed whole")
-        tree = ast.parse(pathlib.Path(found.origin).read_text(encoding="utf-8"))
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-                node.value.value = None
-        digest.update(ast.dump(tree).encode())
+        for folder in found.submodule_search_locations or ():  # a package: all of it
+            for file in sorted(pathlib.Path(folder).glob("*.*")):
+                digest.update(_meaning(file))
+        digest.update(_meaning(pathlib.Path(found.origin)))
     return digest.hexdigest()
+
+
+def _meaning(file: pathlib.Path) -> bytes:
+    """What a file says to Python: its syntax tree without docstrings; any other file as it is."""
+    if file.suffix != ".py":
+        return file.read_bytes()
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            node.value.value = None
+    return ast.dump(tree).encode()
 
 
 def quiet_tensorflow() -> None:

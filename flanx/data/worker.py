@@ -4,6 +4,7 @@ A worker is a program of its own, not a fork: TensorFlow does not survive forks,
 one task with it and not the build, and none outlives the build, however that ends.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -58,7 +59,8 @@ class _Worker:
             stderr=self._log,
             env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
         )
-        threading.Thread(target=self._listen, args=(answers,), daemon=True).start()
+        self._listener = threading.Thread(target=self._listen, args=(answers,), daemon=True)
+        self._listener.start()
 
     def _listen(self, answers: "queue.Queue[tuple[_Worker, dict[str, Any] | None]]") -> None:
         for line in self.process.stdout:
@@ -68,17 +70,17 @@ class _Worker:
 
     def give(self, job: Job) -> None:
         self.job = job
-        try:
+        with contextlib.suppress(BrokenPipeError):  # it died: its answers end, and the job is found lost
             self.process.stdin.write(job.to_json().encode() + b"\n")
             self.process.stdin.flush()
-        except BrokenPipeError:
-            pass  # it died: its answers end, and the job is found lost
 
     def end(self) -> None:
         self.process.kill()
-        self.process.stdin.close()
+        self._listener.join()
         self.process.wait()
-        self._log.close()
+        for stream in (self.process.stdin, self.process.stdout, self._log):
+            with contextlib.suppress(BrokenPipeError):
+                stream.close()
 
     def last_words(self) -> str:
         self._log.seek(0)

@@ -1,0 +1,386 @@
+"""The build: resumed after any death with the same bytes, stale tasks alone made again, failing tasks set aside."""
+
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+pytest.importorskip("seqio")
+
+from flanx.data import build, job, mixture, spec, store
+from flanx.errors import UserError
+
+TASKS = ("mini_a", "mini_b", "mini_c")
+ROWS = 40
+COLLECTIONS = """
+[mini]
+role = "extra"
+[mini.defaults]
+source = "tsv:mini/{name}.tsv"
+columns = ["question", "answer"]
+splits = {train = "train"}
+styles = ["zsopt", "fsopt"]
+templates = "mini"
+inversions = ["mini_back"]
+"""
+TEMPLATES = """
+[mini]
+none = ["{question}", "{answer}"]
+prompts = [["Answer this.\\n{question}", "{answer}"], ["{question}\\nWhat is it?", "{answer}"]]
+
+[mini_back]
+none = ["{answer}", "{question}"]
+prompts = [["Ask for {answer}.", "{question}"]]
+"""
+
+
+def write_rows(folder: pathlib.Path, name: str, rows: int = ROWS, tag: str = "") -> None:
+    lines = [f"question {tag}{i} of {name}, {'long ' * (i % 7)}\tanswer {i}\n" for i in range(rows)]
+    (folder / "mini").mkdir(parents=True, exist_ok=True)
+    (folder / "mini" / f"{name}.tsv").write_text("".join(lines))
+
+
+@pytest.fixture
+def tables(tmp_path, monkeypatch) -> pathlib.Path:
+    """A folder of tables with three tasks over TSV files in `data`; workers see it too."""
+    root = tmp_path / "own"
+    (root / "tables").mkdir(parents=True)
+    (root / "templates").mkdir()
+    (root / "tables" / "collections.toml").write_text(COLLECTIONS)
+    (root / "tables" / "mini.toml").write_text("".join(f"[{name[5:]}]\n" for name in TASKS))
+    (root / "templates" / "mini.toml").write_text(TEMPLATES)
+    for name in TASKS:
+        write_rows(tmp_path / "data", name[5:])
+    monkeypatch.setenv("FLANX_TABLES", str(root))
+    forget()
+    yield root
+    forget()
+
+
+def forget() -> None:
+    """The tables are read once per process."""
+    for value in vars(spec).values():
+        if hasattr(value, "cache_clear"):
+            value.cache_clear()
+    job._hash_file.cache_clear()
+    mixture._tables.cache_clear()
+
+
+def run(tmp_path: pathlib.Path, name: str = "store", **changes) -> build.Report:
+    asked = {"tasks": "mini", "data_dir": str(tmp_path / "data"), "workers": 0, "quiet": True, "styles": ["zsopt"]}
+    asked |= changes
+    return build.build_store(tmp_path / name, **asked)
+
+
+def content(folder: pathlib.Path) -> dict[str, bytes]:
+    """The bytes of a store."""
+    return {p.name: p.read_bytes() for p in sorted(folder.iterdir()) if p.is_file() and p.name != ".lock"}
+
+
+def texts(opened: store.Store, task: str, style: str, rendering: int = 0) -> list[tuple[str, str]]:
+    from flanx.data.vocabulary import load
+
+    part, words = opened.tasks[task].parts[style][rendering], load("byte")
+    return [tuple(words.decode(side.tolist()) for side in opened.example(part, i)) for i in range(part.examples)]
+
+
+def test_a_store_holds_what_the_seqio_tasks_give(tables, tmp_path):
+    from flanx.data.register import make_task
+    from flanx.data.vocabulary import load
+
+    report = run(tmp_path, styles=None, renderings=2)
+    assert (report.built, report.status, report.missing) == (12, 0, {})
+    opened = store.verify(tmp_path / "store")
+    assert opened.hash == report.hash
+    assert report.examples == sum(p.examples for t in opened.tasks.values() for r in t.parts.values() for p in r)
+    row = spec.load_tables()["mini_a"]
+    for style in ("zsopt", "fsopt"):
+        for rendering in range(2):
+            task = make_task(row, style, load("byte"), rendering, str(tmp_path / "data"))
+            examples = list(task.get_dataset(None, "train", shuffle=False).as_numpy_iterator())
+            for ending in ("", store.INVERTED):
+                own = [e for e in examples if e["template"].startswith(b"mini_back") == bool(ending)]
+                part = opened.tasks["mini_a"].parts[style + ending][rendering]
+                assert part.examples == len(own) > 0
+                for i, example in enumerate(own):
+                    inputs, targets = opened.example(part, i)
+                    np.testing.assert_array_equal(inputs, example["inputs"])
+                    np.testing.assert_array_equal(targets, example["targets"])
+                    assert inputs[-1] == targets[-1] == 1
+    facts = opened.tasks["mini_a"].facts
+    assert facts["collection"] == "mini" and facts["source"] == "tsv:mini/a.tsv" and len(facts["source_hash"]) == 64
+    assert texts(opened, "mini_a", "fsopt") != texts(opened, "mini_a", "fsopt", 1)
+
+
+def test_a_large_task_is_built_in_shards(tables, tmp_path, monkeypatch):
+    (tables / "tables" / "mini.toml").write_text(f"[a]\nnum_examples = {ROWS}\n")
+    forget()
+    run(tmp_path, "whole")
+    monkeypatch.setattr(build, "SHARD", 15)
+    assert run(tmp_path, "shards").built == 3
+    whole, shards = (store.verify(tmp_path / name) for name in ("whole", "shards"))
+    for style, renderings in whole.tasks["mini_a"].parts.items():
+        assert shards.tasks["mini_a"].parts[style][0].examples == renderings[0].examples
+        assert sorted(texts(whole, "mini_a", style)) == sorted(texts(shards, "mini_a", style))
+
+
+def test_nothing_is_done_twice(tables, tmp_path):
+    run(tmp_path)
+    before = content(tmp_path / "store")
+    again = run(tmp_path)
+    assert (again.built, again.kept, again.status) == (0, 3, 0)
+    assert content(tmp_path / "store") == before
+
+
+def test_a_task_whose_templates_row_or_file_changed_is_made_again_alone(tables, tmp_path):
+    run(tmp_path)
+    write_rows(tmp_path / "data", "b", tag="new ")
+    forget()
+    assert run(tmp_path).built == 1  # mini_b
+    (tables / "tables" / "mini.toml").write_text('[a]\nnote = "no text hangs on this"\n[b]\n[c]\ncap = 5\n')
+    forget()
+    assert run(tmp_path).built == 0
+    (tables / "templates" / "mini.toml").write_text(TEMPLATES.replace("What is it?", "What?"))
+    forget()
+    assert run(tmp_path).built == 3
+    run(tmp_path, "fresh")
+    assert content(tmp_path / "store") == content(tmp_path / "fresh")
+
+
+def test_comments_and_docstrings_make_nothing_stale(tmp_path):
+    one, other, third = (tmp_path / f"{n}.py" for n in "abc")
+    one.write_text('"""Doc."""\ndef f(x):\n    return x + 1\n')
+    other.write_text('"""Other."""\n# why\ndef f(x):\n    """Adds."""\n\n    return x + 1\n')
+    third.write_text('"""Doc."""\ndef f(x):\n    return x + 2\n')
+    assert job._meaning(one) != job._meaning(third)
+    one.write_text('"""Doc."""\ndef f(x):\n    """Sums."""\n    return x + 1\n')
+    assert job._meaning(one) == job._meaning(other)
+
+
+def test_another_build_adds_its_tasks_and_keeps_the_others(tables, tmp_path):
+    run(tmp_path, tasks="mini_a")
+    report = run(tmp_path, tasks=["mini_b", "mini_c"])
+    assert report.built == 2
+    run(tmp_path, "at_once")
+    assert content(tmp_path / "store") == content(tmp_path / "at_once")
+
+
+def test_a_missing_file_disables_its_task_and_is_recorded(tables, tmp_path):
+    (tmp_path / "data" / "mini" / "b.tsv").unlink()
+    report = run(tmp_path)
+    assert report.status == 0 and set(report.missing) == {"mini_b"} and "b.tsv" in report.missing["mini_b"]
+    opened = store.open_store(tmp_path / "store")
+    assert set(opened.tasks) == {"mini_a", "mini_c"} and opened.missing["mini_b"]["collection"] == "mini"
+    resolved = mixture.Mixture("mini").resolve(opened)
+    assert set(resolved.tasks) == {"mini_a", "mini_c"} and set(resolved.missing) == {"mini_b"}
+    write_rows(tmp_path / "data", "b")
+    forget()
+    assert run(tmp_path).built == 1
+    assert store.open_store(tmp_path / "store").missing == {}
+
+
+def test_a_failing_task_is_set_aside_and_named(tables, tmp_path):
+    (tmp_path / "data" / "mini" / "b.tsv").write_text("only one column\n" * 300)
+    report = run(tmp_path)
+    assert report.status == 1 and set(report.failed) == {"mini_b"} and report.built == 2
+    opened = store.verify(tmp_path / "store")
+    assert set(opened.tasks) == {"mini_a", "mini_c"} and "b.tsv" in opened.missing["mini_b"]["reason"]
+    assert "b.tsv" in (tmp_path / "store" / "failed" / "mini_b.txt").read_text()
+    write_rows(tmp_path / "data", "b")
+    forget()
+    assert (run(tmp_path).built, (tmp_path / "store" / "failed").exists()) == (1, False)
+    run(tmp_path, "fresh")
+    assert content(tmp_path / "store") == content(tmp_path / "fresh")
+
+
+def test_a_task_without_examples_fails(tables, tmp_path):
+    (tmp_path / "data" / "mini" / "b.tsv").write_text("")
+    assert "no examples" in run(tmp_path).failed["mini_b"]
+
+
+def test_a_damaged_volume_is_made_again(tables, tmp_path):
+    run(tmp_path)
+    before = content(tmp_path / "store")
+    file = next((tmp_path / "store").glob("*.tokens.npy"))
+    data = bytearray(file.read_bytes())
+    data[-5] ^= 1
+    file.write_bytes(data)
+    assert run(tmp_path).built == 3
+    assert content(tmp_path / "store") == before
+
+
+def test_a_piece_that_changed_on_disk_is_noticed(tables, tmp_path, monkeypatch):
+    finish = build._finish
+
+    def damage(folder, *rest):
+        file = next((folder / "parts").rglob("*.tokens"))
+        file.write_bytes(bytes([7]) + file.read_bytes()[1:])
+        finish(folder, *rest)
+
+    monkeypatch.setattr(build, "_finish", damage)
+    with pytest.raises(UserError, match="changed since it was made; run the build again"):
+        run(tmp_path)
+    monkeypatch.setattr(build, "_finish", finish)
+    assert run(tmp_path).built == 1  # that piece alone
+    run(tmp_path, "fresh")
+    assert content(tmp_path / "store") == content(tmp_path / "fresh")
+
+
+def test_worker_programs_write_the_same_bytes_and_a_dead_one_costs_its_task(tables, tmp_path, monkeypatch):
+    """A task that kills its process, as running out of memory does, is named; the others finish."""
+    (tmp_path / "killer.py").write_text(
+        "import os, signal, seqio\n"
+        "def die(split, shuffle_files=False, seed=None):\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "words = seqio.ByteVocabulary()\n"
+        "seqio.TaskRegistry.add('killer', source=seqio.FunctionDataSource(die, ['train']), preprocessors=[],\n"
+        "    output_features={n: seqio.Feature(words) for n in ('inputs', 'targets')})\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    report = run(tmp_path, tasks=["killer", "mini"], imports="killer", workers=1)
+    assert report.failed == {"killer": "as_is: its process was killed (signal 9), as happens when memory runs out"}
+    assert report.built == 3
+    run(tmp_path, "here")
+    arrays = [{k: v for k, v in content(tmp_path / n).items() if k.endswith(".npy")} for n in ("store", "here")]
+    assert arrays[0] == arrays[1]
+
+
+def test_a_users_own_seqio_task(tables, tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(
+        "import functools, seqio, tensorflow as tf\n"
+        "words = seqio.ByteVocabulary()\n"
+        "def rows(split, shuffle_files=False, seed=None):\n"
+        "    pairs = {'inputs': [f'q {i}' for i in range(5)], 'targets': [f'a {i}' for i in range(5)]}\n"
+        "    return tf.data.Dataset.from_tensor_slices(pairs)\n"
+        "for name, vocabulary in (('mine', words), ('other', seqio.ByteVocabulary(extra_ids=9))):\n"
+        "    seqio.TaskRegistry.add(name, source=seqio.FunctionDataSource(rows, ['train']),\n"
+        "        preprocessors=[seqio.preprocessors.tokenize, seqio.preprocessors.append_eos],\n"
+        "        output_features={n: seqio.Feature(vocabulary) for n in ('inputs', 'targets')})\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    report = run(tmp_path, tasks=["mine", "other", "mini_a"], imports=["mine"])
+    assert set(report.failed) == {"other"} and "not the vocabulary" in report.failed["other"]
+    opened = store.open_store(tmp_path / "store")
+    assert texts(opened, "mine", "as_is") == [(f"q {i}", f"a {i}") for i in range(5)]
+    assert mixture.Mixture("mine").resolve(opened).tasks == {"mine": 1.0}
+    assert run(tmp_path, tasks=["mine", "mini_a"], imports=["mine"]).built == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tasks": "minni"}, "no task, collection or mixture 'minni'; did you mean 'mini'"),
+        ({"runner": "bean"}, "runner 'bean': one of processes, beam; did you mean 'beam'"),
+        ({"renderings": 0}, "renderings 0"),
+        ({"styles": ["fsnoopt"]}, "has the styles zsopt, fsopt, none of fsnoopt"),
+        ({"vocabulary": "/nowhere.model"}, "/nowhere.model: cannot be read"),
+        ({"imports": ["no_such_module"], "tasks": "x"}, "cannot import 'no_such_module'"),
+    ],
+)
+def test_bad_input_is_one_line(tables, tmp_path, changes, message):
+    with pytest.raises(UserError, match=message):
+        run(tmp_path, **changes)
+
+
+def test_another_vocabulary_needs_another_store(tables, tmp_path):
+    run(tmp_path, tasks="mini_a")
+    with pytest.raises(UserError, match="built with vocabulary 'byte'"):
+        run(tmp_path, tasks="mini_a", extra_ids=5)
+
+
+def test_two_builds_of_one_store_do_not_meet(tables, tmp_path):
+    with build._locked(tmp_path / "store"), pytest.raises(UserError, match="another build is at work"):
+        run(tmp_path)
+
+
+def test_held_out_tasks_belong_to_no_store(tables, tmp_path):
+    (tables / "tables" / "mini.toml").write_text("[a]\n[b]\nheld_out = true\n")
+    forget()
+    with pytest.raises(UserError, match="mini_b is held out"):
+        run(tmp_path, tasks="mini_b")
+    run(tmp_path)
+    assert set(store.open_store(tmp_path / "store").tasks) == {"mini_a"}
+
+
+def kill_at(tmp_path: pathlib.Path, name: str, moment: float) -> bool:
+    """Starts a build as a program, kills it with SIGKILL after `moment` seconds; whether it was still at work."""
+    code = (
+        "import sys; from flanx.data import build; "
+        "build.build_store(sys.argv[1], 'mini', data_dir=sys.argv[2], workers=2, quiet=True, styles=['zsopt'])"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / name), str(tmp_path / "data")])
+    try:
+        process.wait(timeout=moment)
+    except subprocess.TimeoutExpired:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        return True
+    return False
+
+
+def check_killed_builds(tmp_path: pathlib.Path, moments: int, seed: int) -> None:
+    """Kills builds of one store at random moments; whenever it opens, it is whole; in the end it is as undisturbed."""
+    started = time.monotonic()
+    run(tmp_path, "whole", workers=2)
+    length = time.monotonic() - started
+    draw = random.Random(seed)
+    expected = content(tmp_path / "whole")
+    for number in range(moments):
+        name = f"store_{number // 5}"  # five deaths, then another store
+        kill_at(tmp_path, name, draw.uniform(0.2, 1.3) * length)
+        if (tmp_path / name / store.MANIFEST).exists():
+            store.verify(tmp_path / name)
+        if number % 5 == 4 or number == moments - 1:
+            assert run(tmp_path, name, workers=2).status == 0
+            assert content(tmp_path / name) == expected
+
+
+@pytest.mark.slow
+def test_fifty_sigkills(tables, tmp_path):
+    check_killed_builds(tmp_path, 50, seed=0)
+
+
+@pytest.mark.slow
+def test_sigkills(tables, tmp_path):
+    check_killed_builds(tmp_path, 5, seed=1)
+
+
+def test_death_while_putting_together(tables, tmp_path, monkeypatch):
+    """The old store stays readable until the new manifest stands; what was written is used again."""
+    run(tmp_path, tasks="mini_a")
+    before = store.verify(tmp_path / "store").hash
+    run(tmp_path, "fresh")
+
+    class Death(BaseException):
+        pass
+
+    from flanx.data import writer
+
+    write = writer.write_atomically
+
+    def die(file: pathlib.Path, text: str, sync: bool = True) -> None:
+        if file.name == store.MANIFEST:
+            raise Death
+        write(file, text, sync)
+
+    monkeypatch.setattr(writer, "write_atomically", die)
+    with pytest.raises(Death):
+        run(tmp_path)
+    monkeypatch.setattr(writer, "write_atomically", write)
+    assert store.verify(tmp_path / "store").hash == before
+    report = run(tmp_path)
+    assert (report.built, report.kept) == (0, 3)  # the pieces are still there
+    assert content(tmp_path / "store") == content(tmp_path / "fresh")
+
+
+def test_a_job_travels_as_json():
+    from flanx.data import writer
+
+    piece = writer.Piece("mini_a", "zsopt", 0, 0, 1, "h")
+    made = job.Job(piece, "parts", "byte", 0, "data", imports=("mine",))
+    assert job.Job.from_json(made.to_json()) == made
