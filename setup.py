@@ -18,6 +18,7 @@ REQUIRES = [
     "gin-config>=0.5",  # dynamic_registration and file:line in errors
     "seqio>=0.0.20",  # resolves with TensorFlow 2.21
     "tensorflow-datasets>=4.9.9",
+    "importlib_resources",  # TFDS imports it to prepare a data set and does not ask for it
     "tensorflow>=2.21",  # first series that resolves with jax 0.10's protobuf and numpy
     "numpy>=2.0",
     "sentencepiece>=0.2",
