@@ -111,16 +111,16 @@ def attend_exactly(query: Array, key: Array, value: Array, bias: Array | None, m
     return _attend_forward(query, key, value, bias, mask)[0]
 
 
-def _letters(keys: Array) -> str:
-    """Those of keys or values: a single head is left out of a product by summing over its axis g of size 1."""
-    return "bkhd" if keys.shape[2] > 1 else "bkgd"
+def _operand(keys: Array) -> tuple[str, Array]:
+    """Keys or values as an einsum's operand: a single head [b, k, 1, d] has no letter and meets every query's head."""
+    return ("bkhd", keys) if keys.shape[2] > 1 else ("bkd", keys[:, :, 0])
 
 
 def _attend_forward(
     query: Array, key: Array, value: Array, bias: Array | None, mask: Array | None
 ) -> tuple[Array, tuple[Any, ...]]:
-    kind = _letters(key)
-    scores = jnp.einsum(f"bqhd,{kind}->bhqk", query, key, preferred_element_type=jnp.float32)
+    (k, keys), (v, values) = _operand(key), _operand(value)
+    scores = jnp.einsum(f"bqhd,{k}->bhqk", query, keys, preferred_element_type=jnp.float32)
     if bias is not None:
         scores += jnp.broadcast_to(bias, scores.shape)
     if mask is not None:
@@ -128,23 +128,24 @@ def _attend_forward(
     weights = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True))
     total = jnp.swapaxes(jnp.sum(weights, axis=-1), 1, 2)[..., None]  # [b, q, h, 1]
     weights = weights.astype(value.dtype)
-    seen = jnp.einsum(f"bhqk,{kind}->bqhd", weights, value, preferred_element_type=jnp.float32) / total
+    seen = jnp.einsum(f"bhqk,{v}->bqhd", weights, values, preferred_element_type=jnp.float32) / total
     return seen.astype(value.dtype), (query, key, value, bias, weights, total, seen)
 
 
 def _attend_backward(residual: tuple[Any, ...], gradient: Array) -> tuple[Array | None, ...]:
     query, key, value, bias, weights, total, seen = residual
-    kind = _letters(key)
+    (k, keys), (v, values) = _operand(key), _operand(value)
     gradient = gradient / total  # float32
     inner = jnp.swapaxes(jnp.sum(gradient * seen, axis=-1), 1, 2)[..., None]  # [b, h, q, 1]
     gradient = gradient.astype(value.dtype)
-    of_value = jnp.einsum(f"bhqk,bqhd->{kind}", weights, gradient).astype(value.dtype)
-    of_scores = jnp.einsum(f"bqhd,{kind}->bhqk", gradient, value, preferred_element_type=jnp.float32)
+    made = kind.replace("g", "")  # the single head comes back as an axis of size 1
+    of_value = jnp.einsum(f"bhqk,bqhd->{made}", weights, gradient).astype(value.dtype).reshape(value.shape)
+    of_scores = jnp.einsum(f"bqhd,{v}->bhqk", gradient, values, preferred_element_type=jnp.float32)
     of_scores = weights * (of_scores - inner)
     of_bias = None if bias is None else _sum_rows(of_scores) if bias.shape[0] == 1 else of_scores
     of_scores = of_scores.astype(query.dtype)
-    of_query = jnp.einsum(f"bhqk,{kind}->bqhd", of_scores, key)
-    of_key = jnp.einsum(f"bhqk,bqhd->{kind}", of_scores, query)
+    of_query = jnp.einsum(f"bhqk,{k}->bqhd", of_scores, keys)
+    of_key = jnp.einsum(f"bhqk,bqhd->{made}", of_scores, query).reshape(key.shape)
     return of_query, of_key, of_value, of_bias, None
 
 
