@@ -138,14 +138,13 @@ def _attend_backward(residual: tuple[Any, ...], gradient: Array) -> tuple[Array 
     gradient = gradient / total  # float32
     inner = jnp.swapaxes(jnp.sum(gradient * seen, axis=-1), 1, 2)[..., None]  # [b, h, q, 1]
     gradient = gradient.astype(value.dtype)
-    made = kind.replace("g", "")  # the single head comes back as an axis of size 1
-    of_value = jnp.einsum(f"bhqk,bqhd->{made}", weights, gradient).astype(value.dtype).reshape(value.shape)
+    of_value = jnp.einsum(f"bhqk,bqhd->{v}", weights, gradient).astype(value.dtype).reshape(value.shape)
     of_scores = jnp.einsum(f"bqhd,{v}->bhqk", gradient, values, preferred_element_type=jnp.float32)
     of_scores = weights * (of_scores - inner)
     of_bias = None if bias is None else _sum_rows(of_scores) if bias.shape[0] == 1 else of_scores
     of_scores = of_scores.astype(query.dtype)
     of_query = jnp.einsum(f"bhqk,{k}->bqhd", of_scores, keys)
-    of_key = jnp.einsum(f"bhqk,bqhd->{made}", of_scores, query).reshape(key.shape)
+    of_key = jnp.einsum(f"bhqk,bqhd->{k}", of_scores, query).reshape(key.shape)
     return of_query, of_key, of_value, of_bias, None
 
 
