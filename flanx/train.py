@@ -50,6 +50,7 @@ def train(
     loss_normalizing_factor: float | str | None = None,
     num_microbatches: int = 1,
     initial_checkpoint_path: str | None = None,
+    initial_checkpoint_fingerprint: str | None = None,
     checkpoint_period: int = 1000,
     keep_checkpoints: int | None = 1,
     keep_period: int | None = None,
@@ -69,7 +70,8 @@ def train(
       task_feature_lengths: tokens per packed row, {"inputs": I, "targets": T}.
       batch_size: packed rows per step, over all hosts.
       optimizer: see `flanx.optim`.
-      initial_checkpoint_path: parameters to start from (a run, a step folder, or what `flanx convert` wrote).
+      initial_checkpoint_path: parameters to start from (a run, a step folder, what `flanx convert` wrote or reads).
+      initial_checkpoint_fingerprint: the only parent that will do, as `flanx convert` prints it; None for any.
       checkpoint_period, keep_checkpoints, keep_period: steps between saves; how many newest are kept; every multiple of
         keep_period is kept for ever.
       evaluator: called as evaluator(model=, params=, step=, out_dir=) every `eval_period` steps and at the end.
@@ -90,7 +92,8 @@ def train(
         if train_steps
         else None
     )
-    claim(folder, identity(model, batches, seed, initial_checkpoint_path), fork)
+    parent = parent_of(folder, initial_checkpoint_path, initial_checkpoint_fingerprint)
+    claim(folder, identity(model, batches, seed) | parent, fork)
 
     train_step = make_train_step(
         model,
@@ -164,7 +167,22 @@ def open_batches(
     return mixture.Batches(opened, mix, dict(lengths), batch_size, seed, packing=model.packing)
 
 
-def identity(model: Model, batches: mixture.Batches | None, seed: int, parent: str | None) -> dict[str, Any]:
+def parent_of(folder: pathlib.Path, path: str | None, wanted: str | None) -> dict[str, str | None]:
+    """The parent's path and fingerprint: as the run wrote them down when it began, or else read.
+
+    Raises UserError where the parent is not the one whose fingerprint is `wanted`.
+    """
+    record = folder / "run.json"
+    there = json.loads(record.read_text()) if record.exists() else {}
+    known = there.get("initial_checkpoint_fingerprint") if there.get("initial_checkpoint_path") == path else None
+    if path is not None and (known is None or wanted not in (None, known)):
+        from flanx import convert  # not at the top: most runs have no parent
+
+        known = convert.expect_parent(path, wanted)
+    return {"initial_checkpoint_path": path, "initial_checkpoint_fingerprint": known}
+
+
+def identity(model: Model, batches: mixture.Batches | None, seed: int) -> dict[str, Any]:
     """What makes a run the run it is: these must not change between a stop and a resume."""
     return {
         "model": repr(model),
@@ -172,7 +190,6 @@ def identity(model: Model, batches: mixture.Batches | None, seed: int, parent: s
         "batches": batches.fingerprint if batches is not None else None,
         "data": batches.describe() if batches is not None else None,
         "seed": seed,
-        "initial_checkpoint_path": parent,
     }
 
 

@@ -11,7 +11,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import flanx.convert
-from flanx import checkpoint, cli, optim, train_step
+from flanx import checkpoint, cli, optim, train, train_step
 from flanx.convert import hf, native, orbax_item, parity, t5x
 from flanx.convert.folder import at
 from flanx.convert.layout import Layout
@@ -245,6 +245,22 @@ def test_a_run_starts_from_another_format_without_a_copy(tmp_path: pathlib.Path,
     shapes = {name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in SMALL.shapes().items()}
     params = checkpoint.load_params(tmp_path, jax.tree.map(spread, nest(shapes)))
     assert fingerprint(params) == fingerprint(draw())
+
+
+def test_a_run_records_its_parent_and_refuses_another(tmp_path: pathlib.Path):
+    parent, run = tmp_path / "parent", tmp_path / "run"
+    t5x.write_legacy(at(parent), draw(ONE_LAYER), 0)
+    mark = fingerprint(draw(ONE_LAYER))
+    recorded = {"initial_checkpoint_path": str(parent), "initial_checkpoint_fingerprint": mark}
+    assert train.parent_of(run, str(parent), None) == recorded
+    assert train.parent_of(run, str(parent), mark) == recorded
+    with pytest.raises(UserError, match="the recipe's parent is 00ff"):
+        train.parent_of(run, str(parent), "00ff")
+    run.mkdir()
+    (run / "run.json").write_text(json.dumps(recorded))
+    shutil.rmtree(parent)  # a run that goes on needs its parent no more
+    assert train.parent_of(run, str(parent), mark) == recorded
+    assert train.parent_of(run, None, None) == dict.fromkeys(recorded)
 
 
 @pytest.mark.parametrize("layout", [SMALL, PLAIN_TIED], ids=["gated untied", "plain tied"])

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from flanx.convert import hf, native, orbax_item, stack, t5x
 from flanx.convert.folder import Folder, at
@@ -122,12 +123,15 @@ def restore(path: str | os.PathLike | Source, target: Any) -> Any:
 
 
 def expect_parent(path: str | os.PathLike | Source, wanted: str | None) -> str:
-    """The fingerprint of a parent checkpoint, for a run to record; reads all of its parameters, one at a time.
+    """The fingerprint of a parent checkpoint, for a run to record.
+
+    The first host reads all of the parameters, one at a time, and tells the others.
 
     Raises UserError where a recipe names another (`wanted`): the LM-adapted and the plain T5.1.1 differ and look alike.
     """
     source = path if isinstance(path, Source) else open_source(path, optimizer=False)
-    found = fingerprint(source.tensors)
+    found = fingerprint(source.tensors) if jax.process_index() == 0 else "00" * 32
+    found = bytes(multihost_utils.broadcast_one_to_all(np.frombuffer(bytes.fromhex(found), np.uint8))).hex()
     if wanted is not None and found != wanted:
         raise UserError(
             f"{source.folder} has fingerprint {found}, but the recipe's parent is {wanted}; "
