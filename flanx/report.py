@@ -9,6 +9,8 @@ from typing import Any
 
 from rich.console import Console
 
+TAIL = 1 << 16  # bytes at the end of a metrics file in which its newest record lies
+
 
 class MetricsLog:
     """Appends one JSON object per logged step to `folder/metrics.jsonl`, and the numbers to TensorBoard.
@@ -50,6 +52,17 @@ def _whole_lines(path: pathlib.Path) -> list[str]:
 def read_metrics(folder: str | os.PathLike) -> list[dict[str, Any]]:
     """The records of a run's metrics.jsonl, in order; empty where there is none."""
     return [json.loads(line) for line in _whole_lines(pathlib.Path(folder) / "metrics.jsonl")]
+
+
+def last_metrics(folder: str | os.PathLike) -> dict[str, Any] | None:
+    """The newest record of a run, read from the end of its metrics.jsonl; None where there is none."""
+    path = pathlib.Path(folder) / "metrics.jsonl"
+    if not path.exists():
+        return None
+    with open(path, "rb") as file:
+        file.seek(max(0, path.stat().st_size - TAIL))
+        lines = file.read().rpartition(b"\n")[0].splitlines()
+    return json.loads(lines[-1]) if lines else None
 
 
 class TensorBoard:

@@ -2,7 +2,7 @@
 
 import json
 
-from flanx.report import MetricsLog, Progress, read_metrics
+from flanx.report import MetricsLog, Progress, last_metrics, read_metrics
 
 
 def test_a_resumed_run_drops_what_lies_beyond_its_step(tmp_path):
@@ -13,6 +13,9 @@ def test_a_resumed_run_drops_what_lies_beyond_its_step(tmp_path):
     with open(tmp_path / "metrics.jsonl", "a") as file:
         file.write('{"step": 4, "lo')  # killed in the middle of a line
     assert [r["step"] for r in read_metrics(tmp_path)] == [1, 2, 3]
+
+    assert last_metrics(tmp_path) == {"step": 3, "loss": 1.0 / 3}
+    assert last_metrics(tmp_path / "none") is None
 
     log = MetricsLog(tmp_path, resume_step=2)
     log.write(3, {"loss": 0.5})

@@ -140,7 +140,7 @@ def test_a_killed_driver_lets_go_of_its_point(tmp_path, program):
 
     def show(statuses):
         seen.append(statuses[0].state)
-        if seen.count(drive.ELSEWHERE) == 3:
+        if seen.count(drive.ELSEWHERE) == 2:
             os.kill(holder.pid, signal.SIGKILL)
         time.sleep(0.01)
 

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from flanx.cli import add_gin_arguments, parse_gin
 from flanx.errors import UserError
-from flanx.report import read_metrics
+from flanx.report import last_metrics
 from flanx.sweep import page, plot
 from flanx.sweep.drive import DONE, FAILED, RUNNING, Status, drive, log_path
 from flanx.sweep.grid import Point, Sweep
@@ -113,8 +113,8 @@ def state_table(statuses: Sequence[Status]) -> Table:
     """The live table: a row per point with its state and newest metrics."""
     table = Table("point", "state", "step", "loss")
     for status in statuses:
-        records = read_metrics(status.point.folder) if status.state in (RUNNING, DONE) else []
-        step, loss = (str(records[-1]["step"]), f"{records[-1]['loss']:.3f}") if records else ("", "")
+        record = last_metrics(status.point.folder) if status.state in (RUNNING, DONE) else None
+        step, loss = (str(record["step"]), f"{record['loss']:.3f}") if record else ("", "")
         table.add_row(status.point.name, describe(status), step, loss)
     return table
 

@@ -46,7 +46,7 @@ def drive(
         if is_done(status.point):
             status.state, status.skipped = DONE, True
     running: dict[int, tuple[subprocess.Popen, contextlib.ExitStack, float]] = {}
-    show(statuses)
+    shown, shown_at = None, 0.0
     try:
         while any(s.state in (WAITING, ELSEWHERE) for s in statuses) or running:
             for index, status in enumerate(statuses):
@@ -56,13 +56,17 @@ def drive(
                 process, lock, began = running.pop(index)
                 lock.close()
                 _settle(statuses[index], process.returncode, time.monotonic() - began)
-            show(statuses)
-            time.sleep(0.2)  # the processes' own work takes seconds to days
+            states = [status.state for status in statuses]
+            if states != shown or time.monotonic() - shown_at > 1.0:
+                shown, shown_at = states, time.monotonic()
+                show(statuses)
+            time.sleep(0.1)  # the processes' own work takes seconds to days
     finally:
         for process, lock, _ in running.values():
             process.terminate()  # a run saves on SIGTERM and goes on when the sweep does
             process.wait()
             lock.close()
+    show(statuses)
     return statuses
 
 
