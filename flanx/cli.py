@@ -20,6 +20,8 @@ DOORS = {
     "store": ("flanx.data.door", "build, show and verify token stores"),
     "tasks": ("flanx.data.task_door", "list, show, fetch and audit tasks"),
     "convert": ("flanx.convert.door", "convert checkpoints: T5X, Hugging Face, flanx"),
+    "rescore": ("flanx.evals.rescore", "score kept generations again, offline"),
+    "report": ("flanx.evals.report", "merge runs into the layout of the paper's Table 5"),
     "plan": ("flanx.plan.door", "say whether a recipe fits a TPU slice or GPUs, and how long it would take"),
 }
 

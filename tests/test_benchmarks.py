@@ -144,6 +144,8 @@ every = suite.load("held_out[:2]", "")
 assert sum(len(kind.items) for kind in kinds) == len(every.items) > 100
 assert all(item.prompt().strip() and item.targets[0] for item in every.items)
 assert suite.load("held_out[:2]", "").hash == every.hash
+assert [name for name, _ in every.spec.groups] == list(suite.KINDS_OF_HELD_OUT)
+assert sum(len(tasks) for _, tasks in every.spec.groups) == len({item.task for item in every.items})
 assert not {"tensorflow", "seqio", "torch"} & set(sys.modules), "evaluation imports the build side"
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -24,6 +24,15 @@ def tasks(spec: Spec) -> tuple[str, ...]:
     return tuple(name for name, task in sorted(_table().items()) if spec.variant in ("held_out", task.collection))
 
 
+def groups(spec: Spec) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """The kinds of held-out tasks, each with its tasks; scored beside the mean over all."""
+    if spec.variant != "held_out":
+        return ()
+    return tuple(
+        (kind, tuple(name for name in tasks(spec) if _table()[name].collection == kind)) for kind in KINDS_OF_HELD_OUT
+    )
+
+
 def has(folder: pathlib.Path, task: str, spec: Spec) -> bool:
     """Always: the tasks are made here, not read."""
     return True

@@ -181,6 +181,8 @@ def resolve(name: str, allow_missing: Sequence[str] = ()) -> Spec:
         if task in chosen and task not in known:
             raise UserError(f"suite '{name}': {spec.family} has no task '{task}'" + nearest(task, known))
     changes: dict = {"name": name.strip(), "limit": limit, "tasks": tuple(chosen) or spec.tasks}
+    if hasattr(family, "groups"):
+        changes["groups"] = family.groups(spec)
     changes["allow_missing"] = tuple(sorted(set(allow_missing) & set(family.tasks(spec))))
     if name.strip().partition("+")[1]:
         if spec.scoring != "generate":
