@@ -9,7 +9,7 @@ JOBS ?= 2
 .PHONY: demo test test-slow bench lint lock wheel clean
 
 demo: $(READY)
-	@$(BIN)/flanx demo --out out/demo
+	@$(BIN)/flanx sweep --jobs=2 --gin_file=sweeps/demo.gin
 
 test: $(READY)
 	@$(BIN)/python -m pytest -n $(JOBS) -m "not slow" tests
