@@ -137,7 +137,7 @@ def adafactor(
             decay = (1.0 if weight_decay is None else weight_decay) * rate**weight_decay_lr_exponent
         step = (rate, keep, decay)
         if global_norm is not None:
-            scale = jnp.minimum(1.0, global_norm / optax.global_norm(grads))
+            scale = jnp.minimum(1.0, global_norm / optax.tree.norm(grads))
             grads = jax.tree.map(lambda g: g * scale, grads)
 
         def one(path: tuple[Any, ...], *leaves: jax.Array) -> _Leaf:

@@ -1,0 +1,144 @@
+"""Adafactor against optax's, its own stacked form, and T5X's rules; schedules; the loss against plain formulas."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from flanx import loss, optim
+
+SHAPES = {"wide": (130, 260), "tall": (300, 128), "narrow": (127, 400), "vector": (200,), "square": (128, 128)}
+
+
+def trees(steps: int, shapes: dict[str, tuple[int, ...]] = SHAPES) -> list[dict[str, jax.Array]]:
+    """Parameters, then gradients of every step."""
+    draws = np.random.default_rng(0)
+    return [
+        {name: jnp.asarray(draws.standard_normal(shape), jnp.float32) for name, shape in shapes.items()}
+        for _ in range(steps + 1)
+    ]
+
+
+def run(optimizer: optax.GradientTransformation, params, gradients) -> tuple:
+    state, update = optimizer.init(params), jax.jit(optimizer.update)
+    for gradient in gradients:
+        updates, state = update(gradient, state, params)
+        params = optax.apply_updates(params, updates)
+    return params, state
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs"),
+    [
+        ({}, {}),
+        ({"momentum": 0.9, "weight_decay": 0.01}, {"momentum": 0.9, "weight_decay_rate": 0.01}),
+        ({"factored": False, "decay_rate": 0.7}, {"factored": False, "decay_rate": 0.7}),
+        ({"multiply_by_parameter_scale": False, "clipping_threshold": None},) * 2,
+    ],
+)
+def test_adafactor_equals_optax(mine: dict, theirs: dict) -> None:
+    params, *gradients = trees(4)
+    rate = optim.linear(0.5, 10)
+    wanted, _ = run(optax.adafactor(rate, **theirs), params, gradients)
+    got, _ = run(optim.adafactor(rate, **mine), params, gradients)
+    for name in SHAPES:
+        np.testing.assert_allclose(got[name], wanted[name], rtol=2e-5, atol=1e-6)
+
+
+def test_state_has_t5x_shapes() -> None:
+    """T5X factors a matrix from 128 up on its smaller side, and keeps zeros of shape (1,) for what it does not use."""
+    state = optim.adafactor(1.0).init(trees(0)[0])
+    shapes = {name: tuple(moment[name].shape for moment in state[1:]) for name in SHAPES}
+    assert shapes == {
+        "wide": ((130,), (260,), (1,), (1,)),
+        "tall": ((128,), (300,), (1,), (1,)),
+        "narrow": ((1,), (1,), (127, 400), (1,)),
+        "vector": ((1,), (1,), (200,), (1,)),
+        "square": ((128,), (128,), (1,), (1,)),
+    }
+
+
+def test_stacked_layers_keep_statistics_of_their_own() -> None:
+    shapes = {"layers_0": (130, 260), "layers_1": (130, 260)}
+    apart = [{"layers_0": t["layers_0"], "layers_1": 7.0 * t["layers_1"]} for t in trees(3, shapes)]
+    stacked = [{"layers": {"kernel": jnp.stack([t["layers_0"], t["layers_1"]])}} for t in apart]
+    optimizer = optim.adafactor(0.5, momentum=0.9)
+    wanted, _ = run(optimizer, apart[0], apart[1:])
+    got, state = run(optimizer, stacked[0], stacked[1:])
+    assert state.v_row["layers"]["kernel"].shape == (2, 130)
+    for i in range(2):
+        np.testing.assert_allclose(got["layers"]["kernel"][i], wanted[f"layers_{i}"], rtol=1e-5, atol=1e-6)
+
+
+def test_weight_decay_grows_with_the_rate_and_the_global_norm_is_clipped() -> None:
+    params, gradient = trees(1)
+    plain, _ = run(optim.adafactor(0.5), params, [gradient])
+    decayed, _ = run(optim.adafactor(0.5, weight_decay_lr_exponent=2.0), params, [gradient])
+    for name in SHAPES:
+        np.testing.assert_allclose(decayed[name], plain[name] - 0.25 * params[name], rtol=1e-4, atol=1e-5)
+    rule = functools.partial(optim.adafactor, 0.5, factored=False)
+    _, state = run(rule(global_norm=1.0), params, [gradient])
+    norm = optax.tree.norm(gradient)
+    np.testing.assert_allclose(state.v["vector"], jnp.square(gradient["vector"] / norm), rtol=1e-4)
+    _, small = run(rule(global_norm=1e6), params, [gradient])
+    np.testing.assert_allclose(small.v["vector"], jnp.square(gradient["vector"]), rtol=1e-5)
+
+
+def test_adamw_decays_and_clips() -> None:
+    params, gradient = trees(1)
+    got, _ = run(optim.adamw(1e-2, weight_decay=0.1, eps=1e-30), params, [gradient])
+    for name in SHAPES:
+        wanted = params[name] - 1e-2 * (jnp.sign(gradient[name]) + 0.1 * params[name])
+        np.testing.assert_allclose(got[name], wanted, rtol=1e-4, atol=1e-6)
+    _, state = run(optim.adamw(1e-2, global_norm=1.0), params, [gradient])
+    moments = jax.tree.leaves(optax.tree.get(state, "mu"))
+    np.testing.assert_allclose(optax.tree.norm(moments), 0.1, rtol=1e-4)
+
+
+def test_schedules() -> None:
+    def at(schedule: optim.Schedule, *steps: int) -> list[float]:
+        return [round(float(schedule(jnp.asarray(step))), 6) for step in steps]
+
+    assert at(optim.constant(0.3), 0, 9) == [0.3, 0.3]
+    assert at(optim.rsqrt_with_warmup(1.0, 100), 0, 100, 400) == [0.1, 0.1, 0.05]
+    assert at(optim.linear(1.0, 12, warmup_steps=2, final=0.5), 0, 1, 2, 7, 12, 99) == [0.5, 1.0, 1.0, 0.75, 0.5, 0.5]
+    assert at(optim.cosine(1.0, 12, warmup_steps=2), 0, 1, 7, 12, 99) == [0.5, 1.0, 0.5, 0.0, 0.0]
+
+
+@pytest.mark.parametrize(("z_loss", "smoothing"), [(0.0, 0.0), (1e-2, 0.0), (0.0, 0.1), (1e-2, 0.1)])
+def test_loss_and_gradient_follow_the_definition(z_loss: float, smoothing: float) -> None:
+    draws = np.random.default_rng(0)
+    logits = jnp.asarray(3 * draws.standard_normal((2, 5, 7)), jnp.float32)
+    targets = jnp.asarray(draws.integers(0, 7, (2, 5)))
+    weights = jnp.array([[1, 1, 0, 1, 1], [1, 1, 1, 0, 0]])
+    smooth = jax.nn.one_hot(targets, 7) * (1 - smoothing) + (1 - jax.nn.one_hot(targets, 7)) * smoothing / 6
+
+    def plain(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
+        log_z = jnp.log(jnp.sum(jnp.exp(logits), axis=-1))
+        divergence = jnp.sum(smooth * (jnp.log(smooth + 1e-20) - logits), axis=-1) + log_z
+        z = z_loss * log_z**2
+        return jnp.sum((divergence + z) * weights), jnp.sum(z * weights)
+
+    def mine(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
+        total, z, count = loss.cross_entropy_with_z_loss(logits, targets, weights, z_loss, smoothing)
+        assert count == 7
+        return total, z
+
+    for part in range(2):
+        np.testing.assert_allclose(mine(logits)[part], plain(logits)[part], rtol=1e-5, atol=1e-6)
+    for mix in ((1.0, 0.0), (0.3, 0.7)):
+        gradients = [
+            jax.grad(lambda x, f=f, mix=mix: sum(m * v for m, v in zip(mix, f(x), strict=True)))(logits)
+            for f in (mine, plain)
+        ]
+        np.testing.assert_allclose(*gradients, atol=1e-5)
+
+
+def test_correct_tokens_counts_weighted_hits() -> None:
+    logits = jnp.array([[[0.0, 2.0, 1.0], [5.0, 2.0, 1.0], [0.0, 0.0, 9.0]]])
+    targets = jnp.array([[1, 1, 2]])
+    assert loss.correct_tokens(logits, targets, jnp.array([[1, 1, 1]])) == 2
+    assert loss.correct_tokens(logits, targets, jnp.array([[1, 1, 0]])) == 1
