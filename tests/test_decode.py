@@ -12,7 +12,7 @@ import pytest
 
 from flanx import beam, decode, score
 from flanx.errors import UserError
-from flanx.models import t5
+from flanx.models import palm, t5
 
 V = 96
 MODEL = t5.T5(
@@ -112,6 +112,33 @@ def test_an_encoder_is_held_once_for_all_samples() -> None:
     shared = decode.shared_leaves(MODEL, params(), 5)
     for leaf, same in zip(jax.tree.leaves(cache), shared, strict=True):
         assert same == (24 in leaf.shape[1:])  # what has the prompt's length is the encoder's
+
+
+def test_a_decoder_only_model_follows_teacher_forcing_alone_and_in_samples() -> None:
+    model = palm.PaLM(vocab_size=V, emb_dim=32, num_heads=2, head_dim=16, mlp_dim=64, num_layers=2)
+    shapes = jax.eval_shape(lambda key: nn.unbox(model.init(key)), jax.random.key(0))
+    rng = np.random.default_rng(3)
+    weights = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape) * 0.3, x.dtype), shapes)
+    given = prompts(5, 12)
+    settings = {"max_new": 8, "lengths": (16,), "batch_size": 8}
+    found = decode.generate(model, weights, given, **settings)
+    rows = [prompt + output.tokens[0] for prompt, output in zip(given, found, strict=True)]
+    targets = decode.pad_rows(rows, len(rows), 24)
+    batch = {
+        "decoder_target_tokens": targets,
+        "decoder_input_tokens": np.pad(targets, ((0, 0), (1, 0)))[:, :-1],
+        "decoder_segment_ids": np.ones_like(targets),
+        "decoder_positions": np.broadcast_to(np.arange(24, dtype=np.int32), targets.shape),
+        "decoder_loss_weights": np.ones_like(targets),
+        "decoder_causal_attention": np.zeros_like(targets),
+    }
+    best = np.asarray(jax.jit(model.logits)(weights, batch)).argmax(-1)
+    for row, (prompt, output) in enumerate(zip(given, found, strict=True)):
+        start = len(prompt)
+        assert output.tokens[0] and best[row, start : start + len(output.tokens[0])].tolist() == output.tokens[0]
+    certain = decode.Sample(1.0, top_k=1)
+    several = decode.generate(model, weights, given, samples=2, method=certain, **settings)
+    assert [o.tokens for o in several] == [[o.tokens[0]] * 2 for o in found]
 
 
 @functools.cache
