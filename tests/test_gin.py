@@ -1,0 +1,153 @@
+"""Every gin file under gin/ parses and resolves; every model and recipe builds its training step abstractly."""
+
+import pathlib
+import re
+from collections.abc import Iterable
+
+import jax
+import pytest
+from gin import config_parser
+
+from flanx import config, train
+from flanx.cli import main, take_bindings
+from flanx.data import mixture, spec
+from flanx.evals import suite
+from flanx.plan import recipe as plan
+from flanx.sweep import recipe
+from flanx.sweep.grid import Sweep
+from flanx.train_step import init_state
+
+GIN = config.gin_folder()
+TINY = "models/t5_1_1/tiny.gin"
+RUN = {"STORE_DIR": "'store'", "MODEL_DIR": "'run'", "VOCABULARY": "'byte'", "TRAIN_STEPS": "10"}
+RUN["TASK_FEATURE_LENGTHS"] = "{'inputs': 64, 'targets': 16}"
+
+
+def files(folder: str) -> list[str]:
+    """The gin files of a folder and below, as --gin_file names them."""
+    return sorted(p.relative_to(GIN).as_posix() for p in (GIN / folder).rglob("*.gin"))
+
+
+def bind(values: dict[str, str]) -> list[str]:
+    """Bindings as the command line gives them."""
+    return [f"{name}={value}" for name, value in values.items()]
+
+
+def scan(names: Iterable[str]) -> config._Scan:
+    """What reading `names` defines and reads."""
+    found = config._Scan([str(GIN)])
+    for name in names:
+        found.read(name, "test")
+    return found
+
+
+ROWS = recipe.load()
+RECIPES = [row.gin for row in ROWS.values()]
+SWEEPS = [name for name in files("sweeps") if "axes = " in (GIN / name).read_text()]
+# of the recipes that differ only in data, parent and time, one is built
+STEP = ("MODEL", "BATCH_SIZE", "DROPOUT_RATE", "LEARNING_RATE", "palm.PaLM.prefix_lm")
+DISTINCT = list(
+    {str([getattr(row.fields.get(name), "value", None) for name in STEP]): row.gin for row in ROWS.values()}.values()
+)
+
+
+def test_no_gin_file_escapes_these_tests():
+    named = {name for sweep in SWEEPS for name in re.findall(r'"([\w/]+\.gin)"', (GIN / sweep).read_text())}
+    given = [*RECIPES, *SWEEPS, *named, *files("models"), *files("mixtures"), *files("evals"), *files("t5x")]
+    given += ["runs/train.gin", "runs/evaluate.gin", "runs/store.gin", plan.DEFAULTS]
+    others = [name for name in given if name not in files("t5x")]  # which include T5X's own
+    reached = {pathlib.Path(path).relative_to(GIN).as_posix() for path in scan(others)._seen}
+    assert files(".") == sorted(reached | set(files("t5x")))
+
+
+def read(name: str) -> plan.Recipe:
+    """A model's file or a recipe's as `flanx plan` reads it."""
+    yours = {n: "'yours'" for n, f in recipe.find(name).fields.items() if f.value == "yours"} if "rec" in name else {}
+    return plan.read([name], bind(yours))
+
+
+def build(run: plan.Recipe, step: bool) -> None:
+    """Traces initialization and one training step on the run's own batch; nothing is computed."""
+    state = jax.eval_shape(lambda: init_state(run.model, run.optimizer, jax.random.key(0)))
+    assert sum(leaf.size for leaf in jax.tree.leaves(state.params)) == run.model.num_params()
+    if step:
+        after, metrics = jax.eval_shape(run.step, state, run.batch())
+        shapes = [[(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(tree)] for tree in (after, state)]
+        assert shapes[0] == shapes[1]
+        assert metrics["loss"].shape == ()
+
+
+@pytest.mark.parametrize("name", DISTINCT)
+def test_recipes_build_their_step(name):
+    build(read(name).scanned(), step=True)  # layers scanned: one is traced for all
+
+
+@pytest.mark.parametrize("name", files("models"))
+def test_models_build_their_state(name):
+    build(read(name).scanned(), step=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*files("models"), *DISTINCT])
+def test_models_and_recipes_build_their_step_layer_by_layer(name):
+    build(read(name), step=True)
+
+
+@pytest.mark.parametrize("name", files("mixtures"))
+def test_mixtures_name_what_there_is(name):
+    config.parse(["runs/train.gin", TINY, name], bind(RUN))
+    known = {*mixture.named(), *(task.collection for task in spec.load_tables().values())}
+    assert config.parameter(train.train, "mixture").name in known
+
+
+def test_collections_of_named_mixtures_exist_and_have_rates():
+    collections = {task.collection for task in spec.load_tables().values()} | {"dialog"}  # dialog: a part of Muffin
+    for name, section in mixture.named().items():
+        assert set(section["collections"]) <= collections, name
+        assert set(section.get("rates", section["collections"])) == set(section["collections"]), name
+
+
+@pytest.mark.parametrize("name", files("evals"))
+def test_evaluations_name_suites_that_there_are(name):
+    suites = {} if name != "evals/base.gin" else {"SUITES": "['bbh_cot']"}
+    config.parse(["runs/train.gin", TINY, "mixtures/cot.gin", name], bind(RUN | suites))
+    assert [suite.resolve(s) for s in config.value("SUITES")]
+    alone = {k: RUN[k] for k in ("VOCABULARY", "TASK_FEATURE_LENGTHS")} | suites
+    config.parse(["runs/evaluate.gin", TINY, name], bind(alone | {"OUTPUT_DIR": "'out'", "CHECKPOINT_PATH": "'c'"}))
+
+
+def test_the_store_builder_resolves():
+    names = {name: RUN[name] for name in ("STORE_DIR", "VOCABULARY")}
+    config.parse(["runs/store.gin", "mixtures/proportion_b.gin"], bind(names))
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_every_point_of_a_sweep_resolves(name, capsys):
+    yours = ["--gin.DATA_DIR='data'"] if "DATA_DIR" in scan([name]).defined else []
+    assert main(["sweep", f"--gin_file={name}", "--dry_run", *yours]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    sweep = config.make(Sweep)
+    points = sweep.points()
+    assert len([line for line in printed if line.startswith("flanx train ")]) == len(points) > 1
+    for point in points:
+        config.parse(point.gin_files, take_bindings(point.arguments())[1])
+        assert [suite.resolve(s) for s in config.value("SUITES")]
+        config.parameter(train.train, "mixture")
+        zero = config.parameter(train.train, "train_steps") == 0
+        assert zero or "NUM_TASKS=0" not in point.bindings
+        assert not zero or config.value("INITIAL_CHECKPOINT_PATH")
+
+
+def test_sweeps_take_other_sizes_from_a_second_file(capsys):
+    assert main(["sweep", "--gin_file=sweeps/table3.gin", "--gin_file=sweeps/t5.gin", "--dry_run"]) == 0
+    points = config.make(Sweep).points()
+    assert len(points) == 25
+    assert points[-1].gin_files == ["recipes/flan_t5_xxl.gin"]
+    assert "NUM_TASKS=1836" in points[-1].bindings
+
+
+@pytest.mark.parametrize("name", files("t5x"))
+def test_files_for_t5x_are_gin(name):
+    """They are bound by T5X's program, which is not installed with flanx."""
+    with open(GIN / name, encoding="utf-8") as text:
+        assert len(list(config_parser.ConfigParser(text, config._Recorder()))) > 2
