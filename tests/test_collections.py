@@ -88,7 +88,7 @@ def fabricate(task, mocked):
 
 
 VARIED = {"inputs_pretokenized", "question", "broken", "problem", "input", "text", "context", "premise", "sentence",
-          "document", "passage", "en", "goal", "sentence1", "question1"}  # fmt: skip
+          "document", "passage", "en", "goal", "sentence1", "question1", "rationale"}  # fmt: skip
 
 
 def words(text):

@@ -34,6 +34,7 @@ RECORD = {
     [
         ("keep(a)", {"a": " One "}),
         ("keep(b.c, x=a)", {"c": "two", "x": " One "}),
+        ("maybe(x=a)", {"x": " One "}),
         ("keep(items.text)", {"text": ["x", "y"]}),
         ("keep(a) | strip(a)", {"a": "One"}),
         ("strip(a)", {"a": "One"}),

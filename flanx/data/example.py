@@ -48,6 +48,8 @@ def make_renderer(
         style=tables.style,
         prompt_style=style,
         inversions=[tables.blocks[name] for name in spec.inversions] if train else [],
+        few=[tables.blocks[name] for name in spec.few],
+        noopt=[tables.blocks[name] for name in spec.noopt],
         worked=[tables.blocks[name] for name in spec.worked],
         shots=spec.shots,
         pool=pool,

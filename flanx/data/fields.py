@@ -10,6 +10,7 @@ dictionaries. OPS is the whole language.
 """
 
 import ast
+import contextlib
 import functools
 import re
 from collections.abc import Callable, Iterable
@@ -115,6 +116,18 @@ def _keep(*args: Any, **new: Any) -> Step:
 
     def run(get: Callable, out: Record, draw: Draw) -> None:
         out.update([(name, get(path)) for name, path in pairs])
+
+    return Step(run, tuple(path for _, path in pairs), tuple(name for name, _ in pairs))
+
+
+def _maybe(**new: Any) -> Step:
+    """maybe(d=a): a under the name `d` where the row has it; a template that needs `d` is then not drawn."""
+    pairs = [(name, f.path) for name, f in zip(new, _names(new.values(), "maybe"), strict=True)]
+
+    def run(get: Callable, out: Record, draw: Draw) -> None:
+        for name, path in pairs:
+            with contextlib.suppress(BadRow):
+                out[name] = get(path)
 
     return Step(run, tuple(path for _, path in pairs), tuple(name for name, _ in pairs))
 
@@ -366,6 +379,7 @@ def _edit(op: str, change: Callable[..., str]) -> Callable[..., Step]:
 
 OPS: dict[str, Callable[..., Step]] = {
     "keep": _keep,
+    "maybe": _maybe,
     "choose": _choose,
     "gather": _gather,
     "pick": _pick,

@@ -70,10 +70,17 @@ class Prompt:
     fields: frozenset[str]
     labelled: bool  # the input begins with a label of its own, as in "Question: {question}"
     cued: bool  # the input ends with a cue for the target, as in "...\nAnswer:"
+    shot: "Shot | None" = None  # a few-shot style of its own, as imported templates have
 
     @classmethod
-    def parse(cls, name: str, texts: Sequence[str]) -> "Prompt":
-        """A prompt from [input, target] or [head, input, target]. Raises ValueError with the reason."""
+    def parse(cls, name: str, texts: Any) -> "Prompt":
+        """A prompt from [input, target], [head, input, target], or {head, input, target, shot}. Raises ValueError."""
+        shot = None
+        if isinstance(texts, dict):
+            if set(texts) - {"head", "shot"} != {"input", "target"}:
+                raise ValueError("a prompt's table holds input, target, and if need be head and shot")
+            shot = Shot(*texts["shot"]) if "shot" in texts else None
+            texts = [texts.get("head", ""), texts["input"], texts["target"]]
         if not isinstance(texts, list) or len(texts) not in (2, 3) or not all(isinstance(t, str) for t in texts):
             raise ValueError("a prompt is [input, target] or [head, input, target]")
         head, body, target = texts if len(texts) == 3 else ["", *texts]
@@ -88,10 +95,9 @@ class Prompt:
         if not any(field for _, field in plain[2]):
             raise ValueError("the target holds no field")
         last, begin = plain[1][-1], plain[1][0]
-        return cls(
-            name, plain, listed, names, bool(_LABEL.match(begin[0] + ("x" if begin[1] else ""))),
-            last[1] is None and last[0].rstrip().endswith((":", "=", ">")),
-        )  # fmt: skip
+        labelled = bool(_LABEL.match(begin[0] + ("x" if begin[1] else "")))
+        cued = last[1] is None and last[0].rstrip().endswith((":", "=", ">"))
+        return cls(name, plain, listed, names, labelled, cued, shot)
 
 
 @dataclass(frozen=True)
@@ -207,7 +213,10 @@ def _values(
     prompt: Prompt, record: dict[str, Any], style: Style, key: str, listed: bool
 ) -> tuple[dict[str, str], bool]:
     """The record's fields as texts, with `options` and `answer` in the drawn markers; whether the list is shown."""
-    values = {name: text_of(record[name], name).strip() for name in prompt.fields if name != "options"}
+    try:
+        values = {name: text_of(record[name], name).strip() for name in prompt.fields if name != "options"}
+    except KeyError as e:
+        raise BadRow(f"no field {e} for template {prompt.name}") from e
     options = record.get("options")
     listed = listed and bool(options) and "options" in prompt.fields
     if listed:
@@ -235,22 +244,28 @@ class Renderer:
 
     `pool` gives the exemplars: (row id, fields) of rows of this task's train split, asked for on first use and only by
     few-shot styles. `count` is the number of tokens of a text. `worked` are blocks with a worked example inside the
-    prompt: half of the few-shot prompts, where the row has such an example. `shots` is the number of exemplars, else
+    prompt: half of the few-shot prompts, where the row has such an example. `few` and `noopt` are blocks that stand in
+    for `blocks` in few-shot styles, and in the zero-shot one without options. `shots` is the number of exemplars, else
     drawn. `keep_unshot` keeps a few-shot example without any exemplar (evaluation splits); else it is None, as a
     training example is dropped.
     """
 
     def __init__(
         self, task: str, dataset: str, blocks: Sequence[Block], style: Style, prompt_style: str,
-        inversions: Sequence[Block] = (), worked: Sequence[Block] = (), shots: int | None = None,
+        inversions: Sequence[Block] = (),
+        few: Sequence[Block] = (),
+        noopt: Sequence[Block] = (),
+        worked: Sequence[Block] = (),
+        shots: int | None = None,
         pool: Callable[[], Sequence[tuple[str, dict[str, Any]]]] = tuple, count: Callable[[str], int] = len,
         rendering: int = 0, keep_unshot: bool = False,
     ) -> None:  # fmt: skip
         self.task, self.dataset, self.style, self.prompt_style = task, dataset, style, prompt_style
         self.listed = prompt_style in ("zsopt", "fsopt")
         self.few = prompt_style in ("fsopt", "fsnoopt")
+        blocks = (few if self.few else noopt if not self.listed else ()) or blocks
         self.prompts = tuple(p for block in blocks for p in block.prompts)
-        self.nones = tuple(block.none for block in blocks)
+        self.nones = () if self.few and few else tuple(block.none for block in blocks)
         self.inversions = tuple(p for block in inversions for p in block.prompts)
         self.worked = tuple(p for block in worked for p in block.prompts) if self.few else ()
         self.shots, self.keep_unshot = shots, keep_unshot
@@ -266,7 +281,7 @@ class Renderer:
                 return prompt
         if self.inversions and draw(key, "inversion", 1300) < round(1300 * INVERSION_RATE / (1 + INVERSION_RATE)):
             return self.inversions[draw(key, "inverted template", len(self.inversions))]
-        if self.few and draw(key, "bare", BARE_SHARE) == 0:
+        if self.few and self.nones and draw(key, "bare", BARE_SHARE) == 0:
             return self.nones[draw(key, "template", len(self.nones))]
         return self.prompts[draw(key, "template", len(self.prompts))]
 
@@ -277,15 +292,15 @@ class Renderer:
         head, body, target = _say(prompt, record, self.style, key, self.listed)
         if not self.few or prompt in self.worked:
             return self._made(f"{head}{body}".strip(), target, prompt, int(self.few), row)
-        shot = self.style.shots[draw(key, "shot style", len(self.style.shots))]
-        before = "" if prompt.labelled else shot.input
+        shot = prompt.shot or self.style.shots[draw(key, "shot style", len(self.style.shots))]
+        before = "" if prompt.labelled and not prompt.shot else shot.input
         after = shot.target
-        if prompt.cued:
+        if prompt.cued and not prompt.shot:
             after = "\n" if after.startswith("\n") else " "
         query = f"{before}{body}{after.rstrip()}"
         shots: list[str] = []
         budget = MAX_INPUT_TOKENS - self.count(f"{head}{query}") - 2
-        for text in self._exemplars(key, row, prompt, body, self._shots(key)):
+        for text in self._exemplars(key, row, prompt, (body, target), self._shots(key)):
             text = f"{before}{text[0]}{after}{text[1]}{shot.separator}"
             budget -= self.count(text) + 1
             if budget < 0:
@@ -308,11 +323,17 @@ class Renderer:
             return SHOTS
         return max(1, bisect.bisect(SHOT_TABLE, draw(key, "shots", 2**32) / 2**32))
 
-    def _exemplars(self, key: str, row: str, prompt: Prompt, query: str, shots: int) -> list[tuple[str, str]]:
-        """(input, target) of `shots` distinct rows of the pool; never the query's row, nor one that reads like it."""
+    def _exemplars(
+        self, key: str, row: str, prompt: Prompt, query: tuple[str, str], shots: int
+    ) -> list[tuple[str, str]]:
+        """(input, target) of `shots` distinct rows of the pool; never the query's row, nor one that reads like it.
+
+        An inverted prompt may ask the same of many rows ("write a negative review"); there the pair is what counts.
+        """
         pool = self.pool()
         found: list[tuple[str, str]] = []
-        seen = {query}
+        paired = prompt in self.inversions or prompt.shot is not None
+        seen = {"\x1f".join(query) if paired else query[0]}
         for attempt in range(4 * shots if pool else 0):
             other, record = pool[draw(key, f"exemplar {attempt}", len(pool))]
             if other == row:
@@ -321,8 +342,9 @@ class Renderer:
                 _, body, target = _say(prompt, record, self.style, key, self.listed)
             except BadRow:
                 continue
-            if body not in seen:
-                seen.add(body)
+            reading = f"{body}\x1f{target}" if paired else body
+            if reading not in seen:
+                seen.add(reading)
                 found.append((body, target))
                 if len(found) == shots:
                     break

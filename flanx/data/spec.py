@@ -25,6 +25,8 @@ uniform lists stand in `tables/<collection>.csv` instead: a header line with `na
     fields       = "keep(premise) | choose(label, ['no', 'yes'])"    # see flanx/data/fields.py; absent: as is
     templates    = "cot_math"                     # one block or a list of blocks
     inversions   = ["cot_question"]               # blocks of the inverted tasks, at 0.3 against 1; train split only
+    few          = ["flan_rte_few"]               # blocks of the few-shot styles, where they are others
+    noopt        = ["flan_rte_noopt"]             # blocks of `zsnoopt`, likewise
     worked       = ["niv2_worked"]                # blocks with a worked example inside: half of the few-shot prompts
     shots        = 2                              # exemplars of the other half; absent: five, or about two and a half
     styles       = ["zsopt", "zsnoopt", "fsopt", "fsnoopt"]
@@ -43,7 +45,8 @@ uniform lists stand in `tables/<collection>.csv` instead: a header line with `na
     note         = "free text; a guess says so"
 
 `templates/<any>.toml` holds template blocks by cluster. A block is a list of prompts, each [input, target] or
-[head, input, target]; `{name}` stands for a field, `{{` and `}}` for braces:
+[head, input, target] (or a table of these, with a few-shot style of its own: shot = [before an input, before a target,
+between two exemplars]); `{name}` stands for a field, `{{` and `}}` for braces:
 
     [nli]
     none    = ["{premise}\\n{hypothesis}\\n{options}", "{answer}"]       # the bare form, required; template `nli:none`
@@ -104,6 +107,8 @@ class TaskSpec:
     fields: str = ""
     columns: tuple[str, ...] = ()
     inversions: tuple[str, ...] = ()
+    few: tuple[str, ...] = ()
+    noopt: tuple[str, ...] = ()
     worked: tuple[str, ...] = ()
     shots: int | None = None
     styles: tuple[str, ...] = STYLES
@@ -131,7 +136,7 @@ class TaskSpec:
 
 
 _KEYS = {f.name for f in fields(TaskSpec)} - {"name", "collection", "role", "place"}
-_LISTS = {"templates", "columns", "inversions", "worked", "styles", "metrics", "languages"}
+_LISTS = {"templates", "columns", "inversions", "few", "noopt", "worked", "styles", "metrics", "languages"}
 _TYPES = {"splits": dict, "cap": int, "shots": int, "num_examples": int, "bytes": int, "held_out": bool, "cot": bool}
 
 
@@ -380,7 +385,7 @@ def _check_templates(spec: TaskSpec, blocks: dict[str, Block], good: set[tuple[s
         raise UserError(f"{spec.place}: {e}") from e
     if not names:
         raise UserError(f"{spec.place}: {spec.name} needs 'fields' or 'columns'")
-    for name in (*spec.templates, *spec.inversions, *spec.worked):
+    for name in (*spec.templates, *spec.inversions, *spec.few, *spec.noopt, *spec.worked):
         if name not in blocks:
             raise UserError(f"{spec.place}: no template block '{name}'{nearest(name, blocks)}")
         if (name, names) in good:
