@@ -6,3 +6,12 @@
 from flanx.data.register import register_all
 
 register_all()
+
+
+def __getattr__(name: str) -> object:
+    """`flanx.tasks.store_mixture`: a mixture over a token store as one SeqIO task; imported when asked for."""
+    if name == "store_mixture":
+        from flanx.data.bridge import store_mixture
+
+        return store_mixture
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

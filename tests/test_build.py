@@ -11,8 +11,6 @@ import time
 import numpy as np
 import pytest
 
-pytest.importorskip("seqio")
-
 from flanx.data import build, job, mixture, spec, store
 from flanx.errors import UserError
 
