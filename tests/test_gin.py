@@ -43,6 +43,7 @@ def scan(names: Iterable[str]) -> config._Scan:
 
 ROWS = recipe.load()
 RECIPES = [row.gin for row in ROWS.values()]
+DOORS = ["runs/train.gin", "runs/evaluate.gin", "runs/store.gin", plan.DEFAULTS]
 SWEEPS = [name for name in files("sweeps") if "axes = " in (GIN / name).read_text()]
 # of the recipes that differ only in data, parent and time, one is built
 STEP = ("MODEL", "BATCH_SIZE", "DROPOUT_RATE", "LEARNING_RATE", "palm.PaLM.prefix_lm")
@@ -53,11 +54,9 @@ DISTINCT = list(
 
 def test_no_gin_file_escapes_these_tests():
     named = {name for sweep in SWEEPS for name in re.findall(r'"([\w/]+\.gin)"', (GIN / sweep).read_text())}
-    given = [*RECIPES, *SWEEPS, *named, *files("models"), *files("mixtures"), *files("evals"), *files("t5x")]
-    given += ["runs/train.gin", "runs/evaluate.gin", "runs/store.gin", plan.DEFAULTS]
-    others = [name for name in given if name not in files("t5x")]  # which include T5X's own
-    reached = {pathlib.Path(path).relative_to(GIN).as_posix() for path in scan(others)._seen}
-    assert files(".") == sorted(reached | set(files("t5x")))
+    given = [*RECIPES, *SWEEPS, *named, *files("models"), *files("mixtures"), *files("evals"), *files("runs")]
+    reached = {pathlib.Path(path).relative_to(GIN).as_posix() for path in scan(given)._seen}
+    assert sorted(reached | set(files("t5x"))) == files(".")
 
 
 def read(name: str) -> plan.Recipe:
@@ -85,6 +84,11 @@ def test_recipes_build_their_step(name):
 @pytest.mark.parametrize("name", files("models"))
 def test_models_build_their_state(name):
     build(read(name).scanned(), step=False)
+
+
+@pytest.mark.parametrize("name", [name for name in files("runs") if name not in DOORS])
+def test_what_goes_on_top_of_a_run_builds_its_step(name):
+    build(plan.read(["runs/train.gin", TINY, "mixtures/suite.gin", name], bind(RUN)), step=True)
 
 
 @pytest.mark.slow
