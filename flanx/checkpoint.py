@@ -5,6 +5,10 @@ T5X's names. A save is asynchronous; a step folder gets its name only when all o
 """
 
 import os
+import socket
+import sys
+import threading
+import time
 from typing import Any
 
 import jax
@@ -15,6 +19,7 @@ from flanx.errors import UserError
 from flanx.train_step import TrainState
 
 FOLDER = "checkpoints"
+HUNG = 74  # exit status of a process whose save hangs
 
 
 class Checkpoints:
@@ -24,10 +29,18 @@ class Checkpoints:
       folder: MODEL_DIR; a local path or gs:// URL.
       keep: newest checkpoints to keep; None for all.
       keep_period: every checkpoint at a multiple of this step is kept for ever.
+      timeout: seconds after which a save that still goes on is named and the process ends with status 74.
     """
 
-    def __init__(self, folder: str | os.PathLike, keep: int | None = 1, keep_period: int | None = None) -> None:
-        self.folder = epath.Path(folder) / FOLDER
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        keep: int | None = 1,
+        keep_period: int | None = None,
+        timeout: float = 3600.0,
+    ) -> None:
+        self.folder, self._timeout = epath.Path(folder) / FOLDER, timeout
+        self._starting = False  # a save is being handed over
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep, keep_period=keep_period, step_prefix="checkpoint", cleanup_tmp_directories=True
         )
@@ -43,7 +56,29 @@ class Checkpoints:
         """Starts an asynchronous save of `state`, unless its step is saved already."""
         step = int(state.step)
         if step != self.latest():
+            self._starting = True
+            self._watch(step)
             self._manager.save(step, args=ocp.args.StandardSave(_tree(state)), force=True)
+            self._starting = False
+
+    def _watch(self, step: int) -> None:
+        """Ends the process when this save hangs: a job that waits for ever keeps its chips and tells nobody."""
+        self._began = began = time.monotonic()
+
+        def look() -> None:
+            while self._began == began and (self._starting or self._manager.is_saving_in_progress()):
+                if time.monotonic() - began > self._timeout:
+                    print(
+                        f"flanx: process {jax.process_index()} on {socket.gethostname()}: the save of step {step} to "
+                        f"{self.folder} has not ended after {self._timeout:.0f} s; ending (status {HUNG}); the same "
+                        "command goes on from the last good checkpoint",
+                        file=sys.stderr,
+                        flush=True,
+                    )
+                    os._exit(HUNG)
+                time.sleep(min(1.0, self._timeout / 4))
+
+        threading.Thread(target=look, name="flanx-save-watch", daemon=True).start()
 
     def restore(self, target: TrainState, step: int | None = None) -> TrainState:
         """The state of `step` (newest if None), placed as `target`: a tree of jax.ShapeDtypeStruct with shardings.

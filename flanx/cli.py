@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 import flanx
+from flanx import cluster
 from flanx.errors import Preempted, UserError, nearest
 
 # doors that are one gin-bound call: door -> (function, macro that names its folder, what it does)
@@ -40,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         door = doors.add_parser(name, help=summary, description=summary)
         if name in CALLS:
             add_gin_arguments(door)
+            cluster.add_arguments(door)
         elif arguments[:1] == [name]:  # only the door that is opened is imported
             importlib.import_module(DOORS[name][0]).add_arguments(door)
     arguments, bindings = take_bindings(arguments)
@@ -70,7 +72,10 @@ def run_call(args: argparse.Namespace) -> int:
     target, folder, _ = CALLS[args.door]
     parse_gin(args)
     module, _, function = target.partition(":")
-    config.call(getattr(importlib.import_module(module), function), config.value(folder))
+    with cluster.joined(args, config.text()):
+        config.call(
+            getattr(importlib.import_module(module), function), config.value(folder) if cluster.is_first() else None
+        )
     return 0
 
 

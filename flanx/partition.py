@@ -242,10 +242,45 @@ def _reduced(shape: tuple[int, ...], full: tuple[int, ...], sharding: NamedShard
 def cache_compilations(folder: str | os.PathLike | None = "auto") -> None:
     """Keeps compiled programs on disk, so that a restart does not compile again.
 
-    "auto" is $XDG_CACHE_HOME/flanx/xla (or ~/.cache/flanx/xla), and nothing on a CPU: programs for one kind of CPU
-    must not be loaded on another that shares the folder. None switches it off.
+    "auto" is what JAX's own settings say, else $XDG_CACHE_HOME/flanx/xla (or ~/.cache/flanx/xla), and nothing on a CPU:
+    programs for one kind of CPU must not be loaded on another that shares the folder. None switches it off.
     """
     if folder == "auto":
+        if jax.config.jax_compilation_cache_dir:
+            return
         cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
         folder = None if jax.default_backend() == "cpu" else cache / "flanx" / "xla"
     jax.config.update("jax_compilation_cache_dir", str(folder) if folder else None)
+
+
+@contextlib.contextmanager
+def explain_exhausted(params: Any, partitioner: Partitioner) -> Iterator[None]:
+    """Turns a device's RESOURCE_EXHAUSTED into the largest parameters and the next layout to try.
+
+    params: abstract, with shardings.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        sizes = {
+            jax.tree_util.keystr(path, simple=True, separator="/"): math.prod(leaf.sharding.shard_shape(leaf.shape))
+            * leaf.dtype.itemsize
+            for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+        }
+        largest = sorted(sizes, key=lambda name: -sizes[name])[:3]
+        named = ", ".join(f"{name} {sizes[name] / 1e9:.2f} GB" for name in largest)
+        shape = partitioner.mesh.shape
+        mesh = " x ".join(f"{axis} {n}" for axis, n in shape.items())
+        split = [a for name, a in partitioner.logical_axis_rules if name == "embed" and a and "data" in a]
+        if not split and shape["data"] > 1:
+            advice = "partition.rules.parameters = 2 (parameters over data as well)"
+        elif shape["data"] > 1:
+            advice = f"NUM_PARTITIONS = {2 * shape['model']}, remat = 'full' or a larger NUM_MICROBATCHES"
+        else:
+            advice = "more devices, remat = 'full' or a larger NUM_MICROBATCHES"
+        raise UserError(
+            f"out of memory on {mesh}: parameters take {sum(sizes.values()) / 1e9:.2f} GB a device ({named}); "
+            f"next: {advice}; `flanx plan` says what fits"
+        ) from error

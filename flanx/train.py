@@ -18,13 +18,13 @@ import jax
 import numpy as np
 import optax
 
-from flanx import checkpoint
+from flanx import checkpoint, cluster
 from flanx.config import write_atomic
 from flanx.data import loader, mixture, store
 from flanx.data import vocabulary as vocabularies
 from flanx.errors import Preempted, UserError
 from flanx.models import Model, first_nonfinite
-from flanx.partition import Partitioner
+from flanx.partition import Partitioner, cache_compilations, explain_exhausted
 from flanx.report import MetricsLog, Progress
 from flanx.train_step import TrainState, abstract_state, init_state, jit_train_step, make_train_step
 
@@ -59,6 +59,8 @@ def train(
     eval_period: int | None = None,
     label: str | None = None,
     fork: bool = False,
+    compilation_cache: str | None = "auto",
+    save_timeout: float = 3600.0,
 ) -> None:
     """Trains `model` on `mixture` up to step `train_steps`, then evaluates.
 
@@ -75,6 +77,8 @@ def train(
       checkpoint_period, keep_checkpoints, keep_period: steps between saves; how many newest are kept; every multiple of
         keep_period is kept for ever.
       evaluator: called as evaluator(model=, params=, step=, out_dir=) every `eval_period` steps and at the end.
+      compilation_cache: folder of compiled programs; see `flanx.partition.cache_compilations`.
+      save_timeout: seconds after which a save that hangs is named and the process ends.
       fork: resume although the run's store, mixture, model or seed changed since.
 
     Raises:
@@ -94,6 +98,12 @@ def train(
     )
     parent = parent_of(folder, initial_checkpoint_path, initial_checkpoint_fingerprint)
     claim(folder, identity(model, batches, seed) | parent, fork)
+    cluster.agree("what is trained", identity(model, batches, seed) | parent)
+    cache_compilations(compilation_cache)
+    if partitioner.num_partitions == "auto":
+        from flanx.plan import choose  # reads this module's parameters, so it cannot be imported above
+
+        partitioner = choose.settle(partitioner, model, optimizer, batch_size, task_feature_lengths, num_microbatches)
 
     train_step = make_train_step(
         model,
@@ -105,10 +115,11 @@ def train(
         loss_normalizing_factor=loss_normalizing_factor,
         num_microbatches=num_microbatches,
     )
-    checkpoints = checkpoint.Checkpoints(folder, keep_checkpoints, keep_period)
+    checkpoints = checkpoint.Checkpoints(folder, keep_checkpoints, keep_period, save_timeout)
     with partitioner.scope(), on_sigterm() as stopping, contextlib.closing(checkpoints):
         state, target = make_state(model, optimizer, partitioner, checkpoints, seed, initial_checkpoint_path)
         step_fn = jit_train_step(train_step, target)
+        tell_replicated(partitioner, target.params, label)
 
         def evaluate(state: TrainState) -> None:
             if evaluator:
@@ -122,14 +133,15 @@ def train(
                 for step in range(first + 1, train_steps + 1):
                     host_batch = next(rows)
                     batch = partitioner.global_batch(host_batch, batch_size)
-                    with jax.transfer_guard("disallow"):
+                    with jax.transfer_guard("disallow"), explain_exhausted(target.params, partitioner):
                         state, metrics = step_fn(state, batch)
                     watch.take(step, metrics, host_batch, state)
                     evaluates = bool(eval_period) and step % eval_period == 0 and step < train_steps
-                    if stopping.is_set() or evaluates or step % checkpoint_period == 0 or step == train_steps:
+                    stops = cluster.stops(stopping.is_set(), step)
+                    if stops or evaluates or step % checkpoint_period == 0 or step == train_steps:
                         watch.flush(state)
                         checkpoints.save(state)
-                    if stopping.is_set():
+                    if stops:
                         checkpoints.wait()
                         raise Preempted(f"{label}: stopped and saved at step {step}; the same command goes on")
                     if evaluates:
@@ -139,6 +151,18 @@ def train(
         evaluate(state)
     if jax.process_index() == 0:
         write_atomic(folder / "done.json", json.dumps({"step": int(state.step)}) + "\n")
+
+
+def tell_replicated(partitioner: Partitioner, params: Any, label: str) -> None:
+    """Says which large arrays the rules leave whole on every device."""
+    shardings = jax.tree.map(lambda p: p.sharding, params)
+    if (whole := partitioner.replicated(params, shardings)) and cluster.is_first():
+        name, size = whole[0]
+        total = sum(size for _, size in whole) / 1e9
+        print(
+            f"{label}: every device holds {len(whole)} large arrays whole ({total:.2f} GB, the largest {name}, "
+            f"{size / 1e9:.2f} GB); partition.rules.parameters = 2 would divide them"
+        )
 
 
 def is_done(folder: pathlib.Path, train_steps: int) -> bool:
@@ -244,7 +268,7 @@ class Watch:
     label: str
 
     def __post_init__(self) -> None:
-        self._log = MetricsLog(self.folder, self.start_step)
+        self._log = MetricsLog(self.folder, self.start_step) if jax.process_index() == 0 else None
         self._progress = Progress(self.train_steps, self.label)
         self._pending: tuple[int, Any, Mapping[str, np.ndarray]] | None = None
         self._sums: dict[str, float] = {}
@@ -279,7 +303,10 @@ class Watch:
             self._write(step)
 
     def _write(self, step: int) -> None:
-        """One record over the steps since the last: per-token means, and speeds."""
+        """One record over the steps since the last: per-token means, and speeds. The first process writes for all."""
+        if self._log is None:
+            self._sums = {}
+            return
         now = time.monotonic()
         steps, seconds = step - self._since[1], max(now - self._since[0], 1e-9)
         tokens = max(self._sums["tokens"], 1.0)
@@ -299,7 +326,8 @@ class Watch:
 
     def close(self) -> None:
         """Closes the logs."""
-        self._log.close()
+        if self._log is not None:
+            self._log.close()
 
 
 @contextlib.contextmanager
