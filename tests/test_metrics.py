@@ -72,6 +72,7 @@ def test_vote_takes_the_most_frequent_answer_and_skips_silence() -> None:
     assert metrics.vote(texts, "number", True, "en")[1] == "5"
     assert metrics.vote(["The answer is 4.", "The answer is 5."], "number", True, "en")[1] == "4"  # a tie: the first
     assert metrics.vote(["none", "nothing"], "number", True, "en")[1] is None
+    assert metrics.vote(["none", "nothing", "The answer is 5."], "number", True, "en")[1] == "5"
     mark = metrics.mark_generated(texts, ["5"], "number", True, "en", False, False)
     assert (mark.exact, mark.failed) == (1.0, False)
     mark = metrics.mark_generated(["none"], ["5"], "number", True, "en", False, False)
