@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import hashlib
 import importlib.metadata
+import json
 import os
 import pathlib
 import time
@@ -73,7 +74,8 @@ def evaluate(
     with contextlib.ExitStack() as stack:
         if params is None:
             params = _restore(stack, model, checkpoint, partitioner or Partitioner())
-        run = _provenance(model, params, words, lengths, seed, checkpoint, step, provenance)
+        more = {"training": training(checkpoint, pathlib.Path(out_dir)), **(provenance or {})}
+        run = _provenance(model, params, words, lengths, seed, checkpoint, step, more)
         scores = {}
         for each in loaded:
             scores[each.spec.name] = _run_suite(model, params, words, each, lengths, folder, batch_size, seed, run)
@@ -102,7 +104,7 @@ def _restore(stack: contextlib.ExitStack, model: Model, path: str | None, partit
 
 def _provenance(
     model: Model, params: Any, words: Vocabulary, lengths: Mapping[str, int], seed: int, checkpoint: str | None,
-    step: int | None, more: Mapping[str, Any] | None,
+    step: int | None, more: Mapping[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
     """What a result depends on beside its spec. Two runs that agree here may share their generations."""
     versions = {name: importlib.metadata.version(name) for name in ("flanx", "jax", "flax", "numpy")}
@@ -115,8 +117,19 @@ def _provenance(
         "lengths": dict(lengths),
         "seed": seed,
         "versions": versions,
-        **(more or {}),
+        **more,
     }
+
+
+def training(checkpoint: str | None, out_dir: pathlib.Path) -> dict[str, Any] | None:
+    """What the run that made the parameters says of itself (run.json: store, mixture, missing tasks), where it does."""
+    folders = (
+        [pathlib.Path(checkpoint), *list(pathlib.Path(checkpoint).parents)[:2]] if checkpoint else [out_dir.parent]
+    )
+    for folder in folders:
+        if (folder / "run.json").is_file():
+            return json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    return None
 
 
 def fingerprint(params: Any) -> str | None:

@@ -71,6 +71,14 @@ def test_scores_and_raw_generations_are_kept(tmp_path: pathlib.Path) -> None:
     assert scores["suites"]["gsm8k_zero_shot"]["extraction_failed"] == 1
 
 
+def test_the_training_run_is_recorded_with_the_scores(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text('{"data": {"store": "abc", "missing": ["qed"]}}')
+    scores = score(tmp_path / "run" / "evals", step=3, provenance={"host": "a"})
+    assert scores["run"]["training"]["data"]["missing"] == ["qed"] and scores["run"]["host"] == "a"
+    assert score(tmp_path / "alone")["run"]["training"] is None
+
+
 def test_a_killed_evaluation_goes_on_and_ends_alike(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture) -> None:
     names = ("bbh_direct[navigate,word_sorting]", "gsm8k_zero_shot")
     whole = score(tmp_path / "whole", *names)
