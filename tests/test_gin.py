@@ -16,6 +16,7 @@ from flanx.plan import recipe as plan
 from flanx.sweep import recipe
 from flanx.sweep.grid import Sweep
 from flanx.train_step import init_state
+from tests import store_maker
 
 GIN = config.gin_folder()
 TINY = "models/t5_1_1/tiny.gin"
@@ -155,3 +156,34 @@ def test_files_for_t5x_are_gin(name):
     """They are bound by T5X's program, which is not installed with flanx."""
     with open(GIN / name, encoding="utf-8") as text:
         assert len(list(config_parser.ConfigParser(text, config._Recorder()))) > 2
+
+
+def test_the_ablations_of_the_flan_collection_take_away_what_they_say(tmp_path):
+    tasks = ("cot/cot_aqua", "muffin/muffin_rte", "muffin/muffin_qrecc", "t0_sf/t0_sf_dream", "niv2/niv2_task1")
+    made = store_maker.make(tmp_path, dict.fromkeys(tasks, 20), styles=("zsopt", "zsopt_inverted", "fsopt"))
+    config.parse(["sweeps/flan_collection.gin"])
+    drawn = {}
+    for point in config.make(Sweep).points():
+        config.parse(point.gin_files, take_bindings(point.arguments())[1])
+        drawn[point.labels["collection"]] = config.parameter(train.train, "mixture").resolve(made)
+    whole = drawn["flan_2022"]
+    assert whole.collections == pytest.approx({"cot": 0.05, "muffin": 0.43, "niv2": 0.2, "t0_sf": 0.32})
+    assert drawn["no_cot"].collections == pytest.approx({"muffin": 43 / 95, "niv2": 20 / 95, "t0_sf": 32 / 95})
+    for name in ("muffin", "t0_sf", "niv2"):
+        left = {k: v for k, v in whole.collections.items() if k != name}
+        total = sum(left.values())
+        assert drawn[f"no_{name}"].collections == pytest.approx({k: v / total for k, v in left.items()}, abs=1e-4)
+    assert drawn["no_dialog"].tasks["muffin_qrecc"] == 0
+    mixture.Batches(made, drawn["no_dialog"].mixture, {"inputs": 64, "targets": 16}, 4).batch(0)
+    assert drawn["no_dialog"].collections == pytest.approx(whole.collections)
+    assert set(drawn["flan_2021"].collections) == {"muffin"} and set(drawn["super_ni"].collections) == {"niv2"}
+    assert drawn["no_balancing"].collections["muffin"] == pytest.approx(2 / 5)
+
+    def share(name: str, style: str) -> float:
+        return sum(source.weight for source in drawn[name].sources if source.style.startswith(style))
+
+    for percent in (0, 5, 10, 25, 50, 75, 90, 95, 100):
+        assert share(f"few_shot_{percent}", "fs") == pytest.approx(percent / 100)
+    assert share("no_few_shot", "fs") == 0
+    assert share("flan_2022", "zsopt_inverted") > 0
+    assert share("no_inversion", "zsopt_inverted") == 0
