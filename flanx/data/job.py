@@ -143,10 +143,19 @@ def hash_row(row: spec.TaskSpec, style: str, rendering: int, fingerprint: str, s
     """Hash of all that makes one rendering of a task: its row, templates, prompt style, code and source files."""
     tables = spec.load()
     fields = {f.name: getattr(row, f.name) for f in dataclasses.fields(row) if f.name not in _NOT_TEXT}
-    blocks = {name: repr(tables.blocks[name]) for name in (*row.templates, *row.inversions)}
+    blocks = {name: tables.blocks[name] for name in (*row.templates, *row.inversions)}
     own = ("suite",) if row.source.startswith("suite:") else ()
-    parts = [FORMAT, fields, blocks, repr(tables.style), style, rendering, fingerprint, source_hash, hash_code(own)]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+    parts = [FORMAT, fields, blocks, tables.style, style, rendering, fingerprint, source_hash, hash_code(own)]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=_plain).encode()).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """What JSON does not know, in a form that every process writes alike: sets sorted, dataclasses as their fields."""
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    if dataclasses.is_dataclass(value):
+        return [type(value).__name__, {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}]
+    raise TypeError(f"{value!r} has no stable form to hash")
 
 
 # Keys of a row that change no example: a new cap or licence makes nothing stale.
