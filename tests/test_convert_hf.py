@@ -1,3 +1,4 @@
+import importlib.util
 import json
 import pathlib
 import subprocess
@@ -248,6 +249,7 @@ def test_no_torch_transformers_tensorflow_or_t5x_is_imported(tmp_path: pathlib.P
 def test_transformers_loads_the_folder_its_generation_config_and_its_tokenizer(tmp_path: pathlib.Path, capsys):
     transformers = pytest.importorskip("transformers", reason="transformers is in the extra hf")
     from flanx import cli
+    from flanx.data import vocabulary
 
     write(tmp_path / "hf", SMALL)
     assert cli.main(["convert", str(tmp_path / "hf"), str(tmp_path / "flanx")]) == 0
@@ -260,3 +262,12 @@ def test_transformers_loads_the_folder_its_generation_config_and_its_tokenizer(t
     assert model.generation_config.eos_token_id == 1
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "byte")
     assert tokenizer("hi").input_ids == [ord("h") + 3, ord("i") + 3, 1]
+    spec = importlib.util.find_spec("seqio")  # found, not imported: a real SentencePiece model lies in it
+    pieces = pathlib.Path(spec.origin).parent / "test_data" / "sentencepiece" / "sentencepiece.model"
+    again = ["convert", str(tmp_path / "flanx"), str(tmp_path / "pieces"), "--to", "hf", "--vocabulary", str(pieces)]
+    assert cli.main(again) == 0
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "pieces")
+    ours = vocabulary.load(str(pieces))
+    assert len(tokenizer) == ours.size
+    assert tokenizer("this is a test").input_ids == [*ours.encode("this is a test"), ours.eos_id]
+    assert tokenizer.convert_tokens_to_ids("<extra_id_0>") == ours.size - 1
