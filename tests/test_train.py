@@ -28,10 +28,10 @@ def store_dir(tmp_path_factory) -> pathlib.Path:
     """A store of two tasks of the suite's kind, bytes, short texts drawn by numpy."""
     words, rng = vocabulary.load("byte"), np.random.default_rng(0)
     tasks, examples = {}, {}
-    for name in ("suite_a", "suite_b"):
+    for name in ("suite_text_a", "suite_text_b"):
         texts = ["".join(rng.choice(list("abcdef"), 12)) for _ in range(200)]
         pairs = [([*words.encode(t), 1], [*words.encode(t[:4]), 1]) for t in texts]
-        tasks[name] = {"collection": "suite", "cap": 1000, "held_out": False, "cot": False}
+        tasks[name] = {"collection": "suite_text", "cap": 1000, "held_out": False, "cot": False}
         examples[name, "zsopt"] = [pairs]
     folder = tmp_path_factory.mktemp("store")
     write_store(folder, tasks, examples, words)
@@ -43,7 +43,7 @@ def command(store_dir: pathlib.Path, model_dir: pathlib.Path, **more: object) ->
         "STORE_DIR": str(store_dir),
         "MODEL_DIR": str(model_dir),
         "VOCABULARY": "byte",
-        "MIXTURE_OR_TASK_NAME": "suite",
+        "MIXTURE_OR_TASK_NAME": "suite_text",
         "TASK_FEATURE_LENGTHS": {"inputs": 32, "targets": 16},
         "TRAIN_STEPS": STEPS,
         "BATCH_SIZE": 4,
@@ -135,9 +135,9 @@ def test_a_finished_run_says_so_and_a_changed_one_is_refused(store_dir, undistur
 
 
 def test_an_unknown_mixture_and_a_missing_store_are_one_line(store_dir, tmp_path, capsys):
-    assert cli.main(command(store_dir, tmp_path / "a", MIXTURE_OR_TASK_NAME="siute")[3:]) == 2
+    assert cli.main(command(store_dir, tmp_path / "a", MIXTURE_OR_TASK_NAME="suite_tetx")[3:]) == 2
     said = capsys.readouterr().err
-    assert "'siute'" in said and "'suite'" in said and said.count("\n") == 1
+    assert "'suite_tetx'" in said and "'suite_text'" in said and said.count("\n") == 1
     assert cli.main(command(tmp_path / "nowhere", tmp_path / "b")[3:]) == 2
     said = capsys.readouterr().err
     assert "nowhere" in said and said.count("\n") == 1
