@@ -5,7 +5,6 @@ from collections.abc import Callable
 
 import numpy as np
 
-
 _COUNT = [np.arange(1 << 16, dtype=np.int32)]
 
 
