@@ -7,6 +7,7 @@ parser, so that an unknown file, macro or module is reported with its place and 
 
 import contextlib
 import copy
+import copy
 import importlib.util
 import logging
 import os
@@ -212,7 +213,7 @@ def _parameters(selector: str) -> list[str]:
 def value(macro: str) -> Any:
     """The bound value of a macro, with nested macros and references evaluated by gin."""
     try:
-        return gin.query_parameter(f"{macro}/gin.macro.value")
+        return copy.deepcopy(gin.query_parameter(f"{macro}/gin.macro.value"))  # gin evaluates a reference that is copied
     except ValueError as error:
         raise UserError(f"gin macro '{macro}' has no value: add --gin.{macro}=VALUE") from error
 

@@ -47,6 +47,11 @@ def test_a_parameter_is_bound_by_its_own_name(gin_file):
     assert config.call(run)[1] == "b"
 
 
+def test_the_value_of_a_macro_is_that_of_the_macro_it_names(gin_file):
+    config.parse([gin_file("MORE = 6\nSTEPS = %MORE\nt.run.steps = %STEPS\n")])
+    assert config.value("STEPS") == 6
+
+
 MISTAKES = {
     "unknown macro on the command line": (
         "STEPS = 3\nt.run.steps = %STEPS\n",
