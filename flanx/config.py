@@ -7,7 +7,6 @@ parser, so that an unknown file, macro or module is reported with its place and 
 
 import contextlib
 import copy
-import copy
 import importlib.util
 import logging
 import os
@@ -211,9 +210,9 @@ def _parameters(selector: str) -> list[str]:
 
 
 def value(macro: str) -> Any:
-    """The bound value of a macro, with nested macros and references evaluated by gin."""
+    """The bound value of a macro, with nested macros and references evaluated, as gin does when they are copied."""
     try:
-        return copy.deepcopy(gin.query_parameter(f"{macro}/gin.macro.value"))  # gin evaluates a reference that is copied
+        return copy.deepcopy(gin.query_parameter(f"{macro}/gin.macro.value"))
     except ValueError as error:
         raise UserError(f"gin macro '{macro}' has no value: add --gin.{macro}=VALUE") from error
 
