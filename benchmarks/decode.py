@@ -105,6 +105,7 @@ def main() -> None:
         theirs = hugging_face(sizes, prompts, new, [count] if args.quick else [16, 64], repeats)
     device = jax.devices()[0].device_kind
     name = f"T5.1.1-{args.size} greedy {count} x 512 -> {new}, {device}"
+    theirs = round(theirs, 1) if theirs else None
     report(name, round(ours, 1), "new tokens/s", "transformers.generate" if theirs else None, theirs)
     if args.size == "xl":
         method = decode.Sample(0.7, top_k=40)
