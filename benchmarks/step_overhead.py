@@ -1,0 +1,86 @@
+"""What flanx's loop adds to a step: the loop of `flanx train` beside the bare jitted function on one prepared batch.
+
+The loop reads batches from a store, places them, guards transfers, takes metrics a step late and writes the log; the
+bare function is called on a batch that lies on the device, and its metrics are fetched at the end.
+"""
+
+import argparse
+import contextlib
+import json
+import pathlib
+import statistics
+import sys
+import tempfile
+import time
+
+import jax
+
+from flanx import checkpoint, optim, train
+from flanx.data import loader
+from flanx.data import mixture as mixtures
+from flanx.models import t5
+from flanx.partition import Partitioner, explain_exhausted
+from flanx.train_step import jit_train_step, make_train_step
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+from tests import run_case
+
+MODEL = t5.T5(
+    vocab_size=384, emb_dim=256, num_heads=4, head_dim=64, mlp_dim=512, num_encoder_layers=2, num_decoder_layers=2
+)
+
+
+def main() -> None:
+    """Prints one JSON line: the overhead in percent, medians of interleaved blocks of steps."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true")
+    quick = parser.parse_args().quick
+    blocks, steps, rows = (3, 4, 16) if quick else (9, 10, 32)
+    with tempfile.TemporaryDirectory() as folder:
+        bare, loop = measure(pathlib.Path(folder), blocks, steps, rows)
+    value = 100.0 * (loop / bare - 1.0)
+    record = {"benchmark": "step_overhead", "metric": "overhead_of_the_loop", "value": round(value, 2), "unit": "%"}
+    print(
+        json.dumps(record | {"peer": "bare jitted step", "peer_value": round(bare, 4), "ratio": round(loop / bare, 4)})
+    )
+
+
+def measure(folder: pathlib.Path, blocks: int, steps: int, rows: int) -> tuple[float, float]:
+    """Median seconds per step of (the bare function, the loop), blocks of both taken in turn."""
+    store_dir = run_case.make_store(folder / "store")
+    partitioner, optimizer = Partitioner(devices=jax.devices()[:1]), optim.adafactor(1e-3)
+    lengths = {"inputs": 256, "targets": 64}
+    batches = train.open_batches(str(store_dir), "byte", mixtures.Mixture("own"), lengths, rows, 0, MODEL)
+    saved = checkpoint.Checkpoints(folder / "run")
+    with contextlib.closing(saved), partitioner.scope():
+        state, target = train.make_state(MODEL, optimizer, partitioner, saved, 0, None)
+        step_fn = jit_train_step(make_train_step(MODEL, optimizer), target)
+        fixed = partitioner.global_batch(batches.batch(0), rows)
+        state, _ = step_fn(state, fixed)
+        jax.block_until_ready(state)
+        watch = train.Watch(folder / "run", MODEL, saved, 0, 10**6, 10, "bench")
+        stream = loader.Loader(batches, 0, range(rows))
+        times: dict[str, list[float]] = {"bare": [], "loop": []}
+        step = 0
+        with contextlib.closing(watch), contextlib.closing(stream), contextlib.redirect_stdout(sys.stderr):
+            for _ in range(blocks):
+                began = time.perf_counter()
+                for _ in range(steps):
+                    state, _ = step_fn(state, fixed)
+                jax.block_until_ready(state)
+                times["bare"].append((time.perf_counter() - began) / steps)
+                began = time.perf_counter()
+                for _ in range(steps):
+                    step += 1
+                    host_batch = next(stream)
+                    batch = partitioner.global_batch(host_batch, rows)
+                    with jax.transfer_guard("disallow"), explain_exhausted(target.params, partitioner):
+                        state, metrics = step_fn(state, batch)
+                    watch.take(step, metrics, host_batch, state)
+                jax.block_until_ready(state)
+                times["loop"].append((time.perf_counter() - began) / steps)
+    return statistics.median(times["bare"]), statistics.median(times["loop"])
+
+
+if __name__ == "__main__":
+    main()
