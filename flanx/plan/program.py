@@ -47,9 +47,14 @@ def collectives(text: str, devices: int) -> list[Collective]:
     bodies, entry = _computations(text)
     times = _times(bodies, entry)
     found: dict[tuple[str, tuple[int, ...]], list[float]] = collections.defaultdict(lambda: [0.0, 0])
+    channels: set[str] = set()  # the start, middle and end of an asynchronous collective repeat it on one channel
     for name, lines in bodies.items():
         for line in lines if times[name] else ():
             if match := _COLLECTIVE.match(line):
+                channel = re.search(r"channel_id=(\d+)", line)
+                if channel and channel[1] in channels:
+                    continue
+                channels |= {channel[1]} if channel else set()
                 kind, members = match[2], _group(line, devices)
                 if len(members) > 1:
                     entry_ = found[kind, members]
@@ -75,9 +80,15 @@ def _computations(text: str) -> tuple[dict[str, list[str]], str]:
     return bodies, entry
 
 
-def _calls(line: str) -> Iterator[tuple[str, int]]:
+def _calls(line: str, bodies: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, int]]:
     """(computation, how often) that an instruction runs."""
-    trips = int(match[1]) if " while(" in line and (match := _TRIPS.search(line)) else 1
+    trips = 1
+    if " while(" in line:
+        condition = re.search(r"condition=%?([\w.\-]+)", line)
+        bound = "\n".join(bodies.get(condition[1], ())) if condition else ""
+        # the TPU compiler drops the count and leaves a loop from 0 to a constant
+        match = _TRIPS.search(line) or ("direction=LT" in bound and re.search(r"s32\[\]\S* constant\((\d+)\)", bound))
+        trips = int(match[1]) if match else 1
     for found in _CALLED.findall(line):
         for name in found.strip("{}").split(","):
             yield name.strip().lstrip("%"), trips
@@ -85,7 +96,9 @@ def _calls(line: str) -> Iterator[tuple[str, int]]:
 
 def _times(bodies: Mapping[str, Sequence[str]], entry: str) -> Mapping[str, int]:
     """How often each computation runs in one run of the entry; conditionals count every branch."""
-    edges = {name: [call for line in lines if "=" in line for call in _calls(line)] for name, lines in bodies.items()}
+    edges = {
+        name: [call for line in lines if "=" in line for call in _calls(line, bodies)] for name, lines in bodies.items()
+    }
     times: dict[str, int] = collections.defaultdict(int)
 
     def visit(name: str, count: int) -> None:
@@ -126,6 +139,11 @@ def _group(line: str, devices: int) -> tuple[int, ...]:
         return (int(match[1]), int(match[2]))
     if match := re.search(r"replica_groups=\{\{([0-9,]+)\}", line):
         return tuple(int(n) for n in match[1].split(","))
+    if match := re.search(r"replica_groups=mesh\[([^\]]*)\]\s*\{([^}]*)\}", line):  # the mesh's axes by name
+        sizes = {name: int(n) for name, n in re.findall(r"'([^']+)'=(\d+)", match[1])}
+        inside = set(re.findall(r"'([^']+)'", match[2]))
+        places = np.arange(devices).reshape(list(sizes.values()))
+        return tuple(int(n) for n in places[tuple(slice(None) if a in inside else 0 for a in sizes)].reshape(-1))
     if match := re.search(r"replica_groups=\[(\d+),(\d+)\]<=\[([0-9,]+)\](?:T\(([0-9,]+)\))?", line):
         dims = [int(n) for n in match[3].split(",")]
         places = np.arange(devices).reshape(dims)
