@@ -23,7 +23,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from flanx.errors import UserError
+from flanx.errors import Preempted, UserError
 
 PORT_OFFSET = 1000  # the roll call listens this far above JAX's coordinator
 BEAT, SILENCE = 5.0, 30.0  # seconds between signs of life, and without one until a process counts as lost
@@ -98,7 +98,7 @@ class Cluster:
     def __init__(self, place: Place, timeout: float) -> None:
         self.place, self.timeout = place, timeout
         self.stop_step: int | None = None
-        self._answers: queue.Queue[dict[str, Any]] = queue.Queue()
+        self._answers: queue.Queue[str | None] = queue.Queue()
         self._leaving = False
         host, _, port = place.address.rpartition(":")
         port_number = int(port) + PORT_OFFSET
@@ -126,27 +126,39 @@ class Cluster:
     def agree(self, round_name: str, facts: Mapping[str, Any]) -> None:
         """Waits for every process to bring the same facts. Raises UserError naming who is missing or differs."""
         self._send({"round": round_name, "facts": json.loads(json.dumps(dict(facts)))})
-        answer = self._answers.get()
-        if missing := answer.get("missing"):
-            named = ", ".join(map(str, missing))
-            raise UserError(
-                f"{round_name}: no word from process {named} (of {self.place.count}) within {self.timeout:.0f} s; "
+        if error := self._answers.get():
+            raise UserError(error)
+
+    def _verdict(self, answer: Mapping[str, Any]) -> str | None:
+        """What is wrong with a round: who is missing, or which fact differs where."""
+        name = answer["round"]
+        if missing := ", ".join(map(str, answer["missing"])):
+            return (
+                f"{name}: no word from process {missing} (of {self.place.count}) within {self.timeout:.0f} s; "
                 "look at its log, or raise --cluster_timeout"
             )
         first = answer["facts"]["0"]
         for number, told in sorted(answer["facts"].items(), key=lambda item: int(item[0])):
-            for name, value in told.items():
-                if value != first.get(name):
-                    host = answer["hosts"].get(number, "?")
-                    raise UserError(
-                        f"{round_name}: '{name}' differs between hosts: process 0 has {_short(first.get(name))}, "
-                        f"process {number} ({host}) has {_short(value)}; give all the same files and versions"
+            for fact, value in told.items():
+                if value != first.get(fact):
+                    return (
+                        f"{name}: '{fact}' differs between hosts: process 0 has {_short(first.get(fact))}, process "
+                        f"{number} ({answer['hosts'].get(number, '?')}) has {_short(value)}; give all the same files "
+                        "and versions"
                     )
+        return None
 
     def announce_stop(self, step: int) -> None:
         """Tells every process to stop a few steps after `step`."""
         if self.stop_step is None:
             self._send({"stop": step + AHEAD})
+
+    def fail(self, reason: str) -> None:
+        """Tells every process that this one failed: they would wait for it in a collective for ever."""
+        if not self._leaving:
+            with contextlib.suppress(OSError):
+                self._send({"failed": reason})
+        self.leave()
 
     def leave(self) -> None:
         """Ends the connection in order."""
@@ -172,8 +184,12 @@ class Cluster:
                     self._end(f"process {message['lost']} ({message['host']}) was lost")
                 elif "stop" in message:
                     self.stop_step = message["stop"]
+                elif "failed" in message:
+                    self._end(f"process {message['process_failed']} failed: {message['failed']}")
                 elif "round" in message:
-                    self._answers.put(message)
+                    error = self._verdict(message)
+                    self._leaving = self._leaving or error is not None  # all hear it and end by themselves
+                    self._answers.put(error)
         self._end("process 0 was lost")
 
     def _end(self, reason: str) -> None:
@@ -219,6 +235,8 @@ class _Server(threading.Thread):
                     self._gather(message["round"], number, message["facts"])
                 elif "stop" in message:
                     self._tell({"stop": message["stop"]})
+                elif "failed" in message:
+                    self._tell({"failed": message["failed"], "process_failed": number}, but=number)
                 elif "bye" in message:
                     said_bye = True
         with self._lock:
@@ -248,9 +266,9 @@ class _Server(threading.Thread):
             missing = [i for i in range(self._count) if i not in arrived]
         self._tell({"round": name, "facts": arrived, "hosts": self._hosts, "missing": missing})
 
-    def _tell(self, message: Mapping[str, Any]) -> None:
+    def _tell(self, message: Mapping[str, Any], but: int | None = None) -> None:
         with self._lock:
-            for connection in self._sockets.values():
+            for connection in [c for number, c in self._sockets.items() if number != but]:
                 with contextlib.suppress(OSError):
                     connection.sendall(json.dumps(message).encode() + b"\n")
 
@@ -296,16 +314,23 @@ def joined(args: argparse.Namespace, recipe: str) -> Iterator[None]:
         cluster.agree("roll call", {"recipe": hashlib.sha256(recipe.encode()).hexdigest()[:12]} | versions())
         if os.environ.get("JAX_PLATFORMS", "") == "cpu":
             jax.config.update("jax_cpu_collectives_implementation", "gloo")
+        limit = int(args.cluster_timeout)
+        # a lost process is noticed on the sockets; at the end nobody waits long for one that failed
         jax.distributed.initialize(
-            place.address, place.count, place.process, initialization_timeout=int(args.cluster_timeout)
+            place.address, place.count, place.process, initialization_timeout=limit, shutdown_timeout_seconds=60
         )
         _joined = cluster
         yield
+    except Preempted:  # all stop at the same step
+        cluster.leave()
+        raise
+    except BaseException as error:
+        cluster.fail((str(error).splitlines() or [type(error).__name__])[0])
+        raise
     finally:
         _joined = None
-        cluster.leave()
-        with contextlib.suppress(RuntimeError):
-            jax.distributed.shutdown()
+    cluster.leave()
+    jax.distributed.shutdown()
 
 
 def agree(round_name: str, facts: Mapping[str, Any]) -> None:

@@ -93,6 +93,21 @@ def test_stop_is_one_step_for_all() -> None:
     [c.leave() for c in both]
 
 
+def test_a_failure_is_told_to_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[str] = []
+    monkeypatch.setattr(cluster.Cluster, "_end", lambda self, reason: self._leaving or ended.append(reason))
+    address = f"127.0.0.1:{run_case.free_port()}"
+    both = [cluster.Cluster(cluster.Place(address, 2, i), 10.0) for i in range(2)]
+    threads = [threading.Thread(target=c.agree, args=("start", {})) for c in both]
+    [t.start() for t in threads], [t.join() for t in threads]
+    both[1].fail("the loss of step 3 is nan")
+    limit = time.monotonic() + 10
+    while not ended and time.monotonic() < limit:
+        time.sleep(0.01)
+    both[0].leave()
+    assert ended[0] == "process 1 failed: the loss of step 3 is nan"
+
+
 @pytest.fixture(scope="module")
 def store_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return run_case.make_store(tmp_path_factory.mktemp("store"))
