@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 JOBS ?= 2
 
-.PHONY: demo test test-slow bench lint lock wheel clean
+.PHONY: demo test test-slow bench plan lint lock wheel clean
 
 demo: $(READY)
 	@$(BIN)/flanx sweep --jobs=2 --gin_file=sweeps/demo.gin
@@ -19,6 +19,10 @@ test-slow: $(READY)
 
 bench: $(READY)
 	@for f in benchmarks/*.py; do $(BIN)/python $$f --quick || exit 1; done
+
+# docs/plan.md: the paper's ten models through the TPU compiler (needs libtpu: pip install 'flanx[tpu-plan]').
+plan: $(READY)
+	@$(BIN)/python -m flanx.plan.page --out docs/plan.md $(PLAN_FLAGS)
 
 lint: $(READY)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
