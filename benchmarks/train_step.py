@@ -99,8 +99,9 @@ def transformers_step(args: argparse.Namespace) -> Iterator[tuple[str, Callable[
         dropout_rate=0.0,
         decoder_start_token_id=0,
     )
-    config.tie_word_embeddings = False  # version 5 sets it to True whatever it is given
     model = T5ForConditionalGeneration(config).train()
+    # Version 5 ties a head that it makes afresh, whatever the config says.
+    model.lm_head.weight = torch.nn.Parameter(0.05 * torch.randn(VOCAB, SIZES["emb_dim"]))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
     tokens = {name: torch.tensor(array) for name, array in draw(args).items()}
 
