@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 
 from flanx.errors import UserError, nearest
 
@@ -28,10 +29,14 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": nn.relu,
     "silu": nn.silu,
 }
+PRODUCT = "product"  # JAX's policies do not see a product inside `product`'s own gradient rule, so it has a name
+_KEEP_PRODUCTS = jax.checkpoint_policies.save_only_these_names(PRODUCT)
 REMAT_POLICIES: dict[str, Callable[..., Any] | None] = {
     "none": None,  # keep everything
-    "minimal": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # keep products with weights
-    "dots": jax.checkpoint_policies.dots_saveable,  # keep attention scores as well
+    "minimal": _KEEP_PRODUCTS,  # keep products with weights
+    "dots": jax.checkpoint_policies.save_from_both_policies(  # keep attention scores as well
+        jax.checkpoint_policies.dots_saveable, _KEEP_PRODUCTS
+    ),
     "full": jax.checkpoint_policies.nothing_saveable,  # keep the input of every layer
 }
 
@@ -92,6 +97,7 @@ def _product_backward(
     gradient = gradient.astype(x.dtype)
     tokens = tuple(range(x.ndim - 1))
     of_x = lax.dot_general(gradient, kernel.astype(x.dtype), (((x.ndim - 1,), (1,)), ((), ())))
+    turn_gradient = turn_gradient and x.dtype == jnp.float32  # on a CPU XLA has no transposed bf16 product into float32
     turned, other = (gradient, x) if turn_gradient else (x, gradient)
     of_kernel = lax.dot_general(turned, other, ((tokens, tokens), ((), ())), preferred_element_type=jnp.float32)
     return of_x, of_kernel.T if turn_gradient else of_kernel
@@ -113,7 +119,8 @@ class Dense(nn.Module):
     def __call__(self, x: Array) -> Array:
         """x [..., in] -> [..., features]."""
         kernel = parameter(self, "kernel", self.init_kernel, self.axes, (x.shape[-1], self.features))
-        return product(x.astype(self.precision.dtype), kernel, self.precision.dtype, self.turn_gradient)
+        found = product(x.astype(self.precision.dtype), kernel, self.precision.dtype, self.turn_gradient)
+        return checkpoint_name(found, PRODUCT)
 
 
 class Head(nn.Module):
