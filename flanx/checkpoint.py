@@ -76,6 +76,7 @@ class Checkpoints:
                         flush=True,
                     )
                     os._exit(HUNG)
+                    return
                 time.sleep(min(1.0, self._timeout / 4))
 
         threading.Thread(target=look, name="flanx-save-watch", daemon=True).start()
