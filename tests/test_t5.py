@@ -210,7 +210,7 @@ def test_parameters_are_born_with_names_and_scan_stacks_them() -> None:
 
 def test_twenty_bfloat16_steps_stay_within_two_percent_of_float32(params: Any, packed: dict[str, Any]) -> None:
     def losses(dtype: str) -> list[float]:
-        model, optimizer = dataclasses.replace(TINY, dtype=dtype), optim.adafactor(1e-2)
+        model, optimizer = dataclasses.replace(TINY, dtype=dtype), optim.adafactor(1e-3)
 
         @jax.jit
         def step(params: Any, state: Any) -> Any:
@@ -226,7 +226,7 @@ def test_twenty_bfloat16_steps_stay_within_two_percent_of_float32(params: Any, p
         return found
 
     exact, rough = losses("float32"), losses("bfloat16")
-    assert exact[-1] < 0.8 * exact[0]
+    assert exact[-1] < 0.9 * exact[0]
     np.testing.assert_allclose(rough, exact, rtol=0.02)
     assert rough != exact
 
@@ -263,7 +263,10 @@ def test_the_gate_names_the_first_bad_layer(params: Any, packed: dict[str, Any],
         return layers.stack(tree) if scan else tree
 
     assert first_nonfinite(model, spoiled(0.0), packed) is None
-    assert first_nonfinite(model, spoiled(3e38), packed) == "output of decoder/layers_1/mlp/wo"
+    huge = spoiled(0.0)  # every number is finite, their products are not
+    wo = (huge["decoder"]["layers"] if scan else huge["decoder"]["layers_1"])["mlp"]["wo"]
+    wo["kernel"] = wo["kernel"].at[-1 if scan else slice(None)].set(3e38)
+    assert first_nonfinite(model, huge, packed) == "output of decoder/layers_1/mlp/wo"
     bad = "parameter decoder/layers/mlp/wo/kernel" if scan else "parameter decoder/layers_1/mlp/wo/kernel"
     assert first_nonfinite(model, spoiled(np.nan), packed) == bad
     sizes = largest_outputs(model, spoiled(0.0), packed)
