@@ -381,6 +381,9 @@ def _remove_unused(store_dir: pathlib.Path, volumes: list[dict[str, Any]]) -> No
     """Removes volumes that the manifest does not name: of an older build, or of one that was killed."""
     used = {volume["name"] for volume in volumes}
     for file in store_dir.iterdir():
-        name = re.fullmatch(r"(.+-[0-9a-f]{16})\.(tokens\.npy|index\.npy|json)(\.\d+\.part)?", file.name)
-        if name and (name[1] not in used or name[3]):
+        if re.fullmatch(r".+\.\d+\.part", file.name):  # half written by a build that died; the lock says none is alive
+            file.unlink()
+            continue
+        name = re.fullmatch(r"(.+-[0-9a-f]{16})\.(tokens\.npy|index\.npy|json)", file.name)
+        if name and name[1] not in used:
             file.unlink()
