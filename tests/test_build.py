@@ -1,12 +1,9 @@
 """The build: resumed after any death with the same bytes, stale tasks alone made again, failing tasks set aside."""
 
-import os
 import pathlib
 import random
-import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -305,76 +302,72 @@ def test_held_out_tasks_belong_to_no_store(tables, tmp_path):
     assert set(store.open_store(tmp_path / "store").tasks) == {"mini_a"}
 
 
-# A build as a program. With argument "fast" its texts are made without TensorFlow, whose start takes the most time.
+# Builds in children of one program, each killed at its n-th touch of the store's folder (open, rename, remove, ...),
+# with texts made without TensorFlow: a moment costs a fork and hangs on no clock. Prints how every child ended.
 PROGRAM = """
-import sys, time
+import os, signal, sys
 import numpy as np
-from flanx.data import build, job
+from flanx.data import build, job, spec
 
 def read(made, words):
     for row in range(40):
-        time.sleep(0.002)
         yield "", np.array([*words.encode(f"{made.piece.task} {row}"), 1]), np.array([*words.encode(str(row)), 1])
 
-workers = 2
-if sys.argv[3] == "fast":
-    job.read, workers = read, 0
-print("ready", flush=True)
-build.build_store(sys.argv[1], "mini", data_dir=sys.argv[2], workers=workers, quiet=True, styles=["zsopt"])
+job.read = read
+spec.load_tables()
+folder, data, moments = sys.argv[1], sys.argv[2], sys.argv[3].split(",")
+for moment in moments:
+    name, count = moment.split(":")
+    child = os.fork()
+    if child == 0:
+        left = int(count)
+        def hook(event, args):
+            global left
+            touches = event in ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir")
+            if touches and os.path.join(folder, name) in str(args[0]):
+                left -= 1
+                if left == 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+        sys.addaudithook(hook)
+        build.build_store(os.path.join(folder, name), "mini", data_dir=data, workers=0, quiet=True, styles=["zsopt"])
+        print("touches", int(count) - left, flush=True)
+        os._exit(0)
+    print("status", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
 
-def start(tmp_path: pathlib.Path, name: str, kind: str) -> subprocess.Popen:
-    """Starts a build as a program and waits until its imports are done."""
-    command = [sys.executable, "-c", PROGRAM, str(tmp_path / name), str(tmp_path / "data"), kind]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE)
-    process.stdout.readline()
-    return process
+def build_in_children(tmp_path: pathlib.Path, moments: list[tuple[str, int]]) -> list[str]:
+    """Builds of (store, touch at which to die), one after the other; what they printed."""
+    asked = ",".join(f"{name}:{count}" for name, count in moments)
+    command = [sys.executable, "-c", PROGRAM, str(tmp_path), str(tmp_path / "data"), asked]
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()
 
 
-def finish(process: subprocess.Popen) -> None:
-    assert process.wait() == 0
-    process.stdout.close()
-
-
-def check_killed_builds(tmp_path: pathlib.Path, moments: int, kind: str, deaths: int = 5) -> None:
-    """Kills builds at random moments, `deaths` in a row on each store. Whenever a store opens it is whole; in the end
-    it has the bytes of an undisturbed build."""
-    process = start(tmp_path, "whole", kind)
-    started = time.monotonic()
-    finish(process)
-    length = time.monotonic() - started
-    expected, draw, killed = content(tmp_path / "whole"), random.Random(moments), 0
-    for number in range(moments):
-        name = f"store_{number // deaths}"
-        process = start(tmp_path, name, kind)
-        try:
-            process.wait(timeout=draw.uniform(0.0, 1.1) * length)
-        except subprocess.TimeoutExpired:
-            os.kill(process.pid, signal.SIGKILL)
-            process.wait()
-            killed += 1
-        process.stdout.close()
+def check_killed_builds(tmp_path: pathlib.Path, moments: int) -> None:
+    """A build killed at any touch of its folder leaves no store that opens as good and is not, and the next one ends
+    with the bytes of an undisturbed build."""
+    touches = int(build_in_children(tmp_path, [("whole", 10**6)])[0].split()[1])
+    expected = content(tmp_path / "whole")
+    draw = random.Random(moments)
+    # Spread over the whole build, and on each store a second death while resuming.
+    deaths = [(f"store_{n}", 1 + n * touches // moments) for n in range(moments)]
+    ended = build_in_children(tmp_path, deaths + [(name, draw.randint(1, touches)) for name, _ in deaths])
+    assert ended[:moments] == ["status -9"] * moments
+    for name, _ in deaths:
         if (tmp_path / name / store.MANIFEST).exists():
             store.verify(tmp_path / name)
-        if number % deaths == deaths - 1 or number == moments - 1:
-            finish(start(tmp_path, name, kind))
-            assert content(tmp_path / name) == expected
-    assert killed > moments // 3
+    build_in_children(tmp_path, [(name, 10**6) for name, _ in deaths])
+    for name, _ in deaths:
+        assert content(tmp_path / name) == expected, name
 
 
 def test_three_sigkills(tables, tmp_path):
-    check_killed_builds(tmp_path, 3, "fast", deaths=3)
+    check_killed_builds(tmp_path, 3)
 
 
 @pytest.mark.slow
 def test_fifty_sigkills(tables, tmp_path):
-    check_killed_builds(tmp_path, 50, "fast")
-
-
-@pytest.mark.slow
-def test_sigkills_of_a_build_with_worker_programs(tables, tmp_path):
-    check_killed_builds(tmp_path, 5, "whole")
+    check_killed_builds(tmp_path, 50)
 
 
 def test_death_while_putting_together(tables, tmp_path, monkeypatch):
