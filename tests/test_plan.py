@@ -139,8 +139,9 @@ def test_estimate_beside_what_xla_says_on_the_cpu(
     with partitioner.scope():
         step = jit_train_step(scanned.step, state, compiler_options={"xla_backend_optimization_level": 0})
         memory = step.lower(state, batch).compile().memory_analysis()
-    exact = cost.params + cost.optimizer + cost.batch
-    assert memory.argument_size_in_bytes == pytest.approx(exact, rel=0.01)
+    unused = sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * 4 for n, leaf in batch.items() if "positions" in n)
+    exact = cost.params + cost.optimizer + cost.batch - unused  # T5 reads no positions: jit leaves them out
+    assert memory.argument_size_in_bytes == pytest.approx(exact, rel=0.001)
     ratio = (cost.gradients + cost.activations) / memory.temp_size_in_bytes
     record_property("temporaries: estimate over XLA's", round(ratio, 2))
     assert 0.6 < ratio < 1.7, ratio
