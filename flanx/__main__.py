@@ -1,7 +1,5 @@
 """`python -m flanx` is the program `flanx`."""
 
-import sys
+from flanx.cli import entry
 
-from flanx.cli import main
-
-sys.exit(main())
+entry()

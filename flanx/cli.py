@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -65,6 +66,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
+def entry() -> None:
+    """The program: `main`, then the end at once.
+
+    Threads of the checkpoint writer's C++ may still hold a callback; one that wakes while Python takes itself down
+    aborts the process (status 134) after all work is done. Everything of ours is closed by then.
+    """
+    status = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
 def run_call(args: argparse.Namespace) -> int:
     """A door that is one call: binds gin, saves the config beside the run, calls."""
     from flanx import config
@@ -106,4 +119,4 @@ def parse_gin(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    entry()
