@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from flanx.config import write_atomic
+from flanx.evals.suite import MAX_FAILED
 from flanx.sweep.drive import Status
 from flanx.sweep.grid import Sweep
 
-FLAG_FAILED_SHARE = 0.05  # a score with more failed extractions than this is marked in every table
 COLUMNS = ("point", "state", "suite", "metric", "score", "low", "high", "n", "extraction_failed", "step", "spec", "run")
 
 
@@ -37,7 +37,7 @@ class Row:
     @property
     def flagged(self) -> bool:
         """Whether too many answers could not be extracted for the score to stand bare."""
-        return self.extraction_failed > FLAG_FAILED_SHARE
+        return self.extraction_failed > MAX_FAILED
 
 
 def collect(sweep: Sweep, statuses: Sequence[Status]) -> list[Row]:
