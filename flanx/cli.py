@@ -24,6 +24,8 @@ DOORS = {
     "convert": ("flanx.convert.door", "convert checkpoints: T5X, Hugging Face, flanx"),
     "rescore": ("flanx.evals.rescore", "score kept generations again, offline"),
     "report": ("flanx.evals.report", "merge runs into the layout of the paper's Table 5"),
+    "doctor": ("flanx.doctor", "say what this machine has, and what stands in the way of a run"),
+    "explain": ("flanx.explain", "what gin files amount to, and which line set each value"),
     "plan": ("flanx.plan.door", "say whether a recipe fits a TPU slice or GPUs, and how long it would take"),
 }
 
@@ -109,13 +111,13 @@ def add_gin_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def parse_gin(args: argparse.Namespace) -> None:
-    """Binds the gin files and bindings of `args`."""
+def parse_gin(args: argparse.Namespace, whole: bool = True) -> None:
+    """Binds the gin files and bindings of `args`; see `flanx.config.parse`."""
     from flanx import config
 
     if not args.gin_file:
         raise UserError("no --gin_file given; `ls` flanx's gin folder or see the README for the files of each door")
-    config.parse(args.gin_file, args.bindings, [p for p in args.gin_search_paths.split(",") if p])
+    config.parse(args.gin_file, args.bindings, [p for p in args.gin_search_paths.split(",") if p], whole)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,12 @@ def gin_folder() -> pathlib.Path:
     return next(p for p in (package / "gin", package.parent / "gin", package) if p.is_dir())
 
 
+class _Reference(str):
+    """A %macro or @function among the values of a gin file; it reads as it stands there."""
+
+    __repr__ = str.__str__
+
+
 class _Recorder(config_parser.ParserDelegate):
     """Keeps the macros that a statement refers to, instead of binding them."""
 
@@ -34,11 +40,11 @@ class _Recorder(config_parser.ParserDelegate):
         self.references: list[str] = []
 
     def configurable_reference(self, scoped_configurable_name: str, evaluate: bool) -> str:
-        return "@" + scoped_configurable_name
+        return _Reference(f"@{scoped_configurable_name}{'()' if evaluate else ''}")
 
     def macro(self, macro_name: str) -> str:
         self.references.append(macro_name)
-        return "%" + macro_name
+        return _Reference("%" + macro_name)
 
 
 def _place(location: config_parser.Location | None) -> str:
@@ -47,20 +53,25 @@ def _place(location: config_parser.Location | None) -> str:
     return f"{location.filename}:{location.line_num}" if location.filename else "the command line"
 
 
-class _Scan:
-    """What a set of gin files defines and refers to: {macro: place}, in the order of reading."""
+class Scan:
+    """What a set of gin files defines and refers to, in the order of reading.
+
+    Attributes:
+      defined, referenced: {macro: the first place}.
+      bound: {macro or "module.function.parameter": [(place, value as it stands there)]}; the last one holds.
+      files: the files read.
+    """
 
     def __init__(self, search_paths: Sequence[str]) -> None:
         self.search_paths = list(search_paths)
         self.defined: dict[str, str] = {}
         self.referenced: dict[str, str] = {}
-        self._seen: set[str] = set()
+        self.bound: dict[str, list[tuple[str, str]]] = {}
+        self.files: list[str] = []
 
     def read(self, name: str, place: str) -> None:
         path = self._find(name, place)
-        if str(path) in self._seen:
-            return
-        self._seen.add(str(path))
+        self.files.append(str(path))
         with open(path, encoding="utf-8") as file:
             self.read_statements(file)
 
@@ -75,8 +86,12 @@ class _Scan:
                 self.read(statement.filename, place)
             elif isinstance(statement, config_parser.ImportStatement):
                 _check_import(statement, place)
-            elif isinstance(statement, config_parser.BindingStatement) and not statement.arg_name:
-                self.defined.setdefault(statement.selector, place)
+            elif isinstance(statement, config_parser.BindingStatement):
+                scope = f"{statement.scope}/" if statement.scope else ""
+                key = scope + ".".join(filter(None, (statement.selector, statement.arg_name)))
+                self.bound.setdefault(key, []).append((place, repr(statement.value)))
+                if not statement.arg_name:
+                    self.defined.setdefault(statement.selector, place)
 
     def _find(self, name: str, place: str) -> pathlib.Path:
         for folder in ["", *self.search_paths]:
@@ -106,6 +121,9 @@ def _check_import(statement: config_parser.ImportStatement, place: str) -> None:
         raise UserError(f"no module '{statement.module}' ({place})" + nearest(statement.module, siblings))
 
 
+_LAST = Scan(())  # of the newest `parse`; like gin's own bindings, one for the process
+
+
 def parse(
     gin_files: Sequence[str], bindings: Sequence[str] = (), search_paths: Sequence[str] = (), whole: bool = True
 ) -> None:
@@ -116,8 +134,9 @@ def parse(
     Raises UserError, one line with file:line and the nearest known name, for an unknown file, module, macro,
     configurable or parameter, for a syntax error, for a macro that nothing uses and for one that is required and unset.
     """
+    global _LAST
     folders = [*search_paths, str(gin_folder())]
-    scan = _Scan(folders)
+    scan = _LAST = Scan(folders)
     given = [_split(binding) for binding in bindings]
     try:
         for name in gin_files:
@@ -161,7 +180,7 @@ def _split(binding: str) -> tuple[str, str]:
     return key.strip(), value.strip()
 
 
-def _check_macros(scan: _Scan) -> None:
+def _check_macros(scan: Scan) -> None:
     for macro, place in scan.referenced.items():
         if macro not in scan.defined and not macro.startswith("gin."):
             raise UserError(
@@ -195,6 +214,17 @@ def _explain(error: Exception) -> UserError:
     if parameter:
         hint = nearest(parameter[2], _parameters(parameter[1]))
     return UserError(f"{first.rstrip('.')} ({place}){hint}")
+
+
+def last_scan() -> Scan:
+    """What the newest `parse` read."""
+    return _LAST
+
+
+def bound_functions() -> dict[str, Callable[..., Any]]:
+    """The functions and classes that the newest `parse` binds, by their whole names."""
+    selectors = dict.fromkeys(selector for _, selector in _bound() if not selector.startswith("gin."))
+    return {selector: gin.config._REGISTRY.get_match(selector).wrapped for selector in selectors}
 
 
 def _bound() -> list[tuple[str, str]]:

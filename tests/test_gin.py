@@ -15,7 +15,6 @@ from flanx.evals import suite
 from flanx.plan import recipe as plan
 from flanx.sweep import recipe
 from flanx.sweep.grid import Sweep
-from flanx.train_step import init_state
 from tests import store_maker
 
 GIN = config.gin_folder()
@@ -34,9 +33,9 @@ def bind(values: dict[str, str]) -> list[str]:
     return [f"{name}={value}" for name, value in values.items()]
 
 
-def scan(names: Iterable[str]) -> config._Scan:
+def scan(names: Iterable[str]) -> config.Scan:
     """What reading `names` defines and reads."""
-    found = config._Scan([str(GIN)])
+    found = config.Scan([str(GIN)])
     for name in names:
         found.read(name, "test")
     return found
@@ -56,7 +55,7 @@ DISTINCT = list(
 def test_no_gin_file_escapes_these_tests():
     named = {name for sweep in SWEEPS for name in re.findall(r'"([\w/]+\.gin)"', (GIN / sweep).read_text())}
     given = [*RECIPES, *SWEEPS, *named, *files("models"), *files("mixtures"), *files("evals"), *files("runs")]
-    reached = {pathlib.Path(path).relative_to(GIN).as_posix() for path in scan(given)._seen}
+    reached = {pathlib.Path(path).relative_to(GIN).as_posix() for path in scan(given).files}
     assert sorted(reached | set(files("t5x"))) == files(".")
 
 
@@ -68,10 +67,10 @@ def read(name: str) -> plan.Recipe:
 
 def build(run: plan.Recipe, step: bool) -> None:
     """Traces initialization and one training step on the run's own batch; nothing is computed."""
-    state = jax.eval_shape(lambda: init_state(run.model, run.optimizer, jax.random.key(0)))
+    state = jax.eval_shape(run.trainer.fresh)
     assert sum(leaf.size for leaf in jax.tree.leaves(state.params)) == run.model.num_params()
     if step:
-        after, metrics = jax.eval_shape(run.step, state, run.batch())
+        after, metrics = jax.eval_shape(run.trainer.step, state, run.batch())
         shapes = [[(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(tree)] for tree in (after, state)]
         assert shapes[0] == shapes[1]
         assert metrics["loss"].shape == ()
@@ -102,7 +101,7 @@ def test_models_and_recipes_build_their_step_layer_by_layer(name):
 def test_mixtures_name_what_there_is(name):
     config.parse(["runs/train.gin", TINY, name], bind(RUN))
     known = {*mixture.named(), *(task.collection for task in spec.load_tables().values())}
-    assert config.parameter(train.train, "mixture").name in known
+    assert config.parameter(train.DatasetConfig, "mixture").name in known
 
 
 def test_collections_of_named_mixtures_exist_and_have_rates():
@@ -137,7 +136,7 @@ def test_every_point_of_a_sweep_resolves(name, capsys):
     for point in points:
         config.parse(point.gin_files, take_bindings(point.arguments())[1])
         assert [suite.resolve(s) for s in config.value("SUITES")]
-        config.parameter(train.train, "mixture")
+        config.parameter(train.DatasetConfig, "mixture")
         zero = config.parameter(train.train, "train_steps") == 0
         assert zero or "NUM_TASKS=0" not in point.bindings
         assert not zero or config.value("INITIAL_CHECKPOINT_PATH")
@@ -165,7 +164,7 @@ def test_the_ablations_of_the_flan_collection_take_away_what_they_say(tmp_path):
     drawn = {}
     for point in config.make(Sweep).points():
         config.parse(point.gin_files, take_bindings(point.arguments())[1])
-        drawn[point.labels["collection"]] = config.parameter(train.train, "mixture").resolve(made)
+        drawn[point.labels["collection"]] = config.parameter(train.DatasetConfig, "mixture").resolve(made)
     whole = drawn["flan_2022"]
     assert whole.collections == pytest.approx({"cot": 0.05, "muffin": 0.43, "niv2": 0.2, "t0_sf": 0.32})
     assert drawn["no_cot"].collections == pytest.approx({"muffin": 43 / 95, "niv2": 20 / 95, "t0_sf": 32 / 95})

@@ -1,0 +1,173 @@
+"""`flanx doctor`: what this machine has for flanx, and what stands in the way of a run."""
+
+import argparse
+import dataclasses
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.table import Table
+
+from flanx.errors import UserError
+
+GOOD, NOTE, BAD = "ok", "note", "bad"
+# what gives an accelerator away before jax is asked: platform -> (device files, environment variables)
+SIGNS = {
+    "tpu": (("/dev/accel0",), ("TPU_WORKER_ID", "TPU_NAME")),
+    "gpu": (("/dev/nvidia0",), ()),
+}
+EXTRAS = {"tpu": "jax[tpu]", "gpu": "jax[cuda13]"}
+SPARE_GB = 5  # a run of the smallest sizes with its store and checkpoints
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """One line: what was looked at, how it stands (ok, note, bad), what was seen, and for bad ones the repair."""
+
+    subject: str
+    state: str
+    seen: str
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of the door."""
+    parser.add_argument("--expect", choices=("cpu", "gpu", "tpu"), help="the platform that jax must run on")
+    parser.add_argument("--devices", type=int, metavar="N", help="the number of devices that jax must see")
+    parser.add_argument("--vocabulary", metavar="PATH", help='a vocabulary to load: "byte" or a SentencePiece model')
+    parser.add_argument("--data_dir", metavar="DIR", help="the folder of tasks and benchmarks (FLANX_DATA_DIR)")
+    parser.add_argument("--store_dir", metavar="DIR", help="a store to open")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints the findings. 1 where one is bad."""
+    findings = [
+        *versions(),
+        *devices(args.expect, args.devices),
+        *machine(),
+        *data(args.data_dir or os.environ.get("FLANX_DATA_DIR"), args.vocabulary, args.store_dir),
+    ]
+    if args.json:
+        print(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=1))
+    else:
+        table = Table("", "", "", box=None, pad_edge=False, show_header=False)
+        for finding in findings:
+            table.add_row(finding.state, finding.subject, finding.seen)
+        Console(highlight=False, markup=False, soft_wrap=True).print(table)
+    return 1 if any(finding.state == BAD for finding in findings) else 0
+
+
+def versions() -> Iterator[Finding]:
+    """Python, and every package that flanx asks for, held against its minimum."""
+    yield Finding(
+        "python", GOOD if sys.version_info >= (3, 11) else BAD, f"{platform.python_version()} (3.11 or newer)"
+    )
+    for line in importlib.metadata.requires("flanx") or []:
+        match = re.match(r"([\w.-]+)\s*(?:>=([\w.]+))?[^;]*(;.*extra ==.*)?", line)
+        name, least, extra = match[1], match[2], match[3]
+        try:
+            has = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            if not extra:
+                yield Finding(name, BAD, f"absent; pip install '{name}>={least}'")
+            continue
+        wanted = f" ({least} or newer)" if least else ""
+        if least and _numbers(has) < _numbers(least):
+            yield Finding(name, BAD, f"{has} is too old; pip install '{name}>={least}'")
+        elif not extra:
+            yield Finding(name, GOOD, has + wanted)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", version)[:3])
+
+
+def devices(expected: str | None, count: int | None) -> Iterator[Finding]:
+    """What jax runs on. Bad where the machine shows an accelerator, or one was asked for, and jax does not use it."""
+    there = [name for name, signs in SIGNS.items() if _shows(*signs)]
+    try:
+        import jax
+
+        found = jax.devices()
+    except RuntimeError as error:  # a platform named in JAX_PLATFORMS that does not start
+        yield Finding("devices", BAD, f"jax does not start: {str(error).splitlines()[0]}")
+        return
+    platform_name = found[0].platform
+    seen = f"{len(found)} x {found[0].device_kind} ({platform_name})"
+    forced = os.environ.get("JAX_PLATFORMS")
+    missed = expected if expected and expected != platform_name else None
+    if missed is None and platform_name == "cpu" and not forced and there:
+        missed = there[0]
+    if missed:
+        why = f"JAX_PLATFORMS={forced} is set" if forced else f"pip install {EXTRAS.get(missed, 'jax')!r}"
+        yield Finding("devices", BAD, f"{seen}, not {missed}: {why}")
+    elif count is not None and len(found) != count:
+        yield Finding(
+            "devices", BAD, f"{seen}, not {count}: is every host started, is a device held by another process?"
+        )
+    else:
+        yield Finding("devices", GOOD, seen)
+    yield from _step(found[0])
+
+
+def _shows(files: tuple[str, ...], variables: tuple[str, ...]) -> bool:
+    return any(os.path.exists(file) for file in files) or any(name in os.environ for name in variables)
+
+
+def _step(device: object) -> Iterator[Finding]:
+    """A product on the device, held against the one on paper."""
+    import jax
+    import jax.numpy as jnp
+
+    size = 512
+    ones = jax.device_put(jnp.ones((size, size), jnp.bfloat16), device)
+    product = jax.jit(lambda a: jnp.einsum("ij,jk->ik", a, a, preferred_element_type=jnp.float32))(ones)
+    right = bool((product == size).all())
+    yield Finding("a product", GOOD if right else BAD, f"{size} x {size}, bfloat16: {'right' if right else 'wrong'}")
+
+
+def machine() -> Iterator[Finding]:
+    """Cores, memory, disk, and whether the current folder can be written."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    yield Finding("machine", GOOD, f"{platform.machine()}, {os.cpu_count()} cores, {memory:.0f} GB memory")
+    free = shutil.disk_usage(".").free / 1e9
+    yield Finding("disk", GOOD if free > SPARE_GB else BAD, f"{free:.0f} GB free here (a small run wants {SPARE_GB})")
+    writable = os.access(".", os.W_OK)
+    yield Finding(
+        "this folder", GOOD if writable else BAD, "can be written" if writable else "cannot be written: OUT_DIR"
+    )
+
+
+def data(folder: str | None, vocabulary: str | None, store_dir: str | None) -> Iterator[Finding]:
+    """The data folder, the vocabulary, the store; each only where it was named."""
+    if folder is None:
+        yield Finding("data", NOTE, "no folder named: --data_dir or FLANX_DATA_DIR; the demo needs none")
+    else:
+        there = sorted(path.name for path in pathlib.Path(folder).glob("*"))
+        yield Finding("data", GOOD if there else BAD, f"{folder}: {', '.join(there) or 'nothing there'}")
+    for subject, name, look in (("vocabulary", vocabulary, _vocabulary), ("store", store_dir, _store)):
+        if name is not None:
+            try:
+                yield Finding(subject, GOOD, f"{name}: {look(name)}")
+            except UserError as error:
+                yield Finding(subject, BAD, str(error))
+
+
+def _vocabulary(name: str) -> str:
+    from flanx.data import vocabulary
+
+    loaded = vocabulary.load(name)
+    return f"{loaded.size:,} pieces, fingerprint {loaded.fingerprint}"
+
+
+def _store(path: str) -> str:
+    from flanx.data import store
+
+    return f"{len(store.open_store(path).tasks):,} tasks; `flanx store verify` reads every byte"
