@@ -115,7 +115,7 @@ def test_the_eight_exemplars_of_gsm8k_are_not_test_problems(data_dir: pathlib.Pa
     assert not any(f"Q: {question}\nA:" in asked for question, _ in gsm8k.exemplars(data_dir))
 
 
-@pytest.mark.parametrize("name", sorted(set(suite.names()) - {"held_out", *suite.KINDS_OF_HELD_OUT}))
+@pytest.mark.parametrize("name", [n for n in suite.names() if suite.resolve(n).family != "held_out"])
 def test_samples_of_our_own_writing_ship_for_every_suite(name: str) -> None:
     loaded = suite.load(name, suite.SAMPLE)
     assert loaded.items
@@ -144,6 +144,10 @@ every = suite.load("held_out[:2]", "")
 assert sum(len(kind.items) for kind in kinds) == len(every.items) > 100
 assert all(item.prompt().strip() and item.targets[0] for item in every.items)
 assert suite.load("held_out[:2]", "").hash == every.hash
+asked, plain = suite.load("suite_rule_trigger[:2]", ""), kinds[suite.KINDS_OF_HELD_OUT.index("suite_rule")]
+assert [i.query for i in asked.items] == [i.query + "\\nstep by step" for i in plain.items]
+assert asked.spec.cot and {i.kind for i in asked.items} == {"last"}
+assert suite.resolve("suite_rule_trigger+sc").samples == 40
 assert [name for name, _ in every.spec.groups] == list(suite.KINDS_OF_HELD_OUT)
 assert sum(len(tasks) for _, tasks in every.spec.groups) == len({item.task for item in every.items})
 assert not {"tensorflow", "seqio", "torch"} & set(sys.modules), "evaluation imports the build side"

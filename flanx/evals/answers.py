@@ -12,6 +12,7 @@ gold answer. Kinds:
     text        lower case, one space, no quotes or punctuation around
     exact       the text as it is, stripped
     final       the text after the last "Answer:" or "answer is", as it is
+    last        the same; where nothing is announced, the text as it is
 
 With a rationale (`cot`) the last statement of an answer counts, without one the first.
 """
@@ -46,7 +47,7 @@ CHOICES = {
     "true_false": ("true", "false"),
     "validity": ("valid", "invalid"),
 }
-LITERAL = ("exact", "final")  # compared character by character
+LITERAL = ("exact", "final", "last")  # compared character by character
 KINDS = ("letter", "number", *CHOICES, "brackets", "words", "text", *LITERAL)
 
 # Languages that write 1.234,5 (a full stop between thousands), and those that part thousands with a space.
@@ -63,9 +64,11 @@ def extract(text: str, kind: str, cot: bool = False, language: str = "en") -> st
     """The canonical answer in `text`, or None."""
     if kind == "exact":
         return text.strip() or None
-    if kind == "final":
+    if kind in ("final", "last"):
         said = re.split(r"\b[Aa]nswer(?:\s+is|:)", text)[1:]
-        return (said[-1].strip().split("\n")[0].strip() or None) if said else None
+        if not said:
+            return (text.strip() or None) if kind == "last" else None
+        return said[-1].strip().split("\n")[0].strip() or None
     text = plain(text)
     if not text:
         return None

@@ -1,6 +1,8 @@
 """The held-out tasks of the embedded suite: rendered by their own templates, scored character by character.
 
-A spec's variant is one kind of them (a collection of the tables), or "held_out" for all.
+A spec's variant is one kind of them (a collection of the tables), or "held_out" for all. The kinds with the steps
+written out ask for them in their own templates; "<kind>_trigger" asks the other kinds for them, by the words that the
+templates use. There a plain answer counts as well, so that with and without the words the same tasks compare.
 """
 
 import functools
@@ -10,6 +12,7 @@ from flanx.evals.suite import KINDS_OF_HELD_OUT, Item, Spec
 
 # a table's metric -> how its answers are read: the whole text, or what stands after the rationale
 KIND = {"exact_match": "exact", "final_answer": "final"}
+TRIGGER = "\nstep by step"  # as in the blocks suite_steps of the templates
 
 
 @functools.cache
@@ -21,7 +24,8 @@ def _table() -> dict:
 
 def tasks(spec: Spec) -> tuple[str, ...]:
     """All tasks of the kind."""
-    return tuple(name for name, task in sorted(_table().items()) if spec.variant in ("held_out", task.collection))
+    kind = spec.variant.removesuffix("_trigger")
+    return tuple(name for name, task in sorted(_table().items()) if kind in ("held_out", task.collection))
 
 
 def groups(spec: Spec) -> tuple[tuple[str, tuple[str, ...]], ...]:
@@ -45,15 +49,16 @@ def items(spec: Spec, folder: pathlib.Path, task: str) -> list[Item]:
 
     row = _table()[task]
     renderer = make_renderer(row, row.styles[0], spec.split)
+    asks = spec.variant.endswith("_trigger")
     found = []
     for key, place, record in source.rows(row, spec.split, folder):
         found.append(
             Item(
                 task=task,
                 id=f"{task}-{key}",
-                query=renderer.render(key, record).inputs,
+                query=renderer.render(key, record).inputs + (TRIGGER if asks else ""),
                 targets=(record["answer"],),
-                kind=KIND[row.metrics[0]],
+                kind="last" if asks else KIND[row.metrics[0]],
                 place=place,
             )
         )

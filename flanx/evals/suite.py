@@ -26,6 +26,7 @@ SAMPLE = "sample"  # data_dir that stands for the small samples of our own writi
 SAMPLE_DIR = pathlib.Path(__file__).with_name("sample")
 # The kinds of held-out tasks of the embedded suite; the suite "held_out" has all of them.
 KINDS_OF_HELD_OUT = ("suite_composition", "suite_composition_cot", "suite_wording", "suite_rule", "suite_family")
+DIRECT_HELD_OUT = tuple(kind for kind in KINDS_OF_HELD_OUT if not kind.endswith("_cot"))
 MAX_FAILED = 0.05  # extraction failures above this share flag a number in every table
 
 
@@ -124,6 +125,7 @@ def _specs() -> dict[str, Spec]:
         dataclasses.replace(gsm8k, name="gsm8k_zero_shot", variant="zero_shot", shots=0, cot=False),
         dataclasses.replace(gsm8k, name="gsm8k_zero_shot_cot", variant="zero_shot_cot", shots=0),
         *(Spec(name, "held_out", name, max_new=96, cot="cot" in name) for name in ("held_out", *KINDS_OF_HELD_OUT)),
+        *(Spec(name, "held_out", name, max_new=96, cot=True) for name in (f"{k}_trigger" for k in DIRECT_HELD_OUT)),
     ]
     for split, prefix in (("val", "mmlu"), ("test", "mmlu_test")):
         direct = Spec(f"{prefix}_direct", "mmlu", "flan_paper", split, shots=5, stop=question)
