@@ -25,7 +25,9 @@ from flanx.errors import UserError, nearest
 SAMPLE = "sample"  # data_dir that stands for the small samples of our own writing
 SAMPLE_DIR = pathlib.Path(__file__).with_name("sample")
 # The kinds of held-out tasks of the embedded suite; the suite "held_out" has all of them.
-KINDS_OF_HELD_OUT = ("suite_composition", "suite_composition_cot", "suite_wording", "suite_rule", "suite_family")
+KINDS_OF_HELD_OUT = (
+    "suite_composition", "suite_composition_cot", "suite_frame", "suite_wording", "suite_rule", "suite_family"
+)  # fmt: skip
 DIRECT_HELD_OUT = tuple(kind for kind in KINDS_OF_HELD_OUT if not kind.endswith("_cot"))
 MAX_FAILED = 0.05  # extraction failures above this share flag a number in every table
 

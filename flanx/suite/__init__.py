@@ -63,14 +63,14 @@ def example(program: str, split: str, index: int) -> Fields:
 
 
 def run(names: tuple[str, ...], fields: Fields) -> tuple[list[str], list[str]]:
-    """Every value from the input to the answer, and the steps that a rationale writes down."""
+    """Every value from the input to the answer, and the steps between that a rationale writes down."""
     values, steps = [fields["x"]], []
     for name in names:
         if NOTHING in values:
             break
         steps += STEPS[name](values[-1], fields) if name in STEPS else []
         values.append(OPERATIONS[name].apply(values[-1], fields))
-        steps += [values[-1]] if len(names) > 1 and name not in STEPS else []
+        steps += [values[-1]] if len(values) <= len(names) and name not in STEPS else []
     return values, steps
 
 
