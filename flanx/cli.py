@@ -14,6 +14,7 @@ from flanx.errors import Preempted, UserError, nearest
 CALLS = {
     "train": ("flanx.train:train", "MODEL_DIR", "fine-tune a model on a mixture"),
     "evaluate": ("flanx.evaluate:evaluate", "OUTPUT_DIR", "score a checkpoint on held-out suites"),
+    "infer": ("flanx.infer:infer", "INFER_OUTPUT_DIR", "answer prompts of your own with a checkpoint"),
 }
 # doors with flags of their own: door -> (module with add_arguments(parser) and run(args) -> exit status, what it does)
 DOORS = {
@@ -23,7 +24,7 @@ DOORS = {
     "tasks": ("flanx.data.task_door", "list, show, fetch and audit tasks"),
     "convert": ("flanx.convert.door", "convert checkpoints: T5X, Hugging Face, flanx"),
     "rescore": ("flanx.evals.rescore", "score kept generations again, offline"),
-    "report": ("flanx.evals.report", "merge runs into the layout of the paper's Table 5"),
+    "report": ("flanx.sweep.report", "tables and figures of a sweep; runs in the layout of the paper's Table 5"),
     "doctor": ("flanx.doctor", "say what this machine has, and what stands in the way of a run"),
     "explain": ("flanx.explain", "what gin files amount to, and which line set each value"),
     "plan": ("flanx.plan.door", "say whether a recipe fits a TPU slice or GPUs, and how long it would take"),

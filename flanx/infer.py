@@ -1,0 +1,153 @@
+"""`flanx infer`: a checkpoint on prompts of your own, from a file to a file.
+
+prompts (a line each, or JSONL) -> tokens -> decoding -> predictions.jsonl, one line per prompt in their order.
+Killed and started again with the same arguments it goes on with the prompts that are not answered.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import pathlib
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from flanx import bucket, cluster, decode
+from flanx.config import write_atomic
+from flanx.data import vocabulary as vocabularies
+from flanx.errors import UserError
+from flanx.evaluate import placement, restore
+from flanx.models import Model
+from flanx.partition import Partitioner
+
+GREEDY = decode.Sample()
+
+
+def infer(
+    *,
+    model: Model,
+    vocabulary: str,
+    checkpoint: str,
+    prompts: str,
+    out_dir: str,
+    lengths: Mapping[str, int],
+    method: decode.Sample = GREEDY,
+    samples: int = 1,
+    batch_size: int = 64,
+    seed: int = 0,
+    partitioner: Partitioner | None = None,
+) -> pathlib.Path:
+    """Answers every prompt of a file and returns the path of `out_dir`/predictions.jsonl.
+
+    A line of the answer holds `index`, `inputs`, `prediction` (`predictions` where samples > 1), `ended` (False: cut at
+    the longest output), and the other fields of the prompt's own line.
+
+    Args:
+      checkpoint: a run, a step folder of a run, or what `flanx convert` wrote or reads.
+      prompts: .jsonl with a text in "inputs", or any other file with a prompt on each line.
+      lengths: {"inputs": I, "targets": T}, tokens of the longest prompt and the longest output.
+      method: greedy, or how tokens are drawn.
+
+    Raises:
+      UserError: for a malformed line, a prompt that is longer than the model takes, answers of other arguments in
+        `out_dir`.
+    """
+    words = vocabularies.load(vocabulary)
+    rows = read_prompts(pathlib.Path(prompts))
+    tokens = [[*words.encode(row["inputs"]), words.eos_id] for row in rows]
+    for number, ids in enumerate(tokens):
+        if len(ids) > lengths["inputs"]:
+            raise UserError(
+                f"{prompts}:{number + 1}: {len(ids)} tokens, the longest prompt has {lengths['inputs']}; shorten it or "
+                "raise TASK_FEATURE_LENGTHS"
+            )
+    folder = pathlib.Path(out_dir)
+    settings = [repr(model), str(checkpoint), words.fingerprint, sorted(lengths.items()), repr(method), samples, seed]
+    answers = Answers(folder, rows, settings)
+    todo = [number for number in range(len(rows)) if number not in answers.done]
+    with contextlib.ExitStack() as stack:
+        params = restore(stack, model, checkpoint, partitioner or Partitioner()) if todo else None
+        stack.callback(answers.close)
+        began = time.monotonic()
+        for place, output in decode.stream(
+            model,
+            params,
+            [tokens[number] for number in todo],
+            max_new=lengths["targets"],
+            method=method,
+            samples=samples,
+            seed=seed,
+            eos_id=words.eos_id,
+            batch_size=batch_size,
+            lengths=bucket.bucket_lengths(lengths["inputs"]),
+            **({"place": placement(params)} if todo else {}),
+        ):
+            answers.add(todo[place], [words.decode(ids) for ids in output.tokens], output)
+    seconds = max(time.monotonic() - began, 1e-9)
+    print(
+        f"{len(todo)} prompts in {seconds:.1f} s, {len(todo) / seconds:.1f} a second, {len(answers.done)} done before"
+    )
+    return answers.finish()
+
+
+def read_prompts(path: pathlib.Path) -> list[dict[str, Any]]:
+    """The prompts of a file, each at least {"inputs": text}. Raises UserError naming the line that is none."""
+    if not path.is_file():
+        raise UserError(f"no file of prompts '{path}'")
+    lines = path.read_text(encoding="utf-8").splitlines()
+    if path.suffix != ".jsonl":
+        return [{"inputs": line} for line in lines]
+    rows = []
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise UserError(f"{path}:{number}: no JSON object ({error})") from error
+        if not isinstance(row, dict) or not isinstance(row.get("inputs"), str):
+            raise UserError(f'{path}:{number}: no text "inputs"; write {{"inputs": "..."}} on every line')
+        rows.append(row)
+    return rows
+
+
+class Answers:
+    """The answers of one set of prompts under one set of arguments, kept line by line as they come."""
+
+    def __init__(self, folder: pathlib.Path, rows: Sequence[Mapping[str, Any]], settings: Sequence[Any]) -> None:
+        self._rows, self._folder = rows, folder
+        header = {"hash": hashlib.sha256(json.dumps([settings, list(rows)]).encode()).hexdigest()[:16]}
+        self._part, self._final = folder / "predictions.part", folder / "predictions.jsonl"
+        folder.mkdir(parents=True, exist_ok=True)
+        lines = self._part.read_text(encoding="utf-8").splitlines(keepends=True) if self._part.exists() else []
+        whole = [line for line in lines if line.endswith("\n")]  # a killed process may leave half a line
+        if whole and json.loads(whole[0]) != header:
+            raise UserError(f"{folder} holds answers to other prompts or of other arguments; choose another folder")
+        self.found = {row["index"]: row for row in map(json.loads, whole[1:])}
+        self.done = frozenset(self.found)
+        self._file = None
+        if cluster.is_first():
+            write_atomic(self._part, "".join(whole) or json.dumps(header) + "\n")
+            self._file = open(self._part, "a", encoding="utf-8", buffering=1)  # noqa: SIM115  closed by `close`
+
+    def add(self, number: int, texts: Sequence[str], output: decode.Output) -> None:
+        """Keeps the answer to prompt `number`."""
+        answer = {"predictions": list(texts)} if len(texts) > 1 else {"prediction": texts[0]}
+        ended = list(output.ended) if len(texts) > 1 else output.ended[0]
+        self.found[number] = {"index": number, **self._rows[number], **answer, "ended": ended}
+        if output.broken:
+            raise UserError(f"prompt {number}: the logits hold a NaN or an infinity; the checkpoint is broken")
+        if self._file is not None:
+            self._file.write(json.dumps(self.found[number], ensure_ascii=False) + "\n")
+
+    def close(self) -> None:
+        """Ends the writing."""
+        if self._file is not None:
+            self._file.close()
+
+    def finish(self) -> pathlib.Path:
+        """Writes all answers in the order of the prompts."""
+        if cluster.is_first():
+            lines = [json.dumps(self.found[number], ensure_ascii=False) for number in range(len(self._rows))]
+            write_atomic(self._final, "".join(f"{line}\n" for line in lines))
+        print(os.fspath(self._final))
+        return self._final

@@ -1,0 +1,87 @@
+"""`flanx infer`: prompts from a file, answers beside them, in order, and only the missing ones on a second start."""
+
+import json
+import pathlib
+
+import flax.linen as nn
+import jax
+import pytest
+
+from flanx import checkpoint, cli, decode
+from flanx.models.t5 import T5
+
+MODEL = T5(vocab_size=384, emb_dim=16, num_heads=2, head_dim=8, mlp_dim=16, num_encoder_layers=1, num_decoder_layers=1)
+PROMPTS = [{"inputs": "abc", "id": 7}, {"inputs": "d" * 40}, {"inputs": "xyz"}]
+
+
+@pytest.fixture(scope="module")
+def parameters(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A checkpoint of random parameters."""
+    path = tmp_path_factory.mktemp("infer") / "checkpoint"
+    checkpoint.save_params(path, nn.unbox(jax.jit(MODEL.init)(jax.random.key(0))))
+    return path
+
+
+def infer(parameters: pathlib.Path, prompts: pathlib.Path, out: pathlib.Path, *more: str) -> int:
+    """The door's exit status."""
+    sizes = ("emb_dim=16", "num_heads=2", "head_dim=8", "mlp_dim=16", "num_encoder_layers=1", "num_decoder_layers=1")
+    bound = {"CHECKPOINT_PATH": f"'{parameters}'", "PROMPTS": f"'{prompts}'", "INFER_OUTPUT_DIR": f"'{out}'"}
+    bound |= {"VOCABULARY": "'byte'", "TASK_FEATURE_LENGTHS": "{'inputs': 48, 'targets': 4}", "BATCH_SIZE": "8"}
+    files = ["--gin_file=models/t5_1_1/tiny.gin", "--gin_file=runs/infer.gin"]
+    gin = [f"--gin.{name}={value}" for name, value in bound.items()] + [f"--gin.t5.T5.{size}" for size in sizes]
+    return cli.main(["infer", *files, *gin, *more])
+
+
+def read(out: pathlib.Path) -> list[dict]:
+    """The answers."""
+    return [json.loads(line) for line in (out / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture
+def prompts(tmp_path: pathlib.Path) -> pathlib.Path:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in PROMPTS))
+    return path
+
+
+def test_answers_stand_beside_their_prompts_and_a_second_start_does_the_rest(
+    parameters, prompts, tmp_path, monkeypatch
+):
+    out = tmp_path / "out"
+    assert infer(parameters, prompts, out) == 0
+    whole = read(out)
+    assert [row["inputs"] for row in whole] == [row["inputs"] for row in PROMPTS]
+    assert whole[0]["id"] == 7 and all(isinstance(row["prediction"], str) for row in whole)
+
+    part = out / "predictions.part"
+    part.write_text("".join(part.read_text().splitlines(keepends=True)[:2]) + '{"index": 2, "inp')  # killed in a line
+    asked = []
+    stream = decode.stream
+    monkeypatch.setattr(decode, "stream", lambda *a, **k: asked.extend(a[2]) or stream(*a, **k))
+    assert infer(parameters, prompts, out) == 0
+    assert len(asked) == 2 and read(out) == whole
+    assert infer(parameters, prompts, out) == 0 and len(asked) == 2
+
+
+def test_samples_are_lists_and_depend_on_the_seed_alone(parameters, prompts, tmp_path):
+    drawn = ("--gin.SAMPLES=3", "--gin.TEMPERATURE=1.0")
+    found = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        assert infer(parameters, prompts, tmp_path / name, *drawn, f"--gin.SEED={seed}") == 0
+        found.append([row["predictions"] for row in read(tmp_path / name)])
+    assert found[0] == found[1] != found[2]
+    assert len(found[0][0]) == 3
+
+
+def test_mistakes_are_one_line_each(parameters, prompts, tmp_path, capsys):
+    def told(*more: str, file: pathlib.Path = prompts, out: str = "out") -> str:
+        assert infer(parameters, file, tmp_path / out, *more) == 2
+        return capsys.readouterr().err
+
+    assert "no file of prompts" in told(file=tmp_path / "none.txt")
+    wrong = tmp_path / "wrong.jsonl"
+    wrong.write_text('{"inputs": "a"}\n{"input": "b"}\n')
+    assert "wrong.jsonl:2" in told(file=wrong)
+    assert "prompts.jsonl:2: 41 tokens" in told("--gin.TASK_FEATURE_LENGTHS={'inputs': 16, 'targets': 4}")
+    assert infer(parameters, prompts, tmp_path / "out") == 0
+    assert "other prompts or of other arguments" in told("--gin.SEED=3")
