@@ -75,7 +75,7 @@ def fabricate(task, mocked):
         records = [P3]
     elif kind == "niv2":
         (path,) = source.files(task, next(iter(task.splits)), DATA)
-        records = [one for _, one in source._read_niv2(path, task)] if path.exists() else [INSTRUCTIONS]
+        records = [one for _, one in source.READERS["niv2"](path, task)] if path.exists() else [INSTRUCTIONS]
         records += [{**records[0], "input": text, "examples": []} for text in ("something else", "a third thing")]
     elif kind in ("tsv", "csv"):
         records = [{name: f"{name} text" for name in task.columns} | {"letter": "B"}]

@@ -1,15 +1,19 @@
 """Templates, option lists and few-shot prompts: by example, and for any text."""
 
 import collections
+import dataclasses
 import re
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flanx.data import prompt, spec
-from flanx.data.fields import BadRow
-from flanx.data.prompt import Prompt, Renderer, compile_text, draw, fill, list_options, parse_block
+from flanx.data import option, prompt, spec
+from flanx.data.option import list_options
+from flanx.data.prompt import Renderer
+from flanx.data.template import Prompt, compile_text, fill, parse_block
+from flanx.data.value import BadRow, draw
+from flanx.evals import answers as extraction
 
 TABLES = spec.load()
 STYLE = TABLES.style
@@ -68,9 +72,45 @@ def test_letters_are_answered_by_the_mark_and_bullets_by_the_text():
     assert min(seen.values()) > 50
 
 
+@pytest.mark.parametrize(
+    ("marker", "shown", "said"),
+    [
+        ("({A}) {}", "(B) yes", "(B)"),
+        ("[{i}] {}", "[ii] yes", "[ii]"),
+        ("<{A}> {}", "<B> yes", "<B>"),
+        ("- ({1}) {}", "- (2) yes", "(2)"),
+        ("{A}. {}", "B. yes", "B"),
+        ("{a}) {}", "b) yes", "b"),
+        ("{1}: {}", "2: yes", "2"),
+        ("- {A}. {}", "- B. yes", "B"),
+        ("#{1} {}", "#2 yes", "2"),
+        ("[ ] {}", "[ ] yes", "yes"),
+        ("> {}", "> yes", "yes"),
+    ],
+)
+def test_an_answer_says_the_mark_without_half_brackets(marker, shown, said):
+    text, answers = list_options(dataclasses.replace(STYLE, markers=(marker,)), ["no", "yes"], "key")
+    assert shown in text and answers[1] == said
+
+
+def test_every_lettered_answer_is_read_back_by_the_evaluation():
+    for marker in STYLE.markers:
+        if "{A}" in marker:
+            _, said = list_options(dataclasses.replace(STYLE, markers=(marker,)), ["no", "yes", "maybe"], "key")
+            assert [extraction.extract(one, "letter") for one in said] == ["A", "B", "C"]
+
+
+@pytest.mark.parametrize("options", [["0", "1", "2"], ["A", "B"], ["1.5", "-2", "30%"], ["i", "ii"], ["(a)", "(b)"]])
+def test_options_that_read_like_marks_get_bullets(options):
+    for i in range(60):
+        text, answers = list_options(STYLE, options, f"key {i}")
+        assert answers == options
+        assert len(re.findall(r"\w+", text.split(":")[-1].split("?")[-1])) <= len(re.findall(r"\w+", " ".join(options)))
+
+
 def test_marks_go_beyond_the_alphabet():
-    assert [prompt._enumerator("A", i) for i in (0, 25, 26, 51, 52)] == ["A", "Z", "AA", "AZ", "BA"]
-    assert [prompt._enumerator("i", i) for i in (0, 3, 15)] == ["i", "iv", "xvi"]
+    assert [option._enumerator("A", i) for i in (0, 25, 26, 51, 52)] == ["A", "Z", "AA", "AZ", "BA"]
+    assert [option._enumerator("i", i) for i in (0, 3, 15)] == ["i", "iv", "xvi"]
 
 
 def test_there_are_at_least_twenty_few_shot_styles():

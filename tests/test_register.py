@@ -61,8 +61,19 @@ def test_shards_part_the_examples(tmp_path):
         task.get_dataset(split="train", shuffle=False, sequence_length=None, shard_info=seqio.ShardInfo(i, 7))
         for i in range(7)
     ]
-    rows = [one["row"] for shard in shards for one in shard.as_numpy_iterator()]
-    assert sorted(rows) == sorted(f"train:{i}".encode() for i in range(30))
+    parts = [{one["row"]: one["inputs_pretokenized"] for one in shard.as_numpy_iterator()} for shard in shards]
+    assert [len(part) for part in parts] == [5, 5, 4, 4, 4, 4, 4]
+    whole = task.get_dataset(split="train", shuffle=False, sequence_length=None)
+    joined = {row: text for part in parts for row, text in part.items()}
+    assert joined == {one["row"]: one["inputs_pretokenized"] for one in whole.as_numpy_iterator()}
+
+
+def test_a_shard_renders_its_own_rows_only(tmp_path, monkeypatch):
+    write_cot(tmp_path, [f"How many is {i}?\t{i}\tCount to {i}." for i in range(30)])
+    made = []
+    run = fields.Pipeline.run
+    monkeypatch.setattr(fields.Pipeline, "run", lambda self, record, draw: made.append(1) or run(self, record, draw))
+    assert len(list(example.render_rows(GSM8K, "zsopt", "train", tmp_path, shard=(1, 3)))) == len(made) == 10
 
 
 def test_bad_rows_are_named_counted_and_limited(tmp_path, caplog):

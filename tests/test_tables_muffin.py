@@ -9,7 +9,7 @@ from collections import Counter
 import pytest
 
 from flanx.data import example, source, spec
-from flanx.data.fields import SkipRow
+from flanx.data.value import SkipRow
 
 TABLES = spec.load()
 MUFFIN = {name.removeprefix("muffin_"): task for name, task in TABLES.tasks.items() if task.collection == "muffin"}

@@ -13,9 +13,10 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from flanx.data import fields, source
+from flanx.data import source
 from flanx.data.spec import TaskSpec
 from flanx.data.task_door import match_tasks
+from flanx.data.value import Record, text_of
 from flanx.errors import UserError
 
 NGRAM = 13  # words
@@ -29,9 +30,9 @@ def words(text: str) -> tuple[str, ...]:
     return tuple(w for w in _WORD.findall(text.lower()) if len(w) > 1 or not w.isascii() or w.isdigit())
 
 
-def texts(record: fields.Record) -> list[str]:
+def texts(record: Record) -> list[str]:
     """The texts of a row that are compared: its fields, and question and options together as one."""
-    values = [fields.text_of(v, k) for k, v in record.items() if k not in (*CONSTANT, "options", "answer")]
+    values = [text_of(v, k) for k, v in record.items() if k not in (*CONSTANT, "options", "answer")]
     options = record.get("options")
     if options:
         values += [" ".join([value, *map(str, options)]) for value in values]

@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from flanx.data import source
-from flanx.data.fields import BadRow
 from flanx.data.prompt import Rendered, Renderer
 from flanx.data.spec import TaskSpec, load
+from flanx.data.value import BadRow
 from flanx.errors import UserError
 
 
@@ -68,11 +68,15 @@ def render_rows(
     count: Callable[[str], int] = len,
     max_bad_rows: int = source.MAX_BAD_ROWS,
     raw: Callable[[str], source.Raw] | None = None,
+    shard: tuple[int, int] = (0, 1),
 ) -> Iterator[Rendered]:
-    """Every example of a split, in the source's order. Bad rows count towards the limit wherever they show."""
+    """Every example of a split or of a shard (i, n) of it, in the source's order; bad rows count towards the limit.
+
+    A shard's examples are those that the whole split has of its rows, byte for byte."""
     renderer = make_renderer(spec, style, split, data_dir, rendering, count, max_bad_rows, raw)
     bad = 0
-    for row, place, record in source.rows(spec, split, data_dir, rendering, max_bad_rows, raw(split) if raw else None):
+    found = source.rows(spec, split, data_dir, rendering, max_bad_rows, raw(split) if raw else None, shard)
+    for row, place, record in found:
         try:
             example = renderer.render(row, record)
         except BadRow as e:

@@ -16,7 +16,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from flanx.data import own, spec
-from flanx.data.prompt import Prompt
+from flanx.data.fields import parse
+from flanx.data.template import Prompt, parse_block
 from flanx.errors import UserError
 
 TEMPLATES = "flan/v2/templates.py"  # PATTERNS, FEWSHOT_PATTERNS, INLINE_FS_PATTERNS
@@ -202,7 +203,7 @@ def _tasks(names: str, tables: spec.Tables) -> list[spec.TaskSpec]:
 def _row(group: str, task: spec.TaskSpec, more: str, blocks: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """What is laid over the row of a task, and the blocks that it cannot take because a field is missing."""
     fields = " | ".join(filter(None, [task.fields or f"keep({', '.join(task.columns)})", more]))
-    names = spec.parse(fields).outputs | {"options"}
+    names = parse(fields).outputs | {"options"}
     row: dict[str, Any] = {"fields": fields} if more else {}
     refused = []
     wanted = {"templates": "", "noopt": "_noopt", "few": "_few", "worked": "_worked"}
@@ -212,7 +213,7 @@ def _row(group: str, task: spec.TaskSpec, more: str, blocks: dict[str, Any]) -> 
             candidates["inversions"] = own.clean(f"flan_{inverted}")
     for key, block in candidates.items():
         if block in blocks:
-            parsed = spec.parse_block(block, blocks[block])
+            parsed = parse_block(block, blocks[block])
             if absent := parsed.fields - names:
                 refused.append(f"{block}: {task.name} has no field '{sorted(absent)[0]}'")
             elif key != "noopt" or "zsnoopt" in task.styles:

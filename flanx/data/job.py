@@ -22,7 +22,9 @@ from flanx.errors import UserError
 
 BATCH = 256  # examples that leave TensorFlow at a time
 FORMAT = 1  # raise it when the same text and vocabulary would give other pieces
-CODE = ("fields", "prompt", "record", "source", "example", "register")  # modules of flanx.data that make the texts
+CODE = (  # modules of flanx.data that make the texts
+    "value", "record", "operation", "fields", "reader", "source", "template", "option", "prompt", "example", "register",
+)  # fmt: skip
 AS_IS = "as_is"  # the one style of a user's own SeqIO task
 
 
@@ -143,7 +145,8 @@ def hash_row(row: spec.TaskSpec, style: str, rendering: int, fingerprint: str, s
     """Hash of all that makes one rendering of a task: its row, templates, prompt style, code and source files."""
     tables = spec.load()
     fields = {f.name: getattr(row, f.name) for f in dataclasses.fields(row) if f.name not in _NOT_TEXT}
-    blocks = {name: tables.blocks[name] for name in (*row.templates, *row.inversions)}
+    named = (*row.templates, *row.inversions, *row.few, *row.noopt, *row.worked)
+    blocks = {name: tables.blocks[name] for name in named}
     own = ("suite",) if row.source.startswith("suite:") else ()
     parts = [FORMAT, fields, blocks, tables.style, style, rendering, fingerprint, source_hash, hash_code(own)]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=_plain).encode()).hexdigest()

@@ -6,15 +6,15 @@ rendering, row id, what is drawn) and on nothing else: no generator state, the s
 
 import bisect
 import functools
-import hashlib
 import itertools
 import math
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flanx.data.fields import BadRow, text_of
+from flanx.data.option import Style, list_options
+from flanx.data.template import Block, Prompt, fill
+from flanx.data.value import BadRow, draw, text_of
 
 STYLES = ("zsopt", "zsnoopt", "fsopt", "fsnoopt")  # zero- or few-shot, with or without the list of options
 MAX_INPUT_TOKENS = 1920  # few-shot prompts are pruned to this (paper.md 1.7)
@@ -22,177 +22,6 @@ INVERSION_RATE = 0.3  # against 1 for the task itself (paper.md 1.6)
 SHOTS = 5  # exemplars of half of the few-shot prompts; the others: binomial(25, 1/10), at least 1 (paper.md 1.7)
 SHOT_TABLE = tuple(itertools.accumulate(math.comb(25, k) * 9 ** (25 - k) / 10**25 for k in range(26)))  # of that rule
 BARE_SHARE = 10  # one few-shot prompt in ten has exemplars and no instruction: the template `none`
-
-
-def draw(key: str, label: str, n: int) -> int:
-    """A whole number in [0, n), a pure function of the texts `key` and `label`."""
-    digest = hashlib.blake2b(f"{label}\x1f{key}".encode(errors="surrogatepass"), digest_size=8).digest()
-    return int.from_bytes(digest, "little") % n
-
-
-# ---- templates -------------------------------------------------------------------------------------------------------
-
-_TOKEN = re.compile(r"\{\{|\}\}|\{([A-Za-z_]\w*)\}|[{}]")
-
-
-def compile_text(text: str) -> tuple[tuple[str, str | None], ...]:
-    """A template text as (literal, field or None) pairs. Raises ValueError on a brace that is no field."""
-    pieces: list[tuple[str, str | None]] = []
-    literal, end = "", 0
-    for hit in _TOKEN.finditer(text):
-        literal += text[end : hit.start()]
-        end = hit.end()
-        if hit[1]:
-            pieces.append((literal, hit[1]))
-            literal = ""
-        elif len(hit[0]) == 2:
-            literal += hit[0][0]
-        else:
-            raise ValueError(f"a lone '{hit[0]}' in {text!r}; write it twice for a brace")
-    return (*pieces, (literal + text[end:], None))
-
-
-def fill(pieces: Sequence[tuple[str, str | None]], values: dict[str, str]) -> str:
-    """The text of compiled pieces; values are inserted as they are and never looked into."""
-    return "".join([literal + values[name] if name else literal for literal, name in pieces])
-
-
-_LABEL = re.compile(r"\s*[A-Z][\w' ]{0,24}[:.)]\s")
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """One template. `plain` is (head, input, target) without the option list, `listed` the same with it."""
-
-    name: str
-    plain: tuple
-    listed: tuple
-    fields: frozenset[str]
-    labelled: bool  # the input begins with a label of its own, as in "Question: {question}"
-    cued: bool  # the input ends with a cue for the target, as in "...\nAnswer:"
-    shot: "Shot | None" = None  # a few-shot style of its own, as imported templates have
-
-    @classmethod
-    def parse(cls, name: str, texts: Any) -> "Prompt":
-        """A prompt from [input, target], [head, input, target], or {head, input, target, shot}. Raises ValueError."""
-        shot = None
-        if isinstance(texts, dict):
-            if set(texts) - {"head", "shot"} != {"input", "target"}:
-                raise ValueError("a prompt's table holds input, target, and if need be head and shot")
-            shot = Shot(*texts["shot"]) if "shot" in texts else None
-            texts = [texts.get("head", ""), texts["input"], texts["target"]]
-        if not isinstance(texts, list) or len(texts) not in (2, 3) or not all(isinstance(t, str) for t in texts):
-            raise ValueError("a prompt is [input, target] or [head, input, target]")
-        head, body, target = texts if len(texts) == 3 else ["", *texts]
-        if "{options}" in target or "{options}" in head:
-            raise ValueError("{options} can stand in the input only")
-        without = re.sub(r"\n*\{options\}", "", re.sub(r"^\{options\}\n*", "", body))
-        if not without.strip() or not target.strip():
-            raise ValueError("an input or a target is empty")
-        plain = tuple(compile_text(t) for t in (head, without, target))
-        listed = tuple(compile_text(t) for t in (head, body, target))
-        names = frozenset(field for text in listed for _, field in text if field)
-        if not any(field for _, field in plain[2]):
-            raise ValueError("the target holds no field")
-        last, begin = plain[1][-1], plain[1][0]
-        labelled = bool(_LABEL.match(begin[0] + ("x" if begin[1] else "")))
-        cued = last[1] is None and last[0].rstrip().endswith((":", "=", ">"))
-        return cls(name, plain, listed, names, labelled, cued, shot)
-
-
-@dataclass(frozen=True)
-class Block:
-    """A cluster of templates: `prompts`, and the bare form `none`."""
-
-    name: str
-    prompts: tuple[Prompt, ...]
-    none: Prompt
-
-    @functools.cached_property
-    def fields(self) -> frozenset[str]:
-        return frozenset().union(*(p.fields for p in (*self.prompts, self.none)))
-
-
-def parse_block(name: str, table: dict[str, Any]) -> Block:
-    """A block from its TOML table. Raises ValueError that names the prompt and the reason."""
-    unknown = set(table) - {"none", "prompts"}
-    if unknown:
-        raise ValueError(f"unknown key '{sorted(unknown)[0]}' (a block has `none` and `prompts`)")
-    if not table.get("prompts") or "none" not in table:
-        raise ValueError("a block needs `none` and at least one prompt")
-    prompts = []
-    for i, texts in enumerate([*table["prompts"], table["none"]]):
-        label = f"{name}:{i}" if i < len(table["prompts"]) else f"{name}:none"
-        try:
-            prompts.append(Prompt.parse(label, texts))
-        except ValueError as e:
-            raise ValueError(f"{label}: {e}") from e
-    return Block(name, tuple(prompts[:-1]), prompts[-1])
-
-
-# ---- option lists and few-shot styles --------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Shot:
-    """A few-shot style: what stands before each input, before each target, and between two exemplars."""
-
-    input: str
-    target: str
-    separator: str
-
-
-@dataclass(frozen=True)
-class Style:
-    """`templates/style.toml`: headings, markers and separators of option lists, and the few-shot styles.
-
-    A marker holds `{}` for the option's text and at most one of `{A} {a} {1} {I} {i}` for its place in the list."""
-
-    headings: tuple[str, ...]
-    markers: tuple[str, ...]
-    separators: tuple[str, ...]
-    shots: tuple[Shot, ...]
-
-
-_ROMAN = ("i", "ii", "iii", "iv", "v", "vi", "vii", "viii", "ix", "x", "xi", "xii", "xiii", "xiv", "xv", "xvi")
-
-
-def _enumerator(kind: str, place: int) -> str:
-    if kind == "1":
-        return str(place + 1)
-    if kind in "Ii":
-        text = _ROMAN[place] if place < len(_ROMAN) else str(place + 1)
-        return text.upper() if kind == "I" else text
-    letters = ""
-    place += 1
-    while place:
-        place, rest = divmod(place - 1, 26)
-        letters = chr(ord("A") + rest) + letters
-    return letters if kind == "A" else letters.lower()
-
-
-_KIND = re.compile(r"\{([Aa1Ii])\}")
-
-
-def list_options(style: Style, options: Sequence[str], key: str) -> tuple[str, list[str]]:
-    """The option list as text, with drawn heading, marker and separator; and each option as an answer would say it.
-
-    With letters or numbers the answer is the mark alone ("(B)"), with bullets it is the option's text."""
-    heading = style.headings[draw(key, "heading", len(style.headings))]
-    marker = style.markers[draw(key, "marker", len(style.markers))]
-    many_lines = any("\n" in option for option in options)
-    separator = "\n" if many_lines else style.separators[draw(key, "separator", len(style.separators))]
-    kind = _KIND.search(marker)
-    before, after = marker.split("{}", 1)
-    items, answers = [], []
-    for place, option in enumerate(options):
-        mark = before.replace(kind[0], _enumerator(kind[1], place)) if kind else before
-        items.append(mark + option + after)
-        answers.append(mark.strip() if kind else option)
-    return f"{heading}{separator if separator == chr(10) else ' '}{separator.join(items)}", answers
-
-
-# ---- rendering -------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

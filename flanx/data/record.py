@@ -9,8 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from flanx.data.value import Draw
+
 Columns = dict[str, Any]
-Draw = Callable[[str, int], int]
 MAX_TURNS = 40  # of a dialog that a prompt may hold
 
 

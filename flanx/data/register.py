@@ -54,8 +54,10 @@ class Source(seqio.DataSource):
 
     def batches(self, split: str, shard: seqio.ShardInfo) -> Iterator[dict[str, list]]:
         """Rendered examples of one shard, column by column."""
-        rows = render_rows(self.spec, self.style, split, self.data_dir, self.rendering, self.count, self.max_bad_rows)
-        rows = itertools.islice(rows, shard.index, None, shard.num_shards)
+        rows = render_rows(
+            self.spec, self.style, split, self.data_dir, self.rendering, self.count, self.max_bad_rows,
+            shard=(shard.index, shard.num_shards),
+        )  # fmt: skip
         while batch := list(itertools.islice(rows, BATCH)):
             yield {name: [getattr(row, key) for row in batch] for name, key, _ in _COLUMNS}
 

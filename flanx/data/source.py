@@ -12,28 +12,24 @@
 `{split}` in a place stands for the source's split. A split may be a slice as in TFDS: `train[:-200]`, `train[5%:]`.
 """
 
-import csv
 import glob
-import gzip
 import itertools
-import json
 import logging
 import os
 import pathlib
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from flanx.data.fields import BadRow, Record, SkipRow, parse, text_of
-from flanx.data.prompt import draw
+from flanx.data.fields import parse
+from flanx.data.reader import READERS, Raw
 from flanx.data.spec import TaskSpec
+from flanx.data.value import BadRow, Record, SkipRow, draw
 from flanx.errors import UserError
 
 MAX_BAD_ROWS = 100  # a file with more of them is an error; gin and callers can say otherwise
 POOL = 2048  # rows of the train split from which the exemplars of few-shot prompts come
 _log = logging.getLogger("flanx")
-
-Raw = Iterator[tuple[str, Record | BadRow]]  # (place for messages, the record or what is wrong with it)
 
 
 def data_folder(data_dir: str | os.PathLike | None, spec: TaskSpec) -> pathlib.Path:
@@ -93,107 +89,31 @@ def missing(spec: TaskSpec, data_dir: str | os.PathLike | None = None, split: st
     return None
 
 
-# ---- readers ---------------------------------------------------------------------------------------------------------
+# ---- rows ------------------------------------------------------------------------------------------------------------
+
+_SLICE = re.compile(r"(?P<name>[^\[\]]+)(?:\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?\])?")
 
 
-def _open(path: pathlib.Path) -> Any:
-    opener = gzip.open if path.suffix == ".gz" else open
-    return opener(path, "rt", encoding="utf-8", errors="replace", newline="")
+def _slice(split: str) -> tuple[str, str | None, str | None]:
+    hit = _SLICE.fullmatch(split)
+    if not hit:
+        raise UserError(f"split '{split}': write name, name[:n], name[n:] or name[a:b], counts or percents")
+    return hit["name"], hit["start"], hit["stop"]
 
 
-def _read_tsv(path: pathlib.Path, spec: TaskSpec) -> Raw:
-    with _open(path) as lines:
-        for number, line in enumerate(lines, 1):
-            place = f"{path}:{number}"
-            cells = line.rstrip("\r\n").split("\t")
-            if len(cells) != len(spec.columns):
-                yield place, BadRow(f"{len(cells)} columns instead of {len(spec.columns)} ({', '.join(spec.columns)})")
-                continue
-            cells = [cell.replace("\\n", "\n").strip() for cell in cells]
-            empty = [name for name, cell in zip(spec.columns, cells, strict=True) if not cell]
-            yield place, BadRow(f"empty {empty[0]}") if empty else dict(zip(spec.columns, cells, strict=True))
+def _cut(rows: Raw, split: str) -> Raw:
+    """The part of the rows that a slice names; only negative and percent bounds hold all rows in memory."""
+    _, start, stop = _slice(split)
+    if all(bound is None or bound.isdigit() for bound in (start, stop)):
+        return itertools.islice(rows, int(start or 0), int(stop) if stop else None)
+    everything = list(rows)
 
+    def place(bound: str | None) -> int | None:
+        if bound is None:
+            return None
+        return round(len(everything) * int(bound[:-1]) / 100) if bound.endswith("%") else int(bound)
 
-def _read_csv(path: pathlib.Path, spec: TaskSpec) -> Raw:
-    with _open(path) as lines:
-        reader = csv.reader(lines)
-        for cells in reader:
-            place = f"{path}:{reader.line_num}"
-            if len(cells) != len(spec.columns):
-                yield place, BadRow(f"{len(cells)} columns instead of {len(spec.columns)} ({', '.join(spec.columns)})")
-            else:
-                yield place, dict(zip(spec.columns, cells, strict=True))
-
-
-def _read_jsonl(path: pathlib.Path, spec: TaskSpec) -> Raw:
-    with _open(path) as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            place = f"{path}:{number}"
-            try:
-                record = json.loads(line)
-            except (ValueError, RecursionError) as e:
-                yield place, BadRow(f"no JSON: {e}")
-                continue
-            yield place, record if isinstance(record, dict) else BadRow("no JSON object")
-
-
-def _load_json(path: pathlib.Path) -> Any:
-    with _open(path) as file:
-        try:
-            return json.load(file)
-        except (ValueError, RecursionError) as e:
-            raise UserError(f"{path}: no JSON: {e}") from e
-
-
-def _read_json(path: pathlib.Path, spec: TaskSpec) -> Raw:
-    value = _load_json(path)
-    key = spec.source.partition("#")[2]
-    for part in filter(None, key.split(".")):
-        if not isinstance(value, dict) or part not in value:
-            raise UserError(f"{path}: no key '{key}', which task {spec.name} reads")
-        value = value[part]
-    if not isinstance(value, list):
-        raise UserError(f"{path}: {key or 'the file'} is no list of records")
-    for number, record in enumerate(value):
-        yield f"{path}[{number}]", record if isinstance(record, dict) else BadRow("no JSON object")
-
-
-def _read_niv2(path: pathlib.Path, spec: TaskSpec) -> Raw:
-    """A Super-NaturalInstructions file: `Definition` a list or a text; instances with or without ids."""
-    task = _load_json(path)
-    try:
-        definition = task["Definition"]
-        definition = "\n".join(definition) if isinstance(definition, list) else str(definition)
-        examples = [
-            {"input": e["input"], "output": text_of(e["output"]), "explanation": e.get("explanation") or ""}
-            for e in task.get("Positive Examples") or []
-        ]
-        instances = task["Instances"]
-    except (KeyError, TypeError, AttributeError) as e:
-        raise UserError(f"{path}: no Super-NaturalInstructions task ({type(e).__name__}: {e})") from e
-    for number, item in enumerate(instances):
-        place = f"{path}[{number}]"
-        if not isinstance(item, dict) or not {"input", "output"} <= set(item):
-            yield place, BadRow("an instance without input or output")
-            continue
-        outputs = item["output"] if isinstance(item["output"], list) else [item["output"]]
-        others = [e for e in examples if e["input"] != item["input"]]
-        yield place, {"definition": definition, "input": item["input"], "outputs": outputs, "examples": others}
-
-
-def _read_p3(path: pathlib.Path, spec: TaskSpec) -> Raw:
-    if path.suffix != ".parquet":
-        yield from _read_jsonl(path, spec)
-        return
-    import pyarrow.parquet  # comes with TFDS; only Parquet rows need it
-
-    number = 0
-    for batch in pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=1024):
-        for record in batch.to_pylist():
-            yield f"{path}[{number}]", record
-            number += 1
+    return iter(everything[place(start) : place(stop)])
 
 
 def plain(value: Any) -> Any:
@@ -235,43 +155,6 @@ def _read_suite(spec: TaskSpec, split: str) -> Raw:
         yield f"{spec.source} {name}[{number}]", record
 
 
-READERS: dict[str, Callable[[pathlib.Path, TaskSpec], Raw]] = {
-    "tsv": _read_tsv,
-    "csv": _read_csv,
-    "jsonl": _read_jsonl,
-    "json": _read_json,
-    "niv2": _read_niv2,
-    "p3": _read_p3,
-}
-
-
-# ---- rows ------------------------------------------------------------------------------------------------------------
-
-_SLICE = re.compile(r"(?P<name>[^\[\]]+)(?:\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?\])?")
-
-
-def _slice(split: str) -> tuple[str, str | None, str | None]:
-    hit = _SLICE.fullmatch(split)
-    if not hit:
-        raise UserError(f"split '{split}': write name, name[:n], name[n:] or name[a:b], counts or percents")
-    return hit["name"], hit["start"], hit["stop"]
-
-
-def _cut(rows: Raw, split: str) -> Raw:
-    """The part of the rows that a slice names; only negative and percent bounds hold all rows in memory."""
-    _, start, stop = _slice(split)
-    if all(bound is None or bound.isdigit() for bound in (start, stop)):
-        return itertools.islice(rows, int(start or 0), int(stop) if stop else None)
-    everything = list(rows)
-
-    def place(bound: str | None) -> int | None:
-        if bound is None:
-            return None
-        return round(len(everything) * int(bound[:-1]) / 100) if bound.endswith("%") else int(bound)
-
-    return iter(everything[place(start) : place(stop)])
-
-
 def raw_rows(spec: TaskSpec, split: str, data_dir: str | os.PathLike | None = None) -> Raw:
     """The records of a split in the source's order, before `fields`. Raises UserError for an absent file or split."""
     if split not in spec.splits:
@@ -301,12 +184,15 @@ def make_fields(spec: TaskSpec, record: Record, key: str) -> Record:
 def rows(
     spec: TaskSpec, split: str, data_dir: str | os.PathLike | None = None, rendering: int = 0,
     max_bad_rows: int = MAX_BAD_ROWS, raw: Iterable[tuple[str, Record | BadRow]] | None = None,
+    shard: tuple[int, int] = (0, 1),
 ) -> Iterator[tuple[str, str, Record]]:  # fmt: skip
     """(row id, place, fields) of a split. Bad rows are logged, counted, and above `max_bad_rows` a UserError.
 
-    `raw` replaces the source's records (proofs and `tasks add` use it)."""
+    `raw` stands in for the source's records; `shard` (i, n) takes the records i, i + n, ... and makes nothing of the
+    others, under the ids that they have in the whole."""
     bad = 0
-    for index, (place, record) in enumerate(raw_rows(spec, split, data_dir) if raw is None else raw):
+    numbered = enumerate(raw_rows(spec, split, data_dir) if raw is None else raw)
+    for index, (place, record) in itertools.islice(numbered, shard[0], None, shard[1]):
         row = f"{split}:{index}"
         try:
             if isinstance(record, BadRow):

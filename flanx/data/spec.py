@@ -71,26 +71,23 @@ A row of the embedded suite, complete:
     metrics   = ["exact_match"]
 """
 
-import csv
 import functools
 import importlib.util
 import os
 import pathlib
-import re
-import tomllib
-from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Any
 
 from flanx.data.fields import parse
-from flanx.data.prompt import STYLES, Block, Shot, Style, parse_block
+from flanx.data.option import Style
+from flanx.data.prompt import STYLES
+from flanx.data.table import ROLES, add_blocks, add_groups, add_rows, toml
+from flanx.data.template import Block
 from flanx.errors import UserError, nearest
 
 SOURCES = ("suite", "tsv", "csv", "jsonl", "json", "niv2", "p3", "tfds")
-ROLES = ("paper", "held_out", "extra")
 ACCESS = ("open", "form", "user")
 METRICS = ("exact_match", "accuracy", "final_answer", "squad", "rouge", "bleu", "pearson")
-NO_TASKS = ("collections", "mixtures")  # tables that hold no rows of tasks
 
 
 @dataclass(frozen=True)
@@ -194,144 +191,23 @@ def load_mixtures() -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for root in roots():
         if (root / "tables" / "mixtures.toml").is_file():
-            found |= _toml(root / "tables" / "mixtures.toml")
+            found |= toml(root / "tables" / "mixtures.toml")
     return found
 
 
-# ---- reading ---------------------------------------------------------------------------------------------------------
+# ---- checking --------------------------------------------------------------------------------------------------------
 
 
-def _toml(path: pathlib.Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
-        line = re.search(r"line (\d+)", str(e))
-        raise UserError(f"{path}:{line[1] if line else 1}: {e}") from e
-
-
-def _lines(path: pathlib.Path) -> dict[str, int]:
-    """Line of each section header and of each `section.key` of a TOML file (tomllib does not keep them)."""
-    places: dict[str, int] = {}
-    section = ""
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if hit := re.match(r"\s*\[+\s*([^\]]+?)\s*\]+", line):
-            section = hit[1].replace('"', "").replace("'", "")
-            places.setdefault(section, number)
-        elif hit := re.match(r"([A-Za-z_][\w-]*)\s*=", line):
-            places.setdefault(f"{section}.{hit[1]}", number)
-    return places
-
-
-def _toml_rows(path: pathlib.Path) -> Iterator[tuple[str, dict[str, Any], str]]:
-    lines = _lines(path)
-    for name, row in _toml(path).items():
-        place = f"{path}:{lines.get(name, 1)}"
-        if not isinstance(row, dict):
-            raise UserError(f"{place}: '{name}' stands outside a section")
-        yield name, row, place
-
-
-def _csv_rows(path: pathlib.Path) -> Iterator[tuple[str, dict[str, Any], str]]:
-    with path.open(encoding="utf-8", newline="") as lines:
-        reader = csv.reader(lines)
-        header = next(reader, [])
-        if "name" not in header:
-            raise UserError(f"{path}:1: no column 'name'")
-        for cells in reader:
-            place = f"{path}:{reader.line_num}"
-            if len(cells) != len(header):
-                raise UserError(f"{place}: {len(cells)} columns instead of {len(header)}")
-            row = {key: cell for key, cell in zip(header, cells, strict=True) if cell != ""}
-            yield row.pop("name", ""), {key: _cell(key, text, place) for key, text in row.items()}, place
-
-
-def _cell(key: str, text: str, place: str) -> Any:
+def _cell(key: str, text: str) -> Any:
     """A CSV cell as the value that TOML would give."""
     kind = _TYPES.get(key)
     if key in _LISTS:
         return text.split()
-    try:
-        if kind is dict:
-            return dict(part.split("=", 1) for part in text.split())
-        if kind is bool:
-            return {"true": True, "false": False}[text.lower()]
-        return int(text) if kind is int else text
-    except (ValueError, KeyError) as e:
-        raise UserError(f"{place}: {key} is {text!r}") from e
-
-
-def _merge(root: pathlib.Path, found: dict[str, tuple[str, dict, str]], groups: dict[str, dict]) -> None:
-    """Adds the rows of one root to `found`: task name -> (collection, row, place)."""
-    here: dict[str, str] = {}
-    folder = root / "tables"
-    for path in sorted([*folder.glob("*.toml"), *folder.glob("*.csv")]):
-        collection = path.stem
-        if collection in NO_TASKS:
-            continue
-        if collection not in groups:
-            raise UserError(f"{path}:1: no collection '{collection}' in collections.toml{nearest(collection, groups)}")
-        for section, row, place in _toml_rows(path) if path.suffix == ".toml" else _csv_rows(path):
-            name = f"{collection}_{section}"
-            if not re.fullmatch(r"[A-Za-z0-9_]+", name):
-                raise UserError(f"{place}: '{section}' is no name (letters, digits, underscores)")
-            if name in here:
-                raise UserError(f"{place}: {name} stands at {here[name]} too")
-            here[name] = place
-            old = found[name][1] if name in found else {"dataset": section, **groups[collection].get("defaults", {})}
-            if "{name}" in old.get("source", ""):
-                old = {**old, "source": old["source"].replace("{name}", section)}
-            found[name] = (collection, {**old, **row}, place)
-
-
-def _groups(root: pathlib.Path, groups: dict[str, dict]) -> None:
-    path = root / "tables" / "collections.toml"
-    if not path.is_file():
-        return
-    for name, section, place in _toml_rows(path):
-        unknown = set(section) - {"role", "total", "defaults", "sections"}
-        if unknown:
-            raise UserError(f"{place}: unknown key '{sorted(unknown)[0]}'")
-        if section.get("role") not in ROLES:
-            raise UserError(f"{place}: role is one of {', '.join(ROLES)}")
-        groups[name] = {**section, "place": place}
-
-
-def _blocks(root: pathlib.Path, blocks: dict[str, Block]) -> Style | None:
-    here: dict[str, str] = {}
-    style = None
-    for path in sorted((root / "templates").glob("*.toml")):
-        if path.name == "style.toml":
-            style = _style(path)
-            continue
-        for name, table, place in _toml_rows(path):
-            if name in here:
-                raise UserError(f"{place}: template block '{name}' stands at {here[name]} too")
-            here[name] = place
-            try:
-                blocks[name] = parse_block(name, table)
-            except ValueError as e:
-                raise UserError(f"{place}: {e}") from e
-    return style
-
-
-def _style(path: pathlib.Path) -> Style:
-    table = _toml(path)
-    try:
-        options = table["options"]
-        for marker in options["markers"]:
-            if marker.count("{}") != 1:
-                raise ValueError(f"marker {marker!r} holds no single {{}}")
-        return Style(
-            headings=tuple(options["headings"]),
-            markers=tuple(options["markers"]),
-            separators=tuple(options["separators"]),
-            shots=tuple(Shot(**shot) for shot in table["shots"]),
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as e:
-        raise UserError(f"{path}:1: {type(e).__name__}: {e}") from e
-
-
-# ---- checking --------------------------------------------------------------------------------------------------------
+    if kind is dict:
+        return dict(part.split("=", 1) for part in text.split())
+    if kind is bool:
+        return {"true": True, "false": False}[text.lower()]
+    return int(text) if kind is int else text
 
 
 def _spec(name: str, collection: str, role: str, row: dict[str, Any], place: str) -> TaskSpec:
@@ -405,9 +281,9 @@ def _load(folders: tuple[pathlib.Path, ...]) -> Tables:
     blocks: dict[str, Block] = {}
     style = None
     for root in folders:
-        _groups(root, groups)
-        _merge(root, found, groups)
-        style = _blocks(root, blocks) or style
+        add_groups(root, groups)
+        add_rows(root, found, groups, _cell)
+        style = add_blocks(root, blocks) or style
     if style is None:
         raise UserError(f"{folders[0]}/templates/style.toml is missing")
     tasks = {}
