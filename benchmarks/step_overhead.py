@@ -6,6 +6,7 @@ bare function is called on a batch that lies on the device, and its metrics are 
 
 import argparse
 import contextlib
+import itertools
 import json
 import pathlib
 import statistics
@@ -16,11 +17,11 @@ import time
 import jax
 
 from flanx import checkpoint, optim, train
-from flanx.data import loader
-from flanx.data import mixture as mixtures
+from flanx.data import mixture
 from flanx.models import t5
 from flanx.partition import Partitioner, explain_exhausted
-from flanx.train_step import jit_train_step, make_train_step
+from flanx.report import Watch
+from flanx.train_step import Trainer
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 from tests import run_case
@@ -47,21 +48,19 @@ def main() -> None:
 
 def measure(folder: pathlib.Path, blocks: int, steps: int, rows: int) -> tuple[float, float]:
     """Median seconds per step of (the bare function, the loop), blocks of both taken in turn."""
-    store_dir = run_case.make_store(folder / "store")
-    partitioner, optimizer = Partitioner(devices=jax.devices()[:1]), optim.adafactor(1e-3)
+    partitioner, trainer = Partitioner(devices=jax.devices()[:1]), Trainer(MODEL, optim.adafactor(1e-3))
     lengths = {"inputs": 256, "targets": 64}
-    batches = train.open_batches(str(store_dir), "byte", mixtures.Mixture("own"), lengths, rows, 0, MODEL)
-    saved = checkpoint.Checkpoints(folder / "run")
+    dataset = train.DatasetConfig(mixture.Mixture("own"), str(run_case.store_dir()), "byte", lengths, rows)
+    batches, saved = dataset.open(MODEL, 0), checkpoint.Checkpoints(folder / "run")
     with contextlib.closing(saved), partitioner.scope():
-        state, target = train.make_state(MODEL, optimizer, partitioner, saved, 0, None)
-        step_fn = jit_train_step(make_train_step(MODEL, optimizer), target)
+        state, target = train.make_state(trainer, partitioner, saved, None)
+        step_fn = trainer.jit(target)
         fixed = partitioner.global_batch(batches.batch(0), rows)
         state, _ = step_fn(state, fixed)
         jax.block_until_ready(state)
-        watch = train.Watch(folder / "run", MODEL, saved, 0, 10**6, 10, "bench")
-        stream = loader.Loader(batches, 0, range(rows))
+        watch = Watch(folder / "run", MODEL, 0, 10**6, 10, saved.latest)
+        stream = train.placed(batches, partitioner, 0, 10**6)
         times: dict[str, list[float]] = {"bare": [], "loop": []}
-        step = 0
         with contextlib.closing(watch), contextlib.closing(stream), contextlib.redirect_stdout(sys.stderr):
             for _ in range(blocks):
                 began = time.perf_counter()
@@ -70,13 +69,10 @@ def measure(folder: pathlib.Path, blocks: int, steps: int, rows: int) -> tuple[f
                 jax.block_until_ready(state)
                 times["bare"].append((time.perf_counter() - began) / steps)
                 began = time.perf_counter()
-                for _ in range(steps):
-                    step += 1
-                    host_batch = next(stream)
-                    batch = partitioner.global_batch(host_batch, rows)
+                for step, host_batch, batch in itertools.islice(stream, steps):
                     with jax.transfer_guard("disallow"), explain_exhausted(target.params, partitioner):
                         state, metrics = step_fn(state, batch)
-                    watch.take(step, metrics, host_batch, state)
+                    watch.take(step, metrics, host_batch, state.params)
                 jax.block_until_ready(state)
                 times["loop"].append((time.perf_counter() - began) / steps)
     return statistics.median(times["bare"]), statistics.median(times["loop"])

@@ -52,10 +52,10 @@ def flanx_step(args: argparse.Namespace) -> Iterator[tuple[str, Callable[[], Non
 
     from flanx.models.t5 import T5
     from flanx.optim import adafactor
-    from flanx.train_step import init_state, make_train_step
+    from flanx.train_step import Trainer
 
     model = T5(vocab_size=VOCAB, num_encoder_layers=args.layers, num_decoder_layers=args.layers, **SIZES)
-    optimizer = adafactor(1e-3)
+    trainer = Trainer(model, adafactor(1e-3), dropout=False)
     tokens = draw(args)
     batch = {
         "encoder_input_tokens": tokens["inputs"],
@@ -66,8 +66,8 @@ def flanx_step(args: argparse.Namespace) -> Iterator[tuple[str, Callable[[], Non
         "decoder_segment_ids": np.ones_like(tokens["targets"]),
     }
     batch = {name: jnp.asarray(array, jnp.int32) for name, array in batch.items()}
-    state = jax.jit(lambda: init_state(model, optimizer, jax.random.key(0)))()
-    train_step = jax.jit(make_train_step(model, optimizer, dropout=False), donate_argnums=0)
+    state = jax.jit(trainer.fresh)()
+    train_step = jax.jit(trainer.step, donate_argnums=0)
     square = jnp.ones((2048, 2048), jnp.float32)
     multiply = jax.jit(lambda a: a @ a)
 

@@ -4,6 +4,7 @@ A checkpoint lies at MODEL_DIR/checkpoints/checkpoint_<step> and holds {step, pa
 T5X's names. A save is asynchronous; a step folder gets its name only when all of it is on disk.
 """
 
+import dataclasses
 import os
 import socket
 import sys
@@ -22,27 +23,56 @@ FOLDER = "checkpoints"
 HUNG = 74  # exit status of a process whose save hangs
 
 
-class Checkpoints:
-    """The checkpoints of one run.
+@dataclasses.dataclass(frozen=True)
+class SaveCheckpointConfig:
+    """When a run saves and what it keeps.
 
     Attributes:
-      folder: MODEL_DIR; a local path or gs:// URL.
+      period: steps between saves.
       keep: newest checkpoints to keep; None for all.
       keep_period: every checkpoint at a multiple of this step is kept for ever.
       timeout: seconds after which a save that still goes on is named and the process ends with status 74.
     """
 
-    def __init__(
-        self,
-        folder: str | os.PathLike,
-        keep: int | None = 1,
-        keep_period: int | None = None,
-        timeout: float = 3600.0,
-    ) -> None:
-        self.folder, self._timeout = epath.Path(folder) / FOLDER, timeout
+    period: int = 1000
+    keep: int | None = 1
+    keep_period: int | None = None
+    timeout: float = 3600.0
+
+    def open(self, folder: str | os.PathLike) -> "Checkpoints":
+        """The checkpoints of the run in `folder`."""
+        return Checkpoints(folder, self)
+
+
+@dataclasses.dataclass(frozen=True)
+class RestoreCheckpointConfig:
+    """The parameters that a run starts from.
+
+    Attributes:
+      path: a run, a step folder, what `flanx convert` wrote or reads; None to start afresh.
+      fingerprint: the only parent that will do, as `flanx convert` prints it; None for any.
+    """
+
+    path: str | None = None
+    fingerprint: str | None = None
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    Attributes:
+      folder: where they lie, `checkpoints` in the run's folder.
+    """
+
+    def __init__(self, folder: str | os.PathLike, config: SaveCheckpointConfig | None = None) -> None:
+        config = config or SaveCheckpointConfig()
+        self.folder, self._timeout = epath.Path(folder) / FOLDER, config.timeout
         self._starting = False  # a save is being handed over
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, keep_period=keep_period, step_prefix="checkpoint", cleanup_tmp_directories=True
+            max_to_keep=config.keep,
+            keep_period=config.keep_period,
+            step_prefix="checkpoint",
+            cleanup_tmp_directories=True,
         )
         # the handler is named: a manager that has saved nothing yet could not read the shapes of what is there
         handler = ocp.StandardCheckpointHandler()
@@ -63,11 +93,12 @@ class Checkpoints:
 
     def _watch(self, step: int) -> None:
         """Ends the process when this save hangs: a job that waits for ever keeps its chips and tells nobody."""
-        self._began = began = time.monotonic()
+        self._watched = mine = object()
 
         def look() -> None:
-            while self._began == began and (self._starting or self._manager.is_saving_in_progress()):
-                if time.monotonic() - began > self._timeout:
+            tick, waited = min(1.0, self._timeout / 4), 0.0
+            while self._watched is mine and (self._starting or self._manager.is_saving_in_progress()):
+                if waited > self._timeout:
                     print(
                         f"flanx: process {jax.process_index()} on {socket.gethostname()}: the save of step {step} to "
                         f"{self.folder} has not ended after {self._timeout:.0f} s; ending (status {HUNG}); the same "
@@ -77,7 +108,8 @@ class Checkpoints:
                     )
                     os._exit(HUNG)
                     return
-                time.sleep(min(1.0, self._timeout / 4))
+                time.sleep(tick)
+                waited += tick  # not by the clock: a process that was stopped and goes on has lost no time
 
         threading.Thread(target=look, name="flanx-save-watch", daemon=True).start()
 

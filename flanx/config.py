@@ -278,9 +278,8 @@ def call(function: Callable[..., Any], folder: str | os.PathLike | None = None) 
 
 
 def parameter(function: Callable[..., Any], name: str, default: Any = None) -> Any:
-    """The bound value of one parameter of `function`, references evaluated; the others stay unevaluated."""
-    selector = gin.get_configurable(function)
-    unresolved = gin.get_bindings(selector, resolve_references=False)
+    """The bound value of one parameter of a function or class, references evaluated; the others stay unevaluated."""
+    unresolved = gin.get_bindings(function, resolve_references=False)
     try:
         return copy.deepcopy(unresolved[name]) if name in unresolved else default  # gin evaluates as it copies
     except (ValueError, TypeError) as error:

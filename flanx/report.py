@@ -1,13 +1,19 @@
 """What a run tells: metrics.jsonl always, TensorBoard beside it, one progress line on the terminal."""
 
+import collections
 import json
 import os
 import pathlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
+import numpy as np
 from rich.console import Console
+
+from flanx.errors import UserError
+from flanx.models import Model, first_nonfinite
 
 TAIL = 1 << 16  # bytes at the end of a metrics file in which its newest record lies
 
@@ -120,3 +126,83 @@ def _duration(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+class Watch:
+    """Looks at each step's metrics one step late, so that the device never waits for the host; the first process logs.
+
+    Args:
+      folder: the run's.
+      model: is asked for the layer where a loss went wrong.
+      start_step, train_steps: the run goes from the one to the other.
+      log_period: steps that one record covers.
+      last_good: the step of the newest checkpoint, or None.
+    """
+
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        model: Model,
+        start_step: int,
+        train_steps: int,
+        log_period: int,
+        last_good: Callable[[], int | None],
+    ) -> None:
+        self._model, self._label, self._last_good = model, folder.name, last_good
+        self._train_steps, self._log_period = train_steps, log_period
+        self._log = MetricsLog(folder, start_step) if jax.process_index() == 0 else None
+        self._progress = Progress(train_steps, self._label)
+        self._pending: tuple[int, Any, Mapping[str, np.ndarray]] | None = None
+        self._sums: collections.Counter[str] = collections.Counter()
+        self._since = (time.monotonic(), start_step)
+
+    def take(self, step: int, metrics: Any, batch: Mapping[str, np.ndarray], params: Any) -> None:
+        """Accepts the metrics of `step` and settles those of the step before."""
+        self.settle(params)
+        self._pending = (step, metrics, batch)
+
+    def settle(self, params: Any) -> None:
+        """Waits for the last step's metrics. Raises UserError where they are not finite."""
+        if self._pending is None:
+            return
+        (step, metrics, batch), self._pending = self._pending, None
+        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        if not np.isfinite(values["loss"] + values["grad_norm"]):
+            where = first_nonfinite(self._model, params, batch) or "not found again"
+            raise UserError(
+                f"{self._label}: the loss of step {step} is {values['loss']}, its gradient's norm {values['grad_norm']}"
+                f"; first bad layer: {where}; last good checkpoint: step {self._last_good()}"
+            )
+        segments = [array for name, array in batch.items() if name.endswith("segment_ids")]
+        values["filled"] = float(sum(np.count_nonzero(s) for s in segments))
+        values["positions"] = float(sum(s.size for s in segments))
+        self._sums.update(values)
+        if step % self._log_period == 0 or step == self._train_steps:
+            self._write(step)
+
+    def _write(self, step: int) -> None:
+        """One record over the steps since the last: per-token means, and speeds."""
+        sums, self._sums = self._sums, collections.Counter()
+        if self._log is None:
+            return
+        now = time.monotonic()
+        steps, seconds = step - self._since[1], max(now - self._since[0], 1e-9)
+        tokens = max(sums["tokens"], 1.0)
+        record = {
+            "loss": sums["loss"] / tokens,
+            "cross_ent_loss": sums["cross_ent_loss"] / tokens,
+            "z_loss": sums["z_loss"] / tokens,
+            "accuracy": sums["correct"] / tokens,
+            "grad_norm": sums["grad_norm"] / steps,
+            "padding": 1.0 - sums["filled"] / sums["positions"],
+            "tokens_per_second": sums["filled"] / seconds,
+            "steps_per_second": steps / seconds,
+        }
+        self._log.write(step, record)
+        self._progress.show(step, record)
+        self._since = (now, step)
+
+    def close(self) -> None:
+        """Closes the log."""
+        if self._log is not None:
+            self._log.close()

@@ -1,5 +1,6 @@
 """One training step: state and batch in, new state and sums of metrics out."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,7 +17,6 @@ from flanx.partition import Partitioner
 
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
-Gradients = Callable[[Any, Batch, jax.Array | None], tuple[Any, Metrics]]
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -27,77 +27,83 @@ class TrainState(flax.struct.PyTreeNode):
     opt_state: Any
 
 
-def init_state(model: Model, optimizer: optax.GradientTransformation, rng: jax.Array) -> TrainState:
-    """A fresh state, unboxed. Call it under jit in the partitioner's scope, so that arrays are born where they live."""
-    params = nn.unbox(model.init(rng))
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+@dataclasses.dataclass(frozen=True)
+class Trainer:
+    """What a step does with a batch: the model's loss, its gradient, and what the optimizer makes of it.
 
+    The loss is the sum over target tokens of cross-entropy + z_loss * log(Z)^2, divided by `loss_normalizing_factor`.
 
-def abstract_state(model: Model, optimizer: optax.GradientTransformation, partitioner: Partitioner) -> TrainState:
-    """The state as jax.ShapeDtypeStructs with shardings. Nothing is computed, so `partitioner` may be of any devices.
-
-    Call it outside the partitioner's scope where its devices are not of this machine.
+    Attributes:
+      optimizer: see `flanx.optim`.
+      seed: of the first parameters and of dropout, whose randomness is a function of (seed, step) alone.
+      dropout: False switches it off whatever the model's rate.
+      loss_normalizing_factor: None for no division (T5X's default), a number (233,472 for checkpoints pre-trained in
+        Mesh TensorFlow), or "tokens" for the number of target tokens of the batch.
+      num_microbatches: parts through which a batch is worked, for memory; loss and gradient stay the same.
     """
-    boxed = jax.eval_shape(lambda: model.init(jax.random.key(0)))
-    shapes = jax.eval_shape(lambda: init_state(model, optimizer, jax.random.key(0)))
-    params = partitioner.shardings(boxed)
-    moments = partitioner.optimizer_shardings(optimizer, shapes.params, params)
-    shardings = TrainState(partitioner.everywhere(), params, moments)
-    return jax.tree.map(lambda s, d: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=d), shapes, shardings)
 
+    model: Model
+    optimizer: optax.GradientTransformation
+    seed: int = 0
+    dropout: bool = True
+    z_loss: float = 1e-4
+    label_smoothing: float = 0.0
+    loss_normalizing_factor: float | str | None = None
+    num_microbatches: int = 1
 
-def jit_train_step(step: Callable[..., Any], target: TrainState, **options: Any) -> Callable[..., Any]:
-    """`step` jitted: the state is donated and stays where `target` (see `abstract_state`) has it."""
-    shardings = jax.tree.map(lambda s: s.sharding, target)
-    return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None), **options)
+    def __post_init__(self) -> None:
+        factor = self.loss_normalizing_factor
+        if isinstance(factor, str) and factor != "tokens":
+            raise UserError(f"loss_normalizing_factor is a number, None or 'tokens', not '{factor}'")
 
+    def fresh(self) -> TrainState:
+        """A state of newly drawn parameters, unboxed. Call it under jit, so that arrays are born where they live."""
+        return self.begin(nn.unbox(self.model.init(jax.random.key(self.seed))))
 
-def make_train_step(
-    model: Model,
-    optimizer: optax.GradientTransformation,
-    *,
-    seed: int = 0,
-    dropout: bool = True,
-    z_loss: float = 1e-4,
-    label_smoothing: float = 0.0,
-    loss_normalizing_factor: float | str | None = None,
-    num_microbatches: int = 1,
-) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """The step function, to be jitted.
+    def begin(self, params: Any) -> TrainState:
+        """The state of a run that starts from `params`."""
+        return TrainState(jnp.zeros((), jnp.int32), params, self.optimizer.init(params))
 
-    The loss is the sum over target tokens of cross-entropy + z_loss * log(Z)^2, divided by `loss_normalizing_factor`:
-    None for no division (T5X's default), a number (233,472 for checkpoints pre-trained in Mesh TensorFlow), or
-    "tokens" for the number of target tokens of the batch. Dropout's randomness is a function of (seed, step) alone.
+    def abstract_state(self, partitioner: Partitioner) -> TrainState:
+        """The state as jax.ShapeDtypeStructs with shardings. Nothing is computed: `partitioner` may be of any devices.
 
-    Metrics are sums over target tokens, float32 []: loss (without division), cross_ent_loss, z_loss, correct, tokens;
-    and grad_norm, the norm of the divided gradient.
-    """
-    if isinstance(loss_normalizing_factor, str) and loss_normalizing_factor != "tokens":
-        raise UserError(f"loss_normalizing_factor is a number, None or 'tokens', not '{loss_normalizing_factor}'")
+        Call it outside the partitioner's scope where its devices are not of this machine.
+        """
+        boxed = jax.eval_shape(lambda: self.model.init(jax.random.key(0)))
+        shapes = jax.eval_shape(self.fresh)
+        params = partitioner.shardings(boxed)
+        moments = partitioner.optimizer_shardings(self.optimizer, shapes.params, params)
+        shardings = TrainState(partitioner.everywhere(), params, moments)
+        return jax.tree.map(lambda s, d: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=d), shapes, shardings)
 
-    def loss_fn(params: Any, batch: Batch, rng: jax.Array | None) -> tuple[jax.Array, Metrics]:
-        logits = model.logits(params, batch, rng)  # [B, T, V]
-        targets, weights = batch["decoder_target_tokens"], batch["decoder_loss_weights"]
-        loss, z, tokens = cross_entropy_with_z_loss(logits, targets, weights, z_loss, label_smoothing)
-        correct = correct_tokens(logits, targets, weights)
-        metrics = {"loss": loss, "cross_ent_loss": loss - z, "z_loss": z, "correct": correct, "tokens": tokens}
-        return loss, jax.tree.map(lambda m: m.astype(jnp.float32), metrics)
+    def jit(self, target: TrainState, **options: Any) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+        """`step` jitted: the state is donated and stays where `target` (see `abstract_state`) has it."""
+        shardings = jax.tree.map(lambda s: s.sharding, target)
+        return jax.jit(self.step, donate_argnums=0, out_shardings=(shardings, None), **options)
 
-    gradients = accumulate(jax.grad(loss_fn, has_aux=True), num_microbatches)
+    def step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        """One step.
 
-    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        rng = jax.random.fold_in(jax.random.key(seed), state.step) if dropout else None
-        grads, metrics = gradients(state.params, batch, rng)
-        if loss_normalizing_factor is not None:
-            divisor = (
-                jnp.maximum(metrics["tokens"], 1.0) if loss_normalizing_factor == "tokens" else loss_normalizing_factor
-            )
+        Metrics are sums over target tokens, float32 []: loss (without division), cross_ent_loss, z_loss, correct,
+        tokens; and grad_norm, the norm of the divided gradient.
+        """
+        rng = jax.random.fold_in(jax.random.key(self.seed), state.step) if self.dropout else None
+        grads, metrics = accumulate(jax.grad(self.loss, has_aux=True), self.num_microbatches)(state.params, batch, rng)
+        if (divisor := self.loss_normalizing_factor) is not None:
+            divisor = jnp.maximum(metrics["tokens"], 1.0) if divisor == "tokens" else divisor
             grads = jax.tree.map(lambda g: g / divisor, grads)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         return TrainState(state.step + 1, params, opt_state), metrics | {"grad_norm": optax.tree.norm(grads)}
 
-    return train_step
+    def loss(self, params: Any, batch: Batch, rng: jax.Array | None) -> tuple[jax.Array, Metrics]:
+        """The loss of a (micro)batch, not divided, and its metrics."""
+        logits = self.model.logits(params, batch, rng)  # [B, T, V]
+        targets, weights = batch["decoder_target_tokens"], batch["decoder_loss_weights"]
+        loss, z, tokens = cross_entropy_with_z_loss(logits, targets, weights, self.z_loss, self.label_smoothing)
+        correct = correct_tokens(logits, targets, weights)
+        metrics = {"loss": loss, "cross_ent_loss": loss - z, "z_loss": z, "correct": correct, "tokens": tokens}
+        return loss, jax.tree.map(lambda m: m.astype(jnp.float32), metrics)
 
 
 def accumulate(

@@ -1,16 +1,18 @@
 """Several processes as one run, for real: on loopback, with gloo."""
 
 import argparse
-import json
 import pathlib
 import signal
+import socket
 import threading
 import time
 
+import jax
 import numpy as np
 import pytest
 
-from flanx import cluster
+from flanx import cluster, partition, roster
+from flanx.data import mixture, store
 from flanx.errors import UserError
 from tests import run_case
 
@@ -21,11 +23,11 @@ def flags(**given: object) -> argparse.Namespace:
 
 def test_place_from_flags_and_environment() -> None:
     given = flags(coordinator_address="a:1", num_processes=4, process_id=2)
-    assert cluster.locate(given, {}) == cluster.Place("a:1", 4, 2)
+    assert cluster.locate(given, {}) == roster.Place("a:1", 4, 2)
     named = {"JAX_COORDINATOR_ADDRESS": "b:2", "JAX_NUM_PROCESSES": "3", "JAX_PROCESS_ID": "1"}
-    assert cluster.locate(flags(), named) == cluster.Place("b:2", 3, 1)
+    assert cluster.locate(flags(), named) == roster.Place("b:2", 3, 1)
     indexed = {"JAX_COORDINATOR_ADDRESS": "b:2", "JAX_NUM_PROCESSES": "3", "JOB_COMPLETION_INDEX": "2"}
-    assert cluster.locate(flags(), indexed) == cluster.Place("b:2", 3, 2)
+    assert cluster.locate(flags(), indexed) == roster.Place("b:2", 3, 2)
     assert cluster.locate(flags(), {}) is None
     assert cluster.locate(flags(coordinator_address="a:1", num_processes=1, process_id=0), {}) is None
 
@@ -45,7 +47,7 @@ def meet(count: int, facts: list[dict], timeout: float = 20.0) -> list[str | Non
     heard: list[str | None] = [None] * len(facts)
 
     def one(i: int) -> None:
-        joined = cluster.Cluster(cluster.Place(address, count, i), timeout)
+        joined = roster.Cluster(roster.Place(address, count, i), timeout)
         try:
             joined.agree("roll call", facts[i])
         except UserError as error:
@@ -77,27 +79,27 @@ def test_roll_call_names_what_differs_and_where() -> None:
 
 def test_no_answer_from_process_0() -> None:
     with pytest.raises(UserError, match="did not answer within 0 s"):
-        cluster.Cluster(cluster.Place(f"127.0.0.1:{run_case.free_port()}", 2, 1), 0.3)
+        roster.Cluster(roster.Place(f"127.0.0.1:{run_case.free_port()}", 2, 1), 0.3)
 
 
 def test_stop_is_one_step_for_all() -> None:
     address = f"127.0.0.1:{run_case.free_port()}"
-    both = [cluster.Cluster(cluster.Place(address, 2, i), 10.0) for i in range(2)]
+    both = [roster.Cluster(roster.Place(address, 2, i), 10.0) for i in range(2)]
     threads = [threading.Thread(target=c.agree, args=("start", {})) for c in both]
     [t.start() for t in threads], [t.join() for t in threads]
     both[1].announce_stop(7)
     limit = time.monotonic() + 10
     while any(c.stop_step is None for c in both) and time.monotonic() < limit:
         time.sleep(0.01)
-    assert [c.stop_step for c in both] == [7 + cluster.AHEAD] * 2
+    assert [c.stop_step for c in both] == [7 + roster.AHEAD] * 2
     [c.leave() for c in both]
 
 
 def test_a_failure_is_told_to_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     ended: list[str] = []
-    monkeypatch.setattr(cluster.Cluster, "_end", lambda self, reason: self._leaving or ended.append(reason))
+    monkeypatch.setattr(roster.Cluster, "_end", lambda self, reason: self._leaving or ended.append(reason))
     address = f"127.0.0.1:{run_case.free_port()}"
-    both = [cluster.Cluster(cluster.Place(address, 2, i), 10.0) for i in range(2)]
+    both = [roster.Cluster(roster.Place(address, 2, i), 10.0) for i in range(2)]
     threads = [threading.Thread(target=c.agree, args=("start", {})) for c in both]
     [t.start() for t in threads], [t.join() for t in threads]
     both[1].fail("the loss of step 3 is nan")
@@ -108,83 +110,117 @@ def test_a_failure_is_told_to_the_others(monkeypatch: pytest.MonkeyPatch) -> Non
     assert ended[0] == "process 1 failed: the loss of step 3 is nan"
 
 
-@pytest.fixture(scope="module")
-def store_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    return run_case.make_store(tmp_path_factory.mktemp("store"))
+def test_silence_is_counted_in_waits_and_not_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(roster, "BEAT", 0.1)
+    monkeypatch.setattr(roster, "SILENCE", 0.4)
+    one, other = socket.socketpair()
+    monkeypatch.setattr(roster.time, "monotonic", lambda: 1e9)  # as after a long stop
+    with one, other:
+        heard = roster._messages(one)
+        for i in range(3):
+            threading.Timer(0.25, other.sendall, (b'{"i": %d}\n' % i,)).start()  # later than BEAT, sooner than SILENCE
+            assert next(heard) == {"i": i}
+        began = time.perf_counter()
+        assert list(heard) == []
+        assert 0.3 < time.perf_counter() - began < 2.0
 
 
-@pytest.fixture(scope="module")
-def alone(store_dir: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> list[float]:
-    """Losses of the run as a single process."""
-    folder = tmp_path_factory.mktemp("alone")
-    ((status, said),) = run_case.finish([run_case.launch(run_case.command(store_dir, folder))])
-    assert status == 0, said
-    return run_case.losses(folder)
-
-
-def test_two_processes_lose_as_one_does(store_dir: pathlib.Path, alone: list[float], tmp_path: pathlib.Path) -> None:
-    ended = run_case.finish(run_case.launch_many(2, [run_case.command(store_dir, tmp_path)] * 2))
+def test_two_processes_take_the_batches_of_one_and_lose_as_one_does(tmp_path: pathlib.Path) -> None:
+    alone = run_case.losses(run_case.undisturbed())
+    ended = run_case.finish(run_case.launch_many([run_case.command(tmp_path)] * 2))
     assert [status for status, _ in ended] == [0, 0], ended
-    np.testing.assert_allclose(run_case.losses(tmp_path), alone, rtol=1e-5)
-    assert json.loads((tmp_path / "done.json").read_text()) == {"step": 6}
+    found = run_case.losses(tmp_path)
+    assert list(found) == list(alone)
+    np.testing.assert_allclose(list(found.values()), list(alone.values()), rtol=1e-5)
+    assert run_case.done(tmp_path) == run_case.STEPS
 
 
-def test_another_recipe_on_one_host_is_refused(store_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    commands = [run_case.command(store_dir, tmp_path), run_case.command(store_dir, tmp_path, SEED=1)]
-    for status, said in run_case.finish(run_case.launch_many(2, commands)):
+def test_another_recipe_on_one_host_is_refused(tmp_path: pathlib.Path) -> None:
+    commands = [run_case.command(tmp_path), run_case.command(tmp_path, SEED=1)]
+    for status, said in run_case.finish(run_case.launch_many(commands)):
         assert status == 2
         assert "'recipe' differs between hosts" in said.splitlines()[-1]
 
 
+@pytest.mark.parametrize("count", [2, 4])
+def test_the_rows_of_all_hosts_are_the_whole_batch_byte_for_byte(count: int) -> None:
+    """The mesh is cut into `count` hosts of neighbouring devices; each reads its own rows, and nothing else."""
+    lengths = {"inputs": 32, "targets": 16}
+    opened, mix = store.open_store(run_case.store_dir()), mixture.Mixture("own")
+    whole = mixture.Batches(opened, mix, lengths, 8)
+    sharding = partition.Partitioner(1).batch_sharding()
+    for step in (0, 5):
+        parts = []
+        for host in range(count):
+            devices = set(jax.devices()[host * 8 // count : (host + 1) * 8 // count])
+            places = [i for d, (i, _) in sharding.devices_indices_map((8, 32)).items() if d in devices]
+            rows = range(min(i.start for i in places), max(i.stop for i in places))
+            parts.append(mixture.Batches(opened, mix, lengths, 8).batch(step, rows))
+        for name, array in whole.batch(step).items():
+            assert np.concatenate([part[name] for part in parts]).tobytes() == array.tobytes()
+
+
 @pytest.mark.slow
-def test_checkpoint_of_four_processes_is_resumed_by_one_and_by_two(
-    store_dir: pathlib.Path, alone: list[float], tmp_path: pathlib.Path
-) -> None:
+def test_checkpoint_of_four_processes_is_resumed_by_one_and_by_two(tmp_path: pathlib.Path) -> None:
+    alone = run_case.losses(run_case.undisturbed())
     for count in (1, 2):
         folder = tmp_path / str(count)
-        ended = run_case.finish(run_case.launch_many(4, [run_case.command(store_dir, folder, TRAIN_STEPS=3)] * 4))
+        ended = run_case.finish(run_case.launch_many([run_case.command(folder, TRAIN_STEPS=3)] * 4))
         assert [status for status, _ in ended] == [0] * 4, ended
-        rest = run_case.command(store_dir, folder)
-        ended = run_case.finish(run_case.launch_many(count, [rest] * count))
+        ended = run_case.finish(run_case.launch_many([run_case.command(folder)] * count))
         assert [status for status, _ in ended] == [0] * count, ended
-        np.testing.assert_allclose(run_case.losses(folder), alone, rtol=1e-5)
+        found = run_case.losses(folder)
+        np.testing.assert_allclose(list(found.values()), list(alone.values()), rtol=1e-5)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_killed_process_ends_the_others_with_its_name_and_the_run_goes_on(
-    store_dir: pathlib.Path, tmp_path: pathlib.Path, victim: int
+    tmp_path: pathlib.Path, victim: int
 ) -> None:
-    long = run_case.command(store_dir, tmp_path, TRAIN_STEPS=100000, CHECKPOINT_PERIOD=5)
-    processes = run_case.launch_many(2, [long] * 2)
-    wait_for_checkpoint(tmp_path)
+    long = run_case.command(tmp_path, TRAIN_STEPS=100000, CHECKPOINT_PERIOD=5)
+    processes = run_case.launch_many([long] * 2)
+    run_case.wait_until(lambda: run_case.newest(tmp_path), processes[0])
     processes[victim].send_signal(signal.SIGKILL)
     began = time.monotonic()
     ended = run_case.finish(processes, timeout=90)
     assert time.monotonic() - began < 60
-    assert ended[1 - victim][0] == cluster.LOST
+    assert ended[1 - victim][0] == roster.LOST
     assert f"process {victim}" in ended[1 - victim][1].splitlines()[-1]
-    kept = run_case.losses(tmp_path)[:5]
-    again = run_case.command(store_dir, tmp_path, TRAIN_STEPS=latest(tmp_path) + 3, CHECKPOINT_PERIOD=5)
-    ended = run_case.finish(run_case.launch_many(2, [again] * 2))
+    kept, last = run_case.losses(tmp_path), run_case.newest(tmp_path)
+    again = run_case.command(tmp_path, TRAIN_STEPS=last + 3, CHECKPOINT_PERIOD=5)
+    ended = run_case.finish(run_case.launch_many([again] * 2))
     assert [status for status, _ in ended] == [0, 0], ended
-    assert run_case.losses(tmp_path)[:5] == kept
+    found = run_case.losses(tmp_path)
+    assert list(found) == list(range(1, last + 4))
+    assert [found[i] for i in range(1, last + 1)] == [kept[i] for i in range(1, last + 1)]
 
 
 @pytest.mark.slow
-def test_sigterm_to_one_process_saves_and_stops_all(store_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    long = run_case.command(store_dir, tmp_path, TRAIN_STEPS=100000, CHECKPOINT_PERIOD=5)
-    processes = run_case.launch_many(2, [long] * 2)
-    wait_for_checkpoint(tmp_path)
+def test_sigterm_to_one_process_saves_and_stops_all(tmp_path: pathlib.Path) -> None:
+    long = run_case.command(tmp_path, TRAIN_STEPS=100000, CHECKPOINT_PERIOD=100000)
+    processes = run_case.launch_many([long] * 2)
+    run_case.wait_until(lambda: run_case.losses(tmp_path), processes[0])
     processes[1].send_signal(signal.SIGTERM)
-    assert [status for status, _ in run_case.finish(processes, timeout=90)] == [75, 75]
+    ended = run_case.finish(processes, timeout=90)
+    assert [status for status, _ in ended] == [75, 75], ended
+    assert run_case.newest(tmp_path) == max(run_case.losses(tmp_path))
 
 
-def latest(folder: pathlib.Path) -> int:
-    return max((int(p.name.split("_")[1]) for p in folder.glob("checkpoints/checkpoint_*[0-9]")), default=0)
-
-
-def wait_for_checkpoint(folder: pathlib.Path) -> None:
-    limit = time.monotonic() + 300
-    while not latest(folder) and time.monotonic() < limit:
-        time.sleep(0.2)
+@pytest.mark.slow
+def test_processes_that_are_stopped_for_long_go_on(tmp_path: pathlib.Path) -> None:
+    """Longer than a silence that counts as a loss, and than JAX's own heartbeat allows (100 s)."""
+    long = run_case.command(tmp_path, TRAIN_STEPS=100000, CHECKPOINT_PERIOD=5)
+    processes = run_case.launch_many([long] * 2)
+    run_case.wait_until(lambda: run_case.newest(tmp_path), processes[0])
+    for signum, pause in ((signal.SIGSTOP, 130.0), (signal.SIGCONT, 0.0)):
+        for process in processes:
+            process.send_signal(signum)
+        time.sleep(pause)
+    before = max(run_case.losses(tmp_path))
+    run_case.wait_until(lambda: max(run_case.losses(tmp_path)) > before + 20, processes[0])
+    time.sleep(2 * roster.BEAT)
+    assert [process.poll() for process in processes] == [None, None]
+    processes[0].send_signal(signal.SIGTERM)
+    ended = run_case.finish(processes, timeout=90)
+    assert [status for status, _ in ended] == [75, 75], ended

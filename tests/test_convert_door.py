@@ -12,6 +12,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import flanx.convert
 from flanx import checkpoint, cli, optim, train, train_step
+from flanx.checkpoint import RestoreCheckpointConfig
 from flanx.convert import hf, native, orbax_item, parity, t5x
 from flanx.convert.folder import at
 from flanx.convert.layout import Layout
@@ -96,7 +97,7 @@ def test_a_converted_run_resumes_on_a_mesh_with_its_optimizer_state(tmp_path: pa
     t5x.write_legacy(at(tmp_path / "theirs"), want, 7)
     assert convert(tmp_path / "theirs", tmp_path / "run") == 0
     model, optimizer = parity.model(ONE_LAYER, {}), optim.adafactor(1e-3)
-    abstract = jax.eval_shape(lambda: train_step.init_state(model, optimizer, jax.random.key(0)))
+    abstract = jax.eval_shape(train_step.Trainer(model, optimizer).fresh)
     target = jax.tree.map(spread, abstract)
     state = checkpoint.Checkpoints(tmp_path / "run").restore(target)
     assert int(state.step) == int(state.opt_state.count) == 7
@@ -128,7 +129,7 @@ def test_a_run_of_every_version_is_read(version: str, tmp_path: pathlib.Path):
     assert fingerprint(source.tensors) == "3185a31e5d3d00590fc17e8438da0ad3f61d0038b5560234dd7954c4e7fd60e5"
     run = shutil.copytree(kept, tmp_path / "run")  # Orbax may tidy up where it reads
     model, optimizer = parity.model(layout, {}), optim.adafactor(1e-3)
-    abstract = jax.eval_shape(lambda: train_step.init_state(model, optimizer, jax.random.key(0)))
+    abstract = jax.eval_shape(train_step.Trainer(model, optimizer).fresh)
     state = checkpoint.Checkpoints(run).restore(jax.tree.map(spread, abstract))
     assert int(state.opt_state.count) == 1
     second_moments = sum(float(np.abs(leaf).sum()) for leaf in jax.tree.leaves(state.opt_state.v))
@@ -220,7 +221,7 @@ def test_layers_are_stacked_for_a_model_that_scans_them(theirs: pathlib.Path, tm
     assert convert(theirs, tmp_path / "run", "--stacked") == 0
     assert fingerprint(draw()) in capsys.readouterr().out
     model, optimizer = dataclasses.replace(parity.model(SMALL, {}), scan_layers=True), optim.adafactor(1e-3)
-    abstract = jax.eval_shape(lambda: train_step.init_state(model, optimizer, jax.random.key(0)))
+    abstract = jax.eval_shape(train_step.Trainer(model, optimizer).fresh)
     state = checkpoint.Checkpoints(tmp_path / "run").restore(jax.tree.map(spread, abstract))
     wo = [draw(optimizer=True)[f"target/decoder/layers_{i}/mlp/wo/kernel"].read() for i in range(3)]
     np.testing.assert_array_equal(state.params["decoder"]["layers"]["mlp"]["wo"]["kernel"], np.stack(wo))
@@ -255,15 +256,15 @@ def test_a_run_records_its_parent_and_refuses_another(tmp_path: pathlib.Path):
     t5x.write_legacy(at(parent), draw(ONE_LAYER), 0)
     mark = fingerprint(draw(ONE_LAYER))
     recorded = {"initial_checkpoint_path": str(parent), "initial_checkpoint_fingerprint": mark}
-    assert train.parent_of(run, str(parent), None) == recorded
-    assert train.parent_of(run, str(parent), mark) == recorded
+    assert train.parent_of(run, RestoreCheckpointConfig(str(parent))) == recorded
+    assert train.parent_of(run, RestoreCheckpointConfig(str(parent), mark)) == recorded
     with pytest.raises(UserError, match="the recipe's parent is 00ff"):
-        train.parent_of(run, str(parent), "00ff")
+        train.parent_of(run, RestoreCheckpointConfig(str(parent), "00ff"))
     run.mkdir()
     (run / "run.json").write_text(json.dumps(recorded))
     shutil.rmtree(parent)  # a run that goes on needs its parent no more
-    assert train.parent_of(run, str(parent), mark) == recorded
-    assert train.parent_of(run, None, None) == dict.fromkeys(recorded)
+    assert train.parent_of(run, RestoreCheckpointConfig(str(parent), mark)) == recorded
+    assert train.parent_of(run, RestoreCheckpointConfig()) == dict.fromkeys(recorded)
 
 
 @pytest.mark.parametrize(

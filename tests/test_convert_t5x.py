@@ -68,7 +68,7 @@ def test_training_goes_on_from_t5x_as_t5x_did(tiny: pathlib.Path):
     start = flanx.convert.open_source(tiny / "legacy" / "checkpoint_0")
     later = flanx.convert.open_source(tiny / "orbax" / "checkpoint_20")
     model = t5.T5(384, 128, 4, 32, 256, 2, 2)
-    step = jax.jit(train_step.make_train_step(model, optim.adafactor(1e-3), dropout=False))
+    step = jax.jit(train_step.Trainer(model, optim.adafactor(1e-3), dropout=False).step)
     with np.load(tiny / "batches.npz") as file:
         batches = [
             {name.split("/")[1]: file[name] for name in file.files if name.startswith(f"{k:03d}/")} for k in range(20)

@@ -2,15 +2,18 @@
 
 import pathlib
 import random
+import shutil
 import signal
 import threading
 import time
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from flanx import checkpoint, partition
+from flanx.checkpoint import SaveCheckpointConfig
 from flanx.errors import UserError
 from flanx.train_step import TrainState
 from tests import run_case
@@ -26,7 +29,7 @@ def test_a_hung_save_is_named_and_ends_the_process(
         gone.set()
 
     monkeypatch.setattr(checkpoint.os, "_exit", leave)
-    saved = checkpoint.Checkpoints(tmp_path, timeout=0.2)
+    saved = SaveCheckpointConfig(timeout=0.2).open(tmp_path)
     monkeypatch.setattr(saved._manager, "is_saving_in_progress", lambda: not gone.is_set())
     saved.save(TrainState(np.int32(3), {"a": jax.numpy.ones(4)}, ()))
     assert gone.wait(10)
@@ -38,7 +41,7 @@ def test_a_hung_save_is_named_and_ends_the_process(
 def test_a_finished_save_is_not_watched(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ended: list[int] = []
     monkeypatch.setattr(checkpoint.os, "_exit", ended.append)
-    saved = checkpoint.Checkpoints(tmp_path, timeout=2.0)
+    saved = SaveCheckpointConfig(timeout=2.0).open(tmp_path)
     saved.save(TrainState(np.int32(3), {"a": jax.numpy.ones(4)}, ()))
     saved.wait()
     limit = time.monotonic() + 10
@@ -65,42 +68,58 @@ def test_out_of_memory_names_the_largest_arrays_and_the_next_layout() -> None:
         raise other
 
 
+def state(step: int) -> TrainState:
+    return TrainState(np.int32(step), {"a": jax.numpy.full(4, step)}, ())
+
+
+def test_n_checkpoints_are_kept_and_every_kth_for_ever(tmp_path: pathlib.Path) -> None:
+    saved = SaveCheckpointConfig(keep=2, keep_period=4).open(tmp_path)
+    for step in range(1, 12):
+        saved.save(state(step))
+    saved.close()
+    kept = sorted(int(p.name.split("_")[1]) for p in (tmp_path / "checkpoints").iterdir())
+    assert kept == [4, 8, 10, 11]
+
+
+def test_a_half_written_save_is_never_picked(tmp_path: pathlib.Path) -> None:
+    saved = SaveCheckpointConfig(keep=None).open(tmp_path)
+    saved.save(state(3))
+    saved.close()
+    whole = tmp_path / "checkpoints" / "checkpoint_3"
+    shutil.copytree(whole, whole.with_name("checkpoint_7.orbax-checkpoint-tmp-1234"))  # as a killed save leaves it
+    again = SaveCheckpointConfig(keep=None).open(tmp_path)
+    assert again.latest() == 3
+    target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state(0))
+    assert int(again.restore(target).params["a"][0]) == 3
+    with pytest.raises(UserError, match=r"no checkpoint of step 7 in .* \(there: 3\)"):
+        again.restore(target, 7)
+    again.close()
+
+
 @pytest.mark.slow
 def test_a_hundred_kills_change_nothing(tmp_path: pathlib.Path) -> None:
     """SIGKILL at random moments, saves among them: the run ends with the parameters of an undisturbed one."""
-    store_dir = run_case.make_store(tmp_path / "store")
-    options = {"TRAIN_STEPS": 400, "CHECKPOINT_PERIOD": 2, "DROPOUT_RATE": 0.1}
+    options = {"TRAIN_STEPS": 400}
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    ((status, said),) = run_case.finish([run_case.launch(run_case.command(store_dir, whole, **options))])
-    assert status == 0, said
+    run_case.run(run_case.command(whole, **options))
     rng, kills = random.Random(0), 0
-    while kills < 100 and not (cut / "done.json").exists():
-        process = run_case.launch(run_case.command(store_dir, cut, **options))
-        before = newest(cut)
-        limit = time.monotonic() + 120
-        while newest(cut) == before and process.poll() is None and time.monotonic() < limit:
-            time.sleep(0.02)
-        time.sleep(rng.random() * 0.5)
+    while kills < 100 and run_case.done(cut) is None:
+        before = run_case.newest(cut)
+        process = run_case.launch(run_case.command(cut, **options))
+        run_case.wait_until(lambda before=before: run_case.newest(cut) != before, process, 120)
+        time.sleep(rng.random() * 0.2)
         process.send_signal(signal.SIGKILL)
         process.communicate()
         kills += 1
-    ((status, said),) = run_case.finish([run_case.launch(run_case.command(store_dir, cut, **options))])
-    assert status == 0, said
+    run_case.run(run_case.command(cut, **options))
     assert kills == 100
     assert run_case.losses(cut) == run_case.losses(whole)
     for one, other in zip(parameters(whole), parameters(cut), strict=True):
         np.testing.assert_array_equal(one, other)
 
 
-def newest(folder: pathlib.Path) -> int:
-    """The step of the newest whole checkpoint, 0 for none."""
-    return max((int(p.name.split("_")[1]) for p in folder.glob("checkpoints/checkpoint_*[0-9]")), default=0)
-
-
 def parameters(folder: pathlib.Path) -> list[np.ndarray]:
     """Every array of the newest checkpoint's parameters."""
-    import orbax.checkpoint as ocp
-
-    path = folder / "checkpoints" / f"checkpoint_{newest(folder)}" / "default"
+    path = folder / "checkpoints" / f"checkpoint_{run_case.newest(folder)}" / "default"
     with ocp.PyTreeCheckpointer() as reader:
         return [np.asarray(leaf) for leaf in jax.tree.leaves(reader.restore(path)["params"])]

@@ -11,14 +11,13 @@ from flanx import cli, optim, partition
 from flanx.errors import UserError
 from flanx.models import t5
 from flanx.plan import chip, choose, compile, estimate, layout, program, recipe
-from flanx.train_step import abstract_state, jit_train_step
+from flanx.train_step import Trainer
 
 SMALL = t5.T5(
     vocab_size=512, emb_dim=128, num_heads=4, head_dim=32, mlp_dim=512, num_encoder_layers=2, num_decoder_layers=2
 )
-RECIPE = recipe.Recipe(
-    SMALL, optim.adafactor(1e-3), 32, {"inputs": 128, "targets": 64}, 100, {"dropout": False}, partition.Partitioner()
-)
+TRAINER = Trainer(SMALL, optim.adafactor(1e-3), dropout=False)
+RECIPE = recipe.Recipe(TRAINER, 32, {"inputs": 128, "targets": 64}, 100)
 
 
 @pytest.fixture(scope="module")
@@ -135,9 +134,9 @@ def test_estimate_beside_what_xla_says_on_the_cpu(
     made = layout.Layout(1, data, model, preset)
     cost = estimate.cost(traced, made)
     partitioner, scanned = made.partitioner(jax.devices()), RECIPE.scanned()
-    state, batch = abstract_state(SMALL_SCANNED, scanned.optimizer, partitioner), scanned.batch(partitioner)
+    state, batch = scanned.trainer.abstract_state(partitioner), scanned.batch(partitioner)
     with partitioner.scope():
-        step = jit_train_step(scanned.step, state, compiler_options={"xla_backend_optimization_level": 0})
+        step = scanned.trainer.jit(state, compiler_options={"xla_backend_optimization_level": 0})
         memory = step.lower(state, batch).compile().memory_analysis()
     unused = sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * 4 for n, leaf in batch.items() if "positions" in n)
     exact = cost.params + cost.optimizer + cost.batch - unused  # T5 reads no positions: jit leaves them out
@@ -145,9 +144,6 @@ def test_estimate_beside_what_xla_says_on_the_cpu(
     ratio = (cost.gradients + cost.activations) / memory.temp_size_in_bytes
     record_property("temporaries: estimate over XLA's", round(ratio, 2))
     assert 0.6 < ratio < 1.7, ratio
-
-
-SMALL_SCANNED = dataclasses.replace(SMALL, scan_layers=True)
 
 
 def test_parts_of_a_sharded_state_are_exact(traced: estimate.Trace) -> None:
@@ -160,12 +156,9 @@ def test_parts_of_a_sharded_state_are_exact(traced: estimate.Trace) -> None:
 
 
 def test_auto_layout_of_the_devices_at_hand() -> None:
-    auto = partition.Partitioner("auto")
-    settled = choose.settle(auto, SMALL, RECIPE.optimizer, 32, RECIPE.lengths)
+    settled = choose.settle(partition.Partitioner("auto"), TRAINER, 32, RECIPE.lengths)
     assert settled.num_partitions in (1, 2, 4, 8)
     assert settled.host_rows(32) == range(32)
-    fixed = partition.Partitioner(2)
-    assert choose.settle(fixed, SMALL, RECIPE.optimizer, 32, RECIPE.lengths) is fixed
 
 
 def test_a_recipe_that_fits_nowhere_and_a_batch_that_divides_over_nothing(traced: estimate.Trace) -> None:

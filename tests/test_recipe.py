@@ -10,7 +10,7 @@ from typing import Any
 import gin
 import pytest
 
-from flanx import config, train
+from flanx import config, train, train_step
 from flanx.cli import main
 from flanx.data import mixture
 from flanx.sweep import recipe
@@ -74,7 +74,7 @@ def test_the_facts_of_a_recipe_are_those_of_the_run(name):
     row = RECIPES[name]
     parse(row)
     facts = {n: field.value for n, field in row.fields.items()}
-    mix = config.parameter(train.train, "mixture")
+    mix = config.parameter(train.DatasetConfig, "mixture")
     named = mixture.named().get(mix.name, {})
     assert plain(mix.rates or named.get("rates")) == facts["mixture rates"]
     assert plain(mix.caps or named.get("caps")) == facts["mixture caps"]
@@ -82,8 +82,8 @@ def test_the_facts_of_a_recipe_are_those_of_the_run(name):
         "mixture inversion"
     ]
     assert (mix.styles or "alike, over those that a task has") == facts["mixture styles"]
-    assert config.parameter(train.train, "model").packing == facts["packing"]
-    assert "train.train.optimizer = @optim.adafactor()" in config.text()
+    assert config.parameter(train_step.Trainer, "model").packing == facts["packing"]
+    assert "train_step.Trainer.optimizer = @optim.adafactor()" in config.text()
     assert "optim.adafactor.learning_rate = %LEARNING_RATE" in config.text()
 
 

@@ -6,16 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import optax
 
 from flanx.errors import UserError
-from flanx.models import Model
 from flanx.partition import AXES, Partitioner
 from flanx.plan import chip, estimate, program
 from flanx.plan.chip import Topology
 from flanx.plan.compile import Answer
 from flanx.plan.layout import PRESETS, Layout, layouts
 from flanx.plan.recipe import Recipe
+from flanx.train_step import Trainer
 
 MARGIN = 1.15  # an estimate may be this far above a chip's memory and still be worth a compilation
 
@@ -153,13 +152,13 @@ def ranked(recipe: Recipe, traced: estimate.Trace, topology: Topology) -> list[P
             found.append(estimated(traced, topology, layout))
         except UserError as error:
             refusals.append(str(error))
+    if refusals and not found:
+        raise UserError(refusals[0])
     if not found:
         raise UserError(
-            refusals[0]
-            if refusals
-            else f"a batch of {recipe.batch_size} rows ({recipe.num_microbatches} microbatches) divides over no layout "
-            f"of {topology.name} ({topology.chips} chips); use a BATCH_SIZE that is a multiple of a power of two, "
-            "or fewer chips"
+            f"a batch of {recipe.batch_size} rows ({recipe.trainer.num_microbatches} microbatches) divides over no "
+            f"layout of {topology.name} ({topology.chips} chips); use a BATCH_SIZE that is a multiple of a power of "
+            "two, or fewer chips"
         )
     return sorted(found, key=order)
 
@@ -204,19 +203,13 @@ def reason(plans: Sequence[Plan]) -> str:
 
 def settle(
     partitioner: Partitioner,
-    model: Model,
-    optimizer: optax.GradientTransformation,
+    trainer: Trainer,
     batch_size: int,
     lengths: Mapping[str, int],
-    num_microbatches: int = 1,
 ) -> Partitioner:
-    """`partitioner`, its num_partitions and rules picked for the devices at hand where it says "auto"."""
-    if partitioner.num_partitions != "auto":
-        return partitioner
+    """`partitioner` with the num_partitions and rules that the estimate prefers for the devices at hand."""
     devices = list(partitioner.devices if partitioner.devices is not None else jax.devices())
-    recipe = Recipe(
-        model, optimizer, batch_size, lengths, 0, {"num_microbatches": num_microbatches}, partitioner
-    ).scanned()
+    recipe = Recipe(trainer, batch_size, lengths).scanned()
     topology = topology_of(devices)
     plan = ranked(recipe, estimate.trace(recipe, topology.chip.is_tpu), topology)[0]
     if not plan.fits:

@@ -84,7 +84,6 @@ def compile_layout(request: Mapping[str, Any]) -> Answer:
     from jax.experimental import topologies
 
     from flanx.plan import chip, layout, program, recipe
-    from flanx.train_step import abstract_state, jit_train_step
 
     began = time.monotonic()
     topology = chip.parse(request["topology"])
@@ -93,9 +92,9 @@ def compile_layout(request: Mapping[str, Any]) -> Answer:
         planned = planned.scanned()
     devices = topologies.get_topology_desc(platform="tpu", **options(topology)).devices
     partitioner = layout.Layout(**request["layout"]).partitioner(devices)
-    state, batch = abstract_state(planned.model, planned.optimizer, partitioner), planned.batch(partitioner)
+    state, batch = planned.trainer.abstract_state(partitioner), planned.batch(partitioner)
     with partitioner.scope():
-        lowered = jit_train_step(planned.step, state).lower(state, batch)
+        lowered = planned.trainer.jit(state).lower(state, batch)
     arguments = sum(_shard_bytes(leaf) for leaf in jax.tree.leaves((state, batch)))
     try:
         compiled = lowered.compile()

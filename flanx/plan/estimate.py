@@ -19,7 +19,6 @@ from jax.extend import core
 from flanx import partition
 from flanx.plan.layout import Layout
 from flanx.plan.recipe import Recipe
-from flanx.train_step import abstract_state, init_state, make_train_step
 
 # field of a model -> (the size that stands for it in a trace, logical name); head_dim is even, for rotations
 PRIMES = {
@@ -73,27 +72,25 @@ class Cost:
 def trace(recipe: Recipe, tpu: bool = True) -> Trace:
     """Traces the step over one microbatch; `cost` adds what accumulation needs."""
     fields = {f: entry for f, entry in PRIMES.items() if hasattr(recipe.model, f)}
-    model = dataclasses.replace(recipe.model, **{field: size for field, (size, _) in fields.items()})
+    traced = recipe.with_model(**{field: size for field, (size, _) in fields.items()})
     inputs, targets = recipe.lengths["inputs"], recipe.lengths["targets"]
-    rows = recipe.batch_size / recipe.num_microbatches
+    rows = recipe.batch_size / recipe.trainer.num_microbatches
     primes = {size: (name, float(getattr(recipe.model, field))) for field, (size, name) in fields.items()}
     primes[PRIMES["head_dim"][0] // 2] = ("kv", getattr(recipe.model, "head_dim", 2) / 2)
     primes |= {ROWS: ("batch", rows), INPUTS: ("length", inputs), TARGETS: ("length", targets)}
     primes[INPUTS + TARGETS] = ("length", inputs + targets)
-    step = make_train_step(model, recipe.optimizer, **dict(recipe.options) | {"num_microbatches": 1})
-    state = jax.eval_shape(lambda: init_state(model, recipe.optimizer, jax.random.key(0)))
-    lengths = {"inputs": INPUTS, "targets": TARGETS}
-    batch = dataclasses.replace(recipe, model=model, batch_size=ROWS, lengths=lengths).batch()
-    return Trace(recipe, jax.make_jaxpr(step)(state, batch), primes, tpu)
+    trainer = dataclasses.replace(traced.trainer, num_microbatches=1)
+    batch = dataclasses.replace(traced, batch_size=ROWS, lengths={"inputs": INPUTS, "targets": TARGETS}).batch()
+    return Trace(recipe, jax.make_jaxpr(trainer.step)(jax.eval_shape(trainer.fresh), batch), primes, tpu)
 
 
 def cost(traced: Trace, layout: Layout) -> Cost:
     """The cost of a step under a layout. Raises UserError where a large parameter does not divide."""
     recipe, partitioner = traced.recipe, layout.partitioner()
-    state = abstract_state(recipe.model, recipe.optimizer, partitioner)
+    state = recipe.trainer.abstract_state(partitioner)
     walk = _Walk(traced, partitioner)
     peak = walk.run(traced.jaxpr.jaxpr)
-    parts = recipe.num_microbatches
+    parts = recipe.trainer.num_microbatches
     found = Cost(
         params=_bytes(state.params), optimizer=_bytes(state.opt_state), batch=_bytes(recipe.batch(partitioner))
     )

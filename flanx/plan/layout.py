@@ -67,7 +67,7 @@ class AbstractPartitioner(partition.Partitioner):
 def layouts(recipe: Recipe, topology: Topology) -> Iterator[Layout]:
     """Every layout whose shards divide the recipe's (micro)batch, by how much of the mesh is `model`."""
     per_slice = topology.chips // topology.slices
-    rows = recipe.batch_size // recipe.num_microbatches
+    rows = recipe.batch_size // recipe.trainer.num_microbatches
     for model in (n for n in range(1, min(per_slice, 64) + 1) if per_slice % n == 0 and n & (n - 1) == 0):
         for preset, rules in PRESETS.items():
             layout = Layout(topology.slices, per_slice // model, model, preset)

@@ -1,21 +1,19 @@
 """What a plan is about: the parts of a training recipe that the step and its cost depend on, read from gin."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from flanx import config, train
 from flanx.errors import UserError
 from flanx.models import Model
 from flanx.partition import Partitioner
-from flanx.train_step import make_train_step
+from flanx.train_step import Trainer
 
 DEFAULTS = "runs/plan.gin"  # read before the files given, which may then be a model's alone
-_STEP_OPTIONS = ("dropout", "z_loss", "label_smoothing", "loss_normalizing_factor", "num_microbatches")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,17 +23,19 @@ class Recipe:
     Attributes:
       lengths: tokens per packed row, {"inputs": I, "targets": T}.
       train_steps: steps of the run, for its hours.
-      options: what `make_train_step` takes besides model and optimizer.
       partitioner: the recipe's own layout.
     """
 
-    model: Model
-    optimizer: optax.GradientTransformation
+    trainer: Trainer
     batch_size: int
     lengths: Mapping[str, int]
-    train_steps: int
-    options: Mapping[str, Any]
-    partitioner: Partitioner
+    train_steps: int = 0
+    partitioner: Partitioner = dataclasses.field(default_factory=Partitioner)
+
+    @property
+    def model(self) -> Model:
+        """The trainer's model."""
+        return self.trainer.model
 
     @property
     def tokens_per_step(self) -> int:
@@ -48,21 +48,16 @@ class Recipe:
         per_token = self.model.flops_per_token(self.lengths["inputs"], self.lengths["targets"])
         return per_token * self.tokens_per_step
 
-    @property
-    def num_microbatches(self) -> int:
-        """Parts through which a batch is worked."""
-        return self.options.get("num_microbatches", 1)
-
-    @property
-    def step(self) -> Callable[..., Any]:
-        """The very step function of `flanx train`."""
-        return make_train_step(self.model, self.optimizer, **self.options)
-
     def scanned(self) -> "Recipe":
         """The same recipe over scanned layers, whose program is as long as one layer; the numbers are the same."""
         if not getattr(self.model, "scan_layers", True):
-            return dataclasses.replace(self, model=dataclasses.replace(self.model, scan_layers=True))
+            return self.with_model(scan_layers=True)
         return self
+
+    def with_model(self, **sizes: Any) -> "Recipe":
+        """The same recipe over a model of other sizes."""
+        trainer = dataclasses.replace(self.trainer, model=dataclasses.replace(self.model, **sizes))
+        return dataclasses.replace(self, trainer=trainer)
 
     def batch(self, partitioner: Partitioner | None = None) -> dict[str, jax.ShapeDtypeStruct]:
         """The abstract batch, placed where `partitioner` has it."""
@@ -84,19 +79,13 @@ def read(gin_files: Sequence[str], bindings: Sequence[str], search_paths: Sequen
     """The recipe that gin files and bindings describe: a whole run's, or a model's file alone."""
     config.parse([DEFAULTS, *gin_files], bindings, search_paths, whole=False)  # no store or folder is needed
 
-    def bound(name: str, default: Any = None) -> Any:
-        return config.parameter(train.train, name, default)
-
-    lengths, batch_size = dict(bound("task_feature_lengths")), bound("batch_size")
+    lengths = dict(config.parameter(train.DatasetConfig, "task_feature_lengths"))
     if set(lengths) != {"inputs", "targets"}:
         raise UserError(f"TASK_FEATURE_LENGTHS = {lengths}: give 'inputs' and 'targets'")
-    options = {name: value for name in _STEP_OPTIONS if (value := bound(name)) is not None}
     return Recipe(
-        model=bound("model"),
-        optimizer=bound("optimizer"),
-        batch_size=batch_size,
+        trainer=config.parameter(train.train, "trainer"),
+        batch_size=config.parameter(train.DatasetConfig, "batch_size"),
         lengths=lengths,
-        train_steps=bound("train_steps"),
-        options=options,
-        partitioner=bound("partitioner") or Partitioner(),
+        train_steps=config.parameter(train.train, "train_steps"),
+        partitioner=config.parameter(train.train, "partitioner"),
     )
