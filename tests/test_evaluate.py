@@ -119,6 +119,39 @@ def test_self_consistency_is_one_argument(tmp_path: pathlib.Path) -> None:
     )
 
 
+def test_likelihood_is_the_mean_probability_of_the_gold_tokens(tmp_path: pathlib.Path) -> None:
+    entry = score(tmp_path, "bbh_zero_shot[navigate]+likelihood", scale=0.0)["suites"][
+        "bbh_zero_shot[navigate]+likelihood"
+    ]
+    assert entry["metric"] == "likelihood" and not entry["flagged"]
+    assert entry["score"] == pytest.approx(100 / 259, rel=1e-4)  # all bytes alike, however long the answer is
+    with pytest.raises(UserError, match=r"ranks options; '\+likelihood' wants a suite that generates"):
+        suite.resolve("mmlu_hendrycks+likelihood")
+
+
+def test_beams_are_one_argument(tmp_path: pathlib.Path) -> None:
+    greedy = score(tmp_path, "gsm8k_zero_shot[:2]")["suites"]["gsm8k_zero_shot[:2]"]
+    found = score(tmp_path, "gsm8k_zero_shot[:2]", "mmlu_test_hendrycks[astronomy]", beams=2)["suites"]
+    assert found["gsm8k_zero_shot[:2]+beam2"]["n"] == greedy["n"] == 2 and "mmlu_test_hendrycks[astronomy]" in found
+    row = lines(tmp_path / "generations" / "gsm8k_zero_shot--2--beam2__gsm8k.jsonl")[1]
+    assert len(row["outputs"]) == len(row["ended"]) == 1
+    assert suite.resolve("gsm8k_cot+beam") == dataclasses.replace(
+        suite.resolve("gsm8k_cot"), name="gsm8k_cot+beam", beams=4
+    )
+    with pytest.raises(UserError, match="SELF_CONSISTENCY and BEAMS exclude each other"):
+        score(tmp_path, beams=2, self_consistency=2)
+
+
+def test_an_output_ends_with_its_stop_text(tmp_path: pathlib.Path) -> None:
+    shutil.copytree(suite.SAMPLE_DIR, tmp_path / "data")
+    path = tmp_path / "data" / "gsm8k" / "test.jsonl"
+    path.write_text(path.read_text().replace("?", r"7?\n\nQ: 9", 1))  # the echo says the question's end again
+    score(tmp_path / "out", data_dir=str(tmp_path / "data"))
+    rows = lines(tmp_path / "out" / "generations" / "gsm8k_zero_shot__gsm8k.jsonl")[1:]
+    cut = [row for row in rows if "\n\nQ:" in row["outputs"][0]]
+    assert len(cut) == 1 and cut[0]["outputs"][0].endswith("\n\nQ:") and cut[0]["ended"] == [True]
+
+
 def test_broken_logits_are_counted_not_scored(tmp_path: pathlib.Path) -> None:
     shutil.copytree(suite.SAMPLE_DIR, tmp_path / "data")
     path = tmp_path / "data" / "gsm8k" / "test.jsonl"
@@ -164,7 +197,9 @@ def test_prompts_too_long_for_the_model_are_counted(tmp_path: pathlib.Path) -> N
         ("bbh_dirct", "no evaluation suite 'bbh_dirct'; did you mean 'bbh_direct'"),
         ("bbh_direct[navigat]", "bbh has no task 'navigat'; did you mean 'navigate'"),
         ("bbh_direct[:x]", "wants a number of items"),
-        ("mmlu_test_hendrycks+sc", "self-consistency wants a suite that generates"),
+        ("mmlu_test_hendrycks+sc", "'.sc' wants a suite that generates"),
+        ("mmlu_test_hendrycks+beam4", "'.beam4' wants a suite that generates"),
+        ("gsm8k_cot+beams", "no evaluation suite 'gsm8k_cot.beams'"),
         ("", "no evaluation suite ''"),
     ],
 )

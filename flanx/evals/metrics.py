@@ -89,7 +89,10 @@ def normalized_average(scores: Mapping[str, float], tasks: Mapping[str, Mapping[
 
 @dataclasses.dataclass(frozen=True)
 class Mark:
-    """What one item earned: exact match (0 or 1), F1, and whether no answer was found or its logits were broken."""
+    """What one item earned: exact match, F1, and whether no answer was found or its logits were broken.
+
+    exact is 0 or 1, or the likelihood of the gold answer where that is the score.
+    """
 
     exact: float
     f1: float
@@ -139,6 +142,14 @@ def mark_ranked(
     weights = [len(option.encode()) if by_length else 1 for option in options]
     best = options[int(np.argmax([score / weight for score, weight in zip(scores, weights, strict=True)]))]
     return Mark(float(best in targets), float(best in targets), False, False, best)
+
+
+def mark_likelihood(score: float | None, tokens: int) -> Mark:
+    """The geometric mean of the probabilities of the gold answer's tokens, of the sum of their logarithms."""
+    if score is None or not np.isfinite(score):
+        return Mark(0.0, 0.0, False, True, None)
+    mean = float(np.exp(score / tokens))
+    return Mark(mean, mean, False, False, None)
 
 
 def passage_form(text: str, language: str) -> str:

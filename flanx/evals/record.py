@@ -163,11 +163,18 @@ def _tuple(value: Any) -> Any:
 
 def mark(spec: Spec, row: Row) -> metrics.Mark:
     """Marks one row by its spec."""
+    if spec.scoring == "likelihood":
+        return metrics.mark_likelihood(row.option_scores[0], row.target_tokens)
     if spec.scoring != "generate":
         by_length = spec.scoring == "rank_normalized"
         return metrics.mark_ranked(row.option_scores, row.options, row.targets, by_length)
     texts = [stopped(text, spec.stop) for text in row.outputs]
     return metrics.mark_generated(texts, row.targets, row.kind, spec.cot, row.language, row.broken, spec.metric == "f1")
+
+
+def holds(text: str, stop: Sequence[str]) -> bool:
+    """Whether one of the stop texts stands in the text."""
+    return any(s in text.lstrip() for s in stop)
 
 
 def stopped(text: str, stop: Sequence[str]) -> str:
@@ -219,7 +226,7 @@ def _entry(exact: Sequence[float], pairs: Sequence[tuple[Row, metrics.Mark]], se
         "score": 100 * metrics.mean(exact),
         "low": low,
         "high": high,
-        "metric": "exact_match",
+        "metric": "likelihood" if spec.scoring == "likelihood" else "exact_match",
         "n": len(rows),
         "extraction_failed": failed,
         "flagged": failed > MAX_FAILED or broken > 0,

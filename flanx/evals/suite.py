@@ -10,6 +10,8 @@ are put together. The family's module (`flanx/evals/<family>.py`) turns it into 
     load("mmlu_direct[:20]", d)                    the first 20 items of every task
     load("gsm8k_cot+sc", d)                        with self-consistency: 40 samples, temperature 0.7, top-k 40
     load("gsm8k_cot+sc8", d)                       with 8 samples
+    load("bbh_direct+beam4", d)                    by beam search with 4 beams
+    load("bbh_zero_shot+likelihood", d)            the likelihood of the right answers, for models that get none right
 """
 
 import dataclasses
@@ -73,10 +75,12 @@ class Spec:
       shots: exemplars; where the prompt is too long, `drop` says which go ("last", "first"; "none": the prompt is
         cut instead, from its beginning, as one is when even without exemplars it is too long).
       cot: the output holds a rationale; its last announced answer counts.
-      scoring: "generate", or "rank" (log-probability of each option), "rank_normalized" (per byte of its text).
+      scoring: "generate", or "rank" (log-probability of each option), "rank_normalized" (per byte of its text), or
+        "likelihood" (of the first gold answer: the geometric mean of its tokens' probabilities).
       stop: an output ends before the first of these texts.
       max_new: new tokens at most (a model of shorter targets has its own limit).
       samples, temperature, top_k, top_p: more samples than one are put to the vote.
+      beams, length_penalty: the best output of a beam search; 0 beams: none.
       metric: "exact_match", or "f1" beside it.
       limit: only the first items of each task; 0 for all.
       groups: named means over some of the tasks, beside the mean over all.
@@ -99,6 +103,8 @@ class Spec:
     temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
+    beams: int = 0
+    length_penalty: float = 1.0
     metric: str = "exact_match"
     limit: int = 0
     groups: tuple[tuple[str, tuple[str, ...]], ...] = ()
@@ -166,7 +172,7 @@ def names() -> list[str]:
 
 def resolve(name: str, allow_missing: Sequence[str] = ()) -> Spec:
     """The spec of a name with its selections (see above). Raises UserError with the nearest name."""
-    match = re.fullmatch(r"([a-z0-9_]+)(?:\[([^\]]*)\])?(?:\+sc(\d+)?)?", name.strip())
+    match = re.fullmatch(r"([a-z0-9_]+)(?:\[([^\]]*)\])?(?:\+(likelihood|(?:sc|beam)(\d*)))?", name.strip())
     table = _specs()
     if not match or match[1] not in table:
         raise UserError(f"no evaluation suite '{name}'" + nearest(match[1] if match else name, table))
@@ -188,11 +194,16 @@ def resolve(name: str, allow_missing: Sequence[str] = ()) -> Spec:
     if hasattr(family, "groups"):
         changes["groups"] = family.groups(spec)
     changes["allow_missing"] = tuple(sorted(set(allow_missing) & set(family.tasks(spec))))
-    if name.strip().partition("+")[1]:
-        if spec.scoring != "generate":
-            raise UserError(f"suite '{name}' ranks options; self-consistency wants a suite that generates")
+    way, count = match[3] or "", match[4]
+    if way and spec.scoring != "generate":
+        raise UserError(f"suite '{name}' ranks options; '+{way}' wants a suite that generates")
+    if way == "likelihood":
+        changes |= {"scoring": "likelihood", "cot": False, "stop": ()}
+    elif way.startswith("beam"):
+        changes |= {"beams": int(count or 4)}
+    elif way:
         # Samples, temperature and top-k: self-consistency for PaLM-540B, paper.md section 3.2.
-        changes |= {"samples": int(match[3] or 40), "temperature": 0.7, "top_k": 40}
+        changes |= {"samples": int(count or 40), "temperature": 0.7, "top_k": 40}
     return dataclasses.replace(spec, **changes)
 
 
@@ -212,6 +223,8 @@ def load(name: str, data_dir: str, allow_missing: Sequence[str] = ()) -> Suite:
     for task in present:
         rows = family.items(spec, folder, task)
         items += rows[: spec.limit] if spec.limit else rows
+    if spec.scoring == "likelihood":
+        items = [dataclasses.replace(item, options=item.targets[:1]) for item in items]
     _check(spec, present, items)
     return Suite(spec, tuple(items))
 
