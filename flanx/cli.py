@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -70,14 +71,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def entry() -> None:
-    """The program: `main`, then the end at once.
+    """The program: `main`, then the end at once; a reader that has seen enough (`| head`) ends it quietly.
 
     Threads of the checkpoint writer's C++ may still hold a callback; one that wakes while Python takes itself down
     aborts the process (status 134) after all work is done. Everything of ours is closed by then.
     """
-    status = main()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    try:
+        try:
+            status = main()
+        except SystemExit as end:  # argparse's, after --help or a wrong flag
+            status = end.code or 0
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except BrokenPipeError:
+        status = 128 + signal.SIGPIPE  # as a program that the signal ends
     os._exit(status)
 
 

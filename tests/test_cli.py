@@ -1,5 +1,6 @@
 """The program: its doors, its exit statuses."""
 
+import os
 import subprocess
 import sys
 
@@ -28,3 +29,13 @@ def test_the_program_starts_without_jax_or_tensorflow():
     code = f"import sys, flanx.cli; flanx.cli.main(['trian']); print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(("door", "status"), [(["tasks", "list", "niv2"], 141), (["recipe", "list"], 1)])
+def test_a_closed_pipe_ends_a_door_quietly(door, status):
+    """141 as after SIGPIPE; rich's own tables end with 1."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run([sys.executable, "-m", "flanx.cli", *door], stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (status, "")

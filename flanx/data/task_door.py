@@ -84,11 +84,7 @@ def run(args: argparse.Namespace) -> int:
     if args.data_dir is None:
         args.data_dir = _binding(args, "DATA_DIR") or os.environ.get("FLANX_DATA_DIR")
     module, function = COMMANDS[args.command][0].split(":")
-    try:
-        return getattr(importlib.import_module(module), function)(args)
-    except BrokenPipeError:  # the reader, `head` for one, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    return getattr(importlib.import_module(module), function)(args)
 
 
 def _binding(args: argparse.Namespace, name: str) -> str | None:
