@@ -94,8 +94,10 @@ def drawn(made: Trainer) -> Any:
 
 
 def start(made: Trainer, partitioner: partition.Partitioner) -> TrainState:
-    state, (target, _) = made.begin(drawn(made)), lowered(made, partitioner)
-    return jax.tree.map(lambda leaf, to: jax.device_put(np.array(leaf), to.sharding), state, target)
+    """The drawn parameters on the mesh, and an optimizer's zeros."""
+    target = lowered(made, partitioner)[0]
+    state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), target).replace(params=drawn(made))
+    return jax.device_put(state, jax.tree.map(lambda leaf: leaf.sharding, target))
 
 
 @functools.cache

@@ -16,6 +16,7 @@ from flanx.plan.layout import PRESETS, Layout, layouts
 from flanx.plan.recipe import Recipe
 from flanx.train_step import Trainer
 
+ATTEMPTS = 6  # compilations of layouts that do not fit
 MARGIN = 1.15  # an estimate may be this far above a chip's memory and still be worth a compilation
 
 
@@ -174,19 +175,22 @@ def best(
     ask: Callable[[Layout], Answer] | None,
     compilations: int,
 ) -> list[Plan]:
-    """The plans with up to `compilations` of the likely ones compiled, best first.
+    """The plans with `compilations` of the likely ones compiled, best first.
 
-    Goes on, the smallest first, until one fits, as long as estimates are near the chip's memory.
+    Goes on until one fits, up to ATTEMPTS; a layout that the estimate puts above one that did not fit is passed over.
     """
     if ask is None:
         return list(plans)
     done: list[Plan] = []
-    likely = [p for p in plans if p.hbm <= MARGIN * p.topology.chip.hbm_bytes]
-    by_memory = sorted(likely[compilations:], key=lambda p: p.hbm)
-    for plan in [*likely[:compilations], *by_memory[:compilations]]:
-        if len(done) >= compilations and any(p.fits for p in done):
+    too_large = math.inf
+    for plan in (p for p in plans if p.hbm <= MARGIN * p.topology.chip.hbm_bytes):
+        if len(done) >= compilations and (any(p.fits for p in done) or len(done) >= ATTEMPTS):
             break
+        if plan.hbm >= too_large:
+            continue
         done.append(compiled(traced, plan.topology, plan.layout, ask(plan.layout)))
+        if not done[-1].fits:
+            too_large = plan.hbm
     names = {p.layout for p in done}
     return [*sorted(done, key=order), *[p for p in plans if p.layout not in names]]
 

@@ -99,11 +99,9 @@ def compile_layout(request: Mapping[str, Any]) -> Answer:
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        needs = re.search(r"Used ([0-9.]+)([KMG]) of ([0-9.]+)([KMG]) hbm", str(error))
-        if not needs:
+        if (needs := needed(str(error), arguments)) is None:
             raise
-        unit = {"K": 2**10, "M": 2**20, "G": 2**30}[needs[2]]
-        return _answer(began, False, float(needs[1]) * unit, arguments, float(needs[1]) * unit - arguments, 0.0, [])
+        return _answer(began, False, needs, arguments, needs - arguments, 0.0, [])
     memory = compiled.memory_analysis()
     needs = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
     needs += memory.generated_code_size_in_bytes - memory.alias_size_in_bytes
@@ -112,6 +110,17 @@ def compile_layout(request: Mapping[str, Any]) -> Answer:
     arguments = memory.argument_size_in_bytes
     accessed = analysis.get("bytes accessed", 0.0)
     return _answer(began, True, needs, arguments, needs - arguments, accessed, [dataclasses.asdict(c) for c in found])
+
+
+def needed(refusal: str, arguments: float) -> float | None:
+    """The bytes that a program asked for, from the compiler's refusal; None where it is of another kind."""
+    for pattern, more in (
+        (r"Used ([0-9.]+)([KMGT]) of [0-9.]+[KMGT] hbm", 0.0),
+        (r"required for HLO temporaries \(([0-9.]+)([KMGT])\) exceeds available HBM", arguments),
+    ):
+        if found := re.search(pattern, refusal):
+            return float(found[1]) * 2.0 ** {"K": 10, "M": 20, "G": 30, "T": 40}[found[2]] + more
+    return None
 
 
 def _answer(began: float, fits: bool, needs: float, *rest: Any) -> Answer:

@@ -83,7 +83,6 @@ def look(planned: Any, topologies: Sequence[Any], args: argparse.Namespace, path
                 raise UserError(f"--layout='{args.layout}' names no layout of {topology.name} that the batch allows")
         nearest = min(p.hbm for p in candidates)
         if len(topologies) > 1 and nearest > choose.MARGIN * topology.chip.hbm_bytes:
-            plans = plans or candidates
             plans = candidates
             continue
         ask = functools.partial(_ask, args, list(paths), topology) if compiles else None
