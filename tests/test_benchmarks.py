@@ -149,6 +149,8 @@ assert [i.query for i in asked.items] == [i.query + "\\nstep by step" for i in p
 assert asked.spec.cot and {i.kind for i in asked.items} == {"last"}
 assert suite.resolve("suite_rule_trigger+sc").samples == 40
 assert [name for name, _ in every.spec.groups] == list(suite.KINDS_OF_HELD_OUT)
+graded = dict(suite.resolve("suite_composition").groups)
+assert len(graded["words"]) == sum(map(len, graded.values())) - len(graded["words"]) - 11  # 11 are on numbers
 assert sum(len(tasks) for _, tasks in every.spec.groups) == len({item.task for item in every.items})
 assert not {"tensorflow", "seqio", "torch"} & set(sys.modules), "evaluation imports the build side"
 """

@@ -30,12 +30,19 @@ def tasks(spec: Spec) -> tuple[str, ...]:
 
 
 def groups(spec: Spec) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    """The kinds of held-out tasks, each with its tasks; scored beside the mean over all."""
-    if spec.variant != "held_out":
-        return ()
-    return tuple(
-        (kind, tuple(name for name in tasks(spec) if _table()[name].collection == kind)) for kind in KINDS_OF_HELD_OUT
-    )
+    """Means beside that over all: of "held_out" the kinds; of one kind its categories, and "words", those on words and
+    lists."""
+    found: dict[str, list[str]] = {}
+    for name in tasks(spec):
+        row = _table()[name]
+        if spec.variant == "held_out":
+            found.setdefault(row.collection, []).append(name)
+            continue
+        found.setdefault(row.category, []).append(name)
+        if row.source.startswith(("suite:word.", "suite:list.")):
+            found.setdefault("words", []).append(name)
+    order = KINDS_OF_HELD_OUT if spec.variant == "held_out" else sorted(found)
+    return tuple((group, tuple(found[group])) for group in order)
 
 
 def has(folder: pathlib.Path, task: str, spec: Spec) -> bool:
