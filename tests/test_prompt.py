@@ -167,6 +167,22 @@ def test_few_shot_prompts_are_pruned_to_the_limit():
     assert render("fsopt", {**records, "train:0": {"question": "x" * 2000, "answer": "y"}}) is None
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, 700), max_size=6), st.integers(0, 2000), st.sampled_from("aé"))
+def test_what_is_seen_to_fit_is_what_fits_when_counted(lengths, query, letter):
+    """With as many tokens as any vocabulary can make: one for a character, one in front; two for what is not ASCII."""
+    count = lambda text: len(text.encode()) + 1  # noqa: E731
+    renderer = Renderer("task", "data", [BLOCK], STYLE, "fsopt", count=count)
+    shots, kept = [letter * n for n in lengths], []
+    left = prompt.MAX_INPUT_TOKENS - count("q" * query) - 2
+    for shot in shots:
+        left -= count(shot) + 1
+        if left < 0:
+            break
+        kept.append(shot)
+    assert renderer._prune("q" * query, shots) == kept
+
+
 def test_half_of_the_prompts_have_five_exemplars_and_a_tenth_no_instruction():
     records = {f"train:{i}": {"question": f"question {i}", "answer": str(i)} for i in range(600)}
     renderer = Renderer("task", "data", [BLOCK], STYLE, "fsopt", pool=lambda: list(records.items()))

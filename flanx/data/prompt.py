@@ -97,9 +97,10 @@ class Renderer:
         self.nones = () if self.few and few else tuple(block.none for block in blocks)
         self.inversions = tuple(p for block in inversions for p in block.prompts)
         self.worked = tuple(p for block in worked for p in block.prompts) if self.few else ()
+        self.inverted = {p.name for p in self.inversions}
         self.shots, self.keep_unshot = shots, keep_unshot
         self.pool = functools.cache(pool)
-        self.count = functools.lru_cache(maxsize=20_000)(count)
+        self.count = count
         self.key = f"{task}\x1f{prompt_style}\x1f{rendering}\x1f"
 
     def choose(self, key: str, record: dict[str, Any]) -> Prompt:
@@ -119,7 +120,7 @@ class Renderer:
         key = self.key + row
         prompt = prompt or self.choose(key, record)
         head, body, target = _say(prompt, record, self.style, key, self.listed)
-        if not self.few or prompt in self.worked:
+        if not self.few or (self.worked and prompt in self.worked):
             return self._made(f"{head}{body}".strip(), target, prompt, int(self.few), row)
         shot = prompt.shot or self.style.shots[draw(key, "shot style", len(self.style.shots))]
         before = "" if prompt.labelled and not prompt.shot else shot.input
@@ -127,19 +128,28 @@ class Renderer:
         if prompt.cued and not prompt.shot:
             after = "\n" if after.startswith("\n") else " "
         query = f"{before}{body}{after.rstrip()}"
-        shots: list[str] = []
-        budget = MAX_INPUT_TOKENS - self.count(f"{head}{query}") - 2
-        for text in self._exemplars(key, row, prompt, (body, target), self._shots(key)):
-            text = f"{before}{text[0]}{after}{text[1]}{shot.separator}"
-            budget -= self.count(text) + 1
-            if budget < 0:
-                break
-            shots.append(text)
+        found = self._exemplars(key, row, prompt, (body, target), self._shots(key))
+        shots = self._prune(f"{head}{query}", [f"{before}{a}{after}{b}{shot.separator}" for a, b in found])
         if not shots and not self.keep_unshot:
             return None
         if not shots:
             return self._made(f"{head}{body}".strip(), target, prompt, 0, row)
         return self._made(f"{head}{''.join(shots)}{query}".strip(), target, prompt, len(shots), row)
+
+    def _prune(self, query: str, shots: list[str]) -> list[str]:
+        """The first exemplars that fit beside the query.
+
+        No vocabulary makes more than one token of an ASCII character (and one in front of a text), so that most prompts
+        are seen to fit without being tokenized."""
+        texts = [query, *shots]
+        if sum(len(text) + 2 for text in texts) < MAX_INPUT_TOKENS and all(map(str.isascii, texts)):
+            return shots
+        budget = MAX_INPUT_TOKENS - self.count(query) - 2
+        for place, text in enumerate(shots):
+            budget -= self.count(text) + 1
+            if budget < 0:
+                return shots[:place]
+        return shots
 
     def _made(self, inputs: str, targets: str, prompt: Prompt, shots: int, row: str) -> Rendered:
         return Rendered(inputs, targets, self.task, self.dataset, prompt.name, self.prompt_style, shots, row)
@@ -161,7 +171,7 @@ class Renderer:
         """
         pool = self.pool()
         found: list[tuple[str, str]] = []
-        paired = prompt in self.inversions or prompt.shot is not None
+        paired = prompt.name in self.inverted or prompt.shot is not None
         seen = {"\x1f".join(query) if paired else query[0]}
         for attempt in range(4 * shots if pool else 0):
             other, record = pool[draw(key, f"exemplar {attempt}", len(pool))]
