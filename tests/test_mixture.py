@@ -237,3 +237,16 @@ def test_observed_shares_over_many_draws(paper):
 def test_mixtures_are_plain_values():
     asked = Mixture("cot", num_tasks=3)
     assert dataclasses.replace(asked, num_tasks=4) != asked and Mixture("cot", num_tasks=3) == asked
+
+
+def test_a_group_of_a_collection_has_its_own_rate_where_a_mixture_names_it(tmp_path):
+    sizes = {"cot/cot_a": 10, "muffin/muffin_a": 30, "muffin/muffin_talk": 20, "t0_sf/t0_a": 10, "niv2/niv2_a": 10}
+    made = store_maker.make(tmp_path, sizes, facts={"muffin_talk": {"group": "dialog"}})
+    wanted = {"cot": 0.05, "dialog": 0.03, "muffin": 0.4, "niv2": 0.2, "t0_sf": 0.32}
+    assert Mixture("released").resolve(made).collections == pytest.approx(wanted)
+    assert Mixture("released").resolve(made).tasks["muffin_talk"] == pytest.approx(0.03)
+    rated = Mixture("proportion_b", rates={"cot": 10, "dialog": 20, "muffin": 30, "niv2": 20, "t0_sf": 20})
+    assert rated.resolve(made).tasks["muffin_talk"] == pytest.approx(0.2)
+    assert Mixture("dialog").resolve(made).tasks == {"muffin_talk": 1.0}
+    assert set(Mixture("muffin").resolve(made).tasks) == {"muffin_a", "muffin_talk"}
+    assert "dialog" not in Mixture("proportion_b").resolve(made).collections

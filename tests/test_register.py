@@ -160,3 +160,12 @@ def test_rates_of_the_paper_s_mixture():
     assert (large.num_examples, small.num_examples) == (6500, 58)
     assert weights[large.name] / weights[small.name] == pytest.approx(5000 / 58)
     assert not [name for name in weights if tables.tasks[name].held_out]
+
+
+def test_a_group_has_its_own_part_of_a_mixture_that_names_it():
+    tables = spec.load()
+    weights = register._weights("released", tables)
+    assert len(weights) == 1836
+    talks = [w for name, w in weights.items() if tables.tasks[name].group == "dialog"]
+    assert len(talks) == 3 and sum(talks) / sum(weights.values()) == pytest.approx(0.03)
+    assert len(seqio.get_mixture_or_task("program_synthesis").tasks) == 5 * 2

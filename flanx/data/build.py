@@ -27,7 +27,7 @@ from flanx.errors import UserError, nearest
 RUNNERS = ("processes", "beam")
 SHARD = 100_000  # examples of a task that one job renders
 FAILED = "failed"
-FACTS = ("collection", "category", "dataset", "source", "cap", "held_out", "cot", "licence", "num_examples")
+FACTS = ("collection", "group", "category", "dataset", "source", "cap", "held_out", "cot", "licence", "num_examples")
 
 
 @dataclasses.dataclass
@@ -131,7 +131,8 @@ def select(names: Sequence[str], imports: Sequence[str] = ()) -> tuple[list[spec
     rows = spec.load_tables()
     collections: dict[str, list[str]] = {}
     for row in rows.values():
-        collections.setdefault(row.collection, []).append(row.name)
+        for home in filter(None, (row.collection, row.group)):
+            collections.setdefault(home, []).append(row.name)
     chosen: dict[str, None] = {}
     own: list[str] = []
     for name in names:

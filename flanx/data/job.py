@@ -163,7 +163,7 @@ def _plain(value: Any) -> Any:
 
 # Keys of a row that change no example: a new cap or licence makes nothing stale.
 _NOT_TEXT = {
-    "place", "role", "collection", "category", "held_out", "cot", "cap", "metrics", "num_examples", "styles",
+    "place", "role", "collection", "group", "category", "held_out", "cot", "cap", "metrics", "num_examples", "styles",
     "licence", "access", "bytes", "note",
 }  # fmt: skip
 

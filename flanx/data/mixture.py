@@ -3,12 +3,14 @@
     mixture = Mixture("paper", num_tasks=282, cot_ratio=0.1)
     batches = Batches(open_store(path), mixture, {"inputs": 512, "targets": 128}, batch_size=64)
 
-A name is a mixture of `tasks/tables/mixtures.toml` (or of a folder of FLANX_TABLES), a collection of the store, or a
-task of it. The weight of a task is min(examples, cap); `rates` then say what part of all draws each collection gets,
-`styles` how a task's draws are divided over its prompt styles, `inversion` how often an inverted example (the answer
-asks for the question) is drawn against 1 for a plain one. Held-out tasks are never drawn.
+A name is a mixture of `tasks/tables/mixtures.toml` (or of a folder of FLANX_TABLES), a collection of the store, a group
+of one (`dialog`, a part of Muffin: where a mixture names it, its tasks count there alone), or a task. The weight of a
+task is min(examples, cap); `rates` then say what part of all draws each collection gets, `styles` how the draws of a
+task are divided over its prompt styles, `inversion` how often an inverted example (the answer asks for the question) is
+drawn against 1 for a plain one. Held-out tasks are never drawn.
 """
 
+import copy
 import dataclasses
 import functools
 import importlib.util
@@ -171,6 +173,7 @@ def _resolve(mixture: Mixture, store: Store) -> Resolved:
         key: value if (value := getattr(mixture, key)) is not None else definition.get(key)
         for key in ("rates", "caps", "styles", "inversion")
     }
+    store, definition = _with_groups(mixture, definition, setting["rates"] or {}, store)
     names, style, missing = _names(mixture, definition, store)
     names, dropped = _without_held_out(mixture, names, store)
     names, lost = _subset(mixture, definition, names, missing, store)
@@ -181,6 +184,34 @@ def _resolve(mixture: Mixture, store: Store) -> Resolved:
     weights = _with_cot(mixture, weights, store)
     sources = [s for name in sorted(weights) for s in _sources(store.tasks[name], weights[name], styles, inversion)]
     return Resolved(mixture, _normalised(sources), lost | absent, dropped)
+
+
+def _with_groups(
+    mixture: Mixture, definition: dict[str, Any], rates: Mapping[str, float], store: Store
+) -> tuple[Store, dict[str, Any]]:
+    """The store and the definition with the groups that the mixture names (`dialog`, of Muffin) as own collections."""
+    homes = {
+        facts["group"]: facts["collection"]
+        for facts in [*store.manifest["tasks"].values(), *store.missing.values()]
+        if facts.get("group")
+    }
+    listed = list(definition.get("collections", []))
+    groups = {name for name in (mixture.name, *listed, *rates) if name in homes}
+    if not groups:
+        return store, definition
+    listed += [name for name in rates if name in groups and name not in listed and homes[name] in listed]
+    view = copy.copy(store)
+    view.tasks = {
+        name: dataclasses.replace(task, collection=group, facts=task.facts | {"collection": group})
+        if (group := task.facts.get("group")) in groups
+        else task
+        for name, task in store.tasks.items()
+    }
+    view.missing = {
+        name: facts | {"collection": facts["group"]} if facts.get("group") in groups else facts
+        for name, facts in store.missing.items()
+    }
+    return view, definition | ({"collections": listed} if listed else {})
 
 
 def _check(mixture: Mixture) -> None:

@@ -20,7 +20,7 @@ from flanx.data.example import render_rows
 from flanx.data.measure import METRICS
 from flanx.data.prompt import Rendered
 from flanx.data.source import MAX_BAD_ROWS, missing
-from flanx.data.spec import Tables, TaskSpec, load, load_mixtures
+from flanx.data.spec import Tables, TaskSpec, load, load_mixtures, members
 from flanx.errors import UserError
 
 T5_VOCABULARY = "gs://t5-data/vocabs/cc_all.32000.100extra/sentencepiece.model"
@@ -161,15 +161,15 @@ class Mixture(seqio.Mixture):
 def _weights(name: str, tables: Tables) -> dict[str, float]:
     """Rate of every task of a mixture of mixtures.toml, or of a collection: min(examples, cap), and the shares."""
     section = load_mixtures().get(name, {"collections": [name]})
+    caps, rates = section.get("caps", {}), section.get("rates", {})
     weights: dict[str, float] = {}
-    for collection in section["collections"]:
+    for collection, specs in members(section["collections"], tables.tasks.values()).items():
         sizes = {}
-        for spec in tables.tasks.values():
-            if spec.collection == collection and (not spec.held_out or collection == name):
-                caps = section.get("caps", {})
+        for spec in specs:
+            if not spec.held_out or collection == name:
                 cap = caps.get(spec.name, caps.get(collection, spec.cap)) or spec.num_examples or 1
                 sizes[spec.name] = min(spec.num_examples or cap, cap)
-        share = section.get("rates", {}).get(collection)
+        share = rates.get(collection)
         scale = share / sum(sizes.values()) if share and sizes else 1.0
         weights |= {task: size * scale for task, size in sizes.items()}
     return weights
@@ -177,7 +177,8 @@ def _weights(name: str, tables: Tables) -> dict[str, float]:
 
 def register_all() -> None:
     """Adds every task of the tables: `{task}_{style}` to SeqIO's tasks, `{task}` (its styles, evenly) to its mixtures;
-    and the mixtures of mixtures.toml and the collections. What is registered already stays; a second call adds nothing.
+    and the mixtures of mixtures.toml, the collections and their groups. What is registered already stays; a second call
+    adds nothing.
     """
     collecting = gc.isenabled()
     gc.disable()  # with TensorFlow in memory every full collection costs more than all of this
@@ -197,7 +198,8 @@ def _register(tables: Tables) -> None:
             for task in styled[spec.name]:
                 seqio.TaskRegistry.add_provider(task.name, task)
             seqio.MixtureRegistry.add_provider(spec.name, Mixture(spec.name, [(t, 1.0) for t in styled[spec.name]]))
-    for name in dict.fromkeys([*load_mixtures(), *tables.collections]):
+    groups = [spec.group for spec in tables.tasks.values() if spec.group]
+    for name in dict.fromkeys([*load_mixtures(), *tables.collections, *groups]):
         rates = [
             (task, weight / len(styled[one]))
             for one, weight in _weights(name, tables).items()

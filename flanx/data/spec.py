@@ -35,6 +35,7 @@ uniform lists stand in `tables/<collection>.csv` instead: a header line with `na
     num_examples = 7473                           # size of the train split, where known
     held_out     = false                          # true: refused in every training mixture
     cot          = true                           # the target holds a rationale
+    group        = "dialog"                       # a part of the collection that mixtures can name and rate by itself
     dataset      = "gsm8k"                        # the original data set; the section's name where absent
     category     = "Question Answering"
     languages    = ["English"]
@@ -75,6 +76,7 @@ import functools
 import importlib.util
 import os
 import pathlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -114,6 +116,7 @@ class TaskSpec:
     num_examples: int | None = None
     held_out: bool = False
     cot: bool = False
+    group: str = ""
     dataset: str = ""
     category: str = ""
     languages: tuple[str, ...] = ()
@@ -184,6 +187,16 @@ def collections() -> dict[str, Any]:
         "held_out": counts["held_out"],
         "extra": counts["extra"],
     }
+
+
+def members(names: Sequence[str], tasks: Iterable[TaskSpec]) -> dict[str, list[TaskSpec]]:
+    """The tasks of each of the named collections and groups; those of a named group count there and nowhere else."""
+    found: dict[str, list[TaskSpec]] = {name: [] for name in names}
+    for task in tasks:
+        home = task.group if task.group in found else task.collection
+        if home in found:
+            found[home].append(task)
+    return found
 
 
 def load_mixtures() -> dict[str, dict[str, Any]]:

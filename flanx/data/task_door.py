@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         return made
 
     one = command("list")
-    one.add_argument("pattern", nargs="?", help="a task or collection, * and ? allowed")
+    one.add_argument("pattern", nargs="?", help="a mixture, collection, group or task; * and ? allowed")
     one.add_argument("--json", action="store_true", help="one JSON object: collections, total, held_out, extra, tasks")
     one = command("show")
     one.add_argument("name")
@@ -110,14 +110,16 @@ def find_task(name: str) -> spec.TaskSpec:
 
 
 def match_tasks(pattern: str) -> list[spec.TaskSpec]:
-    """The tasks of a mixture of mixtures.toml, of a collection, or of a pattern of names. UserError where none fits."""
+    """The tasks of a mixture, of a collection or group, or of a pattern of names. UserError where none fits."""
     tasks = spec.load_tables()
     mixtures = spec.load_mixtures()
     if pattern in mixtures:
-        wanted = set(mixtures[pattern]["collections"])
-        found = [t for t in tasks.values() if t.collection in wanted and not t.held_out]
+        homes = spec.members(mixtures[pattern]["collections"], tasks.values())
+        found = [t for home in homes.values() for t in home if not t.held_out]
     else:
-        found = [t for t in tasks.values() if fnmatch.fnmatchcase(t.name, pattern) or t.collection == pattern]
+        found = [
+            t for t in tasks.values() if fnmatch.fnmatchcase(t.name, pattern) or pattern in (t.collection, t.group)
+        ]
     if not found:
         known = [*mixtures, *spec.load().collections, *tasks]
         raise UserError(f"no mixture, collection or task '{pattern}'{nearest(pattern, known)}")
@@ -151,6 +153,7 @@ def _row(task: spec.TaskSpec) -> dict[str, Any]:
     return {
         "name": task.name,
         "collection": task.collection,
+        "group": task.group,
         "dataset": task.dataset,
         "category": task.category,
         "source": task.source,
