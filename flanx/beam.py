@@ -10,14 +10,15 @@ length, is no better than its worst kept one.
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flanx import decode
+from flanx import bucket, cache
+from flanx.decode import Output
 from flanx.errors import UserError
 from flanx.models import Model
 
@@ -64,11 +65,11 @@ def _search(
 ) -> _State:
     """Searches for i32[B, S] until no prompt can improve."""
     rows, beams = inputs.shape[0], method.beams
-    cache, token = model.prefill(params, inputs, max_new)
+    filled, token = model.prefill(params, inputs, max_new)
     scores = jnp.full((rows, beams), _NEVER).at[:, 0].set(0.0)  # all beams are alike at first: let one speak
     state = _State(
         at=jnp.int32(0),
-        cache=decode.widen(cache, beams, shared),
+        cache=cache.widen(filled, beams, shared),
         token=jnp.broadcast_to(token[:, None], (rows, beams)).astype(jnp.int32),
         open=jnp.zeros((rows, beams, max_new), jnp.int32),
         open_score=scores,
@@ -85,7 +86,7 @@ def _search(
 def _extend(model: Model, params: Any, state: _State, *, method: Beam, eos_id: int, shared: tuple[bool, ...]) -> _State:
     """One token more for every open beam."""
     rows, beams, limit = state.open.shape
-    logits, cache = decode.step(model, params, state.cache, state.token, shared)
+    logits, after = cache.step(model, params, state.cache, state.token, shared)
     vocab = logits.shape[-1]
     total = jax.nn.log_softmax(logits.astype(jnp.float32)) + state.open_score[..., None]
     score, index = jax.lax.top_k(total.reshape(rows, beams * vocab), 2 * beams)
@@ -104,7 +105,7 @@ def _extend(model: Model, params: Any, state: _State, *, method: Beam, eos_id: i
     # Go on with the K best that do not end.
     open_score, best = jax.lax.top_k(jnp.where(ends, score + _NEVER, score), beams)
     parent, token, text = _along(parent, best), _along(token, best), _along(text, best)
-    leaves, tree = jax.tree.flatten(cache)
+    leaves, tree = jax.tree.flatten(after)
     leaves = [x if same else _along(x, parent) for x, same in zip(leaves, shared, strict=True)]
 
     ceiling = open_score[:, 0] / length.astype(jnp.float32) ** method.length_penalty
@@ -123,39 +124,38 @@ def _extend(model: Model, params: Any, state: _State, *, method: Beam, eos_id: i
     )
 
 
-def search(
+def stream(
     model: Model,
     params: Any,
-    prompts: Sequence[decode.Prompt],
+    prompts: Sequence[bucket.Prompt],
     *,
     max_new: int,
     method: Beam = Beam(),
     eos_id: int = 1,
     batch_size: int = 16,
     lengths: Sequence[int] = (),
-    place: decode.Place = jnp.asarray,
-) -> list[decode.Output]:
-    """The K best outputs of every prompt, best first, with their scores."""
-    shared = decode.shared_leaves(model, params, max_new)
-    lengths = lengths or decode.bucket_lengths(max((len(p) for p in prompts), default=1))
-    rows = min(batch_size, -(-len(prompts) // 8) * 8) or 8
-    found: dict[int, decode.Output] = {}
-    for length, numbers in decode.buckets_of(prompts, lengths, rows // 2).items():
-        for first in range(0, len(numbers), rows):
-            chosen = numbers[first : first + rows]
-            inputs = place(decode.pad_rows([prompts[i] for i in chosen], rows, length))
-            state = _search(model, params, inputs, method=method, max_new=max_new, eos_id=eos_id, shared=shared)
-            kept, counts, scores, broken = (
-                decode.fetch(x) for x in (state.kept, state.kept_length, state.kept_score, state.broken)
-            )
-            for row, number in enumerate(chosen):
-                found[number] = _output(kept[row], counts[row], scores[row], bool(broken[row]), eos_id)
+    place: bucket.Place = jnp.asarray,
+) -> Iterator[tuple[int, Output]]:
+    """Yields (prompt number, its K best outputs, best first, with their scores), batch by batch."""
+    shared = cache.shared_leaves(model, params, max_new)
+    for numbers, inputs in bucket.batches(prompts, lengths, batch_size):
+        state = _search(model, params, place(inputs), method=method, max_new=max_new, eos_id=eos_id, shared=shared)
+        kept, counts, scores, broken = (
+            bucket.fetch(x) for x in (state.kept, state.kept_length, state.kept_score, state.broken)
+        )
+        for row, number in enumerate(numbers):
+            yield number, _output(kept[row], counts[row], scores[row], bool(broken[row]), eos_id)
+
+
+def search(model: Model, params: Any, prompts: Sequence[bucket.Prompt], **options: Any) -> list[Output]:
+    """`stream`, collected in the order of the prompts."""
+    found = dict(stream(model, params, prompts, **options))
     return [found[number] for number in range(len(prompts))]
 
 
-def _output(kept: np.ndarray, counts: np.ndarray, scores: np.ndarray, broken: bool, eos_id: int) -> decode.Output:
+def _output(kept: np.ndarray, counts: np.ndarray, scores: np.ndarray, broken: bool, eos_id: int) -> Output:
     """The kept beams of one prompt, [K, M], [K], [K]."""
     lists = [beam[:count].tolist() for beam, count in zip(kept, counts, strict=True) if count]
     ended = [tokens[-1] == eos_id for tokens in lists]
     tokens = [t[:-1] if e else t for t, e in zip(lists, ended, strict=True)]
-    return decode.Output(tokens, ended, broken, [float(s) for s in scores[: len(lists)]])
+    return Output(tokens, ended, broken, [float(s) for s in scores[: len(lists)]])

@@ -2,9 +2,8 @@
 
 Letters: B rows (prompts in flight), n samples of a prompt, S prompt length, M new tokens at most, V vocabulary.
 
-The cache is a pytree with B on axis 0. Leaves that a decoding step returns untouched (an encoder's keys and values)
-are held once per prompt; the others get the sample axis n after B. So n samples, beams and answer options all share
-one encoding of their prompt, in memory as well as in time.
+The cache is a pytree with B on axis 0; n samples share one encoding of their prompt, in memory as well as in time
+(`flanx/cache.py`).
 
 What is drawn for a prompt depends on (prompt, seed, sample number) alone, never on its row, batch, bucket or mesh.
 """
@@ -12,7 +11,6 @@ What is drawn for a prompt depends on (prompt, seed, sample number) alone, never
 import dataclasses
 import functools
 import hashlib
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -20,11 +18,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flanx.bucket import Place, Prompt, bucket_lengths, buckets_of, fetch, pad_rows, rows_of
+from flanx.cache import shared_leaves, step, widen
 from flanx.errors import UserError
 from flanx.models import Model
 
-Prompt = Sequence[int]
-Place = Callable[[np.ndarray], jax.Array]
+Stop = Callable[[list[int]], bool]
+STOP_PERIOD = 8  # steps between two looks for stop texts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Output:
 
     Attributes:
       tokens: the new tokens of each sample (or beam, best first), end-of-sequence left out.
-      ended: whether each sample reached its end-of-sequence token; False: cut at max_new.
+      ended: whether each sample reached its end-of-sequence token or a stop text; False: cut at max_new.
       broken: the logits held a NaN or an infinity; the tokens mean nothing.
       scores: log-probabilities of beams, length-normalized; empty for samples.
     """
@@ -73,55 +73,6 @@ class Output:
     ended: list[bool]
     broken: bool = False
     scores: list[float] = dataclasses.field(default_factory=list)
-
-
-# --- one step of n samples that share their prompt -------------------------------------------------------------------
-
-
-@functools.cache
-def _shared(model: Model, max_new: int, structure: Any) -> tuple[bool, ...]:
-    """Which leaves of the cache a decoding step hands back untouched, read off its jaxpr."""
-    params = jax.tree.unflatten(*structure)
-
-    def step(params: Any, inputs: jax.Array) -> Any:
-        cache, tokens = model.prefill(params, inputs, max_new)
-        jaxpr = jax.make_jaxpr(model.decode_step)(params, cache, tokens).jaxpr
-        count = len(jax.tree.leaves(cache))
-        given = jaxpr.invars[-count - 1 : -1]  # after the parameters, before the tokens
-        found.extend(a is b for a, b in zip(given, jaxpr.outvars[1:], strict=True))
-        return cache
-
-    found: list[bool] = []
-    jax.eval_shape(step, params, jax.ShapeDtypeStruct((1, 8), jnp.int32))
-    return tuple(found)
-
-
-def shared_leaves(model: Model, params: Any, max_new: int) -> tuple[bool, ...]:
-    """For each leaf of the cache: does it stay the same through decoding (so that samples may share it)?"""
-    leaves, tree = jax.tree.flatten(params)
-    return _shared(model, max_new, (tree, tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in leaves)))
-
-
-def widen(cache: Any, n: int, shared: tuple[bool, ...]) -> Any:
-    """The cache of B prompts for n samples each: changing leaves [B, ...] -> [B, n, ...]. As it is where n is 1."""
-    if n == 1:
-        return cache
-    leaves, tree = jax.tree.flatten(cache)
-    wide = [
-        x if same else jnp.broadcast_to(x[:, None], (x.shape[0], n, *x.shape[1:]))
-        for x, same in zip(leaves, shared, strict=True)
-    ]
-    return jax.tree.unflatten(tree, wide)
-
-
-def step(model: Model, params: Any, cache: Any, tokens: jax.Array, shared: tuple[bool, ...]) -> tuple[jax.Array, Any]:
-    """One cached step of every sample: (widened cache, i32[B, n]) -> (f32[B, n, V], cache)."""
-    if tokens.shape[1] == 1:
-        logits, cache = model.decode_step(params, cache, tokens[:, 0])
-        return logits[:, None], cache
-    axes = jax.tree.unflatten(jax.tree.structure(cache), [None if same else 1 for same in shared])
-    one = functools.partial(model.decode_step, params)
-    return jax.vmap(one, in_axes=(axes, 1), out_axes=(1, axes))(cache, tokens)
 
 
 # --- the loop --------------------------------------------------------------------------------------------------------
@@ -173,17 +124,33 @@ def _replace(state: _State, new: _State, rows: jax.Array) -> _State:
     return jax.tree.map(lambda old, x: old.at[rows].set(x, mode="drop"), state, new)
 
 
+@functools.partial(jax.jit, donate_argnums=0)
+def _finish(state: _State, done: jax.Array) -> _State:
+    """Ends the samples that are marked in bool[B, n]."""
+    return dataclasses.replace(state, done=state.done | done)
+
+
 @functools.partial(jax.jit, static_argnames=("model", "method", "eos_id", "shared"), donate_argnums=2)
 def _advance(
-    model: Model, params: Any, state: _State, until: jax.Array, *, method: Sample, eos_id: int, shared: Any
+    model: Model,
+    params: Any,
+    state: _State,
+    until: jax.Array,
+    steps: jax.Array,
+    *,
+    method: Sample,
+    eos_id: int,
+    shared: Any,
 ) -> _State:
-    """Steps until `until` rows are free."""
+    """Steps until `until` rows are free, `steps` times at most."""
     rows, samples, limit = state.out.shape
 
-    def more(state: _State) -> jax.Array:
-        return jnp.sum(state.done.all(axis=1)) < until
+    def more(carry: tuple[_State, jax.Array]) -> jax.Array:
+        state, taken = carry
+        return (jnp.sum(state.done.all(axis=1)) < until) & (taken < steps)
 
-    def body(state: _State) -> _State:
+    def body(carry: tuple[_State, jax.Array]) -> tuple[_State, jax.Array]:
+        state, taken = carry
         logits, cache = step(model, params, state.cache, state.token, shared)
         token = method.pick(logits, _keys(state) if method.temperature else state.key)
         token = jnp.where(state.done, 0, token)
@@ -193,9 +160,9 @@ def _advance(
         finite = jnp.isfinite(logits.max(axis=-1))  # the maximum of a row with a NaN is NaN
         broken = state.broken | (~finite & ~state.done).any(axis=1)
         done = state.done | (token == eos_id) | (length >= limit) | broken[:, None]
-        return _State(cache, token, out, length, done, broken, state.key)
+        return _State(cache, token, out, length, done, broken, state.key), taken + 1
 
-    return jax.lax.while_loop(more, body, state)
+    return jax.lax.while_loop(more, body, (state, jnp.int32(0)))[0]
 
 
 def _keys(state: _State) -> jax.Array:
@@ -217,51 +184,6 @@ def prompt_key(prompt: Prompt, seed: int) -> np.ndarray:
     return np.frombuffer(digest[:8], "<u4")
 
 
-def bucket_lengths(longest: int, shortest: int = 128) -> tuple[int, ...]:
-    """Prompt lengths to compile for: powers of two from `shortest`, and `longest` itself."""
-    lengths = []
-    while shortest < longest:
-        lengths.append(shortest)
-        shortest *= 2
-    return (*lengths, longest)
-
-
-def buckets_of(prompts: Sequence[Prompt], lengths: Sequence[int], least: int = 1) -> dict[int, list[int]]:
-    """Prompt numbers by the smallest length that holds them, longest first, so that a full machine shows at once.
-
-    A bucket of fewer than `least` prompts joins the next longer one in use: it is not worth a compilation.
-    """
-    found: dict[int, list[int]] = {}
-    for number, prompt in enumerate(prompts):
-        fit = [length for length in sorted(lengths) if length >= len(prompt)]
-        if not fit:
-            longest = max(lengths)
-            raise UserError(f"prompt {number} has {len(prompt)} tokens, the longest allowed is {longest}: shorten it")
-        found.setdefault(fit[0], []).append(number)
-    used = sorted(found)
-    for length, longer in itertools.pairwise(used):
-        if len(found[length]) < least:
-            found[longer] += found.pop(length)
-    return {length: found[length] for length in sorted(found, reverse=True)}
-
-
-def pad_rows(prompts: Sequence[Prompt], rows: int, length: int) -> np.ndarray:
-    """i32[rows, length], prompts from the left, zeros after them and in the rows left over."""
-    array = np.zeros((rows, length), np.int32)
-    for row, prompt in enumerate(prompts):
-        array[row, : len(prompt)] = prompt
-    return array
-
-
-def fetch(x: jax.Array) -> np.ndarray:
-    """The whole array on this host, wherever its parts lie."""
-    if x.is_fully_addressable:
-        return np.asarray(x)
-    from jax.experimental import multihost_utils
-
-    return np.asarray(multihost_utils.process_allgather(x, tiled=True))
-
-
 def stream(
     model: Model,
     params: Any,
@@ -275,6 +197,7 @@ def stream(
     batch_size: int = 64,
     lengths: Sequence[int] = (),
     refill: int = 0,
+    stop: Stop | None = None,
     place: Place = jnp.asarray,
 ) -> Iterator[tuple[int, Output]]:
     """Decodes every prompt and yields (prompt number, Output) as prompts finish, in no fixed order.
@@ -282,17 +205,18 @@ def stream(
     Args:
       prompts: token lists, as the model takes them (with their end-of-sequence token where it was trained so).
       max_new: new tokens at most, end-of-sequence included.
-      lengths: prompt lengths to compile for; none given: powers of two up to the longest prompt.
+      batch_size: prompts decoded together; fewer where they have more than 512 tokens.
+      lengths: prompt lengths to compile for; none given: those of `bucket_lengths` up to the longest prompt.
       refill: rows that finish before new prompts take their places; 0: a quarter of the batch, and only where
         outputs may be long (max_new >= 64), since a refill costs one more compilation and a copy of the rows.
+      stop: whether an output so far holds a text that ends it; an output is cut to the shortest that does.
       place: puts a host array with rows on axis 0 on the devices (a mesh: over its data axis).
     """
-    longest = max((len(p) for p in prompts), default=1)
-    rows = min(batch_size, -(-len(prompts) // 8) * 8) or 8
-    width = refill or (max(rows // 4, 1) if max_new >= 64 else rows)
+    lengths = lengths or bucket_lengths(max((len(p) for p in prompts), default=1))
     shared = shared_leaves(model, params, max_new) if samples > 1 else ()
     start = functools.partial(_start, model, params, max_new=max_new, samples=samples, shared=shared)
     advance = functools.partial(_advance, model, params, method=method, eos_id=eos_id, shared=shared)
+    steps = np.int32(STOP_PERIOD if stop else max_new)
 
     def begin(numbers: Sequence[int], count: int, length: int) -> _State:
         chosen = [prompts[i] for i in numbers]
@@ -300,21 +224,24 @@ def stream(
         keys[: len(chosen)] = [prompt_key(p, seed) for p in chosen]
         return start(place(pad_rows(chosen, count, length)), place(keys), place(np.arange(count) < len(chosen)))
 
-    for length, numbers in buckets_of(prompts, lengths or bucket_lengths(longest), rows // 2).items():
+    for length, numbers in buckets_of(prompts, lengths, batch_size).items():
+        rows = rows_of(len(numbers), batch_size, length)
+        width = refill or (max(rows // 4, 1) if max_new >= 64 else rows)
         waiting = list(reversed(numbers))
         owner = [waiting.pop() for _ in range(min(rows, len(waiting)))]
         state = begin(owner, rows, length)
         owner += [-1] * (rows - len(owner))
         while any(number >= 0 for number in owner):
-            idle = sum(number < 0 for number in owner)
-            state = advance(state, np.int32(min(rows, idle + width) if waiting else rows))
+            state = advance(state, np.int32(width if waiting else rows), steps)
             done, out, count, broken = (fetch(x) for x in (state.done, state.out, state.length, state.broken))
+            if stop and (stopped := _stopped(done, out, count, stop)).any():
+                state, done = _finish(state, place(stopped)), done | stopped
             free = [row for row in range(rows) if done[row].all()]
             for row in free:
                 if owner[row] >= 0:
-                    yield owner[row], _output(out[row], count[row], bool(broken[row]), eos_id)
+                    yield owner[row], _output(out[row], count[row], bool(broken[row]), eos_id, stop)
                     owner[row] = -1
-            if waiting:
+            if waiting and len(free) >= width:
                 taken = free[:width]
                 for row in taken[: len(waiting)]:
                     owner[row] = waiting.pop()
@@ -326,11 +253,24 @@ def stream(
                     state = _replace(state, begin(fresh, width, length), np.asarray(at, np.int32))
 
 
-def _output(out: np.ndarray, length: np.ndarray, broken: bool, eos_id: int) -> Output:
+def _stopped(done: np.ndarray, out: np.ndarray, length: np.ndarray, stop: Stop) -> np.ndarray:
+    """Which open samples, bool[B, n], hold a stop text by now."""
+    found = np.zeros_like(done)
+    for row, sample in np.argwhere(~done):
+        found[row, sample] = stop(out[row, sample, : length[row, sample]].tolist())
+    return found
+
+
+def _output(out: np.ndarray, length: np.ndarray, broken: bool, eos_id: int, stop: Stop | None) -> Output:
     """One row's samples, [n, M] and [n], as token lists."""
     lists = [out[i, : length[i]].tolist() for i in range(len(out))]
     ended = [bool(tokens) and tokens[-1] == eos_id for tokens in lists]
-    return Output([t[:-1] if e else t for t, e in zip(lists, ended, strict=True)], ended, broken)
+    lists = [tokens[:-1] if end else tokens for tokens, end in zip(lists, ended, strict=True)]
+    for i, tokens in enumerate(lists if stop else ()):
+        if stop(tokens):  # however long it ran on until somebody looked
+            lists[i] = next((tokens[:n] for n in range(len(tokens)) if stop(tokens[:n])), tokens)
+            ended[i] = True
+    return Output(lists, ended, broken)
 
 
 def generate(model: Model, params: Any, prompts: Sequence[Prompt], **options: Any) -> list[Output]:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flanx import decode
+from flanx import bucket, cache
 from flanx.errors import UserError
 from flanx.models import Model
 
@@ -20,30 +20,30 @@ from flanx.models import Model
 def _score(model: Model, params: Any, inputs: jax.Array, options: jax.Array, *, shared: tuple[bool, ...]) -> jax.Array:
     """i32[B, S], i32[B, O, L] (0 after each option) -> f32[B, O], sums of log-probabilities."""
     rows, count, length = options.shape
-    cache, token = model.prefill(params, inputs, length)
+    filled, token = model.prefill(params, inputs, length)
     start = jnp.broadcast_to(token[:, None], (rows, count)).astype(jnp.int32)
     fed = jnp.concatenate([start[None], jnp.moveaxis(options, 2, 0)[:-1]])  # L steps of i32[B, O]
 
-    def body(cache: Any, tokens: tuple[jax.Array, jax.Array]) -> tuple[Any, jax.Array]:
+    def body(before: Any, tokens: tuple[jax.Array, jax.Array]) -> tuple[Any, jax.Array]:
         token, target = tokens
-        logits, cache = decode.step(model, params, cache, token, shared)
+        logits, after = cache.step(model, params, before, token, shared)
         logp = jax.nn.log_softmax(logits.astype(jnp.float32))
         here = jnp.take_along_axis(logp, target[..., None], axis=-1)[..., 0]
-        return cache, jnp.where(target > 0, here, 0.0)
+        return after, jnp.where(target > 0, here, 0.0)
 
-    _, steps = jax.lax.scan(body, decode.widen(cache, count, shared), (fed, jnp.moveaxis(options, 2, 0)))
+    _, steps = jax.lax.scan(body, cache.widen(filled, count, shared), (fed, jnp.moveaxis(options, 2, 0)))
     return steps.sum(axis=0)
 
 
 def score(
     model: Model,
     params: Any,
-    prompts: Sequence[decode.Prompt],
-    options: Sequence[Sequence[decode.Prompt]],
+    prompts: Sequence[bucket.Prompt],
+    options: Sequence[Sequence[bucket.Prompt]],
     *,
     batch_size: int = 64,
     lengths: Sequence[int] = (),
-    place: decode.Place = jnp.asarray,
+    place: bucket.Place = jnp.asarray,
 ) -> list[np.ndarray]:
     """For each prompt, the log-probability (f64[O], natural logarithm) of each of its options as a continuation.
 
@@ -59,18 +59,13 @@ def score(
         return []
     width = max(len(each) for each in options)
     longest = max(len(option) for each in options for option in each)
-    shared = decode.shared_leaves(model, params, longest) if width > 1 else ()
-    rows = min(batch_size, -(-len(prompts) // 8) * 8)
-    lengths = lengths or decode.bucket_lengths(max(len(p) for p in prompts))
+    shared = cache.shared_leaves(model, params, longest) if width > 1 else ()
     found: dict[int, np.ndarray] = {}
-    for length, numbers in decode.buckets_of(prompts, lengths, rows // 2).items():
-        for first in range(0, len(numbers), rows):
-            chosen = numbers[first : first + rows]
-            block = np.zeros((rows, width, longest), np.int32)
-            for row, number in enumerate(chosen):
-                block[row, : len(options[number])] = decode.pad_rows(options[number], len(options[number]), longest)
-            inputs = place(decode.pad_rows([prompts[i] for i in chosen], rows, length))
-            sums = decode.fetch(_score(model, params, inputs, place(block), shared=shared))
-            for row, number in enumerate(chosen):
-                found[number] = sums[row, : len(options[number])].astype(np.float64)
+    for numbers, inputs in bucket.batches(prompts, lengths, batch_size):
+        block = np.zeros((len(inputs), width, longest), np.int32)
+        for row, number in enumerate(numbers):
+            block[row, : len(options[number])] = bucket.pad_rows(options[number], len(options[number]), longest)
+        sums = bucket.fetch(_score(model, params, place(inputs), place(block), shared=shared))
+        for row, number in enumerate(numbers):
+            found[number] = sums[row, : len(options[number])].astype(np.float64)
     return [found[number] for number in range(len(prompts))]

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flanx import beam, decode, score
+from flanx import beam, bucket, cache, decode, score
 from flanx.errors import UserError
 from flanx.models import palm, t5
 
@@ -44,8 +44,8 @@ def run(given: list[list[int]] | None = None, **options: Any) -> list[decode.Out
 
 def forced(given: list[list[int]], targets: list[list[int]]) -> np.ndarray:
     """Log-probabilities f32[B, T, V] with the right answer fed at every step, in one pass without a cache."""
-    inputs = decode.pad_rows(given, len(given), 64)
-    wanted = decode.pad_rows(targets, len(given), 13)
+    inputs = bucket.pad_rows(given, len(given), 64)
+    wanted = bucket.pad_rows(targets, len(given), 13)
     batch = {
         "encoder_input_tokens": inputs,
         "encoder_segment_ids": (inputs > 0).astype(np.int32),
@@ -108,9 +108,9 @@ def test_sampling_draws_from_the_right_distribution() -> None:
 
 
 def test_an_encoder_is_held_once_for_all_samples() -> None:
-    cache, _ = jax.eval_shape(lambda p: MODEL.prefill(p, jnp.zeros((3, 24), jnp.int32), 5), params())
-    shared = decode.shared_leaves(MODEL, params(), 5)
-    for leaf, same in zip(jax.tree.leaves(cache), shared, strict=True):
+    filled, _ = jax.eval_shape(lambda p: MODEL.prefill(p, jnp.zeros((3, 24), jnp.int32), 5), params())
+    shared = cache.shared_leaves(MODEL, params(), 5)
+    for leaf, same in zip(jax.tree.leaves(filled), shared, strict=True):
         assert same == (24 in leaf.shape[1:])  # what has the prompt's length is the encoder's
 
 
@@ -123,7 +123,7 @@ def test_a_decoder_only_model_follows_teacher_forcing_alone_and_in_samples() -> 
     settings = {"max_new": 8, "lengths": (16,), "batch_size": 8, "eos_id": -1}
     found = decode.generate(model, weights, given, **settings)
     rows = [prompt + output.tokens[0] for prompt, output in zip(given, found, strict=True)]
-    targets = decode.pad_rows(rows, len(rows), 24)
+    targets = bucket.pad_rows(rows, len(rows), 24)
     batch = {
         "decoder_target_tokens": targets,
         "decoder_input_tokens": np.pad(targets, ((0, 0), (1, 0)))[:, :-1],
@@ -186,7 +186,7 @@ def theirs(given: list[list[int]], **options: Any) -> list[list[int]]:
     """What `generate` of Hugging Face gives, without padding and end of sequence."""
     import torch
 
-    rows = torch.from_numpy(decode.pad_rows(given, len(given), 64).astype(np.int64))
+    rows = torch.from_numpy(bucket.pad_rows(given, len(given), 64).astype(np.int64))
     with torch.inference_mode():
         out = hugging_face().generate(
             input_ids=rows, attention_mask=(rows > 0).long(), max_new_tokens=12, do_sample=False, **options
@@ -286,6 +286,40 @@ def test_bad_requests() -> None:
 
 def test_small_buckets_join_longer_ones() -> None:
     lists = [[1] * n for n in (3, 10, 12, 40, 41, 60)]
-    assert decode.buckets_of(lists, (4, 16, 64)) == {64: [3, 4, 5], 16: [1, 2], 4: [0]}
-    assert decode.buckets_of(lists, (4, 16, 64), least=2) == {64: [3, 4, 5], 16: [1, 2, 0]}
-    assert decode.bucket_lengths(512) == (128, 256, 512) and decode.bucket_lengths(96) == (96,)
+    assert bucket.buckets_of(lists, (4, 16, 64)) == {64: [3, 4, 5], 16: [1, 2], 4: [0]}
+    assert bucket.buckets_of(lists, (4, 16, 64), 8) == {64: [3, 4, 5], 16: [1, 2, 0]}
+    assert bucket.bucket_lengths(512, 1) == (128, 256, 512) and bucket.bucket_lengths(96) == (96,)
+    assert bucket.bucket_lengths(300, 4) == (128, 160, 192, 224, 256, 300)
+
+
+def test_long_prompts_go_in_smaller_batches() -> None:
+    assert [bucket.rows_of(1000, 64, length) for length in (64, 512, 1024, 2048)] == [64, 64, 32, 16]
+    assert [bucket.rows_of(count, 64, 128) for count in (0, 5, 30, 63)] == [8, 8, 32, 64]
+    assert bucket.rows_of(1000, 4, 4096) == 4 and bucket.rows_of(1000, 64, 8192) == 8
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+def test_an_output_ends_with_its_stop_text_wherever_it_stands(samples: int) -> None:
+    method = decode.Sample(0.9, top_k=20) if samples > 1 else decode.Sample()
+    whole = run(method=method, samples=samples)
+
+    def stop(tokens: list[int]) -> bool:
+        return sum(token % 3 == 0 for token in tokens) >= 3
+
+    found = run(method=method, samples=samples, stop=stop, refill=2)
+    cut = 0
+    for before, after in zip(whole, found, strict=True):
+        for i in range(samples):
+            tokens, ended = before.tokens[i], before.ended[i]
+            ends = [n for n in range(len(tokens) + 1) if stop(tokens[:n])]
+            assert after.tokens[i] == (tokens[: ends[0]] if ends else tokens)
+            assert after.ended[i] == (ended or bool(ends))
+            cut += bool(ends) and ends[0] < len(tokens)
+    assert cut > 3
+    assert run(prompts()[2:3], method=method, samples=samples, stop=stop) == found[2:3]
+
+
+def test_decoding_goes_no_further_than_the_stop_texts() -> None:
+    seen: list[int] = []
+    run(stop=lambda tokens: seen.append(len(tokens)) or len(tokens) > 1)
+    assert max(seen) == decode.STOP_PERIOD < 12

@@ -1,0 +1,83 @@
+"""Prompts of any length as batches of few shapes: buckets by length, rows of a batch, padding, and back to the host.
+
+Letters: B rows of a batch, S prompt length of a bucket.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+
+import jax
+import numpy as np
+
+from flanx.errors import UserError
+
+Prompt = Sequence[int]
+Place = Callable[[np.ndarray], jax.Array]
+
+SHORTEST = 128
+FULL_LENGTH = 512  # a batch size is meant for prompts of this length; longer ones go in smaller batches
+
+
+def bucket_lengths(longest: int, parts: int = 0) -> tuple[int, ...]:
+    """Prompt lengths to compile for: from 128 on `parts` to an octave, and `longest` itself.
+
+    By default four on a CPU, where compiling costs less than encoding padding; elsewhere powers of two.
+    """
+    parts = parts or (4 if jax.default_backend() == "cpu" else 1)
+    octaves = itertools.takewhile(lambda base: base < longest, (SHORTEST << n for n in itertools.count()))
+    steps = (base + base * part // parts for base in octaves for part in range(parts))
+    return (*(length for length in steps if length < longest), longest)
+
+
+def buckets_of(prompts: Sequence[Prompt], lengths: Sequence[int], batch_size: int = 0) -> dict[int, list[int]]:
+    """Prompt numbers by the smallest length that holds them, longest first, so that a full machine shows at once.
+
+    A bucket whose prompts would save less padding than an eighth of a full batch of the next longer one in use joins
+    that: it is not worth a compilation.
+    """
+    found: dict[int, list[int]] = {}
+    for number, prompt in enumerate(prompts):
+        fit = [length for length in sorted(lengths) if length >= len(prompt)]
+        if not fit:
+            longest = max(lengths)
+            raise UserError(f"prompt {number} has {len(prompt)} tokens, the longest allowed is {longest}: shorten it")
+        found.setdefault(fit[0], []).append(number)
+    for length, longer in itertools.pairwise(sorted(found)):
+        if 8 * len(found[length]) * (longer - length) < batch_size * longer:
+            found[longer] += found.pop(length)
+    return {length: found[length] for length in sorted(found, reverse=True)}
+
+
+def rows_of(count: int, batch_size: int, length: int) -> int:
+    """Rows of a batch for `count` prompts: `batch_size`, fewer where prompts are few or so long that memory is not."""
+    rows = min(batch_size, -(-max(count, 1) // 8) * 8)
+    return min(rows, max(8, batch_size * FULL_LENGTH // length // 8 * 8))
+
+
+def pad_rows(prompts: Sequence[Prompt], rows: int, length: int) -> np.ndarray:
+    """i32[rows, length], prompts from the left, zeros after them and in the rows left over."""
+    array = np.zeros((rows, length), np.int32)
+    for row, prompt in enumerate(prompts):
+        array[row, : len(prompt)] = prompt
+    return array
+
+
+def batches(
+    prompts: Sequence[Prompt], lengths: Sequence[int], batch_size: int
+) -> Iterator[tuple[list[int], np.ndarray]]:
+    """Prompt numbers and i32[B, S] of every batch; rows beyond the numbers are zeros."""
+    lengths = lengths or bucket_lengths(max((len(p) for p in prompts), default=1))
+    for length, numbers in buckets_of(prompts, lengths, batch_size).items():
+        rows = rows_of(len(numbers), batch_size, length)
+        for first in range(0, len(numbers), rows):
+            chosen = numbers[first : first + rows]
+            yield chosen, pad_rows([prompts[i] for i in chosen], rows, length)
+
+
+def fetch(x: jax.Array) -> np.ndarray:
+    """The whole array on this host, wherever its parts lie."""
+    if x.is_fully_addressable:
+        return np.asarray(x)
+    from jax.experimental import multihost_utils
+
+    return np.asarray(multihost_utils.process_allgather(x, tiled=True))

@@ -1,0 +1,59 @@
+"""The cache of a prompt, shared by its samples, beams or answer options.
+
+Letters: B prompts, n samples of each, V vocabulary. Leaves of the cache that a decoding step returns untouched (an
+encoder's keys and values) are held once per prompt; the others get the sample axis n after B.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from flanx.models import Model
+
+
+@functools.cache
+def _shared(model: Model, max_new: int, structure: Any) -> tuple[bool, ...]:
+    """Which leaves of the cache a decoding step hands back untouched, read off its jaxpr."""
+    params = jax.tree.unflatten(*structure)
+
+    def step(params: Any, inputs: jax.Array) -> Any:
+        cache, tokens = model.prefill(params, inputs, max_new)
+        jaxpr = jax.make_jaxpr(model.decode_step)(params, cache, tokens).jaxpr
+        count = len(jax.tree.leaves(cache))
+        given = jaxpr.invars[-count - 1 : -1]  # after the parameters, before the tokens
+        found.extend(a is b for a, b in zip(given, jaxpr.outvars[1:], strict=True))
+        return cache
+
+    found: list[bool] = []
+    jax.eval_shape(step, params, jax.ShapeDtypeStruct((1, 8), jnp.int32))
+    return tuple(found)
+
+
+def shared_leaves(model: Model, params: Any, max_new: int) -> tuple[bool, ...]:
+    """For each leaf of the cache: does it stay the same through decoding (so that samples may share it)?"""
+    leaves, tree = jax.tree.flatten(params)
+    return _shared(model, max_new, (tree, tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in leaves)))
+
+
+def widen(cache: Any, n: int, shared: tuple[bool, ...]) -> Any:
+    """The cache of B prompts for n samples each: changing leaves [B, ...] -> [B, n, ...]. As it is where n is 1."""
+    if n == 1:
+        return cache
+    leaves, tree = jax.tree.flatten(cache)
+    wide = [
+        x if same else jnp.broadcast_to(x[:, None], (x.shape[0], n, *x.shape[1:]))
+        for x, same in zip(leaves, shared, strict=True)
+    ]
+    return jax.tree.unflatten(tree, wide)
+
+
+def step(model: Model, params: Any, cache: Any, tokens: jax.Array, shared: tuple[bool, ...]) -> tuple[jax.Array, Any]:
+    """One cached step of every sample: (widened cache, i32[B, n]) -> (f32[B, n, V], cache)."""
+    if tokens.shape[1] == 1:
+        logits, cache = model.decode_step(params, cache, tokens[:, 0])
+        return logits[:, None], cache
+    axes = jax.tree.unflatten(jax.tree.structure(cache), [None if same else 1 for same in shared])
+    one = functools.partial(model.decode_step, params)
+    return jax.vmap(one, in_axes=(axes, 1), out_axes=(1, axes))(cache, tokens)
