@@ -20,7 +20,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from flanx import decode, score
+from flanx import beam, bucket, decode, score
 from flanx.data import vocabulary as vocabularies
 from flanx.data.vocabulary import Vocabulary
 from flanx.errors import UserError
@@ -45,6 +45,7 @@ def evaluate(
     batch_size: int = 64,
     seed: int = 0,
     self_consistency: int = 0,
+    beams: int = 0,
     partitioner: Partitioner | None = None,
     provenance: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -61,6 +62,7 @@ def evaluate(
       allow_missing: sub-tasks, subjects or languages that may have no data; any other absence is an error.
       batch_size: prompts decoded together.
       self_consistency: samples put to the vote in every suite that generates; 0: as the suites' names say.
+      beams: the same for beam search.
       provenance: anything to record with the scores, such as the hash of the training store.
 
     Raises:
@@ -68,12 +70,15 @@ def evaluate(
     """
     folder = pathlib.Path(out_dir) / f"step_{step}" if step is not None else pathlib.Path(out_dir)
     words = vocabularies.load(vocabulary) if isinstance(vocabulary, str) else vocabulary
-    names = [f"{name}+sc{self_consistency}" if self_consistency and _generates(name) else name for name in suites]
+    if self_consistency and beams:
+        raise UserError("SELF_CONSISTENCY and BEAMS exclude each other: set one of them to 0")
+    how = f"+sc{self_consistency}" if self_consistency else f"+beam{beams}" if beams else ""
+    names = [name + how if how and _generates(name) else name for name in suites]
     place = data_dir or os.environ.get("FLANX_DATA_DIR", "")
     loaded = [suite.load(name, place, allow_missing) for name in names]
     with contextlib.ExitStack() as stack:
         if params is None:
-            params = _restore(stack, model, checkpoint, partitioner or Partitioner())
+            params = restore(stack, model, checkpoint, partitioner or Partitioner())
         more = {"training": training(checkpoint, pathlib.Path(out_dir)), **(provenance or {})}
         run = _provenance(model, params, words, lengths, seed, checkpoint, step, more)
         scores = {}
@@ -83,10 +88,10 @@ def evaluate(
 
 
 def _generates(name: str) -> bool:
-    return "+sc" not in name and suite.resolve(name).scoring == "generate"
+    return "+" not in name and suite.resolve(name).scoring == "generate"
 
 
-def _restore(stack: contextlib.ExitStack, model: Model, path: str | None, partitioner: Partitioner) -> Any:
+def restore(stack: contextlib.ExitStack, model: Model, path: str | None, partitioner: Partitioner) -> Any:
     """The parameters of a checkpoint on the partitioner's mesh, which stays in force until `stack` closes."""
     from flanx.checkpoint import load_params
 
@@ -221,7 +226,7 @@ def _answer(
         return
     prompts = [request.tokens for request in requests]
     place = placement(params)
-    common = {"lengths": decode.bucket_lengths(lengths["inputs"]), "place": place}
+    common = {"lengths": bucket.bucket_lengths(lengths["inputs"]), "place": place}
     if spec.scoring != "generate":
         options = [[words.encode(option) for option in request.item.options] for request in requests]
         found = score.score(model, params, prompts, options, batch_size=batch_size, **common)
@@ -232,22 +237,22 @@ def _answer(
             row.broken = None in row.option_scores
             yield row
         return
-    outputs = decode.stream(
-        model,
-        params,
-        prompts,
-        max_new=min(spec.max_new, lengths["targets"]),
-        method=decode.Sample(spec.temperature, spec.top_k, spec.top_p),
-        samples=spec.samples,
-        seed=seed,
-        eos_id=words.eos_id,
-        batch_size=max(8, batch_size // spec.samples),
-        **common,
-    )
+    stop = (lambda tokens: record.holds(words.decode(tokens), spec.stop)) if spec.stop else None
+    common |= {"max_new": min(spec.max_new, lengths["targets"]), "eos_id": words.eos_id}
+    common |= {"batch_size": max(8, batch_size // max(spec.samples, spec.beams))}
+    if spec.beams:
+        method = beam.Beam(spec.beams, spec.length_penalty)
+        outputs = beam.stream(model, params, prompts, method=method, **common)
+    else:
+        drawn = decode.Sample(spec.temperature, spec.top_k, spec.top_p)
+        outputs = decode.stream(
+            model, params, prompts, method=drawn, samples=spec.samples, seed=seed, stop=stop, **common
+        )
     for number, output in outputs:
         row = _row(requests[number], words)
-        row.outputs = [words.decode(tokens) for tokens in output.tokens]
-        row.ended, row.broken = output.ended, output.broken
+        count = 1 if spec.beams else spec.samples  # of beams the best
+        row.outputs = [words.decode(tokens) for tokens in output.tokens[:count]]
+        row.ended, row.broken = output.ended[:count], output.broken
         yield row
 
 
@@ -270,7 +275,7 @@ def _row(request: Request, words: Vocabulary) -> record.Row:
     )
 
 
-def placement(params: Any) -> decode.Place:
+def placement(params: Any) -> bucket.Place:
     """How rows are placed: over the data axis of the parameters' mesh where they divide, else everywhere."""
     sharding = getattr(jax.tree.leaves(params)[0], "sharding", None)
     if not isinstance(sharding, jax.sharding.NamedSharding):

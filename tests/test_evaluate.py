@@ -143,13 +143,11 @@ def test_beams_are_one_argument(tmp_path: pathlib.Path) -> None:
 
 
 def test_an_output_ends_with_its_stop_text(tmp_path: pathlib.Path) -> None:
-    shutil.copytree(suite.SAMPLE_DIR, tmp_path / "data")
-    path = tmp_path / "data" / "gsm8k" / "test.jsonl"
-    path.write_text(path.read_text().replace("?", r"7?\n\nQ: 9", 1))  # the echo says the question's end again
-    score(tmp_path / "out", data_dir=str(tmp_path / "data"))
-    rows = lines(tmp_path / "out" / "generations" / "gsm8k_zero_shot__gsm8k.jsonl")[1:]
-    cut = [row for row in rows if "\n\nQ:" in row["outputs"][0]]
-    assert len(cut) == 1 and cut[0]["outputs"][0].endswith("\n\nQ:") and cut[0]["ended"] == [True]
+    score(tmp_path, "tydiqa")
+    for task in ("fi", "sw"):
+        for row in lines(tmp_path / "generations" / f"tydiqa__{task}.jsonl")[1:]:
+            assert row["prompt"].endswith("?\nA:")  # the echo says its end again, and "\n" ends an answer
+            assert row["outputs"][0].endswith("?\n") and row["ended"] == [True]
 
 
 def test_broken_logits_are_counted_not_scored(tmp_path: pathlib.Path) -> None:
