@@ -7,11 +7,14 @@ parser, so that an unknown file, macro or module is reported with its place and 
 
 import contextlib
 import copy
+import functools
 import importlib.util
 import logging
 import os
 import pathlib
+import pprint
 import re
+import types
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -256,7 +259,7 @@ def call(function: Callable[..., Any], folder: str | os.PathLike | None = None) 
     target = pathlib.Path(folder) if folder is not None else None
     if target is not None:
         target.mkdir(parents=True, exist_ok=True)
-        write_atomic(target / "config.gin", gin.config_str())
+        write_atomic(target / "config.gin", text())
     try:
         return gin.get_configurable(function)()
     except (UserError, Preempted) as error:  # without the lines that gin adds to say which call it was
@@ -292,8 +295,23 @@ def make(function: Callable[..., Any]) -> Any:
 
 
 def text() -> str:
-    """The whole resolved config, which can be given back as a --gin_file."""
-    return gin.config_str()
+    """The whole resolved config, which can be given back as a --gin_file: without macros that nothing uses any more,
+    because what referred to them was bound anew, and with every dict in its own order, which gin would sort."""
+    every, unused = dict(gin.config._CONFIG), {""}
+    printer = types.SimpleNamespace(pformat=functools.partial(pprint.pformat, sort_dicts=False))
+    gin.config.pprint, kept = printer, gin.config.pprint
+    try:
+        while unused:
+            scan = Scan(())
+            scan.read_statements(gin.config_str())
+            unused = set(scan.defined) - set(scan.referenced)
+            for macro in unused:
+                del gin.config._CONFIG[macro, "gin.macro"]
+        return gin.config_str()
+    finally:
+        gin.config.pprint = kept
+        gin.config._CONFIG.clear()
+        gin.config._CONFIG.update(every)
 
 
 def write_atomic(path: pathlib.Path, text: str) -> None:

@@ -1,16 +1,13 @@
-"""`flanx sweep`: a gin file names a grid, its points are run; a table, results.csv, a figure and a page come out."""
+"""`flanx sweep`: a gin file names a grid, its points are run; tables, figures and a page come out."""
 
 import argparse
-import datetime
-import importlib.metadata
-import json
+import fnmatch
 import os
 import pathlib
-import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.live import Live
@@ -19,17 +16,30 @@ from rich.table import Table
 from flanx.cli import add_gin_arguments, parse_gin
 from flanx.errors import UserError
 from flanx.report import last_metrics
-from flanx.sweep import page, plot
-from flanx.sweep.drive import DONE, FAILED, RUNNING, Status, drive, log_path
-from flanx.sweep.grid import Point, Sweep
-from flanx.sweep.results import Row, collect, write_csv
+from flanx.sweep import cost, need, report, results
+from flanx.sweep.drive import Launcher, Status, drive, launcher, log_path
+from flanx.sweep.grid import GIN, Point, Sweep
+from flanx.sweep.need import Need, Parent
+from flanx.sweep.results import Outcome
+from flanx.sweep.state import DONE, FAILED, RETRYING, RUNNING, State
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of the door."""
     add_gin_arguments(parser)
-    parser.add_argument("--dry_run", action="store_true", help="print the points and their commands, run nothing")
+    parser.add_argument("--dry_run", action="store_true", help="print the commands, what waits for what, and the cost")
+    parser.add_argument("--topology", metavar="NAME", help="of the dry run's cost: a slice as `flanx plan` names it")
     parser.add_argument("--jobs", type=int, default=1, help="points to run at once (default 1)")
+    parser.add_argument("--only", metavar="PATTERN", help="only the points whose name matches, as 'T5-*'")
+    parser.add_argument("--retries", type=int, default=2, help="attempts after a crash (default 2)")
+    parser.add_argument("--retry_wait", type=float, default=10.0, metavar="S", help="before the first, then doubled")
+    parser.add_argument(
+        "--launcher",
+        default="",
+        metavar="COMMAND",
+        help="hand each point to this program, which waits for it: 'sbatch --wait launch/slurm.sbatch' "
+        "({name}, {job}, {arguments} stand for the point's)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -37,76 +47,131 @@ def run(args: argparse.Namespace) -> int:
     from flanx import config
 
     parse_gin(args)
-    sweep = config.make(Sweep)
-    points = sweep.points()
+    sweep, text = config.make(Sweep), config.text()
     if args.jobs < 1:
         raise UserError(f"--jobs={args.jobs}: at least 1 point runs at a time")
+    how = launcher(args.launcher, args.retries, args.retry_wait)
+    points = chosen(sweep.points(), args.only)
+    report.check(sweep)
+    wanted = need.needs(points, args.gin_search_paths)
+    stores = need.stores(sweep, wanted, args.gin_search_paths)
     if args.dry_run:
-        if sweep.store:
-            print("flanx", shlex.join(sweep.store_arguments(args.gin_search_paths)))
-        for point in points:
-            print("flanx", shlex.join(point.arguments(args.gin_search_paths)))
-        return 0
-    check(points, args.gin_search_paths)
-    out = pathlib.Path(sweep.out_dir)
-    out.mkdir(parents=True, exist_ok=True)
-    config.write_atomic(out / "sweep.gin", config.text())
-    complete = build_store(sweep.store_arguments(args.gin_search_paths)) if sweep.store else True
-    statuses = watch(points, args.jobs, args.gin_search_paths)
-    rows = collect(sweep, statuses)
-    publish(sweep, statuses, rows, out)
-    return 1 if not complete or any(s.state == FAILED for s in statuses) else 0
+        return show_plan(points, wanted, stores, sweep, args)
+    parents = need.parents(sweep, points, wanted)
+    out = make_folder(sweep.out_dir)
+    config.write_atomic(out / GIN, text)
+    blocked, complete = build_stores(stores, wanted)
+    statuses = watch(sweep, points, args.jobs, args.gin_search_paths, how, parents, blocked)
+    publish(sweep, statuses)
+    return 0 if complete and all(status.state == DONE for status in statuses) else 1
 
 
-def check(points: Sequence[Point], search_paths: str) -> None:
-    """Binds every point's gin once before any runs: a wrong macro in the last point is said in the first second."""
-    from flanx import config
-    from flanx.cli import take_bindings
-
-    paths = [p for p in search_paths.split(",") if p]
-    for point in points:
-        _, bindings = take_bindings(point.arguments())
-        config.parse(point.gin_files, bindings, paths)
+def chosen(points: Sequence[Point], pattern: str | None) -> list[Point]:
+    """The points that `--only` names; all without it."""
+    found = [point for point in points if fnmatch.fnmatch(point.name, pattern or "*")]
+    if not found:
+        names = ", ".join(point.name for point in points[:5])
+        raise UserError(f"--only={pattern} matches no point; they are called {names}{', ...' * (len(points) > 5)}")
+    return found
 
 
-def build_store(arguments: Sequence[str]) -> bool:
-    """Builds what the store lacks, in a process of its own: the builder needs TensorFlow, the sweep does not.
+def make_folder(name: str) -> pathlib.Path:
+    """The sweep's folder, made and written to once. Raises UserError where that cannot be done."""
+    out = pathlib.Path(name)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with open(out / "state.lock", "a", encoding="utf-8"):
+            pass
+    except OSError as error:
+        raise UserError(f"the sweep's folder {out} cannot be written: {error.strerror} (Sweep.out_dir)") from error
+    return out
 
-    False where some tasks failed: they are named above, recorded in the store, and the sweep goes on without them.
+
+def build_stores(stores: Mapping[str, Sequence[str]], wanted: Mapping[str, Need]) -> tuple[dict[str, str], bool]:
+    """Builds what the stores lack; ({point: why it cannot run}, whether every task of every store was built).
+
+    Each in a process of its own: the builder needs TensorFlow, the sweep does not. Tasks that fail are named by it and
+    recorded in the store, and the sweep goes on without them; a store that is not built stops its own points alone.
     """
-    code = subprocess.run([sys.executable, "-m", "flanx", *arguments], check=False).returncode
-    if code not in (0, 1):
-        raise UserError(f"the store was not built (exit status {code}); the lines above say why")
-    return code == 0
+    failed: dict[str, str] = {}
+    complete = True
+    for place, arguments in stores.items():
+        code = subprocess.run([sys.executable, "-m", "flanx", *arguments], check=False).returncode
+        complete &= code == 0
+        if code not in (0, 1):
+            failed[place] = f"its store {place} was not built (exit status {code}); the lines above say why"
+    if failed and len(failed) == len(stores) and all(need.train_steps for need in wanted.values()):
+        raise UserError(f"no store was built: {next(iter(failed.values()))}")
+    reasons = {name: failed[n.store_dir] for name, n in wanted.items() if n.train_steps and n.store_dir in failed}
+    return reasons, complete
 
 
-def watch(points: Sequence[Point], jobs: int, search_paths: str) -> list[Status]:
+def show_plan(
+    points: Sequence[Point],
+    wanted: Mapping[str, Need],
+    stores: Mapping[str, Sequence[str]],
+    sweep: Sweep,
+    args: argparse.Namespace,
+) -> int:
+    """Prints every command, then the table of what each point costs."""
+    for arguments in stores.values():
+        print("flanx", shlex.join(arguments))
+    for point in points:
+        print("flanx", shlex.join(point.arguments(args.gin_search_paths)))
+    try:
+        parents = need.parents(sweep, points, wanted)
+    except UserError as error:
+        parents = {}
+        print(f"note: not ready to run: {error}")
+    cost.show(points, wanted, parents, args.gin_search_paths, args.topology)
+    return 0
+
+
+def watch(
+    sweep: Sweep,
+    points: Sequence[Point],
+    jobs: int,
+    search_paths: str,
+    how: Launcher,
+    parents: Mapping[str, Parent],
+    blocked: Mapping[str, str],
+) -> list[Status]:
     """Runs the points under a live table; off a terminal a line per change."""
     console = Console(highlight=False)
+
+    def settled(status: Status) -> None:
+        if sweep.choose_by:
+            results.write_choices(sweep)  # those that start from a chosen checkpoint wait for it
+
+    def go(show) -> list[Status]:
+        return drive(points, jobs, search_paths, show, how, parents, blocked, settled)
+
     if console.is_terminal:
         with Live(console=console, refresh_per_second=2) as live:
-            return drive(points, jobs, search_paths, lambda statuses: live.update(state_table(statuses)))
-    seen: dict[str, str] = {}
+            return go(lambda statuses: live.update(state_table(statuses)))
+    seen: dict[str, tuple[str, str]] = {}
 
     def say(statuses: list[Status]) -> None:
         for status in statuses:
-            line = f"{status.point.name}: {describe(status)}"
-            key = status.state
-            if seen.get(status.point.name) != key and status.state in (RUNNING, DONE, FAILED):
+            key = (status.state, status.reason)
+            if seen.get(status.point.name) != key and (status.state in (RUNNING, RETRYING, DONE, FAILED)):
                 seen[status.point.name] = key
                 done = sum(s.state in (DONE, FAILED) for s in statuses)
-                console.print(f"[{done}/{len(statuses)}] {line}", markup=False, soft_wrap=True)
+                line = f"[{done}/{len(statuses)}] {status.point.name}: {describe(status)}"
+                console.print(line, markup=False, soft_wrap=True)
 
-    return drive(points, jobs, search_paths, say)
+    return go(say)
 
 
 def describe(status: Status) -> str:
     """One phrase on a point."""
     if status.state == DONE:
         return "already done" if status.skipped else f"done in {status.seconds:.0f} s"
-    if status.state == FAILED:
-        return f"failed ({status.reason}); see {log_path(status.point)}"
-    return status.state
+    if status.state in (FAILED, RETRYING):
+        word = "failed" if status.state == FAILED else "to be tried again"
+        log = log_path(status.point)
+        return f"{word} ({status.reason})" + (f"; see {os.path.relpath(log)}" if log.exists() else "")
+    return f"{status.state} ({status.reason})" if status.reason else status.state
 
 
 def state_table(statuses: Sequence[Status]) -> Table:
@@ -119,53 +184,27 @@ def state_table(statuses: Sequence[Status]) -> Table:
     return table
 
 
-def publish(sweep: Sweep, statuses: Sequence[Status], rows: Sequence[Row], out: pathlib.Path) -> None:
-    """Prints the table and writes results.csv, scaling.png, scaling.svg and report.html; their paths come last."""
-    Console(highlight=False).print(score_table(sweep, rows))
-    write_csv(out / "results.csv", sweep, rows)
-    written = [out / "results.csv"]
-    if any(row.score is not None for row in rows):
-        plot.draw(sweep, rows, sizes(sweep, statuses), out / "scaling.png")
-        page.write_page(out / "report.html", sweep, rows, out / "scaling.png", facts(sweep, statuses))
-        written += [out / "scaling.png", out / "report.html"]
+def publish(sweep: Sweep, statuses: Sequence[Status]) -> None:
+    """Prints the scores and writes the report; the paths of its files come last."""
+    state = State(sweep.out_dir)
+    Console(highlight=False).print(score_table(sweep, results.collect(sweep, state.told(sweep.points()))))
+    written = report.publish(sweep, state)
     for status in statuses:
         if status.state == FAILED:
             print(f"{status.point.name}: {describe(status)}", file=sys.stderr)
     for path in written:
-        print(path)
+        if path.suffix != ".svg":
+            print(path)
 
 
-def score_table(sweep: Sweep, rows: Sequence[Row]) -> Table:
-    """One line per point and suite."""
-    table = Table(*sweep.axes, "suite", "score", "95% interval", "items", "state", title=sweep.title)
-    for row in rows:
-        has = row.score is not None
-        score = f"{row.score:.1f}{'*' if row.flagged else ''}" if has else "-"
-        interval = f"{row.low:.1f} to {row.high:.1f}" if has else ""
-        table.add_row(*row.labels.values(), row.suite, score, interval, f"{row.n:,}" if has else "", row.state)
+def score_table(sweep: Sweep, outcomes: Sequence[Outcome]) -> Table:
+    """One line per point, checkpoint and suite."""
+    table = Table(*sweep.axes, "checkpoint", "suite", "score", "95% interval", "items", title=sweep.title)
+    for outcome in outcomes:
+        labels = [*outcome.point.labels.values(), outcome.checkpoint]
+        if not outcome.suites:
+            table.add_row(*labels, f"no score ({outcome.absence})", "", "", "")
+        for name, entry in outcome.suites.items():
+            score = f"{entry['score']:.1f}{'!' if entry['flagged'] else ''}"
+            table.add_row(*labels, name, score, f"{entry['low']:.1f} to {entry['high']:.1f}", f"{entry['n']:,}")
     return table
-
-
-def sizes(sweep: Sweep, statuses: Sequence[Status]) -> dict[str, int]:
-    """Parameters per label of the first axis, as the runs wrote them down."""
-    first = next(iter(sweep.axes))
-    found = {}
-    for status in statuses:
-        path = status.point.folder / "run.json"
-        if path.exists():
-            found[status.point.labels[first]] = json.loads(path.read_text(encoding="utf-8"))["num_params"]
-    return found
-
-
-def facts(sweep: Sweep, statuses: Sequence[Status]) -> dict[str, str]:
-    """Date, versions and machine class, for the page."""
-    versions = ", ".join(
-        f"{name} {importlib.metadata.version(name)}" for name in ("flanx", "jax", "flax", "optax", "numpy")
-    )
-    return {
-        "date": datetime.date.today().isoformat(),
-        "versions": f"Python {platform.python_version()}, {versions}",
-        "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores",
-        "points": f"{sum(s.state == DONE for s in statuses)} of {len(statuses)} done",
-        "config": "sweep.gin beside this page; config.gin and operative_config.gin in every run's folder",
-    }

@@ -2,19 +2,28 @@
 
 import contextlib
 import dataclasses
-import fcntl
-import json
 import os
 import pathlib
+import platform
+import shlex
+import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from flanx.errors import Preempted, UserError
+from flanx.sweep import need
 from flanx.sweep.grid import Point
+from flanx.sweep.need import Parent
+from flanx.sweep.state import DONE, ELSEWHERE, FAILED, RETRYING, RUNNING, WAITING, State, hold, is_done
 
 PROGRAM = (sys.executable, "-m", "flanx")
-WAITING, RUNNING, DONE, FAILED, ELSEWHERE = "waiting", "running", "done", "failed", "run by another driver"
+BAD_INPUT, PREEMPTED = 2, 75  # exit statuses of a run; 126 and 127 are a shell's for a program that cannot be run
+HOPELESS = (BAD_INPUT, 126, 127)
+LONGEST = 600.0  # seconds between two attempts, at most
+MACHINE = f"{platform.machine()}, {os.cpu_count()} CPU cores"
 
 
 @dataclasses.dataclass
@@ -26,6 +35,194 @@ class Status:
     skipped: bool = False  # it was done before this driver started
     seconds: float = 0.0
     reason: str = ""
+    attempts: int = 0
+    until: float = 0.0  # the time before which it is not tried again
+
+
+@dataclasses.dataclass(frozen=True)
+class Launcher:
+    """The program that a point's arguments are handed to, and how often a crashed one is tried.
+
+    Attributes:
+      program: its words; "{name}" and "{job}" in them stand for the point, a word "{arguments}" for its arguments,
+        which otherwise come last. It waits for the run, and its exit status is the run's.
+      outlives: the run is somewhere else and goes on when the driver ends; the program is left waiting for it.
+      retries: attempts after the first; wait: seconds before the first of them, doubled for each further one.
+    """
+
+    program: Sequence[str] = PROGRAM
+    outlives: bool = False
+    retries: int = 2
+    wait: float = 10.0
+
+    def command(self, point: Point, arguments: Sequence[str]) -> list[str]:
+        """The words of a point's process."""
+        words = [w.replace("{name}", point.name).replace("{job}", point.job) for w in self.program]
+        if "{arguments}" not in words:
+            return [*words, *arguments]
+        at = words.index("{arguments}")
+        return [*words[:at], *arguments, *words[at + 1 :]]
+
+    def pause(self, attempts: int) -> float:
+        """Seconds before another attempt."""
+        return min(self.wait * 2.0 ** (attempts - 1), LONGEST)
+
+
+def launcher(text: str, retries: int, wait: float) -> Launcher:
+    """The launcher of a command line such as "sbatch --wait launch/slurm.sbatch"; "" for this machine."""
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise UserError(f"--launcher={text}: {error}") from error
+    if retries < 0 or wait < 0:
+        raise UserError(f"--retries={retries} --retry_wait={wait}: 0 or more")
+    return Launcher(words, True, retries, wait) if words else Launcher(retries=retries, wait=wait)
+
+
+Running = dict[int, tuple[subprocess.Popen, contextlib.ExitStack, float]]
+
+
+@dataclasses.dataclass
+class Drive:
+    """One driver's work. See `drive`."""
+
+    state: State
+    statuses: list[Status]
+    search_paths: str
+    launcher: Launcher
+    parents: Mapping[str, Parent]
+    settled: Callable[[Status], None]
+
+    def __post_init__(self) -> None:
+        self.began = time.time()
+        self.running: Running = {}
+        self.by_name = {status.point.name: status for status in self.statuses}
+
+    def look(self, jobs: int) -> None:
+        """Starts what can be started and settles what has ended."""
+        for index, status in enumerate(self.statuses):
+            if status.state in (WAITING, ELSEWHERE, RETRYING) and self._may_start(status) and len(self.running) < jobs:
+                self._start(index, status)
+        for index in [i for i, (process, _, _) in self.running.items() if process.poll() is not None]:
+            process, lock, began = self.running.pop(index)
+            self._settle(self.statuses[index], process.returncode, time.monotonic() - began)
+            lock.close()
+
+    def _may_start(self, status: Status) -> bool:
+        """Whether nothing is in the way; a failed parent fails the point."""
+        if time.time() < status.until:
+            return False
+        parent = self.parents.get(status.point.name)
+        if parent is None:
+            return True
+        if parent.point in self.by_name:
+            above = self.by_name[parent.point]
+            status.reason = f"waits for {above.point.name}" if above.state not in (DONE, FAILED) else ""
+            if above.state == FAILED:
+                self._fail(status, f"its parent {above.point.name} failed: {above.reason}")
+            return above.state == DONE
+        found = need.wait_for(parent)
+        status.reason = f"waits for {parent.folder.name} of {parent.sweep}" if found == "" else ""
+        if found:
+            self._fail(status, found)
+        return found is None
+
+    def _fail(self, status: Status, reason: str) -> None:
+        status.state, status.reason = FAILED, reason
+        self.state.write(status.point.name, state=FAILED, reason=reason)
+
+    def _start(self, index: int, status: Status) -> None:
+        point = status.point
+        point.folder.mkdir(parents=True, exist_ok=True)
+        lock = contextlib.ExitStack()
+        held = lock.enter_context(hold(point.folder / "lock"))
+        if held is None:
+            lock.close()
+            status.state = ELSEWHERE
+            return
+        if self._another_settled(status):
+            lock.close()
+            return
+        parent = self.parents.get(point.name)
+        try:
+            path = need.checkpoint(parent) if parent else None
+        except UserError as error:
+            lock.close()
+            self._fail(status, str(error))
+            return
+        command = self.launcher.command(point, point.arguments(self.search_paths, path))
+        status.state, status.reason = RUNNING, ""
+        where = "handed to a launcher" if self.launcher.outlives else MACHINE
+        self.state.write(point.name, state=RUNNING, reason="", attempts=status.attempts, machine=where)
+        try:
+            process = self._popen(point, command, held)
+        except OSError as error:
+            lock.close()
+            self._fail(status, f"{command[0]} cannot be run: {error.strerror}")
+            return
+        self.running[index] = (process, lock, time.monotonic())
+
+    def _popen(self, point: Point, command: Sequence[str], held: int) -> subprocess.Popen:
+        with open(log_path(point), "ab") as log:
+            return subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={"PYTHONUNBUFFERED": "1", **compilation_cache(point.folder.parent.parent), **os.environ},
+                pass_fds=[held],  # a run that outlives its driver keeps the lock
+                start_new_session=self.launcher.outlives,
+            )
+
+    def _another_settled(self, status: Status) -> bool:
+        """Whether another driver finished the point, or tried it, between the look and the lock."""
+        if is_done(status.point.folder):
+            status.state, status.skipped = DONE, True
+            return True
+        entry = self.state.read().get(status.point.name, {})
+        if entry.get("at", 0.0) < self.began:
+            return False  # of an earlier driver: its failures are tried again
+        status.attempts = entry.get("attempts", 0)
+        if entry["state"] == FAILED:
+            status.state, status.reason = FAILED, entry.get("reason", "")
+            return True
+        if entry["state"] == RETRYING and time.time() < entry["until"]:
+            status.state, status.until, status.reason = RETRYING, entry["until"], entry["reason"]
+            return True
+        return False
+
+    def _settle(self, status: Status, code: int, seconds: float) -> None:
+        status.seconds += seconds
+        point = status.point
+        if code == 0 and is_done(point.folder):
+            status.state = DONE
+            self.state.write(point.name, state=DONE, reason="", seconds=round(status.seconds, 1))
+            self.settled(status)
+            return
+        lines = log_path(point).read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        killed = f"killed by signal {-code}" if code < 0 else f"exit status {code}"
+        status.reason = f"{killed}: {lines[-1] if lines else 'it printed nothing'}"
+        status.state = RETRYING
+        if code == PREEMPTED:
+            status.until = 0.0
+        else:
+            status.attempts += 1
+            status.until = time.time() + self.launcher.pause(status.attempts)
+            if code in HOPELESS or status.attempts > self.launcher.retries:
+                status.state = FAILED
+        entry = {"reason": status.reason, "attempts": status.attempts, "until": status.until}
+        self.state.write(point.name, state=status.state, **entry)
+
+    def leave(self) -> None:
+        """Asks every run to save and leave; one that is somewhere else goes on, its launcher waiting for it."""
+        if not self.launcher.outlives:
+            for process, _, _ in self.running.values():
+                process.terminate()
+        for index, (process, lock, _) in self.running.items():
+            if not self.launcher.outlives:
+                process.wait()
+                self.state.write(self.statuses[index].point.name, state=WAITING, reason="stopped with its driver")
+            lock.close()
 
 
 def drive(
@@ -33,77 +230,75 @@ def drive(
     jobs: int,
     search_paths: str,
     show: Callable[[list[Status]], None],
-    program: Sequence[str] = PROGRAM,
+    run: Launcher | Sequence[str] = PROGRAM,
+    parents: Mapping[str, Parent] | None = None,
+    blocked: Mapping[str, str] | None = None,
+    settled: Callable[[Status], None] = lambda status: None,
 ) -> list[Status]:
     """Runs every point that is not done, `jobs` at a time, and returns what became of each.
 
-    `program` takes the arguments of a point: flanx itself, or a launcher that hands them to another machine and waits.
-    A point is locked while a driver works on it, so that two drivers on one folder share the work and never run a
-    point twice. `show` is called whenever a state changes and once a second.
+    A point is locked while a driver works on it, so that any number of drivers on one folder share the work and never
+    run a point twice. It starts when its parent is done, and fails when its parent fails. A run that crashes is tried
+    again, after a longer wait each time; bad input is not; a preempted one goes on at once.
+
+    Args:
+      run: what takes the arguments of a point.
+      parents: the parents of the points that have one, see `flanx.sweep.need`.
+      blocked: points that cannot run, and why.
+      show: called with all statuses whenever one changes and once a second.
+      settled: called with the status of every point that this driver has finished.
+
+    Raises:
+      Preempted: after SIGTERM, when every run has saved and left.
     """
-    statuses = [Status(point) for point in points]
-    for status in statuses:
-        if is_done(status.point):
-            status.state, status.skipped = DONE, True
-    running: dict[int, tuple[subprocess.Popen, contextlib.ExitStack, float]] = {}
-    shown, shown_at = None, 0.0
+    if not points:
+        return []
+    how = run if isinstance(run, Launcher) else Launcher(run)
+    state = State(points[0].folder.parent.parent)
+    state.folder.mkdir(parents=True, exist_ok=True)
+    with hold(state.folder / "driver.lock", wait=True, shared=True), _sigterm():
+        work = Drive(state, [Status(point) for point in points], search_paths, how, parents or {}, settled)
+        state.register([point.name for point in points])
+        for status in work.statuses:
+            if is_done(status.point.folder):
+                status.state, status.skipped = DONE, True
+            elif status.point.name in (blocked or {}):
+                work._fail(status, blocked[status.point.name])
+        shown, shown_at = None, 0.0
+        try:
+            while any(s.state not in (DONE, FAILED) for s in work.statuses):
+                work.look(jobs)
+                states = [(status.state, status.reason) for status in work.statuses]
+                if states != shown or time.monotonic() - shown_at > 1.0:
+                    shown, shown_at = states, time.monotonic()
+                    show(work.statuses)
+                time.sleep(0.1)  # the processes' own work takes seconds to days
+        finally:
+            work.leave()
+    show(work.statuses)
+    return work.statuses
+
+
+@contextlib.contextmanager
+def _sigterm() -> Iterator[None]:
+    """Turns SIGTERM into Preempted, so that the runs are told; in the main thread only, as signals demand."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        raise Preempted("stopped; the same command goes on")
+
+    previous = signal.signal(signal.SIGTERM, stop)
     try:
-        while any(s.state in (WAITING, ELSEWHERE) for s in statuses) or running:
-            for index, status in enumerate(statuses):
-                if status.state in (WAITING, ELSEWHERE) and len(running) < jobs:
-                    _start(index, status, running, [*program, *status.point.arguments(search_paths)])
-            for index in [i for i, (process, _, _) in running.items() if process.poll() is not None]:
-                process, lock, began = running.pop(index)
-                lock.close()
-                _settle(statuses[index], process.returncode, time.monotonic() - began)
-            states = [status.state for status in statuses]
-            if states != shown or time.monotonic() - shown_at > 1.0:
-                shown, shown_at = states, time.monotonic()
-                show(statuses)
-            time.sleep(0.1)  # the processes' own work takes seconds to days
+        yield
     finally:
-        for process, lock, _ in running.values():
-            process.terminate()  # a run saves on SIGTERM and goes on when the sweep does
-            process.wait()
-            lock.close()
-    show(statuses)
-    return statuses
-
-
-def is_done(point: Point) -> bool:
-    """Whether the run of `point` wrote its last file."""
-    return (point.folder / "done.json").exists()
+        signal.signal(signal.SIGTERM, previous)
 
 
 def log_path(point: Point) -> pathlib.Path:
     """What the run of `point` printed."""
     return point.folder / "log.txt"
-
-
-def _start(index: int, status: Status, running: dict, command: Sequence[str]) -> None:
-    point = status.point
-    point.folder.mkdir(parents=True, exist_ok=True)
-    lock = contextlib.ExitStack()
-    held = lock.enter_context(_hold(point.folder / "lock"))
-    if held is None:
-        lock.close()
-        status.state = ELSEWHERE
-        return
-    if is_done(point):  # another driver finished it between the look and the lock
-        lock.close()
-        status.state, status.skipped = DONE, True
-        return
-    status.state = RUNNING
-    with open(log_path(point), "ab") as log:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env={"PYTHONUNBUFFERED": "1", **compilation_cache(point.folder.parent.parent), **os.environ},
-            pass_fds=[held],  # a run that outlives its driver keeps the lock
-        )
-    running[index] = (process, lock, time.monotonic())
 
 
 def compilation_cache(out_dir: pathlib.Path) -> dict[str, str]:
@@ -113,31 +308,3 @@ def compilation_cache(out_dir: pathlib.Path) -> dict[str, str]:
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
-
-
-def _settle(status: Status, code: int, seconds: float) -> None:
-    status.seconds = seconds
-    if code == 0 and is_done(status.point):
-        status.state = DONE
-        return
-    status.state = FAILED
-    lines = log_path(status.point).read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    killed = f"killed by signal {-code}" if code < 0 else f"exit status {code}"
-    status.reason = f"{killed}: {lines[-1] if lines else 'it printed nothing'}"
-
-
-@contextlib.contextmanager
-def _hold(path: pathlib.Path) -> Iterator[int | None]:
-    """Holds the lock file `path`: its descriptor, or None where another process holds it.
-
-    The kernel lets go of it when the last process that has the descriptor, driver or run, is gone.
-    """
-    with open(path, "w", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield None
-            return
-        json.dump({"pid": os.getpid()}, file)
-        file.flush()
-        yield file.fileno()

@@ -12,8 +12,7 @@ from flanx.errors import UserError
 # what an axis sets at one of its values: gin files (ending in .gin), bindings ("NAME=VALUE"), and bindings as mappings
 # {NAME: value}, whose values may be macros of the sweep's own file
 Setting = Sequence[str | Mapping[str, Any]]
-# of a sweep's bindings, those that its store is built with
-STORE_MACROS = ("STORE_DIR", "DATA_DIR", "VOCABULARY", "MIXTURE_OR_TASK_NAME")
+GIN, RUNS = "sweep.gin", "runs"  # in a sweep's folder: what the sweep was, and its runs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,15 +20,21 @@ class Sweep:
     """A grid of runs.
 
     Attributes:
-      out_dir: where the sweep lives: runs/<point>/, store/, results.csv, scaling.png, report.html.
+      out_dir: where the sweep lives: runs/<point>/, state.json, results.csv, report.md, report.html, figures/.
       gin_files: gin files of every point.
-      axes: axis -> {label: setting}. The first axis is the model size, the second the number of tasks (the report draws
-        them so); any further axis, such as the seed, is averaged over.
+      axes: axis -> {label: setting}.
       bindings: macros bound for every point, {"TRAIN_STEPS": 500}.
-      store: gin files of `flanx store build` for the store that the points read, bound with STORE_MACROS of `bindings`;
-        none where the store exists already.
-      title: what the figures are called.
-      suites: the suites whose mean is drawn; None for all. The table and results.csv hold every suite.
+      store: gin files of `flanx store build` for the stores that the points read, one for each of their STORE_DIRs;
+        none where the stores exist already.
+      title, note: what the report is called, and what its reader should know first.
+      scores: the scores of the figures, {name: terms}, see `flanx.sweep.term`; {} for every suite by itself. The table
+        and results.csv hold every suite in any case.
+      figures: {name: table}, see `flanx.sweep.figure.Figure`; {} for the scores against each of the first two axes.
+      average_over: axes over which figures take the mean, with an interval over them.
+      published: {labels of a cell, joined by "_": "TABLE:MODEL" of published.csv}, drawn in grey where the name of a
+        score is a benchmark there.
+      choose_by: terms of the score that chooses the checkpoint among a run's evaluations; () for the last one.
+      choose_per: axes whose labels points with a common step share; None: each point has its own step.
     """
 
     out_dir: str
@@ -38,14 +43,13 @@ class Sweep:
     bindings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     store: Sequence[str] = ()
     title: str = "held-out score"
-    suites: Sequence[str] | None = None
-
-    def store_arguments(self, search_paths: str = "") -> list[str]:
-        """The command line after `flanx` that builds the store; empty where the sweep builds none."""
-        if not self.store:
-            return []
-        bindings = [f"{macro}={self.bindings[macro]!r}" for macro in STORE_MACROS if macro in self.bindings]
-        return ["store", "build", *_flags(self.store, bindings, search_paths)]
+    note: str = ""
+    scores: Mapping[str, str | Sequence[str]] = dataclasses.field(default_factory=dict)
+    figures: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    average_over: Sequence[str] = ("seed",)
+    published: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    choose_by: Sequence[str] = ()
+    choose_per: Sequence[str] | None = None
 
     def points(self) -> list["Point"]:
         """Every point of the grid, the last axis running fastest. Raises UserError for an empty or ambiguous grid."""
@@ -67,11 +71,11 @@ class Sweep:
         if wrong:
             raise UserError(f"'{wrong[0]}' in Sweep.axes is neither a gin file (.gin) nor a binding (NAME=VALUE)")
         name = re.sub(r"[^A-Za-z0-9.=+-]+", "_", "_".join(labels.values()))
-        fixed = [f"{macro}={value!r}" for macro, value in self.bindings.items()]
+        fixed = _texts(self.bindings)
         return Point(
             name=name,
             labels=labels,
-            folder=pathlib.Path(self.out_dir) / "runs" / name,
+            folder=pathlib.Path(self.out_dir) / RUNS / name,
             gin_files=[*self.gin_files, *(i for i in items if i.endswith(".gin"))],
             bindings=[*fixed, *(i for i in items if not i.endswith(".gin"))],
         )
@@ -87,9 +91,20 @@ class Point:
     gin_files: list[str]
     bindings: list[str]
 
-    def arguments(self, search_paths: str = "") -> list[str]:
-        """The command line after `flanx`."""
-        return ["train", *_flags(self.gin_files, [*self.bindings, f"MODEL_DIR={str(self.folder)!r}"], search_paths)]
+    def arguments(self, search_paths: str = "", parent: str | None = None) -> list[str]:
+        """The command line after `flanx`; `parent` takes the place of the point's own INITIAL_CHECKPOINT_PATH."""
+        last = {"MODEL_DIR": str(self.folder)} | ({"INITIAL_CHECKPOINT_PATH": parent} if parent else {})
+        return ["train", *_flags(self.gin_files, [*self.bindings, *_texts(last)], search_paths)]
+
+    @property
+    def job(self) -> str:
+        """Its name as cluster managers want names: small letters, digits and hyphens, 50 at most."""
+        return re.sub(r"[^a-z0-9]+", "-", f"flanx-{self.name}".lower())[:50].strip("-")
+
+
+def flags(gin_files: Sequence[str], bindings: Mapping[str, Any], search_paths: str) -> list[str]:
+    """gin files and bindings as the command line gives them."""
+    return _flags(gin_files, _texts(bindings), search_paths)
 
 
 def _texts(item: str | Mapping[str, Any]) -> list[str]:

@@ -1,57 +1,87 @@
-"""The figure of a sweep: score against task count per size, and score against size per task count. Needs matplotlib."""
+"""Draws a figure of a sweep: our cells in colour with their intervals, the published ones in grey. Needs matplotlib."""
 
 import dataclasses
 import math
 import pathlib
+import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from flanx.errors import UserError
+from flanx.sweep import cell
+from flanx.sweep.cell import Cell
+from flanx.sweep.figure import Figure
 from flanx.sweep.grid import Sweep
-from flanx.sweep.results import Row
+from flanx.sweep.results import Outcome
 
 # Okabe and Ito's palette, told apart by colour-blind readers too
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = "osD^vP*"
+MARKERS = "osD^vP*X"
+GREY = "#8a8a8a"
+UNITS = {"k": 1e3, "K": 1e3, "M": 1e6, "B": 1e9}
+ACROSS = 4  # panels in a row
 
 
 @dataclasses.dataclass(frozen=True)
-class Estimate:
-    """A mean score in percent with its 95% interval and the number of rows behind it."""
+class Panel:
+    """One panel: {series: {x label: cell}}, and where each x label stands; log: whether the axis is one of numbers."""
 
-    score: float
-    low: float
-    high: float
-    rows: int
-
-
-def estimate(rows: Sequence[Row]) -> Estimate | None:
-    """The mean of `rows` that have a score; None where none has.
-
-    The interval of a mean of k independent scores: half-width sqrt(sum of squared half-widths) / k on each side.
-    """
-    scored = [row for row in rows if row.score is not None]
-    if not scored:
-        return None
-    count = len(scored)
-    score = sum(row.score for row in scored) / count
-    below = math.sqrt(sum((row.score - row.low) ** 2 for row in scored)) / count
-    above = math.sqrt(sum((row.high - row.score) ** 2 for row in scored)) / count
-    return Estimate(score, score - below, score + above, count)
+    title: str
+    series: Mapping[str, Mapping[str, Cell]]
+    positions: Mapping[str, float]
+    log: bool
 
 
-def panel(rows: Sequence[Row], x_axis: str, series_axis: str | None) -> dict[str, dict[str, Estimate]]:
-    """{series label: {x label: estimate}}; without a series axis the suites are the series."""
-    table: dict[str, dict[str, list[Row]]] = {}
-    for row in rows:
-        series = row.labels[series_axis] if series_axis else row.suite
-        table.setdefault(series, {}).setdefault(row.labels[x_axis], []).append(row)
-    found = {s: {x: estimate(cell) for x, cell in cells.items()} for s, cells in table.items()}
-    kept = {s: {x: e for x, e in cells.items() if e is not None} for s, cells in found.items()}
-    return {s: cells for s, cells in kept.items() if cells}
+def panels(sweep: Sweep, figure: Figure, cells: Mapping[Any, Cell], outcomes: Sequence[Outcome]) -> list[Panel]:
+    """The panels of a figure over the cells of the shown checkpoint."""
+    table: dict[str, dict[str, dict[str, Cell]]] = {}
+    for each in cells.values():
+        inside = all(each.labels[axis] in labels for axis, labels in figure.where.items())
+        if each.checkpoint == cell.shown(sweep) and each.score in figure.scores and inside:
+            panel, series, x = (figure.label(each.labels, each.score, role) for role in ("panels", "series", "x"))
+            table.setdefault(panel, {}).setdefault(series, {})[x] = each
+    known = sizes(outcomes, figure.x)
+    found = []
+    for title, series in table.items():
+        labels = list(dict.fromkeys(x for by_x in series.values() for x in by_x))
+        positions, log = place(labels, known) if figure.kind == "line" else (by_order(labels), False)
+        found.append(Panel(title, series, positions, log))
+    return found
 
 
-def draw(sweep: Sweep, rows: Sequence[Row], sizes: Mapping[str, int], path: pathlib.Path) -> None:
-    """Writes the figure to `path` (.png) and beside it as .svg. `sizes`: parameters per label of the first axis."""
+def sizes(outcomes: Sequence[Outcome], axis: str) -> dict[str, float]:
+    """Parameters by label of an axis, as the runs wrote them down; {} where the axis is not one of models."""
+    found: dict[str, set[int]] = {}
+    for outcome in outcomes:
+        if axis in outcome.point.labels and "num_params" in outcome.run:
+            found.setdefault(outcome.point.labels[axis], set()).add(outcome.run["num_params"])
+    counts = [n for numbers in found.values() for n in numbers]
+    return {label: float(min(n)) for label, n in found.items()} if len(set(counts)) == len(found) == len(counts) else {}
+
+
+def place(labels: Sequence[str], known: Mapping[str, float]) -> tuple[dict[str, float], bool]:
+    """Where each x label stands, and whether on a log axis: its own number, its parameters, else its place in order."""
+    numbers = {label: number(label) for label in labels}
+    if all(value is not None for value in numbers.values()):
+        return numbers, len(labels) > 1
+    if len(labels) > 1 and all(label in known for label in labels):
+        return {label: known[label] for label in labels}, True
+    return by_order(labels), False
+
+
+def number(label: str) -> float | None:
+    """The number that a label is: "1836", "0.03", "80M", "540B"; None for any other text."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([kKMB]?)", label)
+    return float(match[1]) * UNITS.get(match[2], 1.0) if match else None
+
+
+def by_order(labels: Sequence[str]) -> dict[str, float]:
+    """Positions in the order of the labels."""
+    return {label: float(i) for i, label in enumerate(labels)}
+
+
+def draw(figure: Figure, shown: Sequence[Panel], title: str, path: pathlib.Path) -> None:
+    """Writes the figure to `path` (.png) and beside it as .svg."""
     try:
         import matplotlib
     except ImportError as error:
@@ -59,60 +89,124 @@ def draw(sweep: Sweep, rows: Sequence[Row], sizes: Mapping[str, int], path: path
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    rows = [row for row in rows if sweep.suites is None or row.suite in sweep.suites]
-    axes = list(sweep.axes)
-    second = axes[1] if len(axes) > 1 else None
-    views = [(axes[0], second)] if second is None else [(second, axes[0]), (axes[0], second)]
-    figure, panels = pyplot.subplots(1, len(views), figsize=(5.6 * len(views), 4.2), sharey=True, squeeze=False)
-    for place, (x_axis, series_axis) in zip(panels[0], views, strict=True):
-        labels = [str(label) for label in sweep.axes[x_axis]]
-        numbers = positions(labels, sizes if x_axis == axes[0] else {})
-        for index, (series, cells) in enumerate(panel(rows, x_axis, series_axis).items()):
-            xs = [label for label in labels if label in cells]
-            ys = [cells[x] for x in xs]
-            place.errorbar(
-                [numbers[x] for x in xs],
-                [e.score for e in ys],
-                yerr=[[e.score - e.low for e in ys], [e.high - e.score for e in ys]],
-                label=_series_label(series, series_axis, sizes if series_axis == axes[0] else {}),
-                color=COLOURS[index % len(COLOURS)],
-                marker=MARKERS[index % len(MARKERS)],
-                capsize=3,
-                linewidth=1.6,
-                markersize=6,
-            )
-        _dress(place, x_axis, labels, numbers, logarithmic=min(numbers.values()) > 0)
-    panels[0][0].set_ylabel(f"{sweep.title} (%)")
-    figure.tight_layout()
-    for kind in (".png", ".svg"):
-        figure.savefig(path.with_suffix(kind), dpi=160, metadata={"Date": None} if kind == ".svg" else None)
-    pyplot.close(figure)
+    columns = min(len(shown), ACROSS)
+    rows = math.ceil(len(shown) / ACROSS)
+    one = len(shown) == 1
+    size = (7.6, 4.6) if one else (4.3 * columns, 3.9 * rows)
+    with matplotlib.rc_context({"svg.hashsalt": figure.name, "font.size": 10}):
+        canvas, places = pyplot.subplots(rows, columns, figsize=size, squeeze=False, sharey=figure.panels != "score")
+        every = list(dict.fromkeys(s for panel in shown for s in panel.series))
+        for index, spot in enumerate(places.flat):
+            if index >= len(shown):
+                spot.set_visible(False)
+                continue
+            (_lines if figure.kind == "line" else _bars)(spot, shown[index], every)
+            _dress(spot, shown[index], figure, first=index % columns == 0)
+        _legend(canvas, shown, every, figure)
+        canvas.suptitle(title, fontsize=11)
+        canvas.tight_layout(rect=(0, 0.02, 1, 0.99))
+        for kind in (".png", ".svg"):
+            metadata = {"Date": None} if kind == ".svg" else None
+            canvas.savefig(path.with_suffix(kind), dpi=150, metadata=metadata, bbox_inches="tight")
+        pyplot.close(canvas)
 
 
-def positions(labels: Sequence[str], sizes: Mapping[str, int]) -> dict[str, float]:
-    """Where each label stands on the x axis: its size, its own number, else its place in the list."""
-    if all(label in sizes for label in labels):
-        return {label: float(sizes[label]) for label in labels}
-    if all(label.replace(".", "", 1).isdigit() for label in labels):
-        return {label: float(label) for label in labels}
-    return {label: float(place) for place, label in enumerate(labels)}
+def _lines(spot: Any, panel: Panel, every: Sequence[str]) -> None:
+    for series, by_x in panel.series.items():
+        colour, marker = _look(every, series)
+        theirs = [(panel.positions[x], c.published) for x, c in by_x.items() if c.published is not None]
+        if theirs:
+            spot.plot(*zip(*sorted(theirs), strict=True), "--", color=GREY, marker=marker, markersize=4, linewidth=1.1)
+        ours = sorted((panel.positions[x], c) for x, c in by_x.items() if c.mean is not None)
+        _marks(spot, ours, colour, marker)
+        spot.plot([x for x, _ in ours], [c.mean for _, c in ours], color=colour, linewidth=1.6)
+        _absent(spot, [panel.positions[x] for x, c in by_x.items() if c.mean is None], colour)
 
 
-def _series_label(series: str, axis: str | None, sizes: Mapping[str, int]) -> str:
-    if axis is None:
-        return series
-    return f"{series} ({sizes[series]:,} parameters)" if series in sizes else f"{series} {axis}"
+def _bars(spot: Any, panel: Panel, every: Sequence[str]) -> None:
+    width = 0.8 / max(len(every), 1)
+    for series, by_x in panel.series.items():
+        colour, _ = _look(every, series)
+        shift = (every.index(series) - (len(every) - 1) / 2) * width
+        ours = [(panel.positions[x] + shift, c) for x, c in by_x.items() if c.mean is not None]
+        for x, c in ours:
+            face = "white" if c.flagged else colour
+            spot.bar(x, c.mean, width * 0.92, color=face, edgecolor=colour, hatch="//" if c.flagged else None)
+        _marks(spot, ours, "#333333", "")
+        for x, c in by_x.items():
+            if c.published is not None:
+                at = panel.positions[x] + shift
+                spot.plot([at - width * 0.45, at + width * 0.45], [c.published] * 2, color=GREY, linewidth=2.5)
+        _absent(spot, [panel.positions[x] + shift for x, c in by_x.items() if c.mean is None], colour)
+    spot.axhline(0, color="black", linewidth=0.6)
 
 
-def _dress(place, x_axis: str, labels: Sequence[str], numbers: Mapping[str, float], logarithmic: bool) -> None:
-    if logarithmic:
-        place.set_xscale("log")
-    else:
-        place.set_xscale("symlog", linthresh=max(1.0, min((n for n in numbers.values() if n > 0), default=1.0)))
-    place.set_xticks([numbers[label] for label in labels], labels)
-    place.minorticks_off()
-    place.set_xlabel(x_axis)
-    place.set_ylim(bottom=0)
-    place.grid(alpha=0.25)
-    place.spines[["top", "right"]].set_visible(False)
-    place.legend(frameon=False, fontsize=9)
+def _marks(spot: Any, ours: Sequence[tuple[float, Cell]], colour: str, marker: str) -> None:
+    """Points with their intervals; a hollow one is flagged."""
+    for x, c in ours:
+        low, high = c.interval
+        bars = [[max(c.mean - low, 0.0)], [max(high - c.mean, 0.0)]]
+        face = "white" if c.flagged else colour
+        spot.errorbar(x, c.mean, bars, color=colour, marker=marker, mfc=face, capsize=3, markersize=6, linewidth=1.2)
+
+
+def _absent(spot: Any, positions: Sequence[float], colour: str) -> None:
+    """A cross at the foot of the panel for every cell without a score."""
+    if positions:
+        foot = spot.get_xaxis_transform()
+        spot.plot(positions, [0.02] * len(positions), "x", color=colour, transform=foot, clip_on=False)
+
+
+def _look(every: Sequence[str], series: str) -> tuple[str, str]:
+    index = every.index(series)
+    return COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
+
+
+def _dress(spot: Any, panel: Panel, figure: Figure, first: bool) -> None:
+    numbers = panel.positions
+    if panel.log and min(numbers.values()) > 0:
+        spot.set_xscale("log")
+    elif panel.log:
+        spot.set_xscale("symlog", linthresh=min((n for n in numbers.values() if n > 0), default=1.0))
+    long = max((len(label) for label in numbers), default=0) * len(numbers) > 60
+    spot.set_xticks(list(numbers.values()), list(numbers), rotation=30 if long else 0, ha="right" if long else "center")
+    spot.minorticks_off()
+    spot.set_xlabel("" if figure.x == "score" else figure.x)
+    if first:
+        spot.set_ylabel(f"{figure.scores[0]} (%)" if len(figure.scores) == 1 else "score (%)")
+    if panel.title:
+        spot.set_title(panel.title, fontsize=10)
+    values = [
+        v for by_x in panel.series.values() for c in by_x.values() for v in (c.published, *(c.interval or ())) if v
+    ]
+    spot.set_ylim(bottom=None if min(values, default=0.0) < 0 else 0)
+    spot.grid(alpha=0.25)
+    spot.spines[["top", "right"]].set_visible(False)
+
+
+def _legend(canvas: Any, shown: Sequence[Panel], every: Sequence[str], figure: Figure) -> None:
+    """One legend for all panels: the series, and what grey, hollow and crosses mean where they occur."""
+    from matplotlib.lines import Line2D
+
+    def key(label: str, **look: Any) -> Line2D:
+        return Line2D([], [], label=label, **look)
+
+    found = [c for panel in shown for by_x in panel.series.values() for c in by_x.values()]
+    keys, is_line = [], figure.kind == "line"
+    if figure.series:
+        looks = [(series, *_look(every, series)) for series in every]
+        shape = {"linewidth": 1.6} if is_line else {"linestyle": "", "markersize": 9}
+        keys = [
+            key(series, color=colour, marker=marker if is_line else "s", **shape) for series, colour, marker in looks
+        ]
+    if any(c.published is not None for c in found):
+        keys.append(key("published", color=GREY, linestyle="--" if is_line else "-", linewidth=1.4))
+    if any(c.flagged for c in found):
+        keys.append(key("flagged", color="#444444", marker="o", mfc="white", linestyle=""))
+    if any(c.mean is None for c in found):
+        keys.append(key("no score", color="#444444", marker="x", linestyle=""))
+    if keys:
+        foot = {"loc": "upper center", "bbox_to_anchor": (0.5, 0.02)}
+        canvas.legend(
+            handles=keys, ncols=min(len(keys), 6), frameon=False, title=", ".join(figure.series) or None, **foot
+        )

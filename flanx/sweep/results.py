@@ -1,74 +1,157 @@
-"""The results of a sweep: one row per (point, suite), read from the runs' own files."""
+"""The results of a sweep, read from the runs' own files: what each point left, at its last and chosen checkpoint."""
 
 import csv
 import dataclasses
 import io
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flanx.config import write_atomic
-from flanx.evals.suite import MAX_FAILED
-from flanx.sweep.drive import Status
-from flanx.sweep.grid import Sweep
+from flanx.sweep import term
+from flanx.sweep.grid import Point, Sweep
 
-COLUMNS = ("point", "state", "suite", "metric", "score", "low", "high", "n", "extraction_failed", "step", "spec", "run")
+LAST, CHOSEN = "last", "chosen"
+SCORES = ("metric", "score", "low", "high", "n", "extraction_failed", "flagged", "spec")
+COLUMNS = (
+    *("point", "state", "checkpoint", "step", "suite", *SCORES),
+    *("store", "parent", "run", "config", "scores", "generations"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
-    """The score of one point on one suite, in percent; score None where the point has none."""
+class Outcome:
+    """What a point left at one checkpoint.
 
-    labels: dict[str, str]
-    point: str
+    Attributes:
+      state, reason: of the point, as the sweep's state has it.
+      checkpoint: "last", or "chosen": the step that did best by the sweep's `choose_by`.
+      suites: of scores.json; empty where there is none.
+      scores: the path of scores.json.
+      run: the run's own record, run.json.
+    """
+
+    point: Point
     state: str
-    suite: str
-    metric: str = ""
-    score: float | None = None
-    low: float | None = None
-    high: float | None = None
-    n: int = 0
-    extraction_failed: float = 0.0
-    step: int | None = None
-    spec: str = ""
-    run: str = ""
+    reason: str
+    checkpoint: str
+    step: int | None
+    suites: Mapping[str, Any]
+    scores: pathlib.Path | None
+    run: Mapping[str, Any]
 
     @property
-    def flagged(self) -> bool:
-        """Whether too many answers could not be extracted for the score to stand bare."""
-        return self.extraction_failed > MAX_FAILED
+    def absence(self) -> str:
+        """Why there is no score at all: the state, then the reason."""
+        if self.state == "done":
+            return "no evaluation" if self.checkpoint == LAST else "no checkpoint chosen"
+        return f"{self.state}: {self.reason}" if self.reason else self.state
+
+    @property
+    def store(self) -> str:
+        """The hash of the store that the run read; "none" for one that read no data."""
+        data = self.run.get("data") or {}
+        return data.get("store", {}).get("hash", "none")
+
+    def links(self) -> dict[str, pathlib.Path]:
+        """The files behind its numbers."""
+        folder = self.point.folder
+        found = {"run": folder, "config": folder / "config.gin"}
+        if self.scores:
+            found |= {"scores": self.scores, "generations": self.scores.parent / "generations"}
+        return found
 
 
-def collect(sweep: Sweep, statuses: Sequence[Status]) -> list[Row]:
-    """Every row of the sweep, in the order of its points; a point without scores has one row that says so."""
-    rows = []
-    for status in statuses:
-        point = status.point
-        found = read_scores(point.folder)
-        common = {"labels": point.labels, "point": point.name, "state": status.state, "run": str(point.folder)}
-        if not found:
-            rows.append(Row(**common, suite="-"))
-        for name, scores in found.get("suites", {}).items():
-            picked = {key: scores[key] for key in ("metric", "score", "low", "high", "n", "extraction_failed", "spec")}
-            rows.append(Row(**common, suite=name, step=found["step"], **picked))
-    return rows
+def evaluations(folder: pathlib.Path) -> dict[int, pathlib.Path]:
+    """The evaluations of a run, by step: {step: scores.json}."""
+    found = {int(p.parent.name.removeprefix("step_")): p for p in (folder / "evals").glob("step_*/scores.json")}
+    return dict(sorted(found.items()))
 
 
-def read_scores(folder: pathlib.Path) -> dict[str, Any]:
-    """The scores of a run's newest evaluation, or {} where there is none."""
-    found = sorted(
-        (folder / "evals").glob("step_*/scores.json"), key=lambda p: int(p.parent.name.removeprefix("step_"))
-    )
-    return json.loads(found[-1].read_text(encoding="utf-8")) if found else {}
+def read(path: pathlib.Path) -> dict[str, Any]:
+    """A JSON file, or {} where there is none."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
-def write_csv(path: pathlib.Path, sweep: Sweep, rows: Sequence[Row]) -> None:
-    """results.csv: the axes, then COLUMNS; an absent score is an empty cell beside a state that says why."""
+def collect(sweep: Sweep, states: Mapping[str, tuple[str, str]]) -> list[Outcome]:
+    """What every point left, in the order of the points; `states` has (state, reason) of each by name.
+
+    A sweep that chooses has two outcomes for each point: of its last evaluation and of the chosen one.
+    """
+    points = sweep.points()
+    chosen = choices(sweep, points) if sweep.choose_by else {}
+    found = []
+    for point in points:
+        steps = evaluations(point.folder)
+        wanted = [(LAST, max(steps, default=None))]
+        wanted += [(CHOSEN, chosen.get(point.name))] if sweep.choose_by else []
+        for checkpoint, step in wanted:
+            path = steps.get(step) if step is not None else None
+            suites = read(path).get("suites", {}) if path else {}
+            run = read(point.folder / "run.json")
+            found.append(Outcome(point, *states[point.name], checkpoint, step, suites, path, run))
+    return found
+
+
+def choices(sweep: Sweep, points: Sequence[Point]) -> dict[str, int]:
+    """The step that did best by `choose_by`, for each point that has one: {point: step}; of equals the first.
+
+    Points that share their labels on the axes `choose_per` share one step, the best of their mean over the steps that
+    all of them have; where it is None, each point has its own. A parent that was evaluated as it is has no choice.
+    """
+    groups: dict[tuple[str, ...], dict[str, dict[int, float]]] = {}
+    for point in points:
+        per = list(sweep.axes) if sweep.choose_per is None else sweep.choose_per
+        key = tuple(point.labels[axis] for axis in per)
+        told = {
+            step: term.value(sweep.choose_by, read(p).get("suites", {}))
+            for step, p in evaluations(point.folder).items()
+        }
+        curve = {step: found.score for step, found in told.items() if isinstance(found, term.Value)}
+        if list(curve) == [0]:
+            key = (*key, point.name)
+        if curve:
+            groups.setdefault(key, {})[point.name] = curve
+    chosen = {}
+    for curves in groups.values():
+        shared = set.intersection(*(set(curve) for curve in curves.values()))
+        if shared:
+            best = max(sorted(shared), key=lambda step: sum(curve[step] for curve in curves.values()))
+            chosen |= dict.fromkeys(curves, best)
+    return chosen
+
+
+def table(sweep: Sweep, outcomes: Sequence[Outcome]) -> str:
+    """results.csv: the axes, then COLUMNS, a line for each point, checkpoint and suite.
+
+    A point without scores has one line, whose state says why; paths are relative to the sweep's folder.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*sweep.axes, *COLUMNS])
-    for row in rows:
-        values = [getattr(row, column) for column in COLUMNS]
-        writer.writerow([*row.labels.values(), *("" if value is None else value for value in values)])
-    write_atomic(path, text.getvalue())
+    base = pathlib.Path(sweep.out_dir)
+    for outcome in outcomes:
+        links = {name: path.relative_to(base).as_posix() for name, path in outcome.links().items()}
+        common = {
+            "point": outcome.point.name,
+            "state": outcome.state,
+            "checkpoint": outcome.checkpoint,
+            "step": "" if outcome.step is None else outcome.step,
+            "store": outcome.store,
+            "parent": outcome.run.get("initial_checkpoint_fingerprint") or "none",
+        }
+        for name, entry in (outcome.suites or {"-": {}}).items():
+            row = common | links | {"suite": name} | {key: entry[key] for key in SCORES if key in entry}
+            writer.writerow([*outcome.point.labels.values(), *(row.get(column, "") for column in COLUMNS)])
+    return text.getvalue()
+
+
+def write_choices(sweep: Sweep) -> None:
+    """Writes runs/<point>/chosen.json, {"step", "by"}, for every point whose step is chosen."""
+    points = sweep.points()
+    for name, step in choices(sweep, points).items():
+        folder = next(point.folder for point in points if point.name == name)
+        record = {"step": step, "by": list(sweep.choose_by)}
+        if read(folder / "chosen.json") != record:
+            write_atomic(folder / "chosen.json", json.dumps(record) + "\n")
