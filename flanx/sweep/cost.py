@@ -42,7 +42,7 @@ def show(
         if not planned.train_steps:
             table.add_row(*row, "0", "evaluation alone", "", "", "")
             continue
-        key = repr((planned.model, planned.batch_size, planned.lengths, planned.num_microbatches))
+        key = repr((planned.model, planned.batch_size, planned.lengths, planned.trainer.num_microbatches))
         if key not in known:
             known[key] = step_time(planned, slice_)
         seconds, layout = known[key]

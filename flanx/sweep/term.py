@@ -16,7 +16,7 @@ from typing import Any
 from flanx.errors import UserError
 from flanx.evals import metrics, suite
 
-TERM = re.compile(r"(normalized )?([a-z0-9_]+(?:\[[^\]]*\])?(?:\+sc\d*)?)(?::(\w+))?")
+TERM = re.compile(r"(normalized )?([a-z0-9_]+(?:\[[^\]]*\])?(?:\+\w+)?)(?::(\w+))?")
 AVERAGE = "normalized_average"
 
 
