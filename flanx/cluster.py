@@ -132,6 +132,24 @@ def is_first() -> bool:
     return _joined is None or _joined.place.process == 0
 
 
+def meet(place: str) -> None:
+    """Waits until every process of the run has come to `place`; all must come to the same places in the same order."""
+    if _joined is not None:
+        from jax.experimental import multihost_utils  # not at the top: it takes a device
+
+        multihost_utils.sync_global_devices(place)
+
+
+@contextlib.contextmanager
+def first_alone(place: str) -> Iterator[None]:
+    """A block on shared files that the first process is through with before the others begin it."""
+    if not is_first():
+        meet(place)
+    yield
+    if is_first():
+        meet(place)
+
+
 def stops(asked: bool, step: int) -> bool:
     """Whether the run stops after `step`: at once for a single process, at one common step for several."""
     if _joined is None:

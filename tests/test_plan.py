@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from collections.abc import Callable
 
 import jax
 import pytest
@@ -31,6 +32,7 @@ def traced() -> estimate.Trace:
 def test_topologies(text: str, chips: int) -> None:
     assert chip.parse(text).chips == chips
     assert chip.parse(text).name == text
+    assert chip.parse(text.replace("2x ", "2x")).name == text
 
 
 @pytest.mark.parametrize(
@@ -40,6 +42,7 @@ def test_topologies(text: str, chips: int) -> None:
         ("v5e:4x4x4", r"v5e has 2 axes; nearest slices: v5e:8x8"),
         ("v5f:2x2", r"no chip 'v5f'; did you mean 'v5p'\?"),
         ("v4", r"write FAMILY:SHAPE"),
+        ("0x v5e:2x2", r"write FAMILY:SHAPE"),
         ("h100:2x2", r"GPUs are counted"),
         ("v4:64x64x64", r"no slice v4:64x64x64: nearest are v4:16x16x16"),
     ],
@@ -165,10 +168,49 @@ def test_a_recipe_that_fits_nowhere_and_a_batch_that_divides_over_nothing(traced
     odd = dataclasses.replace(RECIPE, batch_size=7)
     with pytest.raises(UserError, match=r"a batch of 7 rows .* divides over no layout of v5e:16x16"):
         choose.ranked(odd, traced, chip.parse("v5e:16x16"))
+    uneven = dataclasses.replace(RECIPE, trainer=dataclasses.replace(TRAINER, num_microbatches=5))
+    with pytest.raises(UserError, match=r"a batch of 32 rows does not divide into 5 microbatches"):
+        choose.ranked(uneven, traced, chip.parse("v5e:2x2"))
     tiny_chip = dataclasses.replace(chip.CHIPS["v5e"], hbm_bytes=1e6)
     plans = choose.ranked(RECIPE, traced, chip.Topology(tiny_chip, (2, 2)))
     assert not plans[0].fits
     assert choose.reason(plans) == "no layout fits; this one comes nearest"
+
+
+REFUSALS = [
+    ("Ran out of memory in memory space hbm. Used 20.50G of 15.75G hbm. Exceeded hbm capacity by 4.75G.", 20.5 * 2**30),
+    ("the total memory required for HLO temporaries (32.92G) exceeds available HBM (30.75G).", 32.92 * 2**30 + 5e9),
+    ("INTERNAL: something else", None),
+]
+
+
+@pytest.mark.parametrize(("text", "size"), REFUSALS)
+def test_what_a_refused_program_asked_for(text: str, size: float | None) -> None:
+    assert compile.needed(text, 5e9) == size
+
+
+def test_a_layout_that_does_not_fit_leads_to_the_next_smaller_one(traced: estimate.Trace) -> None:
+    plans = choose.ranked(RECIPE, traced, chip.parse("v5e:2x4"))
+    sizes, asked = {plan.layout: plan.hbm for plan in plans}, []
+
+    def compiler(fits_at: int) -> Callable[[layout.Layout], compile.Answer]:
+        """One that takes the layout of this turn and refuses all others."""
+        asked.clear()
+
+        def ask(wanted: layout.Layout) -> compile.Answer:
+            asked.append(wanted)
+            fits = len(asked) == fits_at
+            needs = 1e9 if fits else 1e12
+            return compile.Answer(fits, needs, 1e8, needs - 1e8, 0.0, [], 1.0, 1e9)
+
+        return ask
+
+    chosen = choose.best(plans, traced, compiler(2), compilations=1)
+    assert asked[0] == plans[0].layout and len(asked) == 2
+    assert sizes[asked[1]] < sizes[asked[0]]
+    assert chosen[0].layout == asked[1] and chosen[0].fits and chosen[0].source == "compiled"
+    assert not choose.best(plans, traced, compiler(99), compilations=1)[0].fits
+    assert 1 < len(asked) <= choose.ATTEMPTS
 
 
 def door(*more: str) -> list[str]:

@@ -126,7 +126,7 @@ class Topology:
 
 def parse(text: str) -> Topology:
     """The topology of "v4:4x4x4", "v5e:16x16" ,"2x v4:8x8x8" (two slices) or "h100:16". Raises UserError."""
-    found = re.fullmatch(r"(?:(\d+)\s*x\s+)?([a-z0-9-]+):(\d+(?:x\d+)*)", text.strip())
+    found = re.fullmatch(r"(?:([1-9]\d*)\s*x\s*)?([a-z][a-z0-9-]*):(\d+(?:x\d+)*)", text.strip())
     if not found:
         raise UserError(
             f"--topology={text}: write FAMILY:SHAPE, as v4:4x4x4, 2x v5e:16x16 (two slices), h100:8, or auto"

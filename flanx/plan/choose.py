@@ -147,6 +147,10 @@ def _bandwidths(topology: Topology, layout: Layout, axes: Sequence[str]) -> tupl
 
 def ranked(recipe: Recipe, traced: estimate.Trace, topology: Topology) -> list[Plan]:
     """Every layout's estimate: those that fit first, the fastest first; then by what they need."""
+    if recipe.batch_size % recipe.trainer.num_microbatches:
+        raise UserError(
+            f"a batch of {recipe.batch_size} rows does not divide into {recipe.trainer.num_microbatches} microbatches"
+        )
     found, refusals = [], []
     for layout in layouts(recipe, topology):
         try:

@@ -47,7 +47,8 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(
             f"no slice of {args.family} holds it: the largest, {first.topology.name}, has "
             f"{first.topology.chip.hbm_bytes / GB:.1f} GB a chip and the recipe needs {first.hbm / GB:.1f}; "
-            "next: --family of a larger chip, remat = 'full', or NUM_MICROBATCHES"
+            f"next: several slices (--topology='2x {first.topology.name}'), another --family, remat = 'full' or "
+            "NUM_MICROBATCHES"
         )
     return 0 if first.fits else 1
 
