@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 import flanx
-from flanx import cluster
+from flanx import cluster, memory
 from flanx.errors import Preempted, UserError, nearest
 
 # doors that are one gin-bound call: door -> (function, macro that names its folder, what it does)
@@ -17,6 +17,7 @@ CALLS = {
     "evaluate": ("flanx.evaluate:evaluate", "OUTPUT_DIR", "score a checkpoint on held-out suites"),
     "infer": ("flanx.infer:infer", "INFER_OUTPUT_DIR", "answer prompts of your own with a checkpoint"),
 }
+COMPUTES = (*CALLS, "sweep")
 # doors with flags of their own: door -> (module with add_arguments(parser) and run(args) -> exit status, what it does)
 DOORS = {
     "sweep": ("flanx.sweep.door", "run a grid of trainings and evaluations, draw its table and figures"),
@@ -76,6 +77,8 @@ def entry() -> None:
     Threads of the checkpoint writer's C++ may still hold a callback; one that wakes while Python takes itself down
     aborts the process (status 134) after all work is done. Everything of ours is closed by then.
     """
+    if sys.argv[1:2] and sys.argv[1] in COMPUTES:
+        memory.keep_freed_memory()
     try:
         try:
             status = main()
