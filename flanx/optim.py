@@ -5,6 +5,7 @@ Adafactor has T5X's semantics, parameter for parameter and state for state: its 
 for unstacked parameters; it knows no stacked layers, whose statistics must not mix.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -40,6 +41,14 @@ class _Leaf(NamedTuple):
     m: jax.Array
 
 
+class _Step(NamedTuple):
+    """What all parameters share in one step: the rate, the share of the second moments that stays, the decay."""
+
+    rate: jax.Array
+    keep: jax.Array
+    decay: Any
+
+
 def _is_stacked(path: tuple[Any, ...]) -> bool:
     """Whether a parameter is a stack of layers on axis 0: it lies under a key `layers`."""
     return any(getattr(key, "key", None) == "layers" for key in path)
@@ -51,6 +60,95 @@ def factored_axes(shape: tuple[int, ...], min_size: int) -> tuple[int, int] | No
         return None
     *_, second, largest = np.argsort(shape, kind="stable")
     return (int(second), int(largest)) if shape[second] >= min_size else None
+
+
+def _mean(x: jax.Array, axis: int) -> jax.Array:
+    """Mean of a matrix [r, c] over one axis; over rows on a CPU as a product, as XLA's own loop takes six times longer.
+
+    At 512 x 32,128 on one core: 50 to 118 ms against 9 (jax 0.10.2).
+    """
+    if axis != 0:
+        return jnp.mean(x, axis=axis)
+
+    def by_product(x: jax.Array) -> jax.Array:
+        ones = jnp.full((1, x.shape[0]), 1.0 / x.shape[0], x.dtype)
+        return jnp.tensordot(ones, x, (1, 0), precision=jax.lax.Precision.HIGHEST)[0]
+
+    return jax.lax.platform_dependent(x, cpu=by_product, default=lambda x: jnp.mean(x, axis=0))
+
+
+def _root_mean_square(x: jax.Array) -> jax.Array:
+    return jnp.sqrt(jnp.mean(jnp.square(x)))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Adafactor:
+    """The options of `adafactor`, and its arithmetic for one parameter."""
+
+    decay_rate: float
+    step_offset: int
+    factored: bool
+    min_dim_size_to_factor: int
+    multiply_by_parameter_scale: bool
+    clipping_threshold: float | None
+    momentum: float | None
+    weight_decay: float | None
+    weight_decay_lr_exponent: float | None
+    epsilon: float
+    min_parameter_scale: float
+
+    def axes(self, shape: tuple[int, ...]) -> tuple[int, int] | None:
+        """The axes of rows and columns of a parameter whose second moments are factored, else None."""
+        return factored_axes(shape, self.min_dim_size_to_factor) if self.factored else None
+
+    def start(self, param: jax.Array) -> _Leaf:
+        """Moments before the first step."""
+        unused = jnp.zeros((1,), jnp.float32)
+        leaf = _Leaf(unused, unused, unused, unused, unused)
+        if axes := self.axes(param.shape):
+            rows, columns = np.delete(param.shape, axes[1]), np.delete(param.shape, axes[0])
+            leaf = leaf._replace(v_row=jnp.zeros(rows, jnp.float32), v_col=jnp.zeros(columns, jnp.float32))
+        else:
+            leaf = leaf._replace(v=jnp.zeros(param.shape, jnp.float32))
+        return leaf if self.momentum is None else leaf._replace(m=jnp.zeros(param.shape, jnp.float32))
+
+    def shared(self, count: jax.Array, rate: jax.Array) -> _Step:
+        """What the step after `count` updates has in common for all parameters."""
+        keep = 1.0 - (count - self.step_offset + 1.0) ** -self.decay_rate
+        decay = self.weight_decay
+        if self.weight_decay_lr_exponent is not None:
+            decay = (1.0 if decay is None else decay) * rate**self.weight_decay_lr_exponent
+        return _Step(rate, keep, decay)
+
+    def precondition(self, leaf: _Leaf, keep: jax.Array) -> _Leaf:
+        """Takes the gradient (`leaf.update`) into the second moments and divides it by their root."""
+        grad = leaf.update
+        square = jnp.square(grad) + self.epsilon
+        if not (axes := self.axes(grad.shape)):
+            v = keep * leaf.v + (1.0 - keep) * square
+            return leaf._replace(update=grad * jax.lax.rsqrt(v), v=v)
+        row, column = axes
+        v_row = keep * leaf.v_row + (1.0 - keep) * _mean(square, column)
+        v_col = keep * leaf.v_col + (1.0 - keep) * _mean(square, row)
+        by_row, by_column = jax.lax.rsqrt(v_row / jnp.mean(v_row)), jax.lax.rsqrt(v_col)
+        update = grad * jnp.expand_dims(by_row, column) * jnp.expand_dims(by_column, row)
+        return leaf._replace(update=update, v_row=v_row, v_col=v_col)
+
+    def advance(self, leaf: _Leaf, param: jax.Array, step: _Step) -> _Leaf:
+        """A parameter's gradient (`leaf.update`) and moments -> what is added to it, and its moments after."""
+        leaf = self.precondition(leaf, step.keep)
+        update, rate = leaf.update, step.rate
+        if self.clipping_threshold is not None:
+            update /= jnp.maximum(1.0, _root_mean_square(update) / self.clipping_threshold)
+        if self.multiply_by_parameter_scale:
+            rate *= jnp.maximum(_root_mean_square(param), self.min_parameter_scale)
+        update *= -rate
+        if self.momentum is not None:
+            update = self.momentum * leaf.m + (1.0 - self.momentum) * update
+            leaf = leaf._replace(m=update)
+        if step.decay is not None:
+            update -= step.decay * param
+        return leaf._replace(update=update)
 
 
 def adafactor(
@@ -83,69 +181,31 @@ def adafactor(
       weight_decay_lr_exponent: multiplies the weight decay (1 if None) by learning_rate^exponent; PaLM has 2.
       global_norm: clips the norm of all gradients together first, or None; PaLM has 1.
     """
-
-    def axes_of(shape: tuple[int, ...]) -> tuple[int, int] | None:
-        return factored_axes(shape, min_dim_size_to_factor) if factored else None
-
-    def init_leaf(param: jax.Array) -> _Leaf:
-        unused = jnp.zeros((1,), jnp.float32)
-        leaf = _Leaf(unused, unused, unused, unused, unused)
-        if axes := axes_of(param.shape):
-            rows, columns = np.delete(param.shape, axes[1]), np.delete(param.shape, axes[0])
-            leaf = leaf._replace(v_row=jnp.zeros(rows, jnp.float32), v_col=jnp.zeros(columns, jnp.float32))
-        else:
-            leaf = leaf._replace(v=jnp.zeros(param.shape, jnp.float32))
-        return leaf if momentum is None else leaf._replace(m=jnp.zeros(param.shape, jnp.float32))
-
-    def update_leaf(
-        grad: jax.Array, v_row: jax.Array, v_col: jax.Array, v: jax.Array, m: jax.Array, param: jax.Array, step: Any
-    ) -> _Leaf:
-        rate, keep, decay = step
-        square = jnp.square(grad) + epsilon
-        if axes := axes_of(param.shape):
-            row, column = axes
-            v_row = keep * v_row + (1.0 - keep) * jnp.mean(square, axis=column)
-            v_col = keep * v_col + (1.0 - keep) * jnp.mean(square, axis=row)
-            by_row = jax.lax.rsqrt(v_row / jnp.mean(v_row))
-            by_column = jax.lax.rsqrt(v_col)
-            update = grad * jnp.expand_dims(by_row, column) * jnp.expand_dims(by_column, row)
-        else:
-            v = keep * v + (1.0 - keep) * square
-            update = grad * jax.lax.rsqrt(v)
-        if clipping_threshold is not None:
-            update /= jnp.maximum(1.0, jnp.sqrt(jnp.mean(jnp.square(update))) / clipping_threshold)
-        if multiply_by_parameter_scale:
-            rate *= jnp.maximum(jnp.sqrt(jnp.mean(jnp.square(param))), min_parameter_scale)
-        update *= -rate
-        if momentum is not None:
-            m = update = momentum * m + (1.0 - momentum) * update
-        if decay is not None:
-            update -= decay * param
-        return _Leaf(update, v_row, v_col, v, m)
+    rule = _Adafactor(
+        decay_rate, step_offset, factored, min_dim_size_to_factor, multiply_by_parameter_scale, clipping_threshold,
+        momentum, weight_decay, weight_decay_lr_exponent, epsilon, min_parameter_scale,
+    )  # fmt: skip
 
     def init(params: Any) -> AdafactorState:
         def one(path: tuple[Any, ...], param: jax.Array) -> _Leaf:
-            return jax.vmap(init_leaf)(param) if _is_stacked(path) else init_leaf(param)
+            return jax.vmap(rule.start)(param) if _is_stacked(path) else rule.start(param)
 
         return AdafactorState(jnp.zeros((), jnp.int32), *_columns(jax.tree_util.tree_map_with_path(one, params))[1:])
 
     def update(grads: Any, state: AdafactorState, params: Any) -> tuple[Any, AdafactorState]:
         rate = jnp.asarray(learning_rate(state.count) if callable(learning_rate) else learning_rate, jnp.float32)
-        keep = 1.0 - (state.count - step_offset + 1.0) ** -decay_rate
-        decay = weight_decay
-        if weight_decay_lr_exponent is not None:
-            decay = (1.0 if weight_decay is None else weight_decay) * rate**weight_decay_lr_exponent
-        step = (rate, keep, decay)
+        step = rule.shared(state.count, rate)
         if global_norm is not None:
             scale = jnp.minimum(1.0, global_norm / optax.tree.norm(grads))
             grads = jax.tree.map(lambda g: g * scale, grads)
 
-        def one(path: tuple[Any, ...], *leaves: jax.Array) -> _Leaf:
-            if _is_stacked(path):
-                return jax.vmap(lambda *each: update_leaf(*each, step))(*leaves)
-            return update_leaf(*leaves, step)
+        def one(path: tuple[Any, ...], param: jax.Array, *moments: jax.Array) -> _Leaf:
+            def each(param: jax.Array, *moments: jax.Array) -> _Leaf:
+                return rule.advance(_Leaf(*moments), param, step)
 
-        trees = (grads, state.v_row, state.v_col, state.v, state.m, params)
+            return (jax.vmap(each) if _is_stacked(path) else each)(param, *moments)
+
+        trees = (params, grads, state.v_row, state.v_col, state.v, state.m)
         updates, *moments = _columns(jax.tree_util.tree_map_with_path(one, *trees))
         return updates, AdafactorState(state.count + 1, *moments)
 
