@@ -130,8 +130,8 @@ def test_every_point_of_a_sweep_resolves(name, capsys):
     yours = ["--gin.DATA_DIR='data'"] if "DATA_DIR" in scan([name]).defined else []
     assert main(["sweep", f"--gin_file={name}", "--dry_run", *yours]) == 0
     printed = capsys.readouterr().out.splitlines()
-    sweep = config.make(Sweep)
-    points = sweep.points()
+    config.parse([name], take_bindings(yours)[1])
+    points = config.make(Sweep).points()
     assert len([line for line in printed if line.startswith("flanx train ")]) == len(points) > 1
     for point in points:
         config.parse(point.gin_files, take_bindings(point.arguments())[1])
@@ -143,7 +143,9 @@ def test_every_point_of_a_sweep_resolves(name, capsys):
 
 
 def test_sweeps_take_other_sizes_from_a_second_file(capsys):
-    assert main(["sweep", "--gin_file=sweeps/table3.gin", "--gin_file=sweeps/t5.gin", "--dry_run"]) == 0
+    files = ["sweeps/table3.gin", "sweeps/t5.gin"]
+    assert main(["sweep", *(f"--gin_file={name}" for name in files), "--dry_run"]) == 0
+    config.parse(files)
     points = config.make(Sweep).points()
     assert len(points) == 25
     assert points[-1].gin_files == ["recipes/flan_t5_xxl.gin"]
