@@ -4,6 +4,7 @@ With a topology the time of a step is `flanx plan`'s estimate of the fastest lay
 one the FLOPs are divided by what a chip is assumed to reach.
 """
 
+import sys
 from collections.abc import Mapping, Sequence
 
 from rich.console import Console
@@ -32,18 +33,20 @@ def show(
 
     paths = [p for p in search_paths.split(",") if p]
     slice_ = chip.parse(topology) if topology else None
-    table = Table("point", "waits for", "parameters", "steps", "FLOPs", "layout", "hours", "chip-hours", box=None)
+    table = Table("point", "starts from", "parameters", "steps", "FLOPs", "layout", "hours", "chip-hours", box=None)
     known: dict[str, tuple[float, str]] = {}
     flops, chip_hours, unknown = 0.0, 0.0, 0
     for point in points:
         planned = recipe.read(point.gin_files, take_bindings(point.arguments())[1], paths)
         work = planned.flops_per_step * planned.train_steps
-        row = [point.name, waits(parents.get(point.name)), f"{planned.model.num_params():,}"]
+        row = [point.name, start(wanted[point.name], parents.get(point.name)), f"{planned.model.num_params():,}"]
         if not planned.train_steps:
             table.add_row(*row, "0", "evaluation alone", "", "", "")
             continue
         key = repr((planned.model, planned.batch_size, planned.lengths, planned.trainer.num_microbatches))
         if key not in known:
+            if slice_:
+                print(f"estimating the step of {point.name} on {slice_.name} ...", file=sys.stderr, flush=True)
             known[key] = step_time(planned, slice_)
         seconds, layout = known[key]
         hours = seconds * planned.train_steps / 3600
@@ -70,11 +73,11 @@ def show(
     )
 
 
-def waits(parent: Parent | None) -> str:
-    """What a point waits for, in words."""
+def start(wanted: Need, parent: Parent | None) -> str:
+    """What a point starts from: the point that it waits for, the path of its parent, or nothing."""
     if parent is None:
-        return ""
-    return (parent.point or f"{parent.folder.name} of {parent.sweep.name}") + (", chosen" if parent.chosen else "")
+        return wanted.parent or "scratch"
+    return f"waits for {parent.point or parent.folder.name}" + (", chosen" if parent.chosen else "")
 
 
 def step_time(planned, slice_) -> tuple[float, str]:
