@@ -119,8 +119,9 @@ def train(
                 if evaluates:
                     evaluate(state)
             watch.settle(state.params)
-        saved.save(state)
-        saved.wait()
+        if train_steps:  # else the state is the parent's, which has its own checkpoint
+            saved.save(state)
+            saved.wait()
         evaluate(state)
     if cluster.is_first():
         write_atomic(folder / "done.json", json.dumps({"step": int(state.step)}) + "\n")
