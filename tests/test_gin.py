@@ -41,10 +41,16 @@ def scan(names: Iterable[str]) -> config.Scan:
     return found
 
 
+def whole(name: str) -> str:
+    """The text of a sweep with that of the sweeps that it includes."""
+    text = (GIN / name).read_text()
+    return text + "".join(whole(included) for included in re.findall(r'^include "(sweeps/\w+\.gin)"', text, re.M))
+
+
 ROWS = recipe.load()
 RECIPES = [row.gin for row in ROWS.values()]
 DOORS = ["runs/train.gin", "runs/evaluate.gin", "runs/store.gin", plan.DEFAULTS]
-SWEEPS = [name for name in files("sweeps") if "axes = " in (GIN / name).read_text()]
+SWEEPS = [name for name in files("sweeps") if "axes = " in whole(name)]
 # of the recipes that differ only in data, parent and time, one is built
 STEP = ("MODEL", "BATCH_SIZE", "DROPOUT_RATE", "LEARNING_RATE", "palm.PaLM.prefix_lm")
 DISTINCT = list(
