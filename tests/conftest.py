@@ -30,6 +30,12 @@ def data_dir() -> pathlib.Path:
 
 
 @pytest.fixture(scope="session")
+def reference_dir() -> pathlib.Path:
+    """The folder of the paper's printed facts (FLANX_REFERENCE_DIR), or a skip that says where it was looked for."""
+    return _shared("FLANX_REFERENCE_DIR", "reference")
+
+
+@pytest.fixture(scope="session")
 def golden_dir() -> pathlib.Path:
     """The folder of golden runs of the real T5X (FLANX_GOLDEN_DIR), or a skip that says where it was looked for."""
     return _shared("FLANX_GOLDEN_DIR", "golden")
