@@ -6,7 +6,6 @@ Nothing is left blank: a suite that was not run says so, a number with too many 
 import argparse
 import csv
 import dataclasses
-import importlib.resources
 import io
 import json
 import pathlib
@@ -16,6 +15,7 @@ from typing import Any
 from flanx.errors import UserError, nearest
 from flanx.evals import metrics
 from flanx.evals.suite import MAX_FAILED
+from flanx.sweep.published import tables
 
 COLUMNS = ("normalized_average", *metrics.HEADLINE)
 TITLES = ("norm. avg.", "MMLU direct", "MMLU CoT", "BBH direct", "BBH CoT", "TyDiQA", "MGSM CoT")
@@ -74,12 +74,7 @@ def _step(path: pathlib.Path) -> tuple[int, str]:
 
 def published() -> dict[str, dict[str, float]]:
     """Table 5: {model: {column: value}}."""
-    text = importlib.resources.files("flanx.sweep").joinpath("published.csv").read_text(encoding="utf-8")
-    found: dict[str, dict[str, float]] = {}
-    for row in csv.DictReader(io.StringIO(text)):
-        if row["table"] == "5":
-            found.setdefault(row["model"], {})[row["benchmark"]] = float(row["value"])
-    return found
+    return tables()["5"]
 
 
 def cell(scores: dict[str, Any], column: str) -> str:
