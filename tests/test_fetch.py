@@ -1,38 +1,53 @@
-"""Plan and fetch against a server of this machine: resume, retry, quarantine, the hub's Parquet listing."""
+"""Plan and fetch against a server of this machine: resume, retry, quarantine, progress, the hub's Parquet listing."""
 
 import argparse
+import hashlib
 import http.server
 import json
+import re
 import threading
 
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from flanx.data import example, fetch, spec
+from flanx.cli import main
+from flanx.data import download, example, fetch, need, spec
 from flanx.errors import UserError
 
 FILES: dict[str, bytes] = {}
 SEEN: list[tuple[str, str | None]] = []
-BREAK = {"after": None}  # bytes after which a reply breaks off, once
+BREAKS: list[int] = []  # bytes after which the next replies break off
+BUSY: list[int] = []  # statuses that the next replies have instead
+MEET = None  # a barrier that replies wait at
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
-        SEEN.append((self.path, self.headers.get("Range")))
+        wanted = self.headers.get("Range")
+        SEEN.append((self.path, wanted))
+        if BUSY:
+            self.send_response(BUSY.pop(0))
+            self.send_header("Retry-After", "0")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
         body = FILES.get(self.path)
         if body is None:
             self.send_error(404)
             return
-        start = int(self.headers["Range"].removeprefix("bytes=").rstrip("-")) if "Range" in self.headers else 0
+        if MEET:
+            MEET.wait(10)
+        tag = f'"{hashlib.sha256(body).hexdigest()}"'
+        start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and self.headers["If-Range"] == tag else 0
         if start > len(body):
             self.send_error(416)
             return
         self.send_response(206 if start else 200)
         self.send_header("Content-Length", str(len(body) - start))
+        self.send_header("ETag", tag)
         self.end_headers()
-        end, BREAK["after"] = BREAK["after"], None
-        self.wfile.write(body[start:end])
+        self.wfile.write(body[start : start + BREAKS.pop(0) if BREAKS else None])
 
     def log_message(self, *args):
         pass
@@ -40,10 +55,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch):
-    FILES.clear(), SEEN.clear(), BREAK.update(after=None)
-    monkeypatch.setattr(fetch, "WAIT_S", 0.01)
+    FILES.clear(), SEEN.clear(), BREAKS.clear(), BUSY.clear()
+    monkeypatch.setattr(download, "WAIT_S", 0.01)
     made = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=made.serve_forever, daemon=True).start()
+    threading.Thread(target=lambda: made.serve_forever(0.02), daemon=True).start()
     yield f"http://127.0.0.1:{made.server_port}"
     made.shutdown()
     made.server_close()
@@ -92,6 +107,7 @@ def test_a_failing_task_is_quarantined_and_the_rest_is_usable(tables, server, tm
     assert "2 tasks ready, 2 in quarantine" in out
     kept = json.loads((folder / "quarantine.json").read_text())
     assert set(kept) == {"mine_two", "mine_three"}
+    assert kept["mine_two"].endswith("/two.jsonl: 404 Not Found")
     assert "404" in kept["mine_two"] and "ask the author" in kept["mine_three"]
     tasks = spec.load_tables()
     assert len(list(example.render_rows(tasks["mine_one"], "zsopt", "train", folder))) == 500
@@ -105,29 +121,131 @@ def test_a_failing_task_is_quarantined_and_the_rest_is_usable(tables, server, tm
 
 def test_a_broken_download_goes_on_where_it_was(tables, tmp_path):
     FILES["/one.jsonl"] = LINES
-    BREAK["after"] = 1000
+    BREAKS.extend([1000, 500, 0, 700, 0, 0, 900])  # as long as something comes, it goes on
     folder = tmp_path / "data"
     assert run(fetch.fetch, folder, mixture="mine_one") == 0
-    assert [given for _, given in SEEN] == [None, "bytes=1000-"]
+    asked = [None, *(f"bytes={n}-" for n in (1000, 1500, 1500, 2200, 2200, 2200, 3100))]
+    assert [given for _, given in SEEN] == asked
     assert (folder / "one.jsonl").read_bytes() == LINES
-    (folder / "two.jsonl.part").write_bytes(LINES + b"longer than the file")
+    assert not list(folder.glob("*.part*"))
+
+
+def test_the_next_run_goes_on_in_the_file_that_broke_off_in_this_one(tables, tmp_path):
+    FILES["/one.jsonl"] = LINES
+    BREAKS.extend([1000, *[0] * download.TRIES])
+    folder = tmp_path / "data"
+    assert run(fetch.fetch, folder, mixture="mine_one") == 1
+    assert "1,000 of " in json.loads((folder / "quarantine.json").read_text())["mine_one"]
+    assert not (folder / "one.jsonl").exists() and (folder / "one.jsonl.part").stat().st_size == 1000
+    SEEN.clear()
+    assert run(fetch.fetch, folder, mixture="mine_one") == 0
+    assert SEEN == [("/one.jsonl", "bytes=1000-")]
+    assert (folder / "one.jsonl").read_bytes() == LINES
+    assert json.loads((folder / "quarantine.json").read_text()) == {}
+
+
+def test_two_editions_of_a_file_are_never_put_together(tables, tmp_path):
+    folder = tmp_path / "data"
+    FILES["/one.jsonl"] = LINES
+    BREAKS.extend([1000, *[0] * download.TRIES])
+    assert run(fetch.fetch, folder, mixture="mine_one") == 1
+    FILES["/one.jsonl"] = LINES.replace(b"q", b"Q")
+    assert run(fetch.fetch, folder, mixture="mine_one") == 0
+    assert (folder / "one.jsonl").read_bytes() == FILES["/one.jsonl"]
+    (folder / "two.jsonl.part").write_bytes(b"of an unknown edition")
     FILES["/two.jsonl"] = LINES
     assert run(fetch.fetch, folder, mixture="mine_two") == 0
     assert (folder / "two.jsonl").read_bytes() == LINES
-    assert not list(folder.glob("*.part"))
+
+
+def test_a_busy_server_is_asked_again_and_a_page_in_the_place_of_data_is_set_aside(tables, tmp_path):
+    folder = tmp_path / "data"
+    FILES["/one.jsonl"] = LINES
+    BUSY.extend([503, 429])
+    assert run(fetch.fetch, folder, mixture="mine_one") == 0
+    assert len(SEEN) == 3
+    FILES["/two.jsonl"] = b"<html>please log in</html>"
+    assert run(fetch.fetch, folder, mixture="mine_two") == 1
+    reason = json.loads((folder / "quarantine.json").read_text())["mine_two"]
+    assert "not what the task reads (no JSON" in reason and "two.jsonl.unreadable" in reason
+    assert not (folder / "two.jsonl").exists()
+
+
+def test_needs_are_fetched_side_by_side(tables, tmp_path, monkeypatch):
+    FILES["/one.jsonl"] = FILES["/two.jsonl"] = LINES
+    monkeypatch.setitem(globals(), "MEET", threading.Barrier(2))  # one at a time would wait for ever
+    assert run(fetch.fetch, tmp_path / "data", mixture="mine_[ot][nw]*") == 0
+
+
+def test_progress_tells_bytes_and_rate(tables, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(fetch, "EVERY_S", 0.0)
+    monkeypatch.setattr(download, "BLOCK", 4096)
+    FILES["/one.jsonl"] = LINES
+    assert run(fetch.fetch, tmp_path / "data", mixture="mine_one") == 0
+    told = capsys.readouterr()
+    size = need.say_bytes(len(LINES))
+    assert re.search(rf"\[0/1\] jsonl:one.jsonl: 4.1 kB of {size}, [\d.]+ [kM]?B/s", told.err)
+    assert re.search(rf"\[1/1\] jsonl:one.jsonl: fetched {size} in [\d.]+ s \([\d.]+ [kMG]?B/s\)", told.out)
+
+
+def test_a_stop_ends_all_downloads_and_keeps_what_has_come(tables, tmp_path, monkeypatch):
+    FILES["/one.jsonl"] = LINES
+    folder = tmp_path / "data"
+    monkeypatch.setattr(download, "BLOCK", 4096)
+    meter = fetch.Meter(1)
+    told = []
+
+    def tell(have, size):
+        told.append(have)
+        if have > 8000:
+            meter.stop()
+        meter.tell("one", "")
+
+    url = spec.load_tables()["mine_one"].url.replace("{file}", "one.jsonl")
+    with pytest.raises(download.Stopped):
+        download.download(url, folder / "one.jsonl", tell)
+    assert told[-1] == (folder / "one.jsonl.part").stat().st_size == 8192
+
+
+def test_a_stop_ends_the_processes_of_tfds_too(monkeypatch):
+    code = "import sys, time; print('Dl Size: 12 MiB', file=sys.stderr, flush=True); time.sleep(60)"
+    monkeypatch.setattr(fetch, "PREPARE", code)
+    meter = fetch.Meter(1)
+    told = []
+    monkeypatch.setattr(meter, "tell", lambda name, text: told.append(text) or meter.stop())
+    task = next(task for task in spec.load_tables().values() if task.source.startswith("tfds:"))
+    assert fetch._fetch_tfds(task, need.Need(task.source, "open", [task]), meter) == "Dl Size: 12 MiB"
+    assert told == ["Dl Size: 12 MiB"]
+
+
+def test_one_fetch_at_a_time_in_a_folder(tables, tmp_path):
+    FILES["/one.jsonl"] = LINES
+    with fetch._locked(str(tmp_path)), pytest.raises(UserError, match="another `flanx tasks fetch` is at work"):
+        run(fetch.fetch, tmp_path, mixture="mine_one")
+
+
+def test_what_a_mixture_becomes_without_its_absent_tasks(tmp_path, capsys):
+    """Rates of table 23, first with everything, then without T0-SF: the others fill its place."""
+    p3 = {task.source for task in spec.load_tables().values() if task.collection == "t0_sf"}
+    lines = [line.split() for line in need.shares("proportion_b", p3)[1:]]
+    assert ["t0_sf", "0", "of", "193", "27.9", "-"] in lines
+    assert ["muffin", "80", "of", "80", "46.0", "63.9"] in lines
+    assert need.shares("cot_gsm8k", p3) == []
+    assert main(["tasks", "plan", "proportion_b", "--data_dir", str(tmp_path)]) == 0
+    assert re.search(r"muffin +0 of +80 +46.0 +-", capsys.readouterr().out)
 
 
 def test_plan_counts_what_is_there_and_what_is_not(tables, tmp_path, capsys):
     (tmp_path / "one.jsonl").write_bytes(LINES)
-    assert run(fetch.plan, tmp_path) == 0
+    assert run(need.plan, tmp_path) == 0
     said = json.loads(capsys.readouterr().out)
     assert said["sum"]["present"] == 1 and said["sum"]["needs"] == 4
     assert said["sum"]["user"] == ["jsonl:three.jsonl"]
     with pytest.raises(UserError, match="no data folder"):
-        fetch.plan(argparse.Namespace(mixture="mine", data_dir=None, json=False))
+        need.plan(argparse.Namespace(mixture="mine", data_dir=None, json=False))
 
 
 def test_sizes_of_tfds_sources_come_from_its_own_checksums():
-    assert fetch.tfds_bytes("tfds:super_glue/rte") == 750920
-    assert fetch.tfds_bytes("tfds:nothing") is None
-    assert [fetch.say_bytes(n) for n in (None, 999, 1_500_000, 2_700_000_000)] == ["?", "999 B", "1.5 MB", "2.7 GB"]
+    assert need.tfds_bytes("tfds:super_glue/rte") == 750920
+    assert need.tfds_bytes("tfds:nothing") is None
+    assert [need.say_bytes(n) for n in (None, 999, 1_500_000, 2_700_000_000)] == ["?", "999 B", "1.5 MB", "2.7 GB"]

@@ -1,174 +1,129 @@
-"""What a mixture needs and where it comes from: `flanx tasks plan`, `flanx tasks fetch`.
+"""Fetches what a mixture needs: `flanx tasks fetch`.
 
-A need is one download: a TFDS data set, a file behind a URL, the Parquet files of a P3 prompt-task on the Hugging Face
-hub. Tasks share needs. A need that fails puts its tasks into quarantine (`quarantine.json` in the data folder, with the
-reason); the others stay usable, and the exit status says so.
+Needs are fetched side by side. One that fails puts its tasks into quarantine (`quarantine.json` in the data folder,
+with the reason); the others stay usable, and the exit status says so. Run again, it fetches what is not there yet, and
+goes on inside files that broke off.
 """
 
 import argparse
 import concurrent.futures
-import importlib.util
+import contextlib
+import fcntl
+import http.client
 import json
 import os
 import pathlib
 import re
+import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from typing import Any
 
 from flanx.data import source
+from flanx.data.download import TIMEOUT_S, Stopped, download
+from flanx.data.need import Need, folder, needs, say_bytes, shares
 from flanx.data.own import write
 from flanx.data.spec import TaskSpec
 from flanx.data.task_door import match_tasks
+from flanx.data.value import BadRow
 from flanx.errors import UserError
 
-TRIES = 3
-WAIT_S = 1.0  # before the second try; doubled before each further one
-TIMEOUT_S = 60
 PREPARE = "import sys, tensorflow_datasets as t; t.builder(sys.argv[1]).download_and_prepare()"
+EVERY_S = 10.0  # between two lines on a long download, where standard error is no terminal
+LINE_S = 0.2  # between two changes of the line on a terminal
 
 
-@dataclass
-class Need:
-    """One download and the tasks that wait for it."""
+class Meter:
+    """How far the running downloads are: one live line on a terminal, a line now and then elsewhere. Thread-safe."""
 
-    name: str
-    access: str
-    tasks: list[TaskSpec] = field(default_factory=list)
-    bytes: int | None = None
-    present: bool = False
+    def __init__(self, count: int) -> None:
+        self.count, self.done = count, 0
+        self.live = sys.stderr.isatty()
+        self._stopped = threading.Event()
+        self._processes: set[subprocess.Popen] = set()
+        self._running: dict[str, str] = {}
+        self._lock = threading.Lock()
+        self._said = time.monotonic()
 
+    def tell(self, name: str, text: str) -> None:
+        """News of a need. Raises Stopped once the user has ended the whole."""
+        if self._stopped.is_set():
+            raise Stopped
+        with self._lock:
+            self._running[name] = text
+            now = time.monotonic()
+            if now - self._said < (LINE_S if self.live else EVERY_S):
+                return
+            self._said = now
+            if self.live:
+                most = os.get_terminal_size(sys.stderr.fileno()).columns - 1
+                line = f"[{self.done}/{self.count}] " + " | ".join(f"{n}: {t}" for n, t in self._running.items())
+                print(f"\r\x1b[K{line[:most]}", end="", file=sys.stderr, flush=True)
+            else:
+                for running, last in self._running.items():
+                    print(f"[{self.done}/{self.count}] {running}: {last}", file=sys.stderr, flush=True)
 
-def needs(tasks: list[TaskSpec], data_dir: str | None) -> list[Need]:
-    """The downloads of these tasks, each once; none for the embedded ones."""
-    found: dict[str, Need] = {}
-    for task in tasks:
-        if task.source.startswith("suite:"):
-            continue
-        need = found.setdefault(task.source, Need(task.source, task.access))
-        if not need.tasks:
-            need.present = source.missing(task, data_dir) is None
-            need.bytes = task.bytes if task.bytes is not None else tfds_bytes(task.source)
-        need.tasks.append(task)
-    return list(found.values())
-
-
-def tfds_bytes(place: str) -> int | None:
-    """Download size of a TFDS source at most, from the checksums that TFDS ships with; None where it has none."""
-    if not place.startswith("tfds:"):
-        return None
-    name, _, config = place[5:].partition("/")
-    package = importlib.util.find_spec("tensorflow_datasets")
-    if package is None or not package.submodule_search_locations:
-        return None
-    root = pathlib.Path(package.submodule_search_locations[0])
-    for path in (root / "url_checksums" / f"{name}.txt", root / "datasets" / name / "checksums.tsv"):
-        if path.is_file():
-            found = re.findall(r"^(\S+)\s+(\d+)\s+([0-9a-f]{64})", path.read_text(encoding="utf-8"), re.MULTILINE)
-            words = [w for w in re.split(r"\W+", config.lower()) if len(w) > 1]
-            # a later line with the same file name is a newer version of that file
-            own = {url.rsplit("/", 1)[-1]: int(size) for url, size, _ in found if any(w in url.lower() for w in words)}
-            return sum(own.values()) or sum({digest: int(size) for _, size, digest in found}.values()) or None
-    return None
-
-
-def say_bytes(size: int | None) -> str:
-    """ "12.3 MB", or "?" where it is not known."""
-    if size is None:
-        return "?"
-    value, units = float(size), ["B", "kB", "MB", "GB"]
-    while value >= 1000 and len(units) > 1:
-        value, units = value / 1000, units[1:]
-    return f"{value:.0f} {units[0]}" if units[0] == "B" else f"{value:.1f} {units[0]}"
-
-
-def plan(args: argparse.Namespace) -> int:
-    """Prints every need of the mixture and the sums."""
-    found = needs(match_tasks(args.mixture), _folder(args))
-    missing = [n for n in found if not n.present]
-    sums = {
-        "needs": len(found),
-        "present": len(found) - len(missing),
-        "bytes": sum(n.bytes or 0 for n in missing if n.access != "user"),
-        "unknown_size": sum(n.bytes is None for n in missing if n.access != "user"),
-        "form": [n.name for n in missing if n.access == "form"],
-        "user": [n.name for n in missing if n.access == "user"],
-    }
-    if args.json:
-        rows = [
-            {"need": n.name, "tasks": len(n.tasks), "bytes": n.bytes, "access": n.access, "present": n.present}
-            for n in found
-        ]
-        print(json.dumps({"needs": rows, "sum": sums}, ensure_ascii=False))
-        return 0
-    for n in found:
-        state = "have" if n.present else {"open": "fetch", "form": "FORM", "user": "SUPPLY"}[n.access]
-        print(f"{state:7} {say_bytes(n.bytes):>10}  {n.name}  ({n.tasks[0].name}{_more(n)})")
-    print(
-        f"\n{sums['present']} of {sums['needs']} in place; at most {say_bytes(sums['bytes'])} to fetch, and "
-        f"{sums['unknown_size']} of a size that is not known"
-    )
-    for title, key in (("behind a form or a manual download", "form"), ("to be supplied by you", "user")):
-        for name in sums[key]:
-            print(f"{title}: {name}")
-    return 0
-
-
-def _more(need: Need) -> str:
-    return f" and {len(need.tasks) - 1} more" if len(need.tasks) > 1 else ""
-
-
-def _folder(args: argparse.Namespace) -> str:
-    if not args.data_dir:
-        raise UserError("no data folder: give --data_dir, --gin.DATA_DIR or FLANX_DATA_DIR")
-    return args.data_dir
-
-
-# ---- fetching --------------------------------------------------------------------------------------------------------
-
-
-def download(url: str, path: pathlib.Path) -> None:
-    """One URL into one file; a broken download goes on where it was, and the file appears only when it is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(path.name + ".part")
-    for attempt in range(TRIES):
+    @contextlib.contextmanager
+    def ending(self, process: subprocess.Popen) -> Iterator[None]:
+        """A process that `stop` ends too."""
+        self._processes.add(process)
         try:
-            _transfer(url, draft)
-            os.replace(draft, path)
-            return
-        except urllib.error.HTTPError as e:
-            e.close()
-            if e.code == 416:  # the server's file is shorter than what we hold: begin again
-                draft.unlink(missing_ok=True)
-            elif e.code < 500 and e.code != 429:
-                raise
-            error: Exception = e
-        except (OSError, EOFError) as e:
-            error = e
-        time.sleep(WAIT_S * 2**attempt)
-    raise error
+            yield
+        finally:
+            self._processes.discard(process)
+
+    def stop(self) -> None:
+        """Ends what is running."""
+        self._stopped.set()
+        for process in list(self._processes):
+            process.kill()
+
+    def finish(self, name: str, line: str | None) -> None:
+        """A need is over; `line` is printed on standard output, unless it is None."""
+        with self._lock:
+            self.done += 1
+            self._running.pop(name, None)
+            if self.live:
+                print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+            if line:
+                print(f"[{self.done}/{self.count}] {name}: {line}", flush=True)
 
 
-def _transfer(url: str, draft: pathlib.Path) -> None:
-    have = draft.stat().st_size if draft.exists() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
-    with urllib.request.urlopen(request, timeout=TIMEOUT_S) as reply:
-        goes_on = have and reply.status == 206
-        length = reply.headers.get("Content-Length")
-        with draft.open("ab" if goes_on else "wb") as file:
-            done = 0
-            while block := reply.read(1 << 20):
-                file.write(block)
-                done += len(block)
-    if length is not None and done < int(length):
-        raise EOFError(f"{url}: {done} of {length} bytes")
+class _Count:
+    """The bytes of one need, over its files: `tell` for `download`."""
+
+    def __init__(self, need: Need, meter: Meter) -> None:
+        self.need, self.meter, self.start = need, meter, time.monotonic()
+        self.files: dict[str, tuple[int, int, int | None]] = {}  # file -> bytes before this run, now, in the end
+
+    def tell(self, file: str, have: int, size: int | None) -> None:
+        before = self.files.get(file, (have, 0, None))[0]
+        self.files[file] = (min(before, have), have, size)
+        sizes = [size for _, _, size in self.files.values()]
+        if not any(have for _, have, _ in self.files.values()):
+            return self.meter.tell(self.need.name, "no answer yet")
+        whole = f" of {say_bytes(sum(sizes))}" if None not in sizes else ""
+        self.meter.tell(self.need.name, f"{say_bytes(sum(h for _, h, _ in self.files.values()))}{whole}, {self.rate()}")
+
+    def rate(self) -> str:
+        new = sum(have - before for before, have, _ in self.files.values())
+        return f"{say_bytes(round(new / max(time.monotonic() - self.start, 1e-3)))}/s"
+
+    def __str__(self) -> str:
+        total = sum(have for _, have, _ in self.files.values())
+        return f"fetched {say_bytes(total)} in {time.monotonic() - self.start:.1f} s ({self.rate()})"
 
 
-def _fetch_url(task: TaskSpec, split: str, data_dir: str) -> None:
+# ---- one need --------------------------------------------------------------------------------------------------------
+
+
+def _fetch_url(task: TaskSpec, split: str, data_dir: str, count: _Count) -> None:
     (path,) = source.files(task, split, data_dir)
     if path.is_file():
         return
@@ -176,70 +131,151 @@ def _fetch_url(task: TaskSpec, split: str, data_dir: str) -> None:
     names = [path.name, *([f"{other[1]}{path.suffix}"] if other else [])]
     for name in names:
         try:
-            return download(task.url.replace("{file}", name), path)
+            download(task.url.replace("{file}", name), path, lambda have, size: count.tell(path.name, have, size))
         except urllib.error.HTTPError as e:
             if e.code != 404 or name == names[-1]:
                 raise
+        else:
+            _try_first_row(task, split, path)
+            return
 
 
-def _fetch_p3(task: TaskSpec, split: str, data_dir: str) -> None:
+def _try_first_row(task: TaskSpec, split: str, path: pathlib.Path) -> None:
+    """Sets aside a file that is not what the task reads (a log-in page, another layout). Raises ValueError."""
+    try:
+        _, record = next(source.READERS[task.source.split(":", 1)[0]](path, task), (None, BadRow("it is empty")))
+        reason = record if isinstance(record, BadRow) else None
+    except UserError as e:
+        reason = e
+    if reason is not None:
+        aside = path.with_name(path.name + ".unreadable")
+        os.replace(path, aside)
+        raise ValueError(f"what came is not what the task reads ({reason}); it is kept as {aside}")
+
+
+def _fetch_p3(task: TaskSpec, split: str, data_dir: str, count: _Count) -> None:
     """The Parquet files of one split, as the hub lists them for a data set's configuration."""
     kind, config = task.source.split(":", 1)
     name = task.splits[split].split("[")[0]
     listing = task.url.replace("{config}", config).replace("{split}", name)
     with urllib.request.urlopen(listing, timeout=TIMEOUT_S) as reply:
         urls = json.load(reply)
+    if not isinstance(urls, list) or not urls:
+        raise ValueError(f"{listing} lists no files")
     for number, url in enumerate(urls):
         path = pathlib.Path(data_dir) / kind / config / f"{name}-{number:05d}.parquet"
         if not path.is_file():
-            download(url, path)
+            download(url, path, lambda have, size, file=path.name: count.tell(file, have, size))
 
 
-def _fetch(need: Need, data_dir: str) -> str | None:
-    """Fetches one need; the reason where it fails."""
+def _fetch_tfds(task: TaskSpec, need: Need, meter: Meter) -> str | None:
+    """Prepares a TFDS data set in a process of its own; the last line of its standard error tells how far it is."""
+    command = [sys.executable, "-c", PREPARE, task.source[5:]]
+    env = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    last, text = "no message", b""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=env)
+    with process, meter.ending(process):
+        while block := os.read(process.stderr.fileno(), 4096):
+            *lines, text = re.split(rb"[\r\n]+", text + block)
+            last = next(
+                (said for one in (text, *reversed(lines)) if (said := one.decode(errors="replace").strip())), last
+            )
+            meter.tell(need.name, last[-60:])
+    return last[:300] if process.returncode else None
+
+
+def _fetch(need: Need, data_dir: str, meter: Meter) -> tuple[str | None, str]:
+    """Fetches one need: (the reason where it fails, what is to be said where it does not)."""
     task = need.tasks[0]
     if need.present:
-        return None
+        return None, ""
+    count = _Count(need, meter)
     try:
         if task.source.startswith("tfds:"):
-            command = [sys.executable, "-c", PREPARE, task.source[5:]]
-            done = subprocess.run(
-                command, capture_output=True, text=True, env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
-            )
-            if done.returncode:
-                lines = [line for line in done.stderr.strip().splitlines() if line.strip()]
-                return (lines or ["no message"])[-1][:300]
+            if reason := _fetch_tfds(task, need, meter):
+                return reason, ""
         elif not task.url:
-            return f"{need.access}: you supply it; {task.note or 'see the layout in flanx/data/source.py'}"
+            return f"{need.access}: you supply it; {task.note or 'docs/data.md has the layout'}", ""
         else:
             for split in task.splits:
-                (_fetch_p3 if task.source.startswith("p3:") else _fetch_url)(task, split, data_dir)
-    except (OSError, EOFError, ValueError, UserError) as e:
-        return f"{type(e).__name__}: {e}"
-    return source.missing(task, data_dir)
+                (_fetch_p3 if task.source.startswith("p3:") else _fetch_url)(task, split, data_dir, count)
+    except (OSError, EOFError, ValueError, UserError, http.client.HTTPException) as e:
+        return _why(e, task.url), ""
+    return source.missing(task, data_dir), str(count) if count.files else "prepared"
+
+
+def _why(error: Exception, url: str) -> str:
+    """One line on a failed download."""
+    if isinstance(error, urllib.error.HTTPError):
+        return f"{error.url}: {error.code} {error.reason}"
+    if isinstance(error, urllib.error.URLError):
+        return f"cannot reach {urllib.parse.urlsplit(url).hostname}: {error.reason}"
+    return str(error) if isinstance(error, EOFError | ValueError | UserError) else f"{type(error).__name__}: {error}"
+
+
+# ---- all of them -----------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _locked(data_dir: str) -> Iterator[None]:
+    """One fetch at a time in a folder."""
+    path = pathlib.Path(data_dir).expanduser() / ".fetch.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as e:
+            raise UserError(f"{data_dir}: another `flanx tasks fetch` is at work in this folder; wait for it") from e
+        yield
+
+
+@contextlib.contextmanager
+def _ended_whole() -> Iterator[None]:
+    """SIGTERM ends it as Ctrl-C does: with what it has started, and the quarantine written."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def fetch(args: argparse.Namespace) -> int:
     """Fetches every need; names what failed. Exit status 1 where a task is quarantined, unless that is allowed."""
-    folder = _folder(args)
-    found = needs(match_tasks(args.mixture), folder)
-    failed: dict[str, str] = {}
-    with concurrent.futures.ThreadPoolExecutor(max(1, args.jobs)) as pool:
-        waiting = {pool.submit(_fetch, need, folder): need for need in found}
-        for number, done in enumerate(concurrent.futures.as_completed(waiting), 1):
-            need, reason = waiting[done], done.result()
-            if not need.present or reason:
-                print(f"[{number}/{len(found)}] {need.name}: {reason or 'fetched'}", flush=True)
-            failed |= {task.name: reason for task in need.tasks if reason}
-    record(folder, [task.name for need in found for task in need.tasks], failed)
+    data_dir = folder(args)
+    found = needs(match_tasks(args.mixture), data_dir)
+    meter = Meter(len(found))
+    with _locked(data_dir), _ended_whole():
+        failed = _fetch_all(found, data_dir, max(1, args.jobs), meter)
+    if failed:
+        absent = {need.name for need in found if need.tasks[0].name in failed}
+        print("\n".join(shares(args.mixture, absent)))
     ready = sum(len(need.tasks) for need in found) - len(failed)
-    print(f"{ready} tasks ready, {len(failed)} in quarantine" + (f" ({folder}/quarantine.json)" if failed else ""))
+    print(f"{ready} tasks ready, {len(failed)} in quarantine" + (f" ({data_dir}/quarantine.json)" if failed else ""))
     return 1 if failed and not args.allow_missing else 0
 
 
-def record(folder: str, tried: list[str], failed: dict[str, str]) -> None:
+def _fetch_all(found: list[Need], data_dir: str, jobs: int, meter: Meter) -> dict[str, str]:
+    """{task: why it is quarantined}; recorded even when the user stops it half-way."""
+    failed: dict[str, str] = {}
+    tried: list[str] = []
+    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+        waiting = {pool.submit(_fetch, need, data_dir, meter): need for need in found}
+        try:
+            for done in concurrent.futures.as_completed(waiting):
+                need, (reason, said) = waiting[done], done.result()
+                meter.finish(need.name, reason or said)
+                tried += [task.name for task in need.tasks]
+                failed |= {task.name: reason for task in need.tasks if reason}
+        finally:
+            meter.stop()
+            pool.shutdown(cancel_futures=True)
+            record(data_dir, tried, failed)
+    return failed
+
+
+def record(data_dir: str, tried: list[str], failed: dict[str, str]) -> None:
     """Writes the quarantine anew: tasks that were tried and failed come in, those that were tried and went well go."""
-    path = pathlib.Path(folder) / "quarantine.json"
+    path = pathlib.Path(data_dir).expanduser() / "quarantine.json"
     old: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     kept = {name: reason for name, reason in old.items() if name not in tried} | failed
     if kept or old:

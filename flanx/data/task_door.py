@@ -16,7 +16,7 @@ from flanx.errors import UserError, nearest
 COMMANDS = {
     "list": ("flanx.data.task_door:list_tasks", "counts of every collection; with a pattern, the tasks themselves"),
     "show": ("flanx.data.task_door:show", "what the model sees of a task, with token counts and truncation"),
-    "plan": ("flanx.data.fetch:plan", "what a mixture needs: from where, how large, what wants a form"),
+    "plan": ("flanx.data.need:plan", "what a mixture needs: from where, how large, what wants a form"),
     "fetch": ("flanx.data.fetch:fetch", "download and prepare what a mixture needs; resumable, parallel"),
     "import-export": ("flanx.data.export:import_export", "make tasks of a pre-rendered export (JSONL, gzip, Parquet)"),
     "import-flan": (
