@@ -1,94 +1,15 @@
-"""All 1,836 tasks, in every style that applies to them, from records of the shape that their sources have.
-
-TFDS rows go through the feature specifications of their real builders, filled with random values (no download); P3
-rows through a fabricated record; NIV2 tasks through their real files and CoT sets through theirs, where present; the
-sets that a user supplies through a record of the documented layout.
-"""
+"""All 1,836 tasks, in every style that applies to them, from records of the shape that their sources have."""
 
 import collections
 import json
-import os
-import pathlib
 import re
 
-import pytest
-
-from flanx.data import example, source, spec
+from flanx.data import example, prompt, source, spec
+from flanx.data.value import BadRow, SkipRow
+from tests import source_case
 
 TABLES = spec.load()
-DATA = pathlib.Path(os.environ.get("FLANX_DATA_DIR", pathlib.Path(__file__).parents[2] / "shared" / "data"))
-INSTRUCTIONS = {"definition": "Do it.", "input": "this", "outputs": ["that"],
-                "examples": [{"input": "here", "output": "there", "explanation": "So it is."}]}  # fmt: skip
-
-# What random values cannot know: labels that are plain integers, formats inside a text, filters.
-PATCHES = {
-    "tfds:ai2_arc/ARC-Challenge": {"choices": {"text": ["a", "b", "c", "d", "e"]}},
-    "tfds:ai2_arc/ARC-Easy": {"choices": {"text": ["a", "b", "c", "d", "e"]}},
-    "tfds:coqa": {"questions": ["Who?", "Why?"], "answers": {"input_text": ["She.", "So."]}},
-    "tfds:definite_pronoun_resolution": {"candidates": ["Ann", "Bob"]},
-    "tfds:glue/stsb": {"label": 3.2},
-    "tfds:hellaswag": {"label": 1, "endings": ["[header] one", "two [step] three", "four", "five"]},
-    "tfds:para_crawl/enda": {"en": "The cat, it sat."},
-    "tfds:q_re_cc": {"turn_id": 8, "context": ["Who?", "Me.", "Why?", "So.", "When?"]},
-    "tfds:sentiment140": {"polarity": 4},
-    "tfds:story_cloze/2016": {"label": 2, "endings": ["one", "two"]},
-    "tfds:super_glue/copa": {"question": "cause"},
-    "tfds:super_glue/record": {"query": "He saw @placeholder there.", "entities": ["a", "b"], "answers": ["b"]},
-    "tfds:unified_qa/ai2_science_middle": {"input": "What? (A) one (B) two (C) three (D) four", "output": "two"},
-    "tfds:wiki_dialog": {"utterances": ["I am here.", "Who?", "Me.", "Why?", "So."]},
-}  # fmt: skip
-P3 = {"inputs_pretokenized": " Which is it? ", "targets_pretokenized": "\none ", "answer_choices": ["one", "two"]}
-SUPPLIED = {
-    "muffin_task_master": {"text": ["Hello.", "Good day.", "A table, please.", "For when?"]},
-    "muffin_dmcc_python": {"problem": "Add two numbers.", "solution": "print(int(input()) + int(input()))"},
-    **{
-        f"muffin_dr_repair_{setting}": {"broken": "int x = 1\nx++;", "fixed": "int x = 1;\nx++;"}
-        for setting in ("error_comments", "line_numbers", "no_errors", "plain_code")
-    },
-}
 DOUBLED = re.compile(r"\n{4,}|::|(?m:^\s*(\S[^:\n]{0,20}:)\s*\1)|(?i:options:\s*options:)")
-
-
-@pytest.fixture(scope="module")
-def mocked():
-    """Three random records of every TFDS source of the tables, by source."""
-    import tensorflow_datasets as tfds
-    from tensorflow_datasets.testing import mocking
-
-    records = {}
-    for task in TABLES.tasks.values():
-        if task.source.startswith("tfds:") and task.source not in records:
-            builder = tfds.builder(task.source[5:], data_dir="/nowhere")
-            found = [source.plain(one) for one in mocking.RandomFakeGenerator(builder.info.features, 3)]
-            records[task.source] = [one | PATCHES.get(task.source, {}) for one in found]
-    return records
-
-
-def fabricate(task, mocked):
-    """Records of the task's source; two of them at least, so that a few-shot prompt has an exemplar."""
-    kind = task.source.split(":", 1)[0]
-    if kind == "tfds":
-        records = mocked[task.source]
-        if task.collection == "tydiqa":
-            records = [one | {"id": f"{task.name.removeprefix('tydiqa_')}-1"} for one in records]
-    elif kind == "p3":
-        records = [P3]
-    elif kind == "niv2":
-        (path,) = source.files(task, next(iter(task.splits)), DATA)
-        records = [one for _, one in source.READERS["niv2"](path, task)] if path.exists() else [INSTRUCTIONS]
-        records += [{**records[0], "input": text, "examples": []} for text in ("something else", "a third thing")]
-    elif kind in ("tsv", "csv"):
-        records = [{name: f"{name} text" for name in task.columns} | {"letter": "B"}]
-    else:
-        records = [
-            SUPPLIED.get(task.name, {"input": "Is it?", "target": "yes", "question": "Is it?", "answer": "#### yes"})
-        ]
-    more = [{k: f"Another {v}" if isinstance(v, str) and k in VARIED else v for k, v in r.items()} for r in records]
-    return [(f"row {i}", record) for i, record in enumerate([*records, *more])]
-
-
-VARIED = {"inputs_pretokenized", "question", "broken", "problem", "input", "text", "context", "premise", "sentence",
-          "document", "passage", "en", "goal", "sentence1", "question1", "rationale"}  # fmt: skip
 
 
 def words(text):
@@ -96,35 +17,60 @@ def words(text):
     return len(text) // 4
 
 
-def check(row, task):
+def check(row, task, real):
     assert row.inputs.strip() and row.targets.strip(), row
     assert not [name for name in (*task.names, "options") if f"{{{name}}}" in row.inputs + row.targets], row
-    if not task.source.startswith(("niv2:", "json:")):  # real texts may hold anything
+    if not real:  # real texts may hold anything
         assert not DOUBLED.search(row.inputs), row
 
 
-def test_all_tasks_of_the_paper_render_in_all_their_styles(mocked):
-    counts = collections.Counter()
-    styles = collections.Counter()
-    for task in TABLES.tasks.values():
-        if task.source.startswith("suite:"):
-            continue  # the embedded tasks have tests of their own
-        split = "train" if "train" in task.splits else next(iter(task.splits))
-        records = fabricate(task, mocked)
-        for style in task.styles:
-            made = example.render_rows(
-                task, style, split, count=words, max_bad_rows=0, raw=lambda _, r=records: iter(r)
-            )
-            rows = list(made)
-            assert rows, (task.name, style)
-            for row in rows:
-                check(row, task)
-            styles[style] += 1
-        counts[task.collection] += 1
+def render(task, style, records):
+    """The examples of one style; what a random value cannot be is left out, but no column may be absent."""
+    split = "train" if "train" in task.splits else next(iter(task.splits))
+    numbered = [(f"row {i}", record) for i, record in enumerate(records)]
+    return list(example.render_rows(task, style, split, count=words, max_bad_rows=99, raw=lambda _: iter(numbered)))
+
+
+def reasons(task, records):
+    """Why records are no rows of the task."""
+    for i, record in enumerate(records):
+        try:
+            source.make_fields(task, record, str(i))
+        except (BadRow, SkipRow) as e:
+            yield str(e)
+
+
+def test_all_tasks_of_the_paper_render_in_all_their_styles(monkeypatch):
+    counts, kinds, styles = collections.Counter(), collections.defaultdict(collections.Counter), collections.Counter()
+    worked, too_long = 0, []
+    with source_case.no_network(monkeypatch):
+        for task in TABLES.tasks.values():
+            if task.source.startswith("suite:"):
+                continue  # the embedded tasks have tests of their own
+            kind, records = source_case.records(task)
+            assert not [why for why in reasons(task, records) if "no column" in why], task.name
+            for style in task.styles:
+                rows = render(task, style, records)
+                long = style.startswith("fs") and 2 * min(words(str(one)) for one in records) > prompt.MAX_INPUT_TOKENS
+                assert len(rows) >= (0 if long else 2), (task.name, style, kind)
+                too_long += [task.name] * (long and not rows)
+                for row in rows:
+                    check(row, task, real="file" in kind)
+                styles[style] += len(rows)
+                worked += sum(row.template.startswith("niv2_worked") for row in rows)
+            counts[task.collection] += 1
+            kinds[task.collection][kind] += 1
     paper = {name: counts[name] for name in ("muffin", "t0_sf", "niv2", "cot")}
     print(f"\nrendered: {json.dumps(paper)}, {sum(paper.values())} in all; held out and others: {json.dumps(counts)}")
+    print(f"with no exemplar that fits into {prompt.MAX_INPUT_TOKENS} tokens: {', '.join(too_long) or 'none'}")
+    print(f"from: {json.dumps(kinds)}\nexamples: {json.dumps(styles)}, {worked} of NIV2 with a worked example")
+    for name, (why, _) in source_case.UNMOCKABLE.items():
+        print(f"tfds:{name}: random values cannot be {why}")
     assert paper == {"muffin": 80, "t0_sf": 193, "niv2": 1554, "cot": 9}
     assert spec.collections()["total"] == sum(paper.values()) == 1836
+    assert worked > 500
+    if source_case.DATA.is_dir():
+        assert kinds["niv2"]["niv2 file"] == 1554 and kinds["cot"]["tsv file"] == 7
 
 
 def test_the_published_rule_of_the_public_list():
