@@ -167,7 +167,10 @@ def test_files_for_t5x_are_gin(name):
 
 def test_the_ablations_of_the_flan_collection_take_away_what_they_say(tmp_path):
     tasks = ("cot/cot_aqua", "muffin/muffin_rte", "muffin/muffin_qrecc", "t0_sf/t0_sf_dream", "niv2/niv2_task1")
-    made = store_maker.make(tmp_path, dict.fromkeys(tasks, 20), styles=("zsopt", "zsopt_inverted", "fsopt"))
+    parts = {"muffin_qrecc": {"group": "dialog"}}
+    lost = {"muffin_repair": {"collection": "muffin", "group": "program_synthesis", "reason": "never released"}}
+    styles = ("zsopt", "zsopt_inverted", "fsopt")
+    made = store_maker.make(tmp_path, dict.fromkeys(tasks, 20), styles=styles, facts=parts, missing=lost)
     config.parse(["sweeps/flan_collection.gin"])
     drawn = {}
     for point in config.make(Sweep).points():
@@ -176,13 +179,14 @@ def test_the_ablations_of_the_flan_collection_take_away_what_they_say(tmp_path):
     whole = drawn["flan_2022"]
     assert whole.collections == pytest.approx({"cot": 0.05, "muffin": 0.43, "niv2": 0.2, "t0_sf": 0.32})
     assert drawn["no_cot"].collections == pytest.approx({"muffin": 43 / 95, "niv2": 20 / 95, "t0_sf": 32 / 95})
-    for name in ("muffin", "t0_sf", "niv2"):
-        left = {k: v for k, v in whole.collections.items() if k != name}
-        total = sum(left.values())
-        assert drawn[f"no_{name}"].collections == pytest.approx({k: v / total for k, v in left.items()}, abs=1e-4)
-    assert drawn["no_dialog"].tasks["muffin_qrecc"] == 0
-    mixture.Batches(made, drawn["no_dialog"].mixture, {"inputs": 64, "targets": 16}, 4).batch(0)
-    assert drawn["no_dialog"].collections == pytest.approx(whole.collections)
+    sources = {"flan_2021": "muffin", "t0_sf": "t0_sf", "niv2": "niv2", "cot": "cot", "dialog": "dialog"}
+    assert drawn["equal"].collections == pytest.approx(dict.fromkeys(sources.values(), 1 / 5), abs=1e-3)
+    assert drawn["equal"].missing == {"muffin_repair": "never released"}
+    assert drawn["equal_no_programs"].collections == pytest.approx(dict.fromkeys(sources.values(), 1 / 5))
+    for name, source in sources.items():  # the sixth is missing, so four stay
+        left = dict.fromkeys((other for other in sources.values() if other != source), 1 / 4)
+        assert drawn[f"equal_no_{name}"].collections == pytest.approx(left)
+    mixture.Batches(made, drawn["equal_no_dialog"].mixture, {"inputs": 64, "targets": 16}, 4).batch(0)
     assert set(drawn["flan_2021"].collections) == {"muffin"} and set(drawn["super_ni"].collections) == {"niv2"}
     assert drawn["no_balancing"].collections["muffin"] == pytest.approx(2 / 5)
 

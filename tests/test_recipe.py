@@ -47,12 +47,12 @@ def parse(row: recipe.Recipe, without: str = "") -> None:
 def test_every_macro_of_a_recipe_has_a_source_and_the_value_of_its_gin_file(name):
     row = RECIPES[name]
     parse(row)
-    scan = config._Scan([str(config.gin_folder())])
+    scan = config.Scan([str(config.gin_folder())])
     scan.read(row.gin, "test")
     fields = {n: field for n, field in row.fields.items() if n.isupper()}
     assert set(fields) == set(scan.defined) - {"EVALUATOR"}  # idle: the suites bind the evaluator themselves
     model = fields.pop("MODEL").value
-    assert [path for path in scan._seen if path.endswith(model)]
+    assert [path for path in scan.files if path.endswith(model)]
     assert config.parameter(train.train, "evaluator") is not None
     stated = {n: field.value for n, field in fields.items() if field.value != recipe.YOURS}
     assert stated == {n: plain(config.value(n)) for n in stated}
