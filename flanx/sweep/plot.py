@@ -101,7 +101,8 @@ def draw(figure: Figure, shown: Sequence[Panel], title: str, path: pathlib.Path)
                 spot.set_visible(False)
                 continue
             (_lines if figure.kind == "line" else _bars)(spot, shown[index], every)
-            _dress(spot, shown[index], figure, first=index % columns == 0)
+        for index, panel in enumerate(shown):  # when all are drawn: panels that share an axis share its limits
+            _dress(places.flat[index], panel, figure, first=index % columns == 0)
         _legend(canvas, shown, every, figure)
         canvas.suptitle(title, fontsize=11)
         canvas.tight_layout(rect=(0, 0.02, 1, 0.99))
