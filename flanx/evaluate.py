@@ -20,7 +20,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from flanx import beam, bucket, decode, score
+from flanx import beam, bucket, cluster, decode, score
 from flanx.data import vocabulary as vocabularies
 from flanx.data.vocabulary import Vocabulary
 from flanx.errors import UserError
@@ -58,7 +58,7 @@ def evaluate(
       out_dir: where results go; into its sub-folder `step_<step>` where a step is given.
       params: parameters in memory; without them they are read from `checkpoint`.
       data_dir: folder of the benchmark data (default: the environment variable FLANX_DATA_DIR); "sample" for the small
-        samples that come with flanx.
+        samples that come with flanx, "hub" to download the files, "tfds" to read TFDS where it has them.
       allow_missing: sub-tasks, subjects or languages that may have no data; any other absence is an error.
       batch_size: prompts decoded together.
       self_consistency: samples put to the vote in every suite that generates; 0: as the suites' names say.
@@ -84,7 +84,10 @@ def evaluate(
         scores = {}
         for each in loaded:
             scores[each.spec.name] = _run_suite(model, params, words, each, lengths, folder, batch_size, seed, run)
-    return record.write_scores(folder, scores, run)
+    if cluster.is_first():
+        record.write_scores(folder, scores, run)
+    cluster.meet("scores are written")
+    return json.loads((folder / "scores.json").read_text(encoding="utf-8"))
 
 
 def _generates(name: str) -> bool:
@@ -195,25 +198,29 @@ def _run_suite(
     """Evaluates what is not done yet, then scores everything."""
     spec, began = loaded.spec, time.monotonic()
     count = functools.lru_cache(maxsize=4096)(lambda text: len(words.encode(text)))
-    with contextlib.closing(record.Writer(folder, loaded, run)) as writer:
+    with cluster.first_alone(f"{spec.name}: kept generations are read"):
+        writer = record.Writer(folder, loaded, run)
+    with contextlib.closing(writer):
         items = [item for item in loaded.items if (item.task, item.id) not in writer.done]
         requests = [fit(item, spec, words, lengths["inputs"], count) for item in items]
         for row in _answer(model, params, words, spec, requests, lengths, batch_size, seed):
-            if jax.process_index() == 0:
+            if cluster.is_first():
                 writer.add(row)
+    cluster.meet(f"{spec.name}: every generation is written")
     rows = [row for path in writer.paths.values() for row in record.read(path)[1]]
     if len(rows) != len(loaded.items):
         raise UserError(
             f"{folder}: {len(rows)} predictions of {len(loaded.items)} items of {spec.name}; evaluate again"
         )
-    result = record.summarize(spec, loaded.hash, rows)
+    result = record.summarize(spec, loaded.hash, rows) | {"data": dict(loaded.data)}
     seconds = time.monotonic() - began
-    print(
-        f"{spec.name}: {result['score']:.1f} ({result['low']:.1f} to {result['high']:.1f}), "
-        f"{100 * result['extraction_failed']:.1f}% without an answer; "
-        f"{len(items)} items in {seconds:.1f} s, {len(items) / max(seconds, 1e-9):.1f} items/s"
-        + (f", {len(rows) - len(items)} done before" if len(rows) > len(items) else "")
-    )
+    if cluster.is_first():
+        print(
+            f"{spec.name}: {result['score']:.1f} ({result['low']:.1f} to {result['high']:.1f}), "
+            f"{100 * result['extraction_failed']:.1f}% without an answer; "
+            f"{len(items)} items in {seconds:.1f} s, {len(items) / max(seconds, 1e-9):.1f} items/s"
+            + (f", {len(rows) - len(items)} done before" if len(rows) > len(items) else "")
+        )
     return result
 
 

@@ -73,7 +73,7 @@ def tasks(spec: Spec) -> tuple[str, ...]:
 
 def has(folder: pathlib.Path, task: str, spec: Spec) -> bool:
     """Whether the task's files are there."""
-    return (folder / "bbh" / "bbh" / f"{task}.json").is_file()
+    return source.present(folder / "bbh" / "bbh" / f"{task}.json")
 
 
 @functools.lru_cache(maxsize=64)

@@ -19,7 +19,7 @@ def tasks(spec: Spec) -> tuple[str, ...]:
 
 def has(folder: pathlib.Path, task: str, spec: Spec) -> bool:
     """Whether the file is there."""
-    return (folder / "gsm8k" / f"{spec.split}.jsonl").is_file()
+    return source.present(folder / "gsm8k" / f"{spec.split}.jsonl")
 
 
 def exemplars(folder: pathlib.Path) -> list[tuple[str, str]]:

@@ -23,7 +23,7 @@ def tasks(spec: Spec) -> tuple[str, ...]:
 
 def has(folder: pathlib.Path, task: str, spec: Spec) -> bool:
     """Whether the language's file is there."""
-    return (folder / "mgsm" / f"mgsm_{task}.tsv").is_file()
+    return source.present(folder / "mgsm" / f"mgsm_{task}.tsv")
 
 
 @functools.lru_cache(maxsize=32)

@@ -47,7 +47,7 @@ def _path(folder: pathlib.Path, split: str, subject: str) -> pathlib.Path:
 
 def has(folder: pathlib.Path, task: str, spec: Spec) -> bool:
     """Whether the subject's files are there."""
-    return _path(folder, spec.split, task).is_file()
+    return source.present(_path(folder, spec.split, task))
 
 
 @functools.lru_cache(maxsize=256)

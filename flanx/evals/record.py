@@ -1,6 +1,6 @@
 """What an evaluation leaves behind: raw generations in JSONL, and the scores made from them.
 
-    <out>/generations/<suite>__<task>.jsonl    first line: {"spec", "hash", "items", "run"}; then one line an item
+    <out>/generations/<suite>__<task>.jsonl    first line: {"spec", "hash", "items", "run", "data"}; then an item a line
     <out>/scores.json                          {"suites": {...}, "run": {...}, "normalized_average": ...}
 
 A file is added to as items finish, so a killed evaluation goes on where it was; a half-written last line is dropped.
@@ -64,6 +64,7 @@ class Writer:
     def __init__(self, folder: pathlib.Path, suite: Suite, run: Mapping[str, Any]) -> None:
         counts = dict(sorted(Counter(item.task for item in suite.items).items()))
         self.header = {"spec": dataclasses.asdict(suite.spec), "hash": suite.hash, "items": counts, "run": dict(run)}
+        self.header["data"] = dict(suite.data)
         self.paths = {task: generation_path(folder, suite.spec.name, task) for task in {i.task for i in suite.items}}
         (folder / "generations").mkdir(parents=True, exist_ok=True)
         self.done: set[tuple[str, str]] = set()

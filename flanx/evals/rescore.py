@@ -72,6 +72,7 @@ def rescore(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
             raise UserError(f"{folder}: {name} is not whole ({', '.join(short[:3])}{more}); evaluate it to the end")
     suites = {
         name: record.summarize(record.spec_of(header, paths[name]), header["hash"], rows[name])
+        | {"data": header.get("data", {})}
         for name, header in headers.items()
     }
     return suites, next(iter(headers.values()))["run"]

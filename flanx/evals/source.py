@@ -8,15 +8,24 @@ from collections.abc import Iterator
 from typing import Any
 
 from flanx.errors import UserError
+from flanx.evals import origin
 
 
 def existing(path: pathlib.Path, what: str) -> pathlib.Path:
-    """`path`, or a UserError that says what is missing and that it may be left out by name."""
-    if not path.is_file():
+    """`path`, fetched where it may be, or a UserError that says what is missing and that it may be left out by name."""
+    if not origin.provide(path, what) and not path.is_file():
         raise UserError(
             f"{what}: no file {path}; put it there, set DATA_DIR, or allow it to miss by name (allow_missing)"
         )
     return path
+
+
+def present(path: pathlib.Path) -> bool:
+    """Whether the file is there or can be fetched."""
+    try:
+        return existing(path, "").is_file()
+    except UserError:
+        return False
 
 
 def read_text(path: pathlib.Path, what: str) -> str:

@@ -20,9 +20,11 @@ import importlib
 import json
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from flanx.errors import UserError, nearest
+from flanx.evals import origin
 
 SAMPLE = "sample"  # data_dir that stands for the small samples of our own writing
 SAMPLE_DIR = pathlib.Path(__file__).with_name("sample")
@@ -150,10 +152,11 @@ def _specs() -> dict[str, Spec]:
 
 @dataclasses.dataclass(frozen=True)
 class Suite:
-    """A spec and its items."""
+    """A spec and its items; `data`: where they were read, with the origin and hash of every fetched file."""
 
     spec: Spec
     items: tuple[Item, ...]
+    data: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def hash(self) -> str:
@@ -217,7 +220,7 @@ def load(name: str, data_dir: str, allow_missing: Sequence[str] = ()) -> Suite:
         present = [t for t in wanted if family.has(folder, t, spec)]
         spec = dataclasses.replace(spec, tasks=tuple(present), allow_missing=())
     else:
-        folder = pathlib.Path(data_dir)
+        folder = origin.folder(data_dir) if data_dir in (origin.HUB, origin.TFDS) else pathlib.Path(data_dir)
         present = [t for t in wanted if t not in spec.allow_missing or family.has(folder, t, spec)]
     items: list[Item] = []
     for task in present:
@@ -226,7 +229,8 @@ def load(name: str, data_dir: str, allow_missing: Sequence[str] = ()) -> Suite:
     if spec.scoring == "likelihood":
         items = [dataclasses.replace(item, options=item.targets[:1]) for item in items]
     _check(spec, present, items)
-    return Suite(spec, tuple(items))
+    files = {name: e for name, e in origin.recorded(folder).items() if name.startswith(f"{spec.family}/")}
+    return Suite(spec, tuple(items), {"folder": data_dir, "files": files})
 
 
 def _check(spec: Spec, present: Sequence[str], items: Sequence[Item]) -> None:

@@ -36,7 +36,7 @@ def _path(folder: pathlib.Path, split: str) -> pathlib.Path:
 
 def has(folder: pathlib.Path, task: str, spec: Spec) -> bool:
     """Whether the language has rows."""
-    return _path(folder, spec.split).is_file() and bool(rows(folder, spec.split, task))
+    return source.present(_path(folder, spec.split)) and bool(rows(folder, spec.split, task))
 
 
 @functools.lru_cache(maxsize=4)
