@@ -24,6 +24,7 @@ COUNTS = {
     "mmlu_test_zero_shot": 14042,
     "mmlu_test_hendrycks": 14042,
     "mmlu_test_lm_eval": 14042,
+    "mmlu_test_text": 14042,
     f"mgsm_cot[{','.join(mgsm.LANGUAGES)}]": 2750,
     f"mgsm_direct[{','.join(mgsm.LANGUAGES)}]": 2750,
     "gsm8k_cot": 1319,

@@ -139,7 +139,7 @@ def mark_ranked(
     """Marks a ranking: the option of the highest log-probability, per UTF-8 byte if `by_length`."""
     if any(score is None or not np.isfinite(score) for score in scores):
         return Mark(0.0, 0.0, False, True, None)
-    weights = [len(option.encode()) if by_length else 1 for option in options]
+    weights = [len(option.strip().encode()) if by_length else 1 for option in options]
     best = options[int(np.argmax([score / weight for score, weight in zip(scores, weights, strict=True)]))]
     return Mark(float(best in targets), float(best in targets), False, False, best)
 

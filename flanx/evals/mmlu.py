@@ -7,7 +7,10 @@ Variants, which differ by up to 7 points on the same model:
     flan_paper      subject in the instruction, "(A)" options on one line, "A: (B)"; the letter is generated
     flan_paper_cot  the prompts of mmlu-cot.json, then the question in the same form
     hendrycks       "A. ..." lines and "Answer:", the letter's first-token logits, shots dropped until the prompt fits
-    lm_eval         the same lines, texts stripped, log-probability of " A" to " D", prompt cut when too long
+    lm_eval         the same lines, question stripped, log-probability of " A" to " D", prompt cut when too long
+                    (EleutherAI/lm-evaluation-harness, tasks/mmlu/default; its own mean is over items, not subjects)
+    text            "Question: ..." and "Answer:" without options, log-probability of each option's text
+                    (there tasks/mmlu/continuation)
 """
 
 import functools
@@ -74,6 +77,10 @@ def _lines(row: list[str], answer: str, strip: bool) -> str:
     return f"{question}{options}\nAnswer:{answer}"
 
 
+def _question(row: list[str]) -> str:
+    return f"Question: {row[0].strip()}\nAnswer:"
+
+
 @functools.lru_cache(maxsize=8)
 def _cot_prompts(folder: pathlib.Path) -> dict[str, str]:
     return source.read_json(folder / "mmlu" / "mmlu-cot.json", "MMLU rationales")
@@ -94,13 +101,16 @@ def items(spec: Spec, folder: pathlib.Path, task: str) -> list[Item]:
     dev = (
         [row for _, row in rows(folder, "dev", task)][: spec.shots] if spec.shots and "cot" not in spec.variant else []
     )
-    head = f"The following are multiple choice questions (with answers) about {subject}.\n\n"
+    kind = "questions" if spec.variant == "text" else "multiple choice questions"
+    head = f"The following are {kind} (with answers) about {subject}.\n\n"
     options: tuple[str, ...] = ()
     if spec.variant == "flan_paper_cot":
         head, shots = cot_exemplars(folder, task)
         shots, end = shots[: spec.shots], f" {STEP_BY_STEP}"
     elif spec.variant == "flan_paper":
         shots, end = tuple(_flan(row, f" ({row[5]})\n\n") for row in dev), ""
+    elif spec.variant == "text":
+        shots, end = tuple(_question(row) + f" {row[1 + LETTERS.index(row[5])]}\n\n" for row in dev), ""
     else:
         strip = spec.variant == "lm_eval"
         shots, end = tuple(_lines(row, f" {row[5]}\n\n", strip) for row in dev), ""
@@ -111,7 +121,10 @@ def items(spec: Spec, folder: pathlib.Path, task: str) -> list[Item]:
         raise UserError(f"MMLU {task}: no exemplars for {spec.shots} shots")
     found = []
     for number, (place, row) in enumerate(rows(folder, spec.split, task)):
-        query = _lines(row, "", spec.variant == "lm_eval") if options else _flan(row, end)
+        if spec.variant == "text":
+            query, options = _question(row), tuple(f" {text.strip()}" for text in row[1:5])
+        else:
+            query = _lines(row, "", spec.variant == "lm_eval") if options else _flan(row, end)
         target = options[LETTERS.index(row[5])] if options else f"({row[5]})"
         found.append(
             Item(

@@ -146,6 +146,8 @@ def _specs() -> dict[str, Spec]:
             dataclasses.replace(direct, name=f"{prefix}_zero_shot", shots=0),
             dataclasses.replace(rank, name=f"{prefix}_hendrycks", variant="hendrycks"),
             dataclasses.replace(rank, name=f"{prefix}_lm_eval", variant="lm_eval", drop="none"),
+            dataclasses.replace(rank, name=f"{prefix}_text", variant="text"),
+            dataclasses.replace(rank, name=f"{prefix}_text_normalized", variant="text", scoring="rank_normalized"),
         ]
     return {spec.name: spec for spec in rows}
 
