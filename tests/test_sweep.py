@@ -1,5 +1,6 @@
 """Sweeps: the grid, the driver with a stand-in for `flanx train`, its state, parents, retries, launchers; its door."""
 
+import csv
 import json
 import os
 import pathlib
@@ -18,6 +19,7 @@ from flanx.sweep import door, drive, need, report, results
 from flanx.sweep.drive import Launcher
 from flanx.sweep.grid import Sweep
 from flanx.sweep.state import DONE, ELSEWHERE, FAILED, RUNNING, State
+from tests import run_case
 from tests.sweep_maker import STAND_IN
 from tests.sweep_maker import make as make_sweep
 
@@ -411,6 +413,28 @@ def test_a_launcher_gets_the_points_name_and_arguments(tmp_path, program):
     assert {s.reason for s in statuses} == {"no/such/launcher cannot be run: No such file or directory"}
 
 
+def test_the_launcher_of_gke_fills_in_the_jobset_and_waits_for_its_end(tmp_path):
+    """With a stand-in for kubectl: the points arguments come through to the byte, and the end's kind is the status."""
+    yaml = pytest.importorskip("yaml", reason="reads what the script hands to kubectl")
+    fake = tmp_path / "kubectl"
+    fake.write_text(
+        f"#!/bin/sh\ncase $1 in apply) cat > {tmp_path}/applied.yaml;; get) if [ -e {tmp_path}/second ]; then echo $END;"
+        f" else touch {tmp_path}/second; fi;; esac\n"
+    )
+    fake.chmod(0o755)
+    words = ["train", "--gin_file=runs/train.gin", "--gin.MODEL_DIR='/bucket/a b'", '--gin.L={"inputs": 3}']
+    env = {**os.environ, "KUBECTL": str(fake), "PERIOD": "0.05"}
+    for end, status in (("Completed", 0), ("Failed", 1)):
+        command = [str(run_case.ROOT / "launch" / "gke_point.sh"), "flanx-8b-9", *words]
+        assert subprocess.run(command, env=env | {"END": end}, capture_output=True, check=False).returncode == status
+        (tmp_path / "second").unlink()
+    applied = yaml.safe_load((tmp_path / "applied.yaml").read_text())
+    container = applied["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]["containers"][0]
+    assert applied["metadata"]["name"] == "flanx-8b-9"
+    assert container["command"] == ["flanx", *words, "--cluster_timeout=900"]
+    assert container["resources"]["limits"] == {"google.com/tpu": 4}
+
+
 # ---- the door --------------------------------------------------------------------------------------------------------
 
 
@@ -487,3 +511,65 @@ def test_the_door_runs_a_sweep_and_leaves_its_report(tmp_path, program, capsys):
     config.parse([str(out / "sweep.gin")])  # what the sweep was, to be given back
     assert list(config.make(Sweep).axes["size"]) == ["a", "b"]
     assert report.is_sweep(str(out))
+
+
+# ---- a real sweep ----------------------------------------------------------------------------------------------------
+
+
+def real_sweep(folder: pathlib.Path, store: pathlib.Path) -> str:
+    """The gin file of a sweep that trains one small model and evaluates its chosen checkpoint with two prompts."""
+    trained = f"{folder}/out/runs/model_trained"
+    bound = {
+        "STORE_DIR": str(store),
+        "VOCABULARY": "byte",
+        "MIXTURE_OR_TASK_NAME": "own",
+        "TASK_FEATURE_LENGTHS": {"inputs": 64, "targets": 16},
+        "TRAIN_STEPS": 40,
+        "EVAL_PERIOD": 20,
+        "CHECKPOINT_PERIOD": 10,
+        "BATCH_SIZE": 4,
+        "SUITES": ["suite_rule[:2]"],
+        "t5.T5.num_encoder_layers": 1,
+        "t5.T5.num_decoder_layers": 1,
+        "t5.T5.emb_dim": 16,
+        "checkpoint.SaveCheckpointConfig.keep_period": 20,
+    }
+    alone = {"TRAIN_STEPS": 0, "INITIAL_CHECKPOINT_PATH": f"{trained}/chosen"}
+    axes = {
+        "model": {"model": []},
+        "run": {
+            "plain": [alone],
+            "sampled": [alone | {"SUITES": ["suite_rule[:2]+sc2"]}],
+            "trained": [],
+            "longer": [{"TRAIN_STEPS": 60}],
+        },
+    }
+    more = [f"grid.Sweep.bindings = {bound}", f"grid.Sweep.axes = {axes}", "grid.Sweep.choose_by = ['suite_rule[:2]']"]
+    return sweep_gin(folder, *more)
+
+
+@pytest.mark.slow
+def test_a_real_sweep_killed_at_random_moments_ends_with_the_same_results(tmp_path):
+    store = run_case.make_store(tmp_path / "store")
+    found = {}
+    rng = random.Random(3)
+    for name, kills in (("calm", 0), ("killed", 8)):
+        (tmp_path / name).mkdir()
+        file = real_sweep(tmp_path / name, store)
+        command = [sys.executable, "-m", "flanx", "sweep", f"--gin_file={file}", "--jobs=2", "--retry_wait=1"]
+        for _ in range(kills):
+            driver = run_case.launch(command)
+            time.sleep(rng.uniform(2, 9))
+            os.killpg(driver.pid, signal.SIGKILL)  # the driver and its runs
+            driver.communicate()
+        ((status, said),) = run_case.finish([run_case.launch(command)])
+        assert status == 0, said
+        found[name] = (tmp_path / name / "out" / "results.csv").read_text()
+    assert found["killed"] == found["calm"]
+    table = list(csv.DictReader(found["calm"].splitlines()))
+    steps = {(row["run"], row["checkpoint"]): row["step"] for row in table}
+    assert steps["trained", "last"] == "40" and steps["trained", "chosen"] in ("20", "40")
+    assert steps["plain", "last"] == steps["sampled", "chosen"] == "0"
+    scores = {(row["run"], row["checkpoint"]): row["score"] for row in table}
+    assert scores["plain", "last"] == scores["trained", "chosen"]  # the very checkpoint
+    assert not (tmp_path / "calm" / "out" / "runs" / "model_plain" / "checkpoints" / "checkpoint_0").exists()
