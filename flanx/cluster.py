@@ -152,11 +152,7 @@ def first_alone(place: str) -> Iterator[None]:
 
 def stops(asked: bool, step: int) -> bool:
     """Whether the run stops after `step`: at once for a single process, at one common step for several."""
-    if _joined is None:
-        return asked
-    if asked:
-        _joined.announce_stop(step)
-    return _joined.stop_step is not None and step >= _joined.stop_step
+    return asked if _joined is None else _joined.stops(asked, step)
 
 
 @contextlib.contextmanager

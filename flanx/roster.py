@@ -21,7 +21,7 @@ from flanx.errors import UserError
 PORT_OFFSET = 1000  # the roll call listens this far above JAX's coordinator
 BEAT, SILENCE = 5.0, 30.0  # seconds between signs of life, and without one until a process counts as lost
 LOST = 70  # exit status of a process that ends because another one did
-AHEAD = 4  # steps from a stop's announcement to the stop: hosts run at most two steps apart
+AHEAD = 2  # steps that a process may take before it must know where all stop: hosts run at most two steps apart
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,14 +38,17 @@ class Cluster:
 
     def __init__(self, place: Place, timeout: float) -> None:
         self.place, self.timeout = place, timeout
-        self.stop_step: int | None = None
+        self._step = 0  # the last one done
+        self._hold: int | None = None  # the step at which this process waits to hear where all stop
+        self._stop_step: int | None = None
+        self._stop_known, self._asked = threading.Event(), False
         self._answers: queue.Queue[str | None] = queue.Queue()
         self._leaving = False
         host, _, port = place.address.rpartition(":")
         port_number = int(port) + PORT_OFFSET
         if place.process == 0:
             _Server(port_number, place.count, timeout).start()
-        self._lock = threading.Lock()
+        self._lock, self._steps = threading.Lock(), threading.Lock()
         self._socket = self._connect(host.strip("[]") if place.process else "127.0.0.1", port_number)
         self._send({"process": place.process, "host": socket.gethostname()})
         threading.Thread(target=self._read, name="flanx-cluster", daemon=True).start()
@@ -89,10 +92,28 @@ class Cluster:
                     )
         return None
 
-    def announce_stop(self, step: int) -> None:
-        """Tells every process to stop a few steps after `step`."""
-        if self.stop_step is None:
-            self._send({"stop": step + AHEAD})
+    def stops(self, asked: bool, step: int) -> bool:
+        """Whether all processes stop after `step`, which this one has done; `asked` asks for it.
+
+        All must stop at one step, or those that go on wait for the others in a collective. So whoever is asked makes
+        every process name its step, without waiting; each takes at most AHEAD more (another may need them to get on)
+        until it hears the common step, AHEAD beyond the farthest.
+        """
+        with self._steps:
+            self._step, hold = step, self._hold
+        if asked and not self._asked:
+            self._asked = True
+            self._send({"stop": "asked"})
+        if hold is not None and step >= hold:
+            self._stop_known.wait()
+        return self._stop_step is not None and step >= self._stop_step
+
+    def _name_step(self) -> None:
+        with self._steps:
+            if self._hold is not None:  # somebody else has asked before
+                return
+            at, self._hold = self._step, self._step + AHEAD
+        self._send({"at": at})
 
     def fail(self, reason: str) -> None:
         """Tells every process that this one failed: they would wait for it in a collective for ever."""
@@ -123,8 +144,11 @@ class Cluster:
             for message in _messages(self._socket):
                 if "lost" in message:
                     self._end(f"process {message['lost']} ({message['host']}) was lost")
+                elif message.get("stop") == "asked":
+                    self._name_step()
                 elif "stop" in message:
-                    self.stop_step = message["stop"]
+                    self._stop_step = message["stop"]
+                    self._stop_known.set()
                 elif "failed" in message:
                     self._end(f"process {message['process_failed']} failed: {message['failed']}")
                 elif "round" in message:
@@ -155,6 +179,7 @@ class _Server(threading.Thread):
         self._sockets: dict[int, socket.socket] = {}
         self._hosts: dict[int, str] = {}
         self._rounds: dict[str, dict[int, Any]] = {}
+        self._at: dict[int, int] = {}  # the step of each process when a stop was asked for
 
     def run(self) -> None:
         """Accepts processes for ever."""
@@ -174,7 +199,9 @@ class _Server(threading.Thread):
                 elif "round" in message:
                     self._gather(message["round"], number, message["facts"])
                 elif "stop" in message:
-                    self._tell({"stop": message["stop"]})
+                    self._tell(message)
+                elif "at" in message:
+                    self._stop_beyond(number, message["at"])
                 elif "failed" in message:
                     self._tell({"failed": message["failed"], "process_failed": number}, but=number)
                 elif "bye" in message:
@@ -183,6 +210,14 @@ class _Server(threading.Thread):
             self._sockets.pop(number, None)
         if number is not None and not said_bye:
             self._tell({"lost": number, "host": self._hosts[number]})
+
+    def _stop_beyond(self, number: int, step: int) -> None:
+        """Tells where all stop as soon as every process has named its step."""
+        with self._lock:
+            self._at[number] = step
+            whole = len(self._at) == self._count
+        if whole:
+            self._tell({"stop": max(self._at.values()) + AHEAD})
 
     def _gather(self, name: str, number: int, facts: Any) -> None:
         with self._lock:

@@ -1,6 +1,7 @@
 """Several processes as one run, for real: on loopback, with gloo."""
 
 import argparse
+import json
 import pathlib
 import signal
 import socket
@@ -82,16 +83,24 @@ def test_no_answer_from_process_0() -> None:
         roster.Cluster(roster.Place(f"127.0.0.1:{run_case.free_port()}", 2, 1), 0.3)
 
 
-def test_stop_is_one_step_for_all() -> None:
+@pytest.mark.parametrize("asked", [10**9, 52], ids=["one is asked", "both are asked"])
+def test_stop_is_one_step_for_all(asked: int) -> None:
     address = f"127.0.0.1:{run_case.free_port()}"
     both = [roster.Cluster(roster.Place(address, 2, i), 10.0) for i in range(2)]
     threads = [threading.Thread(target=c.agree, args=("start", {})) for c in both]
     [t.start() for t in threads], [t.join() for t in threads]
-    both[1].announce_stop(7)
-    limit = time.monotonic() + 10
-    while any(c.stop_step is None for c in both) and time.monotonic() < limit:
-        time.sleep(0.01)
-    assert [c.stop_step for c in both] == [7 + roster.AHEAD] * 2
+    ended: list[int] = []
+
+    def steps(joined: roster.Cluster, first: int, asked_at: int) -> None:
+        """A loop as fast as a loop can be: a stop must not overtake its own announcement."""
+        step = first
+        while not joined.stops(step >= asked_at, step):
+            step += 1
+        ended.append(step)
+
+    loops = [threading.Thread(target=steps, args=(both[i], 5 - i, at)) for i, at in ((0, asked), (1, 50))]
+    [t.start() for t in loops], [t.join(20) for t in loops]
+    assert len(ended) == 2 and ended[0] == ended[1] >= 50
     [c.leave() for c in both]
 
 
@@ -171,6 +180,23 @@ def test_checkpoint_of_four_processes_is_resumed_by_one_and_by_two(tmp_path: pat
         assert [status for status, _ in ended] == [0] * count, ended
         found = run_case.losses(folder)
         np.testing.assert_allclose(list(found.values()), list(alone.values()), rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_two_processes_evaluate_as_one_does_and_write_once(tmp_path: pathlib.Path) -> None:
+    def evaluated(folder: pathlib.Path, count: int) -> tuple[dict, list[dict]]:
+        bound = {"TRAIN_STEPS": 2, "SUITES": ["suite_composition[:1]"], "EVAL_BATCH_SIZE": 8}
+        one = [*run_case.command(folder, **bound), "--gin_file=evals/suite.gin"]
+        ended = run_case.finish(run_case.launch_many([one] * count) if count > 1 else [run_case.launch(one)])
+        assert [status for status, _ in ended] == [0] * count, ended
+        place = folder / "evals" / "step_2"
+        files = sorted((place / "generations").glob("*.jsonl"))
+        rows = [json.loads(line) for path in files for line in path.read_text().splitlines()[1:]]
+        return json.loads((place / "scores.json").read_text())["suites"], sorted(rows, key=lambda row: row["task"])
+
+    one, two = evaluated(tmp_path / "one", 1), evaluated(tmp_path / "two", 2)
+    assert len(one[1]) > 2
+    assert two == one
 
 
 @pytest.mark.slow
