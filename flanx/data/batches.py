@@ -23,7 +23,7 @@ from flanx.data.store import Store
 from flanx.data.vocabulary import EOS_ID
 from flanx.errors import UserError
 
-ALGORITHM = 1  # raise it when the same arguments would give other batches
+ALGORITHM = 2  # raise it when the same arguments would give other batches
 KEPT = 3  # plans held in memory: a few MB each
 PACKINGS = ("encoder_decoder", "decoder_only")
 
@@ -108,7 +108,8 @@ class Batches:
     @functools.cached_property
     def _first(self) -> tuple["_Draws", packer.Recipe, packer.Fit]:
         draws = self._draws(0)
-        return draws, *packer.plan(self._sizes(draws.length), draws.source, self._bins)
+        epoch = self.order.sources.examples.sum(axis=1)
+        return draws, *packer.plan(self._sizes(draws.length), draws.source, epoch, self._bins)
 
     @functools.cached_property
     def fingerprint(self) -> str:
