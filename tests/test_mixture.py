@@ -150,6 +150,10 @@ def test_collections_that_are_absent_need_allow_missing(lacking):
     resolved = Mixture("proportion_a", allow_missing=True).resolve(lacking)
     assert resolved.collections == {"cot": 1.0}
     assert {"cot_9", "muffin", "t0_sf", "niv2"} == set(resolved.missing)
+    record = resolved.describe()  # what was asked stands beside what is given
+    assert record["rates"] == {"muffin": 0.52, "t0_sf": 0.15, "cot": 0.03, "niv2": 0.3}
+    assert record["collections"] == {"cot": 1.0} and set(record["missing"]) == set(resolved.missing)
+    assert Mixture("cot", allow_missing=True).resolve(lacking).describe()["rates"] is None
     assert Mixture("proportion_a", num_tasks=2).resolve(lacking).collections == {"cot": 1.0}
 
 

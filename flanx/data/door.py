@@ -142,11 +142,15 @@ def _mix(args: argparse.Namespace) -> int:
         + ", ".join(f"{side} {_percent(share)}" for side, share in table["cut"].items())
         + f"; chain of thought {_percent(asked['cot_share'])}"
     )
+    rates, given = asked["rates"] or {}, table["collections"]
+    nothing = {"tasks": 0, "share": 0.0, "drawn": 0.0, "most_epochs": 0.0}
     rows = (
-        (name, [row["tasks"], _percent(row["share"]), f"{row['drawn']:,.0f}", f"{row['most_epochs']:.3g}"])
-        for name, row in table["collections"].items()
-    )
-    _print_table("collection", ("tasks", "share", "examples drawn", "most epochs of a task"), rows)
+        (name, [row["tasks"], *([_percent(rates[name])] if rates else []), _percent(row["share"]),
+                f"{row['drawn']:,.0f}", f"{row['most_epochs']:.3g}"])
+        for name, row in (dict.fromkeys(rates, nothing) | given).items()
+    )  # fmt: skip
+    columns = ("tasks", *(["asked"] if rates else []), "share", "examples drawn", "most epochs of a task")
+    _print_table("collection", columns, rows)
     if args.tasks:
         ordered = sorted(table["tasks"].items(), key=lambda item: -item[1]["share"])
         rows = ((name, [_percent(r["share"]), f"{r['examples']:,}", f"{r['drawn']:,.0f}", f"{r['epochs']:.3g}",

@@ -18,20 +18,19 @@ import math
 import os
 import pathlib
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from flanx.data import order
+from flanx.data import order, share
 from flanx.data.batches import Batches
-from flanx.data.store import INVERTED, Part, Store, Task
+from flanx.data.store import Store
 from flanx.errors import UserError, nearest
 
 __all__ = ["Batches", "Mixture", "Resolved", "named"]
 
 INVERSION = 0.3  # rate of inverted examples against 1: the paper's mixtures (FLAN's own code, 2022)
-TOLERANCE = 0.005  # rates may miss their sum by this: the paper's Proportion B adds up to 99.9 %
 KEYS = {"collections", "rates", "caps", "styles", "inversion", "balance", "note"}
 
 
@@ -64,25 +63,12 @@ class Mixture:
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
-    """One (task, style) with its share of all draws and its renderings."""
-
-    task: Task
-    style: str
-    weight: float
-    parts: tuple[Part, ...]
-
-    @property
-    def name(self) -> str:
-        return f"{self.task.name}_{self.style}"
-
-
-@dataclasses.dataclass(frozen=True)
 class Resolved:
     """A mixture over a store: its sources, sorted by name, and what was asked for and is not there."""
 
     mixture: Mixture
-    sources: tuple[Source, ...]
+    sources: tuple[share.Source, ...]
+    rates: dict[str, float] | None  # asked for, by collection, sum 1
     missing: dict[str, str]  # task or collection -> reason
     dropped: tuple[str, ...]  # held-out tasks of the collections
 
@@ -120,12 +106,16 @@ class Resolved:
         return [[source.name, float(source.weight).hex()] for source in self.sources]
 
     def describe(self) -> dict[str, Any]:
-        """For a run's record: JSON-able; shares of collections, numbers, and what is missing."""
+        """For a run's record, JSON-able: the rates asked for, the shares that collections get, what is missing.
+
+        They are not the same where something is missing, NUM_TASKS leaves some out, or COT_RATIO is set.
+        """
         asked = {k: v for k, v in dataclasses.asdict(self.mixture).items() if v is not None}
         return {
             "asked": asked,
             "tasks": len(self.tasks),
             "sources": len(self.sources),
+            "rates": self.rates and {name: round(rate, 6) for name, rate in self.rates.items()},
             "collections": {name: round(share, 6) for name, share in self.collections.items()},
             "cot_share": round(sum(s.weight for s in self.sources if s.task.facts.get("cot")), 6),
             "missing": self.missing,
@@ -179,11 +169,19 @@ def _resolve(mixture: Mixture, store: Store) -> Resolved:
     names, lost = _subset(mixture, definition, names, missing, store)
     styles = {style: 1.0} if style else setting["styles"]
     inversion = INVERSION if setting["inversion"] is None else setting["inversion"]
-    weights = {name: _size(store.tasks[name], setting["caps"] or {}) for name in names}
-    weights, absent = _rated(mixture, weights, setting["rates"], store)
-    weights = _with_cot(mixture, weights, store)
-    sources = [s for name in sorted(weights) for s in _sources(store.tasks[name], weights[name], styles, inversion)]
-    return Resolved(mixture, _normalised(sources), lost | absent, dropped)
+    weights = {name: share.size(store.tasks[name], setting["caps"] or {}) for name in names}
+    rates = share.rates_of_one(mixture.name, setting["rates"]) if weights else None
+    if rates is not None:
+        weights = share.rated(mixture.name, weights, rates, store)
+        lost |= _unbuilt(mixture, rates, store)
+    if weights and mixture.cot_ratio is not None:
+        weights = share.with_cot(mixture.name, weights, mixture.cot_ratio, store)
+    sources = [
+        source
+        for name in sorted(weights)
+        for source in share.sources(store.tasks[name], weights[name], styles, inversion)
+    ]
+    return Resolved(mixture, share.whole(sources), rates, lost, dropped)
 
 
 def _with_groups(
@@ -311,82 +309,15 @@ def _subset(
     return chosen, lost
 
 
-def _size(task: Task, caps: Mapping[str, int]) -> float:
-    """Weight of a task inside its collection: min(examples, cap)."""
-    if not task.examples:
-        raise UserError(f"task {task.name} has no examples in the store; leave it out or build it again")
-    cap = caps.get(task.name, caps.get(task.collection, task.facts.get("cap")))
-    return float(task.examples if cap is None else min(task.examples, cap))
-
-
-def _rated(
-    mixture: Mixture, weights: dict[str, float], rates: Mapping[str, float] | None, store: Store
-) -> tuple[dict[str, float], dict[str, str]]:
-    """Scales the weights so that collections get their rates; rates of collections that NUM_TASKS left out are dropped.
-    Also: the collections with a rate that the store does not have."""
-    if rates is None or not weights:
-        return weights, {}
-    total = math.fsum(rates.values())
-    whole = 1.0 if total < 2 else 100.0
-    if abs(total - whole) > TOLERANCE * whole:
-        raise UserError(f"mixture '{mixture.name}': rates add up to {total:g}, not to {whole:g}")
-    sums: dict[str, float] = {}
-    for name, weight in weights.items():
-        collection = store.tasks[name].collection
-        if collection not in rates:
-            raise UserError(
-                f"mixture '{mixture.name}': no rate for collection '{collection}'{nearest(collection, rates)}"
-            )
-        sums[collection] = sums.get(collection, 0.0) + weight
+def _unbuilt(mixture: Mixture, rates: Mapping[str, float], store: Store) -> dict[str, str]:
+    """{collection with a rate that the store does not have: reason}; an error unless that is allowed."""
+    if mixture.num_tasks is not None:
+        return {}
     known = {*store.collections(), *(facts.get("collection") for facts in store.missing.values())}
-    absent = {c: "has a rate, is not in the store" for c, rate in rates.items() if rate and c not in known}
-    if absent and mixture.num_tasks is None and not mixture.allow_missing:
-        first = next(iter(absent))
+    unbuilt = {name: "has a rate, is not in the store" for name, rate in rates.items() if rate and name not in known}
+    if unbuilt and not mixture.allow_missing:
         raise UserError(
-            f"mixture '{mixture.name}': rate for collection '{first}', which the store {store.path} does not have; "
-            "build it, or set allow_missing"
+            f"mixture '{mixture.name}': rate for collection '{next(iter(unbuilt))}', which the store {store.path} does "
+            "not have; build it, or set allow_missing"
         )
-    return {
-        name: weight * rates[c] / sums[c]
-        for name, weight in weights.items()
-        if rates[c := store.tasks[name].collection]
-    }, (absent if mixture.num_tasks is None else {})
-
-
-def _with_cot(mixture: Mixture, weights: dict[str, float], store: Store) -> dict[str, float]:
-    """Gives chain-of-thought tasks the share COT_RATIO of all draws, both groups keeping their proportions."""
-    ratio = mixture.cot_ratio
-    if ratio is None or not weights:
-        return weights
-    groups = {True: {}, False: {}}
-    for name, weight in weights.items():
-        groups[bool(store.tasks[name].facts.get("cot"))][name] = weight
-    for is_cot, share, kind in ((True, ratio, "chain-of-thought"), (False, 1 - ratio, "other")):
-        if share and not groups[is_cot]:
-            raise UserError(f"COT_RATIO {ratio}: mixture '{mixture.name}' has no {kind} task to give that share")
-    scaled = {}
-    for is_cot, share in ((True, ratio), (False, 1 - ratio)):
-        total = math.fsum(groups[is_cot].values())
-        scaled |= {name: weight / total * share for name, weight in groups[is_cot].items() if share}
-    return scaled
-
-
-def _sources(task: Task, weight: float, styles: Mapping[str, float] | None, inversion: float) -> Iterable[Source]:
-    """Divides a task's weight over its styles, and each style's over plain and inverted examples."""
-    plain = [style for style in task.parts if not style.endswith(INVERTED)]
-    rates = {style: 1.0 if styles is None else float(styles.get(style, 0.0)) for style in plain}
-    total = math.fsum(rates.values())
-    if not total:
-        asked = ", ".join(style for style, rate in (styles or {}).items() if rate)
-        raise UserError(f"task {task.name} has the styles {', '.join(plain)}, none of {asked}")
-    for style, rate in rates.items():
-        pair = [(style, 1.0), (f"{style}{INVERTED}", inversion)]
-        pair = [(s, r) for s, r in pair if r and s in task.parts and sum(p.examples for p in task.parts[s])]
-        for name, share in pair:
-            if rate:
-                yield Source(task, name, weight * rate / total * share / sum(r for _, r in pair), task.parts[name])
-
-
-def _normalised(sources: Sequence[Source]) -> tuple[Source, ...]:
-    total = math.fsum(source.weight for source in sources)
-    return tuple(dataclasses.replace(source, weight=source.weight / total) for source in sources)
+    return unbuilt
