@@ -46,10 +46,68 @@ def test_layers_with_biases_of_their_own_are_refused():
         stack.unroll(of_scalable_t5(draw(), own_bias=True), "here")
 
 
-def test_optimizer_state_of_t5x_scanned_layers_is_refused_with_the_repair():
-    state = {"state/param_states/encoder/encoder/mlp/wo/kernel/v_row": held(np.ones((2, 128), np.float32))}
-    with pytest.raises(UserError, match="add --drop-optimizer"):
-        stack.unroll(of_scalable_t5(draw()) | state, "here")
+def state_of_scalable_t5(tensors):
+    """Moments as T5X keeps them for stacked layers, put together by hand: rows are the axis of the embedding."""
+    found = {}
+    for name in SMALL.shapes():
+        stack_name, _, inside = name.partition("/layers_0/")
+        if not inside:
+            continue
+        layers = SMALL.num_encoder_layers if stack_name == "encoder" else SMALL.num_decoder_layers
+        place = f"state/param_states/{stack_name}/{stack_name}/{inside}"
+        ours = [f"state/param_states/{stack_name}/layers_{i}/{inside}" for i in range(layers)]
+        each = {m: [tensors[f"{o}/{m}"].read() for o in ours] for m in ("v", "v_row", "v_col", "m")}
+        if each["v"][0].shape != (1,):
+            found[f"{place}/v"] = np.stack(each["v"], axis=1)
+            found |= {f"{place}/{m}": each[m][0] for m in ("v_row", "v_col", "m")}
+            continue
+        rows, columns = SMALL.shapes()[name]
+        of_axis = {0: each["v_row"], 1: each["v_col"]} if rows <= columns else {0: each["v_col"], 1: each["v_row"]}
+        embed = 1 if inside.split("/")[-2] in ("out", "wo") else 0
+        layer_axis = {0: 1, 1: 0}  # what is left of [a, layers, b] without b, without a
+        found[f"{place}/v_row"] = np.stack(of_axis[embed], axis=layer_axis[embed])
+        found[f"{place}/v_col"] = np.stack(of_axis[1 - embed], axis=layer_axis[1 - embed])
+        found |= {f"{place}/{m}": each[m][0] for m in ("v", "m")}
+    return {name: held(array) for name, array in found.items()}
+
+
+def scanned_with_state():
+    tensors = draw(optimizer=True)
+    state = {name: t for name, t in tensors.items() if name.startswith("state/") and "/layers_" not in name}
+    params = {name: t for name, t in tensors.items() if name.startswith("target/")}
+    return tensors, of_scalable_t5(params) | state | state_of_scalable_t5(tensors)
+
+
+def test_optimizer_state_of_t5x_scanned_layers_is_unrolled(tmp_path: pathlib.Path):
+    tensors, scanned = scanned_with_state()
+    assert scanned["state/param_states/encoder/encoder/mlp/wo/kernel/v_row"].shape == (2, 128)  # of [144, 2, 128]
+    assert scanned["state/param_states/encoder/encoder/mlp/wi_0/kernel/v_row"].shape == (128, 2)  # of [128, 2, 144]
+    t5x.write_legacy(at(tmp_path), scanned, 7)
+    assert_same(flanx.convert.open_source(tmp_path).tensors, tensors)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"state/param_states/encoder/encoder/relpos_bias/rel_embedding/v": np.eye(4, 2)[:, :, None] * np.ones(32)},
+            "'state/param_states/encoder/layers_1/relpos_bias/rel_embedding/v' differs",
+        ),
+        ({"state/param_states/encoder/encoder/mlp/w/kernel/v": np.ones((2, 2))}, "is a state of no parameter"),
+        (
+            {
+                "target/encoder/encoder/mlp/wi_0/kernel": np.ones((128, 2, 64)),
+                "state/param_states/encoder/encoder/mlp/wi_0/kernel/v_row": np.ones((128, 2)),
+            },
+            "an axis below 128",
+        ),
+    ],
+)
+def test_state_that_has_no_unrolled_form_is_refused_with_the_repair(change, message: str):
+    _, scanned = scanned_with_state()
+    with pytest.raises(UserError, match=message) as caught:
+        stack.unroll(scanned | {name: held(array) for name, array in change.items()}, "here")
+    assert "add --drop-optimizer" in str(caught.value)
 
 
 def test_stack_and_unroll_are_opposites_with_the_optimizer_state():

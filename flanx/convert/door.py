@@ -16,6 +16,7 @@ from flanx.convert.folder import Folder, at
 from flanx.convert.source import KINDS, NOTE, Source, open_source
 from flanx.convert.tensor import BFLOAT16, STATE, TARGET, Tensor, fingerprint, held
 from flanx.errors import UserError
+from flanx.optim import factored_axes
 
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": BFLOAT16}
 
@@ -109,14 +110,12 @@ def with_state(source: Source) -> tuple[dict[str, Tensor], int]:
     tensors = dict(source.tensors)
     if any(name.startswith(f"{STATE}param_states/") for name in tensors):
         return tensors, source.step
-    from flanx.optim import factored_axes
-
     unused = held(np.zeros((1,), np.float32))
     for name in source.tensors:
         if not name.startswith(TARGET):
             continue
         shape = source.tensors[name].shape
-        axes = factored_axes(shape, 128)
+        axes = factored_axes(shape, stack.LEAST_FACTORED)
         state = dict.fromkeys(native.MOMENTS, unused)
         if axes:
             state["v_row"] = held(np.zeros(np.delete(shape, axes[1]), np.float32))
