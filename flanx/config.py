@@ -256,7 +256,7 @@ def call(function: Callable[..., Any], folder: str | os.PathLike | None = None) 
     With `folder`, the whole resolved config is written to `folder/config.gin` before the call (it can be given back
     as `--gin_file`), and what the call really used to `folder/operative_config.gin` after it, error or not.
     """
-    target = pathlib.Path(folder) if folder is not None else None
+    target = local_folder(folder) if folder is not None else None
     if target is not None:
         target.mkdir(parents=True, exist_ok=True)
         write_atomic(target / "config.gin", text())
@@ -312,6 +312,13 @@ def text() -> str:
         gin.config.pprint = kept
         gin.config._CONFIG.clear()
         gin.config._CONFIG.update(every)
+
+
+def local_folder(path: str | os.PathLike) -> pathlib.Path:
+    """`path` as a folder. Raises UserError for a URL: logs are appended to, which object stores cannot."""
+    if "://" in str(path):
+        raise UserError(f"'{path}' is a URL, and a run writes to a folder: mount the bucket (gcsfuse) and give that")
+    return pathlib.Path(path)
 
 
 def write_atomic(path: pathlib.Path, text: str) -> None:

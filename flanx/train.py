@@ -16,7 +16,7 @@ import numpy as np
 
 from flanx import cluster
 from flanx.checkpoint import Checkpoints, RestoreCheckpointConfig, SaveCheckpointConfig, load_params
-from flanx.config import write_atomic
+from flanx.config import local_folder, write_atomic
 from flanx.data import loader, mixture, store
 from flanx.data import vocabulary as vocabularies
 from flanx.errors import Preempted, UserError
@@ -84,7 +84,7 @@ def train(
       UserError: for bad input, a changed run without `fork`, a loss that is not finite.
       Preempted: after SIGTERM, with the state saved.
     """
-    folder = run_folder(model_dir)
+    folder = local_folder(model_dir)
     if is_done(folder, train_steps):
         print(f"{folder.name}: done already (step {train_steps}); delete {folder / 'done.json'} to run it again")
         return
@@ -125,13 +125,6 @@ def train(
         evaluate(state)
     if cluster.is_first():
         write_atomic(folder / "done.json", json.dumps({"step": int(state.step)}) + "\n")
-
-
-def run_folder(model_dir: str) -> pathlib.Path:
-    """MODEL_DIR as a folder. Raises UserError for a URL: logs are appended to, which object stores cannot."""
-    if "://" in model_dir:
-        raise UserError(f"MODEL_DIR = '{model_dir}' is a URL: mount the bucket (gcsfuse) and give the folder")
-    return pathlib.Path(model_dir)
 
 
 def is_done(folder: pathlib.Path, train_steps: int) -> bool:

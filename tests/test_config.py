@@ -109,3 +109,11 @@ def test_an_error_inside_the_called_function_is_not_blamed_on_gin(gin_file):
 
 def fails(steps: int) -> None:
     raise TypeError(f"inner {steps}")
+
+
+def test_a_url_for_a_run_is_refused_before_anything_is_written(gin_file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config.parse([gin_file("t.run.steps = 1\n")])
+    with pytest.raises(UserError, match="'gs://bucket/run' is a URL"):
+        config.call(run, "gs://bucket/run")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.gin"]
