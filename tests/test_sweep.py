@@ -417,10 +417,8 @@ def test_the_launcher_of_gke_fills_in_the_jobset_and_waits_for_its_end(tmp_path)
     """With a stand-in for kubectl: the points arguments come through to the byte, and the end's kind is the status."""
     yaml = pytest.importorskip("yaml", reason="reads what the script hands to kubectl")
     fake = tmp_path / "kubectl"
-    fake.write_text(
-        f"#!/bin/sh\ncase $1 in apply) cat > {tmp_path}/applied.yaml;; get) if [ -e {tmp_path}/second ]; then echo $END;"
-        f" else touch {tmp_path}/second; fi;; esac\n"
-    )
+    end = f"if [ -e {tmp_path}/second ]; then echo $END; else touch {tmp_path}/second; fi"
+    fake.write_text(f"#!/bin/sh\ncase $1 in apply) cat > {tmp_path}/applied.yaml;; get) {end};; esac\n")
     fake.chmod(0o755)
     words = ["train", "--gin_file=runs/train.gin", "--gin.MODEL_DIR='/bucket/a b'", '--gin.L={"inputs": 3}']
     env = {**os.environ, "KUBECTL": str(fake), "PERIOD": "0.05"}

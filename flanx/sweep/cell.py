@@ -25,7 +25,7 @@ class Cell:
         the mean of their intervals.
       seeds: 95% interval of the mean over the runs (Student's t); None for fewer than two.
       outcomes: the runs behind the mean; missing: {point: why it has no score}.
-      published: the paper's value.
+      published: the paper's value; note: what is to be known of it.
     """
 
     labels: Mapping[str, str]
@@ -38,6 +38,7 @@ class Cell:
     outcomes: tuple[Outcome, ...]
     missing: Mapping[str, str]
     published: float | None
+    note: str = ""
 
     @property
     def interval(self) -> tuple[float, float] | None:
@@ -113,14 +114,15 @@ def _cell(
             behind.append(outcome)
     reference = sweep.published.get("_".join(labels.values()))
     theirs = published.model(reference).get(name) if reference else None
+    note = published.note(reference) if reference else ""
     if not values:
-        return Cell(labels, name, checkpoint, None, None, None, False, (), missing, theirs)
+        return Cell(labels, name, checkpoint, None, None, None, False, (), missing, theirs, note)
     mean = math.fsum(v.score for v in values) / len(values)
     low = mean - math.fsum(v.score - v.low for v in values) / len(values)
     high = mean + math.fsum(v.high - v.score for v in values) / len(values)
     seeds = over_seeds([v.score for v in values])
     flagged = any(v.flagged for v in values)
-    return Cell(labels, name, checkpoint, mean, (low, high), seeds, flagged, tuple(behind), missing, theirs)
+    return Cell(labels, name, checkpoint, mean, (low, high), seeds, flagged, tuple(behind), missing, theirs, note)
 
 
 def shown(sweep: Sweep) -> str:

@@ -26,7 +26,7 @@ small, .note { opacity: .75; } .published { color: #888; } :target { background:
 CHOICE = ("score", "steps chosen", "chosen", "last step", "last", "chosen - last")
 MARKS = (
     "!: more than 5% of the answers could not be read, or logits were not finite; do not quote such a number. "
-    "†: the mean lacks some of its runs. Grey: the paper's own."
+    "†: the mean lacks some of its runs."
 )
 
 
@@ -51,7 +51,7 @@ def page(
         picture = base64.b64encode(path.read_bytes()).decode("ascii")
         parts += [
             f'<h2>{_text(title)}</h2><p><img alt="{_text(title)}" src="data:image/svg+xml;base64,{picture}"></p>',
-            f'<p class="note">{_text(caption)} {MARKS}</p>',
+            f'<p class="note">{_text(caption)}</p>',
             *(_figure_table(panel) for panel in panels),
         ]
     if choice:
@@ -106,13 +106,10 @@ def _table(head: Iterable[str], rows: Iterable[str]) -> str:
 
 
 def _figure_table(panel: Panel) -> str:
-    """A line for each series, a column for each x label."""
-    labels = list(panel.positions)
-    rows = [
-        _row([_text(series), *(_cell(by_x[x]) if x in by_x else "-" for x in labels)])
-        for series, by_x in panel.series.items()
-    ]
-    return _table([_text(panel.title), *map(_text, labels)], rows)
+    """The numbers of a panel."""
+    columns, rows = panel.table()
+    body = [_row([_text(name), *(_cell(cell) if cell else "-" for cell in cells)]) for name, cells in rows]
+    return _table([_text(panel.title), *map(_text, columns)], body)
 
 
 def _cell(cell: Cell) -> str:

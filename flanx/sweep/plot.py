@@ -20,6 +20,7 @@ MARKERS = "osD^vP*X"
 GREY = "#8a8a8a"
 UNITS = {"k": 1e3, "K": 1e3, "M": 1e6, "B": 1e9}
 ACROSS = 4  # panels in a row
+WIDE = 6  # columns of a table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +31,15 @@ class Panel:
     series: Mapping[str, Mapping[str, Cell]]
     positions: Mapping[str, float]
     log: bool
+
+    def table(self) -> tuple[list[str], list[tuple[str, list[Cell | None]]]]:
+        """(the columns, the rows): a row for each series; or for each x label where these would make a wide table."""
+        labels = list(self.positions)
+        if len(labels) <= WIDE or len(labels) <= len(self.series):
+            return labels, [(series, [by_x.get(x) for x in labels]) for series, by_x in self.series.items()]
+        return [name or "score" for name in self.series], [
+            (x, [by_x.get(x) for by_x in self.series.values()]) for x in labels
+        ]
 
 
 def panels(sweep: Sweep, figure: Figure, cells: Mapping[Any, Cell], outcomes: Sequence[Outcome]) -> list[Panel]:

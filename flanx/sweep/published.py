@@ -24,6 +24,13 @@ def rows() -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(text)))
 
 
+def note(reference: str) -> str:
+    """What the file says of all values of "TABLE:MODEL"; "" where it says nothing or not the same of each."""
+    table, _, name = reference.partition(":")
+    said = {row["note"] for row in rows() if row["table"] == table and row["model"] == name and not row["task"]}
+    return said.pop() if len(said) == 1 else ""
+
+
 def model(reference: str) -> dict[str, float]:
     """{benchmark: value} of "TABLE:MODEL", as "3:PaLM 8B". Raises UserError with the nearest known name."""
     table, _, name = reference.partition(":")

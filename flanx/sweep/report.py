@@ -127,7 +127,8 @@ def caption(sweep: Sweep, shown: Sequence[Panel]) -> str:
         said.append(f"{what} are 95% bootstrap intervals over the items; they do not cover another seed.")
     if sweep.choose_by:
         said.append(f"Scores are of the {CHOSEN} checkpoint: {rule(sweep)}.")
-    return " ".join(said)
+    notes = dict.fromkeys(c.note or "the paper's own" for c in _cells(shown) if c.published is not None)
+    return " ".join([*said, page.MARKS, *([f"Grey: {'; '.join(notes)}."] if notes else [])])
 
 
 def rule(sweep: Sweep) -> str:
@@ -179,10 +180,11 @@ def markdown(
 
     lines = [f"# {sweep.title}", "", *([sweep.note, ""] if sweep.note else [])]
     for title, said, shown, path in drawn:
-        lines += [f"## {title}", "", f"![{title}](figures/{path.stem}.png)", "", f"{said} {page.MARKS}", ""]
+        lines += [f"## {title}", "", f"![{title}](figures/{path.stem}.png)", "", said, ""]
         for panel in shown:
-            rows = [[s, *(_told(by_x.get(x), link) for x in panel.positions)] for s, by_x in panel.series.items()]
-            lines += [*_lines([panel.title or "-", *panel.positions], rows), ""]
+            columns, rows = panel.table()
+            told_rows = [[name or "-", *(_told(each, link) for each in row)] for name, row in rows]
+            lines += [*_lines([panel.title or "-", *columns], told_rows), ""]
     if told:
         chosen = [
             [*best.labels.values(), best.score, best.steps, _told(best, link), last.steps, _told(last, link), effect]
