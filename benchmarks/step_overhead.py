@@ -36,7 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")
     quick = parser.parse_args().quick
-    blocks, steps, rows = (3, 4, 16) if quick else (9, 10, 32)
+    blocks, steps, rows = (3, 4, 8) if quick else (9, 6, 8)
     with tempfile.TemporaryDirectory() as folder:
         bare, loop = measure(pathlib.Path(folder), blocks, steps, rows)
     value = 100.0 * (loop / bare - 1.0)

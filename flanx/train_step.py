@@ -1,6 +1,7 @@
 """One training step: state and batch in, new state and sums of metrics out."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -69,12 +70,16 @@ class Trainer:
 
         Call it outside the partitioner's scope where its devices are not of this machine.
         """
-        boxed = jax.eval_shape(lambda: self.model.init(jax.random.key(0)))
-        shapes = jax.eval_shape(self.fresh)
+        boxed, shapes = self._shapes
         params = partitioner.shardings(boxed)
         moments = partitioner.optimizer_shardings(self.optimizer, shapes.params, params)
         shardings = TrainState(partitioner.everywhere(), params, moments)
         return jax.tree.map(lambda s, d: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=d), shapes, shardings)
+
+    @functools.cached_property
+    def _shapes(self) -> tuple[Any, TrainState]:
+        """The parameters boxed with the names of their axes, and the state; `plan` asks for them layout by layout."""
+        return jax.eval_shape(lambda: self.model.init(jax.random.key(0))), jax.eval_shape(self.fresh)
 
     def jit(self, target: TrainState, **options: Any) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
         """`step` jitted: the state is donated and stays where `target` (see `abstract_state`) has it."""

@@ -104,7 +104,7 @@ def page(answers: Sequence[tuple[Row, dict[str, Any]]]) -> str:
             f"{best * steps:.3g} to {told['hours']:.3g}"
             + (f" (paper: {row.paper_hours:g})" if row.paper_hours else ""),
             f"{best * steps * told['chips']:,.0f} to {told['chip_hours']:,.0f}",
-            told["source"] + (f", {told['compile_seconds']:.0f} s" if told["compile_seconds"] else ""),
+            told["source"],
         ]
         lines.append("| " + " | ".join(cells) + " |")
     lines += ["", *paper_beside_ours(answers), "## Collectives of one step, bytes that each chip sends", ""]
