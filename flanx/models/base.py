@@ -12,14 +12,28 @@ from flanx.models.layers import REMAT_POLICIES, Array, Dropout, Precision, check
 ATTENTION = ("auto", "exact", "fused")
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class LinenModel:
     """A base for frozen dataclasses of sizes; they have a module and name the features of a batch that it takes.
 
     The module's methods are a call on the features, which gives logits [b, t, v], and `step`.
+
+    Attributes:
+      dropout_rate: of embeddings, attention, MLP and residuals, where logits are asked for with a dropout rng.
+      dtype: of activations, "float32" or "bfloat16"; see `Precision` for what stays float32.
+      remat: what the backward pass recomputes, a name in `layers.REMAT_POLICIES`.
+      scan_layers: one loop over stacked layers instead of one program text per layer: compiles faster, same numbers.
+      attention: "auto", "exact" or "fused"; see `attention.attend`.
     """
 
+    dropout_rate: float = 0.0
+    dtype: str = "float32"
+    remat: str = "none"
+    scan_layers: bool = False
+    attention: str = "auto"
+
     features: ClassVar[tuple[str, ...]]
-    module: nn.Module
+    module: ClassVar[nn.Module]
 
     def __post_init__(self) -> None:
         check_name("remat", self.remat, tuple(REMAT_POLICIES))

@@ -28,13 +28,12 @@ from flanx.models.layers import (
 )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class PaLM(LinenModel):
     """Sizes and choices of one PaLM, and what a model offers (`flanx.models.Model`).
 
     Attributes:
       prefix_lm: the inputs of a row (`decoder_causal_attention` = 1) see each other both ways.
-      dropout_rate, dtype, remat, scan_layers, attention: as in `flanx.models.t5.T5`.
     """
 
     vocab_size: int = 256_000
@@ -44,11 +43,6 @@ class PaLM(LinenModel):
     mlp_dim: int = 16_384
     num_layers: int = 32
     prefix_lm: bool = False
-    dropout_rate: float = 0.0
-    dtype: str = "float32"
-    remat: str = "none"
-    scan_layers: bool = False
-    attention: str = "auto"
 
     packing: ClassVar[str] = "decoder_only"
     features: ClassVar[tuple[str, ...]] = (
@@ -57,9 +51,6 @@ class PaLM(LinenModel):
         "decoder_positions",
         "decoder_causal_attention",
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
 
     @functools.cached_property
     def module(self) -> "Transformer":

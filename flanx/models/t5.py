@@ -28,18 +28,13 @@ from flanx.models.layers import (
 )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class T5(LinenModel):
     """Sizes and choices of one T5, and what a model offers (`flanx.models.Model`).
 
     Attributes:
       mlp_activations: one product per entry; ("gelu", "linear") is T5.1.1's gated MLP, ("relu",) T5.1.0's plain one.
       tied_head: logits from the embedding table (T5.1.0) instead of a head of their own.
-      dropout_rate: of embeddings, attention, MLP and residuals, where logits are asked for with a dropout rng.
-      dtype: of activations, "float32" or "bfloat16"; see `Precision` for what stays float32.
-      remat: what the backward pass recomputes, a name in `layers.REMAT_POLICIES`.
-      scan_layers: one loop over stacked layers instead of one program text per layer: compiles faster, same numbers.
-      attention: "auto", "exact" or "fused"; see `attention.attend`.
     """
 
     vocab_size: int = 32_128
@@ -51,11 +46,6 @@ class T5(LinenModel):
     num_decoder_layers: int = 12
     mlp_activations: tuple[str, ...] = ("gelu", "linear")
     tied_head: bool = False
-    dropout_rate: float = 0.0
-    dtype: str = "float32"
-    remat: str = "none"
-    scan_layers: bool = False
-    attention: str = "auto"
 
     packing: ClassVar[str] = "encoder_decoder"
     features: ClassVar[tuple[str, ...]] = (
