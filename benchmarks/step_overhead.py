@@ -19,7 +19,7 @@ import jax
 from flanx import checkpoint, optim, train
 from flanx.data import mixture
 from flanx.models import t5
-from flanx.partition import Partitioner, explain_exhausted
+from flanx.partition import Partitioner
 from flanx.report import Watch
 from flanx.train_step import Trainer
 
@@ -70,7 +70,7 @@ def measure(folder: pathlib.Path, blocks: int, steps: int, rows: int) -> tuple[f
                 times["bare"].append((time.perf_counter() - began) / steps)
                 began = time.perf_counter()
                 for step, host_batch, batch in itertools.islice(stream, steps):
-                    with jax.transfer_guard("disallow"), explain_exhausted(target.params, partitioner):
+                    with jax.transfer_guard("disallow"):
                         state, metrics = step_fn(state, batch)
                     watch.take(step, metrics, host_batch, state.params)
                 jax.block_until_ready(state)

@@ -103,9 +103,9 @@ def train(
         step_fn, done = trainer.jit(target), int(state.step)
         watch = Watch(folder, trainer.model, done, train_steps, log_period, saved.latest)
         stream = placed(batches, partitioner, done, train_steps)
-        with contextlib.closing(watch), contextlib.closing(stream):
+        with contextlib.closing(watch), contextlib.closing(stream), explain_exhausted(target.params, partitioner):
             for step, host_batch, batch in stream:
-                with jax.transfer_guard("disallow"), explain_exhausted(target.params, partitioner):
+                with jax.transfer_guard("disallow"):
                     state, metrics = step_fn(state, batch)
                 watch.take(step, metrics, host_batch, state.params)
                 stops = cluster.stops(told.is_set(), step)
