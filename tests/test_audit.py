@@ -1,11 +1,13 @@
 """The audit finds held-out texts in training tasks: made up, in a store's texts, and MMLU inside NIV2 for real."""
 
+import itertools
 import json
 
+import numpy as np
 import pytest
 
 from flanx.cli import main
-from flanx.data import audit
+from flanx.data import audit, example, spec, vocabulary, writer
 
 TEXT = "the quick brown fox jumps over the lazy dog and then runs far away into deep woods"
 
@@ -15,19 +17,75 @@ def test_words_are_compared_without_case_marks_and_option_letters():
     assert audit.words("问 题 a") == ("问", "题")
 
 
+HELD = spec.load_tables()["mmlu_anatomy"]
+
+
 def test_shared_runs_and_whole_texts_are_told_apart():
     index = audit.Index()
-    index.add("held", [[TEXT], ["one two three four five six seven eight nine"], ["too short to mean much"]])
+    index.add(HELD, [[TEXT], ["one two three four five six seven eight nine"], ["too short to mean much"]])
     assert index.items == [3]
-    assert index.find([f"Before it: {TEXT.upper()}!"]) == (set(), {(0, 1)})
-    assert index.find(["One two, three four five six seven eight nine."]) == ({(0, 2)}, set())
+    assert index.find([f"Before it: {TEXT.upper()}!"]) == ({(0, 1)}, {(0, 1)})
+    assert index.find([f"Before it: {TEXT.removesuffix(' woods')}!"]) == (set(), {(0, 1)})
+    assert index.find(["Say: One two, three four five six seven eight nine. So?"]) == ({(0, 2)}, set())
+    assert index.find(["One two, three four five six seven eight"]) == (set(), set())
     assert index.find(["too short to mean much"]) == (set(), set())
-    assert index.find([TEXT.replace("lazy", "old")]) == (set(), set())
+    assert index.find([TEXT.replace("lazy", "old").replace("quick", "slow")]) == (set(), set())
+
+
+def test_suites_count_an_item_once_however_often_it_is_found():
+    index = audit.Index()
+    index.add(HELD, [[TEXT], ["one two three four five six seven eight nine"]])
+    overlap = audit.Overlap(index)
+    overlap.search("a", "zsopt", [[TEXT], ["nothing of the kind"], [f"again {TEXT}"]])
+    overlap.search("a", "fsopt", [[TEXT]])
+    overlap.search("b", "zsopt", [[TEXT.removesuffix(" woods")]])
+    assert overlap.suites() == {"mmlu": {"items": 2, "whole": 1, "shared": 1, "tasks": 2}}
+    (worst, other) = overlap.pairs()
+    assert (worst["task"], worst["rows"], worst["of_rows"], worst["items"], worst["whole"]) == ("a", 3, 4, 1, 1)
+    assert (other["task"], other["rows"], other["whole"]) == ("b", 1, 0)
+
+
+def put_back(folder):
+    """Tables that put the MMLU tasks of NIV2 back among the training tasks."""
+    names = [n.removeprefix("niv2_mmlu_") for n, t in spec.load_tables().items() if t.collection == "niv2_mmlu"]
+    for place, text in {
+        "tables/collections.toml": '[back]\nrole = "extra"\n[back.defaults]\nsource = "niv2:{name}"\n'
+        'splits = {train = "train"}\nfields = "call(\'niv2\')"\ntemplates = "niv2"\nstyles = ["zsopt"]\n',
+        "tables/back.csv": "name\n" + "".join(f"{name}\n" for name in names),
+    }.items():
+        (folder / place).parent.mkdir(parents=True, exist_ok=True)
+        (folder / place).write_text(text)
+
+
+def test_the_mmlu_tasks_are_found_in_a_store_that_holds_them(data_dir, tmp_path, monkeypatch, capsys):
+    """Real chain-of-thought rows, real NIV2 tasks, and the MMLU ones; as the model gets them."""
+    put_back(tmp_path / "tables_of_mine")
+    monkeypatch.setenv("FLANX_TABLES", str(tmp_path / "tables_of_mine"))
+    said = vocabulary.load("byte")
+    facts, examples = {}, {}
+    for task in spec.load_tables().values():
+        if task.collection == "back" or task.name in ("cot_qasc", "cot_creak") or task.name.startswith("niv2_task00"):
+            facts[task.name] = {"collection": task.collection, "held_out": False, "cap": None, "cot": task.cot}
+            rows = itertools.islice(example.render_rows(task, "zsopt", "train", data_dir), 200)
+            sides = [[[*said.encode(text), 1] for text in (row.inputs, row.targets)] for row in rows]
+            examples[task.name, "zsopt"] = [[tuple(np.array(side, np.int32) for side in pair) for pair in sides]]
+    writer.write_store(tmp_path / "store", facts, examples, said)
+    command = ["tasks", "audit", "--store", str(tmp_path / "store"), "--data_dir", str(data_dir), "--held_out"]
+    assert main([*command, "mmlu", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert len({pair["task"] for pair in found["pairs"]}) == found["suites"]["mmlu"]["tasks"] == 56  # one is of dev
+    assert {pair["task"].split("_")[0] for pair in found["pairs"]} == {"back"}
+    assert found["suites"]["mmlu"]["items"] == 14042 and found["suites"]["mmlu"]["whole"] == 57
+    assert len(found["compared"]) == len(facts) > 57
+    assert main([*command, "mmlu_anatomy", "cot_qasc"]) == 0
+    assert "0 overlapping pairs; 1 tasks (200 rows)" in capsys.readouterr().out
+    assert main([*command, "mmlu_anatomy", "cot_gsm8k"]) == 2
+    assert "holds no task of 'cot_gsm8k'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("held_out", "items", "tasks"),
-    [("mmlu_c*", 1319, 9), pytest.param("mmlu*", 14042, 50, marks=pytest.mark.slow)],
+    [("mmlu_c*", 1319, 9), pytest.param("mmlu*", 14042, 56, marks=pytest.mark.slow)],
 )
 def test_the_mmlu_tasks_of_niv2_are_found_when_they_are_put_back(held_out, items, tasks, data_dir, capsys):
     command = ["tasks", "audit", "--json", "--held_out", held_out, "--data_dir", str(data_dir)]

@@ -1,8 +1,9 @@
 """Overlap of training tasks with held-out ones: `flanx tasks audit`.
 
-Two texts overlap where they share 13 words in a row, or where a whole field says the same. Words are lower case,
-without punctuation; single letters go, since option marks are written in many ways. What is compared are the fields of
-the rows before any template, or the examples of a built store (`--store`).
+Two measures, for every held-out suite: items of which a whole text stands in a training text word for word ("whole", by
+hash), and items that share 13 words in a row with one ("shared"). Words are lower case, without punctuation; single
+letters go, since option marks are written in many ways. What is searched are the fields of the rows before any
+template, or the examples of a built store as the model gets them (`--store`).
 """
 
 import argparse
@@ -12,6 +13,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from flanx.data import source
 from flanx.data.spec import TaskSpec
@@ -20,7 +22,7 @@ from flanx.data.value import Record, text_of
 from flanx.errors import UserError
 
 NGRAM = 13  # words
-WHOLE = 8  # a field of fewer words is too common to mean anything by itself
+WHOLE = 8  # words; a text of fewer is too common to mean anything by itself
 CONSTANT = ("definition", "worked_input", "worked_output", "worked_why")  # the same in every row of a task
 _WORD = re.compile(r"\w+")
 
@@ -39,39 +41,44 @@ def texts(record: Record) -> list[str]:
     return values
 
 
+Hit = tuple[int, int]  # (number of the held-out task, number of its item)
+
+
 @dataclass
 class Index:
     """Runs of words, and whole texts, of the held-out items."""
 
-    tasks: list[str] = field(default_factory=list)
+    tasks: list[TaskSpec] = field(default_factory=list)
     items: list[int] = field(default_factory=list)  # number of items of each task
-    grams: dict[int, tuple[int, int]] = field(default_factory=dict)  # hash of a run -> (task, item)
-    wholes: dict[int, tuple[int, int]] = field(default_factory=dict)
+    grams: dict[int, Hit] = field(default_factory=dict)  # hash of a run
+    wholes: dict[int, list[tuple[int, int, Hit]]] = field(default_factory=dict)  # hash of WHOLE words: length, hash
 
-    def add(self, task: str, records: Iterable[list[str]]) -> None:
+    def add(self, task: TaskSpec, records: Iterable[list[str]]) -> None:
         """Adds a task; `records` gives the texts of each item."""
         number, count = len(self.tasks), 0
         for count, values in enumerate(records, 1):
             for value in values:
                 said = words(value)
                 if len(said) >= WHOLE:
-                    self.wholes.setdefault(hash(said), (number, count))
+                    same = self.wholes.setdefault(hash(said[:WHOLE]), [])
+                    if not any(known[:2] == (len(said), hash(said)) for known in same):
+                        same.append((len(said), hash(said), (number, count)))
                 for i in range(len(said) - NGRAM + 1):
                     self.grams.setdefault(hash(said[i : i + NGRAM]), (number, count))
         self.tasks.append(task)
         self.items.append(count)
 
-    def find(self, values: list[str]) -> tuple[set[tuple[int, int]], set[tuple[int, int]]]:
-        """(items that a text equals, items that share a run of words) for the texts of one row."""
-        same, shared = set(), set()
+    def find(self, values: list[str]) -> tuple[set[Hit], set[Hit]]:
+        """(items of which a whole text stands in these, items that share a run of words with them)."""
+        whole, shared = set(), set()
         for value in values:
             said = words(value)
-            if hit := self.wholes.get(hash(said)) if len(said) >= WHOLE else None:
-                same.add(hit)
-            for i in range(len(said) - NGRAM + 1):
-                if hit := self.grams.get(hash(said[i : i + NGRAM])):
+            for i in range(len(said) - WHOLE + 1):
+                if same := self.wholes.get(hash(said[i : i + WHOLE])):
+                    whole |= {hit for length, key, hit in same if hash(said[i : i + length]) == key}
+                if hit := self.grams.get(hash(said[i : i + NGRAM])):  # near the end it is shorter, and in no table
                     shared.add(hit)
-        return same, shared
+        return whole, shared
 
 
 def _rows(task: TaskSpec, data_dir: str | None, limit: int) -> Iterator[list[str]]:
@@ -93,21 +100,71 @@ def _absent(task: TaskSpec, data_dir: str | None) -> str | None:
     return reasons[0] if all(reasons) else None
 
 
-def _stored(path: str, names: set[str], limit: int) -> Iterator[tuple[str, Iterator[list[str]]]]:
-    """The examples of a store as texts, task by task and style by style."""
+def _stored(path: str, wanted: set[str] | None, limit: int) -> Iterator[tuple[str, str, Iterator[list[str]]]]:
+    """(task, style, its examples as texts) of a store; `wanted`: of these tasks only."""
     from flanx.data import store, vocabulary
 
     held = store.open_store(path)
     said = vocabulary.load(held.vocabulary)
-    for name in sorted(names & held.tasks.keys()):
-        for parts in held.tasks[name].parts.values():
+    for name in sorted(held.tasks if wanted is None else wanted & held.tasks.keys()):
+        for style, parts in held.tasks[name].parts.items():
             part = parts[0]  # of several renderings the first: they show the same rows
             count = min(part.examples, limit or part.examples)
-            yield name, ([said.decode(ids) for ids in held.example(part, i)] for i in range(count))
+            yield name, style, ([said.decode(ids) for ids in held.example(part, i)] for i in range(count))
+
+
+class Overlap:
+    """What was searched and what was found: {(task, number of the held-out task): {(row, item)}} by measure."""
+
+    def __init__(self, index: Index) -> None:
+        self.index = index
+        self.rows: dict[str, int] = collections.Counter()
+        self.found: dict[tuple[str, int], dict[str, set]] = {}
+
+    def search(self, task: str, style: str, records: Iterable[list[str]]) -> None:
+        """Compares the texts of a task with the index; `style` tells its rows from those of another search."""
+        for number, values in enumerate(records):
+            self.rows[task] += 1
+            for kind, hits in zip(("whole", "shared"), self.index.find(values), strict=True):
+                for held, item in hits:
+                    pair = self.found.setdefault((task, held), {"whole": set(), "shared": set()})
+                    pair[kind].add(((style, number), item))
+
+    def pairs(self) -> list[dict[str, Any]]:
+        """Every training task that overlaps with a held-out one, the worst first."""
+        found = [
+            {
+                "task": task,
+                "held_out": self.index.tasks[held].name,
+                "rows": len({row for row, _ in hits["whole"] | hits["shared"]}),
+                "of_rows": self.rows[task],
+                "items": len({item for _, item in hits["whole"] | hits["shared"]}),
+                "of_items": self.index.items[held],
+                "whole": len({item for _, item in hits["whole"]}),
+            }
+            for (task, held), hits in sorted(self.found.items())
+        ]
+        return sorted(found, key=lambda pair: -pair["items"] / max(1, pair["of_items"]))
+
+    def suites(self) -> dict[str, dict[str, int]]:
+        """Of each held-out suite: its items, how many of them are found by either measure, in how many tasks."""
+        suites: dict[str, dict[str, Any]] = {}
+        for task, count in zip(self.index.tasks, self.index.items, strict=True):
+            suite = suites.setdefault(task.collection, {"items": 0, "whole": set(), "shared": set(), "tasks": set()})
+            suite["items"] += count
+        for (task, held), hits in self.found.items():
+            suite = suites[self.index.tasks[held].collection]
+            suite["tasks"].add(task)
+            for kind, pairs in hits.items():
+                suite[kind] |= {(held, item) for _, item in pairs}
+        return {
+            name: {key: value if key == "items" else len(value) for key, value in suite.items()}
+            for name, suite in suites.items()
+        }
 
 
 def audit(args: argparse.Namespace) -> int:
-    """Compares, prints every pair of tasks that overlaps, and what could not be compared."""
+    """Compares; prints every pair of tasks that overlaps, each suite, and what could not be compared."""
     asked = match_tasks(args.mixture) if args.mixture != "*" else [t for t in match_tasks("*") if not t.held_out]
     held_out = [t for t in match_tasks(args.held_out) if t.held_out and t not in asked]
     if not held_out:
@@ -118,58 +175,42 @@ def audit(args: argparse.Namespace) -> int:
         if reason := _absent(task, args.data_dir):
             absent[task.name] = reason
         else:
-            index.add(task.name, _rows(task, args.data_dir, 0))
-    pairs: dict[tuple[str, str], dict[str, set]] = collections.defaultdict(lambda: {"same": set(), "shared": set()})
-    rows: dict[str, int] = collections.Counter()
-
-    def compare(name: str, records: Iterable[list[str]]) -> None:
-        for number, values in enumerate(records):
-            rows[name] += 1
-            for kind, hits in zip(("same", "shared"), index.find(values), strict=True):
-                for held, item in hits:
-                    pairs[name, index.tasks[held]][kind].add((number, item))
-
+            index.add(task, _rows(task, args.data_dir, 0))
+    overlap = Overlap(index)
     if args.store:
-        for name, records in _stored(args.store, {t.name for t in asked}, args.limit):
-            compare(name, records)
+        wanted = None if args.mixture == "*" else {t.name for t in asked}
+        for name, style, records in _stored(args.store, wanted, args.limit):
+            overlap.search(name, style, records)
+        if not overlap.rows:
+            raise UserError(f"the store {args.store} holds no task of '{args.mixture}'")
     else:
         for task in asked:
             if reason := _absent(task, args.data_dir):
                 absent[task.name] = reason
             else:
-                compare(task.name, _rows(task, args.data_dir, args.limit))
-    return _report(args, index, pairs, rows, absent)
+                overlap.search(task.name, "", _rows(task, args.data_dir, args.limit))
+    return _report(args, overlap, absent)
 
 
-def _report(args: argparse.Namespace, index: Index, pairs: dict, rows: dict[str, int], absent: dict[str, str]) -> int:
-    sizes = dict(zip(index.tasks, index.items, strict=True))
-    found = [
-        {
-            "task": task,
-            "held_out": held,
-            "rows": len({row for row, _ in hits["same"] | hits["shared"]}),
-            "of_rows": rows[task],
-            "items": len({item for _, item in hits["same"] | hits["shared"]}),
-            "of_items": sizes[held],
-            "same": len(hits["same"]),
-        }
-        for (task, held), hits in sorted(pairs.items())
-    ]
-    found.sort(key=lambda pair: -pair["items"] / max(1, pair["of_items"]))
+def _report(args: argparse.Namespace, overlap: Overlap, absent: dict[str, str]) -> int:
+    pairs, suites, rows = overlap.pairs(), overlap.suites(), overlap.rows
     if args.json:
-        print(
-            json.dumps(
-                {"pairs": found, "compared": dict(rows), "held_out": sizes, "absent": absent}, ensure_ascii=False
-            )
-        )
+        sizes = {task.name: n for task, n in zip(overlap.index.tasks, overlap.index.items, strict=True)}
+        said = {"pairs": pairs, "suites": suites, "compared": dict(rows), "held_out": sizes, "absent": absent}
+        print(json.dumps(said, ensure_ascii=False))
         return 0
-    for pair in found:
+    for pair in pairs:
         print(
-            f"{pair['task']} holds {pair['items']} of {pair['of_items']} items of {pair['held_out']} "
-            f"({pair['rows']} of its {pair['of_rows']} rows; {pair['same']} whole texts the same)"
+            f"{pair['task']} holds {pair['items']} of {pair['of_items']} items of {pair['held_out']}, {pair['whole']} "
+            f"of them whole ({pair['rows']} of its {pair['of_rows']} rows)"
         )
+    print(f"{'held-out suite':20} {'items':>8} {'whole':>8} {'shared':>8} {'tasks':>8}")
+    for name, suite in suites.items():
+        print(f"{name:20} " + " ".join(f"{suite[key]:8,}" for key in ("items", "whole", "shared", "tasks")))
+    lost = [name for name in absent if any(task.held_out and task.name == name for task in match_tasks(args.held_out))]
     print(
-        f"{len(found)} overlapping pairs; {len(rows)} tasks ({sum(rows.values()):,} rows) against "
-        f"{len(sizes)} held-out tasks ({sum(sizes.values()):,} items); {len(absent)} tasks without data"
+        f"{len(pairs)} overlapping pairs; {len(rows)} tasks ({sum(rows.values()):,} rows) against "
+        f"{len(overlap.index.tasks)} held-out tasks ({sum(overlap.index.items):,} items); without data: "
+        f"{len(absent) - len(lost)} tasks, {len(lost)} held-out ones"
     )
     return 0
