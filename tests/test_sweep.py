@@ -1,5 +1,6 @@
 """Sweeps: the grid, the driver with a stand-in for `flanx train`, its state, parents, retries, launchers; its door."""
 
+import contextlib
 import csv
 import json
 import os
@@ -18,7 +19,7 @@ from flanx.errors import UserError
 from flanx.sweep import door, drive, need, report, results
 from flanx.sweep.drive import Launcher
 from flanx.sweep.grid import Sweep
-from flanx.sweep.state import DONE, ELSEWHERE, FAILED, RUNNING, State
+from flanx.sweep.state import DONE, ELSEWHERE, FAILED, RETRYING, RUNNING, State, hold
 from tests import run_case
 from tests.sweep_maker import STAND_IN
 from tests.sweep_maker import make as make_sweep
@@ -169,23 +170,31 @@ def test_a_preempted_run_goes_on_at_once_and_bad_input_is_not_tried_again(tmp_pa
     assert sorted(runs(tmp_path)) == ["a"] * 6 + ["b"]
 
 
-def test_a_driver_takes_over_what_another_found_out(tmp_path, program):
-    """Two drivers share the attempts: what one gave up, the other, which was there meanwhile, does not try."""
-    sweep = make_sweep(tmp_path, axes={"size": {"a": ["D=1", "TASKS=13", "SLEEP=0.5"], "b": ["D=1", "TASKS=2"]}})
-    code = f"""
-import sys
-sys.path.insert(0, {str(pathlib.Path(__file__).parent.parent)!r})
-import pathlib
-from tests.sweep_maker import make
-from flanx.sweep import drive
-axes = {{"size": {{"a": ["D=1", "TASKS=13", "SLEEP=0.5"], "b": ["D=1", "TASKS=2"]}}}}
-found = drive.drive(make(pathlib.Path({str(tmp_path)!r}), axes=axes).points(), 1, "", lambda _: None, {program!r})
-assert [s.state for s in found] == ["failed", "done"], found
-"""
-    others = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(2)]
-    assert [other.wait(60) for other in others] == [0, 0]
-    assert sorted(runs(tmp_path)) in (["a", "b"], ["a", "a", "b"])  # the second began after the first had given up
-    assert State(tmp_path).told(sweep.points())["a"] == (FAILED, "exit status 2: flanx train: it broke")
+@pytest.mark.parametrize(
+    ("entry", "state", "started"),
+    [
+        ({"state": FAILED, "reason": "given up", "attempts": 3}, FAILED, []),
+        ({"state": RETRYING, "reason": "lost a host", "attempts": 2, "until": 0.0}, FAILED, ["a"]),
+    ],
+)
+def test_a_driver_takes_over_what_another_found_out(tmp_path, program, entry, state, started):
+    """The point's lock is another driver's, which then gives up, or leaves with its last attempt to be made."""
+    sweep = make_sweep(tmp_path, axes={"size": {"a": ["D=1", "TASKS=2", "CRASHES=9"]}})
+    (point,) = sweep.points()
+    point.folder.mkdir(parents=True)
+    other, seen = contextlib.ExitStack(), []
+    other.enter_context(hold(point.folder / "lock"))
+
+    def show(statuses):
+        seen.append(statuses[0].state)
+        if seen.count(ELSEWHERE) == 1:
+            State(tmp_path).write("a", **entry)
+            other.close()
+
+    (status,) = drive.drive([point], 1, "", show, Launcher(program, retries=2, wait=0.1))
+    assert ELSEWHERE in seen and status.state == state
+    assert (runs(tmp_path) if started else []) == started
+    assert (tmp_path / "runs.log").exists() == bool(started)
 
 
 def test_sigterm_reaches_the_runs_and_ends_the_driver_with_75(tmp_path, program):

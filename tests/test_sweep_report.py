@@ -170,6 +170,8 @@ def test_on_the_page_every_link_leads_somewhere_and_every_score_has_one(swept):
     assert any("no score (failed, not run)" in c[0] and "absent" in c[2] for c in page.cells)
     assert "26.7" in text and "published" in text  # T5-Small's MMLU is of no score here; its average is
     links = [urllib.parse.unquote(link) for link in page.links]
+    for seed in (0, 1, 2):  # every run behind a mean
+        assert {f"#d1_2_{seed}.last", f"#d1_2_{seed}.chosen"} <= set(links)
     for name in ("config.gin", "run.json", "evals/step_5/generations/", "evals/step_10/scores.json"):
         assert f"runs/d1_2_0/{name}" in links
 
@@ -272,6 +274,11 @@ AXES = {"size": ["8B", "62B"], "tasks": ["0", "9"], "prompt": ["plain", "trigger
 def test_a_wrong_figure_is_named(table, said):
     with pytest.raises(UserError, match=said):
         figure.figures({"one": table}, AXES, ["mmlu", "bbh"])
+
+
+def test_a_figure_whose_name_is_no_file_is_named():
+    with pytest.raises(UserError, match="its name is that of its files"):
+        figure.figures({"CoT / direct": {"x": "size"}}, AXES, ["mmlu"])
 
 
 def test_what_a_figure_places_nowhere_is_told_apart_and_never_mixed():

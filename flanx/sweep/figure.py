@@ -1,6 +1,7 @@
 """A figure of a sweep as a table: which axis lies along x, which makes the series, which the panels."""
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -59,6 +60,8 @@ def figures(
 def _figure(name: str, table: dict[str, Any], axes: Mapping[str, Sequence[str]], scores: list[str]) -> Figure:
     keys = [field.name for field in dataclasses.fields(Figure) if field.name != "name"]
     place = f"figure '{name}' (Sweep.figures)"
+    if not re.fullmatch(r"[\w.+-]+", name):
+        raise UserError(f"{place}: its name is that of its files: letters, digits, '_', '-', '.' and '+' alone")
     for key in table:
         if key not in keys:
             raise UserError(f"{place} has no '{key}'{nearest(key, keys)}")
