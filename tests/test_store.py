@@ -9,7 +9,8 @@ import sys
 import numpy as np
 import pytest
 
-from flanx.data import remote, store, writer
+from flanx.data import remote, store
+from flanx.data.piece import Piece, piece_facts, write_piece
 from flanx.errors import UserError
 from tests import store_maker
 
@@ -130,12 +131,12 @@ def test_another_vocabulary_is_refused(made):
 
 
 def test_examples_that_no_reader_could_use_are_refused(tmp_path):
-    piece = writer.Piece("cot_a", "zsopt", 0, 0, 1, "h")
+    piece = Piece("cot_a", "zsopt", 0, 0, 1, "h")
     for inputs, targets, message in [([], [5, 1], "without inputs"), ([259], [1], "token 259 is outside")]:
         stream = [("", np.array(inputs, np.int32), np.array(targets, np.int32))]
         with pytest.raises(UserError, match=message):
-            writer.write_piece(tmp_path, piece, stream, store_maker.WORDS)
-        assert writer.piece_facts(tmp_path, piece) is None
+            write_piece(tmp_path, piece, stream, store_maker.WORDS)
+        assert piece_facts(tmp_path, piece) is None
 
 
 def test_a_store_in_a_bucket_is_read_through_the_cache(made, tmp_path, monkeypatch):

@@ -11,7 +11,6 @@ store holds and this build does not name stay as they are.
 import contextlib
 import dataclasses
 import fcntl
-import fnmatch
 import os
 import pathlib
 import shutil
@@ -20,14 +19,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from flanx.data import job as jobs
-from flanx.data import mixture, source, spec, store, vocabulary, worker, writer
+from flanx.data import source, store, vocabulary, worker, writer
+from flanx.data.piece import PARTS, Piece, piece_facts, written_parts
 from flanx.data.progress import Progress
+from flanx.data.request import FACTS, Wanted, select, want
 from flanx.errors import UserError, nearest
 
 RUNNERS = ("processes", "beam")
-SHARD = 100_000  # examples of a task that one job renders
 FAILED = "failed"
-FACTS = ("collection", "group", "category", "dataset", "source", "cap", "held_out", "cot", "licence", "num_examples")
 
 
 @dataclasses.dataclass
@@ -47,16 +46,6 @@ class Report:
     def status(self) -> int:
         """Exit status: 1 when a task failed. Absent data is no failure: it is named and recorded."""
         return 1 if self.failed else 0
-
-
-@dataclasses.dataclass
-class _Wanted:
-    """One task to be in the store: what mixtures read of it, and its pieces by (style, rendering)."""
-
-    name: str
-    facts: dict[str, Any]
-    pieces: dict[tuple[str, int], list[writer.Piece]]
-    size: int  # examples, as far as known
 
 
 def build_store(
@@ -104,13 +93,13 @@ def build_store(
     with _locked(folder):
         old = _open_old(folder, words)
         rows, own = select(names, imports)
-        report = Report(str(folder))
-        wanted, absent = _want(rows, own, words, data_dir, styles, renderings, imports, report)
+        wanted, absent = want(rows, own, words, data_dir, styles, renderings, imports)
+        report = Report(str(folder), missing={name: facts["reason"] for name, facts in absent.items()})
         sound = writer.sound_volumes(old) if old else set()
         kept, todo = _divide(folder, wanted, old, sound)
         report.kept = sum(len(pieces) for task in wanted.values() for pieces in task.pieces.values()) - len(todo)
         template = jobs.Job(
-            writer.Piece("", "", 0, 0, 1, ""), str(folder / writer.PARTS), vocabulary, words.extra_ids, data_dir,
+            Piece("", "", 0, 0, 1, ""), str(folder / PARTS), vocabulary, words.extra_ids, data_dir,
             max_bad_rows, tuple(imports),
         )  # fmt: skip
         todo_jobs = [dataclasses.replace(template, piece=piece) for piece in todo]
@@ -120,98 +109,7 @@ def build_store(
     return report
 
 
-# ---- what to build ---------------------------------------------------------------------------------------------------
-
-
-def select(names: Sequence[str], imports: Sequence[str] = ()) -> tuple[list[spec.TaskSpec], list[str]]:
-    """(rows of the tables, names of the user's own SeqIO tasks) that names, collections, mixtures or patterns name.
-
-    Held-out tasks belong to no store; naming one is an error.
-    """
-    rows = spec.load_tables()
-    collections: dict[str, list[str]] = {}
-    for row in rows.values():
-        for home in filter(None, (row.collection, row.group)):
-            collections.setdefault(home, []).append(row.name)
-    chosen: dict[str, None] = {}
-    own: list[str] = []
-    for name in names:
-        definition = mixture.named().get(name)
-        if definition or name in collections:
-            found = [n for c in (definition or {}).get("collections", [name]) for n in collections.get(c, [])]
-        else:
-            found = [n for n in rows if n == name or fnmatch.fnmatchcase(n, name)]
-            if name in rows and rows[name].held_out:
-                raise UserError(f"task {name} is held out for evaluation: it belongs to no store")
-        if not found and imports:
-            found_own = _own_tasks(name, imports)
-            own += found_own
-            if found_own:
-                continue
-        if not found:
-            known = [*mixture.named(), *collections, *rows]
-            raise UserError(f"no task, collection or mixture '{name}'{nearest(name, known)}")
-        chosen |= dict.fromkeys(n for n in found if not rows[n].held_out)
-    return [rows[name] for name in chosen], own
-
-
-def _own_tasks(pattern: str, imports: Sequence[str]) -> list[str]:
-    import importlib
-
-    import seqio
-
-    for module in imports:
-        try:
-            importlib.import_module(module)
-        except ImportError as error:
-            raise UserError(f"cannot import '{module}': {error}") from error
-    return [name for name in sorted(seqio.TaskRegistry.names()) if fnmatch.fnmatchcase(name, pattern)]
-
-
-def _want(
-    rows: Sequence[spec.TaskSpec],
-    own: Sequence[str],
-    words: vocabulary.Vocabulary,
-    data_dir: str | None,
-    styles: Sequence[str] | None,
-    renderings: int,
-    imports: Sequence[str],
-    report: Report,
-) -> tuple[dict[str, _Wanted], dict[str, dict[str, Any]]]:
-    """The tasks to be in the store, and those whose data is absent with what mixtures read of them."""
-    wanted: dict[str, _Wanted] = {}
-    absent: dict[str, dict[str, Any]] = {}
-    for row in rows:
-        facts = {key: getattr(row, key) for key in FACTS}
-        try:
-            reason = source.missing(row, data_dir) or ("" if "train" in row.splits else "it has no training split")
-            source_hash = "" if reason else jobs.hash_source(row, data_dir)
-        except UserError as error:
-            reason = str(error)
-        if reason:
-            report.missing[row.name] = reason.removeprefix(f"task {row.name}: ")
-            absent[row.name] = facts
-            continue
-        shards = max(1, -(-(row.num_examples or 0) // SHARD))
-        pieces = {}
-        for style in [s for s in row.styles if styles is None or s in styles]:
-            for rendering in range(renderings):
-                made_of = jobs.hash_row(row, style, rendering, words.fingerprint, source_hash)
-                pieces[style, rendering] = [
-                    writer.Piece(row.name, style, rendering, shard, shards, made_of) for shard in range(shards)
-                ]
-        if not pieces:
-            raise UserError(
-                f"task {row.name} has the styles {', '.join(row.styles)}, none of {', '.join(styles or ())}"
-            )
-        wanted[row.name] = _Wanted(row.name, facts | {"source_hash": source_hash}, pieces, row.num_examples or 0)
-    for name in own:
-        task = jobs.find_seqio_task(name, imports)
-        made_of = jobs.hash_seqio_task(task, words.fingerprint)
-        facts = dict.fromkeys(FACTS) | {"collection": "user", "source": type(task.source).__name__, "held_out": False}
-        pieces = {(jobs.AS_IS, 0): [writer.Piece(name, jobs.AS_IS, 0, 0, 1, made_of)]}
-        wanted[name] = _Wanted(name, facts | {"source_hash": made_of}, pieces, task.num_input_examples("train") or 0)
-    return wanted, absent
+# ---- what is there ---------------------------------------------------------------------------------------------------
 
 
 def _open_old(folder: pathlib.Path, words: vocabulary.Vocabulary) -> store.Store | None:
@@ -228,18 +126,18 @@ def _open_old(folder: pathlib.Path, words: vocabulary.Vocabulary) -> store.Store
 
 
 def _divide(
-    folder: pathlib.Path, wanted: dict[str, _Wanted], old: store.Store | None, sound: set[int]
-) -> tuple[dict[str, list[writer.StoredPart]], list[writer.Piece]]:
+    folder: pathlib.Path, wanted: dict[str, Wanted], old: store.Store | None, sound: set[int]
+) -> tuple[dict[str, list[writer.StoredPart]], list[Piece]]:
     """(parts of the old store that stay, by task; pieces to make), the largest tasks first."""
     kept: dict[str, list[writer.StoredPart]] = {}
-    todo: list[writer.Piece] = []
+    todo: list[Piece] = []
     for task in sorted(wanted.values(), key=lambda t: (-t.size, t.name)):
         for (style, rendering), pieces in task.pieces.items():
             parts = writer.stored_parts(old, sound, task.name, style, rendering, pieces[0].hash) if old else []
             if parts:
                 kept.setdefault(task.name, []).extend(parts)
             else:
-                todo += [piece for piece in pieces if writer.piece_facts(folder / writer.PARTS, piece) is None]
+                todo += [piece for piece in pieces if piece_facts(folder / PARTS, piece) is None]
     return kept, todo
 
 
@@ -251,7 +149,7 @@ def _run(
     runner: str,
     options: Sequence[str],
     workers: int | None,
-    wanted: dict[str, _Wanted],
+    wanted: dict[str, Wanted],
     report: Report,
     quiet: bool,
 ) -> None:
@@ -296,7 +194,7 @@ def _outcomes(
 
 def _finish(
     folder: pathlib.Path,
-    wanted: dict[str, _Wanted],
+    wanted: dict[str, Wanted],
     absent: dict[str, dict[str, Any]],
     kept: dict[str, list[writer.StoredPart]],
     old: store.Store | None,
@@ -312,14 +210,13 @@ def _finish(
         there = {(part.style.removesuffix(store.INVERTED), part.rendering) for part in own}
         for key, pieces in task.pieces.items():
             if key not in there and task.name not in report.failed:
-                own += writer.written_parts(folder / writer.PARTS, pieces)
+                own += written_parts(folder / PARTS, pieces)
         if task.name not in report.failed and not sum(part.facts["examples"] for part in own):
             report.failed[task.name] = "it gave no examples"
         if task.name not in report.failed:
             parts += own
             facts[task.name] = task.facts
-    missing = {name: {**absent[name], "reason": reason} for name, reason in report.missing.items()}
-    missing |= {name: {**wanted[name].facts, "reason": reason} for name, reason in report.failed.items()}
+    missing = absent | {name: {**wanted[name].facts, "reason": reason} for name, reason in report.failed.items()}
     named = {*wanted, *missing}
     for name, task in (old.tasks if old else {}).items():
         if name in named:
@@ -337,7 +234,7 @@ def _finish(
         if name not in named:
             missing[name] = entry
     report.hash = writer.assemble(folder, facts, parts, missing, words)["hash"]
-    shutil.rmtree(folder / writer.PARTS, ignore_errors=True)
+    shutil.rmtree(folder / PARTS, ignore_errors=True)
     if not report.failed:
         shutil.rmtree(folder / FAILED, ignore_errors=True)
 

@@ -16,7 +16,8 @@ import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from flanx.data import source, spec, vocabulary, writer
+from flanx.data import source, spec, vocabulary
+from flanx.data.piece import Example, Piece, piece_facts, write_piece
 from flanx.data.store import INVERTED, sha256
 from flanx.errors import UserError
 
@@ -32,7 +33,7 @@ AS_IS = "as_is"  # the one style of a user's own SeqIO task
 class Job:
     """What a worker must know. `imports`: modules that register the user's own SeqIO tasks."""
 
-    piece: writer.Piece
+    piece: Piece
     folder: str  # where pieces are written
     vocabulary: str
     extra_ids: int
@@ -46,20 +47,20 @@ class Job:
     @classmethod
     def from_json(cls, text: str) -> "Job":
         fields = json.loads(text)
-        return cls(**fields | {"piece": writer.Piece(**fields["piece"]), "imports": tuple(fields["imports"])})
+        return cls(**fields | {"piece": Piece(**fields["piece"]), "imports": tuple(fields["imports"])})
 
 
 def run(job: Job, tell: Callable[[int], None] = lambda examples: None) -> dict[str, Any]:
     """Runs one job, unless its piece is there; `tell` hears the number of examples written since it last heard."""
     folder = pathlib.Path(job.folder)
-    facts = writer.piece_facts(folder, job.piece)
+    facts = piece_facts(folder, job.piece)
     if facts is None:
         words = vocabulary.load(job.vocabulary, job.extra_ids)
-        facts = writer.write_piece(folder, job.piece, _told(read(job, words), tell), words)
+        facts = write_piece(folder, job.piece, _told(read(job, words), tell), words)
     return facts
 
 
-def _told(examples: Iterator[writer.Example], tell: Callable[[int], None]) -> Iterator[writer.Example]:
+def _told(examples: Iterator[Example], tell: Callable[[int], None]) -> Iterator[Example]:
     waiting = 0
     for example in examples:
         yield example
@@ -70,7 +71,7 @@ def _told(examples: Iterator[writer.Example], tell: Callable[[int], None]) -> It
     tell(waiting)
 
 
-def read(job: Job, words: vocabulary.Vocabulary) -> Iterator[writer.Example]:
+def read(job: Job, words: vocabulary.Vocabulary) -> Iterator[Example]:
     """The examples of a job's SeqIO task, in its order, not shuffled and not cut."""
     import seqio
     import tensorflow as tf
