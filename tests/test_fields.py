@@ -174,3 +174,24 @@ def test_any_pipeline_text_is_parsed_or_refused(text):
         assert "\n" not in str(e).replace(repr(text), "")
     else:
         ast.parse(text.strip(), mode="eval")
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | texts,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from("abc"), inner, max_size=3),
+    max_leaves=8,
+)
+PIPELINES = [case[0] for case in test_operations.pytestmark[0].args[1]]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from(PIPELINES), st.dictionaries(st.sampled_from(sorted(RECORD)), values))
+def test_any_record_gives_values_or_says_why_not(text, changes):
+    """Every operation on any value: what it promised to write, a bad row, or one that is left out."""
+    pipeline = parse(text)
+    try:
+        out = pipeline.run(RECORD | changes, first)
+    except (BadRow, SkipRow) as e:
+        assert str(e)
+    else:
+        assert out.keys() <= pipeline.outputs

@@ -256,3 +256,48 @@ def test_any_text_is_shown_as_it_is(question, options, which, style, row):
     else:
         assert all(option.strip() in made.inputs for option in options)
         assert made.targets == answer.strip() or made.targets in made.inputs
+
+
+@settings(max_examples=150, deadline=None)
+@given(options=st.lists(odd, min_size=1, max_size=40), key=st.text(max_size=20))
+def test_any_list_shows_every_option_whole_and_answers_tell_them_apart(options, key):
+    text, answers = list_options(STYLE, options, key)
+    assert (text, answers) == list_options(STYLE, options, key)
+    assert len(answers) == len(options)
+    place = 0
+    for one in options:  # in their order, untouched
+        place = text.index(one, place) + len(one)
+    if answers == options:  # bullets
+        return
+    assert len(set(answers)) == len(options)  # marks differ even where the options do not
+    assert all(re.fullmatch(r"\(\w+\)|\[\w+\]|<\w+>|\w+", answer) for answer in answers)
+
+
+@settings(max_examples=80, deadline=None)
+@given(texts=st.lists(odd, min_size=1, max_size=12), answers=st.lists(odd, min_size=12, max_size=12),
+       style=st.sampled_from(("fsopt", "fsnoopt")), shots=st.none() | st.integers(1, 6),
+       place=st.integers(0, 11))  # fmt: skip
+def test_exemplars_come_from_the_pool_and_never_read_like_the_query(texts, answers, style, shots, place):
+    records = [
+        (f"train:{i}", {"question": q, "answer": a}) for i, (q, a) in enumerate(zip(texts, answers, strict=False))
+    ]
+    place %= len(records)
+    row, record = records[place]
+    renderer = Renderer("t", "d", [BLOCK], STYLE, style, shots=shots, pool=lambda: records, keep_unshot=True)
+    key = renderer.key + row
+    template = renderer.choose(key, record)
+    said = {i: _body(template, r) for i, (_, r) in enumerate(records)}
+    if not all(body and target for body, target in said.values()):
+        return  # an empty text is a bad row, tested above
+    found = renderer._exemplars(key, row, template, said[place], shots or 5)
+    assert len(found) <= (shots or 5)
+    assert len({body for body, _ in found}) == len(found)
+    assert all((body, target) in said.values() and body != said[place][0] for body, target in found)
+    made = renderer.render(row, record)
+    assert made == renderer.render(row, record)
+    assert made.shots <= (shots or 25) and record["question"].strip() in made.inputs
+
+
+def _body(template, record):
+    _, body, target = (fill(text, {k: v.strip() for k, v in record.items()}).strip() for text in template.plain)
+    return (body, target) if record["question"].strip() and record["answer"].strip() else ("", "")
