@@ -89,6 +89,14 @@ def test_bad_rows_are_named_counted_and_limited(tmp_path, caplog):
         list(source.rows(GSM8K, "train", tmp_path, max_bad_rows=1))
 
 
+def test_a_file_of_bad_rows_alone_is_an_error(tmp_path):
+    write_cot(tmp_path, ["no tabs here", "nor here"])
+    with pytest.raises(
+        UserError, match=r"cot_gsm8k: every row of 'train' is bad, the last at .*gsm8k_train.tsv:2: 1 col"
+    ):
+        list(example.render_rows(GSM8K, "zsopt", "train", tmp_path))
+
+
 def test_an_absent_file_names_the_task_and_the_file(tmp_path):
     assert source.missing(GSM8K, tmp_path).startswith(f"task cot_gsm8k: no file {tmp_path}/cot/gsm8k_train.tsv")
     register.make_task(GSM8K, "zsopt", BYTE, data_dir=tmp_path)

@@ -50,22 +50,14 @@ def test_show_prints_what_the_model_sees_in_less_than_five_seconds(data_dir, cap
     row = json.loads(capsys.readouterr().out)
     assert (row["style"], row["row"]) == ("zsopt", "train:0")
     assert row["inputs_size"]["tokens"] == len(row["inputs"].encode()) + 1
-    assert (
-        main(
-            [
-                "tasks",
-                "show",
-                "cot_gsm8k",
-                "--n",
-                "1",
-                "--template",
-                "cot_math:3",
-                "--gin.DATA_DIR='" + str(data_dir) + "'",
-            ]
-        )
-        == 0
-    )
-    assert "cot_math:3" in capsys.readouterr().out
+    one = ["tasks", "show", "cot_gsm8k", "--n", "1", "--gin.DATA_DIR='" + str(data_dir) + "'"]
+    for template in ("cot_math:3", "3"):
+        assert main([*one, "--template", template]) == 0
+        assert "cot_math:3" in capsys.readouterr().out
+    assert main([*one, "--style", "fsopt", "--shots", "2", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["shots"] == 2
+    assert main([*one, "--template", "nli:3"]) == 2
+    assert "no example of style zsopt in split train with template nli:3" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -190,19 +190,24 @@ def rows(
 
     `raw` stands in for the source's records; `shard` (i, n) takes the records i, i + n, ... and makes nothing of the
     others, under the ids that they have in the whole."""
-    bad = 0
+    bad, good, last = 0, 0, None
     numbered = enumerate(raw_rows(spec, split, data_dir) if raw is None else raw)
     for index, (place, record) in itertools.islice(numbered, shard[0], None, shard[1]):
         row = f"{split}:{index}"
         try:
             if isinstance(record, BadRow):
                 raise record
-            yield row, place, make_fields(spec, record, f"{spec.name}\x1f{rendering}\x1f{row}")
+            made = make_fields(spec, record, f"{spec.name}\x1f{rendering}\x1f{row}")
         except SkipRow:
             continue
         except BadRow as e:
-            bad += 1
+            bad, last = bad + 1, f"{place}: {e}"
             report_bad(spec, place, e, bad, max_bad_rows)
+            continue
+        good += 1
+        yield row, place, made
+    if bad and not good and shard == (0, 1):
+        raise UserError(f"task {spec.name}: every row of '{split}' is bad, the last at {last}")
     if bad:
         _log.warning("task %s: %d bad rows left out of '%s'", spec.name, bad, split)
 

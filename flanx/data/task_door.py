@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import dataclasses
 import fnmatch
 import importlib
 import json
@@ -49,7 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     one.add_argument("--skip", type=int, default=0, help="examples to pass over first")
     one.add_argument("--rendering", type=int, default=0, help="another number draws other templates and exemplars")
     one.add_argument("--vocabulary", help="'byte' or a SentencePiece model; else FLANX_VOCABULARY, else byte")
-    one.add_argument("--template", help="this one only, as `nli:3` or `nli:none`")
+    one.add_argument("--template", help="this one only, as `nli:3` or `nli:none`, or `3` of any block of the task")
+    one.add_argument("--shots", type=int, help="so many exemplars in a few-shot prompt, where they fit")
     one.add_argument("--json", action="store_true", help="one JSON object a line")
     one = command("plan")
     one.add_argument("mixture", help="a mixture, a collection, or a task; * and ? allowed")
@@ -201,10 +203,12 @@ def show(args: argparse.Namespace) -> int:
     style = args.style or tail or task.styles[0]
     words = vocabulary.load(args.vocabulary or os.environ.get("FLANX_VOCABULARY", "byte"))
     split = args.split or ("train" if "train" in task.splits else next(iter(task.splits)))
+    if args.shots is not None:
+        task = dataclasses.replace(task, shots=args.shots, worked=())
     left, skip = args.n, args.skip
     rows = example.render_rows(task, style, split, args.data_dir, args.rendering, lambda text: len(words.encode(text)))
     for row in rows:
-        if args.template and row.template != args.template:
+        if args.template and args.template not in (row.template, row.template.rpartition(":")[2]):
             continue
         if skip:
             skip -= 1
@@ -223,5 +227,6 @@ def show(args: argparse.Namespace) -> int:
         print(_paint(row.targets, "32"))
         print()
     if left == args.n:
-        raise UserError(f"task {task.name}: no example of style {style} in split {split}")
+        template = f" with template {args.template}" if args.template else ""
+        raise UserError(f"task {task.name}: no example of style {style} in split {split}{template}")
     return 0
