@@ -267,9 +267,10 @@ def test_a_run_records_its_parent_and_refuses_another(tmp_path: pathlib.Path):
     assert train.parent_of(run, RestoreCheckpointConfig()) == dict.fromkeys(recorded)
 
 
-@pytest.mark.parametrize(
-    "layout", [ONE_LAYER, dataclasses.replace(ONE_LAYER, gated=False, tied=True)], ids=["gated untied", "plain tied"]
-)
+FORMS = {"gated_untied": ONE_LAYER, "plain_tied": dataclasses.replace(ONE_LAYER, gated=False, tied=True)}
+
+
+@pytest.mark.parametrize("layout", FORMS.values(), ids=FORMS.keys())
 def test_verify_holds_against_transformers(tmp_path: pathlib.Path, layout: Layout, capsys):
     pytest.importorskip("transformers", reason="transformers is in the extra hf")
     t5x.write_legacy(at(tmp_path / "checkpoint_0"), draw(layout), 0)
@@ -293,7 +294,7 @@ def test_verify_without_transformers_takes_a_golden_and_its_exit_status_is_the_p
 ):
     theirs = tmp_path / "checkpoint_0"
     t5x.write_legacy(at(theirs), draw(ONE_LAYER), 0)
-    monkeypatch.setattr(parity, "transformers_logits", lambda *_: None)
+    monkeypatch.setattr(parity, "has_transformers", lambda: False)
     good = golden_of(theirs)
     assert convert(theirs, tmp_path / "good", "--verify", "--golden", good) == 0
     assert f"logits against {good}: max |difference| " in capsys.readouterr().out
@@ -305,7 +306,24 @@ def test_verify_without_transformers_takes_a_golden_and_its_exit_status_is_the_p
     assert convert(theirs, tmp_path / "wrong", "--verify", "--golden", bad) == 1
     assert "NOT the same" in capsys.readouterr().out
     assert convert(theirs, tmp_path / "none", "--verify") == 2
-    assert "--verify needs transformers" in capsys.readouterr().err
+    assert f"no file {theirs}/parity.npz" in capsys.readouterr().err
+    bad.write_text("not a golden")
+    assert convert(theirs, tmp_path / "none", "--verify", "--golden", bad) == 2
+    assert "is no golden of --verify" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("name", ["gated_untied", "plain_tied"])
+def test_a_golden_of_transformers_that_lies_with_the_tests_holds(
+    tmp_path: pathlib.Path, monkeypatch, name: str, capsys
+):
+    """What `--verify` left beside these drawn checkpoints where transformers 5.23 was installed."""
+    theirs = tmp_path / "checkpoint_0"
+    t5x.write_legacy(at(theirs), draw(FORMS[name]), 0)
+    golden = pathlib.Path(__file__).parent / "golden" / f"parity_{name}.npz"
+    monkeypatch.setattr(parity, "has_transformers", lambda: False)
+    assert convert(theirs, tmp_path / "out", "--verify", "--golden", golden) == 0
+    assert f"logits against {golden}" in capsys.readouterr().out
 
 
 def test_parity_fails_on_what_is_not_finite_and_on_one_other_argmax():
@@ -317,6 +335,15 @@ def test_parity_fails_on_what_is_not_finite_and_on_one_other_argmax():
         logits + np.asarray([0.0, 2e-5]), logits, targets, ""
     ).holds  # within tolerance, another argmax
     assert parity.compare(logits + 5.0, logits, np.asarray([[0, 1]]), "").difference == pytest.approx(5.0)
+
+
+def test_a_source_that_is_damaged_leaves_nothing_behind(theirs: pathlib.Path, tmp_path: pathlib.Path, capsys):
+    damaged = theirs / "target.decoder.layers_0.mlp.wo.kernel" / "0.0"
+    damaged.write_bytes(damaged.read_bytes()[:40])
+    assert convert(theirs, tmp_path / "out") == 2
+    error = capsys.readouterr().err
+    assert "'target/decoder/layers_0/mlp/wo/kernel' cannot be read" in error and error.count("\n") == 1
+    assert [file.name for file in tmp_path.iterdir()] == ["t5x"]
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,13 @@
 """`flanx convert SOURCE DEST`: one checkpoint format into another, and the proof that both compute the same."""
 
 import argparse
+import contextlib
 import dataclasses
 import io
 import json
 import shutil
 import tempfile
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -61,28 +63,46 @@ def run(args: argparse.Namespace) -> int:
     dest = at(args.dest)
     if dest.children() or (not dest.is_remote and dest.local().is_file()):
         raise UserError(f"DEST '{dest}' is not empty; give another folder")
+    golden = at(args.golden) if args.golden else source.tokenizer / parity.GOLDEN
+    if args.verify:
+        parity.expect_reference(golden)
     dtype = DTYPES[args.dtype]
     source = dataclasses.replace(
         source,
         tensors={n: t.cast(dtype) if n.startswith(TARGET) else t for n, t in source.tensors.items()},
         config={**source.config, **({"feed_forward_proj": args.feed_forward} if args.feed_forward else {})},
     )
-    place = dest if dest.is_remote else at(f"{dest}.partial")
-    if place != dest:
-        shutil.rmtree(place.local(), ignore_errors=True)  # of a conversion that was broken off
-        place.local().mkdir(parents=True)
-    written = write(source, kind, place, args.vocabulary, args.stacked)
-    mark = fingerprint(written.tensors)
-    note = {"source": str(args.source), "from": source.kind, "to": kind, "dtype": args.dtype, "step": source.step}
-    note |= {"fingerprint": mark, "config": dict(source.config), "flanx": flanx.__version__}
-    place.write(NOTE, json.dumps(note, indent=2) + "\n")
-    holds = verify(source, written, place, mark, args.golden) if args.verify else True
-    if place != dest:
-        if dest.local().exists():
-            dest.local().rmdir()
-        place.local().rename(dest.local())
+    with whole(dest) as place:
+        written = write(source, kind, place, args.vocabulary, args.stacked)
+        mark = fingerprint(written.tensors)
+        note = {"source": str(args.source), "from": source.kind, "to": kind, "dtype": args.dtype, "step": source.step}
+        note |= {"fingerprint": mark, "config": dict(source.config), "flanx": flanx.__version__}
+        place.write(NOTE, json.dumps(note, indent=2) + "\n")
+        holds = verify(source, written, place, mark, golden) if args.verify else True
     print(f"{source.kind} {source.folder} -> {kind} {dest}: {_sizes(written)}, fingerprint {mark}")
     return 0 if holds else 1
+
+
+@contextlib.contextmanager
+def whole(dest: Folder) -> Iterator[Folder]:
+    """A folder to write in that becomes `dest` at the end; after an error nothing of it is left.
+
+    In a bucket it is `dest` itself: the file without which a folder is no checkpoint is written last there.
+    """
+    if dest.is_remote:
+        yield dest
+        return
+    place = at(f"{dest}.partial")
+    shutil.rmtree(place.local(), ignore_errors=True)  # of a conversion that was killed
+    place.local().mkdir(parents=True)
+    try:
+        yield place
+    except BaseException:
+        shutil.rmtree(place.local(), ignore_errors=True)
+        raise
+    if dest.local().exists():
+        dest.local().rmdir()
+    place.local().rename(dest.local())
 
 
 def write(source: Source, kind: str, place: Folder, vocabulary: str | None, stacked: bool) -> Source:
@@ -149,12 +169,10 @@ def write_tokenizer(found: Folder, place: Folder, vocabulary: str | None, wanted
         print(f"no tokenizer files in {found}: add --vocabulary SPEC to write them")
 
 
-def verify(source: Source, written: Source, place: Folder, mark: str, golden: str | None) -> bool:
+def verify(source: Source, written: Source, place: Folder, mark: str, golden: Folder) -> bool:
     """Whether values and logits are the same on both sides; prints both findings, keeps a golden beside the result."""
     values = fingerprint(source.tensors) == mark
     print(f"parameters read back: {'the same' if values else 'NOT the same'}")
-    named = at(golden) if golden else None
-    goldens = [(named.parent, named.name)] if named else [(each, parity.GOLDEN) for each in (source.tokenizer, place)]
     config = dict(source.config)
     with tempfile.TemporaryDirectory() as temporary:
         if "hf" in (source.kind, written.kind):
@@ -162,7 +180,7 @@ def verify(source: Source, written: Source, place: Folder, mark: str, golden: st
         else:
             folder, ours = at(temporary), written
             hf.write(folder, source.tensors, source.layout, config)
-        result, kept = parity.verify(ours, folder.local(), config, goldens)
+        result, kept = parity.verify(ours, folder.local(), config, golden)
     if kept:
         content = io.BytesIO()
         np.savez(content, **kept)

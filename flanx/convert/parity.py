@@ -1,8 +1,8 @@
 """Does flanx compute from a checkpoint what transformers computes from it? Logits of fixed prompts, side by side."""
 
 import dataclasses
+import importlib.util
 import io
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,13 +98,16 @@ def flanx_logits(checkpoint: Source, config: dict[str, Any], inputs: np.ndarray,
         return np.asarray(jax.jit(model(checkpoint.layout, config).logits)(params, batch))
 
 
-def transformers_logits(folder: Path, inputs: np.ndarray, targets: np.ndarray) -> np.ndarray | None:
-    """Logits of transformers' model in `folder`, or None where transformers or torch is not installed."""
-    try:
-        import torch
-        import transformers
-    except ImportError:
-        return None
+def has_transformers() -> bool:
+    """Whether transformers and torch are installed (extra `hf`)."""
+    return all(importlib.util.find_spec(name) for name in ("torch", "transformers"))
+
+
+def transformers_logits(folder: Path, inputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Logits of transformers' model in `folder`."""
+    import torch
+    import transformers
+
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()  # it warns of every head that is its own, which is T5.1.1's
     reference = transformers.AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32).eval()
@@ -123,26 +126,28 @@ def compare(ours: np.ndarray, theirs: np.ndarray, targets: np.ndarray, reference
     return Parity(float(np.max(np.abs(ours - theirs))), float(np.max(np.abs(theirs))), agreement, reference)
 
 
-def verify(
-    written: Source, folder: Path, config: dict[str, Any], goldens: Sequence[tuple[Folder, str]]
-) -> tuple[Parity, dict]:
-    """Compares flanx on `written` with transformers on `folder`, or else with the first of `goldens` that is there.
+def expect_reference(golden: Folder) -> None:
+    """Raises UserError where there is nothing to compare with: neither transformers nor the file `golden`."""
+    if not has_transformers() and golden.name not in golden.parent.children():
+        raise UserError(
+            f"--verify needs transformers (pip install 'flanx[hf]'), or a golden that a conversion left on a machine "
+            f"that has it: no file {golden}"
+        )
+
+
+def verify(written: Source, folder: Path, config: dict[str, Any], golden: Folder) -> tuple[Parity, dict]:
+    """Compares flanx on `written` with transformers on `folder`, or with the file `golden` where that is not installed.
 
     Returns the parity, and what to keep as a golden: inputs, targets, logits (empty where a golden was read).
-    Raises UserError where there is neither.
     """
-    inputs, targets = prompts(written.layout.vocab_size)
-    theirs = transformers_logits(folder, inputs, targets)
-    if theirs is not None:
-        ours = flanx_logits(written, config, inputs, targets)
+    if has_transformers():
+        inputs, targets = prompts(written.layout.vocab_size)
+        theirs = transformers_logits(folder, inputs, targets)
         kept = {"inputs": inputs, "targets": targets, "logits": theirs}
-        return compare(ours, theirs, targets, "transformers"), kept
-    found = next(((folder, file) for folder, file in goldens if file in folder.children()), None)
-    if found is None:
-        places = " nor ".join(f"{folder}/{file}" for folder, file in goldens)
-        raise UserError(f"--verify needs transformers (pip install 'flanx[hf]') or a golden: no {places}")
-    folder, file = found
-    with np.load(io.BytesIO(folder.read(file))) as golden:
-        inputs, targets, theirs = golden["inputs"], golden["targets"], golden["logits"]
-    ours = flanx_logits(written, config, inputs, targets)
-    return compare(ours, theirs, targets, f"{folder}/{file}"), {}
+        return compare(flanx_logits(written, config, inputs, targets), theirs, targets, "transformers"), kept
+    try:
+        with np.load(io.BytesIO(golden.parent.read(golden.name))) as file:
+            inputs, targets, theirs = file["inputs"], file["targets"], file["logits"]
+    except (ValueError, KeyError) as error:
+        raise UserError(f"{golden} is no golden of --verify ({error}); give another with --golden") from error
+    return compare(flanx_logits(written, config, inputs, targets), theirs, targets, str(golden)), {}
