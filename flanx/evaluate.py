@@ -5,7 +5,6 @@ Killed and started again with the same arguments it goes on with the items that 
 """
 
 import contextlib
-import dataclasses
 import functools
 import hashlib
 import importlib.metadata
@@ -25,7 +24,8 @@ from flanx.data import vocabulary as vocabularies
 from flanx.data.vocabulary import Vocabulary
 from flanx.errors import UserError
 from flanx.evals import record, suite
-from flanx.evals.suite import Item, Spec, Suite
+from flanx.evals.request import Request, fit
+from flanx.evals.suite import Spec, Suite
 from flanx.models import Model
 from flanx.partition import Partitioner
 
@@ -70,12 +70,9 @@ def evaluate(
     """
     folder = pathlib.Path(out_dir) / f"step_{step}" if step is not None else pathlib.Path(out_dir)
     words = vocabularies.load(vocabulary) if isinstance(vocabulary, str) else vocabulary
-    if self_consistency and beams:
-        raise UserError("SELF_CONSISTENCY and BEAMS exclude each other: set one of them to 0")
-    how = f"+sc{self_consistency}" if self_consistency else f"+beam{beams}" if beams else ""
-    names = [name + how if how and _generates(name) else name for name in suites]
+    _check(model, words, lengths, batch_size)
     place = data_dir or os.environ.get("FLANX_DATA_DIR", "")
-    loaded = [suite.load(name, place, allow_missing) for name in names]
+    loaded = [suite.load(name, place, allow_missing) for name in _names(suites, self_consistency, beams)]
     with contextlib.ExitStack() as stack:
         if params is None:
             params = restore(stack, model, checkpoint, partitioner or Partitioner())
@@ -90,8 +87,29 @@ def evaluate(
     return json.loads((folder / "scores.json").read_text(encoding="utf-8"))
 
 
-def _generates(name: str) -> bool:
-    return "+" not in name and suite.resolve(name).scoring == "generate"
+def _check(model: Model, words: Vocabulary, lengths: Mapping[str, int], batch_size: int) -> None:
+    """What would fail only after the parameters are read, or not at all."""
+    if not all(isinstance(lengths.get(key), int) and lengths[key] > 1 for key in ("inputs", "targets")):
+        raise UserError(f"lengths are {dict(lengths)}: give 'inputs' and 'targets', two tokens or more (EVAL_LENGTHS)")
+    if batch_size < 1:
+        raise UserError(f"EVAL_BATCH_SIZE is {batch_size}: give 1 or more")
+    if words.size > model.vocab_size:
+        raise UserError(
+            f"VOCABULARY {words.spec} has {words.size} ids, the model's table has {model.vocab_size} rows: "
+            "take the vocabulary that it was trained with"
+        )
+
+
+def _names(suites: Sequence[str], self_consistency: int, beams: int) -> list[str]:
+    """The suites' names, with what is asked for every suite that generates."""
+    names = [suites] if isinstance(suites, str) else list(suites)
+    if not names:
+        raise UserError("SUITES is empty: name a suite, or include a file of gin/evals")
+    if self_consistency and beams:
+        raise UserError("SELF_CONSISTENCY and BEAMS exclude each other: set one of them to 0")
+    how = f"+sc{self_consistency}" if self_consistency else f"+beam{beams}" if beams else ""
+    generates = [how and "+" not in name and suite.resolve(name).scoring == "generate" for name in names]
+    return [name + how if does else name for name, does in zip(names, generates, strict=True)]
 
 
 def restore(stack: contextlib.ExitStack, model: Model, path: str | None, partitioner: Partitioner) -> Any:
@@ -152,42 +170,6 @@ def fingerprint(params: Any) -> str | None:
     return digest.hexdigest()[:16]
 
 
-# --- prompts ---------------------------------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """An item made ready for the model: its tokens, and what had to go to make them fit."""
-
-    item: Item
-    tokens: list[int]
-    text: str
-    shots: int
-    cut: bool
-
-
-def fit(item: Item, spec: Spec, words: Vocabulary, longest: int, count: Any = None) -> Request:
-    """The item's prompt in at most `longest` tokens, end of sequence included.
-
-    Exemplars go first, one at a time (`spec.drop`); where that is not enough, or not allowed, the prompt's beginning.
-    `count` gives the number of tokens of a piece of text; it saves encoding prompts that are far too long.
-    """
-    shots = len(item.shots)
-    if spec.drop != "none" and count is not None:
-        order = item.shots[::-1] if spec.drop == "first" else item.shots
-        free = longest - 1 - count(item.head) - count(item.query)
-        while shots and sum(map(count, order[:shots])) > free + 8 * (shots + 1):  # pieces may count a little more
-            shots -= 1
-    while True:
-        text = item.prompt(shots, spec.drop)
-        tokens = words.encode(text)
-        if len(tokens) < longest or not shots or spec.drop == "none":
-            break
-        shots -= 1
-    cut = len(tokens) >= longest
-    return Request(item, [*(tokens[-(longest - 1) :] if cut else tokens), words.eos_id], text, shots, cut)
-
-
 # --- one suite -------------------------------------------------------------------------------------------------------
 
 
@@ -238,7 +220,7 @@ def _answer(
         options = [[words.encode(option) for option in request.item.options] for request in requests]
         found = score.score(model, params, prompts, options, batch_size=batch_size, **common)
         for request, sums in zip(requests, found, strict=True):
-            row = _row(request, words)
+            row = request.row(words)
             row.options = list(request.item.options)
             row.option_scores = [float(value) if np.isfinite(value) else None for value in sums]
             row.broken = None in row.option_scores
@@ -256,30 +238,11 @@ def _answer(
             model, params, prompts, method=drawn, samples=spec.samples, seed=seed, stop=stop, **common
         )
     for number, output in outputs:
-        row = _row(requests[number], words)
+        row = requests[number].row(words)
         count = 1 if spec.beams else spec.samples  # of beams the best
         row.outputs = [words.decode(tokens) for tokens in output.tokens[:count]]
         row.ended, row.broken = output.ended[:count], output.broken
         yield row
-
-
-def _row(request: Request, words: Vocabulary) -> record.Row:
-    """What is known of an item before the model speaks."""
-    item, target = request.item, words.encode(request.item.targets[0])
-    return record.Row(
-        id=item.id,
-        task=item.task,
-        prompt=request.text,
-        targets=list(item.targets),
-        kind=item.kind,
-        language=item.language,
-        shots=request.shots,
-        cut=request.cut,
-        prompt_tokens=len(request.tokens),
-        prompt_unknown=request.tokens.count(words.unk_id),
-        target_tokens=len(target),
-        target_unknown=target.count(words.unk_id),
-    )
 
 
 def placement(params: Any) -> bucket.Place:

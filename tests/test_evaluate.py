@@ -5,6 +5,9 @@ import dataclasses
 import json
 import pathlib
 import shutil
+import signal
+import subprocess
+import sys
 from typing import Any
 
 import jax
@@ -15,9 +18,11 @@ import pytest
 from flanx.data import vocabulary
 from flanx.errors import UserError
 from flanx.evals import metrics, record, report, rescore, suite
+from flanx.evals.request import fit
 from flanx.evals.suite import Item, Spec
-from flanx.evaluate import evaluate, fit
+from flanx.evaluate import evaluate
 
+ROOT = pathlib.Path(__file__).resolve().parent.parent
 BYTES = vocabulary.load("byte")
 LENGTHS = {"inputs": 400, "targets": 24}
 
@@ -90,6 +95,28 @@ def test_a_killed_evaluation_goes_on_and_ends_alike(tmp_path: pathlib.Path, caps
     assert score(tmp_path / "cut", *names) == whole
     assert "1 items in" in capsys.readouterr().out
     assert sorted(r["id"] for r in lines(victim)[1:]) == [f"gsm8k-test-{i}" for i in range(3)]
+
+
+def test_an_evaluation_that_is_killed_outright_goes_on(tmp_path: pathlib.Path) -> None:
+    name = "bbh_direct[navigate,word_sorting]"
+    whole = score(tmp_path / "whole", name)
+    code = f"""
+import os, signal
+from flanx.evals import record
+from tests import test_evaluate
+add, count = record.Writer.add, []
+def stop(self, row):
+    add(self, row)
+    count.append(row)
+    if len(count) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+record.Writer.add = stop
+test_evaluate.score({str(tmp_path / "cut")!r}, {name!r})
+"""
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=120).returncode == -signal.SIGKILL
+    files = list((tmp_path / "cut" / "generations").glob("*.jsonl"))
+    assert sum(len(lines(path)) - 1 for path in files) == 2
+    assert score(tmp_path / "cut", name) == whole
 
 
 def test_another_model_is_evaluated_anew_and_another_spec_refused(tmp_path: pathlib.Path) -> None:
@@ -186,6 +213,27 @@ def test_prompts_too_long_for_the_model_are_counted(tmp_path: pathlib.Path) -> N
     assert entry["truncated"] == 1 and entry["shots_dropped"] == 1
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lengths": {"inputs": 64}}, r"lengths are .'inputs': 64.: give 'inputs' and 'targets'"),
+        ({"lengths": {"inputs": 1, "targets": 4}}, "two tokens or more"),
+        ({"batch_size": 0}, "EVAL_BATCH_SIZE is 0"),
+        ({"vocabulary": vocabulary.load("byte", 100)}, "VOCABULARY byte has 359 ids, the model's table has 259 rows"),
+        ({"suites": []}, "SUITES is empty"),
+        ({"data_dir": ""}, "suite gsm8k_zero_shot: no folder of benchmark data; set DATA_DIR"),
+    ],
+)
+def test_wrong_arguments_are_named_before_anything_is_written(
+    tmp_path: pathlib.Path, options: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("FLANX_DATA_DIR", raising=False)
+    given = {"suites": "gsm8k_zero_shot", "data_dir": suite.SAMPLE, "vocabulary": BYTES, "lengths": LENGTHS} | options
+    with pytest.raises(UserError, match=message):
+        evaluate(model=Echo(), params={"scale": jnp.float32(1)}, out_dir=tmp_path, **given)
+    assert not list(tmp_path.iterdir())
+
+
 # --- names and files -------------------------------------------------------------------------------------------------
 
 
@@ -198,6 +246,8 @@ def test_prompts_too_long_for_the_model_are_counted(tmp_path: pathlib.Path) -> N
         ("mmlu_test_hendrycks+sc", "'.sc' wants a suite that generates"),
         ("mmlu_test_hendrycks+beam4", "'.beam4' wants a suite that generates"),
         ("gsm8k_cot+beams", "no evaluation suite 'gsm8k_cot.beams'"),
+        ("gsm8k_cot+beam1", "'.beam1' wants two samples or beams at least"),
+        ("gsm8k_cot+sc0", "'.sc0' wants two samples or beams at least"),
         ("", "no evaluation suite ''"),
     ],
 )

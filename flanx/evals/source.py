@@ -15,7 +15,7 @@ def existing(path: pathlib.Path, what: str) -> pathlib.Path:
     """`path`, fetched where it may be, or a UserError that says what is missing and that it may be left out by name."""
     if not origin.provide(path, what) and not path.is_file():
         raise UserError(
-            f"{what}: no file {path}; put it there, set DATA_DIR, or allow it to miss by name (allow_missing)"
+            f"{what}: no file {path}; put it there, set DATA_DIR, or allow it to miss by name (ALLOW_MISSING)"
         )
     return path
 

@@ -200,6 +200,8 @@ def resolve(name: str, allow_missing: Sequence[str] = ()) -> Spec:
         changes["groups"] = family.groups(spec)
     changes["allow_missing"] = tuple(sorted(set(allow_missing) & set(family.tasks(spec))))
     way, count = match[3] or "", match[4]
+    if count and int(count) < 2:
+        raise UserError(f"suite '{name}': '+{way}' wants two samples or beams at least")
     if way and spec.scoring != "generate":
         raise UserError(f"suite '{name}' ranks options; '+{way}' wants a suite that generates")
     if way == "likelihood":
@@ -215,6 +217,11 @@ def resolve(name: str, allow_missing: Sequence[str] = ()) -> Spec:
 def load(name: str, data_dir: str, allow_missing: Sequence[str] = ()) -> Suite:
     """The suite of a name. UserError for a missing file or task, a wrong row, a duplicate id, an empty option."""
     spec = resolve(name, allow_missing)
+    if not data_dir and spec.family != "held_out":
+        raise UserError(
+            f"suite {name}: no folder of benchmark data; set DATA_DIR (or FLANX_DATA_DIR) to one, or DATA_DIR to "
+            f'"{origin.HUB}", "{origin.TFDS}" or "{SAMPLE}"'
+        )
     family = importlib.import_module(f"flanx.evals.{spec.family}")
     wanted = spec.tasks or family.tasks(spec)
     if data_dir == SAMPLE:

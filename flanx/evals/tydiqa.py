@@ -67,7 +67,10 @@ def items(spec: Spec, folder: pathlib.Path, task: str) -> list[Item]:
     form = "{0}\nQ: {1}\nA: {2}\n\n"
     shots = [row for row in rows(folder, "train", task) if row[3]][: spec.shots] if spec.shots else []
     if len(shots) < spec.shots:
-        raise UserError(f"TyDiQA: {len(shots)} exemplars for '{task}' in {_path(folder, 'train')}, {spec.shots} wanted")
+        raise UserError(
+            f"TyDiQA: {len(shots)} exemplars for '{task}' in {_path(folder, 'train')}, {spec.shots} wanted; complete "
+            "the file, or allow the language to miss by name (ALLOW_MISSING)"
+        )
     return [
         Item(
             task=task,
