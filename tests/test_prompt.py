@@ -219,9 +219,11 @@ def test_a_worked_example_stands_in_half_of_the_few_shot_prompts():
     assert all(one.inputs.count("Do it.") <= 1 for one in plain)  # the definition stands once
 
 
-def test_empty_texts_are_bad_rows():
+def test_empty_texts_and_half_characters_are_bad_rows():
     with pytest.raises(BadRow, match="empty target"):
         render(records={"train:0": {"question": "q", "answer": " "}})
+    with pytest.raises(BadRow, match=r"'\\ud800' is half a character"):
+        render(records={"train:0": {"question": "q \ud800", "answer": "a"}})
 
 
 odd = st.text(min_size=1, max_size=80) | st.sampled_from(

@@ -65,6 +65,11 @@ def _say(prompt: Prompt, record: dict[str, Any], style: Style, key: str, listed:
         raise BadRow("empty target")
     if not (head + body).strip():
         raise BadRow("empty input")
+    if not (body.isascii() and target.isascii()):
+        try:
+            f"{head}{body}{target}".encode()
+        except UnicodeEncodeError as e:
+            raise BadRow(f"{e.object[e.start]!a} is half a character (a lone surrogate)") from e
     return head, body, target
 
 
