@@ -309,6 +309,12 @@ def configured(file: str) -> T5:
 def test_configured_sizes_have_the_published_number_of_parameters(file: str) -> None:
     model = configured(file)
     np.testing.assert_allclose(model.num_params() / 1e6, PUBLISHED[file], rtol=1e-3)
+
+
+@pytest.mark.parametrize("family", ["t5_1_1", "t5_1_0", "mt5"])
+def test_the_formula_counts_the_parameters_that_are_made(family: str) -> None:
+    """One size of each family: sizes of a family differ in numbers alone."""
+    model = configured(f"{family}/small")
     shapes = jax.eval_shape(dataclasses.replace(model, scan_layers=True).init, jax.random.key(0))
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == model.num_params()
 
