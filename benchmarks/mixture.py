@@ -109,14 +109,15 @@ def measure_loader(folder: str, seconds: float, started: float) -> dict[str, flo
         next(reader)
         steps += 1
     found = {"packed rows per second, with the loader": steps * ROWS / wall}
-    waits, begun = [], time.perf_counter()
-    while (wall := time.perf_counter() - begun) < seconds / 2 + 1:
-        time.sleep(max(0.0, len(waits) * ROWS / RATE - wall))
+    waits, begun, taken = [], time.perf_counter(), time.perf_counter()
+    while taken - begun < seconds / 2 + 1:
+        time.sleep(max(0.0, taken + ROWS / RATE - time.perf_counter()))  # what a step would do meanwhile
         at = time.perf_counter()
         next(reader)
-        waits.append(time.perf_counter() - at)
+        taken = time.perf_counter()
+        if at - begun > 1:
+            waits.append(taken - at)
     reader.close()
-    waits = waits[RATE // ROWS :]
     label = f"at {RATE:,} rows a second"
     return found | {f"longest wait {label}": max(waits), f"part of the time waited {label}": sum(waits) / seconds * 2}
 
@@ -145,7 +146,9 @@ def measure_seqio(tasks: int, rows: int, seconds: float, started: float) -> dict
         )  # fmt: skip
     seqio.MixtureRegistry.add("all", [f"t{task}" for task in range(tasks)], default_rate=1.0)
     converter = seqio.EncDecFeatureConverter(pack=True)
-    dataset = seqio.get_dataset("all", LENGTHS, "train", feature_converter=converter, shuffle=True, num_epochs=None)
+    dataset = seqio.get_dataset(
+        "all", LENGTHS, dataset_split="train", feature_converter=converter, shuffle=True, num_epochs=None
+    )
     batches = iter(dataset.batch(ROWS).as_numpy_iterator())
     next(batches)
     found = {"open to first batch": time.time() - started}
@@ -291,13 +294,13 @@ UNITS = {
 }  # of others: rows/s
 
 
-def in_process(name: str, **arguments: object) -> dict[str, float]:
+def in_process(measure: str, **arguments: object) -> dict[str, float]:
     """Runs one measurement in a fresh process."""
-    arguments = arguments | ({} if name == "build" else {"started": time.time()})
-    command = [sys.executable, __file__, "--measure", name, "--arguments", json.dumps(arguments)]
+    arguments = arguments | ({} if measure == "build" else {"started": time.time()})
+    command = [sys.executable, __file__, "--measure", measure, "--arguments", json.dumps(arguments)]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     if done.returncode:
-        raise SystemExit(f"{name} {arguments}: failed")
+        raise SystemExit(f"{measure} {arguments}: failed")
     return json.loads(done.stdout.splitlines()[-1])
 
 
