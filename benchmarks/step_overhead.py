@@ -69,10 +69,10 @@ def measure(folder: pathlib.Path, blocks: int, steps: int, rows: int) -> tuple[f
                 jax.block_until_ready(state)
                 times["bare"].append((time.perf_counter() - began) / steps)
                 began = time.perf_counter()
-                for step, host_batch, batch in itertools.islice(stream, steps):
+                for step, batch in itertools.islice(stream, steps):
                     with jax.transfer_guard("disallow"):
                         state, metrics = step_fn(state, batch)
-                    watch.take(step, metrics, host_batch, state.params)
+                    watch.take(step, metrics, batch, state.params)
                 jax.block_until_ready(state)
                 times["loop"].append((time.perf_counter() - began) / steps)
     return statistics.median(times["bare"]), statistics.median(times["loop"])

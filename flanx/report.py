@@ -152,11 +152,11 @@ class Watch:
         self._train_steps, self._log_period = train_steps, log_period
         self._log = MetricsLog(folder, start_step) if jax.process_index() == 0 else None
         self._progress = Progress(train_steps, self._label)
-        self._pending: tuple[int, Any, Mapping[str, np.ndarray]] | None = None
+        self._pending: tuple[int, Any, Any] | None = None
         self._sums: collections.Counter[str] = collections.Counter()
         self._since = (time.monotonic(), start_step)
 
-    def take(self, step: int, metrics: Any, batch: Mapping[str, np.ndarray], params: Any) -> None:
+    def take(self, step: int, metrics: Any, batch: Any, params: Any) -> None:
         """Accepts the metrics of `step` and settles those of the step before."""
         self.settle(params)
         self._pending = (step, metrics, batch)
@@ -173,9 +173,6 @@ class Watch:
                 f"{self._label}: the loss of step {step} is {values['loss']}, its gradient's norm {values['grad_norm']}"
                 f"; first bad layer: {where}; last good checkpoint: step {self._last_good()}"
             )
-        segments = [array for name, array in batch.items() if name.endswith("segment_ids")]
-        values["filled"] = float(sum(np.count_nonzero(s) for s in segments))
-        values["positions"] = float(sum(s.size for s in segments))
         self._sums.update(values)
         if step % self._log_period == 0 or step == self._train_steps:
             self._write(step)

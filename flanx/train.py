@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
-import numpy as np
 
 from flanx import cluster
 from flanx.checkpoint import Checkpoints, RestoreCheckpointConfig, SaveCheckpointConfig, load_params
@@ -104,10 +103,10 @@ def train(
         watch = Watch(folder, trainer.model, done, train_steps, log_period, saved.latest)
         stream = placed(batches, partitioner, done, train_steps)
         with contextlib.closing(watch), contextlib.closing(stream), explain_exhausted(target.params, partitioner):
-            for step, host_batch, batch in stream:
+            for step, batch in stream:
                 with jax.transfer_guard("disallow"):
                     state, metrics = step_fn(state, batch)
-                watch.take(step, metrics, host_batch, state.params)
+                watch.take(step, metrics, batch, state.params)
                 stops = cluster.stops(told.is_set(), step)
                 evaluates = bool(eval_period) and step % eval_period == 0 and step < train_steps
                 if stops or evaluates or step % checkpoints.period == 0:
@@ -218,12 +217,11 @@ def tell_replicated(partitioner: Partitioner, params: Any, label: str) -> None:
 
 def placed(
     batches: mixture.Batches | None, partitioner: Partitioner, done: int, train_steps: int
-) -> Iterator[tuple[int, Mapping[str, np.ndarray], Mapping[str, jax.Array]]]:
-    """(step, this host's rows, the batch on the mesh) of the steps after `done`; nothing where there are no batches."""
+) -> Iterator[tuple[int, Mapping[str, jax.Array]]]:
+    """(step, batch on the mesh) of the steps after `done`, each host giving its rows; nothing where there are none."""
     if batches is None:
         return
     rows = partitioner.host_rows(batches.batch_size)
     with contextlib.closing(loader.Loader(batches, done, rows)) as stream:
         for step in range(done + 1, train_steps + 1):
-            host_batch = next(stream)
-            yield step, host_batch, partitioner.global_batch(host_batch, batches.batch_size)
+            yield step, partitioner.global_batch(next(stream), batches.batch_size)

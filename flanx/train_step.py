@@ -89,8 +89,8 @@ class Trainer:
     def step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         """One step.
 
-        Metrics are sums over target tokens, float32 []: loss (without division), cross_ent_loss, z_loss, correct,
-        tokens; and grad_norm, the norm of the divided gradient.
+        Metrics, float32 []: sums over target tokens, which are loss (without division), cross_ent_loss, z_loss, correct
+        and tokens; positions of the rows and those of them that are filled; grad_norm, of the divided gradient.
         """
         rng = jax.random.fold_in(jax.random.key(self.seed), state.step) if self.dropout else None
         grads, metrics = accumulate(jax.grad(self.loss, has_aux=True), self.num_microbatches)(state.params, batch, rng)
@@ -108,6 +108,9 @@ class Trainer:
         loss, z, tokens = cross_entropy_with_z_loss(logits, targets, weights, self.z_loss, self.label_smoothing)
         correct = correct_tokens(logits, targets, weights)
         metrics = {"loss": loss, "cross_ent_loss": loss - z, "z_loss": z, "correct": correct, "tokens": tokens}
+        segments = [array for name, array in batch.items() if name.endswith("segment_ids")]
+        metrics["filled"] = sum(jnp.sum(array > 0) for array in segments)
+        metrics["positions"] = jnp.asarray(sum(array.size for array in segments))
         return loss, jax.tree.map(lambda m: m.astype(jnp.float32), metrics)
 
 

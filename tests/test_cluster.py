@@ -15,6 +15,7 @@ import pytest
 from flanx import cluster, partition, roster
 from flanx.data import mixture, store
 from flanx.errors import UserError
+from flanx.report import read_metrics
 from tests import run_case
 
 
@@ -142,6 +143,8 @@ def test_two_processes_take_the_batches_of_one_and_lose_as_one_does(tmp_path: pa
     assert list(found) == list(alone)
     np.testing.assert_allclose(list(found.values()), list(alone.values()), rtol=1e-5)
     assert run_case.done(tmp_path) == run_case.STEPS
+    padding = [[record["padding"] for record in read_metrics(f)] for f in (tmp_path, run_case.undisturbed())]
+    assert padding[0] == padding[1]
 
 
 def test_another_recipe_on_one_host_is_refused(tmp_path: pathlib.Path) -> None:

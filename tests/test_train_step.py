@@ -58,7 +58,7 @@ def batch(packing: str, seed: int = 0) -> dict[str, np.ndarray]:
         at = np.broadcast_to(np.arange(length), (ROWS, length))
         return {
             f"{name}_input_tokens": rng.integers(3, VOCAB, (ROWS, length)).astype(np.int32),
-            f"{name}_segment_ids": (1 + (at >= length // 2)).astype(np.int32),
+            f"{name}_segment_ids": (1 + (at >= length // 2)).astype(np.int32) * (at < length - (name == "decoder")),
             f"{name}_positions": (at % (length // 2)).astype(np.int32),
         }
 
@@ -106,10 +106,13 @@ def run(made: Trainer, partitioner: partition.Partitioner = ONE) -> tuple[TrainS
     with partitioner.scope():
         state, step, losses = start(made, partitioner), compiled(made, partitioner), []
         for i in range(2):
-            placed = partitioner.global_batch(batch(made.model.packing, i), ROWS)
+            rows = batch(made.model.packing, i)
+            placed = partitioner.global_batch(rows, ROWS)
             with jax.transfer_guard("disallow"):
                 state, metrics = step(state, placed)
             losses.append(float(metrics["loss"]) / float(metrics["tokens"]))
+            filled = [np.count_nonzero(array) for name, array in rows.items() if name.endswith("segment_ids")]
+            assert float(metrics["filled"]) == float(metrics["positions"]) - ROWS == sum(filled)
         return state, losses
 
 
