@@ -296,7 +296,7 @@ def test_points_start_when_their_parent_is_done_and_read_the_chosen_checkpoint(t
     assert runs(tmp_path)[0] == "trained" and len(runs(tmp_path)) == 3
     assert "waits for trained" in seen
     read = json.loads((tmp_path / "runs" / "trigger" / "run.json").read_text())["initial_checkpoint_path"]
-    assert read.endswith("runs/trained/checkpoints/checkpoint_5")  # step 5 scored twice what step 10 did
+    assert read == str(tmp_path / "runs/trained/checkpoints/checkpoint_5")  # step 5 scored twice what step 10 did
 
 
 def test_a_failed_parent_fails_its_children_by_name(tmp_path, program):
@@ -559,7 +559,7 @@ def test_a_real_sweep_killed_at_random_moments_ends_with_the_same_results(tmp_pa
     store = run_case.store_dir()
     found = {}
     rng = random.Random(3)
-    for name, kills in (("calm", 0), ("killed", 5)):
+    for name, kills in (("calm", 0), ("killed", 4)):
         (tmp_path / name).mkdir()
         file = real_sweep(tmp_path / name, store)
         command = [sys.executable, "-m", "flanx", "sweep", f"--gin_file={file}", "--jobs=2", "--retry_wait=1"]

@@ -179,4 +179,6 @@ def checkpoint(parent: Parent) -> str | None:
     step = read(parent.folder / "chosen.json").get("step")
     if step is None:
         raise UserError(f"{parent.folder} has no chosen.json: its sweep chooses no checkpoint (Sweep.choose_by)")
-    return os.path.relpath(parent.folder / "checkpoints" / f"checkpoint_{step}")
+    path = parent.folder / "checkpoints" / f"checkpoint_{step}"
+    near = os.path.relpath(path)
+    return str(path) if near.startswith("..") else near  # tensorstore refuses paths with ..
