@@ -49,9 +49,13 @@ def buckets_of(prompts: Sequence[Prompt], lengths: Sequence[int], batch_size: in
 
 
 def rows_of(count: int, batch_size: int, length: int) -> int:
-    """Rows of a batch for `count` prompts: `batch_size`, fewer where prompts are few or so long that memory is not."""
-    rows = min(batch_size, -(-max(count, 1) // 8) * 8)
-    return min(rows, max(8, batch_size * FULL_LENGTH // length // 8 * 8))
+    """Rows of a batch for `count` prompts: `batch_size` at most, so many fewer as prompts are longer than 512 tokens.
+
+    As few batches as that allows, of equal size, so that the last one is not half empty; a multiple of 8.
+    """
+    rows = min(batch_size, max(8, batch_size * FULL_LENGTH // length // 8 * 8))
+    batches = -(-max(count, 1) // rows)
+    return min(rows, -(-max(count, 1) // batches // 8) * 8)
 
 
 def pad_rows(prompts: Sequence[Prompt], rows: int, length: int) -> np.ndarray:

@@ -293,6 +293,7 @@ def test_small_buckets_join_longer_ones() -> None:
 def test_long_prompts_go_in_smaller_batches() -> None:
     assert [bucket.rows_of(1000, 64, length) for length in (64, 512, 1024, 2048)] == [64, 64, 32, 16]
     assert [bucket.rows_of(count, 64, 128) for count in (0, 5, 30, 63)] == [8, 8, 32, 64]
+    assert [bucket.rows_of(count, 64, 512) for count in (64, 65, 76, 130)] == [64, 40, 40, 48]  # not 64 and one
     assert bucket.rows_of(1000, 4, 4096) == 4 and bucket.rows_of(1000, 64, 8192) == 8
 
 
