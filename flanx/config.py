@@ -254,30 +254,44 @@ def call(function: Callable[..., Any], folder: str | os.PathLike | None = None) 
     """Calls `function` with its gin bindings.
 
     With `folder`, the whole resolved config is written to `folder/config.gin` before the call (it can be given back
-    as `--gin_file`), and what the call really used to `folder/operative_config.gin` after it, error or not.
+    as `--gin_file`), and what the call really used to `folder/operative_config.gin` after it. A folder that is made for
+    a call that refuses its input is taken away again.
     """
-    target = local_folder(folder) if folder is not None else None
-    if target is not None:
-        target.mkdir(parents=True, exist_ok=True)
-        write_atomic(target / "config.gin", text())
+    with contextlib.nullcontext() if folder is None else _recorded(local_folder(folder)):
+        try:
+            return gin.get_configurable(function)()
+        except (UserError, Preempted) as error:  # without the lines that gin adds to say which call it was
+            plain = Preempted if isinstance(error, Preempted) else UserError
+            raise plain(str(error).splitlines()[0]) from error
+        except TypeError as error:
+            own = re.escape(function.__name__)
+            missing = re.search(rf"Required bindings for `(\S*{own})` not provided in config: (\[.*?\])", str(error))
+            absent = re.match(rf"({own})\(\) missing \d+ required .*? arguments?: (.*)", str(error).splitlines()[0])
+            if found := missing or absent:
+                name = found[1]
+                raise UserError(
+                    f"gin binds no {found[2]} of {name}: add it to a gin file or as --gin.{name}.NAME=VALUE"
+                ) from error
+            raise
+
+
+@contextlib.contextmanager
+def _recorded(folder: pathlib.Path) -> Iterator[None]:
+    """Writes what a call is given before it, and what it used after it."""
+    made = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    given = folder / "config.gin"
+    write_atomic(given, text())
     try:
-        return gin.get_configurable(function)()
-    except (UserError, Preempted) as error:  # without the lines that gin adds to say which call it was
-        plain = Preempted if isinstance(error, Preempted) else UserError
-        raise plain(str(error).splitlines()[0]) from error
-    except TypeError as error:
-        own = re.escape(function.__name__)
-        missing = re.search(rf"Required bindings for `(\S*{own})` not provided in config: (\[.*?\])", str(error))
-        absent = re.match(rf"({own})\(\) missing \d+ required .*? arguments?: (.*)", str(error).splitlines()[0])
-        if found := missing or absent:
-            name = found[1]
-            raise UserError(
-                f"gin binds no {found[2]} of {name}: add it to a gin file or as --gin.{name}.NAME=VALUE"
-            ) from error
+        yield
+    except UserError:
+        if made and list(folder.iterdir()) == [given]:
+            given.unlink()
+            folder.rmdir()
         raise
     finally:
-        if target is not None:
-            write_atomic(target / "operative_config.gin", gin.operative_config_str())
+        if folder.exists():
+            write_atomic(folder / "operative_config.gin", gin.operative_config_str())
 
 
 def parameter(function: Callable[..., Any], name: str, default: Any = None) -> Any:

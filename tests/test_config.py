@@ -117,3 +117,22 @@ def test_a_url_for_a_run_is_refused_before_anything_is_written(gin_file, tmp_pat
     with pytest.raises(UserError, match="'gs://bucket/run' is a URL"):
         config.call(run, "gs://bucket/run")
     assert [path.name for path in tmp_path.iterdir()] == ["a.gin"]
+
+
+def refuse(steps: int, folder: str = "") -> None:
+    """A call that refuses its input, after it has left something in `folder`."""
+    if folder:
+        pathlib.Path(folder, "kept").write_text(str(steps))
+    raise UserError("no")
+
+
+def test_a_refused_call_leaves_no_folder_of_its_own(gin_file, tmp_path):
+    config.parse([gin_file("t.refuse.steps = 1\n")])
+    with pytest.raises(UserError):
+        config.call(refuse, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+    config.parse([gin_file(f"t.refuse.steps = 1\nt.refuse.folder = '{tmp_path / 'run'}'\n")])
+    with pytest.raises(UserError):
+        config.call(refuse, tmp_path / "run")
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"config.gin", "kept", "operative_config.gin"}
