@@ -1,0 +1,44 @@
+"""The committed report on the embedded suite: its page quotes its own numbers."""
+
+import csv
+import pathlib
+import re
+
+import pytest
+
+FOLDER = pathlib.Path(__file__).parents[1] / "docs" / "findings"
+QUOTED = re.compile(r"-?\d+\.\d+ \(-?\d+\.\d+ to -?\d+\.\d+\)")
+
+
+def cells(name: str) -> list[dict[str, str]]:
+    with open(FOLDER / name / "cells.csv", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def quoted(cell: dict[str, str], digits: int) -> str:
+    """A cell as the page has it: over its seeds where there are several, else over the items."""
+    of = "seeds" if cell["seeds_low"] else "items"
+    mean, low, high = (f"{float(cell[key]):.{digits}f}" for key in ("mean", f"{of}_low", f"{of}_high"))
+    return f"{mean} ({low} to {high})"
+
+
+def test_every_number_of_the_page_stands_in_its_tables() -> None:
+    page = (FOLDER / "README.md").read_text(encoding="utf-8")
+    names = sorted(path.parent.name for path in FOLDER.glob("*/cells.csv"))
+    found = {quoted(cell, digits) for name in names for cell in cells(name) if cell["mean"] for digits in (1, 2)}
+    said = QUOTED.findall(page)
+    assert len(names) == 3 and len(said) > 20
+    assert set(said) <= found
+
+
+def test_every_figure_of_the_page_is_there_and_small() -> None:
+    page = (FOLDER / "README.md").read_text(encoding="utf-8")
+    pictures = re.findall(r"!\[[^\]]*\]\(([^)]*)\)", page)
+    assert len(pictures) >= 4
+    for picture in pictures:
+        assert (FOLDER / picture).stat().st_size < 200_000, picture
+
+
+@pytest.mark.parametrize("name", ["scaling", "cot"])
+def test_intervals_are_over_three_seeds(name: str) -> None:
+    assert {cell["runs"] for cell in cells(name)} == {"3"}
