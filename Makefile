@@ -10,6 +10,7 @@ JOBS ?= 2
 
 demo: $(READY)
 	@$(BIN)/flanx sweep --jobs=2 --gin_file=sweeps/demo.gin
+	@$(BIN)/flanx sweep --jobs=2 --gin_file=sweeps/demo_cot.gin
 
 test: $(READY)
 	@$(BIN)/python -m pytest -n $(JOBS) -m "not slow" tests
