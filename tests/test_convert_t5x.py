@@ -67,7 +67,9 @@ def test_training_goes_on_from_t5x_as_t5x_did(tiny: pathlib.Path):
     """From T5X's step 0, 20 steps give T5X's step 20, moments included; step 21 from either is the same."""
     start = flanx.convert.open_source(tiny / "legacy" / "checkpoint_0")
     later = flanx.convert.open_source(tiny / "orbax" / "checkpoint_20")
-    model = t5.T5(384, 128, 4, 32, 256, 2, 2)
+    model = t5.T5(
+        vocab_size=384, emb_dim=128, num_heads=4, head_dim=32, mlp_dim=256, num_encoder_layers=2, num_decoder_layers=2
+    )
     step = jax.jit(train_step.Trainer(model, optim.adafactor(1e-3), dropout=False).step)
     with np.load(tiny / "batches.npz") as file:
         batches = [
