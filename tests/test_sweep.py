@@ -476,6 +476,7 @@ ONE = "grid.Sweep.axes = {'size': {'a': [], 'b': []}}"
         ([ONE, "grid.Sweep.figures = {'f': {'x': 'sizes'}}"], [], "did you mean 'size'"),
         ([ONE, "grid.Sweep.scores = {'s': 'suite_compositon'}"], [], "did you mean 'suite_composition'"),
         ([ONE, "grid.Sweep.published = {'a': '5:T5-Smal'}"], [], "did you mean 'T5-Small'"),
+        (["grid.Sweep.axes = {'run': {'a': []}}"], [], "'run' is a column of the results"),
         ([ONE, "grid.Sweep.choose_per = ['sizes']"], [], "did you mean 'size'"),
         (["grid.Sweep.axes = {'s': {'a': ['INITIAL_CHECKPOINT_PATH=\"no/where\"']}}"], [], "its parent no/where"),
         ([ONE, "grid.Sweep.out_dir = '/proc/sweep'"], [], "the sweep's folder /proc/sweep cannot be written"),
@@ -544,7 +545,7 @@ def real_sweep(folder: pathlib.Path, store: pathlib.Path) -> str:
     alone = {"TRAIN_STEPS": 0, "INITIAL_CHECKPOINT_PATH": f"{trained}/chosen"}
     axes = {
         "model": {"model": []},
-        "run": {
+        "way": {
             "plain": [alone],
             "sampled": [alone | {"SUITES": ["suite_rule[:1]+sc2"]}],
             "trained": [],
@@ -578,9 +579,9 @@ def test_a_real_sweep_killed_at_random_moments_ends_with_the_same_results(tmp_pa
         found[name] = (tmp_path / name / "out" / "results.csv").read_text()
     assert found["killed"] == found["calm"]
     table = list(csv.DictReader(found["calm"].splitlines()))
-    steps = {(row["run"], row["checkpoint"]): row["step"] for row in table}
+    steps = {(row["way"], row["checkpoint"]): row["step"] for row in table}
     assert steps["trained", "last"] == "8" and steps["trained", "chosen"] in ("4", "8")
     assert steps["plain", "last"] == steps["sampled", "chosen"] == "0"
-    scores = {(row["run"], row["checkpoint"]): row["score"] for row in table}
+    scores = {(row["way"], row["checkpoint"]): row["score"] for row in table}
     assert scores["plain", "last"] == scores["trained", "chosen"]  # the very checkpoint
     assert not (tmp_path / "calm" / "out" / "runs" / "model_plain" / "checkpoints" / "checkpoint_0").exists()

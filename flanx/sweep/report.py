@@ -22,6 +22,11 @@ from flanx.sweep.plot import Panel
 from flanx.sweep.results import CHOSEN, LAST, Outcome
 from flanx.sweep.state import State
 
+CELL_COLUMNS = (
+    *("checkpoint", "score", "mean", "runs", "items_low", "items_high", "seeds_low", "seeds_high"),
+    *("flagged", "missing", "published", "points"),
+)
+
 VERSIONS = ("flanx", "jax", "flax", "numpy")
 
 
@@ -69,6 +74,9 @@ def check(sweep: Sweep) -> None:
     # where the sweep names no score, those of the figures are suites, known when they have been run
     named = named or [name for table in sweep.figures.values() for name in table.get("scores", ())]
     figure.figures(sweep.figures, cell.axes(sweep), named)
+    for axis in sweep.axes:
+        if axis in (*results.COLUMNS, *CELL_COLUMNS):
+            raise UserError(f"Sweep.axes: '{axis}' is a column of the results; give the axis another name")
     for reference in sweep.published.values():
         published.model(reference)
     for axis in sweep.choose_per or ():
@@ -152,8 +160,7 @@ def table(cells: Mapping[tuple, Cell]) -> str:
     head: list[str] = []
     for found in cells.values():
         if not head:
-            head = [*found.labels, "checkpoint", "score", "mean", "runs", "items_low", "items_high"]
-            head += ["seeds_low", "seeds_high", "flagged", "missing", "published", "points"]
+            head = [*found.labels, *CELL_COLUMNS]
             writer.writerow(head)
         items, seeds = found.items or ("", ""), found.seeds or ("", "")
         mean = "" if found.mean is None else found.mean

@@ -101,6 +101,7 @@ def choices(sweep: Sweep, points: Sequence[Point]) -> dict[str, int]:
     all of them have; where it is None, each point has its own. A parent that was evaluated as it is has no choice.
     """
     groups: dict[tuple[str, ...], dict[str, dict[int, float]]] = {}
+    chosen: dict[str, int] = {}
     for point in points:
         per = list(sweep.axes) if sweep.choose_per is None else sweep.choose_per
         key = tuple(point.labels[axis] for axis in per)
@@ -113,7 +114,8 @@ def choices(sweep: Sweep, points: Sequence[Point]) -> dict[str, int]:
             key = (*key, point.name)
         if curve:
             groups.setdefault(key, {})[point.name] = curve
-    chosen = {}
+        elif len(told) == 1:  # one evaluation, of other suites than those that choose: nothing is left to choose
+            chosen[point.name] = next(iter(told))
     for curves in groups.values():
         shared = set.intersection(*(set(curve) for curve in curves.values()))
         if shared:
