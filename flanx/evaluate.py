@@ -70,7 +70,7 @@ def evaluate(
     """
     folder = pathlib.Path(out_dir) / f"step_{step}" if step is not None else pathlib.Path(out_dir)
     words = vocabularies.load(vocabulary) if isinstance(vocabulary, str) else vocabulary
-    _check(model, words, lengths, batch_size)
+    check(model, words, lengths, batch_size)
     place = data_dir or os.environ.get("FLANX_DATA_DIR", "")
     loaded = [suite.load(name, place, allow_missing) for name in _names(suites, self_consistency, beams)]
     with contextlib.ExitStack() as stack:
@@ -87,7 +87,7 @@ def evaluate(
     return json.loads((folder / "scores.json").read_text(encoding="utf-8"))
 
 
-def _check(model: Model, words: Vocabulary, lengths: Mapping[str, int], batch_size: int) -> None:
+def check(model: Model, words: Vocabulary, lengths: Mapping[str, int], batch_size: int) -> None:
     """What would fail only after the parameters are read, or not at all."""
     if not all(isinstance(lengths.get(key), int) and lengths[key] > 1 for key in ("inputs", "targets")):
         raise UserError(f"lengths are {dict(lengths)}: give 'inputs' and 'targets', two tokens or more (EVAL_LENGTHS)")

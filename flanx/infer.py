@@ -17,7 +17,7 @@ from flanx import bucket, cluster, decode
 from flanx.config import write_atomic
 from flanx.data import vocabulary as vocabularies
 from flanx.errors import UserError
-from flanx.evaluate import placement, restore
+from flanx.evaluate import check, placement, restore
 from flanx.models import Model
 from flanx.partition import Partitioner
 
@@ -54,6 +54,7 @@ def infer(
         `out_dir`.
     """
     words = vocabularies.load(vocabulary)
+    check(model, words, lengths, batch_size)
     rows = read_prompts(pathlib.Path(prompts))
     tokens = [[*words.encode(row["inputs"]), words.eos_id] for row in rows]
     for number, ids in enumerate(tokens):
@@ -111,31 +112,34 @@ def read_prompts(path: pathlib.Path) -> list[dict[str, Any]]:
 
 
 class Answers:
-    """The answers of one set of prompts under one set of arguments, kept line by line as they come."""
+    """The answers of one set of prompts under one set of arguments, kept line by line as they come.
+
+    Nothing is written before the first answer, so that input that is refused leaves nothing.
+    """
 
     def __init__(self, folder: pathlib.Path, rows: Sequence[Mapping[str, Any]], settings: Sequence[Any]) -> None:
-        self._rows, self._folder = rows, folder
+        self._rows, self._folder, self._file = rows, folder, None
         header = {"hash": hashlib.sha256(json.dumps([settings, list(rows)]).encode()).hexdigest()[:16]}
         self._part, self._final = folder / "predictions.part", folder / "predictions.jsonl"
-        folder.mkdir(parents=True, exist_ok=True)
         lines = self._part.read_text(encoding="utf-8").splitlines(keepends=True) if self._part.exists() else []
         whole = [line for line in lines if line.endswith("\n")]  # a killed process may leave half a line
         if whole and json.loads(whole[0]) != header:
             raise UserError(f"{folder} holds answers to other prompts or of other arguments; choose another folder")
         self.found = {row["index"]: row for row in map(json.loads, whole[1:])}
         self.done = frozenset(self.found)
-        self._file = None
-        if cluster.is_first():
-            write_atomic(self._part, "".join(whole) or json.dumps(header) + "\n")
-            self._file = open(self._part, "a", encoding="utf-8", buffering=1)  # noqa: SIM115  closed by `close`
+        self._begin = "".join(whole) or json.dumps(header) + "\n"
 
     def add(self, number: int, texts: Sequence[str], output: decode.Output) -> None:
         """Keeps the answer to prompt `number`."""
+        if output.broken:
+            raise UserError(f"prompt {number}: the logits hold a NaN or an infinity; the checkpoint is broken")
         answer = {"predictions": list(texts)} if len(texts) > 1 else {"prediction": texts[0]}
         ended = list(output.ended) if len(texts) > 1 else output.ended[0]
         self.found[number] = {"index": number, **self._rows[number], **answer, "ended": ended}
-        if output.broken:
-            raise UserError(f"prompt {number}: the logits hold a NaN or an infinity; the checkpoint is broken")
+        if self._file is None and cluster.is_first():
+            self._folder.mkdir(parents=True, exist_ok=True)
+            write_atomic(self._part, self._begin)
+            self._file = open(self._part, "a", encoding="utf-8", buffering=1)  # noqa: SIM115  closed by `close`
         if self._file is not None:
             self._file.write(json.dumps(self.found[number], ensure_ascii=False) + "\n")
 
@@ -147,6 +151,7 @@ class Answers:
     def finish(self) -> pathlib.Path:
         """Writes all answers in the order of the prompts."""
         if cluster.is_first():
+            self._folder.mkdir(parents=True, exist_ok=True)
             lines = [json.dumps(self.found[number], ensure_ascii=False) for number in range(len(self._rows))]
             write_atomic(self._final, "".join(f"{line}\n" for line in lines))
         print(os.fspath(self._final))

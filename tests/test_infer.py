@@ -83,5 +83,7 @@ def test_mistakes_are_one_line_each(parameters, prompts, tmp_path, capsys):
     wrong.write_text('{"inputs": "a"}\n{"input": "b"}\n')
     assert "wrong.jsonl:2" in told(file=wrong)
     assert "prompts.jsonl:2: 41 tokens" in told("--gin.TASK_FEATURE_LENGTHS={'inputs': 16, 'targets': 4}")
+    assert "vocabulary" in told("--gin.VOCAB_SIZE=128")  # a byte needs 259
+    assert told("--gin.CHECKPOINT_PATH='no/where'") and not (tmp_path / "out").exists()
     assert infer(parameters, prompts, tmp_path / "out") == 0
     assert "other prompts or of other arguments" in told("--gin.SEED=3")
