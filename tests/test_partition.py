@@ -12,7 +12,7 @@ from jax.sharding import AxisType, PartitionSpec
 
 from flanx import optim, partition
 from flanx.errors import UserError
-from flanx.models import t5
+from flanx.models import layers, t5
 
 TINY = t5.T5(
     vocab_size=384, emb_dim=128, num_heads=4, head_dim=32, mlp_dim=256, num_encoder_layers=1, num_decoder_layers=1
@@ -71,18 +71,23 @@ def test_mesh_has_automatic_axes() -> None:  # trap 1: constraints of linen fail
 
 
 def test_scope_turns_constraints_on() -> None:  # trap 2: under `with mesh:` they vanish from the jaxpr
-    def constrain(x: jax.Array) -> jax.Array:
-        return nn.with_logical_constraint(x, ("batch", "mlp"))
+    def constrained(x: jax.Array) -> jax.Array:
+        return layers.constrain(x, ("batch", "mlp"))
 
     x = jnp.zeros((8, 8))
-    assert "sharding_constraint" not in str(jax.make_jaxpr(constrain)(x))
+    assert "sharding_constraint" not in str(jax.make_jaxpr(constrained)(x))
     with partition.Partitioner(2).scope():
-        assert "sharding_constraint" in str(jax.make_jaxpr(constrain)(x))
+        assert "sharding_constraint" in str(jax.make_jaxpr(constrained)(x))
 
 
 def test_axis_without_a_rule_is_an_error() -> None:  # trap 3
     with pytest.raises(UserError, match=r"no partitioning rule for axis 'embd' of a/wi; did you mean 'embed'\?"):
         partition.Partitioner(2).shardings({"a": {"wi": boxed((8, 8), ("embd", "mlp"))}})
+    with (
+        partition.Partitioner(2).scope(),
+        pytest.raises(UserError, match=r"no partitioning rule for axis 'hads' of an activation.*did you mean 'heads'"),
+    ):
+        layers.constrain(jnp.zeros((8, 8)), ("batch", "hads"))
 
 
 def test_every_axis_of_the_model_has_a_rule_in_every_preset() -> None:

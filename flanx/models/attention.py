@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flanx.models.layers import NORMAL, Array, Dense, Dropout, Precision, parameter
+from flanx.models.layers import NORMAL, Array, Dense, Dropout, Precision, constrain, parameter
 
 MASKED = -1e10  # T5X's logit of a masked pair; finite, so that a row without any key stays finite
 
@@ -188,7 +188,7 @@ class Attention(nn.Module):
     def split(self, x: Array) -> Array:
         """[b, l, h * d] -> [b, l, h, d], heads over the mesh."""
         x = x.reshape(*x.shape[:-1], self.num_heads, self.head_dim)
-        return nn.with_logical_constraint(x, ("batch", "length", "heads", "kv"))
+        return constrain(x, ("batch", "length", "heads", "kv"))
 
     def keys_and_values(self, memory: Array) -> tuple[Array, Array]:
         """memory [b, k, m] -> keys and values [b, k, h, d]."""

@@ -75,6 +75,18 @@ def parameter(module: nn.Module, name: str, init: Init, axes: tuple[str, ...], s
     return module.param(name, nn.with_logical_partitioning(init, axes), tuple(shape), jnp.float32)
 
 
+def constrain(x: Array, axes: Sequence[str]) -> Array:
+    """`x` where the rules in force have its axes; nothing to do outside of a partitioner's scope.
+
+    Raises UserError for an axis without a rule, which linen would leave unsplit without a word.
+    """
+    known = {name for name, _ in nn.get_logical_axis_rules()}
+    for axis in axes if known else ():
+        if axis not in known:
+            raise UserError(f"no partitioning rule for axis '{axis}' of an activation {axes}{nearest(axis, known)}")
+    return nn.with_logical_constraint(x, tuple(axes))
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def product(x: Array, kernel: Array, out_dtype: jnp.dtype, turn_gradient: bool = False) -> Array:
     """x [..., i] times kernel [i, o], in the type of x, as [..., o] of type `out_dtype`; sums are float32 inside.
@@ -247,7 +259,7 @@ class MLP(nn.Module):
             part = Dense(self.mlp_dim, ("embed", "mlp"), self.precision, name=name)(x)
             hidden = hidden * ACTIVATIONS[activation](part)
         hidden = Dropout(self.dropout_rate)(hidden)
-        hidden = nn.with_logical_constraint(hidden, ("batch", "length", "mlp"))
+        hidden = constrain(hidden, ("batch", "length", "mlp"))
         return Dense(self.emb_dim, ("mlp", "embed"), self.precision, turn_gradient=True, name="wo")(hidden)
 
 

@@ -24,6 +24,7 @@ from flanx.models.layers import (
     Dropout,
     Embed,
     RMSNorm,
+    constrain,
     stack_layers,
 )
 
@@ -109,7 +110,7 @@ class Attention(nn.Module):
         """x [b, q, m] at position [b, q] looks at keys and values [b, k, 1, d] as mask [b, 1, q, k] lets it."""
         c = self.config
         query = self.query(x).reshape(*x.shape[:-1], c.num_heads, c.head_dim)
-        query = nn.with_logical_constraint(query, ("batch", "length", "heads", "kv"))
+        query = constrain(query, ("batch", "length", "heads", "kv"))
         query = rotate(query, position) * np.asarray(c.head_dim**-0.5, c.precision.dtype)
         seen = attend(query, key, value, None, mask, c.attention)
         return self.out(seen.reshape(*x.shape[:-1], c.num_heads * c.head_dim))
@@ -136,7 +137,7 @@ class Layer(nn.Module):
         """x [b, l, m] -> [b, l, m]."""
         y = self.layer_norm(x)
         x = x + self.dropout(self.attention(y, position, mask) + self.mlp(y))
-        return nn.with_logical_constraint(x, ("batch", "length", "embed")), None
+        return constrain(x, ("batch", "length", "embed")), None
 
     def prefill(self, x: Array, position: Array, mask: Array, max_new: int) -> tuple[Array, dict[str, Array]]:
         """As a call, and also the keys and values [b, l + max_new, 1, d] for the cache."""

@@ -24,6 +24,7 @@ from flanx.models.layers import (
     Head,
     RMSNorm,
     check_name,
+    constrain,
     stack_layers,
 )
 
@@ -129,7 +130,7 @@ class EncoderLayer(nn.Module):
         y = self.pre_attention_layer_norm(x)
         x = x + self.dropout(self.attention(y, y, bias, mask))
         x = x + self.dropout(self.mlp(self.pre_mlp_layer_norm(x)))
-        return nn.with_logical_constraint(x, ("batch", "length", "embed")), None
+        return constrain(x, ("batch", "length", "embed")), None
 
 
 class DecoderLayer(nn.Module):
@@ -155,7 +156,7 @@ class DecoderLayer(nn.Module):
         y = self.pre_cross_attention_layer_norm(x)
         x = x + self.dropout(self.encoder_decoder_attention(y, encoded, None, cross_mask))
         x = x + self.dropout(self.mlp(self.pre_mlp_layer_norm(x)))
-        return nn.with_logical_constraint(x, ("batch", "length", "embed")), None
+        return constrain(x, ("batch", "length", "embed")), None
 
     def cross(self, encoded: Array) -> tuple[Array, Array]:
         """Keys and values of the attention to encoded [b, s, m]."""
