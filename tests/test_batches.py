@@ -1,6 +1,7 @@
 """Batches: the same for every number of hosts and after any jump; laid out as SeqIO lays out; nothing lost."""
 
 import collections
+import time
 
 import numpy as np
 import pytest
@@ -255,6 +256,17 @@ def test_the_loader_gives_the_batches_in_order_from_any_step(opened):
     assert not any(thread.is_alive() for thread in loader._threads)
     with pytest.raises(StopIteration):
         next(loader)
+
+
+def test_the_loader_keeps_two_batches_ahead_and_of_small_ones_more(opened):
+    for size, ahead in ((8, 64), (400, 2)):
+        loader = Loader(make(opened, batch_size=size))
+        until = time.monotonic() + 60
+        while loader.ready < ahead and time.monotonic() < until:
+            time.sleep(0.01)
+        assert loader.ready == ahead
+        loader.close()
+        assert loader.ready == 0
 
 
 def test_the_loader_raises_what_reading_raises(opened, monkeypatch):

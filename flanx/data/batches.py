@@ -11,7 +11,7 @@ import functools
 import hashlib
 import json
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -225,30 +225,14 @@ class Batches:
 
     # ---- tokens ------------------------------------------------------------------------------------------------------
 
-    def _fill(self, layout: Layout, plan: Plan, side: int) -> np.ndarray:
-        """The trimmed tokens of one side, each at its place: i32[R, L]."""
-        return layout.fill(self._reader(plan.volume, layout.lengths), plan.offset[:, side])
-
-    def _reader(self, volume: np.ndarray, lengths: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-        """Reads tokens of segments one after the other, each from its volume."""
-        if not len(volume) or volume.min() == volume.max():
-            tokens = self.store.volume(int(volume[0]) if len(volume) else 0).tokens
-            return lambda places: tokens.take(places)
-
-        def read(places: np.ndarray) -> np.ndarray:
-            of_token = np.repeat(volume, lengths)
-            result = np.empty(len(places), np.int32)
-            for number in np.unique(volume):
-                here = np.flatnonzero(of_token == number)
-                result[here] = self.store.volume(int(number)).tokens.take(places[here])
-            return result
-
-        return read
+    def _tokens(self, volume: int) -> np.ndarray:
+        return self.store.volume(volume).tokens
 
     def _encoder_decoder(self, plan: Plan) -> dict[str, np.ndarray]:
         inputs = Layout(plan.starts, plan.length[:, 0], self.limits[0])
         targets = Layout(plan.starts, plan.length[:, 1], self.limits[1])
-        input_tokens, target_tokens = self._fill(inputs, plan, 0), self._fill(targets, plan, 1)
+        input_tokens = inputs.fill(plan.volume, plan.offset[:, 0], self._tokens)
+        target_tokens = targets.fill(plan.volume, plan.offset[:, 1], self._tokens)
         inputs.put(input_tokens, inputs.lengths - 1, plan.cut[:, 0], EOS_ID)
         targets.put(target_tokens, targets.lengths - 1, plan.cut[:, 1], EOS_ID)
         return {
@@ -267,7 +251,7 @@ class Batches:
         layout = Layout(plan.starts, total, sum(self.limits))
         # Inputs and targets as two segments of one row each, to be read; `layout` joins them into one.
         pairs = Layout(plan.starts * 2, plan.length.reshape(-1), sum(self.limits))
-        tokens = pairs.fill(self._reader(plan.volume.repeat(2), pairs.lengths), plan.offset.reshape(-1))
+        tokens = pairs.fill(plan.volume.repeat(2), plan.offset.reshape(-1), self._tokens)
         layout.put(tokens, width - 1, plan.cut[:, 0], EOS_ID)
         layout.put(tokens, total - 1, plan.cut[:, 1], EOS_ID)
         widths = layout.spread(width)

@@ -64,16 +64,18 @@ class Layout:
         places *= self.is_token
         return places
 
-    def fill(self, gather: Callable[[np.ndarray], np.ndarray], offsets: np.ndarray) -> np.ndarray:
-        """Tokens i32[R, L]. offsets i64[n]: where the tokens of each segment start in what `gather` reads; it is given
-        the places of all tokens, segment by segment."""
-        ends = np.cumsum(self.lengths)
-        count = _places(int(ends[-1]) if len(ends) else 0)
-        start = ends - self.lengths
+    def fill(self, volume: np.ndarray, offsets: np.ndarray, tokens: Callable[[int], np.ndarray]) -> np.ndarray:
+        """Tokens i32[R, L].
+
+        volume i64[n], offsets i64[n]: in which volume, and from where on in it, the tokens of each segment stand;
+        tokens(v): all tokens of volume v, i32[*].
+        """
         array = np.zeros(self.shape[0] * self.shape[1], np.int32)
-        array[np.repeat((self.first - start).astype(np.int32), self.lengths) + count] = gather(
-            np.repeat(offsets - start, self.lengths) + count
-        )
+        known = {int(number): tokens(int(number)) for number in np.unique(volume)}
+        # A copy per segment: at the usual hundred tokens it takes a third of the time of one gather over all of them.
+        columns = (volume, offsets, offsets + self.lengths, self.first, self.first + self.lengths)
+        for number, begin, end, to, until in zip(*(column.tolist() for column in columns), strict=True):
+            array[to:until] = known[number][begin:end]
         return array.reshape(self.shape)
 
     def put(self, array: np.ndarray, position: np.ndarray, chosen: np.ndarray, value: int) -> None:

@@ -9,19 +9,21 @@ import numpy as np
 
 from flanx.data.batches import Batches
 
-AHEAD = 2  # batches ready before they are asked for
+AHEAD = 2  # batches ready before they are asked for, at least
+AHEAD_ROWS = 512  # and at least as many rows: of small batches more, as Python hands its lock on every 5 ms only
 
 
 class Loader(Iterator[dict[str, np.ndarray]]):
-    """The batches from step `start` on, for the rows of this host, two ahead; `close()` ends its threads.
+    """The batches from step `start` on, for the rows of this host, two or more ahead; `close()` ends its threads.
 
     A second thread plans the next chunk of rows while the present one is read, so that `next` waits for neither. An
     error of the reading side is raised by `next`.
     """
 
-    def __init__(self, batches: Batches, start: int = 0, rows: range | None = None, ahead: int = AHEAD) -> None:
+    def __init__(self, batches: Batches, start: int = 0, rows: range | None = None) -> None:
         self._batches, self._rows = batches, rows
-        self._ready: queue.Queue[Any] = queue.Queue(ahead)
+        each = max(1, batches.batch_size if rows is None else len(rows))
+        self._ready: queue.Queue[Any] = queue.Queue(max(AHEAD, AHEAD_ROWS // each))
         self._stopped = threading.Event()
         self._next_chunk: queue.Queue[int | None] = queue.Queue()
         self._threads = [
@@ -39,6 +41,11 @@ class Loader(Iterator[dict[str, np.ndarray]]):
             self.close()
             raise item
         return item
+
+    @property
+    def ready(self) -> int:
+        """Batches that `next` gives at once."""
+        return self._ready.qsize()
 
     def close(self) -> None:
         """Ends the threads and lets the batches go that were read ahead."""
