@@ -39,6 +39,7 @@ def test_encoding_and_decoding_are_seqios(pair, text):
     ours, theirs = pair
     ids = ours.encode(text)
     assert ids == list(theirs.encode(text))
+    assert ours.sequence(text).tolist() == [*theirs.encode_tf(text).numpy().tolist(), 1]
     assert ours.decode(ids) == theirs.decode(ids)
     assert ours.decode([*ids, 1, *ids]) == theirs.decode([*ids, 1, *ids])  # nothing after the end counts
     assert ours.decode([*ids, ours.size + 3]) == theirs.decode([*ids, ours.size + 3])
@@ -47,6 +48,16 @@ def test_encoding_and_decoding_are_seqios(pair, text):
 def test_default_numbers_of_sentinels(model):
     assert vocabulary.load("byte").size == 259
     assert vocabulary.load(model).extra_ids == 100
+
+
+def test_a_model_that_holds_its_sentinels_gets_no_more_of_them(model, tmp_path):
+    seqio = pytest.importorskip("seqio")
+    with_them = tmp_path / "words.100extra.model"  # as in T5's public cc_all.32000.100extra
+    with_them.write_bytes(seqio.SentencePieceVocabulary(model, extra_ids=100)._model_context().sp_model)
+    ours, theirs = vocabulary.load(str(with_them)), seqio.SentencePieceVocabulary(str(with_them))
+    assert ours.size == vocabulary.load(model).size == theirs.vocab_size
+    assert ours.encode(TEXTS[-1]) == vocabulary.load(model).encode(TEXTS[-1])
+    assert ours.seqio() == theirs  # which T5X asks of a task and its model
 
 
 def test_fingerprints_tell_vocabularies_apart(model):

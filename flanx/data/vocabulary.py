@@ -1,7 +1,8 @@
 """Vocabularies of bytes and of SentencePiece models, with SeqIO's ids, without SeqIO and without TensorFlow.
 
     vocabulary = load("byte")                                                      # 259 ids
-    vocabulary = load("gs://t5-data/vocabs/cc_all.32000/sentencepiece.model")      # 32,000 pieces + 100 extra ids
+    vocabulary = load("gs://t5-data/vocabs/cc_all.32000/sentencepiece.model")           # 32,000 pieces + 100 extra ids
+    vocabulary = load("gs://t5-data/vocabs/cc_all.32000.100extra/sentencepiece.model")  # 32,100 pieces, no more ids
 
 In both, 0 is padding, 1 ends a sequence, 2 is the unknown piece. The byte b is the id b + 3. Extra ids are sentinels at
 the end; in a SentencePiece model `<extra_id_0>` has the highest id, as the public T5 checkpoints expect.
@@ -12,6 +13,8 @@ import functools
 import hashlib
 from collections.abc import Iterable
 from typing import Any, Protocol
+
+import numpy as np
 
 from flanx.data import remote
 from flanx.errors import UserError
@@ -33,6 +36,7 @@ class Vocabulary(Protocol):
     fingerprint: str  # equal fingerprints mean equal ids for every text
 
     def encode(self, text: str) -> list[int]: ...
+    def sequence(self, text: str) -> np.ndarray: ...  # the same as i32[n + 1], with EOS at its end
     def decode(self, ids: Iterable[int]) -> str: ...
     def seqio(self) -> Any: ...
 
@@ -57,6 +61,11 @@ class Bytes:
 
     def encode(self, text: str) -> list[int]:
         return [b + FIRST_BYTE for b in text.encode("utf-8")]
+
+    def sequence(self, text: str) -> np.ndarray:
+        ids = np.frombuffer(text.encode("utf-8") + bytes(1), np.uint8).astype(np.int32) + FIRST_BYTE
+        ids[-1] = EOS_ID
+        return ids
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text up to the first end of sequence."""
@@ -112,6 +121,9 @@ class SentencePiece:
     def encode(self, text: str) -> list[int]:
         return self._processor.EncodeAsIds(text)
 
+    def sequence(self, text: str) -> np.ndarray:
+        return np.array([*self.encode(text), EOS_ID], np.int32)
+
     def decode(self, ids: Iterable[int]) -> str:
         """The text up to the first end of sequence; ids past the model's end (padded embeddings) are unknown."""
         size = self.size
@@ -128,11 +140,14 @@ class SentencePiece:
 def load(spec: str, extra_ids: int | None = None) -> Vocabulary:
     """The vocabulary of a spec: "byte", or the path or URL of a SentencePiece model.
 
-    `extra_ids`: how many sentinels stand at the end; by default 0 for bytes and 100, T5's number, for SentencePiece.
+    `extra_ids`: how many sentinels are added at the end; by default 0 for bytes, and 100, T5's number, for a
+    SentencePiece model that has none among its own pieces.
     """
     if spec == "byte":
         return Bytes(extra_ids or 0)
-    vocabulary = SentencePiece(spec, 100 if extra_ids is None else extra_ids)
+    vocabulary = SentencePiece(spec, extra_ids or 0)
+    if extra_ids is None and b"<extra_id_0>" not in vocabulary._model:
+        vocabulary = SentencePiece(spec, 100)
     _ = vocabulary.size  # a wrong file is a wrong configuration: say so at once
     return vocabulary
 
