@@ -7,6 +7,7 @@ import time
 import numpy as np
 import pytest
 import seqio
+import tensorflow as tf
 import tensorflow_datasets as tfds
 
 import flanx.tasks  # noqa: F401  (registers)
@@ -52,6 +53,21 @@ def test_examples_hold_tokens_texts_and_their_origin(tmp_path):
         "shots": 0,
         "row": b"train:7",
     }
+
+
+def test_a_task_without_an_example_says_so_and_ends_no_mixture_in_silence(tmp_path):
+    write_cot(tmp_path, ["How many?\t1\tCount."])  # one row: no other that could be its exemplar
+    write_cot(tmp_path, [f"How many is {i}?\t{i}\tCount." for i in range(30)], "creak")
+    creak = register.make_task(spec.load_tables()["cot_creak"], "fsopt", BYTE, data_dir=tmp_path)
+    task = register.make_task(GSM8K, "fsopt", BYTE, data_dir=tmp_path)
+    data = seqio.Mixture("two", [(creak, 1.0), (task, 1.0)]).get_dataset(None, "train", num_epochs=None)
+    with pytest.raises(tf.errors.OpError, match="task cot_gsm8k: no example of style fsopt in shard 1 of 1 of 'train'"):
+        list(data.take(50).as_numpy_iterator())
+
+
+def test_the_byte_vocabulary_of_the_tasks_is_that_of_a_store(monkeypatch):
+    monkeypatch.setenv("FLANX_VOCABULARY", "byte")
+    assert register.default_vocabulary.__wrapped__() == BYTE.seqio()  # T5X compares a model's with its task's
 
 
 def test_shards_part_the_examples(tmp_path):

@@ -16,6 +16,7 @@ from typing import Any
 import seqio
 import tensorflow as tf
 
+from flanx.data import vocabulary as vocabularies
 from flanx.data.example import render_rows
 from flanx.data.measure import METRICS
 from flanx.data.prompt import Rendered
@@ -58,8 +59,15 @@ class Source(seqio.DataSource):
             self.spec, self.style, split, self.data_dir, self.rendering, self.count, self.max_bad_rows,
             shard=(shard.index, shard.num_shards),
         )  # fmt: skip
+        empty = True
         while batch := list(itertools.islice(rows, BATCH)):
+            empty = False
             yield {name: [getattr(row, key) for row in batch] for name, key, _ in _COLUMNS}
+        if empty:  # SeqIO would end a whole mixture at the first draw from it, without a word
+            raise UserError(
+                f"task {self.spec.name}: no example of style {self.style} in shard {shard.index + 1} of "
+                f"{shard.num_shards} of '{split}'; leave it out of the mixture, or use fewer shards"
+            )
 
     def get_dataset(
         self, split: str = "train", shuffle: bool = True, seed: int | None = None,
@@ -136,9 +144,9 @@ def _features(vocabulary: Any) -> dict[str, seqio.Feature]:
 
 @functools.cache
 def default_vocabulary() -> Any:
-    """FLANX_VOCABULARY ("byte" or a SentencePiece model), else the public T5 one; opened when first used."""
+    """FLANX_VOCABULARY ("byte", as in a store, or a SentencePiece model), else the public T5 one; opened when used."""
     named = os.environ.get("FLANX_VOCABULARY", T5_VOCABULARY)
-    return seqio.ByteVocabulary(extra_ids=100) if named == "byte" else seqio.SentencePieceVocabulary(named)
+    return vocabularies.load("byte").seqio() if named == "byte" else seqio.SentencePieceVocabulary(named)
 
 
 class Mixture(seqio.Mixture):
