@@ -1,4 +1,4 @@
-"""Builds the token store: every (task, style, rendering) through its SeqIO task, once, in parallel, resumably.
+"""Builds the token store: every (task, style, rendering), rendered and tokenized once, in parallel, resumably.
 
     report = build_store("out/store", "cot", vocabulary="byte", data_dir="data")
 

@@ -1,6 +1,8 @@
-"""One job of a store build: one shard of one rendering of one (task, style), from its SeqIO task to a piece on disk.
+"""One job of a store build: one shard of one rendering of one (task, style), from its rows to a piece on disk.
 
-This module imports SeqIO and TensorFlow only when a job runs. A job travels as JSON, so that any runner can carry it.
+A task of the tables is rendered and tokenized in Python, by what its SeqIO task calls: the same tokens without
+TensorFlow's start and graphs. Only a user's own SeqIO task needs those. A job travels as JSON, so that any runner can
+carry it.
 """
 
 import ast
@@ -17,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from flanx.data import source, spec, vocabulary
+from flanx.data.example import render_rows
 from flanx.data.piece import Example, Piece, piece_facts, write_piece
 from flanx.data.store import INVERTED, sha256
 from flanx.errors import UserError
@@ -24,7 +27,7 @@ from flanx.errors import UserError
 BATCH = 256  # examples that leave TensorFlow at a time
 FORMAT = 1  # raise it when the same text and vocabulary would give other pieces
 CODE = (  # modules of flanx.data that make the texts
-    "value", "record", "operation", "fields", "reader", "source", "template", "option", "prompt", "example", "register",
+    "value", "record", "operation", "fields", "reader", "source", "template", "option", "prompt", "example",
 )  # fmt: skip
 AS_IS = "as_is"  # the one style of a user's own SeqIO task
 
@@ -72,28 +75,44 @@ def _told(examples: Iterator[Example], tell: Callable[[int], None]) -> Iterator[
 
 
 def read(job: Job, words: vocabulary.Vocabulary) -> Iterator[Example]:
-    """The examples of a job's SeqIO task, in its order, not shuffled and not cut."""
+    """The examples of a job's task, in its order, not shuffled and not cut."""
+    row = spec.load_tables().get(job.piece.task)
+    return _read_seqio(job, words) if row is None else _read_row(job, row, words)
+
+
+def _read_row(job: Job, row: spec.TaskSpec, words: vocabulary.Vocabulary) -> Iterator[Example]:
+    """Of a row of the tables."""
+    piece, inverted = job.piece, frozenset(row.inversions)
+    rendered = render_rows(
+        row, piece.style, "train", job.data_dir, piece.rendering, lambda text: len(words.encode(text)),
+        job.max_bad_rows, shard=(piece.shard, piece.shards),
+    )  # fmt: skip
+    for example in rendered:
+        ending = INVERTED if inverted and example.template.rpartition(":")[0] in inverted else ""
+        yield ending, words.sequence(example.inputs), words.sequence(example.targets)
+
+
+def _read_seqio(job: Job, words: vocabulary.Vocabulary) -> Iterator[Example]:
+    """Of a user's own SeqIO task."""
     import seqio
     import tensorflow as tf
 
-    task, inverted = _task(job, words)
-    missing = {"inputs", "targets"} - set(task.output_features)
-    if missing:
-        raise UserError(f"task {task.name} has no feature {', '.join(sorted(missing))}")
+    task = find_seqio_task(job.piece.task, job.imports)
+    for name in ("inputs", "targets"):
+        feature = task.output_features.get(name)
+        if feature is None:
+            raise UserError(f"task {task.name} has no feature {name}")
+        if feature.vocabulary != words.seqio():
+            raise UserError(f"task {task.name}: feature {name} has not the vocabulary of the store ({job.vocabulary})")
     shard = seqio.ShardInfo(job.piece.shard, job.piece.shards) if job.piece.shards > 1 else None
     data = task.get_dataset(None, "train", shuffle=False, shard_info=shard, num_epochs=1)
-    kept = [name for name in ("inputs", "targets", "template") if name in data.element_spec]
-    data = data.map(lambda example: {name: example[name] for name in kept})
+    data = data.map(lambda example: {name: example[name] for name in ("inputs", "targets")})
     options = tf.data.Options()
     options.deterministic = True
     options.threading.private_threadpool_size = 2
     for batch in data.ragged_batch(BATCH).with_options(options):
-        sides = [_rows(batch[name]) for name in ("inputs", "targets")]
-        blocks = (
-            [t.decode().rpartition(":")[0] for t in batch["template"].numpy()] if inverted else [""] * len(sides[0])
-        )
-        for block, inputs, targets in zip(blocks, *sides, strict=True):
-            yield (INVERTED if block in inverted else ""), inputs, targets
+        for inputs, targets in zip(_rows(batch["inputs"]), _rows(batch["targets"]), strict=True):
+            yield "", inputs, targets
 
 
 def _rows(tensor: Any) -> list[Any]:
@@ -102,30 +121,6 @@ def _rows(tensor: Any) -> list[Any]:
         return list(tensor.numpy())
     flat, ends = tensor.flat_values.numpy(), tensor.row_splits.numpy().tolist()
     return [flat[a:b] for a, b in itertools.pairwise(ends)]
-
-
-def _task(job: Job, words: vocabulary.Vocabulary) -> tuple[Any, frozenset[str]]:
-    """The SeqIO task of a job, and the template blocks whose examples are inverted."""
-    row = spec.load_tables().get(job.piece.task)
-    if row is not None:
-        from flanx.data import register
-
-        task = register.make_task(
-            row, job.piece.style, _seqio_side(job.vocabulary, job.extra_ids), job.piece.rendering, job.data_dir,
-            job.max_bad_rows,
-        )  # fmt: skip
-        return task, frozenset(row.inversions)
-    task = find_seqio_task(job.piece.task, job.imports)
-    for name in ("inputs", "targets"):
-        feature = task.output_features.get(name)
-        if feature is not None and feature.vocabulary != words.seqio():
-            raise UserError(f"task {task.name}: feature {name} has not the vocabulary of the store ({job.vocabulary})")
-    return task, frozenset()
-
-
-@functools.cache
-def _seqio_side(name: str, extra_ids: int) -> vocabulary.Vocabulary:
-    return vocabulary.load(name, extra_ids)
 
 
 def find_seqio_task(name: str, imports: Sequence[str]) -> Any:
