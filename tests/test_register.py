@@ -120,6 +120,16 @@ def test_an_absent_file_names_the_task_and_the_file(tmp_path):
         next(example.render_rows(GSM8K, "zsopt", "train", tmp_path))
 
 
+def test_a_split_is_read_where_another_one_is_absent(tmp_path):
+    (tmp_path / "mmlu" / "data" / "test").mkdir(parents=True)
+    (tmp_path / "mmlu" / "data" / "test" / "astronomy_test.csv").write_text("Which?,a,b,c,d,B\n")
+    task = register.make_task(spec.load_tables()["mmlu_astronomy"], "zsopt", BYTE, data_dir=tmp_path)
+    for provider in (task, register.Mixture("one", [(task, 1.0)])):
+        assert len(list(provider.get_dataset(None, "test", num_epochs=1))) == 1
+        with pytest.raises(UserError, match=r"no file .*astronomy_val.csv"):
+            provider.get_dataset(None, "validation")
+
+
 def test_few_shot_prompts_keep_to_the_limit_of_their_vocabulary(tmp_path):
     write_cot(tmp_path, [f"{'very ' * (i // 5)} long question {i}?\t{i}\tCount." for i in range(0, 500, 5)])
     rows = list(example.render_rows(GSM8K, "fsopt", "train", tmp_path, count=lambda text: len(BYTE.encode(text))))

@@ -45,9 +45,9 @@ class Source(seqio.DataSource):
     def list_shards(self, split: str) -> list[str]:
         return [f"{self.spec.name}_{self.style}-{split}"]
 
-    def missing(self) -> str | None:
-        """One line on the first absent file, or None."""
-        return missing(self.spec, self.data_dir)
+    def missing(self, split: str) -> str | None:
+        """One line on the first absent file of a split, or None."""
+        return missing(self.spec, self.data_dir, split)
 
     def count(self, text: str) -> int:
         """Tokens of a text, for the pruning of few-shot prompts."""
@@ -76,7 +76,7 @@ class Source(seqio.DataSource):
         """The examples as texts; the order is fixed here, and the task's shuffle buffer mixes it."""
         if split not in self.splits:
             raise UserError(f"task {self.spec.name} has no split '{split}' (it has {', '.join(self.splits)})")
-        if not self.spec.source.startswith("tfds:") and (line := self.missing()):
+        if not self.spec.source.startswith("tfds:") and (line := self.missing(split)):
             raise UserError(line)
         shard = shard_info or seqio.ShardInfo(index=0, num_shards=1)
         signature = {name: tf.TensorSpec([None], kind) for name, _, kind in _COLUMNS}
@@ -152,18 +152,19 @@ def default_vocabulary() -> Any:
 class Mixture(seqio.Mixture):
     """A mixture that goes on without the tasks whose files are absent, and says which ones those are."""
 
-    def get_dataset(self, *args: Any, **kwargs: Any) -> tf.data.Dataset:
+    def get_dataset(self, sequence_length: Any, split: str = "train", *args: Any, **kwargs: Any) -> tf.data.Dataset:
         """As SeqIO's; raises UserError where no task has its data."""
-        absent = {task.name: task.source.missing() for task in self.tasks if isinstance(task.source, Source)}
+        sources = {task.name: task.source for task in self.tasks if isinstance(task.source, Source)}
+        absent = {name: source.missing(split) for name, source in sources.items() if split in source.splits}
         absent = {name: line for name, line in absent.items() if line}
         if not absent:
-            return super().get_dataset(*args, **kwargs)
+            return super().get_dataset(sequence_length, split, *args, **kwargs)
         for line in sorted(set(absent.values())):
             _log.warning("mixture %s goes on without %s", self.name, line)
         left = [(task, self.get_rate(task)) for task in self.tasks if task.name not in absent]
         if not left:
             raise UserError(f"mixture {self.name}: no task has its data; the first: {next(iter(absent.values()))}")
-        return seqio.Mixture(self.name, left).get_dataset(*args, **kwargs)
+        return seqio.Mixture(self.name, left).get_dataset(sequence_length, split, *args, **kwargs)
 
 
 def _weights(name: str, tables: Tables) -> dict[str, float]:
