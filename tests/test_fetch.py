@@ -91,7 +91,9 @@ LINES = b"".join(json.dumps({"question": f"q{i}", "answer": f"a{i}"}).encode() +
 
 def run(function, folder, mixture="mine", **more):
     return function(
-        argparse.Namespace(mixture=mixture, data_dir=str(folder), jobs=2, allow_missing=False, json=True, **more)
+        argparse.Namespace(
+            mixture=mixture, data_dir=str(folder), jobs=2, allow_missing=False, licence=None, json=True, **more
+        )
     )
 
 
@@ -226,11 +228,11 @@ def test_one_fetch_at_a_time_in_a_folder(tables, tmp_path):
 
 def test_what_a_mixture_becomes_without_its_absent_tasks(tmp_path, capsys):
     """Rates of table 23, first with everything, then without T0-SF: the others fill its place."""
-    p3 = {task.source for task in spec.load_tables().values() if task.collection == "t0_sf"}
-    lines = [line.split() for line in need.shares("proportion_b", p3)[1:]]
+    ready = {task.name for task in spec.load_tables().values() if task.collection != "t0_sf"}
+    lines = [line.split() for line in need.shares("proportion_b", ready)[1:]]
     assert ["t0_sf", "0", "of", "193", "27.9", "-"] in lines
     assert ["muffin", "80", "of", "80", "46.0", "63.9"] in lines
-    assert need.shares("cot_gsm8k", p3) == []
+    assert need.shares("cot_gsm8k", ready) == []
     assert main(["tasks", "plan", "proportion_b", "--data_dir", str(tmp_path)]) == 0
     assert re.search(r"muffin +0 of +80 +46.0 +-", capsys.readouterr().out)
 
@@ -242,7 +244,7 @@ def test_plan_counts_what_is_there_and_what_is_not(tables, tmp_path, capsys):
     assert said["sum"]["present"] == 1 and said["sum"]["needs"] == 4
     assert said["sum"]["user"] == ["jsonl:three.jsonl"]
     with pytest.raises(UserError, match="no data folder"):
-        need.plan(argparse.Namespace(mixture="mine", data_dir=None, json=False))
+        need.plan(argparse.Namespace(mixture="mine", data_dir=None, licence=None, json=False))
 
 
 def test_sizes_of_tfds_sources_come_from_its_own_checksums():

@@ -254,3 +254,40 @@ def test_a_group_of_a_collection_has_its_own_rate_where_a_mixture_names_it(tmp_p
     assert Mixture("dialog").resolve(made).tasks == {"muffin_talk": 1.0}
     assert set(Mixture("muffin").resolve(made).tasks) == {"muffin_a", "muffin_talk"}
     assert "dialog" not in Mixture("proportion_b").resolve(made).collections
+
+
+# ---- licences --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def licensed(tmp_path_factory) -> store.Store:
+    licences = {"cot_a": "MIT", "cot_b": "CC-BY-SA-4.0", "muffin_a": "CC-BY-NC-4.0", "muffin_b": None, "t0_sf_a": "MIT"}
+    sizes = {f"{name.rpartition('_')[0]}/{name}": 10 for name in licences}
+    facts = {name: {"licence": licence} for name, licence in licences.items()}
+    return store_maker.make(tmp_path_factory.mktemp("licensed"), sizes, facts=facts)
+
+
+def test_tasks_of_other_licences_are_left_out_named_and_their_rates_shared_out(licensed):
+    rates = {"cot": 50, "muffin": 25, "t0_sf": 25}
+    found = Mixture("proportion_a", rates=rates, allow_missing=True, licence="permissive").resolve(licensed)
+    assert found.tasks == pytest.approx({"cot_a": 2 / 3, "t0_sf_a": 1 / 3})  # muffin's quarter goes to the others
+    told = found.describe()
+    assert told["asked"]["licence"] == "permissive" and told["rates"]["muffin"] == 0.25
+    assert told["missing"]["muffin_b"] == "licence unknown (unknown) is not permissive"
+    assert told["missing"]["muffin_a"] == "licence CC-BY-NC-4.0 (restricted) is not permissive"
+    assert {name for name in told["missing"] if "licence" in told["missing"][name]} == {"cot_b", "muffin_a", "muffin_b"}
+
+
+def test_num_tasks_counts_what_a_licence_leaves(licensed):
+    wide = Mixture("cot", licence="permissive,CC-BY-SA-4.0").resolve(licensed)
+    assert set(wide.tasks) == {"cot_a", "cot_b"} and not wide.missing
+    assert set(Mixture("cot", num_tasks=1, licence="share_alike").resolve(licensed).tasks) == {"cot_b"}
+    with pytest.raises(UserError, match="holds 1 tasks of 'cot'"):
+        Mixture("cot", num_tasks=2, licence="share_alike").resolve(licensed)
+
+
+def test_a_licence_that_leaves_nothing_or_is_no_licence_is_refused(licensed):
+    with pytest.raises(UserError, match="mixture 'muffin': no task is left; muffin_a: licence CC-BY-NC"):
+        Mixture("muffin", licence="permissive").resolve(licensed)
+    with pytest.raises(UserError, match=r"class 'permisive'.*'permissive'"):
+        Mixture("cot", licence="permisive").resolve(licensed)

@@ -32,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     mix.add_argument("--styles", help="style=rate,...")
     mix.add_argument("--inversion", type=float, help="rate of inverted examples against 1")
     mix.add_argument("--allow_missing", action="store_true")
+    mix.add_argument("--licence", help="tasks of such data alone: permissive, share_alike or MIT,CC-BY-4.0")
     mix.add_argument("--lengths", help="inputs,targets; else TASK_FEATURE_LENGTHS, else 512,128")
     mix.add_argument("--batch_size", type=int)
     mix.add_argument("--steps", type=int)
@@ -192,6 +193,7 @@ def _setting(args: argparse.Namespace) -> dict[str, Any]:
         "styles": _pairs(args.styles, "--styles"),
         "inversion": args.inversion,
         "allow_missing": args.allow_missing or None,
+        "licence": args.licence,
     }
     given = {key: value for key, value in given.items() if value is not None}
     setting["mixture"] = dataclasses.replace(setting["mixture"], **given) if setting["mixture"] else Mixture(**given)

@@ -242,15 +242,16 @@ def _ended_whole() -> Iterator[None]:
 def fetch(args: argparse.Namespace) -> int:
     """Fetches every need; names what failed. Exit status 1 where a task is quarantined, unless that is allowed."""
     data_dir = folder(args)
-    found = needs(match_tasks(args.mixture), data_dir)
+    found = needs(match_tasks(args.mixture, args.licence), data_dir)
     meter = Meter(len(found))
     with _locked(data_dir), _ended_whole():
         failed = _fetch_all(found, data_dir, max(1, args.jobs), meter)
+    ready = {task.name for need in found for task in need.tasks} - failed.keys()
     if failed:
-        absent = {need.name for need in found if need.tasks[0].name in failed}
-        print("\n".join(shares(args.mixture, absent)))
-    ready = sum(len(need.tasks) for need in found) - len(failed)
-    print(f"{ready} tasks ready, {len(failed)} in quarantine" + (f" ({data_dir}/quarantine.json)" if failed else ""))
+        print("\n".join(shares(args.mixture, ready)))
+    print(
+        f"{len(ready)} tasks ready, {len(failed)} in quarantine" + (f" ({data_dir}/quarantine.json)" if failed else "")
+    )
     return 1 if failed and not args.allow_missing else 0
 
 

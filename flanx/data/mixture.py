@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from flanx.data import order, share
+from flanx.data import licence, order, share
 from flanx.data.batches import Batches
 from flanx.data.store import Store
 from flanx.errors import UserError, nearest
@@ -45,6 +45,8 @@ class Mixture:
     styles: {style: rate}, among the styles that a task has; inversion: rate of inverted examples against 1.
     seed: of the order in which tasks are taken by `num_tasks`.
     allow_missing: go on without collections or tasks that are asked for and not in the store; they are recorded.
+    licence: classes and licences of the data to train on, as "permissive" (flanx/data/licence.py); other tasks are left
+      out, before `num_tasks` counts, and recorded as missing. None: all.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Mixture:
     inversion: float | None = None
     seed: int = 0
     allow_missing: bool = False
+    licence: str | None = None
 
     def resolve(self, store: Store) -> "Resolved":
         """The sources of this mixture in a store. Raises UserError where the store cannot give what is asked."""
@@ -108,7 +111,7 @@ class Resolved:
     def describe(self) -> dict[str, Any]:
         """For a run's record, JSON-able: the rates asked for, the shares that collections get, what is missing.
 
-        They are not the same where something is missing, NUM_TASKS leaves some out, or COT_RATIO is set.
+        They are not the same where something is missing, NUM_TASKS or a licence leaves some out, or COT_RATIO is set.
         """
         asked = {k: v for k, v in dataclasses.asdict(self.mixture).items() if v is not None}
         return {
@@ -166,6 +169,7 @@ def _resolve(mixture: Mixture, store: Store) -> Resolved:
     store, definition = _with_groups(mixture, definition, setting["rates"] or {}, store)
     names, style, missing = _names(mixture, definition, store)
     names, dropped = _without_held_out(mixture, names, store)
+    names, missing, refused = _licensed(mixture, names, missing, store)
     names, lost = _subset(mixture, definition, names, missing, store)
     styles = {style: 1.0} if style else setting["styles"]
     inversion = INVERSION if setting["inversion"] is None else setting["inversion"]
@@ -181,7 +185,7 @@ def _resolve(mixture: Mixture, store: Store) -> Resolved:
         for name in sorted(weights)
         for source in share.sources(store.tasks[name], weights[name], styles, inversion)
     ]
-    return Resolved(mixture, share.whole(sources), rates, lost, dropped)
+    return Resolved(mixture, share.whole(sources), rates, lost | refused, dropped)
 
 
 def _with_groups(
@@ -256,6 +260,19 @@ def _without_held_out(mixture: Mixture, names: list[str], store: Store) -> tuple
     if names and held_out == tuple(names):
         raise UserError(f"'{mixture.name}': held out for evaluation, never trained on ({', '.join(held_out[:3])})")
     return [name for name in names if name not in set(held_out)], held_out
+
+
+def _licensed(
+    mixture: Mixture, names: list[str], missing: dict[str, str], store: Store
+) -> tuple[list[str], dict[str, str], dict[str, str]]:
+    """(tasks, missing ones) that the licence filter leaves, and {task that it refuses: reason}."""
+    facts = {name: task.facts for name, task in store.tasks.items()} | store.missing
+    refused = licence.refused(mixture.licence, facts, [*names, *(name for name in missing if name in facts)])
+    kept = [name for name in names if name not in refused]
+    if names and not kept:
+        first = next(iter(refused))
+        raise UserError(f"mixture '{mixture.name}': no task is left; {first}: {refused[first]}")
+    return kept, {name: reason for name, reason in missing.items() if name not in refused}, refused
 
 
 def task_order(mixture: Mixture, definition: Mapping[str, Any], facts: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -74,7 +74,7 @@ def say_bytes(size: int | None) -> str:
 
 def plan(args: argparse.Namespace) -> int:
     """Prints every need of the mixture and the sums."""
-    found = needs(match_tasks(args.mixture), folder(args))
+    found = needs(match_tasks(args.mixture, args.licence), folder(args))
     missing = [n for n in found if not n.present]
     sums = {
         "needs": len(found),
@@ -94,7 +94,8 @@ def plan(args: argparse.Namespace) -> int:
     for n in found:
         state = "have" if n.present else {"open": "fetch", "form": "FORM", "user": "SUPPLY"}[n.access]
         print(f"{state:7} {say_bytes(n.bytes):>10}  {n.name}  ({n.tasks[0].name}{_more(n)})")
-    for line in shares(args.mixture, {n.name for n in missing}):
+    ready = {task.name for n in found if n.present for task in n.tasks}
+    for line in shares(args.mixture, ready):
         print(line)
     print(
         f"\n{sums['present']} of {sums['needs']} in place; at most {say_bytes(sums['bytes'])} to fetch, and "
@@ -106,15 +107,15 @@ def plan(args: argparse.Namespace) -> int:
     return 0
 
 
-def shares(mixture: str, absent: Collection[str]) -> list[str]:
-    """What a named mixture becomes without the tasks of absent needs: tasks and rate of each collection, as lines.
+def shares(mixture: str, ready: Collection[str]) -> list[str]:
+    """What a named mixture becomes with the tasks that are ready alone: tasks and rate of each collection, as lines.
 
     The rate of a collection stays while it has a task left; those of empty ones go, and the others fill their place."""
     section = load_mixtures().get(mixture, {})
     if not section:
         return []
     homes = members(section["collections"], [t for t in load_tables().values() if not t.held_out])
-    left = {name: sum(t.source not in absent for t in tasks) for name, tasks in homes.items()}
+    left = {name: sum(t.name in ready or t.source.startswith("suite:") for t in tasks) for name, tasks in homes.items()}
     rates = section.get("rates") or {}
     total = sum(rate for name, rate in rates.items() if left.get(name))
     lines = [f"\n{'collection':24} {'tasks':>13} {'rate':>8} {'now':>8}"]

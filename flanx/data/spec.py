@@ -39,11 +39,14 @@ uniform lists stand in `tables/<collection>.csv` instead: a header line with `na
     dataset      = "gsm8k"                        # the original data set; the section's name where absent
     category     = "Question Answering"
     languages    = ["English"]
-    licence      = "MIT"
+    licence      = "MIT"                          # of the data; absent: what licences.csv says of them
     access       = "open"                         # "open", "form" (a form or log-in first) or "user" (files you supply)
     bytes        = 3000000                        # size of the download, where known
     url          = "https://.../{file}"           # of a file source; `flanx tasks fetch` takes it from there
     note         = "free text; a guess says so"
+
+`tables/licences.csv` says the licences of data sets, one a line: collection, name (of the data set, or of one task),
+licence (see flanx/data/licence.py), and `stated`, the page that says so.
 
 `templates/<any>.toml` holds template blocks by cluster. A block is a list of prompts, each [input, target] or
 [head, input, target] (or a table of these, with a few-shot style of its own: shot = [before an input, before a target,
@@ -83,7 +86,7 @@ from typing import Any
 from flanx.data.fields import parse
 from flanx.data.option import Style
 from flanx.data.prompt import STYLES
-from flanx.data.table import ROLES, add_blocks, add_groups, add_rows, toml
+from flanx.data.table import ROLES, add_blocks, add_groups, add_licences, add_rows, toml
 from flanx.data.template import Block
 from flanx.errors import UserError, nearest
 
@@ -292,16 +295,22 @@ def _load(folders: tuple[pathlib.Path, ...]) -> Tables:
     groups: dict[str, dict] = {}
     found: dict[str, tuple[str, dict, str]] = {}
     blocks: dict[str, Block] = {}
+    licences: dict[tuple[str, str], str] = {}
     style = None
     for root in folders:
         add_groups(root, groups)
         add_rows(root, found, groups, _cell)
+        add_licences(root, licences)
         style = add_blocks(root, blocks) or style
     if style is None:
         raise UserError(f"{folders[0]}/templates/style.toml is missing")
     tasks = {}
     good: set[tuple[str, frozenset[str]]] = set()
     for name, (collection, row, place) in found.items():
+        stated = licences.get((collection, name.removeprefix(f"{collection}_"))) or licences.get(
+            (collection, str(row.get("dataset")))
+        )
+        row = {"licence": stated, **row} if stated else row
         spec = _spec(name, collection, groups[collection]["role"], row, place)
         _check_templates(spec, blocks, good)
         tasks[name] = spec

@@ -10,12 +10,13 @@ import tomllib
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from flanx.data.licence import UNKNOWN, classify
 from flanx.data.option import Style
 from flanx.data.template import Block, Shot, parse_block
 from flanx.errors import UserError, nearest
 
 ROLES = ("paper", "held_out", "extra")
-NO_TASKS = ("collections", "mixtures")  # tables that hold no rows of tasks
+NO_TASKS = ("collections", "mixtures", "licences")  # tables that hold no rows of tasks
 Row = tuple[str, dict[str, Any], str]  # name, keys, file:line
 Cell = Callable[[str, str], Any]  # (key, text of a CSV cell) -> the value that TOML would give, or a ValueError
 
@@ -96,6 +97,19 @@ def add_rows(root: pathlib.Path, found: dict[str, tuple[str, dict, str]], groups
             if "{name}" in old.get("source", ""):
                 old = {**old, "source": old["source"].replace("{name}", section)}
             found[name] = (collection, {**old, **row}, place)
+
+
+def add_licences(root: pathlib.Path, licences: dict[tuple[str, str], str]) -> None:
+    """Adds the rows of one root's `licences.csv` to `licences`: (collection, data set or task) -> licence."""
+    path = root / "tables" / "licences.csv"
+    if not path.is_file():
+        return
+    for name, row, place in csv_rows(path, lambda key, text: text):
+        if set(row) != {"collection", "licence", "stated"}:
+            raise UserError(f"{place}: a row is collection,name,licence,stated: what it is, and the page that says so")
+        if classify(row["licence"]) == UNKNOWN:
+            raise UserError(f"{place}: licence '{row['licence']}' is in no class of flanx/data/licence.py")
+        licences[row["collection"], name] = row["licence"]
 
 
 def add_groups(root: pathlib.Path, groups: dict[str, dict]) -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import collections
 import dataclasses
 import fnmatch
 import importlib
@@ -10,7 +11,7 @@ import os
 import sys
 from typing import Any
 
-from flanx.data import spec
+from flanx.data import licence, spec
 from flanx.errors import UserError, nearest
 
 # subcommand -> (module and function that run it, what it does)
@@ -39,9 +40,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         made.add_argument("--data_dir", help="folder of file sources (else --gin.DATA_DIR, else FLANX_DATA_DIR)")
         return made
 
+    def by_licence(made: argparse.ArgumentParser) -> None:
+        made.add_argument("--licence", help="tasks of such data alone: permissive, share_alike or MIT,CC-BY-4.0")
+
     one = command("list")
     one.add_argument("pattern", nargs="?", help="a mixture, collection, group or task; * and ? allowed")
     one.add_argument("--json", action="store_true", help="one JSON object: collections, total, held_out, extra, tasks")
+    by_licence(one)
     one = command("show")
     one.add_argument("name")
     one.add_argument("--style", choices=("zsopt", "zsnoopt", "fsopt", "fsnoopt"))
@@ -55,9 +60,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     one.add_argument("--json", action="store_true", help="one JSON object a line")
     one = command("plan")
     one.add_argument("mixture", help="a mixture, a collection, or a task; * and ? allowed")
+    by_licence(one)
     one.add_argument("--json", action="store_true")
     one = command("fetch")
     one.add_argument("mixture", help="a mixture, a collection, or a task; * and ? allowed")
+    by_licence(one)
     one.add_argument("--jobs", type=int, default=4, help="how many at a time")
     one.add_argument("--allow_missing", action="store_true", help="exit 0 although tasks are quarantined")
     one = command("import-export")
@@ -111,8 +118,9 @@ def find_task(name: str) -> spec.TaskSpec:
     raise UserError(f"no task '{name}'{nearest(stem, tasks)}; `flanx tasks list` names them all")
 
 
-def match_tasks(pattern: str) -> list[spec.TaskSpec]:
-    """The tasks of a mixture, of a collection or group, or of a pattern of names. UserError where none fits."""
+def match_tasks(pattern: str, asked: str | None = None) -> list[spec.TaskSpec]:
+    """The tasks of a mixture, of a collection or group, or of a pattern of names, that are under the licences asked for
+    (None: all). UserError where none fits."""
     tasks = spec.load_tables()
     mixtures = spec.load_mixtures()
     if pattern in mixtures:
@@ -125,30 +133,38 @@ def match_tasks(pattern: str) -> list[spec.TaskSpec]:
     if not found:
         known = [*mixtures, *spec.load().collections, *tasks]
         raise UserError(f"no mixture, collection or task '{pattern}'{nearest(pattern, known)}")
-    return found
+    refused = licence.refused(asked, {t.name: vars(t) for t in found}, [t.name for t in found])
+    if len(refused) == len(found):
+        raise UserError(f"no task of '{pattern}' is left; {found[0].name}: {refused[found[0].name]}")
+    return [t for t in found if t.name not in refused]
 
 
 def list_tasks(args: argparse.Namespace) -> int:
     """Counts; or the tasks of a pattern."""
     counts = spec.collections()
-    tasks = match_tasks(args.pattern) if args.pattern else list(spec.load_tables().values())
+    tasks = match_tasks(args.pattern or "*", args.licence)
     if args.json:
         print(json.dumps({**counts, "tasks": [_row(task) for task in tasks]}, ensure_ascii=False))
         return 0
     if args.pattern:
         for task in tasks:
             size = f"{task.num_examples:,}" if task.num_examples else "?"
-            print(f"{task.name:60} {size:>12}  {' '.join(task.styles):32} {task.source}")
+            under = f"{task.licence or licence.UNKNOWN:24} " if args.licence else ""
+            print(f"{task.name:60} {size:>12}  {' '.join(task.styles):32} {under}{task.source}")
         return 0
-    for name, count in counts["collections"].items():
-        print(f"{name:24} {count:6,}")
-    print(f"{'total':24} {counts['total']:6,}")
-    for title, key in (("held out", "held_out"), ("others", "extra")):
-        if counts[key]:
+    homes = collections.Counter(task.collection for task in tasks)
+    for title, key in (("", "collections"), ("held out", "held_out"), ("others", "extra")):
+        if title and counts[key]:
             print(f"\n{title}:")
-            for name, count in counts[key].items():
-                print(f"{name:24} {count:6,}")
+        for name, count in counts[key].items():
+            print(f"{name:24} {_left(homes[name], count, args.licence)}")
+        if not title:
+            print(f"{'total':24} {_left(sum(homes[name] for name in counts[key]), counts['total'], args.licence)}")
     return 0
+
+
+def _left(left: int, count: int, asked: str | None) -> str:
+    return f"{left:6,} of {count:6,}" if asked else f"{count:6,}"
 
 
 def _row(task: spec.TaskSpec) -> dict[str, Any]:
