@@ -12,7 +12,8 @@ import pyarrow.parquet
 import pytest
 
 from flanx.cli import main
-from flanx.data import download, example, fetch, need, spec
+from flanx.data import download, example, fetch, mirror, need, receipt, source, spec
+from flanx.data import meter as meters
 from flanx.errors import UserError
 
 FILES: dict[str, bytes] = {}
@@ -90,11 +91,9 @@ LINES = b"".join(json.dumps({"question": f"q{i}", "answer": f"a{i}"}).encode() +
 
 
 def run(function, folder, mixture="mine", **more):
-    return function(
-        argparse.Namespace(
-            mixture=mixture, data_dir=str(folder), jobs=2, allow_missing=False, licence=None, json=True, **more
-        )
-    )
+    given = {"mixture": mixture, "data_dir": str(folder), "jobs": 2, "json": True} | more
+    absent = {"allow_missing": False, "verify": False, "licence": None, "rate": None}
+    return function(argparse.Namespace(**absent | given))
 
 
 def test_a_failing_task_is_quarantined_and_the_rest_is_usable(tables, server, tmp_path, capsys):
@@ -180,7 +179,7 @@ def test_needs_are_fetched_side_by_side(tables, tmp_path, monkeypatch):
 
 
 def test_progress_tells_bytes_and_rate(tables, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(fetch, "EVERY_S", 0.0)
+    monkeypatch.setattr(meters, "EVERY_S", 0.0)
     monkeypatch.setattr(download, "BLOCK", 4096)
     FILES["/one.jsonl"] = LINES
     assert run(fetch.fetch, tmp_path / "data", mixture="mine_one") == 0
@@ -194,7 +193,7 @@ def test_a_stop_ends_all_downloads_and_keeps_what_has_come(tables, tmp_path, mon
     FILES["/one.jsonl"] = LINES
     folder = tmp_path / "data"
     monkeypatch.setattr(download, "BLOCK", 4096)
-    meter = fetch.Meter(1)
+    meter = meters.Meter(1)
     told = []
 
     def tell(have, size):
@@ -212,7 +211,7 @@ def test_a_stop_ends_all_downloads_and_keeps_what_has_come(tables, tmp_path, mon
 def test_a_stop_ends_the_processes_of_tfds_too(monkeypatch):
     code = "import sys, time; print('Dl Size: 12 MiB', file=sys.stderr, flush=True); time.sleep(60)"
     monkeypatch.setattr(fetch, "PREPARE", code)
-    meter = fetch.Meter(1)
+    meter = meters.Meter(1)
     told = []
     monkeypatch.setattr(meter, "tell", lambda name, text: told.append(text) or meter.stop())
     task = next(task for task in spec.load_tables().values() if task.source.startswith("tfds:"))
@@ -237,6 +236,93 @@ def test_what_a_mixture_becomes_without_its_absent_tasks(tmp_path, capsys):
     assert re.search(r"muffin +0 of +80 +46.0 +-", capsys.readouterr().out)
 
 
+# ---- mirrors, receipts, hours ----------------------------------------------------------------------------------------
+
+
+def test_a_mirror_stands_in_and_must_hold_the_same_examples(tables, server, tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "TRIES", 1)
+    (tmp_path / "copy").mkdir()
+    (tables / "tables" / "mirrors.toml").write_text(
+        f'["{server}/"]\nplaces = ["{server}/wrong/", "{server}/again/", "{(tmp_path / "copy").as_uri()}/"]\n'
+    )
+    folder = tmp_path / "data"
+    FILES["/one.jsonl"] = LINES
+    assert run(fetch.fetch, folder, mixture="mine_one") == 0
+    first = json.loads((folder / receipt.FILE).read_text())
+    assert first["sources"]["jsonl:one.jsonl"]["train"]["rows"] == 500 and first["bytes_per_second"] > 0
+    (folder / "one.jsonl").unlink()
+    del FILES["/one.jsonl"]
+    FILES["/wrong/one.jsonl"] = LINES.replace(b"q7", b"Q7")  # reads well, and is something else
+    (tmp_path / "copy" / "one.jsonl").write_bytes(LINES.replace(b": ", b":  "))  # other bytes, the same examples
+    assert run(fetch.fetch, folder, mixture="mine_one") == 0
+    assert json.loads((folder / receipt.FILE).read_text())["sources"] == first["sources"]
+    assert (folder / "one.jsonl.changed").read_bytes() == FILES["/wrong/one.jsonl"]
+    assert [path for path, _ in SEEN[1:]] == ["/one.jsonl", "/wrong/one.jsonl", "/again/one.jsonl"]
+
+
+def test_other_examples_than_at_first_are_quarantined_and_read_by_no_task(tables, tmp_path):
+    folder = tmp_path / "data"
+    FILES["/one.jsonl"] = LINES
+    assert run(fetch.fetch, folder, mixture="mine_one") == 0
+    (folder / "one.jsonl").unlink()
+    FILES["/one.jsonl"] = LINES + LINES
+    assert run(fetch.fetch, folder, mixture="mine_one") == 1
+    reason = json.loads((folder / "quarantine.json").read_text())["mine_one"]
+    assert re.search(
+        r"first fetch \(500 rows, sha256 \w{12}; now 1,000 rows.*one.jsonl.changed; to take it, remove", reason
+    )
+    assert source.missing(spec.load_tables()["mine_one"], folder)
+
+
+def test_verify_reads_what_is_in_place_and_gives_it_a_receipt(tables, tmp_path):
+    (tmp_path / "one.jsonl").write_bytes(LINES)
+    assert run(fetch.fetch, tmp_path, mixture="mine_one") == 0
+    assert not (tmp_path / receipt.FILE).exists()
+    assert run(fetch.fetch, tmp_path, mixture="mine_one", verify=True) == 0
+    (tmp_path / "one.jsonl").write_bytes(LINES[:-20])
+    assert run(fetch.fetch, tmp_path, mixture="mine_one") == 0
+    assert run(fetch.fetch, tmp_path, mixture="mine_one", verify=True) == 1
+    (tmp_path / receipt.FILE).write_text("{")
+    with pytest.raises(UserError, match="no JSON"):
+        run(fetch.fetch, tmp_path, mixture="mine_one")
+
+
+def test_a_split_of_which_some_files_came_is_not_whole(tables, server, tmp_path, capsys):
+    table = pa.table({"inputs_pretokenized": ["q"], "targets_pretokenized": ["a"]})
+    pa.parquet.write_table(table, tmp_path / "rows.parquet")
+    FILES["/parquet/some_config/train"] = json.dumps([f"{server}/0.parquet", f"{server}/1.parquet"]).encode()
+    FILES["/0.parquet"] = (tmp_path / "rows.parquet").read_bytes()
+    folder = tmp_path / "data"
+    assert run(fetch.fetch, folder, mixture="mine_four") == 1
+    task = spec.load_tables()["mine_four"]
+    assert "1 of 2 files of 'train'" in source.missing(task, folder)
+    FILES["/1.parquet"] = FILES["/0.parquet"]
+    assert run(fetch.fetch, folder, mixture="mine_four") == 0
+    assert len(list(example.render_rows(task, "zsopt", "train", folder, count=len))) == 2
+    assert [path for path, _ in SEEN].count("/0.parquet") == 1
+
+
+@pytest.mark.parametrize("table", ['["x"]\nplaces = "y"\n', '["x"]\nplace = ["y"]\n', '["x"]\nplaces = [1]\n'])
+def test_a_wrong_table_of_mirrors_is_refused(tables, table):
+    (tables / "tables" / "mirrors.toml").write_text(table)
+    with pytest.raises(UserError, match=r"mirrors.toml:1: a mirror is places"):
+        mirror.places("http://x")
+
+
+def test_plan_tells_the_hours_of_a_stated_rate_or_of_the_last_fetch(tables, tmp_path, capsys):
+    with (tables / "tables" / "mine.toml").open("a") as file:
+        file.write('[five]\nsource = "jsonl:five.jsonl"\nbytes = 36000000000\n')
+    assert run(need.plan, tmp_path, json=False) == 0
+    assert "hours: give --rate" in capsys.readouterr().out
+    assert run(need.plan, tmp_path, json=False, rate=5.0) == 0
+    assert "2.0 hours for the known sizes at 5.0 MB/s (your line)" in capsys.readouterr().out
+    receipt.write(tmp_path, {"sources": {}, "bytes_per_second": 10_000_000})
+    assert run(need.plan, tmp_path) == 0
+    assert json.loads(capsys.readouterr().out)["sum"]["hours"] == 1.0
+    with pytest.raises(UserError, match="--rate 0: give MB a second"):
+        run(need.plan, tmp_path, rate=0.0)
+
+
 def test_plan_counts_what_is_there_and_what_is_not(tables, tmp_path, capsys):
     (tmp_path / "one.jsonl").write_bytes(LINES)
     assert run(need.plan, tmp_path) == 0
@@ -244,7 +330,7 @@ def test_plan_counts_what_is_there_and_what_is_not(tables, tmp_path, capsys):
     assert said["sum"]["present"] == 1 and said["sum"]["needs"] == 4
     assert said["sum"]["user"] == ["jsonl:three.jsonl"]
     with pytest.raises(UserError, match="no data folder"):
-        need.plan(argparse.Namespace(mixture="mine", data_dir=None, licence=None, json=False))
+        run(need.plan, None, data_dir=None)
 
 
 def test_sizes_of_tfds_sources_come_from_its_own_checksums():

@@ -2,13 +2,15 @@
 
 Needs are fetched side by side. One that fails puts its tasks into quarantine (`quarantine.json` in the data folder,
 with the reason); the others stay usable, and the exit status says so. Run again, it fetches what is not there yet, and
-goes on inside files that broke off.
+goes on inside files that broke off. What comes again, or from a mirror, must hold the examples that first came
+(flanx/data/receipt.py).
 """
 
 import argparse
 import concurrent.futures
 import contextlib
 import fcntl
+import functools
 import http.client
 import json
 import os
@@ -17,17 +19,17 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from flanx.data import source
-from flanx.data.download import TIMEOUT_S, Stopped, download
-from flanx.data.need import Need, folder, needs, say_bytes, shares
+from flanx.data import mirror, receipt, source
+from flanx.data.download import TIMEOUT_S, download
+from flanx.data.meter import Count, Meter
+from flanx.data.need import Need, folder, needs, shares
 from flanx.data.own import write
 from flanx.data.spec import TaskSpec
 from flanx.data.task_door import match_tasks
@@ -35,109 +37,71 @@ from flanx.data.value import BadRow
 from flanx.errors import UserError
 
 PREPARE = "import sys, tensorflow_datasets as t; t.builder(sys.argv[1]).download_and_prepare()"
-EVERY_S = 10.0  # between two lines on a long download, where standard error is no terminal
-LINE_S = 0.2  # between two changes of the line on a terminal
-
-
-class Meter:
-    """How far the running downloads are: one live line on a terminal, a line now and then elsewhere. Thread-safe."""
-
-    def __init__(self, count: int) -> None:
-        self.count, self.done = count, 0
-        self.live = sys.stderr.isatty()
-        self._stopped = threading.Event()
-        self._processes: set[subprocess.Popen] = set()
-        self._running: dict[str, str] = {}
-        self._lock = threading.Lock()
-        self._said = time.monotonic()
-
-    def tell(self, name: str, text: str) -> None:
-        """News of a need. Raises Stopped once the user has ended the whole."""
-        if self._stopped.is_set():
-            raise Stopped
-        with self._lock:
-            self._running[name] = text
-            now = time.monotonic()
-            if now - self._said < (LINE_S if self.live else EVERY_S):
-                return
-            self._said = now
-            if self.live:
-                most = os.get_terminal_size(sys.stderr.fileno()).columns - 1
-                line = f"[{self.done}/{self.count}] " + " | ".join(f"{n}: {t}" for n, t in self._running.items())
-                print(f"\r\x1b[K{line[:most]}", end="", file=sys.stderr, flush=True)
-            else:
-                for running, last in self._running.items():
-                    print(f"[{self.done}/{self.count}] {running}: {last}", file=sys.stderr, flush=True)
-
-    @contextlib.contextmanager
-    def ending(self, process: subprocess.Popen) -> Iterator[None]:
-        """A process that `stop` ends too."""
-        self._processes.add(process)
-        try:
-            yield
-        finally:
-            self._processes.discard(process)
-
-    def stop(self) -> None:
-        """Ends what is running."""
-        self._stopped.set()
-        for process in list(self._processes):
-            process.kill()
-
-    def finish(self, name: str, line: str | None) -> None:
-        """A need is over; `line` is printed on standard output, unless it is None."""
-        with self._lock:
-            self.done += 1
-            self._running.pop(name, None)
-            if self.live:
-                print("\r\x1b[K", end="", file=sys.stderr, flush=True)
-            if line:
-                print(f"[{self.done}/{self.count}] {name}: {line}", flush=True)
-
-
-class _Count:
-    """The bytes of one need, over its files: `tell` for `download`."""
-
-    def __init__(self, need: Need, meter: Meter) -> None:
-        self.need, self.meter, self.start = need, meter, time.monotonic()
-        self.files: dict[str, tuple[int, int, int | None]] = {}  # file -> bytes before this run, now, in the end
-
-    def tell(self, file: str, have: int, size: int | None) -> None:
-        before = self.files.get(file, (have, 0, None))[0]
-        self.files[file] = (min(before, have), have, size)
-        sizes = [size for _, _, size in self.files.values()]
-        if not any(have for _, have, _ in self.files.values()):
-            return self.meter.tell(self.need.name, "no answer yet")
-        whole = f" of {say_bytes(sum(sizes))}" if None not in sizes else ""
-        self.meter.tell(self.need.name, f"{say_bytes(sum(h for _, h, _ in self.files.values()))}{whole}, {self.rate()}")
-
-    def rate(self) -> str:
-        new = sum(have - before for before, have, _ in self.files.values())
-        return f"{say_bytes(round(new / max(time.monotonic() - self.start, 1e-3)))}/s"
-
-    def __str__(self) -> str:
-        total = sum(have for _, have, _ in self.files.values())
-        return f"fetched {say_bytes(total)} in {time.monotonic() - self.start:.1f} s ({self.rate()})"
+Receipt = dict[str, Any]  # rows and sha256 of a split
 
 
 # ---- one need --------------------------------------------------------------------------------------------------------
 
 
-def _fetch_url(task: TaskSpec, split: str, data_dir: str, count: _Count) -> None:
+def _fetch_url(task: TaskSpec, split: str, data_dir: str, count: Count, first: Receipt | None) -> Receipt | None:
+    """The file of one split, from its URL or the first mirror that has it as it was; None where it is here."""
     (path,) = source.files(task, split, data_dir)
     if path.is_file():
-        return
+        return None
     other = re.search(r"spelled (\S+)", task.note)  # NIV2 names with hyphens in some releases
     names = [path.name, *([f"{other[1]}{path.suffix}"] if other else [])]
-    for name in names:
+
+    def take(url: str) -> Receipt:
+        download(url, path, lambda have, size: count.tell(path.name, have, size))
+        _try_first_row(task, split, path)
+        return _compare(task, split, data_dir, first, [path])
+
+    return _first_good([place.replace("{file}", name) for place in mirror.places(task.url) for name in names], take)
+
+
+def _fetch_p3(task: TaskSpec, split: str, data_dir: str, count: Count, first: Receipt | None) -> Receipt | None:
+    """The Parquet files of one split, as the hub lists them for a data set's configuration."""
+    if source.missing(task, data_dir, split) is None:
+        return None
+    kind, config = task.source.split(":", 1)
+    name = task.splits[split].split("[")[0]
+    listing = task.url.replace("{config}", config).replace("{split}", name)
+
+    def listed(url: str) -> list[str]:
+        with urllib.request.urlopen(url, timeout=TIMEOUT_S) as reply:
+            urls = json.load(reply)
+        if not isinstance(urls, list) or not urls:
+            raise ValueError(f"{url} lists no files")
+        return urls
+
+    urls = _first_good(mirror.places(listing), listed)
+    folder = pathlib.Path(data_dir).expanduser() / kind / config
+    paths = [folder / f"{name}-{number:05d}-of-{len(urls):05d}.parquet" for number in range(len(urls))]
+    for url, path in zip(urls, paths, strict=True):
+        tell = functools.partial(count.tell, path.name)
+        if not path.is_file():
+            _first_good(mirror.places(url), lambda one, path=path, tell=tell: download(one, path, tell))
+    return _compare(task, split, data_dir, first, paths)
+
+
+def _first_good(urls: list[str], take: Callable[[str], Any]) -> Any:
+    """What `take` makes of the first URL that it succeeds with; else one error, with the reason of each."""
+    reasons: list[str] = []
+    for number, url in enumerate(urls, 1):
         try:
-            download(task.url.replace("{file}", name), path, lambda have, size: count.tell(path.name, have, size))
-        except urllib.error.HTTPError as e:
-            if e.code != 404 or name == names[-1]:
+            return take(url)
+        except (OSError, EOFError, ValueError, UserError, http.client.HTTPException) as e:
+            if number == len(urls) == 1:
                 raise
-        else:
-            _try_first_row(task, split, path)
-            return
+            reasons.append(_why(e, url))
+    raise ValueError("; ".join(dict.fromkeys(reasons)))
+
+
+def _aside(paths: list[pathlib.Path], ending: str) -> pathlib.Path:
+    """Renames files so that no task reads them; the new name of the first."""
+    for path in paths:
+        os.replace(path, path.with_name(path.name + ending))
+    return paths[0].with_name(paths[0].name + ending)
 
 
 def _try_first_row(task: TaskSpec, split: str, path: pathlib.Path) -> None:
@@ -148,24 +112,17 @@ def _try_first_row(task: TaskSpec, split: str, path: pathlib.Path) -> None:
     except UserError as e:
         reason = e
     if reason is not None:
-        aside = path.with_name(path.name + ".unreadable")
-        os.replace(path, aside)
-        raise ValueError(f"what came is not what the task reads ({reason}); it is kept as {aside}")
+        kept = _aside([path], ".unreadable")
+        raise ValueError(f"what came is not what the task reads ({reason}); it is kept as {kept}")
 
 
-def _fetch_p3(task: TaskSpec, split: str, data_dir: str, count: _Count) -> None:
-    """The Parquet files of one split, as the hub lists them for a data set's configuration."""
-    kind, config = task.source.split(":", 1)
-    name = task.splits[split].split("[")[0]
-    listing = task.url.replace("{config}", config).replace("{split}", name)
-    with urllib.request.urlopen(listing, timeout=TIMEOUT_S) as reply:
-        urls = json.load(reply)
-    if not isinstance(urls, list) or not urls:
-        raise ValueError(f"{listing} lists no files")
-    for number, url in enumerate(urls):
-        path = pathlib.Path(data_dir) / kind / config / f"{name}-{number:05d}.parquet"
-        if not path.is_file():
-            download(url, path, lambda have, size, file=path.name: count.tell(file, have, size))
+def _compare(task: TaskSpec, split: str, data_dir: str, first: Receipt | None, paths: list[pathlib.Path]) -> Receipt:
+    """What has come, as a receipt. Files of other examples than at first are set aside. Raises ValueError."""
+    now = receipt.examples(task, split, data_dir)
+    if reason := receipt.difference(split, first, now):
+        kept = _aside(paths, ".changed")
+        raise ValueError(f"{reason}; kept as {kept}; to take it, remove {task.source} from {receipt.FILE}")
+    return now
 
 
 def _fetch_tfds(task: TaskSpec, need: Need, meter: Meter) -> str | None:
@@ -184,24 +141,45 @@ def _fetch_tfds(task: TaskSpec, need: Need, meter: Meter) -> str | None:
     return last[:300] if process.returncode else None
 
 
-def _fetch(need: Need, data_dir: str, meter: Meter) -> tuple[str | None, str]:
-    """Fetches one need: (the reason where it fails, what is to be said where it does not)."""
+def _fetch(need: Need, data_dir: str, meter: Meter, verify: bool = False) -> tuple[str | None, str]:
+    """Fetches one need: (the reason where it fails, what is to be said where it does not).
+
+    `verify`: read what is in place too, and compare it with what first came (`need.receipt`, completed here)."""
     task = need.tasks[0]
+    kind = task.source.split(":", 1)[0]
     if need.present:
-        return None, ""
-    count = _Count(need, meter)
+        return (_verify(need, data_dir), "as it first came") if verify and kind != "tfds" else (None, "")
+    count = Count(need, meter)
     try:
-        if task.source.startswith("tfds:"):
+        if kind == "tfds":
             if reason := _fetch_tfds(task, need, meter):
                 return reason, ""
         elif not task.url:
             return f"{need.access}: you supply it; {task.note or 'docs/data.md has the layout'}", ""
         else:
+            take = _fetch_p3 if kind == "p3" else _fetch_url
             for split in task.splits:
-                (_fetch_p3 if task.source.startswith("p3:") else _fetch_url)(task, split, data_dir, count)
+                came = take(task, split, data_dir, count, need.receipt.get(split))
+                need.receipt |= {split: came} if came else {}
     except (OSError, EOFError, ValueError, UserError, http.client.HTTPException) as e:
         return _why(e, task.url), ""
+    finally:
+        meter.bytes += count.new()
     return source.missing(task, data_dir), str(count) if count.files else "prepared"
+
+
+def _verify(need: Need, data_dir: str) -> str | None:
+    """Reads what is in place: a line where it is not what first came; what has no receipt gets one."""
+    task = need.tasks[0]
+    try:
+        for split in task.splits:
+            now = receipt.examples(task, split, data_dir)
+            if reason := receipt.difference(split, need.receipt.get(split), now):
+                return reason
+            need.receipt[split] = now
+    except (OSError, ValueError, UserError) as e:
+        return str(e)
+    return None
 
 
 def _why(error: Exception, url: str) -> str:
@@ -245,7 +223,10 @@ def fetch(args: argparse.Namespace) -> int:
     found = needs(match_tasks(args.mixture, args.licence), data_dir)
     meter = Meter(len(found))
     with _locked(data_dir), _ended_whole():
-        failed = _fetch_all(found, data_dir, max(1, args.jobs), meter)
+        known = receipt.read(data_dir)
+        for need in found:
+            need.receipt = dict(known["sources"].get(need.name, {}))
+        failed = _fetch_all(found, data_dir, max(1, args.jobs), meter, args.verify)
     ready = {task.name for need in found for task in need.tasks} - failed.keys()
     if failed:
         print("\n".join(shares(args.mixture, ready)))
@@ -255,12 +236,13 @@ def fetch(args: argparse.Namespace) -> int:
     return 1 if failed and not args.allow_missing else 0
 
 
-def _fetch_all(found: list[Need], data_dir: str, jobs: int, meter: Meter) -> dict[str, str]:
+def _fetch_all(found: list[Need], data_dir: str, jobs: int, meter: Meter, verify: bool) -> dict[str, str]:
     """{task: why it is quarantined}; recorded even when the user stops it half-way."""
     failed: dict[str, str] = {}
     tried: list[str] = []
+    start = time.monotonic()
     with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-        waiting = {pool.submit(_fetch, need, data_dir, meter): need for need in found}
+        waiting = {pool.submit(_fetch, need, data_dir, meter, verify): need for need in found}
         try:
             for done in concurrent.futures.as_completed(waiting):
                 need, (reason, said) = waiting[done], done.result()
@@ -271,7 +253,17 @@ def _fetch_all(found: list[Need], data_dir: str, jobs: int, meter: Meter) -> dic
             meter.stop()
             pool.shutdown(cancel_futures=True)
             record(data_dir, tried, failed)
+            _keep_receipts(data_dir, found, meter.bytes / max(time.monotonic() - start, 1e-3))
     return failed
+
+
+def _keep_receipts(data_dir: str, found: list[Need], rate: float) -> None:
+    """Writes what has come into the folder's receipt, and the rate, where something has come."""
+    known = receipt.read(data_dir)
+    sources = known["sources"] | {need.name: need.receipt for need in found if need.receipt}
+    now = {"sources": sources, "bytes_per_second": round(rate) if rate else known["bytes_per_second"]}
+    if now != known:
+        receipt.write(data_dir, now)
 
 
 def record(data_dir: str, tried: list[str], failed: dict[str, str]) -> None:

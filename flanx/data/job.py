@@ -160,7 +160,7 @@ def _plain(value: Any) -> Any:
 # Keys of a row that change no example: a new cap or licence makes nothing stale.
 _NOT_TEXT = {
     "place", "role", "collection", "group", "category", "held_out", "cot", "cap", "metrics", "num_examples", "styles",
-    "licence", "access", "bytes", "note",
+    "licence", "access", "bytes", "note", "url",
 }  # fmt: skip
 
 

@@ -11,8 +11,9 @@ import pathlib
 import re
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from typing import Any
 
-from flanx.data import source
+from flanx.data import receipt, source
 from flanx.data.spec import TaskSpec, load_mixtures, load_tables, members
 from flanx.data.task_door import match_tasks
 from flanx.errors import UserError
@@ -27,6 +28,7 @@ class Need:
     tasks: list[TaskSpec] = field(default_factory=list)
     bytes: int | None = None
     present: bool = False
+    receipt: dict[str, Any] = field(default_factory=dict)  # {split: rows and sha256 of its examples}, see receipt.py
 
 
 def needs(tasks: list[TaskSpec], data_dir: str | None) -> list[Need]:
@@ -73,7 +75,9 @@ def say_bytes(size: int | None) -> str:
 
 
 def plan(args: argparse.Namespace) -> int:
-    """Prints every need of the mixture and the sums."""
+    """Prints every need of the mixture, the sums, and the hours of the download where a rate is known."""
+    if args.rate is not None and not args.rate > 0:
+        raise UserError(f"--rate {args.rate:g}: give MB a second, above 0")
     found = needs(match_tasks(args.mixture, args.licence), folder(args))
     missing = [n for n in found if not n.present]
     sums = {
@@ -84,6 +88,8 @@ def plan(args: argparse.Namespace) -> int:
         "form": [n.name for n in missing if n.access == "form"],
         "user": [n.name for n in missing if n.access == "user"],
     }
+    rate = args.rate * 1e6 if args.rate else receipt.read(args.data_dir)["bytes_per_second"]
+    sums |= {"bytes_per_second": rate, "hours": round(sums["bytes"] / rate / 3600, 2) if rate else None}
     if args.json:
         rows = [
             {"need": n.name, "tasks": len(n.tasks), "bytes": n.bytes, "access": n.access, "present": n.present}
@@ -101,6 +107,13 @@ def plan(args: argparse.Namespace) -> int:
         f"\n{sums['present']} of {sums['needs']} in place; at most {say_bytes(sums['bytes'])} to fetch, and "
         f"{sums['unknown_size']} of a size that is not known"
     )
+    if rate:
+        whose = "your line" if args.rate else "the last fetch"
+        print(
+            f"{sums['hours']:.1f} hours for the known sizes at {say_bytes(round(rate))}/s ({whose}), TFDS's work on top"
+        )
+    else:
+        print("hours: give --rate MB/s of your line, or fetch something first")
     for title, key in (("behind a form or a manual download", "form"), ("to be supplied by you", "user")):
         for name in sums[key]:
             print(f"{title}: {name}")

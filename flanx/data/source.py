@@ -28,6 +28,7 @@ from flanx.data.value import BadRow, Record, SkipRow, draw
 from flanx.errors import UserError
 
 MAX_BAD_ROWS = 100  # a file with more of them is an error; gin and callers can say otherwise
+P3_ENDINGS = (".parquet", ".jsonl", ".jsonl.gz")
 POOL = 2048  # rows of the train split from which the exemplars of few-shot prompts come
 _log = logging.getLogger("flanx")
 
@@ -53,7 +54,8 @@ def files(spec: TaskSpec, split: str, data_dir: str | os.PathLike | None = None)
         return [_niv2_file(folder / "natural_instructions" / "tasks", place)]
     if kind == "p3":
         root = pathlib.Path(place) if os.path.isabs(place) else folder / "p3" / place
-        return [pathlib.Path(p) for p in sorted(glob.glob(f"{glob.escape(str(root))}/{name}*"))] or [root]
+        found = sorted(glob.glob(f"{glob.escape(str(root))}/{name}*"))
+        return [pathlib.Path(p) for p in found if p.endswith(P3_ENDINGS)] or [root]
     path = folder / place.split("#", 1)[0].replace("{split}", name)
     packed = path.with_name(path.name + ".gz")
     return [packed if packed.exists() and not path.exists() else path]
@@ -83,9 +85,13 @@ def missing(spec: TaskSpec, data_dir: str | os.PathLike | None = None, split: st
             return None
         return f"task {spec.name}: no prepared {spec.source[5:]} under {folder}; run: flanx tasks fetch {spec.name}"
     for one in [split] if split else spec.splits:
-        for path in files(spec, one, data_dir):
+        found = files(spec, one, data_dir)
+        for path in found:
             if not path.is_file():
                 return f"task {spec.name}: no file {path}; put it there, or leave the task out"
+        parts = {hit[0] for path in found if (hit := re.search(r"-(\d+)-of-(\d+)", path.name))}
+        if parts and len(parts) < (count := max(int(part.rpartition("-")[2]) for part in parts)):
+            return f"task {spec.name}: {len(parts)} of {count} files of '{one}' in {found[0].parent}; fetch the others"
     return None
 
 

@@ -16,7 +16,7 @@ from flanx.data.template import Block, Shot, parse_block
 from flanx.errors import UserError, nearest
 
 ROLES = ("paper", "held_out", "extra")
-NO_TASKS = ("collections", "mixtures", "licences")  # tables that hold no rows of tasks
+NO_TASKS = ("collections", "mixtures", "licences", "mirrors")  # tables that hold no rows of tasks
 Row = tuple[str, dict[str, Any], str]  # name, keys, file:line
 Cell = Callable[[str, str], Any]  # (key, text of a CSV cell) -> the value that TOML would give, or a ValueError
 
