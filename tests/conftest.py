@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import sys
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
@@ -39,3 +40,13 @@ def reference_dir() -> pathlib.Path:
 def golden_dir() -> pathlib.Path:
     """The folder of golden runs of the real T5X (FLANX_GOLDEN_DIR), or a skip that says where it was looked for."""
     return _shared("FLANX_GOLDEN_DIR", "golden")
+
+
+@pytest.fixture
+def program(tmp_path: pathlib.Path) -> tuple[str, ...]:
+    """The stand-in for `flanx train`, as sweeps start it."""
+    from tests.sweep_maker import STAND_IN
+
+    path = tmp_path / "stand_in.py"
+    path.write_text(STAND_IN)
+    return (sys.executable, str(path))

@@ -41,6 +41,15 @@ for step, score in ((5, float(bound["TASKS"])), (10, float(bound["TASKS"]) / 2))
 """
 
 
+def runs(folder: pathlib.Path) -> list[str]:
+    """The runs that were started, in order."""
+    return (folder / "runs.log").read_text().split()
+
+
+def no_show(_) -> None:
+    """Shows nothing."""
+
+
 def make(out: pathlib.Path, tasks: Sequence[int] = (2, 8), **more: Any) -> Sweep:
     """A sweep of two sizes over numbers of tasks, for the stand-in."""
     axes = {"size": {"d1": ["D=1"], "d2": ["D=2"]}, "tasks": {n: [f"TASKS={n}"] for n in tasks}}

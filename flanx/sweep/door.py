@@ -30,7 +30,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry_run", action="store_true", help="print the commands, what waits for what, and the cost")
     parser.add_argument("--topology", metavar="NAME", help="of the dry run's cost: a slice as `flanx plan` names it")
     parser.add_argument("--jobs", type=int, default=1, help="points to run at once (default 1)")
-    parser.add_argument("--only", metavar="PATTERN", help="only the points whose name matches, as 'T5-*'")
+    parser.add_argument(
+        "--only",
+        metavar="PATTERN",
+        action="append",
+        help="only the points whose name matches, as 'T5-*'; may be given again",
+    )
     parser.add_argument("--retries", type=int, default=2, help="attempts after a crash (default 2)")
     parser.add_argument("--retry_wait", type=float, default=10.0, metavar="S", help="before the first, then doubled")
     parser.add_argument(
@@ -66,13 +71,13 @@ def run(args: argparse.Namespace) -> int:
     return 0 if complete and all(status.state == DONE for status in statuses) else 1
 
 
-def chosen(points: Sequence[Point], pattern: str | None) -> list[Point]:
-    """The points that `--only` names; all without it."""
-    found = [point for point in points if fnmatch.fnmatch(point.name, pattern or "*")]
-    if not found:
-        names = ", ".join(point.name for point in points[:5])
-        raise UserError(f"--only={pattern} matches no point; they are called {names}{', ...' * (len(points) > 5)}")
-    return found
+def chosen(points: Sequence[Point], patterns: Sequence[str] | None) -> list[Point]:
+    """The points that any `--only` names; all without one. Raises UserError for a pattern that names none."""
+    for pattern in patterns or ():
+        if not any(fnmatch.fnmatch(point.name, pattern) for point in points):
+            names = ", ".join(point.name for point in points[:5])
+            raise UserError(f"--only={pattern} matches no point; they are called {names}{', ...' * (len(points) > 5)}")
+    return [p for p in points if patterns is None or any(fnmatch.fnmatch(p.name, pattern) for pattern in patterns)]
 
 
 def make_folder(name: str) -> pathlib.Path:
