@@ -2,7 +2,6 @@
 
     python benchmarks/mixture.py            # about three minutes; with SeqIO on 100 tasks and, given data, the build
     python benchmarks/mixture.py --quick    # under a minute
-    python benchmarks/mixture.py --formats  # only: the store's files beside ArrayRecord and Arrow
     python benchmarks/mixture.py --store out/store --mixture cot    # only: a store of your own, at two lengths
 
 One JSON object per line. The tasks are made here: short texts as bytes, 60 examples each (as in the measurement of
@@ -176,121 +175,17 @@ def measure_build(data_dir: str, tasks: str, workers: int, vocabulary: str, rend
     return {"examples": report.examples, "build": report.examples / report.seconds}
 
 
-def measure_format(kind: str, folder: str, started: float) -> dict[str, float]:
-    """One format's file of the same examples, in a fresh process: opening, and reading at random places.
-
-    "lengths": those of 131,072 examples, which packing needs before it reads a token. "examples": whole ones, one by
-    one in a random order, as numpy arrays of inputs and targets.
-    """
-    read_lengths, read_example, size, count = FORMATS[kind](pathlib.Path(folder))
-    read_example(0)
-    found = {"open to first example": time.time() - started, "bytes of an example on disk": size / count}
-    places = np.random.default_rng(0).integers(0, count, 1 << 17)
-    at = time.perf_counter()
-    assert read_lengths(places).shape == (1 << 17, 2)
-    found["lengths of 131,072 examples"] = time.perf_counter() - at
-    at, places = time.perf_counter(), places[:20_000].tolist()
-    for place in places:
-        read_example(place)
-    return found | {"examples per second at random": len(places) / (time.perf_counter() - at)}
-
-
-def open_store_file(folder: pathlib.Path) -> tuple:
-    from flanx.data import store
-
-    volume = store.open_store(folder / "store").volume(0)
-    lengths = np.stack([volume.index["inputs"], volume.index["targets"]], axis=1)
-
-    def example(place: int) -> list[np.ndarray]:
-        offset, inputs, targets = volume.index[place].tolist()
-        return np.split(volume.tokens[offset : offset + inputs + targets], [inputs])
-
-    return lambda places: lengths[places], example, size_of(folder / "store", "*.npy"), len(volume.index)
-
-
-def open_array_record(folder: pathlib.Path) -> tuple:
-    """A record is the two lengths and the tokens; a reader must fetch a record to know its lengths."""
-    from array_record.python.array_record_module import ArrayRecordReader
-
-    reader = ArrayRecordReader(str(folder / "examples.array_record"), options="readahead_buffer_size:0")
-
-    def example(place: int) -> list[np.ndarray]:
-        values = np.frombuffer(reader.read([place])[0], np.uint16)
-        return np.split(values[2:], values[:1].astype(int))
-
-    def lengths(places: np.ndarray) -> np.ndarray:
-        return np.array([np.frombuffer(record[:4], np.uint16) for record in reader.read(places.tolist())])
-
-    return lengths, example, size_of(folder, "*.array_record"), reader.num_records()
-
-
-def open_arrow(folder: pathlib.Path) -> tuple:
-    """An IPC file, mapped into memory, of two list columns."""
-    import pyarrow as pa
-
-    table = pa.ipc.open_file(pa.memory_map(str(folder / "examples.arrow"))).read_all()
-    columns = [table.column(name).chunk(0) for name in ("inputs", "targets")]
-    ends = [column.offsets.to_numpy() for column in columns]
-    tokens = [column.values.to_numpy() for column in columns]
-
-    def example(place: int) -> list[np.ndarray]:
-        return [t[e[place] : e[place + 1]] for t, e in zip(tokens, ends, strict=True)]
-
-    def lengths(places: np.ndarray) -> np.ndarray:
-        return np.stack([e[places + 1] - e[places] for e in ends], axis=1)
-
-    return lengths, example, size_of(folder, "*.arrow"), len(table)
-
-
-def size_of(folder: pathlib.Path, pattern: str) -> int:
-    return sum(file.stat().st_size for file in folder.glob(pattern))
-
-
-FORMATS = {"flanx store": open_store_file, "ArrayRecord": open_array_record, "Arrow": open_arrow}
-
-
-def compare_formats(folder: pathlib.Path, tasks: int, rows: int) -> None:
-    """Writes the same examples in every format and measures each in a process of its own."""
-    import pyarrow as pa
-    from array_record.python.array_record_module import ArrayRecordWriter
-
-    make_store(folder / "store", tasks, rows, collections=("cot",))
-    from flanx.data import store
-
-    opened = store.open_store(folder / "store")
-    pairs = [opened.example(part, i) for task in opened.tasks.values() for r in task.parts.values() for part in r
-             for i in range(part.examples)]  # fmt: skip
-    pairs = [[side.astype(np.uint16) for side in pair] for pair in pairs]
-    writer = ArrayRecordWriter(str(folder / "examples.array_record"), "group_size:1")  # as Grain wants it
-    for inputs, targets in pairs:
-        head = np.array([len(inputs), len(targets)], np.uint16)
-        writer.write(np.concatenate([head, inputs, targets]).tobytes())
-    writer.close()
-    kind = pa.list_(pa.uint16())
-    table = pa.table({n: pa.array([p[i] for p in pairs], kind) for i, n in enumerate(("inputs", "targets"))})
-    with pa.ipc.new_file(str(folder / "examples.arrow"), table.schema) as sink:
-        sink.write_table(table, max_chunksize=len(table))
-    found = {kind: in_process("format", kind=kind, folder=str(folder)) for kind in FORMATS}
-    for kind in list(FORMATS)[1:]:
-        report_all(found["flanx store"], f"{len(pairs):,} examples", kind, found[kind])
-
-
-MEASURES = {"read": measure_read, "loader": measure_loader, "seqio": measure_seqio, "build": measure_build,
-            "format": measure_format}  # fmt: skip
+MEASURES = {"read": measure_read, "loader": measure_loader, "seqio": measure_seqio, "build": measure_build}
 UNITS = {
     "open to first batch": "s",
-    "open to first example": "s",
     "jump to step 1,000,000": "s",
-    "lengths of 131,072 examples": "s",
     f"longest call at {RATE:,} rows a second": "s",
     f"calls that found no batch ready at {RATE:,} rows a second": "share",
     "padding of the side that fills first, row by row": "share",
     "padding of all inputs": "share",
     "padding of all targets": "share",
     "peak memory": "MiB",
-    "bytes of an example on disk": "bytes",
     "examples per second": "examples/s",
-    "examples per second at random": "examples/s",
     "build": "examples/s",
 }  # of others: rows/s
 
@@ -325,7 +220,6 @@ def main() -> None:
     parser.add_argument("--data_dir", default=os.environ.get("FLANX_DATA_DIR"), help="with cot/: measure the build")
     parser.add_argument("--renderings", type=int, default=4, help="of the build: how often each example is rendered")
     parser.add_argument("--vocabulary", default="byte", help="of the build")
-    parser.add_argument("--formats", action="store_true", help="compare file formats, and nothing else")
     parser.add_argument("--store", help="read this store, and nothing else")
     parser.add_argument("--mixture", default="proportion_b", help="of --store")
     parser.add_argument("--measure", choices=sorted(MEASURES), help=argparse.SUPPRESS)
@@ -340,10 +234,6 @@ def main() -> None:
             lengths = {"inputs": inputs, "targets": targets}
             found = in_process("read", folder=args.store, seconds=seconds, name=args.mixture, lengths=lengths)
             report_all(found, f"{args.mixture} at {inputs:,}/{targets}")
-        return
-    if args.formats:
-        with tempfile.TemporaryDirectory() as folder:
-            compare_formats(pathlib.Path(folder), 184 if args.quick else 1836, args.rows)
         return
     with tempfile.TemporaryDirectory() as folder:
         for tasks in (1836, 10):
