@@ -103,3 +103,8 @@ def test_bad_patterns_are_named(capsys):
     assert "no mixture, collection or task 'cot_gsm8'; did you mean 'cot_gsm8k'" in capsys.readouterr().err
     assert main(["tasks", "audit", "cot", "--held_out", "muffin*", "--data_dir", "/nowhere"]) == 2
     assert "no held-out task matches 'muffin*'" in capsys.readouterr().err
+
+
+def test_an_audit_of_nothing_is_no_audit(data_dir, capsys):
+    assert main(["tasks", "audit", "muffin_xsum", "--held_out", "gsm8k", "--data_dir", str(data_dir)]) == 2
+    assert "nothing to audit: " in capsys.readouterr().err

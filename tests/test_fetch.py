@@ -241,6 +241,7 @@ def test_what_a_mixture_becomes_without_its_absent_tasks(tmp_path, capsys):
 
 def test_a_mirror_stands_in_and_must_hold_the_same_examples(tables, server, tmp_path, monkeypatch):
     monkeypatch.setattr(download, "TRIES", 1)
+    monkeypatch.setattr(fetch, "RATE_BYTES", 1000)
     (tmp_path / "copy").mkdir()
     (tables / "tables" / "mirrors.toml").write_text(
         f'["{server}/"]\nplaces = ["{server}/wrong/", "{server}/again/", "{(tmp_path / "copy").as_uri()}/"]\n'

@@ -93,6 +93,19 @@ def test_what_is_no_export_is_refused(output, tmp_path, capsys):
     assert "more than 100 bad rows; is this an export?" in capsys.readouterr().err
 
 
+def test_a_refused_export_leaves_nothing_and_spoils_nothing(tmp_path, capsys):
+    bad, output = tmp_path / "bad.jsonl", tmp_path / "mine" / "here"
+    bad.write_text('{"inputs": "x"}\n')
+    assert main(["tasks", "import-export", str(bad), "--output", str(output)]) == 2
+    assert not output.exists()
+    good = tmp_path / "good.jsonl"
+    good.write_text(json.dumps({"inputs": "1 + 1", "targets": "2", "task_name": "sum"}) + "\n")
+    assert main(["tasks", "import-export", str(good), "--output", str(output)]) == 0
+    before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
+    assert main(["tasks", "import-export", str(bad), "--output", str(output)]) == 2
+    assert {path: path.read_bytes() for path in output.rglob("*") if path.is_file()} == before
+
+
 def test_quoted_values_are_read_back_as_they_are():
     import tomllib
 

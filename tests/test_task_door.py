@@ -88,3 +88,20 @@ def test_colours_only_for_a_terminal(capsys, monkeypatch, data_dir):
     monkeypatch.setitem(os.environ, "NO_COLOR", "1")
     main(["tasks", "show", "cot_gsm8k", "--n", "1", "--data_dir", str(data_dir)])
     assert "\x1b[" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "given", [["--n", "-1"], ["--n", "0"], ["--skip", "-3"], ["--shots", "0"], ["--rendering", "x"]]
+)
+def test_a_count_that_is_none_is_named(given, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["tasks", "show", "cot_gsm8k", *given])
+    assert f"argument {given[0]}: '{given[1]}': a whole number from" in capsys.readouterr().err
+
+
+def test_show_says_at_once_that_data_are_absent_and_how_to_get_them(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    assert main(["tasks", "show", "muffin_rte"]) == 2
+    assert "no prepared super_glue/rte" in (said := capsys.readouterr().err) and "flanx tasks fetch muffin_rte" in said
+    assert main(["tasks", "show", "cot_qed", "--data_dir", str(tmp_path)]) == 2
+    assert "qed_train.tsv; run: flanx tasks fetch cot_qed" in capsys.readouterr().err

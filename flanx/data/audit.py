@@ -189,6 +189,8 @@ def audit(args: argparse.Namespace) -> int:
                 absent[task.name] = reason
             else:
                 overlap.search(task.name, "", _rows(task, args.data_dir, args.limit))
+        if not overlap.rows:
+            raise UserError(f"nothing to audit: {next((absent[t.name] for t in asked if t.name in absent), 'no row')}")
     return _report(args, overlap, absent)
 
 

@@ -8,10 +8,12 @@ ends.
 
 import argparse
 import collections
+import contextlib
 import gzip
 import itertools
 import json
 import pathlib
+import shutil
 from collections.abc import Iterator
 from typing import IO, Any
 
@@ -98,14 +100,8 @@ class _Parts:
         self.open.clear()
 
 
-def import_export(args: argparse.Namespace) -> int:
-    """Parts the export, writes its table, says what was made of it."""
-    path, output = pathlib.Path(args.path).expanduser(), pathlib.Path(args.output).expanduser().resolve()
-    if not path.exists():
-        raise UserError(f"no file or folder {path}")
-    collection = own.clean(args.collection)
-    folder = output / "data" / collection
-    folder.mkdir(parents=True, exist_ok=True)
+def _part(path: pathlib.Path, folder: pathlib.Path) -> tuple[dict[str, dict[str, str]], dict[str, int], int]:
+    """Writes a file a task into `folder`: (first row by task, number of rows by task, bad rows)."""
     parts, rows, bad = _Parts(folder), {}, 0
     names: dict[tuple[str, str], str] = {}
     try:
@@ -126,6 +122,28 @@ def import_export(args: argparse.Namespace) -> int:
         parts.close()
     if not rows:
         raise UserError(f"{path}: no rows")
+    return rows, parts.seen, bad
+
+
+def import_export(args: argparse.Namespace) -> int:
+    """Parts the export, writes its table, says what was made of it."""
+    path, output = pathlib.Path(args.path).expanduser(), pathlib.Path(args.output).expanduser().resolve()
+    if not path.exists():
+        raise UserError(f"no file or folder {path}")
+    collection = own.clean(args.collection)
+    folder = output / "data" / collection
+    draft = folder.with_name(f".{collection}.part")  # the files of a refused export leave nothing behind
+    draft.mkdir(parents=True, exist_ok=True)
+    try:
+        rows, seen, bad = _part(path, draft)
+        shutil.rmtree(folder, ignore_errors=True)
+        draft.rename(folder)
+    except BaseException:
+        shutil.rmtree(draft)
+        for empty in (draft.parent, output):
+            with contextlib.suppress(OSError):  # something of the user's is in it
+                empty.rmdir()
+        raise
     block = own.section(collection, {"none": ["{inputs}", "{targets}"], "prompts": [["{inputs}", "{targets}"]]})
     own.declare(output, collection, block, f'[{collection}.defaults]\nstyles = ["zsopt"]\ncap = 30000\n')
     table = "# Made by `flanx tasks import-export`; the prompts are rendered already.\n"
@@ -133,11 +151,11 @@ def import_export(args: argparse.Namespace) -> int:
         table += "\n" + own.section(name, {
             "source": f"jsonl:{folder / name}.jsonl", "splits": {"train": "train"}, "columns": ["inputs", "targets"],
             "templates": collection, "dataset": row["task_name"], "category": row["template_type"],
-            "num_examples": parts.seen[name], "note": row["task_source"],
+            "num_examples": seen[name], "note": row["task_source"],
         })  # fmt: skip
     own.write(output / "tables" / f"{collection}.toml", table)
     own.check(output)
-    total = sum(parts.seen.values())
+    total = sum(seen.values())
     print(f"{len(rows)} tasks, {total:,} examples, {bad} bad rows; {output / 'tables' / f'{collection}.toml'}")
     print(own.hint(output, f"{collection}_{next(iter(rows))}"))
     return 0

@@ -37,6 +37,7 @@ from flanx.data.value import BadRow
 from flanx.errors import UserError
 
 PREPARE = "import sys, tensorflow_datasets as t; t.builder(sys.argv[1]).download_and_prepare()"
+RATE_BYTES = 1_000_000  # a smaller fetch says nothing about the line
 Receipt = dict[str, Any]  # rows and sha256 of a split
 
 
@@ -253,15 +254,16 @@ def _fetch_all(found: list[Need], data_dir: str, jobs: int, meter: Meter, verify
             meter.stop()
             pool.shutdown(cancel_futures=True)
             record(data_dir, tried, failed)
-            _keep_receipts(data_dir, found, meter.bytes / max(time.monotonic() - start, 1e-3))
+            _keep_receipts(data_dir, found, meter.bytes, time.monotonic() - start)
     return failed
 
 
-def _keep_receipts(data_dir: str, found: list[Need], rate: float) -> None:
-    """Writes what has come into the folder's receipt, and the rate, where something has come."""
+def _keep_receipts(data_dir: str, found: list[Need], brought: int, seconds: float) -> None:
+    """Writes what has come into the folder's receipt, and the rate of so many bytes in so many seconds."""
     known = receipt.read(data_dir)
     sources = known["sources"] | {need.name: need.receipt for need in found if need.receipt}
-    now = {"sources": sources, "bytes_per_second": round(rate) if rate else known["bytes_per_second"]}
+    rate = brought / max(seconds, 1e-3) if brought >= RATE_BYTES else known["bytes_per_second"]
+    now = {"sources": sources, "bytes_per_second": rate and round(rate)}
     if now != known:
         receipt.write(data_dir, now)
 

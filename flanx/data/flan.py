@@ -111,7 +111,8 @@ def _assignments(path: pathlib.Path) -> Iterator[tuple[str, str | None, ast.expr
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"))
     except (OSError, SyntaxError, UnicodeDecodeError) as e:
-        raise UserError(f"{path}: {e}; is this a clone of google-research/FLAN?") from e
+        reason = e.strerror if isinstance(e, OSError) else e
+        raise UserError(f"{path}: {reason}; is this a clone of google-research/FLAN?") from e
     for node in tree.body:
         target = node.targets[0] if isinstance(node, ast.Assign) else None
         if isinstance(target, ast.Name):

@@ -88,11 +88,15 @@ def missing(spec: TaskSpec, data_dir: str | os.PathLike | None = None, split: st
         found = files(spec, one, data_dir)
         for path in found:
             if not path.is_file():
-                return f"task {spec.name}: no file {path}; put it there, or leave the task out"
+                return f"task {spec.name}: no file {path}; {_repair(spec)}, or leave the task out"
         parts = {hit[0] for path in found if (hit := re.search(r"-(\d+)-of-(\d+)", path.name))}
         if parts and len(parts) < (count := max(int(part.rpartition("-")[2]) for part in parts)):
-            return f"task {spec.name}: {len(parts)} of {count} files of '{one}' in {found[0].parent}; fetch the others"
+            return f"task {spec.name}: {len(parts)} of {count} files of '{one}' in {found[0].parent}; {_repair(spec)}"
     return None
+
+
+def _repair(spec: TaskSpec) -> str:
+    return f"run: flanx tasks fetch {spec.name}" if spec.url else "put it there"
 
 
 # ---- rows ------------------------------------------------------------------------------------------------------------
@@ -173,7 +177,7 @@ def raw_rows(spec: TaskSpec, split: str, data_dir: str | os.PathLike | None = No
     paths = files(spec, split, data_dir)
     for path in paths:
         if not path.is_file():
-            raise UserError(f"task {spec.name}: no file {path}; put it there, or leave the task out")
+            raise UserError(f"task {spec.name}: no file {path}; {_repair(spec)}, or leave the task out")
     return _cut(itertools.chain.from_iterable(READERS[kind](path, spec) for path in paths), spec.splits[split])
 
 

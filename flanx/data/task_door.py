@@ -9,6 +9,7 @@ import importlib
 import json
 import os
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from flanx.data import licence, spec
@@ -50,13 +51,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     one = command("show")
     one.add_argument("name")
     one.add_argument("--style", choices=("zsopt", "zsnoopt", "fsopt", "fsnoopt"))
-    one.add_argument("--n", type=int, default=3, help="how many examples")
+    one.add_argument("--n", type=_count(1), default=3, help="how many examples")
     one.add_argument("--split", default=None, help="train where the task has it")
-    one.add_argument("--skip", type=int, default=0, help="examples to pass over first")
-    one.add_argument("--rendering", type=int, default=0, help="another number draws other templates and exemplars")
+    one.add_argument("--skip", type=_count(0), default=0, help="examples to pass over first")
+    one.add_argument(
+        "--rendering", type=_count(0), default=0, help="another number draws other templates and exemplars"
+    )
     one.add_argument("--vocabulary", help="'byte' or a SentencePiece model; else FLANX_VOCABULARY, else byte")
     one.add_argument("--template", help="this one only, as `nli:3` or `nli:none`, or `3` of any block of the task")
-    one.add_argument("--shots", type=int, help="so many exemplars in a few-shot prompt, where they fit")
+    one.add_argument("--shots", type=_count(1), help="so many exemplars in a few-shot prompt, where they fit")
     one.add_argument("--json", action="store_true", help="one JSON object a line")
     one = command("plan")
     one.add_argument("mixture", help="a mixture, a collection, or a task; * and ? allowed")
@@ -66,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     one = command("fetch")
     one.add_argument("mixture", help="a mixture, a collection, or a task; * and ? allowed")
     by_licence(one)
-    one.add_argument("--jobs", type=int, default=4, help="how many at a time")
+    one.add_argument("--jobs", type=_count(1), default=4, help="how many at a time")
     one.add_argument("--verify", action="store_true", help="read what is in place too: is it as it first came?")
     one.add_argument("--allow_missing", action="store_true", help="exit 0 although tasks are quarantined")
     one = command("import-export")
@@ -80,7 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     one.add_argument("mixture", nargs="?", default="*", help="a mixture, a collection, or a task; * and ? allowed")
     one.add_argument("--held_out", default="*", help="pattern of the held-out tasks to compare with")
     one.add_argument("--store", help="audit the examples of a built store instead of the sources")
-    one.add_argument("--limit", type=int, default=0, help="examples of a task at most; 0: all")
+    one.add_argument("--limit", type=_count(0), default=0, help="examples of a task at most; 0: all")
     one.add_argument("--json", action="store_true")
     one = command("add")
     one.add_argument("file", help="JSONL, TSV or CSV with a header")
@@ -88,6 +91,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     one.add_argument("--targets", required=True, help="the column that it shall write")
     one.add_argument("--name", help="name of the task; the file's where absent")
     one.add_argument("--output", required=True, help="folder for the tables; name it in FLANX_TABLES")
+
+
+def _count(least: int) -> Callable[[str], int]:
+    """Reads a whole number from `least` on."""
+
+    def number(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r}: a whole number from {least} on")
+        return int(text)
+
+    return number
 
 
 def run(args: argparse.Namespace) -> int:
@@ -214,13 +228,15 @@ def _say(size: dict[str, Any]) -> str:
 
 def show(args: argparse.Namespace) -> int:
     """Prints examples of a task as the model sees them."""
-    from flanx.data import example, vocabulary
+    from flanx.data import example, source, vocabulary
 
     task = find_task(args.name)
     tail = args.name.removeprefix(task.name).lstrip("_")
     style = args.style or tail or task.styles[0]
     words = vocabulary.load(args.vocabulary or os.environ.get("FLANX_VOCABULARY", "byte"))
     split = args.split or ("train" if "train" in task.splits else next(iter(task.splits)))
+    if style in task.styles and split in task.splits and (line := source.missing(task, args.data_dir, split)):
+        raise UserError(line)  # at once: TFDS would be asked for ten seconds
     if args.shots is not None:
         task = dataclasses.replace(task, shots=args.shots, worked=())
     left, skip = args.n, args.skip
