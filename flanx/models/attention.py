@@ -9,10 +9,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from flanx.models.layers import NORMAL, Array, Dense, Dropout, Precision, constrain, parameter
 
 MASKED = -1e10  # T5X's logit of a masked pair; finite, so that a row without any key stays finite
+TILE = 2**18  # scores in a tile on a CPU: 1 MiB, a core's second cache
+SMALLEST = 2**14  # queries times keys of a row from which on tiles pay
 
 
 def relative_buckets(distance: Any, bidirectional: bool, num_buckets: int = 32, max_distance: int = 128) -> Any:
@@ -106,9 +109,49 @@ def attend(query: Array, key: Array, value: Array, bias: Array | None, mask: Arr
 def attend_exactly(query: Array, key: Array, value: Array, bias: Array | None, mask: Array | None) -> Array:
     """`attend` in plain operations, softmax in float32; divides by the softmax's sum after the product with values.
 
-    So neither pass makes the array of normalized weights, and the gradient needs no sum over the keys.
+    So neither pass makes the array of normalized weights, and the gradient needs no sum over the keys. Where no
+    gradient is wanted, one CPU goes by tiles.
     """
-    return _attend_forward(query, key, value, bias, mask)[0]
+
+    def plainly(*arrays: Array) -> Array:
+        return _attend_forward(*arrays)[0]
+
+    arrays = (query, key, value, bias, mask)
+    (queries, keys), single = (query.shape[1], key.shape[1]), query.dtype == jnp.float32
+    worth = single and queries > 1 and queries * keys >= SMALLEST
+    if not worth or jax.sharding.get_abstract_mesh().size > 1:  # rows that lie on several devices do not go in turn
+        return plainly(*arrays)
+    return lax.platform_dependent(*arrays, cpu=_attend_by_tile, default=plainly)
+
+
+def _attend_by_tile(query: Array, key: Array, value: Array, bias: Array | None, mask: Array | None) -> Array:
+    """`attend_exactly` in float32, one head and some queries of one row at a time: scores stay in a core's own cache.
+
+    As one product over all rows and heads the same takes twice the time: XLA's CPU code writes the scores to memory and
+    reads them again for their maximum, for the exponentials, for their sum and for the product with the values.
+    """
+    (b, q, h, d), k = query.shape, key.shape[1]
+    length = max((n for n in range(32, q + 1) if q % n == 0 and n * k <= TILE), default=q)
+    parts = q // length
+    queries, keys, values = map(heads_first, (query, key, value))
+
+    def one(number: Array) -> Array:
+        row, head, first = number // (h * parts), number // parts % h, number % parts * length
+
+        def cut(x: Array, size: int) -> Array:
+            """x [b, h, size or more, n] -> [size, n]; an axis of one serves all rows, heads or queries."""
+            at = (row if x.shape[0] > 1 else 0, head if x.shape[1] > 1 else 0, first if x.shape[2] > size else 0, 0)
+            return lax.dynamic_slice(x, at, (1, 1, min(size, x.shape[2]), x.shape[3]))[0, 0]
+
+        scores = cut(queries, length) @ cut(keys, k).T
+        if bias is not None:
+            scores += cut(bias, length)
+        if mask is not None:
+            scores = jnp.where(cut(mask, length), scores, MASKED)
+        weights = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True))
+        return weights @ cut(values, k) / jnp.sum(weights, axis=-1, keepdims=True)
+
+    return heads_first(lax.map(one, jnp.arange(b * h * parts)).reshape(b, h, q, d))
 
 
 def _operand(keys: Array) -> tuple[str, Array]:
@@ -155,9 +198,9 @@ def _sum_rows(x: Array) -> Array:
     """x [b, ...] summed to [1, ...]; on a CPU as a product, as XLA takes forty times longer for such a sum there."""
 
     def by_product(x: Array) -> Array:
-        return jnp.tensordot(jnp.ones((1, x.shape[0]), x.dtype), x, (1, 0), precision=jax.lax.Precision.HIGHEST)
+        return jnp.tensordot(jnp.ones((1, x.shape[0]), x.dtype), x, (1, 0), precision=lax.Precision.HIGHEST)
 
-    return jax.lax.platform_dependent(x, cpu=by_product, default=lambda x: jnp.sum(x, axis=0, keepdims=True))
+    return lax.platform_dependent(x, cpu=by_product, default=lambda x: jnp.sum(x, axis=0, keepdims=True))
 
 
 class Attention(nn.Module):
@@ -226,7 +269,7 @@ def write(cache: Array, new: Array, position: Array) -> Array:
 
 
 def heads_first(x: Array) -> Array:
-    """[b, k, h, d] -> [b, h, k, d], the layout of a cache: one query reads it in a matrix-vector product per head.
+    """[b, k, h, d] -> [b, h, k, d] (or back), the layout of a cache: one query's product with it is one per head.
 
     In the other layout XLA's CPU compiler turns the whole cache round at every step, at seven times the cost.
     """
