@@ -303,6 +303,15 @@ def test_a_split_of_which_some_files_came_is_not_whole(tables, server, tmp_path,
     assert [path for path, _ in SEEN].count("/0.parquet") == 1
 
 
+def test_a_page_in_the_place_of_a_parquet_file_is_set_aside(tables, server, tmp_path):
+    FILES["/parquet/some_config/train"] = json.dumps([f"{server}/0.parquet"]).encode()
+    FILES["/0.parquet"] = b"<html>please log in</html>"
+    for _ in range(2):  # it is not there for the second run either
+        assert run(fetch.fetch, tmp_path, mixture="mine_four") == 1
+        assert "not what the task reads" in json.loads((tmp_path / "quarantine.json").read_text())["mine_four"]
+    assert source.missing(spec.load_tables()["mine_four"], tmp_path)
+
+
 @pytest.mark.parametrize("table", ['["x"]\nplaces = "y"\n', '["x"]\nplace = ["y"]\n', '["x"]\nplaces = [1]\n'])
 def test_a_wrong_table_of_mirrors_is_refused(tables, table):
     (tables / "tables" / "mirrors.toml").write_text(table)

@@ -113,13 +113,20 @@ def _try_first_row(task: TaskSpec, split: str, path: pathlib.Path) -> None:
     except UserError as e:
         reason = e
     if reason is not None:
-        kept = _aside([path], ".unreadable")
-        raise ValueError(f"what came is not what the task reads ({reason}); it is kept as {kept}")
+        raise _unreadable([path], reason)
+
+
+def _unreadable(paths: list[pathlib.Path], reason: object) -> ValueError:
+    """Sets files aside; the error to raise."""
+    return ValueError(f"what came is not what the task reads ({reason}); it is kept as {_aside(paths, '.unreadable')}")
 
 
 def _compare(task: TaskSpec, split: str, data_dir: str, first: Receipt | None, paths: list[pathlib.Path]) -> Receipt:
-    """What has come, as a receipt. Files of other examples than at first are set aside. Raises ValueError."""
-    now = receipt.examples(task, split, data_dir)
+    """What has come, as a receipt. Sets aside files of other examples than at first, or of none. Raises ValueError."""
+    try:
+        now = receipt.examples(task, split, data_dir)
+    except (OSError, EOFError, ValueError, UserError) as e:
+        raise _unreadable(paths, e) from e
     if reason := receipt.difference(split, first, now):
         kept = _aside(paths, ".changed")
         raise ValueError(f"{reason}; kept as {kept}; to take it, remove {task.source} from {receipt.FILE}")
