@@ -254,10 +254,10 @@ def cache_compilations(folder: str | os.PathLike | None = "auto") -> None:
 
 
 @contextlib.contextmanager
-def explain_exhausted(params: Any, partitioner: Partitioner) -> Iterator[None]:
-    """Turns a device's RESOURCE_EXHAUSTED into the largest parameters and the next layout to try.
+def explain_exhausted(state: Any, partitioner: Partitioner) -> Iterator[None]:
+    """Turns a device's RESOURCE_EXHAUSTED into the largest arrays of the state and the next layout to try.
 
-    params: abstract, with shardings.
+    state: abstract, with shardings.
     """
     try:
         yield
@@ -267,20 +267,24 @@ def explain_exhausted(params: Any, partitioner: Partitioner) -> Iterator[None]:
         sizes = {
             jax.tree_util.keystr(path, simple=True, separator="/"): math.prod(leaf.sharding.shard_shape(leaf.shape))
             * leaf.dtype.itemsize
-            for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+            for path, leaf in jax.tree_util.tree_leaves_with_path(state)
         }
         largest = sorted(sizes, key=lambda name: -sizes[name])[:3]
-        named = ", ".join(f"{name} {sizes[name] / 1e9:.2f} GB" for name in largest)
-        shape = partitioner.mesh.shape
-        mesh = " x ".join(f"{axis} {n}" for axis, n in shape.items())
-        split = [a for name, a in partitioner.logical_axis_rules if name == "embed" and a and "data" in a]
-        if not split and shape["data"] > 1:
-            advice = "partition.rules.parameters = 2 (parameters over data as well)"
-        elif shape["data"] > 1:
-            advice = f"NUM_PARTITIONS = {2 * shape['model']}, remat = 'full' or a larger NUM_MICROBATCHES"
-        else:
-            advice = "more devices, remat = 'full' or a larger NUM_MICROBATCHES"
+        named = ", ".join(f"{name} {sizes[name] / 1e9:.3g} GB" for name in largest)
+        mesh = " x ".join(f"{axis} {n}" for axis, n in partitioner.mesh.shape.items())
         raise UserError(
-            f"out of memory on {mesh}: parameters take {sum(sizes.values()) / 1e9:.2f} GB a device ({named}); "
-            f"next: {advice}; `flanx plan` says what fits"
+            f"out of memory on {mesh}: the state takes {sum(sizes.values()) / 1e9:.3g} GB a device (largest: {named}); "
+            f"next: {_next_layout(partitioner)}; `flanx plan` says what fits"
         ) from error
+
+
+def _next_layout(partitioner: Partitioner) -> str:
+    """What divides more than `partitioner` does."""
+    split = [a for name, a in partitioner.logical_axis_rules if name == "embed" and a and "data" in a]
+    data, model = partitioner.mesh.shape["data"], partitioner.mesh.shape["model"]
+    if not split and data > 1:
+        return "partition.rules.parameters = 2 (parameters over data as well)"
+    if data > 1:
+        factor = next(n for n in range(2, data + 1) if data % n == 0)
+        return f"NUM_PARTITIONS = {factor * model}, remat = 'full' or a larger NUM_MICROBATCHES"
+    return "more devices, remat = 'full' or a larger NUM_MICROBATCHES"

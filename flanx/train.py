@@ -102,7 +102,7 @@ def train(
         step_fn, done = trainer.jit(target), int(state.step)
         watch = Watch(folder, trainer.model, done, train_steps, log_period, saved.latest)
         stream = placed(batches, partitioner, done, train_steps)
-        with contextlib.closing(watch), contextlib.closing(stream), explain_exhausted(target.params, partitioner):
+        with contextlib.closing(watch), contextlib.closing(stream), explain_exhausted(target, partitioner):
             for step, batch in stream:
                 with jax.transfer_guard("disallow"):
                     state, metrics = step_fn(state, batch)
@@ -195,12 +195,13 @@ def make_state(
     """The state to start from, and its abstract form: the newest checkpoint, else the parent, else a fresh one."""
     target = trainer.abstract_state(partitioner)
     shardings = jax.tree.map(lambda s: s.sharding, target)
-    if saved.latest() is not None:
-        return saved.restore(target), target
-    if parent is not None:
-        begin = jax.jit(trainer.begin, out_shardings=shardings, donate_argnums=0)
-        return begin(load_params(parent, target.params)), target
-    return jax.jit(trainer.fresh, out_shardings=shardings)(), target
+    with explain_exhausted(target, partitioner):
+        if saved.latest() is not None:
+            return saved.restore(target), target
+        if parent is not None:
+            begin = jax.jit(trainer.begin, out_shardings=shardings, donate_argnums=0)
+            return begin(load_params(parent, target.params)), target
+        return jax.jit(trainer.fresh, out_shardings=shardings)(), target
 
 
 def tell_replicated(partitioner: Partitioner, params: Any, label: str) -> None:

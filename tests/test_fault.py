@@ -6,13 +6,14 @@ import shutil
 import signal
 import threading
 import time
+import types
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from flanx import checkpoint, partition
+from flanx import checkpoint, partition, train
 from flanx.checkpoint import SaveCheckpointConfig
 from flanx.errors import UserError
 from flanx.train_step import TrainState
@@ -52,20 +53,49 @@ def test_a_finished_save_is_not_watched(tmp_path: pathlib.Path, monkeypatch: pyt
     assert saved.latest() == 3
 
 
-def test_out_of_memory_names_the_largest_arrays_and_the_next_layout() -> None:
+def exhausted(partitioner: partition.Partitioner, error: str = "RESOURCE_EXHAUSTED: Out of memory") -> None:
+    """What a device that is full says, where a state of two arrays lies."""
+    shape = jax.ShapeDtypeStruct((4096, 4096), np.float32, sharding=partitioner.everywhere())
+    state = TrainState((), {"wi": shape}, {"m": {"wi": shape}})
+    with partition.explain_exhausted(state, partitioner):
+        raise jax.errors.JaxRuntimeError(error)
+
+
+@pytest.mark.parametrize(
+    ("partitioner", "advice"),
+    [
+        (partition.Partitioner(2), "partition.rules.parameters = 2"),
+        (partition.Partitioner(2, partition.rules(1, 2)), "NUM_PARTITIONS = 4"),
+        (partition.Partitioner(8, partition.rules(1, 2)), "more devices"),
+        (partition.Partitioner(1, partition.rules(preset="fsdp"), jax.devices()[:3]), "NUM_PARTITIONS = 3"),
+    ],
+)
+def test_out_of_memory_names_the_largest_arrays_and_the_next_layout(
+    partitioner: partition.Partitioner, advice: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        exhausted(partitioner)
+    said = str(caught.value)
+    assert f"data {partitioner.mesh.shape['data']} x model {partitioner.mesh.shape['model']}: " in said
+    assert "the state takes 0.134 GB a device (largest: params/wi 0.0671 GB, opt_state/m/wi 0.0671 GB)" in said
+    assert f"next: {advice}" in said
+
+
+def test_memory_that_runs_out_while_the_state_is_made_is_explained_too() -> None:
+    def fresh() -> TrainState:
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+
     partitioner = partition.Partitioner(2)
-    shape = jax.ShapeDtypeStruct((1024, 1024), np.float32, sharding=partitioner.everywhere())
-    with (
-        pytest.raises(UserError, match=r"out of memory on replica 1 x data 4 x model 2: .*wi 0\.00 GB.*parameters = 2"),
-        partition.explain_exhausted({"wi": shape}, partitioner),
-    ):
-        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate")
-    other = jax.errors.JaxRuntimeError("INTERNAL: something else")
-    with (
-        pytest.raises(jax.errors.JaxRuntimeError, match="something else"),
-        partition.explain_exhausted({}, partitioner),
-    ):
-        raise other
+    whole = jax.ShapeDtypeStruct((4,), np.float32, sharding=partitioner.everywhere())
+    trainer = types.SimpleNamespace(fresh=fresh, abstract_state=lambda _: TrainState(whole, {"wi": whole}, ()))
+    nothing_saved = types.SimpleNamespace(latest=lambda: None)
+    with pytest.raises(UserError, match="out of memory on replica 1 x data 4 x model 2"):
+        train.make_state(trainer, partitioner, nothing_saved, None)
+
+
+def test_another_error_of_a_device_stays_itself() -> None:
+    with pytest.raises(jax.errors.JaxRuntimeError, match="something else"):
+        exhausted(partition.Partitioner(2), "INTERNAL: something else")
 
 
 def state(step: int) -> TrainState:
