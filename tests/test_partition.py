@@ -1,5 +1,6 @@
 """Mesh, rules, shardings of parameters, optimizer and batch."""
 
+import dataclasses
 import functools
 
 import flax.linen as nn
@@ -138,6 +139,28 @@ def test_impossible_mesh_names_the_possible_ones() -> None:
         _ = partition.Partitioner(3).mesh
     with pytest.raises(UserError, match=r"in 3 replica\(s\) does not divide 8 devices; use one of another number"):
         _ = partition.Partitioner(1, num_replicas=3).mesh
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """What a mesh asks of a device of one of several slices."""
+
+    id: int
+    slice_index: int
+    platform: str = "gpu"
+    device_kind: str = "none"
+    process_index: int = 0
+
+
+def test_slices_are_told_apart_along_replica_and_then_data() -> None:
+    devices = [Chip(i, i % 2) for i in range(8)]  # not in the order of their slices
+    grid = partition._grid((2, 2, 2), devices, 2)
+    assert grid.shape == (2, 2, 2)
+    assert [{chip.slice_index for chip in replica.flat} for replica in grid] == [{0}, {1}]
+    grid = partition._grid((1, 4, 2), devices, 2)
+    assert [{chip.slice_index for chip in rows.flat} for rows in grid[0]] == [{0}, {0}, {1}, {1}]
+    with pytest.raises(UserError, match=r"does not split over 2 slices; set num_replicas = 2"):
+        partition._grid((1, 1, 8), devices, 2)
 
 
 def test_unknown_preset_names_the_known_ones() -> None:
