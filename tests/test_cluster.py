@@ -12,9 +12,10 @@ import jax
 import numpy as np
 import pytest
 
-from flanx import cluster, partition, roster
+from flanx import cluster, optim, partition, roster, train, train_step
 from flanx.data import mixture, store
 from flanx.errors import UserError
+from flanx.models import t5
 from flanx.report import read_metrics
 from tests import run_case
 
@@ -77,6 +78,25 @@ def test_roll_call_names_who_is_missing() -> None:
 def test_roll_call_names_what_differs_and_where() -> None:
     heard = meet(3, [{"code": "a", "jax": "1"}, {"code": "a", "jax": "1"}, {"code": "a", "jax": "2"}])
     assert all("'jax' differs between hosts: process 0 has 1, process 2 (" in text for text in heard)
+
+
+def test_another_store_mixture_or_model_on_one_host_is_named(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same recipe on every host, but not the same store behind its path: found before the first step."""
+    told: list[dict] = []
+    monkeypatch.setattr(cluster, "agree", lambda name, facts: told.append(dict(facts)))
+    lengths, opened = {"inputs": 32, "targets": 16}, store.open_store(run_case.store_dir())
+    model = t5.T5(vocab_size=384, emb_dim=16, num_heads=2, head_dim=8, mlp_dim=16)
+    for i, rows in enumerate((8, 8, 4)):
+        batches = mixture.Batches(opened, mixture.Mixture("own"), lengths, rows)
+        identity = train.identity(train_step.Trainer(model, optim.adafactor(1e-3)), batches)
+        if i == 1:
+            identity["batches"] = "of another store"
+        train.claim(tmp_path / str(i), identity, fork=False)
+    assert meet(2, [told[0], told[0]]) == [None, None]
+    for other in told[1:]:
+        assert all("'batches' differs between hosts: process 0 has" in text for text in meet(2, [told[0], other]))
 
 
 def test_no_answer_from_process_0() -> None:
