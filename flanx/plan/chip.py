@@ -172,3 +172,13 @@ def family(chip: Chip) -> list[Topology]:
     if chip.is_tpu:
         return [Topology(chip, tuple(int(n) for n in shape.split("x"))) for shape in SHAPES[chip.family]]
     return [Topology(chip, (n,)) for n in COUNTS]
+
+
+def larger(topology: Topology) -> str:
+    """The name of the next topology of the family with more chips: a larger slice, or twice as many of the largest."""
+    for each in family(topology.chip):
+        if topology.slices == 1 and each.chips > topology.chips:
+            return each.name
+    if topology.chip.is_tpu:
+        return dataclasses.replace(topology, slices=2 * topology.slices).name
+    return dataclasses.replace(topology, shape=(2 * topology.chips,)).name

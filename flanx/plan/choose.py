@@ -176,27 +176,31 @@ def order(plan: Plan) -> tuple[bool, float, float]:
 def best(
     plans: Sequence[Plan],
     traced: estimate.Trace,
-    ask: Callable[[Layout], Answer] | None,
+    ask: Callable[[Layout], Answer | None] | None,
     compilations: int,
 ) -> list[Plan]:
     """The plans with `compilations` of the likely ones compiled, best first.
 
-    Goes on until one fits, up to ATTEMPTS; a layout that the estimate puts above one that did not fit is passed over.
+    Goes on until one fits, up to ATTEMPTS; a layout that the estimate puts above one that did not fit is passed over,
+    one on which the compiler failed (`ask` gives None) is left out.
     """
     if ask is None:
         return list(plans)
     done: list[Plan] = []
+    asked: set[Layout] = set()
     too_large = math.inf
     for plan in (p for p in plans if p.hbm <= MARGIN * p.topology.chip.hbm_bytes):
-        if len(done) >= compilations and (any(p.fits for p in done) or len(done) >= ATTEMPTS):
+        if len(asked) >= max(compilations, ATTEMPTS) or (len(done) >= compilations and any(p.fits for p in done)):
             break
         if plan.hbm >= too_large:
             continue
-        done.append(compiled(traced, plan.topology, plan.layout, ask(plan.layout)))
+        asked.add(plan.layout)
+        if (answer := ask(plan.layout)) is None:
+            continue
+        done.append(compiled(traced, plan.topology, plan.layout, answer))
         if not done[-1].fits:
             too_large = plan.hbm
-    names = {p.layout for p in done}
-    return [*sorted(done, key=order), *[p for p in plans if p.layout not in names]]
+    return [*sorted(done, key=order), *[p for p in plans if p.layout not in asked]]
 
 
 def reason(plans: Sequence[Plan]) -> str:
@@ -207,6 +211,15 @@ def reason(plans: Sequence[Plan]) -> str:
     if not rest:
         return "the only one that fits among those looked at"
     return f"the fastest that fits: {rest[0].seconds / first.seconds:.2f} x ahead of {rest[0].layout.name}"
+
+
+def advice(plan: Plan) -> str:
+    """What to try where the nearest plan does not fit."""
+    less = "remat = 'full', a larger NUM_MICROBATCHES or a smaller BATCH_SIZE"
+    state = sum(plan.parts[part] for part in ("parameters", "optimizer", "gradients"))
+    if state > plan.topology.chip.hbm_bytes:
+        return "more chips or another --family: parameters, optimizer and gradients alone are too much"
+    return f"{less}, --topology='{chip.larger(plan.topology)}' or another --family"
 
 
 def settle(

@@ -52,13 +52,20 @@ class Answer:
     host_bytes: float
 
 
+class Broken(UserError):
+    """The compiler failed on a layout for a reason of its own; on another it may not."""
+
+
 def has_compiler() -> bool:
     """Whether the TPU compiler is installed."""
     return importlib.util.find_spec("libtpu") is not None
 
 
 def ask(request: Mapping[str, Any], timeout: float = 3600.0) -> Answer:
-    """Compiles in a process of its own. `request`: gin_files, bindings, search_paths, topology, layout, unrolled."""
+    """Compiles in a process of its own. Raises Broken where the compiler fails.
+
+    request: gin_files, bindings, search_paths, topology, layout, unrolled.
+    """
     try:
         done = subprocess.run(
             [sys.executable, "-m", "flanx.plan.compile"],
@@ -74,7 +81,7 @@ def ask(request: Mapping[str, Any], timeout: float = 3600.0) -> Answer:
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     if done.returncode or not lines:
         last = [line for line in done.stderr.splitlines() if line.strip()][-1:] or [f"exit status {done.returncode}"]
-        raise UserError(f"the compiler failed on {request['layout']}: {last[0][:300]}")
+        raise Broken(f"the compiler failed on {request['layout']}: {last[0][:300]}")
     return Answer(**json.loads(lines[-1]))
 
 
@@ -106,7 +113,7 @@ def compile_layout(request: Mapping[str, Any]) -> Answer:
     needs = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
     needs += memory.generated_code_size_in_bytes - memory.alias_size_in_bytes
     analysis = compiled.cost_analysis() or {}
-    found = program.collectives(compiled.as_text(), len(devices))
+    found = program.collectives(compiled.as_text(), len(devices), topology.slices)
     arguments = memory.argument_size_in_bytes
     accessed = analysis.get("bytes accessed", 0.0)
     return _answer(began, True, needs, arguments, needs - arguments, accessed, [dataclasses.asdict(c) for c in found])

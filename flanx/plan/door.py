@@ -30,10 +30,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Plans and prints. 0: it fits; 1: it does not; 2 (UserError): it cannot be asked."""
-    from flanx.plan import chip, recipe
+    from flanx.plan import chip, choose, recipe
 
     if not args.gin_file:
         raise UserError("no --gin_file given; `flanx plan --gin_file=models/t5_1_1/xxl.gin --topology=v4:4x4x4`")
+    for flag, value in (("compilations", args.compilations), ("timeout", args.timeout), ("rows", args.rows)):
+        if value < 1:
+            raise UserError(f"--{flag}={value:g}: give 1 or more; --estimate compiles nothing")
     paths = [p for p in args.gin_search_paths.split(",") if p]
     planned = recipe.read(args.gin_file, args.bindings, paths)
     topologies = [chip.parse(args.topology)] if args.topology != "auto" else chip.family(chip.known_chip(args.family))
@@ -44,11 +47,11 @@ def run(args: argparse.Namespace) -> int:
     else:
         print_plan(planned, plans[: args.rows], notes)
     if args.topology == "auto" and not first.fits:
+        kind = "slice" if first.topology.chip.is_tpu else "number"
         raise UserError(
-            f"no slice of {args.family} holds it: the largest, {first.topology.name}, has "
+            f"no {kind} of {args.family} holds it: the largest, {first.topology.name}, has "
             f"{first.topology.chip.hbm_bytes / GB:.1f} GB a chip and the recipe needs {first.hbm / GB:.1f}; "
-            f"next: several slices (--topology='2x {first.topology.name}'), another --family, remat = 'full' or "
-            "NUM_MICROBATCHES"
+            f"next: {choose.advice(first)}"
         )
     return 0 if first.fits else 1
 
@@ -65,10 +68,6 @@ def look(planned: Any, topologies: Sequence[Any], args: argparse.Namespace, path
     elif not args.estimate and not compiles:
         notes.append("libtpu is not installed (pip install 'flanx[tpu-plan]'): shapes alone, nothing was compiled")
     scanned = planned if args.unrolled else planned.scanned()
-    if compiles and scanned is not planned:
-        notes.append(
-            "compiled with scanned layers, the same numbers in a shorter program; --unrolled compiles as it is"
-        )
     traced = estimate.trace(scanned, is_tpu)
     plans: list[Any] = []
     for topology in topologies:
@@ -86,15 +85,25 @@ def look(planned: Any, topologies: Sequence[Any], args: argparse.Namespace, path
         if len(topologies) > 1 and nearest > choose.MARGIN * topology.chip.hbm_bytes:
             plans = candidates
             continue
-        ask = functools.partial(_ask, args, list(paths), topology) if compiles else None
+        broken: list[str] = []
+        ask = functools.partial(_ask, args, list(paths), topology, broken) if compiles else None
         plans = choose.best(candidates, traced, ask, args.compilations)
+        notes += [f"{error}; left out" for error in broken]
+        if broken and (not plans or plans[0].source != "compiled"):
+            raise UserError(broken[0])
         if plans[0].fits:
             break
+    if compiles and plans[0].source != "compiled":
+        notes.append("nothing was compiled: by the estimate every layout needs far more than a chip has")
+    elif compiles and scanned is not planned:
+        notes.append(
+            "compiled with scanned layers, the same numbers in a shorter program; --unrolled compiles as it is"
+        )
     return plans, notes
 
 
-def _ask(args: argparse.Namespace, paths: list[str], topology: Any, layout: Any) -> Any:
-    """One compilation; says on standard error that it goes on."""
+def _ask(args: argparse.Namespace, paths: list[str], topology: Any, broken: list[str], layout: Any) -> Any:
+    """One compilation; says on standard error that it goes on. None, and a line for `broken`, where it fails."""
     from flanx.plan import compile
 
     if not args.json:
@@ -107,7 +116,11 @@ def _ask(args: argparse.Namespace, paths: list[str], topology: Any, layout: Any)
         "layout": dataclasses.asdict(layout),
         "unrolled": args.unrolled,
     }
-    return compile.ask(request, args.timeout)
+    try:
+        return compile.ask(request, args.timeout)
+    except compile.Broken as error:
+        broken.append(str(error))
+        return None
 
 
 def as_json(planned: Any, plan: Any) -> dict[str, Any]:
@@ -184,8 +197,9 @@ def print_plan(planned: Any, plans: Sequence[Any], notes: Sequence[str]) -> None
     told = as_json(planned, first)
     console.print(f"chosen: {first.layout.name} - {choose.reason(plans)}", soft_wrap=True)
     headroom = (kind.hbm_bytes - first.hbm) / GB
+    room = f"{headroom:.2f} GB left" if first.fits else f"{-headroom:.2f} GB too much (next: {choose.advice(first)})"
     console.print(
-        f"  {first.hbm / GB:.2f} of {kind.hbm_bytes / GB:.2f} GB a chip, {headroom:.2f} GB left; step "
+        f"  {first.hbm / GB:.2f} of {kind.hbm_bytes / GB:.2f} GB a chip, {room}; step "
         f"{first.roofline_seconds:.3g} s if all communication hides behind the work, {first.seconds:.3g} s if none",
         soft_wrap=True,
     )

@@ -17,6 +17,8 @@ WIDTHS = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, 
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
 _SHAPE = re.compile(r"\b([a-z]+[0-9]*[a-z0-9]*)\[([0-9,]*)\]")
 _COLLECTIVE = re.compile(rf"^\s*(?:ROOT )?%?[\w.\-]+ = (.*?) ({'|'.join(KINDS)})(-start)?\((.*)$")
+# between slices the hosts send and receive; what kind of collective that is stands in the instruction's attributes
+_ACROSS = re.compile(r'^\s*(?:ROOT )?%?[\w.\-]+ = (.*?) send\(.*_xla_megascale_transfer_type="(\w+)"')
 _CALLED = re.compile(
     r"(?:calls|to_apply|body|condition|branch_computations|called_computations)=(\{[^}]*\}|%?[\w.\-]+)"
 )
@@ -42,15 +44,23 @@ class Collective:
     members: tuple[int, ...]
 
 
-def collectives(text: str, devices: int) -> list[Collective]:
-    """All collectives of a module's text, alike ones added up, the heaviest first."""
+def collectives(text: str, devices: int, slices: int = 1) -> list[Collective]:
+    """All collectives of a module's text, alike ones added up, the heaviest first.
+
+    One between slices runs between the devices that have the same place in each of them.
+    """
     bodies, entry = _computations(text)
     times = _times(bodies, entry)
     found: dict[tuple[str, tuple[int, ...]], list[float]] = collections.defaultdict(lambda: [0.0, 0])
     channels: set[str] = set()  # the start, middle and end of an asynchronous collective repeat it on one channel
     for name, lines in bodies.items():
         for line in lines if times[name] else ():
-            if match := _COLLECTIVE.match(line):
+            if match := _ACROSS.match(line):
+                kind, members = match[2].lower().replace("_", "-"), tuple(range(0, devices, devices // slices))
+                entry_ = found[kind, members]
+                entry_[0] += times[name] * _sent(kind, _bytes(match[1], True, kind), slices)
+                entry_[1] += times[name]
+            elif match := _COLLECTIVE.match(line):
                 channel = re.search(r"channel_id=(\d+)", line)
                 if channel and channel[1] in channels:
                     continue
