@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from flanx import bucket, cluster, decode
+from flanx import bucket, cluster, decode, journal
 from flanx.config import write_atomic
 from flanx.data import vocabulary as vocabularies
 from flanx.errors import UserError
@@ -96,7 +96,7 @@ def read_prompts(path: pathlib.Path) -> list[dict[str, Any]]:
     """The prompts of a file, each at least {"inputs": text}. Raises UserError naming the line that is none."""
     if not path.is_file():
         raise UserError(f"no file of prompts '{path}'")
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = [line.removesuffix("\r") for line in journal.lines(path)]
     if path.suffix != ".jsonl":
         return [{"inputs": line} for line in lines]
     rows = []
@@ -121,13 +121,12 @@ class Answers:
         self._rows, self._folder, self._file = rows, folder, None
         header = {"hash": hashlib.sha256(json.dumps([settings, list(rows)]).encode()).hexdigest()[:16]}
         self._part, self._final = folder / "predictions.part", folder / "predictions.jsonl"
-        lines = self._part.read_text(encoding="utf-8").splitlines(keepends=True) if self._part.exists() else []
-        whole = [line for line in lines if line.endswith("\n")]  # a killed process may leave half a line
-        if whole and json.loads(whole[0]) != header:
+        kept = journal.records(self._part)
+        if kept and kept[0] != header:
             raise UserError(f"{folder} holds answers to other prompts or of other arguments; choose another folder")
-        self.found = {row["index"]: row for row in map(json.loads, whole[1:])}
+        self.found = {row["index"]: row for row in kept[1:]}
         self.done = frozenset(self.found)
-        self._begin = "".join(whole) or json.dumps(header) + "\n"
+        self._header = None if kept else header
 
     def add(self, number: int, texts: Sequence[str], output: decode.Output) -> None:
         """Keeps the answer to prompt `number`."""
@@ -138,10 +137,13 @@ class Answers:
         self.found[number] = {"index": number, **self._rows[number], **answer, "ended": ended}
         if self._file is None and cluster.is_first():
             self._folder.mkdir(parents=True, exist_ok=True)
-            write_atomic(self._part, self._begin)
+            if self._header:
+                write_atomic(self._part, journal.line(self._header))
+            else:
+                journal.mend(self._part)
             self._file = open(self._part, "a", encoding="utf-8", buffering=1)  # noqa: SIM115  closed by `close`
         if self._file is not None:
-            self._file.write(json.dumps(self.found[number], ensure_ascii=False) + "\n")
+            self._file.write(journal.line(self.found[number]))
 
     def close(self) -> None:
         """Ends the writing."""
@@ -152,7 +154,6 @@ class Answers:
         """Writes all answers in the order of the prompts."""
         if cluster.is_first():
             self._folder.mkdir(parents=True, exist_ok=True)
-            lines = [json.dumps(self.found[number], ensure_ascii=False) for number in range(len(self._rows))]
-            write_atomic(self._final, "".join(f"{line}\n" for line in lines))
+            write_atomic(self._final, "".join(journal.line(self.found[n]) for n in range(len(self._rows))))
         print(os.fspath(self._final))
         return self._final

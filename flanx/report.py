@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from rich.console import Console
 
+from flanx import journal
 from flanx.errors import UserError
 from flanx.models import Model, first_nonfinite
 
@@ -28,16 +29,16 @@ class MetricsLog:
     def __init__(self, folder: str | os.PathLike, resume_step: int = 0) -> None:
         self.path = pathlib.Path(folder) / "metrics.jsonl"
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        kept = [line for line in _whole_lines(self.path) if json.loads(line)["step"] <= resume_step]
+        kept = [record for record in journal.records(self.path) if record["step"] <= resume_step]
         temporary = self.path.with_suffix(".tmp")
-        temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        temporary.write_text("".join(map(journal.line, kept)), encoding="utf-8")
         temporary.replace(self.path)
         self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 (closed in close)
         self._board = TensorBoard(pathlib.Path(folder) / "tensorboard")
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """One record {"step": step, **values}, flushed."""
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.write(journal.line({"step": step, **values}))
         self._file.flush()
         self._board.write(step, values)
 
@@ -47,17 +48,9 @@ class MetricsLog:
         self._board.close()
 
 
-def _whole_lines(path: pathlib.Path) -> list[str]:
-    """The lines of `path` that ended with a newline; a killed process may leave half of one."""
-    if not path.exists():
-        return []
-    text = path.read_text(encoding="utf-8")
-    return text[: text.rfind("\n") + 1].splitlines()
-
-
 def read_metrics(folder: str | os.PathLike) -> list[dict[str, Any]]:
     """The records of a run's metrics.jsonl, in order; empty where there is none."""
-    return [json.loads(line) for line in _whole_lines(pathlib.Path(folder) / "metrics.jsonl")]
+    return journal.records(pathlib.Path(folder) / "metrics.jsonl")
 
 
 def last_metrics(folder: str | os.PathLike) -> dict[str, Any] | None:

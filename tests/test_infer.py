@@ -7,11 +7,11 @@ import flax.linen as nn
 import jax
 import pytest
 
-from flanx import checkpoint, cli, decode
+from flanx import checkpoint, cli, decode, journal
 from flanx.models.t5 import T5
 
 MODEL = T5(vocab_size=384, emb_dim=16, num_heads=2, head_dim=8, mlp_dim=16, num_encoder_layers=1, num_decoder_layers=1)
-PROMPTS = [{"inputs": "abc", "id": 7}, {"inputs": "d" * 40}, {"inputs": "xyz"}]
+PROMPTS = [{"inputs": "a\u2028c", "id": 7}, {"inputs": "d" * 40}, {"inputs": "xyz"}]
 
 
 @pytest.fixture(scope="module")
@@ -34,13 +34,13 @@ def infer(parameters: pathlib.Path, prompts: pathlib.Path, out: pathlib.Path, *m
 
 def read(out: pathlib.Path) -> list[dict]:
     """The answers."""
-    return [json.loads(line) for line in (out / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
+    return journal.records(out / "predictions.jsonl")
 
 
 @pytest.fixture
 def prompts(tmp_path: pathlib.Path) -> pathlib.Path:
     path = tmp_path / "prompts.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in PROMPTS))
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in PROMPTS))
     return path
 
 
@@ -54,7 +54,7 @@ def test_answers_stand_beside_their_prompts_and_a_second_start_does_the_rest(
     assert whole[0]["id"] == 7 and all(isinstance(row["prediction"], str) for row in whole)
 
     part = out / "predictions.part"
-    part.write_text("".join(part.read_text().splitlines(keepends=True)[:2]) + '{"index": 2, "inp')  # killed in a line
+    part.write_text("\n".join([*part.read_text().split("\n")[:2], '{"index": 2, "inp']))  # killed in a line
     asked = []
     stream = decode.stream
     monkeypatch.setattr(decode, "stream", lambda *a, **k: asked.extend(a[2]) or stream(*a, **k))

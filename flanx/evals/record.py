@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from flanx import journal
 from flanx.errors import UserError, nearest
 from flanx.evals import metrics
 from flanx.evals.suite import MAX_FAILED, Spec, Suite
@@ -69,32 +70,24 @@ class Writer:
         (folder / "generations").mkdir(parents=True, exist_ok=True)
         self.done: set[tuple[str, str]] = set()
         self._files: dict[str, Any] = {}
-        for task, path in self.paths.items():
-            self._resume(task, path)
+        replaced = sum([self._resume(task, path) for task, path in self.paths.items()])
+        if replaced:
+            print(f"{suite.spec.name}: {replaced} files of another checkpoint, seed or version are begun anew")
 
-    def _resume(self, task: str, path: pathlib.Path) -> None:
-        """Takes over what an earlier run of the same spec, model and seed left."""
-        if not path.exists():
-            return
-        raw = path.read_bytes()
-        whole = raw[: raw.rfind(b"\n") + 1]
-        lines = whole.splitlines()
-        try:
-            header = json.loads(lines[0]) if lines else None
-        except json.JSONDecodeError:
-            raise UserError(f"{path}:1: not a generation file; move it away") from None
+    def _resume(self, task: str, path: pathlib.Path) -> bool:
+        """Takes over what an earlier run of the same spec, model and seed left; True where it was another's."""
+        header, *rows = journal.records(path) or [None]
         if header is not None and header.get("hash") != self.header["hash"]:
             raise UserError(
                 f"{path} holds predictions of another spec ({header.get('hash')}, now {self.header['hash']}); "
                 "give another folder, or delete it"
             )
-        if header is None or header["run"] != json.loads(json.dumps(self.header["run"])):
-            path.unlink()  # another checkpoint or seed: its generations are not ours
-            return
-        if len(whole) != len(raw):
-            with open(path, "r+b") as file:
-                file.truncate(len(whole))
-        self.done |= {(task, json.loads(line)["id"]) for line in lines[1:]}
+        if header is None or header.get("run") != json.loads(json.dumps(self.header["run"])):
+            path.unlink(missing_ok=True)
+            return header is not None
+        journal.mend(path)
+        self.done |= {(task, row.get("id")) for row in rows}
+        return False
 
     def add(self, row: Row) -> None:
         """Writes one item."""
@@ -107,8 +100,7 @@ class Writer:
         self._line(row.task, dataclasses.asdict(row))
 
     def _line(self, task: str, record: Mapping[str, Any]) -> None:
-        text = json.dumps(record, ensure_ascii=False).encode("utf-8", "replace").decode("utf-8")
-        self._files[task].write(text + "\n")
+        self._files[task].write(journal.line(record))
         self._files[task].flush()
 
     def close(self) -> None:
@@ -122,7 +114,7 @@ def read(path: pathlib.Path) -> tuple[dict[str, Any], list[Row]]:
     rows: list[Row] = []
     header: dict[str, Any] = {}
     seen: set[str] = set()
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+    for number, line in enumerate(journal.lines(path), 1):
         if not line:
             continue
         try:
