@@ -119,9 +119,11 @@ test_evaluate.score({str(tmp_path / "cut")!r}, {name!r})
     assert score(tmp_path / "cut", name) == whole
 
 
-def test_another_model_is_evaluated_anew_and_another_spec_refused(tmp_path: pathlib.Path) -> None:
+def test_another_model_is_evaluated_anew_and_another_spec_refused(tmp_path: pathlib.Path, capsys: Any) -> None:
     first = score(tmp_path)
+    assert "begun anew" not in capsys.readouterr().out
     assert score(tmp_path, scale=2.0)["run"]["parameters"] != first["run"]["parameters"]
+    assert "1 files of another checkpoint, seed or version are begun anew" in capsys.readouterr().out
     path = tmp_path / "generations" / "gsm8k_zero_shot__gsm8k.jsonl"
     header, *rows = path.read_text().splitlines()
     path.write_text("\n".join([header.replace(first["suites"]["gsm8k_zero_shot"]["spec"], "0" * 16), *rows]) + "\n")
@@ -245,7 +247,8 @@ def test_wrong_arguments_are_named_before_anything_is_written(
         ("bbh_direct[:x]", "wants a number of items"),
         ("mmlu_test_hendrycks+sc", "'.sc' wants a suite that generates"),
         ("mmlu_test_hendrycks+beam4", "'.beam4' wants a suite that generates"),
-        ("gsm8k_cot+beams", "no evaluation suite 'gsm8k_cot.beams'"),
+        ("gsm8k_cot+beams", "in one pair of brackets, the way to answer behind it, as in 'gsm8k_cot"),
+        ("mgsm_direct[de][:8]", "in one pair of brackets"),
         ("gsm8k_cot+beam1", "'.beam1' wants two samples or beams at least"),
         ("gsm8k_cot+sc0", "'.sc0' wants two samples or beams at least"),
         ("", "no evaluation suite ''"),

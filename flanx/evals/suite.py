@@ -179,6 +179,12 @@ def resolve(name: str, allow_missing: Sequence[str] = ()) -> Spec:
     """The spec of a name with its selections (see above). Raises UserError with the nearest name."""
     match = re.fullmatch(r"([a-z0-9_]+)(?:\[([^\]]*)\])?(?:\+(likelihood|(?:sc|beam)(\d*)))?", name.strip())
     table = _specs()
+    base = re.match(r"[a-z0-9_]*", name.strip())[0]
+    if not match and base in table:
+        raise UserError(
+            f"suite '{name}': tasks and a number of items stand in one pair of brackets, the way to answer behind it, "
+            f"as in '{base}[task,task,:20]+sc'"
+        )
     if not match or match[1] not in table:
         raise UserError(f"no evaluation suite '{name}'" + nearest(match[1] if match else name, table))
     spec = table[match[1]]
