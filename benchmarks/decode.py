@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from flanx import decode
+from flanx.memory import keep_freed_memory
 from flanx.models import t5
 
 SMALL = {"vocab_size": 32_128, "emb_dim": 512, "num_heads": 6, "head_dim": 64, "mlp_dim": 1024}
@@ -88,6 +89,7 @@ def main() -> None:
     parser.add_argument("--size", choices=("small", "xl"), default="small", help="xl: bfloat16, for an accelerator")
     parser.add_argument("--no-peer", action="store_true")
     args = parser.parse_args()
+    keep_freed_memory()  # as `flanx evaluate` does
     sizes = SMALL if args.size == "small" else XL
     count, new, repeats = (16 if args.quick else 64), 64, (1 if args.quick else 2)
     model = t5.T5(**sizes, dtype="float32" if args.size == "small" else "bfloat16")
