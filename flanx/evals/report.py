@@ -12,7 +12,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from flanx.errors import UserError, nearest
+from flanx.errors import UserError
 from flanx.evals import metrics
 from flanx.evals.suite import MAX_FAILED
 from flanx.sweep.published import tables
@@ -63,7 +63,8 @@ class Line:
         if not found:
             raise UserError(f"{folder} holds no scores.json: give a folder that `flanx evaluate` wrote")
         if model and model not in published():
-            raise UserError(f"Table 5 has no model '{model}'" + nearest(model, published()))
+            known = ", ".join(sorted(published()))
+            raise UserError(f"Table 5 has no model '{model}'; behind '=' stands one of {known}, or leave both out")
         return cls(name, json.loads(found[-1].read_text(encoding="utf-8")), model or None)
 
 
