@@ -50,6 +50,12 @@ ONE = "grid.Sweep.axes = {'size': {'a': [], 'b': []}}"
         ([ONE, "grid.Sweep.published = {'a': '5:T5-Smal'}"], [], "did you mean 'T5-Small'"),
         (["grid.Sweep.axes = {'run': {'a': []}}"], [], "'run' is a column of the results"),
         ([ONE, "grid.Sweep.choose_per = ['sizes']"], [], "did you mean 'size'"),
+        (
+            [ONE, "grid.Sweep.compare = {'sizes': 'a'}"],
+            [],
+            "Sweep.compare: the sweep has no axis 'sizes'; did you mean",
+        ),
+        ([ONE, "grid.Sweep.compare = {'size': 'c'}"], [], "Sweep.compare: axis 'size' has no 'c'"),
         (["grid.Sweep.axes = {'s': {'a': ['INITIAL_CHECKPOINT_PATH=\"no/where\"']}}"], [], "its parent no/where"),
         ([ONE, "grid.Sweep.out_dir = '/proc/sweep'"], [], "the sweep's folder /proc/sweep cannot be written"),
     ],

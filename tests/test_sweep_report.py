@@ -14,7 +14,7 @@ from flanx import config
 from flanx.cli import main
 from flanx.errors import UserError
 from flanx.evals import metrics
-from flanx.sweep import cell, figure, plot, published, report, results, term
+from flanx.sweep import cell, difference, figure, plot, published, report, results, term
 from flanx.sweep.state import State
 from tests import sweep_maker
 from tests.sweep_maker import entry
@@ -28,7 +28,12 @@ def swept(tmp_path_factory):
     """A sweep of 2 sizes, 2 numbers of tasks, 3 seeds: one run is flagged, one failed, three were not begun."""
     out = tmp_path_factory.mktemp("swept")
     axes = {"size": {"d1": [], "d2": []}, "tasks": {2: [], 8: []}, "seed": {0: [], 1: [], 2: []}}
-    more = {"title": "held-out <exact> match", "published": {"d1_8": "5:T5-Small"}, "choose_by": ["suite_rule"]}
+    more = {
+        "title": "held-out <exact> match",
+        "published": {"d1_8": "5:T5-Small"},
+        "choose_by": ["suite_rule"],
+        "compare": {"size": "d1"},
+    }
     sweep = sweep_maker.make(out, axes=axes, scores=SCORES, **more)
     state = State(out)
     for point in sweep.points():
@@ -93,6 +98,19 @@ def test_means_over_seeds_have_the_interval_of_student(swept):
     assert float(both["mean"]) == pytest.approx(27.0)
     assert float(both["items_high"]) - 27 == pytest.approx(2 / 2**0.5)  # of two independent scores
     assert cell.over_seeds([1.0]) is None
+
+
+def test_a_setting_is_compared_between_runs_that_share_the_seed(swept):
+    _, written = swept
+    table = {(row["tasks"], row["score"]): row for row in rows(written[2])}
+    assert {row["size"] for row in table.values()} == {"d2"} and {row["tasks"] for row in table.values()} == {"2"}
+    words = table["2", "words"]  # of three seeds one has no run of d2; ten points by the size, nothing by the seed
+    assert (words["against"], words["runs"], words["each"]) == ("size d1", "2", "10.0 10.0")
+    assert float(words["mean"]) == 10.0 and float(words["low"]) == float(words["high"]) == 10.0
+    assert "| d2 | 2 | size d1 | words | +10.0 | +10.0 to +10.0 | +10.0, +10.0 |" in written[3].read_text()
+    assert "<h2>Differences</h2>" in written[4].read_text()
+    one = difference.Difference({"size": "d2"}, "size d1", "words", "last", (3.0,))
+    assert one.shown() == ["d2", "size d1", "words", "+3.0", "one pair of runs", "+3.0"]
 
 
 def test_the_chosen_step_is_the_best_by_the_named_score_and_the_report_shows_what_that_does(swept):

@@ -31,6 +31,8 @@ class Sweep:
         and results.csv hold every suite in any case.
       figures: {name: table}, see `flanx.sweep.figure.Figure`; {} for the scores against each of the first two axes.
       average_over: axes over which figures take the mean, with an interval over them.
+      compare: {axis: label}: every score is told as its difference from that label too, between runs that have all else
+        in common.
       published: {labels of a cell, joined by "_": "TABLE:MODEL" of published.csv}, drawn in grey where the name of a
         score is a benchmark there.
       choose_by: terms of the score that chooses the checkpoint among a run's evaluations; () for the last one.
@@ -47,6 +49,7 @@ class Sweep:
     scores: Mapping[str, str | Sequence[str]] = dataclasses.field(default_factory=dict)
     figures: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     average_over: Sequence[str] = ("seed",)
+    compare: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     published: Mapping[str, str] = dataclasses.field(default_factory=dict)
     choose_by: Sequence[str] = ()
     choose_per: Sequence[str] | None = None

@@ -7,7 +7,9 @@ import pathlib
 import urllib.parse
 from collections.abc import Iterable, Mapping, Sequence
 
+from flanx.sweep import difference
 from flanx.sweep.cell import Cell
+from flanx.sweep.difference import Difference
 from flanx.sweep.grid import Sweep
 from flanx.sweep.plot import Panel
 from flanx.sweep.results import Outcome
@@ -34,6 +36,7 @@ def page(
     sweep: Sweep,
     figures: Sequence[tuple[str, str, Sequence[Panel], pathlib.Path]],
     choice: Sequence[tuple[Cell, Cell]],
+    differences: Sequence[Difference],
     outcomes: Sequence[Outcome],
     facts: Mapping[str, str],
     base: pathlib.Path,
@@ -63,6 +66,10 @@ def page(
         effects = [f'<td class="number">{effect(*pair)}</td>' for pair in choice]
         lines = [_row([*row, told]) for row, told in zip(rows, effects, strict=True)]
         parts += ["<h2>Chosen and last checkpoint</h2>", _table(map(_text, head), lines)]
+    if differences:
+        head = [*differences[0].labels, *difference.SHOWN]
+        lines = [_row(map(_text, each.shown())) for each in differences]
+        parts += ["<h2>Differences</h2>", f'<p class="note">{difference.SAID}</p>', _table(map(_text, head), lines)]
     parts += ["<h2>Every score</h2>", _score_table(sweep, outcomes, base)]
     parts += ["<h2>Runs</h2>", _run_table(outcomes, base)]
     listed = "".join(f"<li>{_text(name)}: {_text(value)}</li>" for name, value in facts.items())

@@ -15,8 +15,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from flanx import config
 from flanx.errors import UserError, nearest
 from flanx.evals import report as runs
-from flanx.sweep import cell, figure, page, plot, published, results, term
+from flanx.sweep import cell, difference, figure, page, plot, published, results, term
 from flanx.sweep.cell import Cell
+from flanx.sweep.difference import Difference
 from flanx.sweep.grid import GIN, Sweep
 from flanx.sweep.plot import Panel
 from flanx.sweep.results import CHOSEN, LAST, Outcome
@@ -79,13 +80,15 @@ def check(sweep: Sweep) -> None:
             raise UserError(f"Sweep.axes: '{axis}' is a column of the results; give the axis another name")
     for reference in sweep.published.values():
         published.model(reference)
+    difference.check(sweep)
     for axis in sweep.choose_per or ():
         if axis not in sweep.axes:
             raise UserError(f"Sweep.choose_per: the sweep has no axis '{axis}'{nearest(axis, sweep.axes)}")
 
 
 def publish(sweep: Sweep, state: State) -> list[pathlib.Path]:
-    """Writes results.csv, cells.csv, report.md, report.html and figures/; returns their paths."""
+    """Writes results.csv, cells.csv, differences.csv where the sweep compares, report.md, report.html and figures/;
+    returns their paths."""
     out = pathlib.Path(sweep.out_dir)
     if not out.is_dir():
         raise UserError(f"{out} is no folder: the sweep has not been run (Sweep.out_dir)")
@@ -103,11 +106,13 @@ def publish(sweep: Sweep, state: State) -> list[pathlib.Path]:
             drawn.append((title, caption(sweep, shown), shown, path))
     facts = how(sweep, outcomes, state)
     told = choice(sweep, cells)
+    differences = [d for d in difference.differences(sweep, outcomes) if d.checkpoint == cell.shown(sweep)]
     texts = {
         "results.csv": results.table(sweep, outcomes),
         "cells.csv": table(cells),
-        "report.md": markdown(sweep, drawn, told, outcomes, facts),
-        "report.html": page.page(sweep, drawn, told, outcomes, facts, out),
+        **({"differences.csv": difference.table(sweep, differences)} if sweep.compare else {}),
+        "report.md": markdown(sweep, drawn, told, differences, outcomes, facts),
+        "report.html": page.page(sweep, drawn, told, differences, outcomes, facts, out),
     }
     for name, text in texts.items():
         config.write_atomic(out / name, text)
@@ -176,6 +181,7 @@ def markdown(
     sweep: Sweep,
     drawn: Sequence[tuple[str, str, Sequence[Panel], pathlib.Path]],
     told: Sequence[tuple[Cell, Cell]],
+    differences: Sequence[Difference],
     outcomes: Sequence[Outcome],
     facts: Mapping[str, str],
 ) -> str:
@@ -199,6 +205,9 @@ def markdown(
             for effect in [page.effect(best, last)]
         ]
         lines += ["## Chosen and last checkpoint", "", *_lines([*cell.axes(sweep), *page.CHOICE], chosen), ""]
+    if differences:
+        head, rows = [*cell.axes(sweep), *difference.SHOWN], [each.shown() for each in differences]
+        lines += ["## Differences", "", difference.SAID, "", *_lines(head, rows), ""]
     head = [*sweep.axes, "checkpoint", "suite", "score (%)", "95% interval", "items", "unread", "store"]
     rows = []
     for outcome in outcomes:
