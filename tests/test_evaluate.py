@@ -399,7 +399,7 @@ def test_report_has_no_blank_that_reads_as_success(tmp_path: pathlib.Path) -> No
     assert "mgsm 0 (free answers)" in shown and "word_sorting 0 (recovered by fit" in shown
     csv_text = report.table(texts)
     assert all("" not in row.split(",")[3:4] for row in csv_text.splitlines())
-    with pytest.raises(UserError, match="did you mean 'Flan-T5-XL'"):
+    with pytest.raises(UserError, match=r"no model .Flan-T5-LX.; behind .=. stands one of .*Flan-T5-XL"):
         report.Line.read(f"{whole}=Flan-T5-LX")
     with pytest.raises(UserError, match="holds no scores"):
         report.Line.read(str(tmp_path / "nothing"))
