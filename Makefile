@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 JOBS ?= 2
 
-.PHONY: demo test test-slow bench plan lint lock wheel clean
+.PHONY: demo test test-slow test-plan bench plan lint lock wheel clean
 
 demo: $(READY)
 	@$(BIN)/flanx sweep --jobs=2 --gin_file=sweeps/demo.gin
@@ -17,6 +17,14 @@ test: $(READY)
 
 test-slow: $(READY)
 	@$(BIN)/python -m pytest -m slow tests
+
+# The real TPU compiler on Flan-T5-Small, about a minute. libtpu is 137 MB, so it has a lock file of its own.
+test-plan: $(VENV)/.libtpu
+	@$(BIN)/python -m pytest "tests/test_plan.py::test_flan_t5_small_compiles[v5e]"
+
+$(VENV)/.libtpu: $(READY) requirements-plan.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-plan.lock
+	@touch $(VENV)/.libtpu
 
 bench: $(READY)
 	@for f in benchmarks/*.py; do $(BIN)/python $$f --quick || exit 1; done
@@ -41,6 +49,8 @@ $(READY): requirements.lock setup.py
 lock:
 	uv pip compile setup.py --universal --python-version 3.11 --generate-hashes --extra plots --extra dev \
 	  --no-emit-index-url --no-emit-find-links --no-header --no-annotate --constraint lock-constraints.txt -o requirements.lock
+	printf 'libtpu\n' | uv pip compile - --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --no-emit-find-links --no-header --no-annotate --constraint lock-constraints.txt -o requirements-plan.lock
 
 wheel: $(READY)
 	@$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation -w dist .
