@@ -10,9 +10,15 @@ FOLDER = pathlib.Path(__file__).parents[1] / "docs" / "findings"
 QUOTED = re.compile(r"-?\d+\.\d+ \(-?\d+\.\d+ to -?\d+\.\d+\)")
 
 
-def cells(name: str) -> list[dict[str, str]]:
-    with open(FOLDER / name / "cells.csv", encoding="utf-8") as file:
+def cells(name: str, table: str = "cells") -> list[dict[str, str]]:
+    with open(FOLDER / name / f"{table}.csv", encoding="utf-8") as file:
         return list(csv.DictReader(file))
+
+
+def differences() -> set[str]:
+    """Those of both sweeps, as the page has them."""
+    rows = [row for name in ("scaling", "cot") for row in cells(name, "differences")]
+    return {" ".join(f"{float(row[key]):.1f}" for key in ("mean", "low", "high")) for row in rows}
 
 
 def quoted(cell: dict[str, str], digits: int) -> str:
@@ -26,6 +32,7 @@ def test_every_number_of_the_page_stands_in_its_tables() -> None:
     page = (FOLDER / "README.md").read_text(encoding="utf-8")
     names = sorted(path.parent.name for path in FOLDER.glob("*/cells.csv"))
     found = {quoted(cell, digits) for name in names for cell in cells(name) if cell["mean"] for digits in (1, 2)}
+    found |= {"{} ({} to {})".format(*each.split()) for each in differences()}
     said = QUOTED.findall(page)
     assert len(names) == 3 and len(said) > 20
     assert set(said) <= found
