@@ -1,5 +1,6 @@
 """Reads batches ahead of the training loop, in a thread."""
 
+import contextlib
 import queue
 import threading
 from collections.abc import Iterator
@@ -52,10 +53,15 @@ class Loader(Iterator[dict[str, np.ndarray]]):
         self._stopped.set()
         self._next_chunk.put(None)
         while any(thread.is_alive() for thread in self._threads):
-            while not self._ready.empty():
-                self._ready.get_nowait()
+            self._drop()
             for thread in self._threads:
                 thread.join(timeout=0.05)
+        self._drop()  # what the reading thread still put in at its end
+
+    def _drop(self) -> None:
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._ready.get_nowait()
 
     def _read(self, step: int) -> None:
         chunk = -1
