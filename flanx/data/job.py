@@ -88,7 +88,7 @@ def _read_row(job: Job, row: spec.TaskSpec, words: vocabulary.Vocabulary) -> Ite
         job.max_bad_rows, shard=(piece.shard, piece.shards),
     )  # fmt: skip
     for example in rendered:
-        ending = INVERTED if inverted and example.template.rpartition(":")[0] in inverted else ""
+        ending = INVERTED if example.template.rpartition(":")[0] in inverted else ""
         yield ending, words.sequence(example.inputs), words.sequence(example.targets)
 
 
