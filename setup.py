@@ -64,5 +64,5 @@ setup(
     },
     install_requires=REQUIRES,
     extras_require=EXTRAS,
-    entry_points={"console_scripts": ["flanx = flanx.cli:entry"]},
+    entry_points={"console_scripts": ["flanx = flanx.cli.main:entry"]},
 )

@@ -14,8 +14,8 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from flanx import decode
-from flanx.memory import keep_freed_memory
+from flanx.decoding import decode
+from flanx.malloc import keep_freed_memory
 from flanx.models import t5
 
 SMALL = {"vocab_size": 32_128, "emb_dim": 512, "num_heads": 6, "head_dim": 64, "mlp_dim": 1024}

@@ -42,7 +42,8 @@ def make_store(
     folder: pathlib.Path, tasks: int, rows: int, collections: tuple[str, ...] = ("cot", "muffin", "t0_sf", "niv2")
 ) -> None:
     """A store of synthetic tasks in four collections."""
-    from flanx.data import vocabulary, writer
+    from flanx.data import vocabulary
+    from flanx.data.store import assemble
 
     words = vocabulary.load("byte")
 
@@ -56,7 +57,7 @@ def make_store(
         name = f"{collection}_{task:04d}"
         facts[name] = {"collection": collection, "cap": None, "held_out": False, "cot": collection == "cot"}
         examples[name, "zsopt"] = [stream(task)]
-    writer.write_store(folder, facts, examples, words)
+    assemble.write_store(folder, facts, examples, words)
 
 
 # ---- what is measured, each in a fresh process -----------------------------------------------------------------------
@@ -68,7 +69,8 @@ def measure_read(
     """Opening, jump, speed and memory of one reading process. `started`: when the process was started."""
     import resource
 
-    from flanx.data import mixture, store
+    from flanx.data import store
+    from flanx.data.pipeline import mixture
 
     asked = mixture.Mixture(name, allow_missing=True)
     batches = mixture.Batches(store.open_store(folder), asked, lengths or LENGTHS, ROWS)
@@ -98,10 +100,11 @@ def measure_read(
 
 def measure_loader(folder: str, seconds: float, started: float) -> dict[str, float]:
     """Speed through the loader, and the waits of a reader that asks for RATE rows a second, after the first second."""
-    from flanx.data import loader, mixture, store
+    from flanx.data import store
+    from flanx.data.pipeline import mixture, prefetch
 
     batches = mixture.Batches(store.open_store(folder), mixture.Mixture("proportion_b"), LENGTHS, ROWS)
-    reader = loader.Loader(batches)
+    reader = prefetch.Loader(batches)
     next(reader)
     steps, begun = 0, time.perf_counter()
     while (wall := time.perf_counter() - begun) < seconds / 2:
@@ -166,7 +169,7 @@ def measure_seqio(tasks: int, rows: int, seconds: float, started: float) -> dict
 
 def measure_build(data_dir: str, tasks: str, workers: int, vocabulary: str, renderings: int) -> dict[str, float]:
     """Examples per second of a whole build, start-up of its workers included (about 6 s of processor time each)."""
-    from flanx.data import build
+    from flanx.data.store import build
 
     with tempfile.TemporaryDirectory() as folder:
         report = build.build_store(

@@ -68,17 +68,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true")
     count = 1000 if parser.parse_args().quick else 6000
-    from flanx.data import example, register, spec, vocabulary
+    from flanx.data import vocabulary
+    from flanx.data.task import render, spec
+    from flanx.seqio import tasks
 
     said = vocabulary.load("byte")
     task = spec.load_tables()["cot_gsm8k"]
     with tempfile.TemporaryDirectory() as folder:
         write_rows(pathlib.Path(folder), count)
         for style in task.styles:
-            measure("render", style, lambda s=style: example.render_rows(
+            measure("render", style, lambda s=style: render.render_rows(
                 task, s, "train", folder, count=lambda text: len(said.encode(text))))  # fmt: skip
         for style in task.styles:
-            made = register.make_task(task, style, said, data_dir=folder)
+            made = tasks.make_task(task, style, said, data_dir=folder)
             measure("render_seqio", style, lambda m=made: m.get_dataset(None, "train", shuffle=False, num_epochs=1))
 
 

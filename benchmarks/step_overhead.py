@@ -17,10 +17,11 @@ import time
 import jax
 
 from flanx import checkpoint, optim, train
-from flanx.data import mixture
+from flanx.data.dataset import DatasetConfig
+from flanx.data.pipeline import mixture
 from flanx.models import t5
 from flanx.partition import Partitioner
-from flanx.report import Watch
+from flanx.train_metrics import Watch
 from flanx.train_step import Trainer
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
@@ -50,7 +51,7 @@ def measure(folder: pathlib.Path, blocks: int, steps: int, rows: int) -> tuple[f
     """Median seconds per step of (the bare function, the loop), blocks of both taken in turn."""
     partitioner, trainer = Partitioner(devices=jax.devices()[:1]), Trainer(MODEL, optim.adafactor(1e-3))
     lengths = {"inputs": 256, "targets": 64}
-    dataset = train.DatasetConfig(mixture.Mixture("own"), str(run_case.store_dir()), "byte", lengths, rows)
+    dataset = DatasetConfig(mixture.Mixture("own"), str(run_case.store_dir()), "byte", lengths, rows)
     batches, saved = dataset.open(MODEL, 0), checkpoint.Checkpoints(folder / "run")
     with contextlib.closing(saved), partitioner.scope():
         state, target = train.make_state(trainer, partitioner, saved, None)

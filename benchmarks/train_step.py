@@ -46,7 +46,7 @@ def draw(args: argparse.Namespace) -> dict:
 
 def flanx_step(args: argparse.Namespace) -> Iterator[tuple[str, Callable[[], None]]]:
     """The jobs of flanx: a step, and a matrix product of 2 * 2,048^3 FLOPs."""
-    from flanx.memory import keep_freed_memory
+    from flanx.malloc import keep_freed_memory
 
     keep_freed_memory()  # as `flanx train` does
     import jax

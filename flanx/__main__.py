@@ -1,5 +1,5 @@
 """`python -m flanx` is the program `flanx`."""
 
-from flanx.cli import entry
+from flanx.cli.main import entry
 
 entry()

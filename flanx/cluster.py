@@ -1,9 +1,9 @@
 """Many processes as one run: who is there, whether all run the same, and who was lost.
 
 Every process knows its number from flags, from JAX_COORDINATOR_ADDRESS and its two companions, or from what JAX itself
-detects (TPU VM, GKE, SLURM, MPI). Before JAX connects them, all report to process 0 (`flanx.roster`). The connections
-stay open: a process that dies ends the others with its name, and one that is told to stop tells the others at which
-step.
+detects (TPU VM, GKE, SLURM, MPI). Before JAX connects them, all report to process 0 (`flanx.coordination`). The
+connections stay open: a process that dies ends the others with its name, and one that is told to stop tells the others
+at which step.
 """
 
 import argparse
@@ -18,8 +18,8 @@ import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from flanx.coordination import Cluster, Place
 from flanx.errors import Preempted, UserError
-from flanx.roster import Cluster, Place
 
 JAX_SILENCE = 24 * 3600  # a lost process is noticed on our sockets; JAX would also end one that was only stopped
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")

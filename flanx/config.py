@@ -22,6 +22,7 @@ import gin
 from gin import config_parser
 
 from flanx.errors import Preempted, UserError, nearest
+from flanx.files import local_folder, write_atomic
 
 
 def gin_folder() -> pathlib.Path:
@@ -326,17 +327,3 @@ def text() -> str:
         gin.config.pprint = kept
         gin.config._CONFIG.clear()
         gin.config._CONFIG.update(every)
-
-
-def local_folder(path: str | os.PathLike) -> pathlib.Path:
-    """`path` as a folder. Raises UserError for a URL: logs are appended to, which object stores cannot."""
-    if "://" in str(path):
-        raise UserError(f"'{path}' is a URL, and a run writes to a folder: mount the bucket (gcsfuse) and give that")
-    return pathlib.Path(path)
-
-
-def write_atomic(path: pathlib.Path, text: str) -> None:
-    """Writes `text` to `path` whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)

@@ -19,13 +19,14 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from flanx import beam, bucket, cluster, decode, score
+from flanx import cluster
 from flanx.data import vocabulary as vocabularies
 from flanx.data.vocabulary import Vocabulary
+from flanx.decoding import beam_search, decode, length_buckets, loglikelihood
 from flanx.errors import UserError
-from flanx.evals import record, suite
-from flanx.evals.request import Request, fit
-from flanx.evals.suite import Spec, Suite
+from flanx.evals import generations, registry
+from flanx.evals.fitting import Request, fit
+from flanx.evals.spec import Spec, Suite
 from flanx.models import Model
 from flanx.partition import Partitioner
 
@@ -52,7 +53,7 @@ def evaluate(
     """Scores a model on held-out suites, writes `generations/` and `scores.json`, and returns the scores.
 
     Args:
-      suites: names as in `flanx.evals.suite`: "bbh_cot", "mgsm_cot[de,fr]", "mmlu_direct[:20]", "gsm8k_cot+sc".
+      suites: names as in `flanx.evals.registry`: "bbh_cot", "mgsm_cot[de,fr]", "mmlu_direct[:20]", "gsm8k_cot+sc".
       vocabulary: "byte", the path or URL of a SentencePiece model, or a loaded vocabulary.
       lengths: {"inputs": I, "targets": T}, tokens of the longest prompt and the longest output, as in training.
       out_dir: where results go; into its sub-folder `step_<step>` where a step is given.
@@ -72,7 +73,7 @@ def evaluate(
     words = vocabularies.load(vocabulary) if isinstance(vocabulary, str) else vocabulary
     check(model, words, lengths, batch_size)
     place = data_dir or os.environ.get("FLANX_DATA_DIR", "")
-    loaded = [suite.load(name, place, allow_missing) for name in _names(suites, self_consistency, beams)]
+    loaded = [registry.load(name, place, allow_missing) for name in _names(suites, self_consistency, beams)]
     with contextlib.ExitStack() as stack:
         if params is None:
             params = restore(stack, model, checkpoint, partitioner or Partitioner())
@@ -82,7 +83,7 @@ def evaluate(
         for each in loaded:
             scores[each.spec.name] = _run_suite(model, params, words, each, lengths, folder, batch_size, seed, run)
     if cluster.is_first():
-        record.write_scores(folder, scores, run)
+        generations.write_scores(folder, scores, run)
     cluster.meet("scores are written")
     return json.loads((folder / "scores.json").read_text(encoding="utf-8"))
 
@@ -108,7 +109,7 @@ def _names(suites: Sequence[str], self_consistency: int, beams: int) -> list[str
     if self_consistency and beams:
         raise UserError("SELF_CONSISTENCY and BEAMS exclude each other: set one of them to 0")
     how = f"+sc{self_consistency}" if self_consistency else f"+beam{beams}" if beams else ""
-    generates = [how and "+" not in name and suite.resolve(name).scoring == "generate" for name in names]
+    generates = [how and "+" not in name and registry.resolve(name).scoring == "generate" for name in names]
     return [name + how if does else name for name, does in zip(names, generates, strict=True)]
 
 
@@ -181,7 +182,7 @@ def _run_suite(
     spec, began = loaded.spec, time.monotonic()
     count = functools.lru_cache(maxsize=4096)(lambda text: len(words.encode(text)))
     with cluster.first_alone(f"{spec.name}: kept generations are read"):
-        writer = record.Writer(folder, loaded, run)
+        writer = generations.Writer(folder, loaded, run)
     with contextlib.closing(writer):
         items = [item for item in loaded.items if (item.task, item.id) not in writer.done]
         requests = [fit(item, spec, words, lengths["inputs"], count) for item in items]
@@ -189,12 +190,12 @@ def _run_suite(
             if cluster.is_first():
                 writer.add(row)
     cluster.meet(f"{spec.name}: every generation is written")
-    rows = [row for path in writer.paths.values() for row in record.read(path)[1]]
+    rows = [row for path in writer.paths.values() for row in generations.read(path)[1]]
     if len(rows) != len(loaded.items):
         raise UserError(
             f"{folder}: {len(rows)} predictions of {len(loaded.items)} items of {spec.name}; evaluate again"
         )
-    result = record.summarize(spec, loaded.hash, rows) | {"data": dict(loaded.data)}
+    result = generations.summarize(spec, loaded.hash, rows) | {"data": dict(loaded.data)}
     seconds = time.monotonic() - began
     if cluster.is_first():
         print(
@@ -209,16 +210,16 @@ def _run_suite(
 def _answer(
     model: Model, params: Any, words: Vocabulary, spec: Spec, requests: Sequence[Request], lengths: Mapping[str, int],
     batch_size: int, seed: int,
-) -> Iterator[record.Row]:  # fmt: skip
+) -> Iterator[generations.Row]:  # fmt: skip
     """The rows of the requests, as they finish."""
     if not requests:
         return
     prompts = [request.tokens for request in requests]
     place = placement(params)
-    common = {"lengths": bucket.bucket_lengths(lengths["inputs"]), "place": place}
+    common = {"lengths": length_buckets.bucket_lengths(lengths["inputs"]), "place": place}
     if spec.scoring != "generate":
         options = [[words.encode(option) for option in request.item.options] for request in requests]
-        found = score.score(model, params, prompts, options, batch_size=batch_size, **common)
+        found = loglikelihood.score(model, params, prompts, options, batch_size=batch_size, **common)
         for request, sums in zip(requests, found, strict=True):
             row = request.row(words)
             row.options = list(request.item.options)
@@ -226,12 +227,12 @@ def _answer(
             row.broken = None in row.option_scores
             yield row
         return
-    stop = (lambda tokens: record.holds(words.decode(tokens), spec.stop)) if spec.stop else None
+    stop = (lambda tokens: generations.holds(words.decode(tokens), spec.stop)) if spec.stop else None
     common |= {"max_new": min(spec.max_new, lengths["targets"]), "eos_id": words.eos_id}
     common |= {"batch_size": max(8, batch_size // max(spec.samples, spec.beams))}
     if spec.beams:
-        method = beam.Beam(spec.beams, spec.length_penalty)
-        outputs = beam.stream(model, params, prompts, method=method, **common)
+        method = beam_search.Beam(spec.beams, spec.length_penalty)
+        outputs = beam_search.stream(model, params, prompts, method=method, **common)
     else:
         drawn = decode.Sample(spec.temperature, spec.top_k, spec.top_p)
         outputs = decode.stream(
@@ -245,7 +246,7 @@ def _answer(
         yield row
 
 
-def placement(params: Any) -> bucket.Place:
+def placement(params: Any) -> length_buckets.Place:
     """How rows are placed: over the data axis of the parameters' mesh where they divide, else everywhere."""
     sharding = getattr(jax.tree.leaves(params)[0], "sharding", None)
     if not isinstance(sharding, jax.sharding.NamedSharding):

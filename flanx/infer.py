@@ -13,11 +13,12 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from flanx import bucket, cluster, decode, journal
-from flanx.config import write_atomic
+from flanx import cluster, jsonl
 from flanx.data import vocabulary as vocabularies
+from flanx.decoding import decode, length_buckets
 from flanx.errors import UserError
 from flanx.evaluate import check, placement, restore
+from flanx.files import write_atomic
 from flanx.models import Model
 from flanx.partition import Partitioner
 
@@ -81,7 +82,7 @@ def infer(
             seed=seed,
             eos_id=words.eos_id,
             batch_size=batch_size,
-            lengths=bucket.bucket_lengths(lengths["inputs"]),
+            lengths=length_buckets.bucket_lengths(lengths["inputs"]),
             **({"place": placement(params)} if todo else {}),
         ):
             answers.add(todo[place], [words.decode(ids) for ids in output.tokens], output)
@@ -96,7 +97,7 @@ def read_prompts(path: pathlib.Path) -> list[dict[str, Any]]:
     """The prompts of a file, each at least {"inputs": text}. Raises UserError naming the line that is none."""
     if not path.is_file():
         raise UserError(f"no file of prompts '{path}'")
-    lines = [line.removesuffix("\r") for line in journal.lines(path)]
+    lines = [line.removesuffix("\r") for line in jsonl.lines(path)]
     if path.suffix != ".jsonl":
         return [{"inputs": line} for line in lines]
     rows = []
@@ -121,7 +122,7 @@ class Answers:
         self._rows, self._folder, self._file = rows, folder, None
         header = {"hash": hashlib.sha256(json.dumps([settings, list(rows)]).encode()).hexdigest()[:16]}
         self._part, self._final = folder / "predictions.part", folder / "predictions.jsonl"
-        kept = journal.records(self._part)
+        kept = jsonl.records(self._part)
         if kept and kept[0] != header:
             raise UserError(f"{folder} holds answers to other prompts or of other arguments; choose another folder")
         self.found = {row["index"]: row for row in kept[1:]}
@@ -138,12 +139,12 @@ class Answers:
         if self._file is None and cluster.is_first():
             self._folder.mkdir(parents=True, exist_ok=True)
             if self._header:
-                write_atomic(self._part, journal.line(self._header))
+                write_atomic(self._part, jsonl.line(self._header))
             else:
-                journal.mend(self._part)
+                jsonl.mend(self._part)
             self._file = open(self._part, "a", encoding="utf-8", buffering=1)  # noqa: SIM115  closed by `close`
         if self._file is not None:
-            self._file.write(journal.line(self.found[number]))
+            self._file.write(jsonl.line(self.found[number]))
 
     def close(self) -> None:
         """Ends the writing."""
@@ -154,6 +155,6 @@ class Answers:
         """Writes all answers in the order of the prompts."""
         if cluster.is_first():
             self._folder.mkdir(parents=True, exist_ok=True)
-            write_atomic(self._final, "".join(journal.line(self.found[n]) for n in range(len(self._rows))))
+            write_atomic(self._final, "".join(jsonl.line(self.found[n]) for n in range(len(self._rows))))
         print(os.fspath(self._final))
         return self._final

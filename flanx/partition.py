@@ -77,7 +77,7 @@ class Partitioner:
     """A mesh and the rules that place arrays on it.
 
     Attributes:
-      num_partitions: devices along `model` (T5X's name), or "auto": `flanx.plan.choose` then picks it and the rules.
+      num_partitions: devices along `model` (T5X's name), or "auto": `flanx.plan.search` then picks it and the rules.
       logical_axis_rules: pairs (logical axis, mesh axis, a tuple of them, or None); see `rules`.
       devices: the devices to use; None for all.
       num_replicas: devices along `replica`; None for one per TPU slice.

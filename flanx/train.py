@@ -5,7 +5,6 @@ A run is a folder: config.gin, run.json (what it is), metrics.jsonl, checkpoints
 """
 
 import contextlib
-import dataclasses
 import json
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
@@ -15,43 +14,13 @@ import jax
 
 from flanx import cluster
 from flanx.checkpoint import Checkpoints, RestoreCheckpointConfig, SaveCheckpointConfig, load_params
-from flanx.config import local_folder, write_atomic
-from flanx.data import loader, mixture, store
-from flanx.data import vocabulary as vocabularies
+from flanx.data.dataset import DatasetConfig
+from flanx.data.pipeline import mixture, prefetch
 from flanx.errors import Preempted, UserError
-from flanx.models import Model
+from flanx.files import local_folder, write_atomic
 from flanx.partition import Partitioner, cache_compilations, explain_exhausted
-from flanx.report import Watch
+from flanx.train_metrics import Watch
 from flanx.train_step import Trainer, TrainState
-
-
-@dataclasses.dataclass(frozen=True)
-class DatasetConfig:
-    """Where a run's batches come from.
-
-    Attributes:
-      vocabulary: what the store must have been built with: "byte", or the path or URL of a SentencePiece model.
-      task_feature_lengths: tokens per packed row, {"inputs": I, "targets": T}.
-      batch_size: packed rows per step, over all hosts.
-    """
-
-    mixture: mixture.Mixture
-    store_dir: str
-    vocabulary: str
-    task_feature_lengths: Mapping[str, int]
-    batch_size: int
-
-    def open(self, model: Model, seed: int) -> mixture.Batches:
-        """The batches: a pure function of (store, mixture, seed, step). Raises UserError where they do not fit."""
-        opened = store.open_store(self.store_dir)
-        opened.check_vocabulary(vocabularies.load(self.vocabulary).fingerprint)
-        if opened.vocabulary_size > model.vocab_size:
-            raise UserError(
-                f"the store at {self.store_dir} has {opened.vocabulary_size} pieces ({opened.vocabulary}), the model "
-                f"only {model.vocab_size}; set VOCAB_SIZE or build the store with the model's vocabulary"
-            )
-        lengths = dict(self.task_feature_lengths)
-        return mixture.Batches(opened, self.mixture, lengths, self.batch_size, seed, packing=model.packing)
 
 
 def train(
@@ -184,9 +153,9 @@ def settle(partitioner: Partitioner, trainer: Trainer, dataset: DatasetConfig) -
     """The partitioner, its layout picked for the devices at hand where num_partitions is "auto"."""
     if partitioner.num_partitions != "auto":
         return partitioner
-    from flanx.plan import choose  # reads this module's configuration, so it cannot be imported above
+    from flanx.plan import search  # reads this module's configuration, so it cannot be imported above
 
-    return choose.settle(partitioner, trainer, dataset.batch_size, dataset.task_feature_lengths)
+    return search.settle(partitioner, trainer, dataset.batch_size, dataset.task_feature_lengths)
 
 
 def make_state(
@@ -223,6 +192,6 @@ def placed(
     if batches is None:
         return
     rows = partitioner.host_rows(batches.batch_size)
-    with contextlib.closing(loader.Loader(batches, done, rows)) as stream:
+    with contextlib.closing(prefetch.Loader(batches, done, rows)) as stream:
         for step in range(done + 1, train_steps + 1):
             yield step, partitioner.global_batch(next(stream), batches.batch_size)

@@ -4,8 +4,8 @@ import dataclasses
 
 import numpy as np
 
-from flanx.convert.layout import Layout
-from flanx.convert.tensor import Tensor, held
+from flanx.convert.lazy_tensor import Tensor, held
+from flanx.convert.t5_shapes import Layout
 
 SMALL = Layout(
     vocab_size=160,

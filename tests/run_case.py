@@ -14,8 +14,8 @@ from collections.abc import Callable
 import numpy as np
 
 from flanx.data import vocabulary
-from flanx.data.writer import write_store
-from flanx.report import read_metrics
+from flanx.data.store.assemble import write_store
+from flanx.train_metrics import read_metrics
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 STEPS = 8
@@ -69,14 +69,15 @@ def signalled(arguments: list[str], step: int, signum: int) -> list[str]:
     """The same command, whose process sends itself a signal when its loop has finished `step`: no clock decides."""
     code = f"""
 import os, sys
-from flanx import cli, report
-take = report.Watch.take
+from flanx import train_metrics
+from flanx.cli import main
+take = train_metrics.Watch.take
 def take_and_signal(self, step, *rest):
     take(self, step, *rest)
     if step == {step}:
         os.kill(os.getpid(), {int(signum)})
-report.Watch.take = take_and_signal
-sys.exit(cli.main())
+train_metrics.Watch.take = take_and_signal
+sys.exit(main.main())
 """
     return [sys.executable, "-c", code, *arguments[3:]]
 

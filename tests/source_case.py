@@ -12,9 +12,9 @@ import os
 import pathlib
 import warnings
 
-from flanx.data import reader, source
-from flanx.data.spec import TaskSpec
-from flanx.data.value import BadRow, Record
+from flanx.data.task import readers, sources
+from flanx.data.task.row import BadRow, Record
+from flanx.data.task.spec import TaskSpec
 
 DATA = pathlib.Path(os.environ.get("FLANX_DATA_DIR", pathlib.Path(__file__).parents[2] / "shared" / "data"))
 MOCKED = 12  # records of a TFDS source
@@ -55,7 +55,7 @@ def mocked(task: TaskSpec) -> list[Record]:
 
     with tfds.testing.mock_data(num_examples=MOCKED), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return [record for _, record in source.raw_rows(task, next(iter(task.splits)))]
+        return [record for _, record in sources.raw_rows(task, next(iter(task.splits)))]
 
 
 def records(task: TaskSpec) -> tuple[str, list[Record | BadRow]]:
@@ -67,13 +67,13 @@ def records(task: TaskSpec) -> tuple[str, list[Record | BadRow]]:
         patch = {k: v.format(language=language) if k == "id" else v for k, v in patch.items()}
         patches = itertools.cycle(vary(patch))
         return ("tfds, some values put in" if patch else "tfds"), [one | next(patches) for one in mocked(task)]
-    present = [s for s in task.splits if kind != "p3" and source.missing(task, DATA, s) is None]
+    present = [s for s in task.splits if kind != "p3" and sources.missing(task, DATA, s) is None]
     split, here = [*present, *task.splits][0], bool(present)
     if kind == "niv2":
-        (path,) = source.files(task, split, DATA)
+        (path,) = sources.files(task, split, DATA)
         return ("niv2 file" if here else "niv2 made up"), list(instances(path if here else None))
     if here:
-        return f"{kind} file", [one for _, one in itertools.islice(source.raw_rows(task, split, DATA), FIRST)]
+        return f"{kind} file", [one for _, one in itertools.islice(sources.raw_rows(task, split, DATA), FIRST)]
     if kind == "p3":
         made = P3
     elif kind in ("tsv", "csv"):
@@ -89,7 +89,7 @@ def instances(path: pathlib.Path | None) -> list[Record | BadRow]:
     task = json.loads(path.read_text(encoding="utf-8")) if path else INSTRUCTIONS
     first = task["Instances"][0]
     more = [{k: v for k, v in first.items() if k != "id"} | {"input": f"{text} {first['input']}"} for text in "xy"]
-    return [one for _, one in reader.instances({**task, "Instances": [*task["Instances"], *more]}, str(path))]
+    return [one for _, one in readers.instances({**task, "Instances": [*task["Instances"], *more]}, str(path))]
 
 
 def vary(record: Record) -> list[Record]:

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from flanx.data import store, vocabulary, writer
+from flanx.data import store, vocabulary
+from flanx.data.store import assemble
 
 WORDS = vocabulary.load("byte")
 
@@ -46,5 +47,5 @@ def make(
         tasks[name] |= (facts or {}).get(name, {})
         for style in styles:
             made[name, style] = [examples(f"{name} {style} {r}", n, lengths) for r in range(renderings)]
-    writer.write_store(folder, tasks, made, WORDS, {k: dict(v) for k, v in (missing or {}).items()})
+    assemble.write_store(folder, tasks, made, WORDS, {k: dict(v) for k, v in (missing or {}).items()})
     return store.open_store(folder)

@@ -6,10 +6,11 @@ import time
 import numpy as np
 import pytest
 
-from flanx.data import batches as batches_module
-from flanx.data import mixture, order, store
-from flanx.data.loader import Loader
-from flanx.data.mixture import Batches, Mixture
+from flanx.data import store
+from flanx.data.pipeline import batches as batches_module
+from flanx.data.pipeline import mixture, sampling
+from flanx.data.pipeline.mixture import Batches, Mixture
+from flanx.data.pipeline.prefetch import Loader
 from flanx.errors import UserError
 from tests import store_maker
 
@@ -21,8 +22,8 @@ SIZES = {"cot/cot_a": 37, "cot/cot_b": 11, "muffin/muffin_c": 50, "muffin/muffin
 def small_chunks():
     """Chunks of 600 draws, so that tests cross many of them."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(order, "DRAWS", 600)
-        patch.setattr(order.Order.__init__, "__defaults__", (600,))
+        patch.setattr(sampling, "DRAWS", 600)
+        patch.setattr(sampling.Order.__init__, "__defaults__", (600,))
         yield
 
 
@@ -213,7 +214,7 @@ def test_batches_never_change(opened):
     """Golden: recipes name batches by their hash. A change here needs a new `batches.ALGORITHM`."""
     assert batches_module.ALGORITHM == 2
     batch = make(opened).batch(7)
-    assert order.key(*(f"{name} {batch[name].tolist()}" for name in sorted(batch))) == 5333492523468297172
+    assert sampling.key(*(f"{name} {batch[name].tolist()}" for name in sorted(batch))) == 5333492523468297172
 
 
 # ---- bad input, record, loader ---------------------------------------------------------------------------------------

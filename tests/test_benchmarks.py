@@ -10,7 +10,9 @@ import tomllib
 import pytest
 
 from flanx.errors import UserError
-from flanx.evals import answers, bbh, gsm8k, mgsm, mmlu, suite
+from flanx.evals import answers, registry
+from flanx.evals.families import bbh, gsm8k, mgsm, mmlu
+from flanx.evals.spec import Suite
 
 GOLDENS = pathlib.Path(__file__).with_name("corpus") / "prompts.toml"
 # suite -> number of items: 6,511 of BBH, 14,042 of MMLU, 2,750 of MGSM (with English), 1,319 of GSM8K
@@ -33,7 +35,7 @@ COUNTS = {
 }
 
 
-def prompt_hash(loaded: suite.Suite) -> str:
+def prompt_hash(loaded: Suite) -> str:
     """Hash of all prompts and gold answers, byte for byte."""
     digest = hashlib.sha256()
     for item in loaded.items:
@@ -43,24 +45,24 @@ def prompt_hash(loaded: suite.Suite) -> str:
 
 @pytest.mark.parametrize("name", COUNTS)
 def test_prompts_are_the_golden_ones(name: str, data_dir: pathlib.Path) -> None:
-    loaded = suite.load(name, str(data_dir))
+    loaded = registry.load(name, str(data_dir))
     assert len(loaded.items) == COUNTS[name]
     assert prompt_hash(loaded) == tomllib.loads(GOLDENS.read_text())["real"][name]
 
 
 @pytest.mark.parametrize("name", ["bbh_direct", "mmlu_test_direct", f"mgsm_direct[{','.join(mgsm.LANGUAGES)}]"])
 def test_gold_answers_score_all_in_direct_mode(name: str, data_dir: pathlib.Path) -> None:
-    for item in suite.load(name, str(data_dir)).items:
+    for item in registry.load(name, str(data_dir)).items:
         gold = item.targets[0]
         assert answers.same(gold, gold, item.kind, False, item.language), item.id
         assert answers.same(f" {gold}.\n", gold, item.kind, False, item.language), item.id
 
 
 def test_gold_rationales_of_gsm8k_score_all(data_dir: pathlib.Path) -> None:
-    from flanx.evals import source
+    from flanx.evals import files
 
-    rows = [record for _, record in source.read_lines(data_dir / "gsm8k" / "test.jsonl", "GSM8K")]
-    items = suite.load("gsm8k_cot", str(data_dir)).items
+    rows = [record for _, record in files.read_lines(data_dir / "gsm8k" / "test.jsonl", "GSM8K")]
+    items = registry.load("gsm8k_cot", str(data_dir)).items
     for item, row in zip(items, rows, strict=True):
         assert answers.same(row["answer"], item.targets[0], "number", True), item.id
 
@@ -101,24 +103,24 @@ def test_exemplars_join_up_to_the_published_files(data_dir: pathlib.Path) -> Non
     for task in bbh.KIND:
         text = (data_dir / "bbh" / "cot-prompts" / f"{task}.txt").read_text(encoding="utf-8")
         body = text.partition("-----\n")[2].strip()
-        item = suite.load(f"bbh_cot[{task},:1]", str(data_dir)).items[0]
+        item = registry.load(f"bbh_cot[{task},:1]", str(data_dir)).items[0]
         made = (item.head + "".join(item.shots)).rstrip()
         assert re.sub(r"\s+", " ", made) == re.sub(r"\s+", " ", body)
 
 
 def test_no_canary_line_in_any_prompt(data_dir: pathlib.Path) -> None:
-    for item in suite.load("bbh_cot[:1]", str(data_dir)).items:
+    for item in registry.load("bbh_cot[:1]", str(data_dir)).items:
         assert "canary" not in item.prompt()
 
 
 def test_the_eight_exemplars_of_gsm8k_are_not_test_problems(data_dir: pathlib.Path) -> None:
-    asked = {item.query for item in suite.load("gsm8k_cot", str(data_dir)).items}
+    asked = {item.query for item in registry.load("gsm8k_cot", str(data_dir)).items}
     assert not any(f"Q: {question}\nA:" in asked for question, _ in gsm8k.exemplars(data_dir))
 
 
-@pytest.mark.parametrize("name", [n for n in suite.names() if suite.resolve(n).family != "held_out"])
+@pytest.mark.parametrize("name", [n for n in registry.names() if registry.resolve(n).family != "held_out"])
 def test_samples_of_our_own_writing_ship_for_every_suite(name: str) -> None:
-    loaded = suite.load(name, suite.SAMPLE)
+    loaded = registry.load(name, registry.SAMPLE)
     assert loaded.items
     for item in loaded.items:
         assert item.prompt().strip()
@@ -130,27 +132,27 @@ def test_samples_of_our_own_writing_ship_for_every_suite(name: str) -> None:
 
 def test_a_missing_subject_is_an_error_unless_named(data_dir: pathlib.Path) -> None:
     with pytest.raises(UserError, match=r"MMLU abstract_algebra: no file .*abstract_algebra_val.csv"):
-        suite.load("mmlu_direct", str(data_dir))
+        registry.load("mmlu_direct", str(data_dir))
     with pytest.raises(UserError, match="no task of it has data"):
-        suite.load("mmlu_direct", str(data_dir), allow_missing=mmlu.SUBJECTS)
+        registry.load("mmlu_direct", str(data_dir), allow_missing=mmlu.SUBJECTS)
 
 
 def test_held_out_tasks_of_the_embedded_suite_need_no_data_and_no_seqio() -> None:
     code = """
 import sys
 from flanx import evaluate
-from flanx.evals import suite
-kinds = [suite.load(f"{kind}[:2]", "") for kind in suite.KINDS_OF_HELD_OUT]
-every = suite.load("held_out[:2]", "")
+from flanx.evals import registry
+kinds = [registry.load(f"{kind}[:2]", "") for kind in registry.KINDS_OF_HELD_OUT]
+every = registry.load("held_out[:2]", "")
 assert sum(len(kind.items) for kind in kinds) == len(every.items) > 100
 assert all(item.prompt().strip() and item.targets[0] for item in every.items)
-assert suite.load("held_out[:2]", "").hash == every.hash
-asked, plain = suite.load("suite_rule_trigger[:2]", ""), kinds[suite.KINDS_OF_HELD_OUT.index("suite_rule")]
+assert registry.load("held_out[:2]", "").hash == every.hash
+asked, plain = registry.load("suite_rule_trigger[:2]", ""), kinds[registry.KINDS_OF_HELD_OUT.index("suite_rule")]
 assert [i.query for i in asked.items] == [i.query + "\\nstep by step" for i in plain.items]
 assert asked.spec.cot and {i.kind for i in asked.items} == {"last"}
-assert suite.resolve("suite_rule_trigger+sc").samples == 40
-assert [name for name, _ in every.spec.groups] == list(suite.KINDS_OF_HELD_OUT)
-graded = dict(suite.resolve("suite_composition").groups)
+assert registry.resolve("suite_rule_trigger+sc").samples == 40
+assert [name for name, _ in every.spec.groups] == list(registry.KINDS_OF_HELD_OUT)
+graded = dict(registry.resolve("suite_composition").groups)
 assert len(graded["words"]) == sum(map(len, graded.values())) - len(graded["words"]) - 11  # 11 are on numbers
 assert sum(len(tasks) for _, tasks in every.spec.groups) == len({item.task for item in every.items})
 assert not {"tensorflow", "seqio", "torch"} & set(sys.modules), "evaluation imports the build side"

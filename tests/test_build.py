@@ -8,7 +8,10 @@ import sys
 import numpy as np
 import pytest
 
-from flanx.data import build, job, mixture, request, spec, store
+from flanx.data import store
+from flanx.data.pipeline import mixture
+from flanx.data.store import build, build_job, selection
+from flanx.data.task import spec
 from flanx.errors import UserError
 
 TASKS = ("mini_a", "mini_b", "mini_c")
@@ -63,7 +66,7 @@ def forget() -> None:
     for value in vars(spec).values():
         if hasattr(value, "cache_clear"):
             value.cache_clear()
-    job._hash_file.cache_clear()
+    build_job._hash_file.cache_clear()
     mixture._tables.cache_clear()
 
 
@@ -86,8 +89,8 @@ def texts(opened: store.Store, task: str, style: str, rendering: int = 0) -> lis
 
 
 def test_a_store_holds_what_the_seqio_tasks_give(tables, tmp_path):
-    from flanx.data.register import make_task
     from flanx.data.vocabulary import load
+    from flanx.seqio.tasks import make_task
 
     report = run(tmp_path, tasks="mini_a", styles=None, renderings=2)
     assert (report.built, report.status, report.missing) == (4, 0, {})
@@ -117,7 +120,7 @@ def test_a_large_task_is_built_in_shards(tables, tmp_path, monkeypatch):
     (tables / "tables" / "mini.toml").write_text(f"[a]\nnum_examples = {ROWS}\n")
     forget()
     run(tmp_path, "whole")
-    monkeypatch.setattr(request, "SHARD", 15)
+    monkeypatch.setattr(selection, "SHARD", 15)
     assert run(tmp_path, "shards").built == 3
     whole, shards = (store.verify(tmp_path / name) for name in ("whole", "shards"))
     for style, renderings in whole.tasks["mini_a"].parts.items():
@@ -153,9 +156,9 @@ def test_comments_and_docstrings_make_nothing_stale(tmp_path):
     one.write_text('"""Doc."""\ndef f(x):\n    return x + 1\n')
     other.write_text('"""Other."""\n# why\ndef f(x):\n    """Adds."""\n\n    return x + 1\n')
     third.write_text('"""Doc."""\ndef f(x):\n    return x + 2\n')
-    assert job._meaning(one) != job._meaning(third)
+    assert build_job._meaning(one) != build_job._meaning(third)
     one.write_text('"""Doc."""\ndef f(x):\n    """Sums."""\n    return x + 1\n')
-    assert job._meaning(one) == job._meaning(other)
+    assert build_job._meaning(one) == build_job._meaning(other)
 
 
 def test_another_build_adds_its_tasks_and_keeps_the_others(tables, tmp_path):
@@ -306,7 +309,8 @@ def test_held_out_tasks_belong_to_no_store(tables, tmp_path):
 # with texts made without TensorFlow: a moment costs a fork and hangs on no clock. Prints how every child ended.
 PROGRAM = """
 import os, signal, sys
-from flanx.data import build, spec
+from flanx.data.store import build
+from flanx.data.task import spec
 
 spec.load_tables()
 folder, data, moments = sys.argv[1], sys.argv[2], sys.argv[3].split(",")
@@ -375,19 +379,19 @@ def test_death_while_putting_together(tables, tmp_path, monkeypatch):
     class Death(BaseException):
         pass
 
-    from flanx.data import writer
+    from flanx.data.store import assemble
 
-    write = writer.write_atomically
+    write = assemble.write_atomically
 
     def die(file: pathlib.Path, text: str, sync: bool = True) -> None:
         if file.name == store.MANIFEST:
             raise Death
         write(file, text, sync)
 
-    monkeypatch.setattr(writer, "write_atomically", die)
+    monkeypatch.setattr(assemble, "write_atomically", die)
     with pytest.raises(Death):
         run(tmp_path)
-    monkeypatch.setattr(writer, "write_atomically", write)
+    monkeypatch.setattr(assemble, "write_atomically", write)
     assert store.verify(tmp_path / "store").hash == before
     report = run(tmp_path)
     assert (report.built, report.kept) == (0, 3)  # the pieces are still there
@@ -395,8 +399,8 @@ def test_death_while_putting_together(tables, tmp_path, monkeypatch):
 
 
 def test_a_job_travels_as_json():
-    from flanx.data.piece import Piece
+    from flanx.data.store.shard import Piece
 
     piece = Piece("mini_a", "zsopt", 0, 0, 1, "h")
-    made = job.Job(piece, "parts", "byte", 0, "data", imports=("mine",))
-    assert job.Job.from_json(made.to_json()) == made
+    made = build_job.Job(piece, "parts", "byte", 0, "data", imports=("mine",))
+    assert build_job.Job.from_json(made.to_json()) == made

@@ -12,11 +12,12 @@ import jax
 import numpy as np
 import pytest
 
-from flanx import cluster, optim, partition, roster, train, train_step
-from flanx.data import mixture, store
+from flanx import cluster, coordination, optim, partition, train, train_step
+from flanx.data import store
+from flanx.data.pipeline import mixture
 from flanx.errors import UserError
 from flanx.models import t5
-from flanx.report import read_metrics
+from flanx.train_metrics import read_metrics
 from tests import run_case
 
 
@@ -26,11 +27,11 @@ def flags(**given: object) -> argparse.Namespace:
 
 def test_place_from_flags_and_environment() -> None:
     given = flags(coordinator_address="a:1", num_processes=4, process_id=2)
-    assert cluster.locate(given, {}) == roster.Place("a:1", 4, 2)
+    assert cluster.locate(given, {}) == coordination.Place("a:1", 4, 2)
     named = {"JAX_COORDINATOR_ADDRESS": "b:2", "JAX_NUM_PROCESSES": "3", "JAX_PROCESS_ID": "1"}
-    assert cluster.locate(flags(), named) == roster.Place("b:2", 3, 1)
+    assert cluster.locate(flags(), named) == coordination.Place("b:2", 3, 1)
     indexed = {"JAX_COORDINATOR_ADDRESS": "b:2", "JAX_NUM_PROCESSES": "3", "JOB_COMPLETION_INDEX": "2"}
-    assert cluster.locate(flags(), indexed) == roster.Place("b:2", 3, 2)
+    assert cluster.locate(flags(), indexed) == coordination.Place("b:2", 3, 2)
     assert cluster.locate(flags(), {}) is None
     assert cluster.locate(flags(coordinator_address="a:1", num_processes=1, process_id=0), {}) is None
 
@@ -50,7 +51,7 @@ def meet(count: int, facts: list[dict], timeout: float = 20.0) -> list[str | Non
     heard: list[str | None] = [None] * len(facts)
 
     def one(i: int) -> None:
-        joined = roster.Cluster(roster.Place(address, count, i), timeout)
+        joined = coordination.Cluster(coordination.Place(address, count, i), timeout)
         try:
             joined.agree("roll call", facts[i])
         except UserError as error:
@@ -101,18 +102,18 @@ def test_another_store_mixture_or_model_on_one_host_is_named(
 
 def test_no_answer_from_process_0() -> None:
     with pytest.raises(UserError, match="did not answer within 0 s"):
-        roster.Cluster(roster.Place(f"127.0.0.1:{run_case.free_port()}", 2, 1), 0.3)
+        coordination.Cluster(coordination.Place(f"127.0.0.1:{run_case.free_port()}", 2, 1), 0.3)
 
 
 @pytest.mark.parametrize("asked", [10**9, 52], ids=["one is asked", "both are asked"])
 def test_stop_is_one_step_for_all(asked: int) -> None:
     address = f"127.0.0.1:{run_case.free_port()}"
-    both = [roster.Cluster(roster.Place(address, 2, i), 10.0) for i in range(2)]
+    both = [coordination.Cluster(coordination.Place(address, 2, i), 10.0) for i in range(2)]
     threads = [threading.Thread(target=c.agree, args=("start", {})) for c in both]
     [t.start() for t in threads], [t.join() for t in threads]
     ended: list[int] = []
 
-    def steps(joined: roster.Cluster, first: int, asked_at: int) -> None:
+    def steps(joined: coordination.Cluster, first: int, asked_at: int) -> None:
         """A loop as fast as a loop can be: a stop must not overtake its own announcement."""
         step = first
         while not joined.stops(step >= asked_at, step):
@@ -127,9 +128,9 @@ def test_stop_is_one_step_for_all(asked: int) -> None:
 
 def test_a_failure_is_told_to_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     ended: list[str] = []
-    monkeypatch.setattr(roster.Cluster, "_end", lambda self, reason: self._leaving or ended.append(reason))
+    monkeypatch.setattr(coordination.Cluster, "_end", lambda self, reason: self._leaving or ended.append(reason))
     address = f"127.0.0.1:{run_case.free_port()}"
-    both = [roster.Cluster(roster.Place(address, 2, i), 10.0) for i in range(2)]
+    both = [coordination.Cluster(coordination.Place(address, 2, i), 10.0) for i in range(2)]
     threads = [threading.Thread(target=c.agree, args=("start", {})) for c in both]
     [t.start() for t in threads], [t.join() for t in threads]
     both[1].fail("the loss of step 3 is nan")
@@ -141,12 +142,12 @@ def test_a_failure_is_told_to_the_others(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_silence_is_counted_in_waits_and_not_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(roster, "BEAT", 0.1)
-    monkeypatch.setattr(roster, "SILENCE", 0.4)
+    monkeypatch.setattr(coordination, "BEAT", 0.1)
+    monkeypatch.setattr(coordination, "SILENCE", 0.4)
     one, other = socket.socketpair()
-    monkeypatch.setattr(roster.time, "monotonic", lambda: 1e9)  # as after a long stop
+    monkeypatch.setattr(coordination.time, "monotonic", lambda: 1e9)  # as after a long stop
     with one, other:
-        heard = roster._messages(one)
+        heard = coordination._messages(one)
         for i in range(3):
             threading.Timer(0.25, other.sendall, (b'{"i": %d}\n' % i,)).start()  # later than BEAT, sooner than SILENCE
             assert next(heard) == {"i": i}
@@ -234,7 +235,7 @@ def test_a_killed_process_ends_the_others_with_its_name_and_the_run_goes_on(
     began = time.monotonic()
     ended = run_case.finish(processes, timeout=90)
     assert time.monotonic() - began < 60
-    assert ended[1 - victim][0] == roster.LOST
+    assert ended[1 - victim][0] == coordination.LOST
     assert f"process {victim}" in ended[1 - victim][1].splitlines()[-1]
     kept, last = run_case.losses(tmp_path), run_case.newest(tmp_path)
     again = run_case.command(tmp_path, TRAIN_STEPS=last + 3, CHECKPOINT_PERIOD=5)
@@ -268,7 +269,7 @@ def test_processes_that_are_stopped_for_long_go_on(tmp_path: pathlib.Path) -> No
         time.sleep(pause)
     before = max(run_case.losses(tmp_path))
     run_case.wait_until(lambda: max(run_case.losses(tmp_path)) > before + 20, processes[0])
-    time.sleep(2 * roster.BEAT)
+    time.sleep(2 * coordination.BEAT)
     assert [process.poll() for process in processes] == [None, None]
     processes[0].send_signal(signal.SIGTERM)
     ended = run_case.finish(processes, timeout=90)

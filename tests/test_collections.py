@@ -4,8 +4,9 @@ import collections
 import json
 import re
 
-from flanx.data import example, prompt, source, spec
-from flanx.data.value import BadRow, SkipRow
+from flanx.data.task import prompt, sources, spec
+from flanx.data.task import render as example
+from flanx.data.task.row import BadRow, SkipRow
 from tests import source_case
 
 TABLES = spec.load()
@@ -35,7 +36,7 @@ def reasons(task, records):
     """Why records are no rows of the task."""
     for i, record in enumerate(records):
         try:
-            source.make_fields(task, record, str(i))
+            sources.make_fields(task, record, str(i))
         except (BadRow, SkipRow) as e:
             yield str(e)
 

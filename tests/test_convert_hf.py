@@ -9,8 +9,8 @@ import pytest
 
 import flanx.convert
 from flanx.convert import hf, safetensor
-from flanx.convert.folder import at
-from flanx.convert.tensor import BFLOAT16, held, parameters
+from flanx.convert.lazy_tensor import BFLOAT16, held, parameters
+from flanx.convert.storage import at
 from flanx.errors import UserError
 from tests.convert_case import PLAIN_TIED, SMALL, assert_same, draw, values
 
@@ -233,11 +233,11 @@ def test_torch_files_are_read_without_running_what_they_hold(tmp_path: pathlib.P
 def test_no_torch_transformers_tensorflow_or_t5x_is_imported(tmp_path: pathlib.Path):
     write(tmp_path / "hf")
     code = (
-        "import sys; from flanx import cli; from pathlib import Path\n"
+        "import sys; from flanx.cli import main; from pathlib import Path\n"
         f"base = {str(tmp_path)!r}\n"
-        "assert cli.main(['convert', base + '/hf', base + '/t5x', '--to', 't5x']) == 0\n"
-        "assert cli.main(['convert', base + '/t5x', base + '/flanx']) == 0\n"
-        "assert cli.main(['convert', base + '/flanx', base + '/hf2', '--to', 'hf']) == 0\n"
+        "assert main.main(['convert', base + '/hf', base + '/t5x', '--to', 't5x']) == 0\n"
+        "assert main.main(['convert', base + '/t5x', base + '/flanx']) == 0\n"
+        "assert main.main(['convert', base + '/flanx', base + '/hf2', '--to', 'hf']) == 0\n"
         "print(sorted({'torch', 'transformers', 'tensorflow', 't5x', 'safetensors', 'seqio'} & set(sys.modules)))\n"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -248,15 +248,15 @@ def test_no_torch_transformers_tensorflow_or_t5x_is_imported(tmp_path: pathlib.P
 
 def test_transformers_loads_the_folder_its_generation_config_and_its_tokenizer(tmp_path: pathlib.Path, capsys):
     transformers = pytest.importorskip("transformers", reason="transformers is in the extra hf")
-    from flanx import cli
+    from flanx.cli import main
     from flanx.data import vocabulary
 
     write(tmp_path / "hf", SMALL)
-    assert cli.main(["convert", str(tmp_path / "hf"), str(tmp_path / "flanx")]) == 0
-    assert cli.main(["convert", str(tmp_path / "flanx"), str(tmp_path / "out"), "--to", "hf"]) == 0
+    assert main.main(["convert", str(tmp_path / "hf"), str(tmp_path / "flanx")]) == 0
+    assert main.main(["convert", str(tmp_path / "flanx"), str(tmp_path / "out"), "--to", "hf"]) == 0
     assert "add --vocabulary SPEC" in capsys.readouterr().out
     again = ["convert", str(tmp_path / "flanx"), str(tmp_path / "byte"), "--to", "hf", "--vocabulary", "byte"]
-    assert cli.main(again) == 0
+    assert main.main(again) == 0
     model = transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "byte")
     assert model.generation_config.decoder_start_token_id == 0
     assert model.generation_config.eos_token_id == 1
@@ -265,7 +265,7 @@ def test_transformers_loads_the_folder_its_generation_config_and_its_tokenizer(t
     spec = importlib.util.find_spec("seqio")  # found, not imported: a real SentencePiece model lies in it
     pieces = pathlib.Path(spec.origin).parent / "test_data" / "sentencepiece" / "sentencepiece.model"
     again = ["convert", str(tmp_path / "flanx"), str(tmp_path / "pieces"), "--to", "hf", "--vocabulary", str(pieces)]
-    assert cli.main(again) == 0
+    assert main.main(again) == 0
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "pieces")
     ours = vocabulary.load(str(pieces))
     assert len(tokenizer) == ours.size

@@ -9,9 +9,9 @@ from flax import serialization
 
 import flanx.convert
 from flanx import optim, train_step
-from flanx.convert import hf, native, orbax_item, t5x, zarr
-from flanx.convert.folder import at
-from flanx.convert.tensor import BFLOAT16, held, nest, parameters
+from flanx.convert import flanx_format, hf, orbax_item, t5x, zarr
+from flanx.convert.lazy_tensor import BFLOAT16, held, nest, parameters
+from flanx.convert.storage import at
 from flanx.errors import UserError
 from flanx.models import t5
 from tests.convert_case import SMALL, assert_same, draw, values
@@ -57,7 +57,7 @@ def state_of(source: flanx.convert.Source) -> train_step.TrainState:
     arrays = values(source.tensors)
     moments = {
         moment: nest({name: arrays[f"state/param_states/{name}/{moment}"] for name in parameters(arrays)})
-        for moment in native.MOMENTS
+        for moment in flanx_format.MOMENTS
     }
     step = np.asarray(arrays["state/step"], np.int32)
     return train_step.TrainState(step, nest(parameters(arrays)), optim.AdafactorState(step, **moments))
@@ -95,9 +95,9 @@ def test_legacy_round_trip_is_bit_for_bit(tmp_path: pathlib.Path):
 
 
 def test_tensors_of_many_blocks_keep_their_bits(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("flanx.convert.tensor.BLOCK_BYTES", 10_000)
+    monkeypatch.setattr("flanx.convert.lazy_tensor.BLOCK_BYTES", 10_000)
     t5x.write_legacy(at(tmp_path / "t5x"), draw(), 0)
-    native.write(at(tmp_path / "flanx"), draw())
+    flanx_format.write(at(tmp_path / "flanx"), draw())
     hf.write(at(tmp_path / "hf"), draw(), SMALL, {})
     chunks = json.loads((tmp_path / "t5x" / "target.token_embedder.embedding" / ".zarray").read_text())["chunks"]
     assert chunks == [18, 128]  # 160 rows of 512 bytes in nine chunks, the last one short

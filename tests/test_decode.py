@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flanx import beam, bucket, cache, decode, score
+from flanx.decoding import beam_search, decode, kv_cache, length_buckets, loglikelihood
 from flanx.errors import UserError
 from flanx.models import palm, t5
 
@@ -44,8 +44,8 @@ def run(given: list[list[int]] | None = None, **options: Any) -> list[decode.Out
 
 def forced(given: list[list[int]], targets: list[list[int]]) -> np.ndarray:
     """Log-probabilities f32[B, T, V] with the right answer fed at every step, in one pass without a cache."""
-    inputs = bucket.pad_rows(given, len(given), 64)
-    wanted = bucket.pad_rows(targets, len(given), 13)
+    inputs = length_buckets.pad_rows(given, len(given), 64)
+    wanted = length_buckets.pad_rows(targets, len(given), 13)
     batch = {
         "encoder_input_tokens": inputs,
         "encoder_segment_ids": (inputs > 0).astype(np.int32),
@@ -108,7 +108,7 @@ def test_sampling_draws_from_the_right_distribution() -> None:
 
 def test_an_encoder_is_held_once_for_all_samples() -> None:
     filled, _ = jax.eval_shape(lambda p: MODEL.prefill(p, jnp.zeros((3, 24), jnp.int32), 5), params())
-    shared = cache.shared_leaves(MODEL, params(), 5)
+    shared = kv_cache.shared_leaves(MODEL, params(), 5)
     for leaf, same in zip(jax.tree.leaves(filled), shared, strict=True):
         assert same == (24 in leaf.shape[1:])  # what has the prompt's length is the encoder's
 
@@ -122,7 +122,7 @@ def test_a_decoder_only_model_follows_teacher_forcing_alone_and_in_samples() -> 
     settings = {"max_new": 8, "lengths": (16,), "batch_size": 8, "eos_id": -1}
     found = decode.generate(model, weights, given, **settings)
     rows = [prompt + output.tokens[0] for prompt, output in zip(given, found, strict=True)]
-    targets = bucket.pad_rows(rows, len(rows), 24)
+    targets = length_buckets.pad_rows(rows, len(rows), 24)
     batch = {
         "decoder_target_tokens": targets,
         "decoder_input_tokens": np.pad(targets, ((0, 0), (1, 0)))[:, :-1],
@@ -185,7 +185,7 @@ def theirs(given: list[list[int]], **options: Any) -> list[list[int]]:
     """What `generate` of Hugging Face gives, without padding and end of sequence."""
     import torch
 
-    rows = torch.from_numpy(bucket.pad_rows(given, len(given), 64).astype(np.int64))
+    rows = torch.from_numpy(length_buckets.pad_rows(given, len(given), 64).astype(np.int64))
     with torch.inference_mode():
         out = hugging_face().generate(
             input_ids=rows, attention_mask=(rows > 0).long(), max_new_tokens=12, do_sample=False, **options
@@ -218,8 +218,8 @@ SLOW = pytest.mark.slow
 )
 def test_beam_equals_hugging_face(beams: int, penalty: float) -> None:
     hugging_face()
-    method = beam.Beam(beams, penalty)
-    found = beam.search(MODEL, params(), prompts(), max_new=12, method=method, lengths=(64,), batch_size=24)
+    method = beam_search.Beam(beams, penalty)
+    found = beam_search.search(MODEL, params(), prompts(), max_new=12, method=method, lengths=(64,), batch_size=24)
     wanted = theirs(prompts(), num_beams=beams, length_penalty=penalty, num_return_sequences=beams)
     kept = [ours(o.tokens[i]) if i < len(o.tokens) else [] for o in found for i in range(beams)]
     assert kept == wanted
@@ -227,27 +227,27 @@ def test_beam_equals_hugging_face(beams: int, penalty: float) -> None:
 
 
 def test_beam_batched_equals_alone() -> None:
-    method = beam.Beam(3, 2.0)
-    whole = beam.search(MODEL, params(), prompts(), max_new=12, method=method, lengths=(64,), batch_size=24)
-    alone = beam.search(MODEL, params(), prompts()[2:3], max_new=12, method=method, lengths=(64,), batch_size=24)
+    method = beam_search.Beam(3, 2.0)
+    whole = beam_search.search(MODEL, params(), prompts(), max_new=12, method=method, lengths=(64,), batch_size=24)
+    alone = beam_search.search(MODEL, params(), prompts()[2:3], max_new=12, method=method, lengths=(64,), batch_size=24)
     assert alone[0].tokens == whole[2].tokens
     with pytest.raises(UserError, match="at least 2 beams"):
-        beam.Beam(1)
+        beam_search.Beam(1)
 
 
 def test_option_scores_equal_the_model_s_log_probabilities() -> None:
     given = prompts(5)
     options = [[[5], [6], [7, 8, 9]], [[1]], [[4, 4], [5]], [[9, 1], [10, 1], [11]], [[3], [3]]]
-    found = score.score(MODEL, params(), given, options, lengths=(64,))
+    found = loglikelihood.score(MODEL, params(), given, options, lengths=(64,))
     pairs = [(prompt, option) for prompt, each in zip(given, options, strict=True) for option in each]
     wanted = forced(*map(list, zip(*pairs, strict=True)))
     sums = [value for each in found for value in each]
     for row, (_, option) in enumerate(pairs):
         assert sums[row] == pytest.approx(sum(wanted[row, i, token] for i, token in enumerate(option)), abs=1e-4)
     with pytest.raises(UserError, match="prompt 1 has an empty option"):
-        score.score(MODEL, params(), given[:2], [[[1]], [[]]])
+        loglikelihood.score(MODEL, params(), given[:2], [[[1]], [[]]])
     with pytest.raises(UserError, match="prompt 0 has no options"):
-        score.score(MODEL, params(), given[:1], [[]])
+        loglikelihood.score(MODEL, params(), given[:1], [[]])
 
 
 def test_on_a_mesh_as_on_one_device() -> None:
@@ -270,7 +270,7 @@ def test_nan_logits_are_named_and_stop_the_row() -> None:
     assert [o.broken for o in found] == [False, True, False]
     clean = decode.generate(MODEL, params(), [given[0], given[2]], max_new=12, lengths=(64,), batch_size=8)
     assert [50 in o.tokens[0] or o == c for o, c in zip([found[0], found[2]], clean, strict=True)] == [True, True]
-    assert np.isnan(score.score(MODEL, spoiled, [given[1]], [[[5]]])[0][0])
+    assert np.isnan(loglikelihood.score(MODEL, spoiled, [given[1]], [[[5]]])[0][0])
 
 
 def test_bad_requests() -> None:
@@ -284,17 +284,17 @@ def test_bad_requests() -> None:
 
 def test_small_buckets_join_longer_ones() -> None:
     lists = [[1] * n for n in (3, 10, 12, 40, 41, 60)]
-    assert bucket.buckets_of(lists, (4, 16, 64)) == {64: [3, 4, 5], 16: [1, 2], 4: [0]}
-    assert bucket.buckets_of(lists, (4, 16, 64), 8) == {64: [3, 4, 5], 16: [1, 2, 0]}
-    assert bucket.bucket_lengths(512, 1) == (128, 256, 512) and bucket.bucket_lengths(96) == (96,)
-    assert bucket.bucket_lengths(300, 4) == (128, 160, 192, 224, 256, 300)
+    assert length_buckets.buckets_of(lists, (4, 16, 64)) == {64: [3, 4, 5], 16: [1, 2], 4: [0]}
+    assert length_buckets.buckets_of(lists, (4, 16, 64), 8) == {64: [3, 4, 5], 16: [1, 2, 0]}
+    assert length_buckets.bucket_lengths(512, 1) == (128, 256, 512) and length_buckets.bucket_lengths(96) == (96,)
+    assert length_buckets.bucket_lengths(300, 4) == (128, 160, 192, 224, 256, 300)
 
 
 def test_long_prompts_go_in_smaller_batches() -> None:
-    assert [bucket.rows_of(1000, 64, length) for length in (64, 512, 1024, 2048)] == [64, 64, 32, 16]
-    assert [bucket.rows_of(count, 64, 128) for count in (0, 5, 30, 63)] == [8, 8, 32, 64]
-    assert [bucket.rows_of(count, 64, 512) for count in (64, 65, 76, 130)] == [64, 40, 40, 48]  # not 64 and one
-    assert bucket.rows_of(1000, 4, 4096) == 4 and bucket.rows_of(1000, 64, 8192) == 8
+    assert [length_buckets.rows_of(1000, 64, length) for length in (64, 512, 1024, 2048)] == [64, 64, 32, 16]
+    assert [length_buckets.rows_of(count, 64, 128) for count in (0, 5, 30, 63)] == [8, 8, 32, 64]
+    assert [length_buckets.rows_of(count, 64, 512) for count in (64, 65, 76, 130)] == [64, 40, 40, 48]  # not 64 and one
+    assert length_buckets.rows_of(1000, 4, 4096) == 4 and length_buckets.rows_of(1000, 64, 8192) == 8
 
 
 @pytest.mark.parametrize("samples", [1, 3])

@@ -15,11 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from flanx.cli import rescore
 from flanx.data import vocabulary
 from flanx.errors import UserError
-from flanx.evals import metrics, record, report, rescore, suite
-from flanx.evals.request import fit
-from flanx.evals.suite import Item, Spec
+from flanx.evals import generations, metrics, registry, table5
+from flanx.evals.fitting import fit
+from flanx.evals.spec import Item, Spec, Suite
 from flanx.evaluate import evaluate
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -48,7 +49,7 @@ class Echo:
 
 def score(out: pathlib.Path, *names: str, scale: float = 1.0, **options: Any) -> dict[str, Any]:
     """Evaluates the echo on our samples."""
-    given = {"data_dir": suite.SAMPLE, "vocabulary": BYTES, "lengths": LENGTHS, "batch_size": 16} | options
+    given = {"data_dir": registry.SAMPLE, "vocabulary": BYTES, "lengths": LENGTHS, "batch_size": 16} | options
     return evaluate(
         model=Echo(), params={"scale": jnp.float32(scale)}, suites=names or ("gsm8k_zero_shot",), out_dir=out, **given
     )
@@ -102,15 +103,15 @@ def test_an_evaluation_that_is_killed_outright_goes_on(tmp_path: pathlib.Path) -
     whole = score(tmp_path / "whole", name)
     code = f"""
 import os, signal
-from flanx.evals import record
+from flanx.evals import generations
 from tests import test_evaluate
-add, count = record.Writer.add, []
+add, count = generations.Writer.add, []
 def stop(self, row):
     add(self, row)
     count.append(row)
     if len(count) == 2:
         os.kill(os.getpid(), signal.SIGKILL)
-record.Writer.add = stop
+generations.Writer.add = stop
 test_evaluate.score({str(tmp_path / "cut")!r}, {name!r})
 """
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=120).returncode == -signal.SIGKILL
@@ -143,8 +144,8 @@ def test_self_consistency_is_one_argument(tmp_path: pathlib.Path) -> None:
     assert "mmlu_test_hendrycks" in scores["suites"]
     row = lines(tmp_path / "generations" / "gsm8k_zero_shot-sc3__gsm8k.jsonl")[1]
     assert len(row["outputs"]) == 3
-    assert suite.resolve("gsm8k_cot+sc") == dataclasses.replace(
-        suite.resolve("gsm8k_cot"), name="gsm8k_cot+sc", samples=40, temperature=0.7, top_k=40
+    assert registry.resolve("gsm8k_cot+sc") == dataclasses.replace(
+        registry.resolve("gsm8k_cot"), name="gsm8k_cot+sc", samples=40, temperature=0.7, top_k=40
     )
 
 
@@ -155,7 +156,7 @@ def test_likelihood_is_the_mean_probability_of_the_gold_tokens(tmp_path: pathlib
     assert entry["metric"] == "likelihood" and not entry["flagged"]
     assert entry["score"] == pytest.approx(100 / 259, rel=1e-4)  # all bytes alike, however long the answer is
     with pytest.raises(UserError, match=r"ranks options; '\+likelihood' wants a suite that generates"):
-        suite.resolve("mmlu_hendrycks+likelihood")
+        registry.resolve("mmlu_hendrycks+likelihood")
 
 
 def test_beams_are_one_argument(tmp_path: pathlib.Path) -> None:
@@ -164,8 +165,8 @@ def test_beams_are_one_argument(tmp_path: pathlib.Path) -> None:
     assert found["gsm8k_zero_shot[:2]+beam2"]["n"] == greedy["n"] == 2 and "mmlu_test_hendrycks[astronomy]" in found
     row = lines(tmp_path / "generations" / "gsm8k_zero_shot--2--beam2__gsm8k.jsonl")[1]
     assert len(row["outputs"]) == len(row["ended"]) == 1
-    assert suite.resolve("gsm8k_cot+beam") == dataclasses.replace(
-        suite.resolve("gsm8k_cot"), name="gsm8k_cot+beam", beams=4
+    assert registry.resolve("gsm8k_cot+beam") == dataclasses.replace(
+        registry.resolve("gsm8k_cot"), name="gsm8k_cot+beam", beams=4
     )
     with pytest.raises(UserError, match="SELF_CONSISTENCY and BEAMS exclude each other"):
         score(tmp_path, beams=2, self_consistency=2)
@@ -180,7 +181,7 @@ def test_an_output_ends_with_its_stop_text(tmp_path: pathlib.Path) -> None:
 
 
 def test_broken_logits_are_counted_not_scored(tmp_path: pathlib.Path) -> None:
-    shutil.copytree(suite.SAMPLE_DIR, tmp_path / "data")
+    shutil.copytree(registry.SAMPLE_DIR, tmp_path / "data")
     path = tmp_path / "data" / "gsm8k" / "test.jsonl"
     path.write_text(path.read_text().replace("A bus has", "A ~ bus has"))
     entry = score(tmp_path / "out", data_dir=str(tmp_path / "data"))["suites"]["gsm8k_zero_shot"]
@@ -230,7 +231,12 @@ def test_wrong_arguments_are_named_before_anything_is_written(
     tmp_path: pathlib.Path, options: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("FLANX_DATA_DIR", raising=False)
-    given = {"suites": "gsm8k_zero_shot", "data_dir": suite.SAMPLE, "vocabulary": BYTES, "lengths": LENGTHS} | options
+    given = {
+        "suites": "gsm8k_zero_shot",
+        "data_dir": registry.SAMPLE,
+        "vocabulary": BYTES,
+        "lengths": LENGTHS,
+    } | options
     with pytest.raises(UserError, match=message):
         evaluate(model=Echo(), params={"scale": jnp.float32(1)}, out_dir=tmp_path, **given)
     assert not list(tmp_path.iterdir())
@@ -256,7 +262,7 @@ def test_wrong_arguments_are_named_before_anything_is_written(
 )
 def test_unknown_names(name: str, message: str) -> None:
     with pytest.raises(UserError, match=message.replace("[", r"\[")):
-        suite.resolve(name)
+        registry.resolve(name)
 
 
 @pytest.mark.parametrize(
@@ -277,20 +283,20 @@ def test_unknown_names(name: str, message: str) -> None:
     ],
 )  # fmt: skip
 def test_wrong_files_are_named(tmp_path: pathlib.Path, file: str, text: str, name: str, message: str) -> None:
-    shutil.copytree(suite.SAMPLE_DIR, tmp_path / "data")
+    shutil.copytree(registry.SAMPLE_DIR, tmp_path / "data")
     (tmp_path / "data" / file).write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match=message):
         _load_there(tmp_path / "data", name)
 
 
-def _load_there(folder: pathlib.Path, name: str) -> suite.Suite:
+def _load_there(folder: pathlib.Path, name: str) -> Suite:
     """A suite of the tasks that a copy of our samples has."""
-    sample = suite.load(name, suite.SAMPLE)
-    return suite.load(f"{name}[{','.join(sample.spec.tasks)}]", str(folder))
+    sample = registry.load(name, registry.SAMPLE)
+    return registry.load(f"{name}[{','.join(sample.spec.tasks)}]", str(folder))
 
 
 def test_bytes_that_are_no_text_and_twice_given_ids(tmp_path: pathlib.Path) -> None:
-    shutil.copytree(suite.SAMPLE_DIR, tmp_path / "data")
+    shutil.copytree(registry.SAMPLE_DIR, tmp_path / "data")
     path = tmp_path / "data" / "tydiqa" / "tydiqa-goldp-v1.1-dev.json"
     path.write_text(path.read_text().replace("finnish-s2-1", "finnish-s2-0"))
     with pytest.raises(UserError, match="id 'finnish-s2-0' of fi stands twice"):
@@ -301,26 +307,26 @@ def test_bytes_that_are_no_text_and_twice_given_ids(tmp_path: pathlib.Path) -> N
 
 
 def test_a_language_without_rows_is_an_error_unless_named() -> None:
-    folder = str(suite.SAMPLE_DIR)
+    folder = str(registry.SAMPLE_DIR)
     with pytest.raises(UserError, match="TyDiQA: 0 exemplars for 'ar'"):
-        suite.load("tydiqa", folder)
-    loaded = suite.load("tydiqa", folder, allow_missing=("ar", "bn", "id", "ko", "ru", "te"))
+        registry.load("tydiqa", folder)
+    loaded = registry.load("tydiqa", folder, allow_missing=("ar", "bn", "id", "ko", "ru", "te"))
     assert {item.task for item in loaded.items} == {"fi", "sw"}
 
 
 def test_the_hash_covers_every_byte_and_every_setting(tmp_path: pathlib.Path) -> None:
-    before = suite.load("gsm8k_cot", suite.SAMPLE)
-    assert suite.load("gsm8k_cot", suite.SAMPLE).hash == before.hash
+    before = registry.load("gsm8k_cot", registry.SAMPLE)
+    assert registry.load("gsm8k_cot", registry.SAMPLE).hash == before.hash
     for change in ({"max_new": 511}, {"drop": "first"}, {"version": 2}, {"stop": ()}):
         assert dataclasses.replace(before, spec=dataclasses.replace(before.spec, **change)).hash != before.hash
-    shutil.copytree(suite.SAMPLE_DIR, tmp_path / "data")
-    assert suite.load("gsm8k_cot", str(tmp_path / "data")).items[0].query == before.items[0].query
+    shutil.copytree(registry.SAMPLE_DIR, tmp_path / "data")
+    assert registry.load("gsm8k_cot", str(tmp_path / "data")).items[0].query == before.items[0].query
     path = tmp_path / "data" / "mgsm" / "exemplars.json"
     path.write_text(path.read_text().replace("Mia has 4", "Mia has  4"))
-    from flanx.evals import mgsm
+    from flanx.evals.families import mgsm
 
     mgsm.exemplars.cache_clear()
-    after = suite.load("gsm8k_cot", str(tmp_path / "data"))
+    after = registry.load("gsm8k_cot", str(tmp_path / "data"))
     assert dataclasses.replace(after, spec=before.spec).hash != before.hash
 
 
@@ -379,15 +385,15 @@ def fake(folder: pathlib.Path, names: tuple[str, ...], failed: float = 0.0) -> p
     tasks = {task: {"score": 40.0} for task in metrics.BBH_BOUNDS}
     suites = {name: entry | {"spec": "abc", "tasks": tasks if name.startswith("bbh") else {}} for name in names}
     folder.mkdir()
-    record.write_scores(folder, suites, {"seed": 0})
+    generations.write_scores(folder, suites, {"seed": 0})
     return folder
 
 
 def test_report_has_no_blank_that_reads_as_success(tmp_path: pathlib.Path) -> None:
     whole = fake(tmp_path / "whole", metrics.HEADLINE)
     part = fake(tmp_path / "part", ("bbh_cot", "gsm8k_cot"), failed=0.2)
-    texts = [report.Line.read(f"{whole}=Flan-T5-XL"), report.Line.read(str(part))]
-    shown = report.markdown(texts)
+    texts = [table5.Line.read(f"{whole}=Flan-T5-XL"), table5.Line.read(str(part))]
+    shown = table5.markdown(texts)
     average = json.loads((whole / "scores.json").read_text())["normalized_average"]
     assert f"| {average:.1f} | 40.0 [38.0, 42.0] |" in shown
     assert "| published: Flan-T5-XL | 19.1 | 52.4 | 45.5 | 41.0 | 35.2 | 16.6 | 1.9 |" in shown
@@ -397,12 +403,12 @@ def test_report_has_no_blank_that_reads_as_success(tmp_path: pathlib.Path) -> No
     assert f"| {part} | gsm8k_cot | 40.0 [38.0, 42.0] ! 20% unread | 100 | abc |" in shown
     assert "|  |" not in shown
     assert "mgsm 0 (free answers)" in shown and "word_sorting 0 (recovered by fit" in shown
-    csv_text = report.table(texts)
+    csv_text = table5.table(texts)
     assert all("" not in row.split(",")[3:4] for row in csv_text.splitlines())
     with pytest.raises(UserError, match=r"no model .Flan-T5-LX.; behind .=. stands one of .*Flan-T5-XL"):
-        report.Line.read(f"{whole}=Flan-T5-LX")
+        table5.Line.read(f"{whole}=Flan-T5-LX")
     with pytest.raises(UserError, match="holds no scores"):
-        report.Line.read(str(tmp_path / "nothing"))
+        table5.Line.read(str(tmp_path / "nothing"))
 
 
 def test_summary_keeps_finite_numbers(tmp_path: pathlib.Path) -> None:

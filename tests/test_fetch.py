@@ -11,9 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from flanx.cli import main
-from flanx.data import download, example, fetch, mirror, need, receipt, source, spec
-from flanx.data import meter as meters
+from flanx.cli.main import main
+from flanx.data.fetch import checksums, downloads, fetch, mirrors
+from flanx.data.fetch import http as download
+from flanx.data.fetch import progress as meters
+from flanx.data.task import render, sources, spec
 from flanx.errors import UserError
 
 FILES: dict[str, bytes] = {}
@@ -111,8 +113,8 @@ def test_a_failing_task_is_quarantined_and_the_rest_is_usable(tables, server, tm
     assert kept["mine_two"].endswith("/two.jsonl: 404 Not Found")
     assert "404" in kept["mine_two"] and "ask the author" in kept["mine_three"]
     tasks = spec.load_tables()
-    assert len(list(example.render_rows(tasks["mine_one"], "zsopt", "train", folder))) == 500
-    assert next(example.render_rows(tasks["mine_four"], "zsopt", "train", folder)).targets == "out"
+    assert len(list(render.render_rows(tasks["mine_one"], "zsopt", "train", folder))) == 500
+    assert next(render.render_rows(tasks["mine_four"], "zsopt", "train", folder)).targets == "out"
     FILES["/two.jsonl"] = LINES
     SEEN.clear()
     assert run(fetch.fetch, folder, mixture="mine_two") == 0
@@ -184,7 +186,7 @@ def test_progress_tells_bytes_and_rate(tables, tmp_path, monkeypatch, capsys):
     FILES["/one.jsonl"] = LINES
     assert run(fetch.fetch, tmp_path / "data", mixture="mine_one") == 0
     told = capsys.readouterr()
-    size = need.say_bytes(len(LINES))
+    size = downloads.say_bytes(len(LINES))
     assert re.search(rf"\[0/1\] jsonl:one.jsonl: 4.1 kB of {size}, [\d.]+ [kM]?B/s", told.err)
     assert re.search(rf"\[1/1\] jsonl:one.jsonl: fetched {size} in [\d.]+ s \([\d.]+ [kMG]?B/s\)", told.out)
 
@@ -215,7 +217,7 @@ def test_a_stop_ends_the_processes_of_tfds_too(monkeypatch):
     told = []
     monkeypatch.setattr(meter, "tell", lambda name, text: told.append(text) or meter.stop())
     task = next(task for task in spec.load_tables().values() if task.source.startswith("tfds:"))
-    assert fetch._fetch_tfds(task, need.Need(task.source, "open", [task]), meter) == "Dl Size: 12 MiB"
+    assert fetch._fetch_tfds(task, downloads.Need(task.source, "open", [task]), meter) == "Dl Size: 12 MiB"
     assert told == ["Dl Size: 12 MiB"]
 
 
@@ -228,10 +230,10 @@ def test_one_fetch_at_a_time_in_a_folder(tables, tmp_path):
 def test_what_a_mixture_becomes_without_its_absent_tasks(tmp_path, capsys):
     """Rates of table 23, first with everything, then without T0-SF: the others fill its place."""
     ready = {task.name for task in spec.load_tables().values() if task.collection != "t0_sf"}
-    lines = [line.split() for line in need.shares("proportion_b", ready)[1:]]
+    lines = [line.split() for line in downloads.shares("proportion_b", ready)[1:]]
     assert ["t0_sf", "0", "of", "193", "27.9", "-"] in lines
     assert ["muffin", "80", "of", "80", "46.0", "63.9"] in lines
-    assert need.shares("cot_gsm8k", ready) == []
+    assert downloads.shares("cot_gsm8k", ready) == []
     assert main(["tasks", "plan", "proportion_b", "--data_dir", str(tmp_path)]) == 0
     assert re.search(r"muffin +0 of +80 +46.0 +-", capsys.readouterr().out)
 
@@ -249,14 +251,14 @@ def test_a_mirror_stands_in_and_must_hold_the_same_examples(tables, server, tmp_
     folder = tmp_path / "data"
     FILES["/one.jsonl"] = LINES
     assert run(fetch.fetch, folder, mixture="mine_one") == 0
-    first = json.loads((folder / receipt.FILE).read_text())
+    first = json.loads((folder / checksums.FILE).read_text())
     assert first["sources"]["jsonl:one.jsonl"]["train"]["rows"] == 500 and first["bytes_per_second"] > 0
     (folder / "one.jsonl").unlink()
     del FILES["/one.jsonl"]
     FILES["/wrong/one.jsonl"] = LINES.replace(b"q7", b"Q7")  # reads well, and is something else
     (tmp_path / "copy" / "one.jsonl").write_bytes(LINES.replace(b": ", b":  "))  # other bytes, the same examples
     assert run(fetch.fetch, folder, mixture="mine_one") == 0
-    assert json.loads((folder / receipt.FILE).read_text())["sources"] == first["sources"]
+    assert json.loads((folder / checksums.FILE).read_text())["sources"] == first["sources"]
     assert (folder / "one.jsonl.changed").read_bytes() == FILES["/wrong/one.jsonl"]
     assert [path for path, _ in SEEN[1:]] == ["/one.jsonl", "/wrong/one.jsonl", "/again/one.jsonl"]
 
@@ -272,18 +274,18 @@ def test_other_examples_than_at_first_are_quarantined_and_read_by_no_task(tables
     assert re.search(
         r"first fetch \(500 rows, sha256 \w{12}; now 1,000 rows.*one.jsonl.changed; to take it, remove", reason
     )
-    assert source.missing(spec.load_tables()["mine_one"], folder)
+    assert sources.missing(spec.load_tables()["mine_one"], folder)
 
 
 def test_verify_reads_what_is_in_place_and_gives_it_a_receipt(tables, tmp_path):
     (tmp_path / "one.jsonl").write_bytes(LINES)
     assert run(fetch.fetch, tmp_path, mixture="mine_one") == 0
-    assert not (tmp_path / receipt.FILE).exists()
+    assert not (tmp_path / checksums.FILE).exists()
     assert run(fetch.fetch, tmp_path, mixture="mine_one", verify=True) == 0
     (tmp_path / "one.jsonl").write_bytes(LINES[:-20])
     assert run(fetch.fetch, tmp_path, mixture="mine_one") == 0
     assert run(fetch.fetch, tmp_path, mixture="mine_one", verify=True) == 1
-    (tmp_path / receipt.FILE).write_text("{")
+    (tmp_path / checksums.FILE).write_text("{")
     with pytest.raises(UserError, match="no JSON"):
         run(fetch.fetch, tmp_path, mixture="mine_one")
 
@@ -296,10 +298,10 @@ def test_a_split_of_which_some_files_came_is_not_whole(tables, server, tmp_path,
     folder = tmp_path / "data"
     assert run(fetch.fetch, folder, mixture="mine_four") == 1
     task = spec.load_tables()["mine_four"]
-    assert "1 of 2 files of 'train'" in source.missing(task, folder)
+    assert "1 of 2 files of 'train'" in sources.missing(task, folder)
     FILES["/1.parquet"] = FILES["/0.parquet"]
     assert run(fetch.fetch, folder, mixture="mine_four") == 0
-    assert len(list(example.render_rows(task, "zsopt", "train", folder, count=len))) == 2
+    assert len(list(render.render_rows(task, "zsopt", "train", folder, count=len))) == 2
     assert [path for path, _ in SEEN].count("/0.parquet") == 1
 
 
@@ -309,41 +311,41 @@ def test_a_page_in_the_place_of_a_parquet_file_is_set_aside(tables, server, tmp_
     for _ in range(2):  # it is not there for the second run either
         assert run(fetch.fetch, tmp_path, mixture="mine_four") == 1
         assert "not what the task reads" in json.loads((tmp_path / "quarantine.json").read_text())["mine_four"]
-    assert source.missing(spec.load_tables()["mine_four"], tmp_path)
+    assert sources.missing(spec.load_tables()["mine_four"], tmp_path)
 
 
 @pytest.mark.parametrize("table", ['["x"]\nplaces = "y"\n', '["x"]\nplace = ["y"]\n', '["x"]\nplaces = [1]\n'])
 def test_a_wrong_table_of_mirrors_is_refused(tables, table):
     (tables / "tables" / "mirrors.toml").write_text(table)
     with pytest.raises(UserError, match=r"mirrors.toml:1: a mirror is places"):
-        mirror.places("http://x")
+        mirrors.places("http://x")
 
 
 def test_plan_tells_the_hours_of_a_stated_rate_or_of_the_last_fetch(tables, tmp_path, capsys):
     with (tables / "tables" / "mine.toml").open("a") as file:
         file.write('[five]\nsource = "jsonl:five.jsonl"\nbytes = 36000000000\n')
-    assert run(need.plan, tmp_path, json=False) == 0
+    assert run(downloads.plan, tmp_path, json=False) == 0
     assert "hours: give --rate" in capsys.readouterr().out
-    assert run(need.plan, tmp_path, json=False, rate=5.0) == 0
+    assert run(downloads.plan, tmp_path, json=False, rate=5.0) == 0
     assert "2.0 hours for the known sizes at 5.0 MB/s (your line)" in capsys.readouterr().out
-    receipt.write(tmp_path, {"sources": {}, "bytes_per_second": 10_000_000})
-    assert run(need.plan, tmp_path) == 0
+    checksums.write(tmp_path, {"sources": {}, "bytes_per_second": 10_000_000})
+    assert run(downloads.plan, tmp_path) == 0
     assert json.loads(capsys.readouterr().out)["sum"]["hours"] == 1.0
     with pytest.raises(UserError, match="--rate 0: give MB a second"):
-        run(need.plan, tmp_path, rate=0.0)
+        run(downloads.plan, tmp_path, rate=0.0)
 
 
 def test_plan_counts_what_is_there_and_what_is_not(tables, tmp_path, capsys):
     (tmp_path / "one.jsonl").write_bytes(LINES)
-    assert run(need.plan, tmp_path) == 0
+    assert run(downloads.plan, tmp_path) == 0
     said = json.loads(capsys.readouterr().out)
     assert said["sum"]["present"] == 1 and said["sum"]["needs"] == 4
     assert said["sum"]["user"] == ["jsonl:three.jsonl"]
     with pytest.raises(UserError, match="no data folder"):
-        run(need.plan, None, data_dir=None)
+        run(downloads.plan, None, data_dir=None)
 
 
 def test_sizes_of_tfds_sources_come_from_its_own_checksums():
-    assert need.tfds_bytes("tfds:super_glue/rte") == 750920
-    assert need.tfds_bytes("tfds:nothing") is None
-    assert [need.say_bytes(n) for n in (None, 999, 1_500_000, 2_700_000_000)] == ["?", "999 B", "1.5 MB", "2.7 GB"]
+    assert downloads.tfds_bytes("tfds:super_glue/rte") == 750920
+    assert downloads.tfds_bytes("tfds:nothing") is None
+    assert [downloads.say_bytes(n) for n in (None, 999, 1_500_000, 2_700_000_000)] == ["?", "999 B", "1.5 MB", "2.7 GB"]

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flanx.data import operation
-from flanx.data.fields import parse
-from flanx.data.value import BadRow, SkipRow
+from flanx.data.task import ops
+from flanx.data.task.fields import parse
+from flanx.data.task.row import BadRow, SkipRow
 from flanx.errors import UserError
 
 
@@ -74,8 +74,8 @@ def test_operations(text, wanted):
 
 
 def test_every_operation_is_tried_above_or_in_the_tables():
-    tried = {name for case in test_operations.pytestmark[0].args[1] for name in operation.OPS if f"{name}(" in case[0]}
-    assert set(operation.OPS) - tried == {"call"}
+    tried = {name for case in test_operations.pytestmark[0].args[1] for name in ops.OPS if f"{name}(" in case[0]}
+    assert set(ops.OPS) - tried == {"call"}
 
 
 @pytest.mark.parametrize("text", ["pick(x, empty)", "where(label, 0)", "unless(label, 1)", "above(score, 9)",

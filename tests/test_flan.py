@@ -2,8 +2,8 @@
 
 import pytest
 
-from flanx.cli import main
-from flanx.data import example, spec
+from flanx.cli.main import main
+from flanx.data.task import render, spec
 
 TEMPLATES = r"""
 import copy
@@ -49,7 +49,7 @@ def converted(tmp_path, monkeypatch, capsys):
 def rendered(name, style, records):
     task = spec.load_tables()[name]
     raw = [(f"row {i}", record) for i, record in enumerate(records)]
-    return list(example.render_rows(task, style, "train", raw=lambda split: iter(raw)))
+    return list(render.render_rows(task, style, "train", raw=lambda split: iter(raw)))
 
 
 RTE = [{"premise": f"p{i}", "hypothesis": f"h{i}", "label": 0} for i in range(3)]

@@ -9,11 +9,13 @@ import pytest
 from gin import config_parser
 
 from flanx import config, train
-from flanx.cli import main, take_bindings
-from flanx.data import mixture, spec
-from flanx.evals import suite
-from flanx.plan import recipe as plan
-from flanx.sweep import recipe
+from flanx.cli.main import main
+from flanx.data.dataset import DatasetConfig
+from flanx.data.pipeline import mixture
+from flanx.data.task import spec
+from flanx.evals import registry
+from flanx.plan import planned_run as plan
+from flanx.sweep import published_recipes
 from flanx.sweep.grid import Sweep
 from tests import store_maker
 
@@ -47,7 +49,7 @@ def whole(name: str) -> str:
     return text + "".join(whole(included) for included in re.findall(r'^include "(sweeps/\w+\.gin)"', text, re.M))
 
 
-ROWS = recipe.load()
+ROWS = published_recipes.load()
 RECIPES = [row.gin for row in ROWS.values()]
 DOORS = ["runs/train.gin", "runs/evaluate.gin", "runs/store.gin", plan.DEFAULTS]
 SWEEPS = [name for name in files("sweeps") if "axes = " in whole(name)]
@@ -67,7 +69,11 @@ def test_no_gin_file_escapes_these_tests():
 
 def read(name: str) -> plan.Recipe:
     """A model's file or a recipe's as `flanx plan` reads it."""
-    yours = {n: "'yours'" for n, f in recipe.find(name).fields.items() if f.value == "yours"} if "rec" in name else {}
+    yours = (
+        {n: "'yours'" for n, f in published_recipes.find(name).fields.items() if f.value == "yours"}
+        if "rec" in name
+        else {}
+    )
     return plan.read([name], bind(yours))
 
 
@@ -107,7 +113,7 @@ def test_models_and_recipes_build_their_step_layer_by_layer(name):
 def test_mixtures_name_what_there_is(name):
     config.parse(["runs/train.gin", TINY, name], bind(RUN))
     known = {*mixture.named(), *(task.collection for task in spec.load_tables().values())}
-    assert config.parameter(train.DatasetConfig, "mixture").name in known
+    assert config.parameter(DatasetConfig, "mixture").name in known
 
 
 def test_collections_of_named_mixtures_exist_and_have_rates():
@@ -121,7 +127,7 @@ def test_collections_of_named_mixtures_exist_and_have_rates():
 def test_evaluations_name_suites_that_there_are(name):
     suites = {} if name != "evals/base.gin" else {"SUITES": "['bbh_cot']"}
     config.parse(["runs/train.gin", TINY, "mixtures/cot.gin", name], bind(RUN | suites))
-    assert [suite.resolve(s) for s in config.value("SUITES")]
+    assert [registry.resolve(s) for s in config.value("SUITES")]
     alone = {k: RUN[k] for k in ("VOCABULARY", "TASK_FEATURE_LENGTHS")} | suites
     config.parse(["runs/evaluate.gin", TINY, name], bind(alone | {"OUTPUT_DIR": "'out'", "CHECKPOINT_PATH": "'c'"}))
 
@@ -136,13 +142,13 @@ def test_every_point_of_a_sweep_resolves(name, capsys):
     yours = ["--gin.DATA_DIR='data'"] if "DATA_DIR" in scan([name]).defined else []
     assert main(["sweep", f"--gin_file={name}", "--dry_run", *yours]) == 0
     printed = capsys.readouterr().out.splitlines()
-    config.parse([name], take_bindings(yours)[1])
+    config.parse([name], [flag.removeprefix("--gin.") for flag in yours])
     points = config.make(Sweep).points()
     assert len([line for line in printed if line.startswith("flanx train ")]) == len(points) > 1
     for point in points:
-        config.parse(point.gin_files, take_bindings(point.arguments())[1])
-        assert [suite.resolve(s) for s in config.value("SUITES")]
-        config.parameter(train.DatasetConfig, "mixture")
+        config.parse(point.gin_files, point.all_bindings())
+        assert [registry.resolve(s) for s in config.value("SUITES")]
+        config.parameter(DatasetConfig, "mixture")
         zero = config.parameter(train.train, "train_steps") == 0
         assert zero or "NUM_TASKS=0" not in point.bindings
         assert not zero or config.value("INITIAL_CHECKPOINT_PATH")
@@ -174,8 +180,8 @@ def test_the_ablations_of_the_flan_collection_take_away_what_they_say(tmp_path):
     config.parse(["sweeps/flan_collection.gin"])
     drawn = {}
     for point in config.make(Sweep).points():
-        config.parse(point.gin_files, take_bindings(point.arguments())[1])
-        drawn[point.labels["collection"]] = config.parameter(train.DatasetConfig, "mixture").resolve(made)
+        config.parse(point.gin_files, point.all_bindings())
+        drawn[point.labels["collection"]] = config.parameter(DatasetConfig, "mixture").resolve(made)
     whole = drawn["flan_2022"]
     assert whole.collections == pytest.approx({"cot": 0.05, "muffin": 0.43, "niv2": 0.2, "t0_sf": 0.32})
     assert drawn["no_cot"].collections == pytest.approx({"muffin": 43 / 95, "niv2": 20 / 95, "t0_sf": 32 / 95})

@@ -16,9 +16,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flanx.data import example, spec, store, vocabulary, writer
-from flanx.data.mixture import Batches, Mixture
-from flanx.data.spec import TaskSpec
+from flanx.data import store, vocabulary
+from flanx.data.pipeline.mixture import Batches, Mixture
+from flanx.data.store import assemble
+from flanx.data.task import render, spec
+from flanx.data.task.spec import TaskSpec
 
 FILE = pathlib.Path(__file__).parent / "golden" / "batches.json"
 WORDS = vocabulary.load("byte")
@@ -32,13 +34,13 @@ def write(folder: pathlib.Path, tasks: Sequence[TaskSpec], data_dir: str | None,
     for task in tasks:
         facts[task.name] = {"collection": task.collection, "cap": task.cap, "held_out": False, "cot": task.cot}
         for style in task.styles:
-            rendered = example.render_rows(task, style, "train", data_dir, count=lambda text: len(WORDS.encode(text)))
+            rendered = render.render_rows(task, style, "train", data_dir, count=lambda text: len(WORDS.encode(text)))
             for made in itertools.islice(rendered, rows):
                 is_inverted = made.template.rpartition(":")[0] in task.inversions
                 texts[task.name, style + store.INVERTED * is_inverted].append(
                     (tokens(made.inputs), tokens(made.targets))
                 )
-    writer.write_store(folder, facts, {part: [examples] for part, examples in texts.items()}, WORDS)
+    assemble.write_store(folder, facts, {part: [examples] for part, examples in texts.items()}, WORDS)
     return store.open_store(folder)
 
 

@@ -7,7 +7,9 @@ import flax.linen as nn
 import jax
 import pytest
 
-from flanx import checkpoint, cli, decode, journal
+from flanx import checkpoint, jsonl
+from flanx.cli import main
+from flanx.decoding import decode
 from flanx.models.t5 import T5
 
 MODEL = T5(vocab_size=384, emb_dim=16, num_heads=2, head_dim=8, mlp_dim=16, num_encoder_layers=1, num_decoder_layers=1)
@@ -29,12 +31,12 @@ def infer(parameters: pathlib.Path, prompts: pathlib.Path, out: pathlib.Path, *m
     bound |= {"VOCABULARY": "'byte'", "TASK_FEATURE_LENGTHS": "{'inputs': 48, 'targets': 4}", "BATCH_SIZE": "8"}
     files = ["--gin_file=models/t5_1_1/tiny.gin", "--gin_file=runs/infer.gin"]
     gin = [f"--gin.{name}={value}" for name, value in bound.items()] + [f"--gin.t5.T5.{size}" for size in sizes]
-    return cli.main(["infer", *files, *gin, *more])
+    return main.main(["infer", *files, *gin, *more])
 
 
 def read(out: pathlib.Path) -> list[dict]:
     """The answers."""
-    return journal.records(out / "predictions.jsonl")
+    return jsonl.records(out / "predictions.jsonl")
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ import pathlib
 
 import pytest
 
-from flanx.cli import main
-from flanx.data import licence, spec
+from flanx.cli.main import main
+from flanx.data.task import licence, spec
 from flanx.errors import UserError
 
 PAPER = ("cot", "muffin", "t0_sf", "niv2")

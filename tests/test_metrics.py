@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from flanx.errors import UserError
-from flanx.evals import bbh, metrics, tydiqa
+from flanx.evals import metrics
+from flanx.evals.families import bbh, tydiqa
 
 Key = tuple[str, str]  # model, benchmark
 

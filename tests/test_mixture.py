@@ -7,8 +7,9 @@ import pathlib
 import numpy as np
 import pytest
 
-from flanx.data import mixture, store
-from flanx.data.mixture import Mixture
+from flanx.data import store
+from flanx.data.pipeline import mixture
+from flanx.data.pipeline.mixture import Mixture
 from flanx.errors import UserError
 from tests import store_maker
 
@@ -217,7 +218,7 @@ def test_own_named_mixtures(paper, tmp_path, monkeypatch):
 
 
 def test_named_mixtures_say_where_they_come_from():
-    root = pathlib.Path(mixture.__file__).parents[2]
+    root = pathlib.Path(mixture.__file__).parents[3]
     for name, definition in mixture.named().items():
         assert definition["collections"], name
         assert definition.get("note") or name == "cot", name

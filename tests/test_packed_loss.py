@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flanx.data.batches import Batches, Plan
-from flanx.data.mixture import Mixture
+from flanx.data.pipeline.batches import Batches, Plan
+from flanx.data.pipeline.mixture import Mixture
 from flanx.loss import cross_entropy_with_z_loss
 from flanx.models.palm import PaLM
 from flanx.models.t5 import T5

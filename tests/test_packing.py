@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flanx.data import packing
+from flanx.data.pipeline import packing
 from flanx.errors import UserError
 
 LIMITS = (64, 16)

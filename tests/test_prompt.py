@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flanx.data import option, prompt, spec
-from flanx.data.option import list_options
-from flanx.data.prompt import Renderer
-from flanx.data.template import Prompt, compile_text, fill, parse_block
-from flanx.data.value import BadRow, draw
+from flanx.data.task import options as option
+from flanx.data.task import prompt, spec
+from flanx.data.task.options import list_options
+from flanx.data.task.prompt import Renderer
+from flanx.data.task.row import BadRow, draw
+from flanx.data.task.template import Prompt, compile_text, fill, parse_block
 from flanx.evals import answers as extraction
 
 TABLES = spec.load()

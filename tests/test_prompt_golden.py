@@ -10,7 +10,8 @@ import pathlib
 
 import pytest
 
-from flanx.data import example, prompt, spec
+from flanx.data.task import prompt, spec
+from flanx.data.task import render as example
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "prompts.jsonl"
 COUNT = 200

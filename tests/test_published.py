@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from flanx.sweep import published
+from flanx.evals import published
 
 Key = tuple[str, str, str, str]  # table, model, benchmark, task
 SIX = ("normalized_average", "mmlu_direct", "mmlu_cot", "bbh_direct", "bbh_cot", "tydiqa", "mgsm_cot")

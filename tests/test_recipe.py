@@ -11,9 +11,10 @@ import gin
 import pytest
 
 from flanx import config, train, train_step
-from flanx.cli import main
-from flanx.data import mixture
-from flanx.sweep import recipe
+from flanx.cli.main import main
+from flanx.data.dataset import DatasetConfig
+from flanx.data.pipeline import mixture
+from flanx.sweep import published_recipes
 
 # Table 22 of arXiv 2210.11416, typed from it once more: batch, dropout, learning rate, steps
 TABLE_22 = {
@@ -28,7 +29,7 @@ TABLE_22 = {
     "flan_cont_palm_62b": (32, 0.05, 3e-3, 60_000),
     "flan_u_palm_540b": (32, 0.1, 1e-3, 30_000),
 }
-RECIPES = recipe.load()
+RECIPES = published_recipes.load()
 
 
 def plain(value: Any) -> Any:
@@ -37,9 +38,9 @@ def plain(value: Any) -> Any:
     return "None" if value is None else json.loads(json.dumps(value))
 
 
-def parse(row: recipe.Recipe, without: str = "") -> None:
+def parse(row: published_recipes.Recipe, without: str = "") -> None:
     """Binds the gin file of a recipe, and what it leaves to the user except `without`."""
-    yours = [n for n, field in row.fields.items() if field.value == recipe.YOURS and n != without]
+    yours = [n for n, field in row.fields.items() if field.value == published_recipes.YOURS and n != without]
     config.parse([row.gin], [f"{name}='somewhere'" for name in yours])
 
 
@@ -54,7 +55,7 @@ def test_every_macro_of_a_recipe_has_a_source_and_the_value_of_its_gin_file(name
     model = fields.pop("MODEL").value
     assert [path for path in scan.files if path.endswith(model)]
     assert config.parameter(train.train, "evaluator") is not None
-    stated = {n: field.value for n, field in fields.items() if field.value != recipe.YOURS}
+    stated = {n: field.value for n, field in fields.items() if field.value != published_recipes.YOURS}
     assert stated == {n: plain(config.value(n)) for n in stated}
 
 
@@ -74,7 +75,7 @@ def test_the_facts_of_a_recipe_are_those_of_the_run(name):
     row = RECIPES[name]
     parse(row)
     facts = {n: field.value for n, field in row.fields.items()}
-    mix = config.parameter(train.DatasetConfig, "mixture")
+    mix = config.parameter(DatasetConfig, "mixture")
     named = mixture.named().get(mix.name, {})
     assert plain(mix.rates or named.get("rates")) == facts["mixture rates"]
     assert plain(mix.caps or named.get("caps")) == facts["mixture caps"]
@@ -89,7 +90,7 @@ def test_the_facts_of_a_recipe_are_those_of_the_run(name):
 
 def test_a_recipe_asks_for_what_it_leaves_to_the_user():
     for name in ("flan_t5_xl", "flan_palm_8b"):
-        yours = [n for n, field in RECIPES[name].fields.items() if field.value == recipe.YOURS]
+        yours = [n for n, field in RECIPES[name].fields.items() if field.value == published_recipes.YOURS]
         assert set(yours) >= {"STORE_DIR", "MODEL_DIR"}
         for macro in yours:
             with pytest.raises(config.UserError, match=macro):
@@ -108,7 +109,7 @@ def test_every_gin_recipe_is_a_row_and_every_source_is_said():
     for row in RECIPES.values():
         assert row.gin == f"recipes/{row.name}.gin"
         for name, field in row.fields.items():
-            assert field.kind in recipe.KINDS, (row.name, name)
+            assert field.kind in published_recipes.KINDS, (row.name, name)
             assert field.source.strip(), (row.name, name)
 
 
@@ -118,7 +119,7 @@ def test_show_marks_guesses_and_needs_no_jax(capsys):
     assert "38000" in lines["TRAIN_STEPS"] and "?" not in lines["TRAIN_STEPS"]
     assert "?" in lines["SEED"]
     code = (
-        "import sys; from flanx.cli import main; main(['recipe', 'show', 'flan_t5_xl', '--json']); "
+        "import sys; from flanx.cli.main import main; main(['recipe', 'show', 'flan_t5_xl', '--json']); "
         "sys.exit(bool({'jax', 'tensorflow', 'numpy', 'gin'} & set(sys.modules)))"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from flanx.data import spec
+from flanx.data.task import spec
 from flanx.errors import UserError
 
 COLLECTIONS = '[mine]\nrole = "extra"\n[mine.defaults]\nsplits = {train = "train"}\ncolumns = ["question", "answer"]\n'
@@ -106,7 +106,7 @@ def test_csv_rows(root):
 
 
 def test_loading_imports_neither_tensorflow_nor_seqio_nor_our_package_of_tasks():
-    code = "import sys; from flanx.data import spec; spec.load_tables(); print(' '.join(sys.modules))"
+    code = "import sys; from flanx.data.task import spec; spec.load_tables(); print(' '.join(sys.modules))"
     modules = subprocess.check_output([sys.executable, "-c", code], text=True).split()
-    assert "flanx.data.spec" in modules
+    assert "flanx.data.task.spec" in modules
     assert not {"tensorflow", "seqio", "jax", "numpy", "flanx.tasks"} & set(modules)

@@ -11,10 +11,10 @@ import urllib.parse
 import pytest
 
 from flanx import config
-from flanx.cli import main
+from flanx.cli.main import main
 from flanx.errors import UserError
-from flanx.evals import metrics
-from flanx.sweep import cell, difference, figure, plot, published, report, results, term
+from flanx.evals import metrics, published
+from flanx.sweep import figure_specs, figures, paired_differences, report, results, score_expressions, statistics
 from flanx.sweep.state import State
 from tests import sweep_maker
 from tests.sweep_maker import entry
@@ -97,7 +97,7 @@ def test_means_over_seeds_have_the_interval_of_student(swept):
     both = table["d1", "2", "last", "both"]
     assert float(both["mean"]) == pytest.approx(27.0)
     assert float(both["items_high"]) - 27 == pytest.approx(2 / 2**0.5)  # of two independent scores
-    assert cell.over_seeds([1.0]) is None
+    assert statistics.over_seeds([1.0]) is None
 
 
 def test_a_setting_is_compared_between_runs_that_share_the_seed(swept):
@@ -109,7 +109,7 @@ def test_a_setting_is_compared_between_runs_that_share_the_seed(swept):
     assert float(words["mean"]) == 10.0 and float(words["low"]) == float(words["high"]) == 10.0
     assert "| d2 | 2 | size d1 | words | +10.0 | +10.0 to +10.0 | +10.0, +10.0 |" in written[3].read_text()
     assert "<h2>Differences</h2>" in written[4].read_text()
-    one = difference.Difference({"size": "d2"}, "size d1", "words", "last", (3.0,))
+    one = paired_differences.Difference({"size": "d2"}, "size d1", "words", "last", (3.0,))
     assert one.shown() == ["d2", "size d1", "words", "+3.0", "one pair of runs", "+3.0"]
 
 
@@ -224,7 +224,7 @@ def test_a_report_is_made_again_from_the_sweeps_folder_wherever_it_lies(tmp_path
     table = rows(moved / "results.csv")
     assert [(r["point"], r["score"]) for r in table] == [("z_2", "12.5"), ("z_1", ""), ("a_2", ""), ("a_1", "")]
     assert main(["report", str(moved), str(tmp_path)]) == 2
-    assert "report sweeps and runs apart" in capsys.readouterr().err
+    assert "report sweeps and runs separately" in capsys.readouterr().err
     assert main(["report", str(tmp_path / "own.gin")]) == 2
     assert "nowhere is no folder: the sweep has not been run" in capsys.readouterr().err
 
@@ -235,28 +235,28 @@ def test_a_report_is_made_again_from_the_sweeps_folder_wherever_it_lies(tmp_path
 def test_terms_take_groups_alternatives_and_lower_bounds():
     tasks = {name: entry(bound + (100 - bound) / 2) for name, (bound, _) in metrics.BBH_BOUNDS.items()}
     suites = {"bbh_cot": entry(61.0, tasks=tasks), "mmlu_cot": entry(40.0, half=3.0, flagged=True)}
-    assert term.value(["normalized mmlu_cot"], suites) == term.Value(20.0, 16.0, 24.0, True)
-    found = term.value(["normalized bbh_direct | normalized bbh_cot"], suites)
+    assert score_expressions.value(["normalized mmlu_cot"], suites) == score_expressions.Value(20.0, 16.0, 24.0, True)
+    found = score_expressions.value(["normalized bbh_direct | normalized bbh_cot"], suites)
     assert found.score == pytest.approx(50.0) and found.score < found.high < 50.0 + 4
-    alg = term.value(["bbh_cot:alg"], suites)
+    alg = score_expressions.value(["bbh_cot:alg"], suites)
     assert alg.score == pytest.approx(sum(tasks[t]["score"] for t in dict(report_groups())["alg"]) / 15)
-    assert term.value(["mmlu_direct"], suites) == "mmlu_direct not run"
-    assert term.value([term.AVERAGE], suites) == "mmlu_direct not run"
+    assert score_expressions.value(["mmlu_direct"], suites) == "mmlu_direct not run"
+    assert score_expressions.value([score_expressions.AVERAGE], suites) == "mmlu_direct not run"
     del tasks["navigate"], tasks["snarks"]
-    assert term.value(["normalized bbh_cot"], suites | {"bbh_cot": entry(61.0, tasks=tasks)}) == (
+    assert score_expressions.value(["normalized bbh_cot"], suites | {"bbh_cot": entry(61.0, tasks=tasks)}) == (
         "bbh_cot without navigate and 1 more"
     )
     six = {name: entry(50.0, tasks=tasks | dict.fromkeys(metrics.BBH_BOUNDS, entry(50.0))) for name in metrics.HEADLINE}
     wanted = metrics.normalized_average(
         dict.fromkeys(six, 50.0), dict.fromkeys(six, dict.fromkeys(metrics.BBH_BOUNDS, 50.0))
     )
-    assert term.value([term.AVERAGE], six).score == pytest.approx(wanted)
+    assert score_expressions.value([score_expressions.AVERAGE], six).score == pytest.approx(wanted)
 
 
 def report_groups():
-    from flanx.evals import suite
+    from flanx.evals import registry
 
-    return suite.resolve("bbh_cot").groups
+    return registry.resolve("bbh_cot").groups
 
 
 @pytest.mark.parametrize(
@@ -270,7 +270,7 @@ def report_groups():
 )
 def test_a_wrong_term_is_named(text, said):
     with pytest.raises(UserError, match=said):
-        term.parts(text)
+        score_expressions.parts(text)
 
 
 # ---- figures ---------------------------------------------------------------------------------------------------------
@@ -291,29 +291,31 @@ AXES = {"size": ["8B", "62B"], "tasks": ["0", "9"], "prompt": ["plain", "trigger
 )
 def test_a_wrong_figure_is_named(table, said):
     with pytest.raises(UserError, match=said):
-        figure.figures({"one": table}, AXES, ["mmlu", "bbh"])
+        figure_specs.figures({"one": table}, AXES, ["mmlu", "bbh"])
 
 
 def test_a_figure_whose_name_is_no_file_is_named():
     with pytest.raises(UserError, match="its name is that of its files"):
-        figure.figures({"CoT / direct": {"x": "size"}}, AXES, ["mmlu"])
+        figure_specs.figures({"CoT / direct": {"x": "size"}}, AXES, ["mmlu"])
 
 
 def test_what_a_figure_places_nowhere_is_told_apart_and_never_mixed():
-    (found,) = figure.figures({"one": {"x": "size", "series": "tasks"}}, AXES, ["mmlu", "bbh"])
+    (found,) = figure_specs.figures({"one": {"x": "size", "series": "tasks"}}, AXES, ["mmlu", "bbh"])
     assert found.series == ("tasks", "prompt") and found.panels == "score"
-    (found,) = figure.figures({"one": {"x": "size", "panels": "tasks", "where": {"prompt": ["plain"]}}}, AXES, ["mmlu"])
+    (found,) = figure_specs.figures(
+        {"one": {"x": "size", "panels": "tasks", "where": {"prompt": ["plain"]}}}, AXES, ["mmlu"]
+    )
     assert found.series == () and found.panels == "tasks"
-    assert [f.name for f in figure.figures({}, AXES, ["mmlu"])] == ["by_tasks", "by_size"]
-    (alone,) = figure.figures({}, {}, ["mmlu"])
+    assert [f.name for f in figure_specs.figures({}, AXES, ["mmlu"])] == ["by_tasks", "by_size"]
+    (alone,) = figure_specs.figures({}, {}, ["mmlu"])
     assert alone.x == "score"
 
 
 def test_positions_follow_numbers_parameters_or_order():
-    assert plot.place(["0", "9"], {}) == ({"0": 0.0, "9": 9.0}, True)
-    assert plot.place(["80M", "11B"], {}) == ({"80M": 8e7, "11B": 1.1e10}, True)
-    assert plot.place(["a", "b"], {"a": 10, "b": 20}) == ({"a": 10.0, "b": 20.0}, True)
-    assert plot.place(["x", "9"], {}) == ({"x": 0.0, "9": 1.0}, False)
+    assert figures.place(["0", "9"], {}) == ({"0": 0.0, "9": 9.0}, True)
+    assert figures.place(["80M", "11B"], {}) == ({"80M": 8e7, "11B": 1.1e10}, True)
+    assert figures.place(["a", "b"], {"a": 10, "b": 20}) == ({"a": 10.0, "b": 20.0}, True)
+    assert figures.place(["x", "9"], {}) == ({"x": 0.0, "9": 1.0}, False)
 
 
 # ---- published -------------------------------------------------------------------------------------------------------

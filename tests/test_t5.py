@@ -19,7 +19,7 @@ from flanx.config import gin_folder
 from flanx.errors import UserError
 from flanx.loss import correct_tokens, cross_entropy_with_z_loss
 from flanx.models import first_nonfinite, layers
-from flanx.models.finite import largest_outputs
+from flanx.models.find_nonfinite import largest_outputs
 from flanx.models.t5 import T5
 from tests import drawn
 

@@ -8,8 +8,8 @@ from collections import Counter
 
 import pytest
 
-from flanx.data import example, source, spec
-from flanx.data.value import SkipRow
+from flanx.data.task import render, sources, spec
+from flanx.data.task.row import SkipRow
 from tests import source_case
 
 TABLES = spec.load()
@@ -96,8 +96,8 @@ def test_answers_mean_what_the_builders_labels_mean():
         features = tfds.builder(task.source[5:], data_dir="/nowhere").info.features
         classes = getattr(features[column], "names", None) if column in features else None
         for index, label in enumerate(classes or []):
-            record = source.plain(next(iter(mocking.RandomFakeGenerator(features, 1))))
-            made = source.make_fields(task, {**record, column: index}, "key")
+            record = sources.plain(next(iter(mocking.RandomFakeGenerator(features, 1))))
+            made = sources.make_fields(task, {**record, column: index}, "key")
             assert made["answer"] == WORDS.get(name, LABELS)[label], (name, label)
             checked += 1
     print(f"\n{checked} labels checked")
@@ -139,7 +139,7 @@ LEFT_OUT = [
 
 
 def read_fields(name, record):
-    return source.make_fields(MUFFIN[name], record, "key")
+    return sources.make_fields(MUFFIN[name], record, "key")
 
 
 @pytest.mark.parametrize(("name", "record", "wanted"), READINGS)
@@ -227,10 +227,10 @@ def check_row(name, records):
     task = MUFFIN[name]
     blocks = [TABLES.blocks[block] for block in (*task.templates, *task.inversions)]
     made = 0
-    rows = list(source.rows(task, "train", raw=records, max_bad_rows=99))
+    rows = list(sources.rows(task, "train", raw=records, max_bad_rows=99))
     assert len(rows) >= 2, name
     for style in task.styles:
-        renderer = example.make_renderer(task, style, "train", raw=lambda split: iter(records))
+        renderer = render.make_renderer(task, style, "train", raw=lambda split: iter(records))
         for prompt in (p for block in blocks for p in (*block.prompts, block.none)):
             for row, _, fields in rows:
                 one = renderer.render(row, fields, prompt)
@@ -269,5 +269,5 @@ def test_rows_of_supplied_files_render(name, tmp_path):
     path.parent.mkdir(parents=True)
     _, records = source_case.records(task)
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    assert source.missing(task, tmp_path) is None
-    assert check_row(name, [(place, record) for place, record in source.raw_rows(task, "train", tmp_path)]) > 20
+    assert sources.missing(task, tmp_path) is None
+    assert check_row(name, [(place, record) for place, record in sources.raw_rows(task, "train", tmp_path)]) > 20

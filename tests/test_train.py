@@ -7,7 +7,7 @@ import shutil
 import signal
 import time
 
-from flanx import cli
+from flanx.cli import main
 from tests import run_case
 from tests.run_case import STEPS, losses
 
@@ -47,15 +47,15 @@ def test_a_run_killed_at_a_random_step_and_then_told_to_stop_has_the_same_losses
 
 def test_a_finished_run_says_so_and_a_changed_one_is_refused(capsys):
     folder = run_case.undisturbed()
-    assert cli.main(run_case.command(folder)[3:]) == 0
+    assert main.main(run_case.command(folder)[3:]) == 0
     assert "done already" in capsys.readouterr().out
-    assert cli.main(run_case.command(folder, TRAIN_STEPS=STEPS + 1, SEED=1)[3:]) == 2
+    assert main.main(run_case.command(folder, TRAIN_STEPS=STEPS + 1, SEED=1)[3:]) == 2
     assert "is another run" in capsys.readouterr().err
 
 
 def refused(capsys, *arguments, **bound) -> str:
     """The one line with which a run is refused."""
-    assert cli.main(run_case.command(*arguments, **bound)[3:]) == 2
+    assert main.main(run_case.command(*arguments, **bound)[3:]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1, said
     return said

@@ -5,7 +5,7 @@ params = flanx.convert.restore(source, target)  # onto any mesh
 parent = flanx.convert.fingerprint(source.tensors)
 """
 
-from flanx.convert.source import Source, expect_parent, open_source, restore
-from flanx.convert.tensor import Tensor, fingerprint
+from flanx.convert.lazy_tensor import Tensor, fingerprint
+from flanx.convert.open_checkpoint import Source, expect_parent, open_source, restore
 
 __all__ = ["Source", "Tensor", "expect_parent", "fingerprint", "open_source", "restore"]

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from flanx.convert import safetensor, torchfile
-from flanx.convert.folder import Folder, at
-from flanx.convert.layout import Layout, check
-from flanx.convert.tensor import TARGET, Tensor, Tensors
+from flanx.convert import safetensor, torch_bin
+from flanx.convert.lazy_tensor import TARGET, Tensor, Tensors
+from flanx.convert.storage import Folder, at
+from flanx.convert.t5_shapes import Layout, check
 from flanx.errors import UserError, nearest
 
 SAME, FLIPPED = "same", "flipped"  # flipped: torch's Linear and Embedding tables lie transposed beside T5X's kernels
@@ -189,7 +189,7 @@ def _open(path: Path) -> dict[str, Tensor]:
     """The tensors of whichever of the four file layouts the folder has."""
     readers: tuple[tuple[str, Callable[[Path], dict[str, Tensor]]], ...] = (
         ("model.safetensors", safetensor.read),
-        ("pytorch_model.bin", torchfile.read),
+        ("pytorch_model.bin", torch_bin.read),
     )
     for name, reader in readers:
         if (path / name).exists():

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from flanx.convert import zarr
-from flanx.convert.folder import Folder
+from flanx.convert.lazy_tensor import Tensor, held
+from flanx.convert.storage import Folder
 from flanx.convert.t5x import leaves_of, unpack
-from flanx.convert.tensor import Tensor, held
 from flanx.errors import UserError
 
 METADATA = "_METADATA"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from flanx.convert.tensor import BFLOAT16, Index, Tensor
+from flanx.convert.lazy_tensor import BFLOAT16, Index, Tensor
 from flanx.errors import UserError
 
 _NAMES = {

@@ -14,8 +14,8 @@ import numpy as np
 from flax import serialization
 
 from flanx.convert import zarr
-from flanx.convert.folder import Folder
-from flanx.convert.tensor import TARGET, Tensor, Tensors, expect_shape, held, nest
+from flanx.convert.lazy_tensor import TARGET, Tensor, Tensors, expect_shape, held, nest
+from flanx.convert.storage import Folder
 from flanx.errors import UserError
 
 MESSAGES = "checkpoint"  # the msgpack file

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import tensorstore as ts
 
-from flanx.convert.folder import Folder, brief
-from flanx.convert.tensor import Index, Tensor
+from flanx.convert.lazy_tensor import Index, Tensor
+from flanx.convert.storage import Folder, brief
 from flanx.errors import UserError
 
 _CONTEXT = ts.Context({"file_io_concurrency": {"limit": 4}, "data_copy_concurrency": {"limit": 2}})

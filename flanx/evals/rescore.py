@@ -1,38 +1,10 @@
 """`flanx rescore RUN`: scores made again from the generations of a run, offline, with this version's extractors."""
 
-import argparse
-import json
 import pathlib
 from typing import Any
 
 from flanx.errors import UserError
-from flanx.evals import record
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The door's flags."""
-    parser.add_argument("run", nargs="+", help="folders that hold generations/, or folders of such folders")
-    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 where a score differs")
-
-
-def run(args: argparse.Namespace) -> int:
-    """Scores every evaluation below the given folders again and prints old and new."""
-    folders = [folder for name in args.run for folder in evaluations(pathlib.Path(name))]
-    changed = False
-    for folder in folders:
-        path = folder / "scores.json"
-        old = json.loads(path.read_text(encoding="utf-8"))["suites"] if path.exists() else {}
-        suites, origin = rescore(folder)
-        print(folder)
-        for name, entry in suites.items():
-            before = old.get(name, {}).get("score")
-            differs = before is not None and abs(before - entry["score"]) > 1e-9
-            changed |= differs
-            note = f" (was {before:.2f})" if differs else " (new)" if before is None else ""
-            print(f"  {name}: {entry['score']:.2f}{note}, {100 * entry['extraction_failed']:.1f}% without an answer")
-        if not args.check:
-            record.write_scores(folder, suites, origin)
-    return int(args.check and changed)
+from flanx.evals import generations
 
 
 def evaluations(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -49,10 +21,10 @@ def rescore(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
     Raises UserError where items or tasks lack, or files of one suite are of different specs or runs.
     """
     headers: dict[str, dict[str, Any]] = {}
-    rows: dict[str, list[record.Row]] = {}
+    rows: dict[str, list[generations.Row]] = {}
     paths: dict[str, pathlib.Path] = {}
-    for path in record.generation_files(folder):
-        header, found = record.read(path)
+    for path in generations.generation_files(folder):
+        header, found = generations.read(path)
         name = header["spec"]["name"]
         first = headers.setdefault(name, header)
         if header["hash"] != first["hash"] or header["run"] != first["run"]:
@@ -71,7 +43,7 @@ def rescore(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
             more = f" and {len(short) - 3} tasks more" if len(short) > 3 else ""
             raise UserError(f"{folder}: {name} is not whole ({', '.join(short[:3])}{more}); evaluate it to the end")
     suites = {
-        name: record.summarize(record.spec_of(header, paths[name]), header["hash"], rows[name])
+        name: generations.summarize(generations.spec_of(header, paths[name]), header["hash"], rows[name])
         | {"data": header.get("data", {})}
         for name, header in headers.items()
     }

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import jax
 
-from flanx.models.finite import first_nonfinite
+from flanx.models.find_nonfinite import first_nonfinite
 
 __all__ = ["Batch", "Cache", "Model", "Params", "first_nonfinite"]
 

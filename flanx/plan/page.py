@@ -17,8 +17,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from flanx.config import write_atomic
-from flanx.plan import chip
+from flanx.files import write_atomic
+from flanx.plan import hardware
 
 GB = 1e9
 
@@ -113,7 +113,7 @@ def page(answers: Sequence[tuple[Row, dict[str, Any]]]) -> str:
         parts = [f"{c['kind']} over {'+'.join(c['axes']) or '?'} {c['bytes'] / GB:.3g} GB" for c in told["collectives"]]
         lines.append(f"- {row.name}: " + ("; ".join(parts[:5]) or "none"))
     lines += ["", "## Peaks", "", "| chip | figures |", "|---|---|"]
-    lines += [f"| {kind.family} | {kind.source} |" for kind in chip.CHIPS.values()]
+    lines += [f"| {kind.family} | {kind.source} |" for kind in hardware.CHIPS.values()]
     return "\n".join(lines) + "\n"
 
 

@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from flanx.errors import UserError
+from flanx.sweep.dependencies import Need, Parent
 from flanx.sweep.grid import Point
-from flanx.sweep.need import Need, Parent
 
 ASSUMED = (
     "v4",
@@ -28,16 +28,15 @@ def show(
     topology: str | None,
 ) -> None:
     """Prints a line for each point and the sum."""
-    from flanx.cli import take_bindings
-    from flanx.plan import chip, recipe
+    from flanx.plan import hardware, planned_run
 
     paths = [p for p in search_paths.split(",") if p]
-    slice_ = chip.parse(topology) if topology else None
+    slice_ = hardware.parse(topology) if topology else None
     table = Table("point", "starts from", "parameters", "steps", "FLOPs", "layout", "hours", "chip-hours", box=None)
     known: dict[str, tuple[float, str]] = {}
     flops, chip_hours, unknown = 0.0, 0.0, 0
     for point in points:
-        planned = recipe.read(point.gin_files, take_bindings(point.arguments())[1], paths)
+        planned = planned_run.read(point.gin_files, point.all_bindings(), paths)
         work = planned.flops_per_step * planned.train_steps
         row = [point.name, start(wanted[point.name], parents.get(point.name)), f"{planned.model.num_params():,}"]
         if not planned.train_steps:
@@ -64,7 +63,7 @@ def show(
         if slice_
         else (
             f"no --topology is named: chip-hours are those of {family} chips at {share:.0%} of their "
-            f"{chip.CHIPS[family].flops / 1e12:.0f} TFLOP/s, which is an assumption"
+            f"{hardware.CHIPS[family].flops / 1e12:.0f} TFLOP/s, which is an assumption"
         )
     )
     lost = f", without {unknown} that do not fit" if unknown else ""
@@ -82,14 +81,14 @@ def start(wanted: Need, parent: Parent | None) -> str:
 
 def step_time(planned, slice_) -> tuple[float, str]:
     """(seconds of a step, the layout); seconds are 0 where nothing fits. Without a topology those of one chip."""
-    from flanx.plan import chip, choose, estimate
+    from flanx.plan import cost_model, hardware, search
 
     if slice_ is None:
         family, share = ASSUMED
-        return planned.flops_per_step / (chip.CHIPS[family].flops * share), ""
+        return planned.flops_per_step / (hardware.CHIPS[family].flops * share), ""
     scanned = planned.scanned()
     try:
-        best = choose.ranked(scanned, estimate.trace(scanned, slice_.chip.is_tpu), slice_)[0]
+        best = search.ranked(scanned, cost_model.trace(scanned, slice_.chip.is_tpu), slice_)[0]
     except UserError as error:
         return 0.0, str(error).partition(";")[0]
     return (best.seconds, best.layout.name) if best.fits else (0.0, f"nearest: {best.layout.name}")

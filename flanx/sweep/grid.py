@@ -27,9 +27,9 @@ class Sweep:
       store: gin files of `flanx store build` for the stores that the points read, one for each of their STORE_DIRs;
         none where the stores exist already.
       title, note: what the report is called, and what its reader should know first.
-      scores: the scores of the figures, {name: terms}, see `flanx.sweep.term`; {} for every suite by itself. The table
-        and results.csv hold every suite in any case.
-      figures: {name: table}, see `flanx.sweep.figure.Figure`; {} for the scores against each of the first two axes.
+      scores: the scores of the figures, {name: terms}, see `flanx.sweep.score_expressions`; {} for every suite. The
+        table and results.csv hold every suite in any case.
+      figures: {name: table}, see `flanx.sweep.figure_specs.Figure`; {} for the scores against each of the first two.
       average_over: axes over which figures take the mean, with an interval over them.
       compare: {axis: label}: every score is told as its difference from that label too, between runs that have all else
         in common.
@@ -96,8 +96,12 @@ class Point:
 
     def arguments(self, search_paths: str = "", parent: str | None = None) -> list[str]:
         """The command line after `flanx`; `parent` takes the place of the point's own INITIAL_CHECKPOINT_PATH."""
+        return ["train", *_flags(self.gin_files, self.all_bindings(parent), search_paths)]
+
+    def all_bindings(self, parent: str | None = None) -> list[str]:
+        """The point's bindings with its folder and, where given, its parent."""
         last = {"MODEL_DIR": str(self.folder)} | ({"INITIAL_CHECKPOINT_PATH": parent} if parent else {})
-        return ["train", *_flags(self.gin_files, [*self.bindings, *_texts(last)], search_paths)]
+        return [*self.bindings, *_texts(last)]
 
     @property
     def job(self) -> str:

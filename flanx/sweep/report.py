@@ -3,7 +3,6 @@
 A sweep is named by its folder (OUT_DIR, which keeps the sweep's gin) or by its gin file.
 """
 
-import argparse
 import csv
 import dataclasses
 import datetime
@@ -14,14 +13,17 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from flanx import config
 from flanx.errors import UserError, nearest
-from flanx.evals import report as runs
-from flanx.sweep import cell, difference, figure, page, plot, published, results, term
-from flanx.sweep.cell import Cell
-from flanx.sweep.difference import Difference
+from flanx.evals import published
+from flanx.evals import table5 as runs
+from flanx.files import write_atomic
+from flanx.sweep import figure_specs, html_report, paired_differences, results, score_expressions, statistics
+from flanx.sweep import figures as plot
+from flanx.sweep.figures import Panel
 from flanx.sweep.grid import GIN, Sweep
-from flanx.sweep.plot import Panel
+from flanx.sweep.paired_differences import Difference
 from flanx.sweep.results import CHOSEN, LAST, Outcome
 from flanx.sweep.state import State
+from flanx.sweep.statistics import Cell
 
 CELL_COLUMNS = (
     *("checkpoint", "score", "mean", "runs", "items_low", "items_high", "seeds_low", "seeds_high"),
@@ -29,30 +31,6 @@ CELL_COLUMNS = (
 )
 
 VERSIONS = ("flanx", "jax", "flax", "numpy")
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The door's flags."""
-    runs.add_arguments(parser)
-    parser.epilog = (
-        "RUN may also be a sweep, its folder or its gin file (with --gin.NAME=VALUE): then results.csv, cells.csv, "
-        "report.md, report.html and figures/ are written into the sweep's folder"
-    )
-
-
-def run(args: argparse.Namespace) -> int:
-    """Writes the reports of sweeps, or prints the table of runs."""
-    if not any(is_sweep(name) for name in args.run):
-        return runs.run(args)
-    if args.csv:
-        raise UserError("--csv belongs to a report of runs; a sweep's results.csv lies in its folder")
-    for name in args.run:
-        if not is_sweep(name):
-            raise UserError(f"{name} is no sweep: report sweeps and runs apart")
-        sweep = read(name, args.bindings)
-        for path in publish(sweep, State(sweep.out_dir)):
-            print(path)
-    return 0
 
 
 def is_sweep(name: str) -> bool:
@@ -71,16 +49,16 @@ def read(name: str, bindings: Sequence[str] = ()) -> Sweep:
 
 def check(sweep: Sweep) -> None:
     """Raises UserError where the sweep's scores, figures or published rows name what there is not."""
-    named = list(cell.scores(sweep, []))
+    named = list(statistics.scores(sweep, []))
     # where the sweep names no score, those of the figures are suites, known when they have been run
     named = named or [name for table in sweep.figures.values() for name in table.get("scores", ())]
-    figure.figures(sweep.figures, cell.axes(sweep), named)
+    figure_specs.figures(sweep.figures, statistics.axes(sweep), named)
     for axis in sweep.axes:
         if axis in (*results.COLUMNS, *CELL_COLUMNS):
             raise UserError(f"Sweep.axes: '{axis}' is a column of the results; give the axis another name")
     for reference in sweep.published.values():
         published.model(reference)
-    difference.check(sweep)
+    paired_differences.check(sweep)
     for axis in sweep.choose_per or ():
         if axis not in sweep.axes:
             raise UserError(f"Sweep.choose_per: the sweep has no axis '{axis}'{nearest(axis, sweep.axes)}")
@@ -93,8 +71,8 @@ def publish(sweep: Sweep, state: State) -> list[pathlib.Path]:
     if not out.is_dir():
         raise UserError(f"{out} is no folder: the sweep has not been run (Sweep.out_dir)")
     outcomes = results.collect(sweep, state.told(sweep.points()))
-    cells = cell.cells(sweep, outcomes)
-    figures = figure.figures(sweep.figures, cell.axes(sweep), list(cell.scores(sweep, outcomes)))
+    cells = statistics.cells(sweep, outcomes)
+    figures = figure_specs.figures(sweep.figures, statistics.axes(sweep), list(statistics.scores(sweep, outcomes)))
     (out / "figures").mkdir(exist_ok=True)
     drawn = []
     for each in figures:
@@ -106,16 +84,18 @@ def publish(sweep: Sweep, state: State) -> list[pathlib.Path]:
             drawn.append((title, caption(sweep, shown), shown, path))
     facts = how(sweep, outcomes, state)
     told = choice(sweep, cells)
-    differences = [d for d in difference.differences(sweep, outcomes) if d.checkpoint == cell.shown(sweep)]
+    differences = [
+        d for d in paired_differences.differences(sweep, outcomes) if d.checkpoint == statistics.shown(sweep)
+    ]
     texts = {
         "results.csv": results.table(sweep, outcomes),
         "cells.csv": table(cells),
-        **({"differences.csv": difference.table(sweep, differences)} if sweep.compare else {}),
+        **({"differences.csv": paired_differences.table(sweep, differences)} if sweep.compare else {}),
         "report.md": markdown(sweep, drawn, told, differences, outcomes, facts),
-        "report.html": page.page(sweep, drawn, told, differences, outcomes, facts, out),
+        "report.html": html_report.page(sweep, drawn, told, differences, outcomes, facts, out),
     }
     for name, text in texts.items():
-        config.write_atomic(out / name, text)
+        write_atomic(out / name, text)
     return [*(out / name for name in texts), *(p.with_suffix(kind) for *_, p in drawn for kind in (".png", ".svg"))]
 
 
@@ -141,7 +121,7 @@ def caption(sweep: Sweep, shown: Sequence[Panel]) -> str:
     if sweep.choose_by:
         said.append(f"Scores are of the {CHOSEN} checkpoint: {rule(sweep)}.")
     notes = dict.fromkeys(c.note or "the paper's own" for c in _cells(shown) if c.published is not None)
-    return " ".join([*said, page.MARKS, *([f"Grey: {'; '.join(notes)}."] if notes else [])])
+    return " ".join([*said, html_report.MARKS, *([f"Grey: {'; '.join(notes)}."] if notes else [])])
 
 
 def rule(sweep: Sweep) -> str:
@@ -202,12 +182,17 @@ def markdown(
         chosen = [
             [*best.labels.values(), best.score, best.steps, _told(best, link), last.steps, _told(last, link), effect]
             for best, last in told
-            for effect in [page.effect(best, last)]
+            for effect in [html_report.effect(best, last)]
         ]
-        lines += ["## Chosen and last checkpoint", "", *_lines([*cell.axes(sweep), *page.CHOICE], chosen), ""]
+        lines += [
+            "## Chosen and last checkpoint",
+            "",
+            *_lines([*statistics.axes(sweep), *html_report.CHOICE], chosen),
+            "",
+        ]
     if differences:
-        head, rows = [*cell.axes(sweep), *difference.SHOWN], [each.shown() for each in differences]
-        lines += ["## Differences", "", difference.SAID, "", *_lines(head, rows), ""]
+        head, rows = [*statistics.axes(sweep), *paired_differences.SHOWN], [each.shown() for each in differences]
+        lines += ["## Differences", "", paired_differences.SAID, "", *_lines(head, rows), ""]
     head = [*sweep.axes, "checkpoint", "suite", "score (%)", "95% interval", "items", "unread", "store"]
     rows = []
     for outcome in outcomes:
@@ -253,6 +238,6 @@ def how(sweep: Sweep, outcomes: Sequence[Outcome], state: State) -> dict[str, st
         "config": f"{GIN} beside this file; config.gin and operative_config.gin in every run's folder",
         "checkpoint": f"last, and chosen: {rule(sweep)}" if sweep.choose_by else "last",
     }
-    if any(term.AVERAGE in terms or "normalized" in str(terms) for terms in sweep.scores.values()):
+    if any(score_expressions.AVERAGE in terms or "normalized" in str(terms) for terms in sweep.scores.values()):
         facts["lower bounds"] = " ".join(runs.bounds())
     return facts

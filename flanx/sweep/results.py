@@ -8,8 +8,8 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from flanx.config import write_atomic
-from flanx.sweep import term
+from flanx.files import write_atomic
+from flanx.sweep import score_expressions
 from flanx.sweep.grid import Point, Sweep
 
 LAST, CHOSEN = "last", "chosen"
@@ -106,10 +106,10 @@ def choices(sweep: Sweep, points: Sequence[Point]) -> dict[str, int]:
         per = list(sweep.axes) if sweep.choose_per is None else sweep.choose_per
         key = tuple(point.labels[axis] for axis in per)
         told = {
-            step: term.value(sweep.choose_by, read(p).get("suites", {}))
+            step: score_expressions.value(sweep.choose_by, read(p).get("suites", {}))
             for step, p in evaluations(point.folder).items()
         }
-        curve = {step: found.score for step, found in told.items() if isinstance(found, term.Value)}
+        curve = {step: found.score for step, found in told.items() if isinstance(found, score_expressions.Value)}
         if list(curve) == [0]:
             key = (*key, point.name)
         if curve:

@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from flanx.config import write_atomic
+from flanx.files import write_atomic
 from flanx.sweep.grid import Point
 
 NOT_RUN, WAITING, RUNNING, RETRYING, DONE, FAILED = "not run", "waiting", "running", "retrying", "done", "failed"

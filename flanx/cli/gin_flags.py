@@ -1,0 +1,25 @@
+"""The gin flags that commands share: T5X's --gin_file, --gin_search_paths and --gin.NAME=VALUE."""
+
+import argparse
+
+from flanx.errors import UserError
+
+
+def add_gin_arguments(parser: argparse.ArgumentParser) -> None:
+    """The gin flags of T5X: --gin_file (repeatable), --gin_search_paths; --gin.NAME=VALUE is taken by `main`."""
+    parser.add_argument("--gin_file", action="append", default=[], metavar="FILE", help="gin file; may be given again")
+    parser.add_argument(
+        "--gin_search_paths", default="", metavar="DIRS", help="comma-separated folders to search for gin files"
+    )
+    parser.epilog = (
+        "--gin.NAME=VALUE binds a macro or a parameter; a text keeps its quotes: --gin.MODEL_DIR=\"'out/run'\""
+    )
+
+
+def parse_gin(args: argparse.Namespace, whole: bool = True) -> None:
+    """Binds the gin files and bindings of `args`; see `flanx.config.parse`."""
+    from flanx import config
+
+    if not args.gin_file:
+        raise UserError("no --gin_file given; `ls` flanx's gin folder or see the README for the files of each door")
+    config.parse(args.gin_file, args.bindings, [p for p in args.gin_search_paths.split(",") if p], whole)

@@ -1,0 +1,48 @@
+"""`flanx report`: a sweep's tables and figures; runs in the layout of the paper's Table 5."""
+
+import argparse
+import pathlib
+
+from flanx.errors import UserError
+from flanx.evals import table5
+from flanx.sweep import report
+from flanx.sweep.state import State
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of `flanx report`."""
+    parser.add_argument(
+        "run",
+        nargs="+",
+        metavar="RUN[=MODEL]",
+        help="folder with scores.json; MODEL: a row of Table 5 to print next to it",
+    )
+    parser.add_argument("--csv", metavar="FILE", help="write the table as CSV as well")
+    parser.epilog = (
+        "RUN may also be a sweep, its folder or its gin file (with --gin.NAME=VALUE): then results.csv, cells.csv, "
+        "report.md, report.html and figures/ are written into the sweep's folder"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Writes the reports of sweeps, or prints the table of runs."""
+    if not any(report.is_sweep(name) for name in args.run):
+        return _print_runs(args)
+    if args.csv:
+        raise UserError("--csv belongs to a report of runs; a sweep's results.csv lies in its folder")
+    for name in args.run:
+        if not report.is_sweep(name):
+            raise UserError(f"{name} is not a sweep: report sweeps and runs separately")
+        sweep = report.read(name, args.bindings)
+        for path in report.publish(sweep, State(sweep.out_dir)):
+            print(path)
+    return 0
+
+
+def _print_runs(args: argparse.Namespace) -> int:
+    lines = [table5.Line.read(text) for text in args.run]
+    print(table5.markdown(lines))
+    if args.csv:
+        pathlib.Path(args.csv).write_text(table5.table(lines), encoding="utf-8")
+        print(f"\nwritten: {args.csv}")
+    return 0

@@ -1,0 +1,216 @@
+"""`flanx sweep`: a gin file names a grid, its points are run; tables, figures and a page come out."""
+
+import argparse
+import fnmatch
+import os
+import pathlib
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from flanx.cli.gin_flags import add_gin_arguments, parse_gin
+from flanx.errors import UserError
+from flanx.files import write_atomic
+from flanx.sweep import cost, dependencies, report, results
+from flanx.sweep.dependencies import Need, Parent
+from flanx.sweep.grid import GIN, Point, Sweep
+from flanx.sweep.results import Outcome
+from flanx.sweep.scheduler import Launcher, Status, drive, launcher, log_path
+from flanx.sweep.state import DONE, FAILED, RETRYING, RUNNING, State
+from flanx.train_metrics import last_metrics
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of the door."""
+    add_gin_arguments(parser)
+    parser.add_argument("--dry_run", action="store_true", help="print the commands, what waits for what, and the cost")
+    parser.add_argument("--topology", metavar="NAME", help="of the dry run's cost: a slice as `flanx plan` names it")
+    parser.add_argument("--jobs", type=int, default=1, help="points to run at once (default 1)")
+    parser.add_argument(
+        "--only",
+        metavar="PATTERN",
+        action="append",
+        help="only the points whose name matches, as 'T5-*'; may be given again",
+    )
+    parser.add_argument("--retries", type=int, default=2, help="attempts after a crash (default 2)")
+    parser.add_argument("--retry_wait", type=float, default=10.0, metavar="S", help="before the first, then doubled")
+    parser.add_argument(
+        "--launcher",
+        default="",
+        metavar="COMMAND",
+        help="hand each point to this program, which waits for it: 'sbatch --wait launch/slurm.sbatch' "
+        "({name}, {job}, {arguments} stand for the point's)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the sweep. 0: all points done; 1: some points or tasks failed, the others finished; 2: bad input."""
+    from flanx import config
+
+    parse_gin(args)
+    sweep, text = config.make(Sweep), config.text()
+    if args.jobs < 1:
+        raise UserError(f"--jobs={args.jobs}: at least 1 point runs at a time")
+    how = launcher(args.launcher, args.retries, args.retry_wait)
+    points = chosen(sweep.points(), args.only)
+    report.check(sweep)
+    wanted = dependencies.needs(points, args.gin_search_paths)
+    stores = dependencies.stores(sweep, wanted, args.gin_search_paths)
+    if args.dry_run:
+        return show_plan(points, wanted, stores, sweep, args)
+    parents = dependencies.parents(sweep, points, wanted)
+    out = make_folder(sweep.out_dir)
+    write_atomic(out / GIN, text)
+    blocked, complete = build_stores(stores, wanted)
+    statuses = watch(sweep, points, args.jobs, args.gin_search_paths, how, parents, blocked)
+    publish(sweep, statuses)
+    return 0 if complete and all(status.state == DONE for status in statuses) else 1
+
+
+def chosen(points: Sequence[Point], patterns: Sequence[str] | None) -> list[Point]:
+    """The points that any `--only` names; all without one. Raises UserError for a pattern that names none."""
+    for pattern in patterns or ():
+        if not any(fnmatch.fnmatch(point.name, pattern) for point in points):
+            names = ", ".join(point.name for point in points[:5])
+            raise UserError(f"--only={pattern} matches no point; they are called {names}{', ...' * (len(points) > 5)}")
+    return [p for p in points if patterns is None or any(fnmatch.fnmatch(p.name, pattern) for pattern in patterns)]
+
+
+def make_folder(name: str) -> pathlib.Path:
+    """The sweep's folder, made and written to once. Raises UserError where that cannot be done."""
+    out = pathlib.Path(name)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with open(out / "state.lock", "a", encoding="utf-8"):
+            pass
+    except OSError as error:
+        raise UserError(f"the sweep's folder {out} cannot be written: {error.strerror} (Sweep.out_dir)") from error
+    return out
+
+
+def build_stores(stores: Mapping[str, Sequence[str]], wanted: Mapping[str, Need]) -> tuple[dict[str, str], bool]:
+    """Builds what the stores lack; ({point: why it cannot run}, whether every task of every store was built).
+
+    Each in a process of its own: the builder needs TensorFlow, the sweep does not. Tasks that fail are named by it and
+    recorded in the store, and the sweep goes on without them; a store that is not built stops its own points alone.
+    """
+    failed: dict[str, str] = {}
+    complete = True
+    for place, arguments in stores.items():
+        code = subprocess.run([sys.executable, "-m", "flanx", *arguments], check=False).returncode
+        complete &= code == 0
+        if code not in (0, 1):
+            failed[place] = f"its store {place} was not built (exit status {code}); the lines above say why"
+    if failed and len(failed) == len(stores) and all(need.train_steps for need in wanted.values()):
+        raise UserError(f"no store was built: {next(iter(failed.values()))}")
+    reasons = {name: failed[n.store_dir] for name, n in wanted.items() if n.train_steps and n.store_dir in failed}
+    return reasons, complete
+
+
+def show_plan(
+    points: Sequence[Point],
+    wanted: Mapping[str, Need],
+    stores: Mapping[str, Sequence[str]],
+    sweep: Sweep,
+    args: argparse.Namespace,
+) -> int:
+    """Prints every command, then the table of what each point costs."""
+    for arguments in stores.values():
+        print("flanx", shlex.join(arguments))
+    for point in points:
+        print("flanx", shlex.join(point.arguments(args.gin_search_paths)))
+    try:
+        parents = dependencies.parents(sweep, points, wanted)
+    except UserError as error:
+        parents = {}
+        print(f"note: not ready to run: {error}")
+    cost.show(points, wanted, parents, args.gin_search_paths, args.topology)
+    return 0
+
+
+def watch(
+    sweep: Sweep,
+    points: Sequence[Point],
+    jobs: int,
+    search_paths: str,
+    how: Launcher,
+    parents: Mapping[str, Parent],
+    blocked: Mapping[str, str],
+) -> list[Status]:
+    """Runs the points under a live table; off a terminal a line per change."""
+    console = Console(highlight=False)
+
+    def settled(status: Status) -> None:
+        if sweep.choose_by:
+            results.write_choices(sweep)  # those that start from a chosen checkpoint wait for it
+
+    def go(show) -> list[Status]:
+        return drive(points, jobs, search_paths, show, how, parents, blocked, settled)
+
+    if console.is_terminal:
+        with Live(console=console, refresh_per_second=2) as live:
+            return go(lambda statuses: live.update(state_table(statuses)))
+    seen: dict[str, tuple[str, str]] = {}
+
+    def say(statuses: list[Status]) -> None:
+        for status in statuses:
+            key = (status.state, status.reason)
+            if seen.get(status.point.name) != key and (status.state in (RUNNING, RETRYING, DONE, FAILED)):
+                seen[status.point.name] = key
+                done = sum(s.state in (DONE, FAILED) for s in statuses)
+                line = f"[{done}/{len(statuses)}] {status.point.name}: {describe(status)}"
+                console.print(line, markup=False, soft_wrap=True)
+
+    return go(say)
+
+
+def describe(status: Status) -> str:
+    """One phrase on a point."""
+    if status.state == DONE:
+        return "already done" if status.skipped else f"done in {status.seconds:.0f} s"
+    if status.state in (FAILED, RETRYING):
+        word = "failed" if status.state == FAILED else "to be tried again"
+        log = log_path(status.point)
+        return f"{word} ({status.reason})" + (f"; see {os.path.relpath(log)}" if log.exists() else "")
+    return f"{status.state} ({status.reason})" if status.reason else status.state
+
+
+def state_table(statuses: Sequence[Status]) -> Table:
+    """The live table: a row per point with its state and newest metrics."""
+    table = Table("point", "state", "step", "loss")
+    for status in statuses:
+        record = last_metrics(status.point.folder) if status.state in (RUNNING, DONE) else None
+        step, loss = (str(record["step"]), f"{record['loss']:.3f}") if record else ("", "")
+        table.add_row(status.point.name, describe(status), step, loss)
+    return table
+
+
+def publish(sweep: Sweep, statuses: Sequence[Status]) -> None:
+    """Prints the scores and writes the report; the paths of its files come last."""
+    state = State(sweep.out_dir)
+    Console(highlight=False).print(score_table(sweep, results.collect(sweep, state.told(sweep.points()))))
+    written = report.publish(sweep, state)
+    for status in statuses:
+        if status.state == FAILED:
+            print(f"{status.point.name}: {describe(status)}", file=sys.stderr)
+    for path in written:
+        if path.suffix != ".svg":
+            print(path)
+
+
+def score_table(sweep: Sweep, outcomes: Sequence[Outcome]) -> Table:
+    """One line per point, checkpoint and suite."""
+    table = Table(*sweep.axes, "checkpoint", "suite", "score", "95% interval", "items", title=sweep.title)
+    for outcome in outcomes:
+        labels = [*outcome.point.labels.values(), outcome.checkpoint]
+        if not outcome.suites:
+            table.add_row(*labels, f"no score ({outcome.absence})", "", "", "")
+        for name, entry in outcome.suites.items():
+            score = f"{entry['score']:.1f}{'!' if entry['flagged'] else ''}"
+            table.add_row(*labels, name, score, f"{entry['low']:.1f} to {entry['high']:.1f}", f"{entry['n']:,}")
+    return table

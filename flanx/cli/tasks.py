@@ -1,0 +1,270 @@
+"""`flanx tasks`: list, show, plan, fetch, import-export, import-flan, audit, add."""
+
+import argparse
+import ast
+import collections
+import dataclasses
+import fnmatch
+import importlib
+import json
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from flanx.data.task import licence, spec
+from flanx.errors import UserError, nearest
+
+# subcommand -> (module and function that run it, what it does)
+COMMANDS = {
+    "list": ("flanx.cli.tasks:list_tasks", "counts of every collection; with a pattern, the tasks themselves"),
+    "show": ("flanx.cli.tasks:show", "what the model sees of a task, with token counts and truncation"),
+    "plan": ("flanx.data.fetch.downloads:plan", "what a mixture needs: from where, how large, what wants a form"),
+    "fetch": ("flanx.data.fetch.fetch:fetch", "download and prepare what a mixture needs; resumable, parallel"),
+    "import-export": (
+        "flanx.data.importers.flan_export:import_export",
+        "make tasks of a pre-rendered export (JSONL, gzip, Parquet)",
+    ),
+    "import-flan": (
+        "flanx.data.importers.flan:import_flan",
+        "tables from the templates in your own clone of the FLAN repository",
+    ),
+    "audit": ("flanx.data.contamination:audit", "overlap of training tasks with every held-out set"),
+    "add": ("flanx.data.importers.user_file:add", "make a task of your own JSONL, TSV or CSV file"),
+}
+LENGTHS = (2048, 512)  # of inputs and targets in the paper's runs (paper.md 1.8)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Subcommands and their flags; `--gin.DATA_DIR` and `--data_dir` mean the same."""
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    def command(name: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=COMMANDS[name][1], description=COMMANDS[name][1])
+        made.add_argument("--data_dir", help="folder of file sources (else --gin.DATA_DIR, else FLANX_DATA_DIR)")
+        return made
+
+    def by_licence(made: argparse.ArgumentParser) -> None:
+        made.add_argument("--licence", help="tasks of such data alone: permissive, share_alike or MIT,CC-BY-4.0")
+
+    one = command("list")
+    one.add_argument("pattern", nargs="?", help="a mixture, collection, group or task; * and ? allowed")
+    one.add_argument("--json", action="store_true", help="one JSON object: collections, total, held_out, extra, tasks")
+    by_licence(one)
+    one = command("show")
+    one.add_argument("name")
+    one.add_argument("--style", choices=("zsopt", "zsnoopt", "fsopt", "fsnoopt"))
+    one.add_argument("--n", type=_count(1), default=3, help="how many examples")
+    one.add_argument("--split", default=None, help="train where the task has it")
+    one.add_argument("--skip", type=_count(0), default=0, help="examples to pass over first")
+    one.add_argument(
+        "--rendering", type=_count(0), default=0, help="another number draws other templates and exemplars"
+    )
+    one.add_argument("--vocabulary", help="'byte' or a SentencePiece model; else FLANX_VOCABULARY, else byte")
+    one.add_argument("--template", help="this one only, as `nli:3` or `nli:none`, or `3` of any block of the task")
+    one.add_argument("--shots", type=_count(1), help="so many exemplars in a few-shot prompt, where they fit")
+    one.add_argument("--json", action="store_true", help="one JSON object a line")
+    one = command("plan")
+    one.add_argument("mixture", help="a mixture, a collection, or a task; * and ? allowed")
+    by_licence(one)
+    one.add_argument("--rate", type=float, help="MB/s of your line, for the hours; else that of the last fetch")
+    one.add_argument("--json", action="store_true")
+    one = command("fetch")
+    one.add_argument("mixture", help="a mixture, a collection, or a task; * and ? allowed")
+    by_licence(one)
+    one.add_argument("--jobs", type=_count(1), default=4, help="how many at a time")
+    one.add_argument("--verify", action="store_true", help="read what is in place too: is it as it first came?")
+    one.add_argument("--allow_missing", action="store_true", help="exit 0 although tasks are quarantined")
+    one = command("import-export")
+    one.add_argument("path", help="a file or a folder of files")
+    one.add_argument("--output", required=True, help="folder for the tables; name it in FLANX_TABLES")
+    one.add_argument("--collection", default="export", help="collection of the new tasks")
+    one = command("import-flan")
+    one.add_argument("clone", help="your clone of google-research/FLAN")
+    one.add_argument("--output", required=True, help="folder for the tables; name it in FLANX_TABLES")
+    one = command("audit")
+    one.add_argument("mixture", nargs="?", default="*", help="a mixture, a collection, or a task; * and ? allowed")
+    one.add_argument("--held_out", default="*", help="pattern of the held-out tasks to compare with")
+    one.add_argument("--store", help="audit the examples of a built store instead of the sources")
+    one.add_argument("--limit", type=_count(0), default=0, help="examples of a task at most; 0: all")
+    one.add_argument("--json", action="store_true")
+    one = command("add")
+    one.add_argument("file", help="JSONL, TSV or CSV with a header")
+    one.add_argument("--inputs", required=True, help="the column that the model reads")
+    one.add_argument("--targets", required=True, help="the column that it shall write")
+    one.add_argument("--name", help="name of the task; the file's where absent")
+    one.add_argument("--output", required=True, help="folder for the tables; name it in FLANX_TABLES")
+
+
+def _count(least: int) -> Callable[[str], int]:
+    """Reads a whole number from `least` on."""
+
+    def number(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r}: a whole number from {least} on")
+        return int(text)
+
+    return number
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs one subcommand; its exit status."""
+    if args.data_dir is None:
+        args.data_dir = _binding(args, "DATA_DIR") or os.environ.get("FLANX_DATA_DIR")
+    module, function = COMMANDS[args.command][0].split(":")
+    return getattr(importlib.import_module(module), function)(args)
+
+
+def _binding(args: argparse.Namespace, name: str) -> str | None:
+    """The literal of `--gin.NAME=VALUE`, if given."""
+    for text in getattr(args, "bindings", []):
+        key, _, value = text.partition("=")
+        if key.strip() == name:
+            try:
+                return ast.literal_eval(value.strip())
+            except (ValueError, SyntaxError) as e:
+                raise UserError(f"--gin.{name}={value}: a text keeps its quotes: --gin.{name}=\"'{value}'\"") from e
+    return None
+
+
+def find_task(name: str) -> spec.TaskSpec:
+    """The task of a name (with or without a style at its end), or a UserError with the nearest one."""
+    tasks = spec.load_tables()
+    stem = name.rsplit("_", 1)[0] if name.rsplit("_", 1)[-1] in ("zsopt", "zsnoopt", "fsopt", "fsnoopt") else name
+    for known in (name, stem):
+        if known in tasks:
+            return tasks[known]
+    raise UserError(f"no task '{name}'{nearest(stem, tasks)}; `flanx tasks list` names them all")
+
+
+def match_tasks(pattern: str, asked: str | None = None) -> list[spec.TaskSpec]:
+    """The tasks of a mixture, of a collection or group, or of a pattern of names, that are under the licences asked for
+    (None: all). UserError where none fits."""
+    tasks = spec.load_tables()
+    mixtures = spec.load_mixtures()
+    if pattern in mixtures:
+        homes = spec.members(mixtures[pattern]["collections"], tasks.values())
+        found = [t for home in homes.values() for t in home if not t.held_out]
+    else:
+        found = [
+            t for t in tasks.values() if fnmatch.fnmatchcase(t.name, pattern) or pattern in (t.collection, t.group)
+        ]
+    if not found:
+        known = [*mixtures, *spec.load().collections, *tasks]
+        raise UserError(f"no mixture, collection or task '{pattern}'{nearest(pattern, known)}")
+    refused = licence.refused(asked, {t.name: vars(t) for t in found}, [t.name for t in found])
+    if len(refused) == len(found):
+        raise UserError(f"no task of '{pattern}' is left; {found[0].name}: {refused[found[0].name]}")
+    return [t for t in found if t.name not in refused]
+
+
+def list_tasks(args: argparse.Namespace) -> int:
+    """Counts; or the tasks of a pattern."""
+    counts = spec.collections()
+    tasks = match_tasks(args.pattern or "*", args.licence)
+    if args.json:
+        print(json.dumps({**counts, "tasks": [_row(task) for task in tasks]}, ensure_ascii=False))
+        return 0
+    if args.pattern:
+        for task in tasks:
+            size = f"{task.num_examples:,}" if task.num_examples else "?"
+            under = f"{task.licence or licence.UNKNOWN:24} " if args.licence else ""
+            print(f"{task.name:60} {size:>12}  {' '.join(task.styles):32} {under}{task.source}")
+        return 0
+    homes = collections.Counter(task.collection for task in tasks)
+    for title, key in (("", "collections"), ("held out", "held_out"), ("others", "extra")):
+        if title and counts[key]:
+            print(f"\n{title}:")
+        for name, count in counts[key].items():
+            print(f"{name:24} {_left(homes[name], count, args.licence)}")
+        if not title:
+            print(f"{'total':24} {_left(sum(homes[name] for name in counts[key]), counts['total'], args.licence)}")
+    return 0
+
+
+def _left(left: int, count: int, asked: str | None) -> str:
+    return f"{left:6,} of {count:6,}" if asked else f"{count:6,}"
+
+
+def _row(task: spec.TaskSpec) -> dict[str, Any]:
+    return {
+        "name": task.name,
+        "collection": task.collection,
+        "group": task.group,
+        "dataset": task.dataset,
+        "category": task.category,
+        "source": task.source,
+        "splits": task.splits,
+        "styles": task.styles,
+        "templates": task.templates,
+        "num_examples": task.num_examples,
+        "cap": task.cap,
+        "cot": task.cot,
+        "held_out": task.held_out,
+        "licence": task.licence,
+        "access": task.access,
+        "note": task.note,
+    }
+
+
+# ---- show ------------------------------------------------------------------------------------------------------------
+
+
+def _paint(text: str, code: str) -> str:
+    return f"\x1b[{code}m{text}\x1b[0m" if sys.stdout.isatty() and not os.environ.get("NO_COLOR") else text
+
+
+def _size(text: str, limit: int, vocabulary: Any) -> dict[str, Any]:
+    """Tokens with EOS, the share of unknown ones, and how many do not fit into the limit."""
+    ids = vocabulary.encode(text)
+    return {
+        "tokens": len(ids) + 1,
+        "unknown": ids.count(vocabulary.unk_id) / max(1, len(ids)),
+        "cut": max(0, len(ids) + 1 - limit),
+    }
+
+
+def _say(size: dict[str, Any]) -> str:
+    cut = f", {size['cut']} cut off" if size["cut"] else ""
+    return f"{size['tokens']} tokens, {size['unknown']:.1%} unknown{cut}"
+
+
+def show(args: argparse.Namespace) -> int:
+    """Prints examples of a task as the model sees them."""
+    from flanx.data import vocabulary
+    from flanx.data.task import render, sources
+
+    task = find_task(args.name)
+    tail = args.name.removeprefix(task.name).lstrip("_")
+    style = args.style or tail or task.styles[0]
+    words = vocabulary.load(args.vocabulary or os.environ.get("FLANX_VOCABULARY", "byte"))
+    split = args.split or ("train" if "train" in task.splits else next(iter(task.splits)))
+    if style in task.styles and split in task.splits and (line := sources.missing(task, args.data_dir, split)):
+        raise UserError(line)  # at once: TFDS would be asked for ten seconds
+    if args.shots is not None:
+        task = dataclasses.replace(task, shots=args.shots, worked=())
+    left, skip = args.n, args.skip
+    rows = render.render_rows(task, style, split, args.data_dir, args.rendering, lambda text: len(words.encode(text)))
+    for row in rows:
+        if args.template and args.template not in (row.template, row.template.rpartition(":")[2]):
+            continue
+        if skip:
+            skip -= 1
+            continue
+        if not left:
+            break
+        left -= 1
+        sizes = [_size(text, limit, words) for text, limit in zip((row.inputs, row.targets), LENGTHS, strict=True)]
+        if args.json:
+            print(json.dumps({**vars(row), "inputs_size": sizes[0], "targets_size": sizes[1]}, ensure_ascii=False))
+            continue
+        print(_paint(f"{row.task}  {row.style}  {row.template}  {row.shots} shots  {row.row}", "1"))
+        print(_paint(f"inputs ({_say(sizes[0])} of {LENGTHS[0]})", "36"))
+        print(row.inputs)
+        print(_paint(f"targets ({_say(sizes[1])} of {LENGTHS[1]})", "32"))
+        print(_paint(row.targets, "32"))
+        print()
+    if left == args.n:
+        template = f" with template {args.template}" if args.template else ""
+        raise UserError(f"task {task.name}: no example of style {style} in split {split}{template}")
+    return 0

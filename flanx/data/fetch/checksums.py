@@ -1,0 +1,50 @@
+"""What a fetch brought, in `receipt.json` of the data folder: rows and sha256 of the examples of each source, and the
+rate of the last fetch. The hash is of the examples as a task reads them, whatever file or compression they came in."""
+
+import hashlib
+import json
+import pathlib
+from typing import Any
+
+from flanx.data.importers.user_file import write as write_whole
+from flanx.data.task import sources
+from flanx.data.task.row import BadRow
+from flanx.data.task.spec import TaskSpec
+from flanx.errors import UserError
+
+FILE = "receipt.json"
+
+
+def read(data_dir: str) -> dict[str, Any]:
+    """{"sources": {source: {split: {"rows", "sha256"}}}, "bytes_per_second": of the last fetch, or None}."""
+    path = pathlib.Path(data_dir).expanduser() / FILE
+    if not path.is_file():
+        return {"sources": {}, "bytes_per_second": None}
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as e:
+        raise UserError(f"{path}: no JSON ({e}); remove it, and the next fetch writes it anew") from e
+
+
+def write(data_dir: str, content: dict[str, Any]) -> None:
+    """Writes it whole or not at all."""
+    text = json.dumps(content, ensure_ascii=False, indent=1, sort_keys=True) + "\n"
+    write_whole(pathlib.Path(data_dir).expanduser() / FILE, text)
+
+
+def examples(task: TaskSpec, split: str, data_dir: str) -> dict[str, Any]:
+    """Rows and sha256 of the records of a split, each as JSON with sorted keys on a line; bad rows by their reason."""
+    digest, rows = hashlib.sha256(), 0
+    for _, record in sources.raw_rows(task, split, data_dir):
+        content = str(record) if isinstance(record, BadRow) else record
+        digest.update(json.dumps(content, sort_keys=True, default=str).encode() + b"\n")
+        rows += 1
+    return {"rows": rows, "sha256": digest.hexdigest()}
+
+
+def difference(split: str, first: dict[str, Any] | None, now: dict[str, Any]) -> str | None:
+    """One line where the examples of a split are not those that first came; None where they are, or none came yet."""
+    if first is None or first == now:
+        return None
+    then, here = (f"{one['rows']:,} rows, sha256 {one['sha256'][:12]}" for one in (first, now))
+    return f"the examples of '{split}' are not those of the first fetch ({then}; now {here})"

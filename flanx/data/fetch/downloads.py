@@ -1,0 +1,150 @@
+"""What a mixture needs and where it comes from: `flanx tasks plan`.
+
+A need is one download: a TFDS data set, a file behind a URL, the Parquet files of a P3 prompt-task on the Hugging Face
+hub. Tasks share needs.
+"""
+
+import argparse
+import importlib.util
+import json
+import pathlib
+import re
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Any
+
+from flanx.cli.tasks import match_tasks
+from flanx.data.fetch import checksums
+from flanx.data.task import sources
+from flanx.data.task.spec import TaskSpec, load_mixtures, load_tables, members
+from flanx.errors import UserError
+
+
+@dataclass
+class Need:
+    """One download and the tasks that wait for it."""
+
+    name: str
+    access: str
+    tasks: list[TaskSpec] = field(default_factory=list)
+    bytes: int | None = None
+    present: bool = False
+    receipt: dict[str, Any] = field(default_factory=dict)  # {split: rows and sha256 of its examples}, see receipt.py
+
+
+def needs(tasks: list[TaskSpec], data_dir: str | None) -> list[Need]:
+    """The downloads of these tasks, each once; none for the embedded ones."""
+    found: dict[str, Need] = {}
+    for task in tasks:
+        if task.source.startswith("suite:"):
+            continue
+        need = found.setdefault(task.source, Need(task.source, task.access))
+        if not need.tasks:
+            need.present = sources.missing(task, data_dir) is None
+            need.bytes = task.bytes if task.bytes is not None else tfds_bytes(task.source)
+        need.tasks.append(task)
+    return list(found.values())
+
+
+def tfds_bytes(place: str) -> int | None:
+    """Download size of a TFDS source at most, from the checksums that TFDS ships with; None where it has none."""
+    if not place.startswith("tfds:"):
+        return None
+    name, _, config = place[5:].partition("/")
+    package = importlib.util.find_spec("tensorflow_datasets")
+    if package is None or not package.submodule_search_locations:
+        return None
+    root = pathlib.Path(package.submodule_search_locations[0])
+    for path in (root / "url_checksums" / f"{name}.txt", root / "datasets" / name / "checksums.tsv"):
+        if path.is_file():
+            found = re.findall(r"^(\S+)\s+(\d+)\s+([0-9a-f]{64})", path.read_text(encoding="utf-8"), re.MULTILINE)
+            words = [w for w in re.split(r"\W+", config.lower()) if len(w) > 1]
+            # a later line with the same file name is a newer version of that file
+            own = {url.rsplit("/", 1)[-1]: int(size) for url, size, _ in found if any(w in url.lower() for w in words)}
+            return sum(own.values()) or sum({digest: int(size) for _, size, digest in found}.values()) or None
+    return None
+
+
+def say_bytes(size: int | None) -> str:
+    """ "12.3 MB", or "?" where it is not known."""
+    if size is None:
+        return "?"
+    value, units = float(size), ["B", "kB", "MB", "GB"]
+    while value >= 1000 and len(units) > 1:
+        value, units = value / 1000, units[1:]
+    return f"{value:.0f} {units[0]}" if units[0] == "B" else f"{value:.1f} {units[0]}"
+
+
+def plan(args: argparse.Namespace) -> int:
+    """Prints every need of the mixture, the sums, and the hours of the download where a rate is known."""
+    if args.rate is not None and not args.rate > 0:
+        raise UserError(f"--rate {args.rate:g}: give MB a second, above 0")
+    found = needs(match_tasks(args.mixture, args.licence), folder(args))
+    missing = [n for n in found if not n.present]
+    sums = {
+        "needs": len(found),
+        "present": len(found) - len(missing),
+        "bytes": sum(n.bytes or 0 for n in missing if n.access != "user"),
+        "unknown_size": sum(n.bytes is None for n in missing if n.access != "user"),
+        "form": [n.name for n in missing if n.access == "form"],
+        "user": [n.name for n in missing if n.access == "user"],
+    }
+    rate = args.rate * 1e6 if args.rate else checksums.read(args.data_dir)["bytes_per_second"]
+    sums |= {"bytes_per_second": rate, "hours": round(sums["bytes"] / rate / 3600, 2) if rate else None}
+    if args.json:
+        rows = [
+            {"need": n.name, "tasks": len(n.tasks), "bytes": n.bytes, "access": n.access, "present": n.present}
+            for n in found
+        ]
+        print(json.dumps({"needs": rows, "sum": sums}, ensure_ascii=False))
+        return 0
+    for n in found:
+        state = "have" if n.present else {"open": "fetch", "form": "FORM", "user": "SUPPLY"}[n.access]
+        print(f"{state:7} {say_bytes(n.bytes):>10}  {n.name}  ({n.tasks[0].name}{_more(n)})")
+    ready = {task.name for n in found if n.present for task in n.tasks}
+    for line in shares(args.mixture, ready):
+        print(line)
+    print(
+        f"\n{sums['present']} of {sums['needs']} in place; at most {say_bytes(sums['bytes'])} to fetch, and "
+        f"{sums['unknown_size']} of a size that is not known"
+    )
+    if rate:
+        whose = "your line" if args.rate else "the last fetch"
+        print(
+            f"{sums['hours']:.1f} hours for the known sizes at {say_bytes(round(rate))}/s ({whose}), TFDS's work on top"
+        )
+    else:
+        print("hours: give --rate MB/s of your line, or fetch something first")
+    for title, key in (("behind a form or a manual download", "form"), ("to be supplied by you", "user")):
+        for name in sums[key]:
+            print(f"{title}: {name}")
+    return 0
+
+
+def shares(mixture: str, ready: Collection[str]) -> list[str]:
+    """What a named mixture becomes with the tasks that are ready alone: tasks and rate of each collection, as lines.
+
+    The rate of a collection stays while it has a task left; those of empty ones go, and the others fill their place."""
+    section = load_mixtures().get(mixture, {})
+    if not section:
+        return []
+    homes = members(section["collections"], [t for t in load_tables().values() if not t.held_out])
+    left = {name: sum(t.name in ready or t.source.startswith("suite:") for t in tasks) for name, tasks in homes.items()}
+    rates = section.get("rates") or {}
+    total = sum(rate for name, rate in rates.items() if left.get(name))
+    lines = [f"\n{'collection':24} {'tasks':>13} {'rate':>8} {'now':>8}"]
+    for name, tasks in homes.items():
+        rate = f"{rates[name]:8.1f}" if name in rates else "       -"
+        now = f"{100 * rates[name] / total:8.1f}" if name in rates and left[name] else "       -"
+        lines.append(f"{name:24} {left[name]:5,} of {len(tasks):5,} {rate} {now}")
+    return lines
+
+
+def _more(need: Need) -> str:
+    return f" and {len(need.tasks) - 1} more" if len(need.tasks) > 1 else ""
+
+
+def folder(args: argparse.Namespace) -> str:
+    if not args.data_dir:
+        raise UserError("no data folder: give --data_dir, --gin.DATA_DIR or FLANX_DATA_DIR")
+    return args.data_dir

@@ -1,0 +1,285 @@
+"""Fetches what a mixture needs: `flanx tasks fetch`.
+
+Needs are fetched side by side. One that fails puts its tasks into quarantine (`quarantine.json` in the data folder,
+with the reason); the others stay usable, and the exit status says so. Run again, it fetches what is not there yet, and
+goes on inside files that broke off. What comes again, or from a mirror, must hold the examples that first came
+(flanx/data/fetch/checksums.py).
+"""
+
+import argparse
+import concurrent.futures
+import contextlib
+import fcntl
+import functools
+import http.client
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from flanx.cli.tasks import match_tasks
+from flanx.data.fetch import checksums, mirrors
+from flanx.data.fetch.downloads import Need, folder, needs, shares
+from flanx.data.fetch.http import TIMEOUT_S, download
+from flanx.data.fetch.progress import Count, Meter
+from flanx.data.importers.user_file import write
+from flanx.data.task import sources as source
+from flanx.data.task.row import BadRow
+from flanx.data.task.spec import TaskSpec
+from flanx.errors import UserError
+
+PREPARE = "import sys, tensorflow_datasets as t; t.builder(sys.argv[1]).download_and_prepare()"
+RATE_BYTES = 1_000_000  # a smaller fetch says nothing about the line
+Receipt = dict[str, Any]  # rows and sha256 of a split
+
+
+# ---- one need --------------------------------------------------------------------------------------------------------
+
+
+def _fetch_url(task: TaskSpec, split: str, data_dir: str, count: Count, first: Receipt | None) -> Receipt | None:
+    """The file of one split, from its URL or the first mirror that has it as it was; None where it is here."""
+    (path,) = source.files(task, split, data_dir)
+    if path.is_file():
+        return None
+    other = re.search(r"spelled (\S+)", task.note)  # NIV2 names with hyphens in some releases
+    names = [path.name, *([f"{other[1]}{path.suffix}"] if other else [])]
+
+    def take(url: str) -> Receipt:
+        download(url, path, lambda have, size: count.tell(path.name, have, size))
+        _try_first_row(task, split, path)
+        return _compare(task, split, data_dir, first, [path])
+
+    return _first_good([place.replace("{file}", name) for place in mirrors.places(task.url) for name in names], take)
+
+
+def _fetch_p3(task: TaskSpec, split: str, data_dir: str, count: Count, first: Receipt | None) -> Receipt | None:
+    """The Parquet files of one split, as the hub lists them for a data set's configuration."""
+    if source.missing(task, data_dir, split) is None:
+        return None
+    kind, config = task.source.split(":", 1)
+    name = task.splits[split].split("[")[0]
+    listing = task.url.replace("{config}", config).replace("{split}", name)
+
+    def listed(url: str) -> list[str]:
+        with urllib.request.urlopen(url, timeout=TIMEOUT_S) as reply:
+            urls = json.load(reply)
+        if not isinstance(urls, list) or not urls:
+            raise ValueError(f"{url} lists no files")
+        return urls
+
+    urls = _first_good(mirrors.places(listing), listed)
+    folder = pathlib.Path(data_dir).expanduser() / kind / config
+    paths = [folder / f"{name}-{number:05d}-of-{len(urls):05d}.parquet" for number in range(len(urls))]
+    for url, path in zip(urls, paths, strict=True):
+        tell = functools.partial(count.tell, path.name)
+        if not path.is_file():
+            _first_good(mirrors.places(url), lambda one, path=path, tell=tell: download(one, path, tell))
+    return _compare(task, split, data_dir, first, paths)
+
+
+def _first_good(urls: list[str], take: Callable[[str], Any]) -> Any:
+    """What `take` makes of the first URL that it succeeds with; else one error, with the reason of each."""
+    reasons: list[str] = []
+    for number, url in enumerate(urls, 1):
+        try:
+            return take(url)
+        except (OSError, EOFError, ValueError, UserError, http.client.HTTPException) as e:
+            if number == len(urls) == 1:
+                raise
+            reasons.append(_why(e, url))
+    raise ValueError("; ".join(dict.fromkeys(reasons)))
+
+
+def _aside(paths: list[pathlib.Path], ending: str) -> pathlib.Path:
+    """Renames files so that no task reads them; the new name of the first."""
+    for path in paths:
+        os.replace(path, path.with_name(path.name + ending))
+    return paths[0].with_name(paths[0].name + ending)
+
+
+def _try_first_row(task: TaskSpec, split: str, path: pathlib.Path) -> None:
+    """Sets aside a file that is not what the task reads (a log-in page, another layout). Raises ValueError."""
+    try:
+        _, record = next(source.READERS[task.source.split(":", 1)[0]](path, task), (None, BadRow("it is empty")))
+        reason = record if isinstance(record, BadRow) else None
+    except UserError as e:
+        reason = e
+    if reason is not None:
+        raise _unreadable([path], reason)
+
+
+def _unreadable(paths: list[pathlib.Path], reason: object) -> ValueError:
+    """Sets files aside; the error to raise."""
+    return ValueError(f"what came is not what the task reads ({reason}); it is kept as {_aside(paths, '.unreadable')}")
+
+
+def _compare(task: TaskSpec, split: str, data_dir: str, first: Receipt | None, paths: list[pathlib.Path]) -> Receipt:
+    """What has come, as a receipt. Sets aside files of other examples than at first, or of none. Raises ValueError."""
+    try:
+        now = checksums.examples(task, split, data_dir)
+    except (OSError, EOFError, ValueError, UserError) as e:
+        raise _unreadable(paths, e) from e
+    if reason := checksums.difference(split, first, now):
+        kept = _aside(paths, ".changed")
+        raise ValueError(f"{reason}; kept as {kept}; to take it, remove {task.source} from {checksums.FILE}")
+    return now
+
+
+def _fetch_tfds(task: TaskSpec, need: Need, meter: Meter) -> str | None:
+    """Prepares a TFDS data set in a process of its own; the last line of its standard error tells how far it is."""
+    command = [sys.executable, "-c", PREPARE, task.source[5:]]
+    env = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    last, text = "no message", b""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=env)
+    with process, meter.ending(process):
+        while block := os.read(process.stderr.fileno(), 4096):
+            *lines, text = re.split(rb"[\r\n]+", text + block)
+            last = next(
+                (said for one in (text, *reversed(lines)) if (said := one.decode(errors="replace").strip())), last
+            )
+            meter.tell(need.name, last[-60:])
+    return last[:300] if process.returncode else None
+
+
+def _fetch(need: Need, data_dir: str, meter: Meter, verify: bool = False) -> tuple[str | None, str]:
+    """Fetches one need: (the reason where it fails, what is to be said where it does not).
+
+    `verify`: read what is in place too, and compare it with what first came (`need.receipt`, completed here)."""
+    task = need.tasks[0]
+    kind = task.source.split(":", 1)[0]
+    if need.present:
+        return (_verify(need, data_dir), "as it first came") if verify and kind != "tfds" else (None, "")
+    count = Count(need, meter)
+    try:
+        if kind == "tfds":
+            if reason := _fetch_tfds(task, need, meter):
+                return reason, ""
+        elif not task.url:
+            return f"{need.access}: you supply it; {task.note or 'docs/data.md has the layout'}", ""
+        else:
+            take = _fetch_p3 if kind == "p3" else _fetch_url
+            for split in task.splits:
+                came = take(task, split, data_dir, count, need.receipt.get(split))
+                need.receipt |= {split: came} if came else {}
+    except (OSError, EOFError, ValueError, UserError, http.client.HTTPException) as e:
+        return _why(e, task.url), ""
+    finally:
+        meter.bytes += count.new()
+    return source.missing(task, data_dir), str(count) if count.files else "prepared"
+
+
+def _verify(need: Need, data_dir: str) -> str | None:
+    """Reads what is in place: a line where it is not what first came; what has no receipt gets one."""
+    task = need.tasks[0]
+    try:
+        for split in task.splits:
+            now = checksums.examples(task, split, data_dir)
+            if reason := checksums.difference(split, need.receipt.get(split), now):
+                return reason
+            need.receipt[split] = now
+    except (OSError, ValueError, UserError) as e:
+        return str(e)
+    return None
+
+
+def _why(error: Exception, url: str) -> str:
+    """One line on a failed download."""
+    if isinstance(error, urllib.error.HTTPError):
+        return f"{error.url}: {error.code} {error.reason}"
+    if isinstance(error, urllib.error.URLError):
+        return f"cannot reach {urllib.parse.urlsplit(url).hostname}: {error.reason}"
+    return str(error) if isinstance(error, EOFError | ValueError | UserError) else f"{type(error).__name__}: {error}"
+
+
+# ---- all of them -----------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _locked(data_dir: str) -> Iterator[None]:
+    """One fetch at a time in a folder."""
+    path = pathlib.Path(data_dir).expanduser() / ".fetch.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as e:
+            raise UserError(f"{data_dir}: another `flanx tasks fetch` is at work in this folder; wait for it") from e
+        yield
+
+
+@contextlib.contextmanager
+def _ended_whole() -> Iterator[None]:
+    """SIGTERM ends it as Ctrl-C does: with what it has started, and the quarantine written."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def fetch(args: argparse.Namespace) -> int:
+    """Fetches every need; names what failed. Exit status 1 where a task is quarantined, unless that is allowed."""
+    data_dir = folder(args)
+    found = needs(match_tasks(args.mixture, args.licence), data_dir)
+    meter = Meter(len(found))
+    with _locked(data_dir), _ended_whole():
+        known = checksums.read(data_dir)
+        for need in found:
+            need.receipt = dict(known["sources"].get(need.name, {}))
+        failed = _fetch_all(found, data_dir, max(1, args.jobs), meter, args.verify)
+    ready = {task.name for need in found for task in need.tasks} - failed.keys()
+    if failed:
+        print("\n".join(shares(args.mixture, ready)))
+    print(
+        f"{len(ready)} tasks ready, {len(failed)} in quarantine" + (f" ({data_dir}/quarantine.json)" if failed else "")
+    )
+    return 1 if failed and not args.allow_missing else 0
+
+
+def _fetch_all(found: list[Need], data_dir: str, jobs: int, meter: Meter, verify: bool) -> dict[str, str]:
+    """{task: why it is quarantined}; recorded even when the user stops it half-way."""
+    failed: dict[str, str] = {}
+    tried: list[str] = []
+    start = time.monotonic()
+    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+        waiting = {pool.submit(_fetch, need, data_dir, meter, verify): need for need in found}
+        try:
+            for done in concurrent.futures.as_completed(waiting):
+                need, (reason, said) = waiting[done], done.result()
+                meter.finish(need.name, reason or said)
+                tried += [task.name for task in need.tasks]
+                failed |= {task.name: reason for task in need.tasks if reason}
+        finally:
+            meter.stop()
+            pool.shutdown(cancel_futures=True)
+            record(data_dir, tried, failed)
+            _keep_receipts(data_dir, found, meter.bytes, time.monotonic() - start)
+    return failed
+
+
+def _keep_receipts(data_dir: str, found: list[Need], brought: int, seconds: float) -> None:
+    """Writes what has come into the folder's receipt, and the rate of so many bytes in so many seconds."""
+    known = checksums.read(data_dir)
+    sources = known["sources"] | {need.name: need.receipt for need in found if need.receipt}
+    rate = brought / max(seconds, 1e-3) if brought >= RATE_BYTES else known["bytes_per_second"]
+    now = {"sources": sources, "bytes_per_second": rate and round(rate)}
+    if now != known:
+        checksums.write(data_dir, now)
+
+
+def record(data_dir: str, tried: list[str], failed: dict[str, str]) -> None:
+    """Writes the quarantine anew: tasks that were tried and failed come in, those that were tried and went well go."""
+    path = pathlib.Path(data_dir).expanduser() / "quarantine.json"
+    old: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    kept = {name: reason for name, reason in old.items() if name not in tried} | failed
+    if kept or old:
+        write(path, json.dumps(kept, ensure_ascii=False, indent=1, sort_keys=True) + "\n")

@@ -1,0 +1,279 @@
+"""Decoding over the Model protocol: prefill, then cached steps under jit; greedy, sampling, n samples of one prompt.
+
+Letters: B rows (prompts in flight), n samples of a prompt, S prompt length, M new tokens at most, V vocabulary.
+
+The cache is a pytree with B on axis 0; n samples share one encoding of their prompt, in memory as well as in time
+(`flanx/decoding/kv_cache.py`).
+
+What is drawn for a prompt depends on (prompt, seed, sample number) alone, never on its row, batch, bucket or mesh.
+"""
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flanx.decoding.kv_cache import shared_leaves, step, widen
+from flanx.decoding.length_buckets import Place, Prompt, bucket_lengths, buckets_of, fetch, pad_rows, rows_of
+from flanx.errors import UserError
+from flanx.models import Model
+
+Stop = Callable[[list[int]], bool]
+STOP_PERIOD = 8  # steps between two looks for stop texts
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """How the next token is drawn. temperature 0 is greedy; top_k 0 and top_p 1 keep the whole vocabulary."""
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
+            raise UserError(f"{self}: wants temperature >= 0, top_k >= 0 and 0 < top_p <= 1")
+
+    def pick(self, logits: jax.Array, keys: jax.Array) -> jax.Array:
+        """Draws one token per row: f32[B, n, V], keys [B, n] -> i32[B, n]."""
+        if self.temperature == 0:
+            return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+        width = self.top_k if 0 < self.top_k < logits.shape[-1] else logits.shape[-1]
+        if width == logits.shape[-1] and self.top_p == 1:
+            values, tokens = logits / self.temperature, None
+        else:  # sorted from the likeliest down, as nucleus sampling wants it
+            values, tokens = jax.lax.top_k(logits / self.temperature, width)
+        if self.top_p < 1:  # keep what stands before the nucleus is full; the first always stays
+            share = jax.nn.softmax(values, axis=-1)
+            values = jnp.where(jnp.cumsum(share, axis=-1) - share < self.top_p, values, -jnp.inf)
+        noise = jax.vmap(jax.vmap(lambda key: jax.random.gumbel(key, (values.shape[-1],))))(keys)
+        choice = jnp.argmax(values + noise, axis=-1)
+        if tokens is None:
+            return choice.astype(jnp.int32)
+        return jnp.take_along_axis(tokens, choice[..., None], axis=-1)[..., 0].astype(jnp.int32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """What came of one prompt.
+
+    Attributes:
+      tokens: the new tokens of each sample (or beam, best first), end-of-sequence left out.
+      ended: whether each sample reached its end-of-sequence token or a stop text; False: cut at max_new.
+      broken: the logits held a NaN or an infinity; the tokens mean nothing.
+      scores: log-probabilities of beams, length-normalized; empty for samples.
+    """
+
+    tokens: list[list[int]]
+    ended: list[bool]
+    broken: bool = False
+    scores: list[float] = dataclasses.field(default_factory=list)
+
+
+# --- the loop --------------------------------------------------------------------------------------------------------
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class _State:
+    """B rows in flight. A row is free when all its samples are done."""
+
+    cache: Any
+    token: jax.Array  # i32[B, n], what the next step takes
+    out: jax.Array  # i32[B, n, M]
+    length: jax.Array  # i32[B, n], new tokens so far
+    done: jax.Array  # bool[B, n]
+    broken: jax.Array  # bool[B]
+    key: jax.Array  # u32[B, 2], from the prompt and the seed
+
+
+@functools.partial(jax.jit, static_argnames=("model", "max_new", "samples", "shared"))
+def _start(
+    model: Model,
+    params: Any,
+    inputs: jax.Array,
+    key: jax.Array,
+    used: jax.Array,
+    *,
+    max_new: int,
+    samples: int,
+    shared: Any,
+) -> _State:
+    """Encodes i32[B, S] and sets every used row (bool[B]) going."""
+    cache, token = model.prefill(params, inputs, max_new)
+    wide = (inputs.shape[0], samples)
+    return _State(
+        cache=widen(cache, samples, shared),
+        token=jnp.broadcast_to(token[:, None], wide).astype(jnp.int32),
+        out=jnp.zeros((*wide, max_new), jnp.int32),
+        length=jnp.zeros(wide, jnp.int32),
+        done=jnp.broadcast_to(~used[:, None], wide),
+        broken=jnp.zeros(wide[:1], bool),
+        key=key,
+    )
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _replace(state: _State, new: _State, rows: jax.Array) -> _State:
+    """Puts the rows of `new` at `rows` (i32[R]; a row beyond the end is dropped)."""
+    return jax.tree.map(lambda old, x: old.at[rows].set(x, mode="drop"), state, new)
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _finish(state: _State, done: jax.Array) -> _State:
+    """Ends the samples that are marked in bool[B, n]."""
+    return dataclasses.replace(state, done=state.done | done)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "method", "eos_id", "shared"), donate_argnums=2)
+def _advance(
+    model: Model,
+    params: Any,
+    state: _State,
+    until: jax.Array,
+    steps: jax.Array,
+    *,
+    method: Sample,
+    eos_id: int,
+    shared: Any,
+) -> _State:
+    """Steps until `until` rows are free, `steps` times at most."""
+    rows, samples, limit = state.out.shape
+
+    def more(carry: tuple[_State, jax.Array]) -> jax.Array:
+        state, taken = carry
+        return (jnp.sum(state.done.all(axis=1)) < until) & (taken < steps)
+
+    def body(carry: tuple[_State, jax.Array]) -> tuple[_State, jax.Array]:
+        state, taken = carry
+        logits, cache = step(model, params, state.cache, state.token, shared)
+        token = method.pick(logits, _keys(state) if method.temperature else state.key)
+        token = jnp.where(state.done, 0, token)
+        at = jnp.where(state.done, limit, state.length)  # done samples write beyond the end, which drops it
+        out = state.out.at[jnp.arange(rows)[:, None], jnp.arange(samples)[None], at].set(token, mode="drop")
+        length = state.length + ~state.done
+        finite = jnp.isfinite(logits.max(axis=-1))  # the maximum of a row with a NaN is NaN
+        broken = state.broken | (~finite & ~state.done).any(axis=1)
+        done = state.done | (token == eos_id) | (length >= limit) | broken[:, None]
+        return _State(cache, token, out, length, done, broken, state.key), taken + 1
+
+    return jax.lax.while_loop(more, body, (state, jnp.int32(0)))[0]
+
+
+def _keys(state: _State) -> jax.Array:
+    """A key for every (row, sample, position): keys [B, n]."""
+
+    def one(key: jax.Array, sample: jax.Array, position: jax.Array) -> jax.Array:
+        return jax.random.fold_in(jax.random.fold_in(jax.random.wrap_key_data(key), sample), position)
+
+    samples = jnp.arange(state.length.shape[1])
+    return jax.vmap(jax.vmap(one, in_axes=(None, 0, 0)), in_axes=(0, None, 0))(state.key, samples, state.length)
+
+
+# --- requests --------------------------------------------------------------------------------------------------------
+
+
+def prompt_key(prompt: Prompt, seed: int) -> np.ndarray:
+    """u32[2] from the prompt's tokens and the seed."""
+    digest = hashlib.sha256(np.asarray([seed, *prompt], np.int64).tobytes()).digest()
+    return np.frombuffer(digest[:8], "<u4")
+
+
+def stream(
+    model: Model,
+    params: Any,
+    prompts: Sequence[Prompt],
+    *,
+    max_new: int,
+    method: Sample = Sample(),
+    samples: int = 1,
+    seed: int = 0,
+    eos_id: int = 1,
+    batch_size: int = 64,
+    lengths: Sequence[int] = (),
+    refill: int = 0,
+    stop: Stop | None = None,
+    place: Place = jnp.asarray,
+) -> Iterator[tuple[int, Output]]:
+    """Decodes every prompt and yields (prompt number, Output) as prompts finish, in no fixed order.
+
+    Args:
+      prompts: token lists, as the model takes them (with their end-of-sequence token where it was trained so).
+      max_new: new tokens at most, end-of-sequence included.
+      batch_size: prompts decoded together; fewer where they have more than 512 tokens.
+      lengths: prompt lengths to compile for; none given: those of `bucket_lengths` up to the longest prompt.
+      refill: rows that finish before new prompts take their places; 0: a quarter of the batch, and only where
+        outputs may be long (max_new >= 64), since a refill costs one more compilation and a copy of the rows.
+      stop: whether an output so far holds a text that ends it; an output is cut to the shortest that does.
+      place: puts a host array with rows on axis 0 on the devices (a mesh: over its data axis).
+    """
+    lengths = lengths or bucket_lengths(max((len(p) for p in prompts), default=1))
+    shared = shared_leaves(model, params, max_new) if samples > 1 else ()
+    start = functools.partial(_start, model, params, max_new=max_new, samples=samples, shared=shared)
+    advance = functools.partial(_advance, model, params, method=method, eos_id=eos_id, shared=shared)
+    steps = np.int32(STOP_PERIOD if stop else max_new)
+
+    def begin(numbers: Sequence[int], count: int, length: int) -> _State:
+        chosen = [prompts[i] for i in numbers]
+        keys = np.zeros((count, 2), np.uint32)
+        keys[: len(chosen)] = [prompt_key(p, seed) for p in chosen]
+        return start(place(pad_rows(chosen, count, length)), place(keys), place(np.arange(count) < len(chosen)))
+
+    for length, numbers in buckets_of(prompts, lengths, batch_size).items():
+        rows = rows_of(len(numbers), batch_size, length)
+        width = refill or (max(rows // 4, 1) if max_new >= 64 else rows)
+        waiting = list(reversed(numbers))
+        owner = [waiting.pop() for _ in range(min(rows, len(waiting)))]
+        state = begin(owner, rows, length)
+        owner += [-1] * (rows - len(owner))
+        while any(number >= 0 for number in owner):
+            state = advance(state, np.int32(width if waiting else rows), steps)
+            done, out, count, broken = (fetch(x) for x in (state.done, state.out, state.length, state.broken))
+            if stop and (stopped := _stopped(done, out, count, stop)).any():
+                state, done = _finish(state, place(stopped)), done | stopped
+            free = [row for row in range(rows) if done[row].all()]
+            for row in free:
+                if owner[row] >= 0:
+                    yield owner[row], _output(out[row], count[row], bool(broken[row]), eos_id, stop)
+                    owner[row] = -1
+            if waiting and len(free) >= width:
+                taken = free[:width]
+                for row in taken[: len(waiting)]:
+                    owner[row] = waiting.pop()
+                fresh = [owner[row] for row in taken if owner[row] >= 0]
+                if len(fresh) == rows:
+                    state = begin(fresh, rows, length)
+                else:
+                    at = taken[: len(fresh)] + [rows] * (width - len(fresh))
+                    state = _replace(state, begin(fresh, width, length), np.asarray(at, np.int32))
+
+
+def _stopped(done: np.ndarray, out: np.ndarray, length: np.ndarray, stop: Stop) -> np.ndarray:
+    """Which open samples, bool[B, n], hold a stop text by now."""
+    found = np.zeros_like(done)
+    for row, sample in np.argwhere(~done):
+        found[row, sample] = stop(out[row, sample, : length[row, sample]].tolist())
+    return found
+
+
+def _output(out: np.ndarray, length: np.ndarray, broken: bool, eos_id: int, stop: Stop | None) -> Output:
+    """One row's samples, [n, M] and [n], as token lists."""
+    lists = [out[i, : length[i]].tolist() for i in range(len(out))]
+    ended = [bool(tokens) and tokens[-1] == eos_id for tokens in lists]
+    lists = [tokens[:-1] if end else tokens for tokens, end in zip(lists, ended, strict=True)]
+    for i, tokens in enumerate(lists if stop else ()):
+        if stop(tokens):  # however long it ran on until somebody looked
+            lists[i] = next((tokens[:n] for n in range(len(tokens)) if stop(tokens[:n])), tokens)
+            ended[i] = True
+    return Output(lists, ended, broken)
+
+
+def generate(model: Model, params: Any, prompts: Sequence[Prompt], **options: Any) -> list[Output]:
+    """`stream`, collected in the order of the prompts."""
+    found = dict(stream(model, params, prompts, **options))
+    return [found[number] for number in range(len(prompts))]

@@ -1,0 +1,71 @@
+"""Log-probabilities of given continuations: the prompt is encoded once, its options run beside one another.
+
+Letters: B prompts, O options of a prompt, L tokens of the longest option, V vocabulary.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flanx.decoding import kv_cache, length_buckets
+from flanx.errors import UserError
+from flanx.models import Model
+
+
+@functools.partial(jax.jit, static_argnames=("model", "shared"))
+def _score(model: Model, params: Any, inputs: jax.Array, options: jax.Array, *, shared: tuple[bool, ...]) -> jax.Array:
+    """i32[B, S], i32[B, O, L] (0 after each option) -> f32[B, O], sums of log-probabilities."""
+    rows, count, length = options.shape
+    filled, token = model.prefill(params, inputs, length)
+    start = jnp.broadcast_to(token[:, None], (rows, count)).astype(jnp.int32)
+    fed = jnp.concatenate([start[None], jnp.moveaxis(options, 2, 0)[:-1]])  # L steps of i32[B, O]
+
+    def body(before: Any, tokens: tuple[jax.Array, jax.Array]) -> tuple[Any, jax.Array]:
+        token, target = tokens
+        logits, after = kv_cache.step(model, params, before, token, shared)
+        logp = jax.nn.log_softmax(logits.astype(jnp.float32))
+        here = jnp.take_along_axis(logp, target[..., None], axis=-1)[..., 0]
+        return after, jnp.where(target > 0, here, 0.0)
+
+    _, steps = jax.lax.scan(body, kv_cache.widen(filled, count, shared), (fed, jnp.moveaxis(options, 2, 0)))
+    return steps.sum(axis=0)
+
+
+def score(
+    model: Model,
+    params: Any,
+    prompts: Sequence[length_buckets.Prompt],
+    options: Sequence[Sequence[length_buckets.Prompt]],
+    *,
+    batch_size: int = 64,
+    lengths: Sequence[int] = (),
+    place: length_buckets.Place = jnp.asarray,
+) -> list[np.ndarray]:
+    """For each prompt, the log-probability (f64[O], natural logarithm) of each of its options as a continuation.
+
+    Options of one token (the letters of a multiple-choice question) cost one decoding step. A prompt may have fewer
+    options than another; NaN logits come back as NaN. Raises UserError for a prompt without options or an empty one.
+    """
+    for number, each in enumerate(options):
+        if not each or not all(each):
+            raise UserError(f"prompt {number} has {'an empty option' if each else 'no options'}: nothing to rank")
+    if len(options) != len(prompts):
+        raise UserError(f"{len(prompts)} prompts and {len(options)} lists of options: give one list for each prompt")
+    if not prompts:
+        return []
+    width = max(len(each) for each in options)
+    longest = max(len(option) for each in options for option in each)
+    shared = kv_cache.shared_leaves(model, params, longest) if width > 1 else ()
+    found: dict[int, np.ndarray] = {}
+    for numbers, inputs in length_buckets.batches(prompts, lengths, batch_size):
+        block = np.zeros((len(inputs), width, longest), np.int32)
+        for row, number in enumerate(numbers):
+            block[row, : len(options[number])] = length_buckets.pad_rows(options[number], len(options[number]), longest)
+        sums = length_buckets.fetch(_score(model, params, place(inputs), place(block), shared=shared))
+        for row, number in enumerate(numbers):
+            found[number] = sums[row, : len(options[number])].astype(np.float64)
+    return [found[number] for number in range(len(prompts))]

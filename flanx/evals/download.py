@@ -1,0 +1,216 @@
+"""Benchmark files from their authors: DATA_DIR = "hub" downloads them, "tfds" reads TFDS where TFDS has them.
+
+Both fill a folder of the cache (`FLANX_CACHE`, by default ~/.cache/flanx) with files in the layouts that the suites
+read, one by one as they are asked for, and write into `origins.json` beside them where each came from, its SHA-256 and
+its size. A file that is there is never fetched again; one that is not what was recorded is an error. Addresses name a
+revision, so their bytes cannot change. No loading script is run.
+"""
+
+import ast
+import csv
+import hashlib
+import io
+import json
+import os
+import pathlib
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from flanx.data import remote
+from flanx.errors import UserError
+
+HUB, TFDS = "hub", "tfds"
+_RAW = "https://raw.githubusercontent.com"
+_MMLU = "https://huggingface.co/datasets/cais/mmlu/resolve/c30699e8356da336a370243923dbaf21066bb9fe/all"
+# beginning of our path -> beginning of the address; the first that fits
+ADDRESSES = {
+    "bbh/": f"{_RAW}/suzgunmirac/BIG-Bench-Hard/9ee07bd481feebf959a6b59d61ea57bdcf30964d/",
+    "gsm8k/": f"{_RAW}/openai/grade-school-math/3101c7d5072418e28b9008a6636bde82a006892c/grade_school_math/data/",
+    "mgsm/": f"{_RAW}/google-research/url-nlp/452a21ad3dae5668c06ceeac21ff073e1e40f9be/mgsm/",
+    "mmlu/mmlu-cot.json": f"{_RAW}/jasonwei20/flan-2/d87762acfd45f44bf4613d4f4bd4b43df5d21779/mmlu-cot.json",
+    "mmlu/dev.parquet": f"{_MMLU}/dev-00000-of-00001.parquet",
+    "mmlu/val.parquet": f"{_MMLU}/validation-00000-of-00001.parquet",
+    "mmlu/test.parquet": f"{_MMLU}/test-00000-of-00001.parquet",
+    "tydiqa/": "https://storage.googleapis.com/tydiqa/v1.1/",
+}
+# SHA-256 that others have recorded: TFDS (url_checksums/tydi_qa.txt)
+KNOWN = {
+    "tydiqa/tydiqa-goldp-v1.1-dev.json": "b286e0f34bc7f52259359989716f369b160565bd12ad8f3a3e311f9b0dbad1c0",
+    "tydiqa/tydiqa-goldp-v1.1-train.json": "cefc8e09ff2548d9b10a678d3a6bbbe5bc036be543f92418819ea676c97be23b",
+}
+# our path -> TFDS name and split
+BUILDERS = {
+    "tydiqa/tydiqa-goldp-v1.1-dev.json": ("tydi_qa/goldp", "validation"),
+    "tydiqa/tydiqa-goldp-v1.1-train.json": ("tydi_qa/goldp", "train"),
+    "gsm8k/test.jsonl": ("gsm8k", "test"),
+}
+
+
+def folder(name: str) -> pathlib.Path:
+    """The folder of the cache that "hub" or "tfds" fills."""
+    return remote.cache_dir() / "evals" / name
+
+
+def provide(path: pathlib.Path, what: str) -> bool:
+    """Brings a file of one of the two folders there. False for a path elsewhere, or one that nobody offers."""
+    root = next((folder(name) for name in (HUB, TFDS) if path.is_relative_to(folder(name))), None)
+    if root is None:
+        return False
+    name = path.relative_to(root).as_posix()
+    if path.is_file():
+        _check(root, name, what)
+        return True
+    if root.name == TFDS and name in BUILDERS:
+        _export(root, name, what)
+    elif name.startswith("mmlu/data/"):
+        split = name.split("/")[2]
+        if split not in ("dev", "val", "test"):
+            return False
+        table = _download(root, f"mmlu/{split}.parquet", what)
+        for subject, text in subjects(_parquet(table)).items():
+            _write(root / "mmlu" / "data" / split / f"{subject}_{split}.csv", text)
+    elif name == "mgsm/exemplars.json":
+        _write(path, literals(_download(root, "mgsm/exemplars.py", what).read_text(encoding="utf-8")))
+    elif _address(name):
+        _download(root, name, what)
+    return path.is_file()
+
+
+def _address(name: str) -> str | None:
+    return next((to + name.removeprefix(start) for start, to in ADDRESSES.items() if name.startswith(start)), None)
+
+
+def _download(root: pathlib.Path, name: str, what: str) -> pathlib.Path:
+    """One file of the hub. Raises UserError with file, address, reason, and where to put it by hand."""
+    from flanx.data.fetch.http import download
+
+    path, url = root / name, _address(name)
+    if path.is_file():
+        return path
+    try:
+        download(url, path)
+    except (OSError, EOFError) as error:
+        raise UserError(
+            f"{what}: cannot fetch {url} ({error}); put that file at {path}, or set DATA_DIR to a folder that has it"
+        ) from None
+    _record(root, name, url)
+    return path
+
+
+def _record(root: pathlib.Path, name: str, origin: str) -> None:
+    """Notes a file's origin, hash and size; refuses one whose hash is known to be another."""
+    path, register = root / name, root / "origins.json"
+    data = path.read_bytes()
+    entry = {"from": origin, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+    if origin.startswith("https:") and KNOWN.get(name, entry["sha256"]) != entry["sha256"]:
+        path.unlink()
+        raise UserError(f"{origin}: SHA-256 is {entry['sha256']}, not {KNOWN[name]}; the file there is another one")
+    _write(register, json.dumps(recorded(root) | {name: entry}, indent=1, sort_keys=True) + "\n")
+
+
+def recorded(root: pathlib.Path) -> dict[str, dict[str, Any]]:
+    """{path: {"from", "sha256", "bytes"}} of a folder that this module filled; empty for any other."""
+    register = root / "origins.json"
+    return json.loads(register.read_text(encoding="utf-8")) if register.is_file() else {}
+
+
+def _check(root: pathlib.Path, name: str, what: str) -> None:
+    """Raises UserError where a file is not the one that was fetched."""
+    entry = recorded(root).get(name)
+    if entry and hashlib.sha256((root / name).read_bytes()).hexdigest() != entry["sha256"]:
+        raise UserError(f"{what}: {root / name} has changed since it came from {entry['from']}; delete it")
+
+
+def _write(path: pathlib.Path, text: str) -> None:
+    """The whole file or none of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f"{path.name}.{os.getpid()}.part")
+    draft.write_text(text, encoding="utf-8", newline="")
+    draft.replace(path)
+
+
+# --- other layouts, as the ones that the suites read -----------------------------------------------------------------
+
+
+def _parquet(path: pathlib.Path) -> Iterable[Mapping[str, Any]]:
+    try:
+        import pyarrow.parquet
+    except ImportError:
+        raise UserError(f"{path} wants pyarrow: pip install pyarrow, or set DATA_DIR to CSV files") from None
+    return pyarrow.parquet.read_table(path).to_pylist()
+
+
+def subjects(records: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """MMLU's rows (question, subject, four choices, answer 0 to 3) as one CSV text for each subject, in their order."""
+    found: dict[str, io.StringIO] = {}
+    for record in records:
+        text = found.setdefault(record["subject"], io.StringIO())
+        cells = [record["question"], *record["choices"], "ABCD"[record["answer"]]]
+        csv.writer(text, lineterminator="\n").writerow(cells)
+    return {subject: text.getvalue() for subject, text in found.items()}
+
+
+def literals(code: str) -> str:
+    """The constants of a Python file (NAME = literal) as a JSON object; nothing of it is run."""
+    found = {}
+    for node in ast.parse(code).body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            found[node.targets[0].id] = ast.literal_eval(node.value)
+    return json.dumps(found, ensure_ascii=False, indent=1)
+
+
+def squad(records: Iterable[Mapping[str, Any]]) -> str:
+    """TFDS's TyDiQA (id, context, question, answers.text) in SQuAD's form: one paragraph for each question."""
+    paragraphs = [
+        {
+            "context": record["context"],
+            "qas": [
+                {
+                    "id": record["id"],
+                    "question": record["question"],
+                    "answers": [{"text": text} for text in record["answers"]["text"]],
+                }
+            ],
+        }
+        for record in records
+    ]
+    return json.dumps({"data": [{"paragraphs": paragraphs}]}, ensure_ascii=False)
+
+
+def jsonl(records: Iterable[Mapping[str, Any]]) -> str:
+    """TFDS's GSM8K (question, answer, annotation, short_answer) a line each."""
+    return "".join(json.dumps({k: r[k] for k in ("question", "answer")}, ensure_ascii=False) + "\n" for r in records)
+
+
+# --- TFDS, in a process of its own: this one stays without TensorFlow ------------------------------------------------
+
+
+def _export(root: pathlib.Path, name: str, what: str) -> None:
+    """Lets a child process write the file from a prepared TFDS data set."""
+    builder, split = BUILDERS[name]
+    command = [sys.executable, "-m", "flanx.evals.download", builder, split, str(root / name)]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"})
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if line.strip()] or ["no message"]
+        raise UserError(
+            f"{what}: TFDS has no prepared {builder} ({lines[-1][:200]}); prepare it with `tfds build {builder}`, put "
+            f'{name} into {root}, or set DATA_DIR = "{HUB}"'
+        )
+    _record(root, name, f"tfds:{builder} {split}")
+
+
+def main(arguments: Sequence[str]) -> None:
+    """`python -m flanx.evals.download BUILDER SPLIT FILE`: writes a split of a prepared TFDS data set."""
+    import tensorflow_datasets as tfds
+
+    from flanx.data.task.sources import plain
+
+    builder, split, path = arguments
+    records = map(plain, tfds.as_numpy(tfds.load(builder, split=split, shuffle_files=False, download=False)))
+    _write(pathlib.Path(path), (jsonl if path.endswith(".jsonl") else squad)(records))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,78 @@
+"""MGSM: 250 grade-school problems in each of eleven languages, exemplars and rationales in the same language.
+
+Layout (google-research/url-nlp): mgsm/mgsm_<language>.tsv with question and answer; mgsm/exemplars.json with
+MGSM_EXEMPLARS {language: {"1": {"q", "a"}, ...}} and EXEMPLAR_NUMBER_ANSWERS [8]. Questions and answers there carry
+their labels ("Question: ", "Step-by-Step Answer: "), from which the labels of the prompt are taken.
+"""
+
+import functools
+import pathlib
+
+from flanx.errors import UserError
+from flanx.evals import files
+from flanx.evals.spec import Item, Spec
+
+LANGUAGES = ("bn", "de", "en", "es", "fr", "ja", "ru", "sw", "te", "th", "zh")
+PAPER = tuple(language for language in LANGUAGES if language != "en")  # the paper leaves English out
+
+
+def tasks(spec: Spec) -> tuple[str, ...]:
+    """All languages."""
+    return LANGUAGES
+
+
+def has(folder: pathlib.Path, task: str, spec: Spec) -> bool:
+    """Whether the language's file is there."""
+    return files.present(folder / "mgsm" / f"mgsm_{task}.tsv")
+
+
+@functools.lru_cache(maxsize=32)
+def exemplars(folder: pathlib.Path, language: str) -> tuple[tuple[str, str, str], ...]:
+    """(labelled question, labelled rationale, number) of each exemplar."""
+    path = folder / "mgsm" / "exemplars.json"
+    data = files.read_json(path, "MGSM exemplars")
+    try:
+        pairs, numbers = data["MGSM_EXEMPLARS"][language], data["EXEMPLAR_NUMBER_ANSWERS"]
+        ordered = [pairs[str(number)] for number in range(1, len(pairs) + 1)]
+        return tuple((pair["q"], pair["a"], str(number)) for pair, number in zip(ordered, numbers, strict=True))
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: no exemplars for '{language}' ({type(error).__name__}: {error})") from None
+
+
+def label(texts: list[str], path: str) -> str:
+    """The label that all texts begin with, up to and with its colon and the blank after it."""
+    first, last = min(texts), max(texts)  # whatever these two begin with, all do
+    common = first[: next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))]
+    ends = [common.find(colon) for colon in (":", "：") if colon in common]
+    if not ends:
+        raise UserError(f"{path}: the exemplars share no label such as 'Question: '")
+    end = min(ends) + 1
+    return common[: end + 1] if common[end : end + 1] == " " else common[:end]
+
+
+def items(spec: Spec, folder: pathlib.Path, task: str) -> list[Item]:
+    """The language's items; variants: cot (native rationale) and direct (the number alone)."""
+    shots = exemplars(folder, task)
+    if len(shots) < spec.shots:
+        raise UserError(f"MGSM {task}: {spec.shots} exemplars wanted, there are {len(shots)}")
+    asks = label([q for q, _, _ in shots], f"MGSM {task}")
+    if spec.variant == "cot":
+        answers = label([a for _, a, _ in shots], f"MGSM {task}")
+        shown = tuple(f"{q}\n{a}\n\n" for q, a, _ in shots[: spec.shots])
+    else:
+        answers = "A:"
+        shown = tuple(f"{q}\nA: {number}\n\n" for q, _, number in shots[: spec.shots])
+    path = folder / "mgsm" / f"mgsm_{task}.tsv"
+    return [
+        Item(
+            task=task,
+            id=f"{task}-{number}",
+            shots=shown,
+            query=f"{asks}{question}\n{answers.rstrip()}",
+            targets=(answer.strip(),),
+            kind="number",
+            language=task,
+            place=place,
+        )
+        for number, (place, (question, answer)) in enumerate(files.read_rows(path, f"MGSM {task}", 2, "\t"))
+    ]

@@ -1,0 +1,104 @@
+"""What an evaluation suite is: items, an immutable spec, and the hash over both."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+MAX_FAILED = 0.05  # extraction failures above this share flag a number in every table
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """One question of a task.
+
+    Attributes:
+      head, shots, query: the prompt is head + shots[:k] + query; each carries its own separators.
+      targets: gold answers; any of them counts.
+      kind: how answers are read, see `answers`.
+      options: continuations to rank, for specs that rank; `targets` then holds the right one.
+      place: file and line, for messages.
+    """
+
+    task: str
+    id: str
+    query: str
+    targets: tuple[str, ...]
+    kind: str
+    head: str = ""
+    shots: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+    language: str = "en"
+    place: str = ""
+
+    def prompt(self, shots: int | None = None, drop: str = "last") -> str:
+        """The prompt with `shots` exemplars; those that go are the last or the first ones."""
+        count = len(self.shots) if shots is None else shots
+        kept = self.shots[len(self.shots) - count :] if drop == "first" else self.shots[:count]
+        return self.head + "".join(kept) + self.query
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    """A suite's definition. A change of any value is another spec with another hash.
+
+    Attributes:
+      family, variant: the module that makes the prompts, and the form of the prompt.
+      split: which split is scored; exemplars come from where the family says.
+      tasks: the tasks scored, () for all that the family has; a missing one is an error unless in `allow_missing`.
+      shots: exemplars; where the prompt is too long, `drop` says which go ("last", "first"; "none": the prompt is
+        cut instead, from its beginning, as one is when even without exemplars it is too long).
+      cot: the output holds a rationale; its last announced answer counts.
+      scoring: "generate", or "rank" (log-probability of each option), "rank_normalized" (per byte of its text), or
+        "likelihood" (of the first gold answer: the geometric mean of its tokens' probabilities).
+      stop: an output ends before the first of these texts.
+      max_new: new tokens at most (a model of shorter targets has its own limit).
+      samples, temperature, top_k, top_p: more samples than one are put to the vote.
+      beams, length_penalty: the best output of a beam search; 0 beams: none.
+      metric: "exact_match", or "f1" beside it.
+      limit: only the first items of each task; 0 for all.
+      groups: named means over some of the tasks, beside the mean over all.
+      version: raised when the code that makes prompts or reads answers changes a result.
+    """
+
+    name: str
+    family: str
+    variant: str = ""
+    split: str = "test"
+    tasks: tuple[str, ...] = ()
+    allow_missing: tuple[str, ...] = ()
+    shots: int = 0
+    drop: str = "last"
+    cot: bool = False
+    scoring: str = "generate"
+    stop: tuple[str, ...] = ()
+    max_new: int = 32
+    samples: int = 1
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    beams: int = 0
+    length_penalty: float = 1.0
+    metric: str = "exact_match"
+    limit: int = 0
+    groups: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    version: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Suite:
+    """A spec and its items; `data`: where they were read, with the origin and hash of every fetched file."""
+
+    spec: Spec
+    items: tuple[Item, ...]
+    data: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def hash(self) -> str:
+        """16 hexadecimal digits over the spec and all prompt bytes."""
+        digest = hashlib.sha256(json.dumps(dataclasses.asdict(self.spec), sort_keys=True).encode())
+        for item in self.items:
+            record = dataclasses.asdict(item) | {"place": ""}
+            digest.update(json.dumps(record, sort_keys=True, ensure_ascii=False).encode("utf-8", "surrogatepass"))
+        return digest.hexdigest()[:16]

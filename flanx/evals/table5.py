@@ -1,0 +1,129 @@
+"""`flanx report RUN...`: runs in the layout of the paper's Table 5, our value beside the published one.
+
+Nothing is left blank: a suite that was not run says so, a number with too many failed extractions carries a "!".
+"""
+
+import csv
+import dataclasses
+import io
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from flanx.errors import UserError
+from flanx.evals import metrics
+from flanx.evals.published import tables
+from flanx.evals.spec import MAX_FAILED
+
+COLUMNS = ("normalized_average", *metrics.HEADLINE)
+TITLES = ("norm. avg.", "MMLU direct", "MMLU CoT", "BBH direct", "BBH CoT", "TyDiQA", "MGSM CoT")
+NOT_RUN = "not run"
+NOT_WHOLE = "needs all six"
+NOT_PRINTED = "not printed"
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """One run: its label, its scores.json, the published model to compare it with."""
+
+    label: str
+    scores: dict[str, Any]
+    model: str | None
+
+    @classmethod
+    def read(cls, text: str) -> "Line":
+        """From "RUN" or "RUN=MODEL"; several evaluations below RUN: the newest step."""
+        name, _, model = text.partition("=")
+        folder = pathlib.Path(name)
+        found = [folder / "scores.json"] if (folder / "scores.json").is_file() else []
+        found = found or sorted(folder.rglob("scores.json"), key=_step)
+        if not found:
+            raise UserError(f"{folder} holds no scores.json: give a folder that `flanx evaluate` wrote")
+        if model and model not in published():
+            known = ", ".join(sorted(published()))
+            raise UserError(f"Table 5 has no model '{model}'; behind '=' stands one of {known}, or leave both out")
+        return cls(name, json.loads(found[-1].read_text(encoding="utf-8")), model or None)
+
+
+def _step(path: pathlib.Path) -> tuple[int, str]:
+    number = path.parent.name.removeprefix("step_")
+    return (int(number) if number.isdigit() else -1, str(path))
+
+
+def published() -> dict[str, dict[str, float]]:
+    """Table 5: {model: {column: value}}."""
+    return tables()["5"]
+
+
+def cell(scores: dict[str, Any], column: str) -> str:
+    """Our value with its interval and its flag, or the reason why there is none."""
+    if column == "normalized_average":
+        value = scores.get("normalized_average")
+        if value is None:
+            return NOT_WHOLE
+        flagged = any(scores["suites"][name]["flagged"] for name in metrics.HEADLINE)
+        return f"{value:.1f}" + (" !" if flagged else "")
+    entry = scores["suites"].get(column)
+    return NOT_RUN if entry is None else value_of(entry)
+
+
+def value_of(entry: dict[str, Any]) -> str:
+    """One suite's score as text."""
+    text = f"{entry['score']:.1f} [{entry['low']:.1f}, {entry['high']:.1f}]"
+    return text + (f" ! {100 * entry['extraction_failed']:.0f}% unread" if entry["flagged"] else "")
+
+
+def table(lines: Sequence[Line]) -> str:
+    """The table as CSV: one row for each run and column, ours and published."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["run", "model", "benchmark", "ours", "low", "high", "flagged", "published", "spec"])
+    for line in lines:
+        for column in COLUMNS:
+            entry = line.scores["suites"].get(column)
+            theirs = published()[line.model].get(column, NOT_PRINTED) if line.model else NOT_PRINTED
+            if column == "normalized_average":
+                ours = [line.scores.get(column, NOT_WHOLE), "", "", ""]
+            else:
+                ours = [entry[k] for k in ("score", "low", "high", "flagged")] if entry else [NOT_RUN, "", "", ""]
+            writer.writerow([line.label, line.model or "", column, *ours, theirs, entry["spec"] if entry else ""])
+    return text.getvalue()
+
+
+def markdown(lines: Sequence[Line]) -> str:
+    """The table for people: two rows for each run, then the suites outside the paper's six, then the notes."""
+    out = ["| run | " + " | ".join(TITLES) + " |", "|---" * (len(TITLES) + 1) + "|"]
+    for line in lines:
+        out.append(f"| {line.label} | " + " | ".join(cell(line.scores, column) for column in COLUMNS) + " |")
+        if line.model:
+            theirs = [published()[line.model].get(column) for column in COLUMNS]
+            shown = [NOT_PRINTED if value is None else f"{value:.1f}" for value in theirs]
+            out.append(f"| published: {line.model} | " + " | ".join(shown) + " |")
+    others = [
+        f"| {line.label} | {name} | {value_of(entry)} | {entry['n']} | {entry['spec']} |"
+        for line in lines
+        for name, entry in line.scores["suites"].items()
+        if name not in metrics.HEADLINE
+    ]
+    if others:
+        out += ["", "| run | suite | score | items | spec |", "|---|---|---|---|---|", *others]
+    out += ["", f"[low, high]: {metrics.CONFIDENCE}% bootstrap intervals. !: more than {100 * MAX_FAILED:.0f}% of the "]
+    out[-1] += "outputs hold no readable answer, or logits were not finite; do not quote such a number."
+    missing = {
+        f"{line.label}, {name}: {', '.join(entry['missing'])}"
+        for line in lines
+        for name, entry in line.scores["suites"].items()
+        if entry.get("missing")
+    }
+    out += [f"Left out by name: {text}." for text in sorted(missing)]
+    return "\n".join([*out, "", *bounds()])
+
+
+def bounds() -> list[str]:
+    """The lower bounds of the normalized average, each with its source."""
+    sources: dict[str, list[str]] = {}
+    for name, (bound, source) in {**metrics.BOUNDS, **metrics.BBH_BOUNDS}.items():
+        sources.setdefault(source, []).append(f"{name} {bound:g}")
+    found = "; ".join(f"{', '.join(names)} ({source})" for source, names in sources.items())
+    return [f"Lower bounds of the normalized average: {found}."]

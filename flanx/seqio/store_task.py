@@ -1,0 +1,117 @@
+"""A whole mixture over a token store as one SeqIO task, so that T5X and any SeqIO program starts in seconds.
+
+    import seqio
+    from flanx.seqio.store_task import store_mixture
+
+    store_mixture("flan", "out/store", "proportion_b")            # registers the task `flan`
+    dataset = seqio.get_dataset("flan", {"inputs": 512, "targets": 128}, "train", feature_converter=...)
+
+The task gives examples, tokenized, in the order of `flanx.data.pipeline.sampling`: the same shares as in flanx's own
+training, and none repeated inside an epoch. Packing is the SeqIO converter's.
+"""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import seqio
+import tensorflow as tf
+
+from flanx.data import vocabulary
+from flanx.data.pipeline import sampling
+from flanx.data.pipeline.mixture import Mixture
+from flanx.data.store import Store, open_store
+from flanx.errors import UserError
+
+BATCH = 512  # examples handed to TensorFlow at a time
+
+
+class Source(seqio.DataSource):
+    """The draws of a mixture, for ever; a shard takes every n-th of them."""
+
+    def __init__(self, store_dir: str, mixture: Mixture, seed: int) -> None:
+        super().__init__(splits=("train",))
+        self.store_dir, self.mixture, self.seed = store_dir, mixture, seed
+
+    @property
+    def supports_arbitrary_sharding(self) -> bool:
+        return True
+
+    def list_shards(self, split: str) -> Sequence[str]:
+        return [self.store_dir]
+
+    def num_input_examples(self, split: str) -> int:
+        """Examples that the mixture draws from, each counted once."""
+        resolved = self.mixture.resolve(open_store(self.store_dir))
+        return sum(part.examples for source in resolved.sources for part in source.parts)
+
+    def get_dataset(
+        self, split: str = "train", shuffle: bool = True, seed: int | None = None,
+        shard_info: seqio.ShardInfo | None = None, **unused: Any,
+    ) -> tf.data.Dataset:  # fmt: skip
+        """Endless tokens; their order is the mixture's own (`seed` of this source), whatever `shuffle` says."""
+        shard = shard_info or seqio.ShardInfo(0, 1)
+        ragged = {name: tf.RaggedTensorSpec([None, None], tf.int32) for name in ("inputs", "targets")}
+
+        def batches() -> Iterator[dict[str, tf.RaggedTensor]]:
+            for rows in self.draws(shard.index, shard.num_shards):
+                yield {name: _ragged([row[i] for row in rows]) for i, name in enumerate(ragged)}
+
+        return tf.data.Dataset.from_generator(batches, output_signature=ragged).unbatch()
+
+    def draws(self, index: int, count: int) -> Iterator[list[tuple[np.ndarray, np.ndarray]]]:
+        """(inputs, targets) of the draws index, index + count, ..., BATCH at a time."""
+        store = open_store(self.store_dir)
+        sources = self.mixture.resolve(store).arrays(self.seed)
+        drawing = sampling.Order(sources, sampling.key(self.seed, "order"))
+        at = index
+        while True:
+            chunk = drawing.chunk_of(at)
+            first, last = drawing.drawn(chunk), drawing.drawn(chunk + 1)
+            drawn = drawing.chunk(chunk)
+            places = np.arange(at - first, last - first, count)
+            for some in np.array_split(places, max(1, len(places) // BATCH)):
+                yield [_example(store, int(drawn.volume[i]), int(drawn.record[i])) for i in some]
+            at += count * len(places)
+
+
+def _example(store: Store, volume: int, record: int) -> tuple[np.ndarray, np.ndarray]:
+    opened = store.volume(volume)
+    offset, inputs, targets = (int(v) for v in opened.index[record])
+    store.touch(4096)
+    tokens = opened.tokens[offset : offset + inputs + targets]
+    return tokens[:inputs], tokens[inputs:]
+
+
+def _ragged(rows: list[np.ndarray]) -> tf.RaggedTensor:
+    lengths = [len(row) for row in rows]
+    return tf.RaggedTensor.from_row_lengths(np.concatenate(rows).astype(np.int32), lengths)
+
+
+@seqio.map_over_dataset
+def _trim(example: Mapping[str, tf.Tensor], sequence_length: Mapping[str, int] | None) -> Mapping[str, tf.Tensor]:
+    """Cuts each side to its length, its last token being the end of sequence, as flanx's own reader does."""
+    trimmed = dict(example)
+    for name, length in (sequence_length or {}).items():
+        tokens = example[name]
+        end = tf.cast(tf.size(tokens) > length, tf.int32)  # one where something is cut
+        trimmed[name] = tf.concat([tokens[: length - end], tf.fill([end], vocabulary.EOS_ID)], 0)
+    return trimmed
+
+
+def store_mixture(name: str, store_dir: str | os.PathLike[str], mixture: Mixture | str, seed: int = 0) -> seqio.Task:
+    """Registers a mixture over a store as the SeqIO task `name`, and returns it. `mixture`: a Mixture or its name."""
+    store = open_store(store_dir)
+    asked = Mixture(mixture) if isinstance(mixture, str) else mixture
+    if not asked.resolve(store).sources:
+        raise UserError(f"mixture '{asked.name}' is empty: nothing to read")
+    words = vocabulary.load(store.vocabulary, store.manifest["vocabulary"]["extra_ids"])
+    store.check_vocabulary(words.fingerprint)
+    feature = seqio.Feature(words.seqio(), add_eos=False, dtype=tf.int32)
+    return seqio.TaskRegistry.add(
+        name,
+        source=Source(str(store_dir), asked, seed),
+        preprocessors=[_trim],
+        output_features={"inputs": feature, "targets": feature},
+    )

@@ -1,0 +1,218 @@
+"""Tasks of the tables as SeqIO tasks: `make_task` for one, `register_all` for all of them under their names.
+
+Registering reads tables only. Rows are rendered in Python and handed to TensorFlow in batches; tokens come from SeqIO's
+own vocabulary, with EOS at the end of both features.
+"""
+
+import functools
+import gc
+import itertools
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import fields
+from typing import Any
+
+import seqio
+import tensorflow as tf
+
+from flanx.data import vocabulary as vocabularies
+from flanx.data.task.prompt import Rendered
+from flanx.data.task.render import render_rows
+from flanx.data.task.sources import MAX_BAD_ROWS, missing
+from flanx.data.task.spec import Tables, TaskSpec, load, load_mixtures, members
+from flanx.errors import UserError
+from flanx.seqio.metrics import METRICS
+
+T5_VOCABULARY = "gs://t5-data/vocabs/cc_all.32000.100extra/sentencepiece.model"
+_log = logging.getLogger("flanx")
+BATCH = 256  # rendered rows handed to TensorFlow at a time: one Python call each, not one a row
+
+
+class Source(seqio.DataSource):
+    """The rendered rows of one task in one style, in the source's order; any number of shards."""
+
+    def __init__(self, spec: TaskSpec, style: str, vocabulary: Any, rendering: int, data_dir: Any, max_bad_rows: int):
+        sizes = {split: spec.num_examples if split == "train" else None for split in spec.splits}
+        super().__init__(spec.splits, num_input_examples=sizes)
+        self.spec, self.style, self.vocabulary = spec, style, vocabulary
+        self.rendering, self.data_dir, self.max_bad_rows = rendering, data_dir, max_bad_rows
+
+    @property
+    def supports_arbitrary_sharding(self) -> bool:
+        return True
+
+    def list_shards(self, split: str) -> list[str]:
+        return [f"{self.spec.name}_{self.style}-{split}"]
+
+    def missing(self, split: str) -> str | None:
+        """One line on the first absent file of a split, or None."""
+        return missing(self.spec, self.data_dir, split)
+
+    def count(self, text: str) -> int:
+        """Tokens of a text, for the pruning of few-shot prompts."""
+        return len(self.vocabulary.encode(text))
+
+    def batches(self, split: str, shard: seqio.ShardInfo) -> Iterator[dict[str, list]]:
+        """Rendered examples of one shard, column by column."""
+        rows = render_rows(
+            self.spec, self.style, split, self.data_dir, self.rendering, self.count, self.max_bad_rows,
+            shard=(shard.index, shard.num_shards),
+        )  # fmt: skip
+        empty = True
+        while batch := list(itertools.islice(rows, BATCH)):
+            empty = False
+            yield {name: [getattr(row, key) for row in batch] for name, key, _ in _COLUMNS}
+        if empty:  # SeqIO would end a whole mixture at the first draw from it, without a word
+            raise UserError(
+                f"task {self.spec.name}: no example of style {self.style} in shard {shard.index + 1} of "
+                f"{shard.num_shards} of '{split}'; leave it out of the mixture, or use fewer shards"
+            )
+
+    def get_dataset(
+        self, split: str = "train", shuffle: bool = True, seed: int | None = None,
+        shard_info: seqio.ShardInfo | None = None, **unused: Any,
+    ) -> tf.data.Dataset:  # fmt: skip
+        """The examples as texts; the order is fixed here, and the task's shuffle buffer mixes it."""
+        if split not in self.splits:
+            raise UserError(f"task {self.spec.name} has no split '{split}' (it has {', '.join(self.splits)})")
+        if not self.spec.source.startswith("tfds:") and (line := self.missing(split)):
+            raise UserError(line)
+        shard = shard_info or seqio.ShardInfo(index=0, num_shards=1)
+        signature = {name: tf.TensorSpec([None], kind) for name, _, kind in _COLUMNS}
+        data = tf.data.Dataset.from_generator(lambda: self.batches(split, shard), output_signature=signature)
+        return data.unbatch()
+
+
+_COLUMNS = (  # name in the data set, attribute of Rendered, type
+    ("inputs", "inputs", tf.string),
+    ("targets", "targets", tf.string),
+    *((f.name, f.name, tf.int32 if f.type is int else tf.string) for f in fields(Rendered)[2:]),
+)
+
+
+def _tokenize(data: tf.data.Dataset, output_features: dict[str, seqio.Feature]) -> tf.data.Dataset:
+    """Tokens with EOS under `inputs` and `targets`, the texts under `*_pretokenized`."""
+
+    def encode(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        out = dict(example)
+        for name, feature in output_features.items():
+            ids = tf.cast(feature.vocabulary.encode_tf(example[name]), feature.dtype)
+            out[name] = tf.concat([ids, tf.constant([feature.vocabulary.eos_id], feature.dtype)], 0)
+            out[f"{name}_pretokenized"] = example[name]
+        return out
+
+    return data.map(encode, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def make_task(
+    spec: TaskSpec, style: str, vocabulary: Any = None, rendering: int = 0,
+    data_dir: str | os.PathLike | None = None, max_bad_rows: int = MAX_BAD_ROWS,
+) -> seqio.Task:  # fmt: skip
+    """One (task, prompt style) as a SeqIO task that stands in no registry.
+
+    `vocabulary` has `encode(text)`, and `seqio()` unless it is SeqIO's own; None: FLANX_VOCABULARY, else T5's.
+    `rendering` draws other templates and exemplars. Its examples hold int32 `inputs` and `targets` that end in EOS,
+    `inputs_pretokenized`, `targets_pretokenized`, and task, dataset, template, style, shots, row. An absent file is a
+    UserError when the data is asked for, never here.
+    """
+    if style not in spec.styles:
+        raise UserError(f"task {spec.name} has no style '{style}' (it has {', '.join(spec.styles)})")
+    vocabulary = default_vocabulary() if vocabulary is None else vocabulary
+    return seqio.Task(
+        f"{spec.name}_{style}",
+        source=Source(spec, style, vocabulary, rendering, data_dir, max_bad_rows),
+        output_features=_features(vocabulary),
+        preprocessors=[_tokenize],
+        postprocess_fn=_as_text,
+        metric_fns=[METRICS[name] for name in spec.metrics],
+    )
+
+
+def _as_text(text: Any, **unused: Any) -> str:
+    """Decoded predictions as they are; a target as the text it was made of (a vocabulary may have lost some of it)."""
+    example = unused.get("example")
+    if unused.get("is_target") and example is not None and "targets_pretokenized" in example:
+        text = example["targets_pretokenized"]
+    return text.decode("utf-8") if isinstance(text, bytes) else str(text)
+
+
+def _features(vocabulary: Any) -> dict[str, seqio.Feature]:
+    tokens = vocabulary.seqio() if hasattr(vocabulary, "seqio") else vocabulary
+    return {name: seqio.Feature(tokens, add_eos=True) for name in ("inputs", "targets")}
+
+
+@functools.cache
+def default_vocabulary() -> Any:
+    """FLANX_VOCABULARY ("byte", as in a store, or a SentencePiece model), else the public T5 one; opened when used."""
+    named = os.environ.get("FLANX_VOCABULARY", T5_VOCABULARY)
+    return vocabularies.load("byte").seqio() if named == "byte" else seqio.SentencePieceVocabulary(named)
+
+
+class Mixture(seqio.Mixture):
+    """A mixture that goes on without the tasks whose files are absent, and says which ones those are."""
+
+    def get_dataset(self, sequence_length: Any, split: str = "train", *args: Any, **kwargs: Any) -> tf.data.Dataset:
+        """As SeqIO's; raises UserError where no task has its data."""
+        sources = {task.name: task.source for task in self.tasks if isinstance(task.source, Source)}
+        absent = {name: source.missing(split) for name, source in sources.items() if split in source.splits}
+        absent = {name: line for name, line in absent.items() if line}
+        if not absent:
+            return super().get_dataset(sequence_length, split, *args, **kwargs)
+        for line in sorted(set(absent.values())):
+            _log.warning("mixture %s goes on without %s", self.name, line)
+        left = [(task, self.get_rate(task)) for task in self.tasks if task.name not in absent]
+        if not left:
+            raise UserError(f"mixture {self.name}: no task has its data; the first: {next(iter(absent.values()))}")
+        return seqio.Mixture(self.name, left).get_dataset(sequence_length, split, *args, **kwargs)
+
+
+def _weights(name: str, tables: Tables) -> dict[str, float]:
+    """Rate of every task of a mixture of mixtures.toml, or of a collection: min(examples, cap), and the shares."""
+    section = load_mixtures().get(name, {"collections": [name]})
+    caps, rates = section.get("caps", {}), section.get("rates", {})
+    weights: dict[str, float] = {}
+    for collection, specs in members(section["collections"], tables.tasks.values()).items():
+        sizes = {}
+        for spec in specs:
+            if not spec.held_out or collection == name:
+                cap = caps.get(spec.name, caps.get(collection, spec.cap)) or spec.num_examples or 1
+                sizes[spec.name] = min(spec.num_examples or cap, cap)
+        share = rates.get(collection)
+        scale = share / sum(sizes.values()) if share and sizes else 1.0
+        weights |= {task: size * scale for task, size in sizes.items()}
+    return weights
+
+
+def register_all() -> None:
+    """Adds every task of the tables: `{task}_{style}` to SeqIO's tasks, `{task}` (its styles, evenly) to its mixtures;
+    and the mixtures of mixtures.toml, the collections and their groups. What is registered already stays; a second call
+    adds nothing.
+    """
+    collecting = gc.isenabled()
+    gc.disable()  # with TensorFlow in memory every full collection costs more than all of this
+    try:
+        _register(load())
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def _register(tables: Tables) -> None:
+    known = seqio.MixtureRegistry.names()
+    styled: dict[str, list[seqio.Task]] = {}
+    for spec in tables.tasks.values():
+        if spec.name not in known:
+            styled[spec.name] = [make_task(spec, style) for style in spec.styles]
+            for task in styled[spec.name]:
+                seqio.TaskRegistry.add_provider(task.name, task)
+            seqio.MixtureRegistry.add_provider(spec.name, Mixture(spec.name, [(t, 1.0) for t in styled[spec.name]]))
+    groups = [spec.group for spec in tables.tasks.values() if spec.group]
+    for name in dict.fromkeys([*load_mixtures(), *tables.collections, *groups]):
+        rates = [
+            (task, weight / len(styled[one]))
+            for one, weight in _weights(name, tables).items()
+            for task in styled.get(one, ())
+        ]
+        if rates and name not in known:
+            seqio.MixtureRegistry.add_provider(name, Mixture(name, rates))

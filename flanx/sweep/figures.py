@@ -1,0 +1,223 @@
+"""Draws a figure of a sweep: our cells in colour with their intervals, the published ones in grey. Needs matplotlib."""
+
+import dataclasses
+import math
+import pathlib
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from flanx.errors import UserError
+from flanx.sweep import statistics
+from flanx.sweep.figure_specs import Figure
+from flanx.sweep.grid import Sweep
+from flanx.sweep.results import Outcome
+from flanx.sweep.statistics import Cell
+
+# Okabe and Ito's palette, told apart by colour-blind readers too
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = "osD^vP*X"
+GREY = "#8a8a8a"
+UNITS = {"k": 1e3, "K": 1e3, "M": 1e6, "B": 1e9}
+ACROSS = 4  # panels in a row
+WIDE = 6  # columns of a table
+
+
+@dataclasses.dataclass(frozen=True)
+class Panel:
+    """One panel: {series: {x label: cell}}, and where each x label stands; log: whether the axis is one of numbers."""
+
+    title: str
+    series: Mapping[str, Mapping[str, Cell]]
+    positions: Mapping[str, float]
+    log: bool
+
+    def table(self) -> tuple[list[str], list[tuple[str, list[Cell | None]]]]:
+        """(the columns, the rows): a row for each series; or for each x label where these would make a wide table."""
+        labels = list(self.positions)
+        if len(labels) <= WIDE or len(labels) <= len(self.series):
+            return labels, [(series, [by_x.get(x) for x in labels]) for series, by_x in self.series.items()]
+        return [name or "score" for name in self.series], [
+            (x, [by_x.get(x) for by_x in self.series.values()]) for x in labels
+        ]
+
+
+def panels(sweep: Sweep, figure: Figure, cells: Mapping[Any, Cell], outcomes: Sequence[Outcome]) -> list[Panel]:
+    """The panels of a figure over the cells of the shown checkpoint."""
+    table: dict[str, dict[str, dict[str, Cell]]] = {}
+    for each in cells.values():
+        inside = all(each.labels[axis] in labels for axis, labels in figure.where.items())
+        if each.checkpoint == statistics.shown(sweep) and each.score in figure.scores and inside:
+            panel, series, x = (figure.label(each.labels, each.score, role) for role in ("panels", "series", "x"))
+            table.setdefault(panel, {}).setdefault(series, {})[x] = each
+    known = sizes(outcomes, figure.x)
+    found = []
+    for title, series in table.items():
+        labels = list(dict.fromkeys(x for by_x in series.values() for x in by_x))
+        positions, log = place(labels, known) if figure.kind == "line" else (by_order(labels), False)
+        found.append(Panel(title, series, positions, log))
+    return found
+
+
+def sizes(outcomes: Sequence[Outcome], axis: str) -> dict[str, float]:
+    """Parameters by label of an axis, as the runs wrote them down; {} where the axis is not one of models."""
+    found: dict[str, set[int]] = {}
+    for outcome in outcomes:
+        if axis in outcome.point.labels and "num_params" in outcome.run:
+            found.setdefault(outcome.point.labels[axis], set()).add(outcome.run["num_params"])
+    counts = [n for numbers in found.values() for n in numbers]
+    return {label: float(min(n)) for label, n in found.items()} if len(set(counts)) == len(found) == len(counts) else {}
+
+
+def place(labels: Sequence[str], known: Mapping[str, float]) -> tuple[dict[str, float], bool]:
+    """Where each x label stands, and whether on a log axis: its own number, its parameters, else its place in order."""
+    numbers = {label: number(label) for label in labels}
+    if all(value is not None for value in numbers.values()):
+        return numbers, len(labels) > 1
+    if len(labels) > 1 and all(label in known for label in labels):
+        return {label: known[label] for label in labels}, True
+    return by_order(labels), False
+
+
+def number(label: str) -> float | None:
+    """The number that a label is: "1836", "0.03", "80M", "540B"; None for any other text."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([kKMB]?)", label)
+    return float(match[1]) * UNITS.get(match[2], 1.0) if match else None
+
+
+def by_order(labels: Sequence[str]) -> dict[str, float]:
+    """Positions in the order of the labels."""
+    return {label: float(i) for i, label in enumerate(labels)}
+
+
+def draw(figure: Figure, shown: Sequence[Panel], title: str, path: pathlib.Path) -> None:
+    """Writes the figure to `path` (.png) and beside it as .svg."""
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise UserError("figures need matplotlib: pip install 'flanx[plots]'") from error
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    columns = min(len(shown), ACROSS)
+    rows = math.ceil(len(shown) / ACROSS)
+    one = len(shown) == 1
+    size = (7.6, 4.6) if one else (4.3 * columns, 3.9 * rows)
+    with matplotlib.rc_context({"svg.hashsalt": figure.name, "font.size": 10}):
+        canvas, places = pyplot.subplots(rows, columns, figsize=size, squeeze=False, sharey=figure.panels != "score")
+        every = list(dict.fromkeys(s for panel in shown for s in panel.series))
+        for index, spot in enumerate(places.flat):
+            if index >= len(shown):
+                spot.set_visible(False)
+                continue
+            (_lines if figure.kind == "line" else _bars)(spot, shown[index], every)
+        for index, panel in enumerate(shown):  # when all are drawn: panels that share an axis share its limits
+            _dress(places.flat[index], panel, figure, first=index % columns == 0)
+        _legend(canvas, shown, every, figure)
+        canvas.suptitle(title, fontsize=11)
+        canvas.tight_layout(rect=(0, 0.02, 1, 0.99))
+        for kind in (".png", ".svg"):
+            metadata = {"Date": None} if kind == ".svg" else None
+            canvas.savefig(path.with_suffix(kind), dpi=150, metadata=metadata, bbox_inches="tight")
+        pyplot.close(canvas)
+
+
+def _lines(spot: Any, panel: Panel, every: Sequence[str]) -> None:
+    for series, by_x in panel.series.items():
+        colour, marker = _look(every, series)
+        theirs = [(panel.positions[x], c.published) for x, c in by_x.items() if c.published is not None]
+        if theirs:
+            spot.plot(*zip(*sorted(theirs), strict=True), "--", color=GREY, marker=marker, markersize=4, linewidth=1.1)
+        ours = sorted((panel.positions[x], c) for x, c in by_x.items() if c.mean is not None)
+        _marks(spot, ours, colour, marker)
+        spot.plot([x for x, _ in ours], [c.mean for _, c in ours], color=colour, linewidth=1.6)
+        _absent(spot, [panel.positions[x] for x, c in by_x.items() if c.mean is None], colour)
+
+
+def _bars(spot: Any, panel: Panel, every: Sequence[str]) -> None:
+    width = 0.8 / max(len(every), 1)
+    for series, by_x in panel.series.items():
+        colour, _ = _look(every, series)
+        shift = (every.index(series) - (len(every) - 1) / 2) * width
+        ours = [(panel.positions[x] + shift, c) for x, c in by_x.items() if c.mean is not None]
+        for x, c in ours:
+            face = "white" if c.flagged else colour
+            spot.bar(x, c.mean, width * 0.92, color=face, edgecolor=colour, hatch="//" if c.flagged else None)
+        _marks(spot, ours, "#333333", "")
+        for x, c in by_x.items():
+            if c.published is not None:
+                at = panel.positions[x] + shift
+                spot.plot([at - width * 0.45, at + width * 0.45], [c.published] * 2, color=GREY, linewidth=2.5)
+        _absent(spot, [panel.positions[x] + shift for x, c in by_x.items() if c.mean is None], colour)
+    spot.axhline(0, color="black", linewidth=0.6)
+
+
+def _marks(spot: Any, ours: Sequence[tuple[float, Cell]], colour: str, marker: str) -> None:
+    """Points with their intervals; a hollow one is flagged."""
+    for x, c in ours:
+        low, high = c.interval
+        bars = [[max(c.mean - low, 0.0)], [max(high - c.mean, 0.0)]]
+        face = "white" if c.flagged else colour
+        spot.errorbar(x, c.mean, bars, color=colour, marker=marker, mfc=face, capsize=3, markersize=6, linewidth=1.2)
+
+
+def _absent(spot: Any, positions: Sequence[float], colour: str) -> None:
+    """A cross at the foot of the panel for every cell without a score."""
+    if positions:
+        foot = spot.get_xaxis_transform()
+        spot.plot(positions, [0.02] * len(positions), "x", color=colour, transform=foot, clip_on=False)
+
+
+def _look(every: Sequence[str], series: str) -> tuple[str, str]:
+    index = every.index(series)
+    return COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
+
+
+def _dress(spot: Any, panel: Panel, figure: Figure, first: bool) -> None:
+    numbers = panel.positions
+    if panel.log and min(numbers.values()) > 0:
+        spot.set_xscale("log")
+    elif panel.log:
+        spot.set_xscale("symlog", linthresh=min((n for n in numbers.values() if n > 0), default=1.0))
+    long = max((len(label) for label in numbers), default=0) * len(numbers) > 60
+    spot.set_xticks(list(numbers.values()), list(numbers), rotation=30 if long else 0, ha="right" if long else "center")
+    spot.minorticks_off()
+    spot.set_xlabel("" if figure.x == "score" else figure.x)
+    if first:
+        spot.set_ylabel(f"{figure.scores[0]} (%)" if len(figure.scores) == 1 else "score (%)")
+    if panel.title:
+        spot.set_title(panel.title, fontsize=10)
+    values = [
+        v for by_x in panel.series.values() for c in by_x.values() for v in (c.published, *(c.interval or ())) if v
+    ]
+    spot.set_ylim(bottom=None if min(values, default=0.0) < 0 else 0)
+    spot.grid(alpha=0.25)
+    spot.spines[["top", "right"]].set_visible(False)
+
+
+def _legend(canvas: Any, shown: Sequence[Panel], every: Sequence[str], figure: Figure) -> None:
+    """One legend for all panels: the series, and what grey, hollow and crosses mean where they occur."""
+    from matplotlib.lines import Line2D
+
+    def key(label: str, **look: Any) -> Line2D:
+        return Line2D([], [], label=label, **look)
+
+    found = [c for panel in shown for by_x in panel.series.values() for c in by_x.values()]
+    keys, is_line = [], figure.kind == "line"
+    if figure.series:
+        looks = [(series, *_look(every, series)) for series in every]
+        shape = {"linewidth": 1.6} if is_line else {"linestyle": "", "markersize": 9}
+        keys = [
+            key(series, color=colour, marker=marker if is_line else "s", **shape) for series, colour, marker in looks
+        ]
+    if any(c.published is not None for c in found):
+        keys.append(key("published", color=GREY, linestyle="--" if is_line else "-", linewidth=1.4))
+    if any(c.flagged for c in found):
+        keys.append(key("flagged", color="#444444", marker="o", mfc="white", linestyle=""))
+    if any(c.mean is None for c in found):
+        keys.append(key("no score", color="#444444", marker="x", linestyle=""))
+    if keys:
+        foot = {"loc": "upper center", "bbox_to_anchor": (0.5, 0.02)}
+        canvas.legend(
+            handles=keys, ncols=min(len(keys), 6), frameon=False, title=", ".join(figure.series) or None, **foot
+        )

@@ -1,0 +1,198 @@
+"""What a run tells: metrics.jsonl always, TensorBoard beside it, one progress line on the terminal."""
+
+import collections
+import json
+import os
+import pathlib
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from rich.console import Console
+
+from flanx import jsonl
+from flanx.errors import UserError
+from flanx.models import Model, first_nonfinite
+
+TAIL = 1 << 16  # bytes at the end of a metrics file in which its newest record lies
+
+
+class MetricsLog:
+    """Appends one JSON object per logged step to `folder/metrics.jsonl`, and the numbers to TensorBoard.
+
+    A run that resumes at step k first drops what an earlier process wrote beyond k, so that the file reads as if the
+    run had never stopped.
+    """
+
+    def __init__(self, folder: str | os.PathLike, resume_step: int = 0) -> None:
+        self.path = pathlib.Path(folder) / "metrics.jsonl"
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        kept = [record for record in jsonl.records(self.path) if record["step"] <= resume_step]
+        temporary = self.path.with_suffix(".tmp")
+        temporary.write_text("".join(map(jsonl.line, kept)), encoding="utf-8")
+        temporary.replace(self.path)
+        self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 (closed in close)
+        self._board = TensorBoard(pathlib.Path(folder) / "tensorboard")
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """One record {"step": step, **values}, flushed."""
+        self._file.write(jsonl.line({"step": step, **values}))
+        self._file.flush()
+        self._board.write(step, values)
+
+    def close(self) -> None:
+        """Closes both files."""
+        self._file.close()
+        self._board.close()
+
+
+def read_metrics(folder: str | os.PathLike) -> list[dict[str, Any]]:
+    """The records of a run's metrics.jsonl, in order; empty where there is none."""
+    return jsonl.records(pathlib.Path(folder) / "metrics.jsonl")
+
+
+def last_metrics(folder: str | os.PathLike) -> dict[str, Any] | None:
+    """The newest record of a run, read from the end of its metrics.jsonl; None where there is none."""
+    path = pathlib.Path(folder) / "metrics.jsonl"
+    if not path.exists():
+        return None
+    with open(path, "rb") as file:
+        file.seek(max(0, path.stat().st_size - TAIL))
+        lines = file.read().rpartition(b"\n")[0].splitlines()
+    return json.loads(lines[-1]) if lines else None
+
+
+class TensorBoard:
+    """Scalar events in TensorBoard's file format, written without TensorFlow."""
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        # imported here: a metric log is also read where nothing is written
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        self._event, self._summary = Event, Summary
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file = open(folder / f"events.out.tfevents.{time.time_ns()}.flanx", "wb")  # noqa: SIM115 (closed in close)
+        self._writer = RecordWriter(self._file)
+        self._writer.write(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """One scalar event per value."""
+        scalars = [self._summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
+        event = self._event(wall_time=time.time(), step=step, summary=self._summary(value=scalars))
+        self._writer.write(event.SerializeToString())
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Flushes and closes the event file."""
+        self._writer.flush()
+        self._file.close()
+
+
+class Progress:
+    """A progress line: step, loss, tokens per second, padding share, time left; off a terminal a line per call."""
+
+    def __init__(self, total_steps: int, label: str) -> None:
+        self.total, self.label = total_steps, label
+        self._console = Console(highlight=False)
+        self._began: tuple[float, int] | None = None
+
+    def show(self, step: int, values: Mapping[str, float]) -> None:
+        """Shows `values` (loss, tokens_per_second, padding) at `step`."""
+        now = time.monotonic()
+        if self._began is None:
+            self._began = (now, step)
+        seconds, steps = now - self._began[0], step - self._began[1]
+        left = f"{_duration((self.total - step) * seconds / steps)} left" if steps else ""
+        line = (
+            f"{self.label}  step {step}/{self.total}  loss {values['loss']:.4f}  "
+            f"{values['tokens_per_second']:,.0f} tokens/s  padding {values['padding']:.1%}  {left}"
+        )
+        end = "\r" if self._console.is_terminal and step < self.total else "\n"
+        self._console.print(line, end=end, soft_wrap=True)
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+class Watch:
+    """Looks at each step's metrics one step late, so that the device never waits for the host; the first process logs.
+
+    Args:
+      folder: the run's.
+      model: is asked for the layer where a loss went wrong.
+      start_step, train_steps: the run goes from the one to the other.
+      log_period: steps that one record covers.
+      last_good: the step of the newest checkpoint, or None.
+    """
+
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        model: Model,
+        start_step: int,
+        train_steps: int,
+        log_period: int,
+        last_good: Callable[[], int | None],
+    ) -> None:
+        self._model, self._label, self._last_good = model, folder.name, last_good
+        self._train_steps, self._log_period = train_steps, log_period
+        self._log = MetricsLog(folder, start_step) if jax.process_index() == 0 else None
+        self._progress = Progress(train_steps, self._label)
+        self._pending: tuple[int, Any, Any] | None = None
+        self._sums: collections.Counter[str] = collections.Counter()
+        self._since = (time.monotonic(), start_step)
+
+    def take(self, step: int, metrics: Any, batch: Any, params: Any) -> None:
+        """Accepts the metrics of `step` and settles those of the step before."""
+        self.settle(params)
+        self._pending = (step, metrics, batch)
+
+    def settle(self, params: Any) -> None:
+        """Waits for the last step's metrics. Raises UserError where they are not finite."""
+        if self._pending is None:
+            return
+        (step, metrics, batch), self._pending = self._pending, None
+        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        if not np.isfinite(values["loss"] + values["grad_norm"]):
+            where = first_nonfinite(self._model, params, batch) or "not found again"
+            raise UserError(
+                f"{self._label}: the loss of step {step} is {values['loss']}, its gradient's norm {values['grad_norm']}"
+                f"; first bad layer: {where}; last good checkpoint: step {self._last_good()}"
+            )
+        self._sums.update(values)
+        if step % self._log_period == 0 or step == self._train_steps:
+            self._write(step)
+
+    def _write(self, step: int) -> None:
+        """One record over the steps since the last: per-token means, and speeds."""
+        sums, self._sums = self._sums, collections.Counter()
+        if self._log is None:
+            return
+        now = time.monotonic()
+        steps, seconds = step - self._since[1], max(now - self._since[0], 1e-9)
+        tokens = max(sums["tokens"], 1.0)
+        record = {
+            "loss": sums["loss"] / tokens,
+            "cross_ent_loss": sums["cross_ent_loss"] / tokens,
+            "z_loss": sums["z_loss"] / tokens,
+            "accuracy": sums["correct"] / tokens,
+            "grad_norm": sums["grad_norm"] / steps,
+            "padding": 1.0 - sums["filled"] / sums["positions"],
+            "tokens_per_second": sums["filled"] / seconds,
+            "steps_per_second": steps / seconds,
+        }
+        self._log.write(step, record)
+        self._progress.show(step, record)
+        self._since = (now, step)
+
+    def close(self) -> None:
+        """Closes the log."""
+        if self._log is not None:
+            self._log.close()

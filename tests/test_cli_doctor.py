@@ -1,0 +1,43 @@
+"""`flanx doctor`: fails where jax runs on another platform than the machine or the user says."""
+
+import json
+import pathlib
+
+import pytest
+
+from flanx.cli import doctor, main
+
+
+def findings(capsys: pytest.CaptureFixture, *flags: str, status: int = 0) -> dict[str, dict[str, str]]:
+    """What the door prints as JSON, by subject."""
+    assert main.main(["doctor", "--json", *flags]) == status
+    return {finding["subject"]: finding for finding in json.loads(capsys.readouterr().out)}
+
+
+def test_a_machine_that_runs_these_tests_is_well(capsys):
+    found = findings(capsys, "--expect=cpu", "--vocabulary=byte")
+    assert found["jax"]["state"] == found["a product"]["state"] == "ok"
+    assert "(cpu)" in found["devices"]["seen"]
+    assert "259 pieces" in found["vocabulary"]["seen"]
+
+
+def test_another_platform_than_the_expected_is_bad(capsys):
+    found = findings(capsys, "--expect=tpu", status=1)
+    assert found["devices"]["state"] == "bad" and "not tpu" in found["devices"]["seen"]
+
+
+def test_an_accelerator_that_jax_does_not_use_is_bad(capsys, monkeypatch, tmp_path: pathlib.Path):
+    monkeypatch.setattr(doctor, "SIGNS", {"gpu": ((str(tmp_path),), ())})
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    found = findings(capsys, status=1)
+    assert "not gpu: pip install 'jax[cuda" in found["devices"]["seen"]
+
+
+def test_too_few_devices_an_old_package_a_missing_store(capsys, monkeypatch, tmp_path: pathlib.Path):
+    monkeypatch.setattr(
+        doctor.importlib.metadata, "requires", lambda _: ["numpy>=99.0", "not-there>=1.0", "x; extra == 'y'"]
+    )
+    found = findings(capsys, "--devices=4096", f"--store_dir={tmp_path}", f"--data_dir={tmp_path / 'none'}", status=1)
+    bad = {subject for subject, finding in found.items() if finding["state"] == "bad"}
+    assert bad == {"numpy", "not-there", "devices", "store", "data"}
+    assert "pip install 'numpy>=99.0'" in found["numpy"]["seen"]

@@ -1,0 +1,43 @@
+"""The program: its doors, its exit statuses."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from flanx.cli import main
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["trian"], "did you mean 'train'?"),
+        (["train"], "no --gin_file given"),
+        (["train", "--gin_file=runs/tran.gin"], "did you mean 'runs/train.gin'?"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(arguments, said, capsys):
+    assert main.main(arguments) == 2
+    errors = capsys.readouterr().err
+    assert said in errors
+    assert errors.count("\n") == 1
+
+
+def test_the_program_starts_without_jax_or_tensorflow():
+    heavy = ("jax", "tensorflow", "gin")
+    code = (
+        f"import sys, flanx.cli.main; flanx.cli.main.main(['trian']); print([m for m in {heavy} if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(("door", "status"), [(["tasks", "list", "niv2"], 141), (["recipe", "list"], 1)])
+def test_a_closed_pipe_ends_a_door_quietly(door, status):
+    """141 as after SIGPIPE; rich's own tables end with 1."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run([sys.executable, "-m", "flanx", *door], stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (status, "")

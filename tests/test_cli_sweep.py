@@ -1,0 +1,165 @@
+"""`flanx sweep`: what it refuses, its dry run, its report, and real runs under it."""
+
+import csv
+import os
+import pathlib
+import random
+import signal
+import sys
+import time
+
+import pytest
+
+from flanx import config
+from flanx.cli.main import main
+from flanx.sweep import report
+from flanx.sweep.grid import Sweep
+from tests import run_case
+
+
+def sweep_gin(folder: pathlib.Path, *more: str) -> str:
+    path = folder / "own.gin"
+    lines = [
+        "from __gin__ import dynamic_registration",
+        "from flanx.sweep import grid",
+        f"grid.Sweep.out_dir = '{folder}/out'",
+    ]
+    lines += ["grid.Sweep.gin_files = ['runs/train.gin', 'models/t5_1_1/tiny.gin', 'evals/suite.gin']"]
+    path.write_text("\n".join([*lines, *more]) + "\n")
+    return str(path)
+
+
+BOUND = (
+    "{'STORE_DIR': 'store', 'VOCABULARY': 'byte', 'MIXTURE_OR_TASK_NAME': 'suite', 'TRAIN_STEPS': 2, "
+    "'TASK_FEATURE_LENGTHS': {'inputs': 64, 'targets': 16}}"
+)
+ONE = "grid.Sweep.axes = {'size': {'a': [], 'b': []}}"
+
+
+@pytest.mark.parametrize(
+    ("lines", "flags", "said"),
+    [
+        ([ONE], ["--jobs=0"], "--jobs=0: at least 1 point"),
+        ([ONE], ["--retries=-1"], "--retries=-1"),
+        ([ONE], ["--only=a", "--only=c*"], "--only=c* matches no point; they are called a, b"),
+        (["grid.Sweep.axes = {'size': {}}"], [], "the sweep has no points"),
+        (["grid.Sweep.axes = {'size': {'a b': [], 'a/b': []}}"], [], "share the folder 'a_b'"),
+        (["grid.Sweep.axes = {'size': {'a': ['TRAIN_STEPZ=1']}}"], [], "did you mean 'TRAIN_STEPS'"),
+        ([ONE, "grid.Sweep.figures = {'f': {'x': 'sizes'}}"], [], "did you mean 'size'"),
+        ([ONE, "grid.Sweep.scores = {'s': 'suite_compositon'}"], [], "did you mean 'suite_composition'"),
+        ([ONE, "grid.Sweep.published = {'a': '5:T5-Smal'}"], [], "did you mean 'T5-Small'"),
+        (["grid.Sweep.axes = {'run': {'a': []}}"], [], "'run' is a column of the results"),
+        ([ONE, "grid.Sweep.choose_per = ['sizes']"], [], "did you mean 'size'"),
+        (
+            [ONE, "grid.Sweep.compare = {'sizes': 'a'}"],
+            [],
+            "Sweep.compare: the sweep has no axis 'sizes'; did you mean",
+        ),
+        ([ONE, "grid.Sweep.compare = {'size': 'c'}"], [], "Sweep.compare: axis 'size' has no 'c'"),
+        (["grid.Sweep.axes = {'s': {'a': ['INITIAL_CHECKPOINT_PATH=\"no/where\"']}}"], [], "its parent no/where"),
+        ([ONE, "grid.Sweep.out_dir = '/proc/sweep'"], [], "the sweep's folder /proc/sweep cannot be written"),
+    ],
+)
+def test_wrong_input_is_one_line_and_exit_status_2(tmp_path, capsys, lines, flags, said):
+    name = sweep_gin(tmp_path, f"grid.Sweep.bindings = {BOUND}", *lines)
+    assert main(["sweep", f"--gin_file={name}", *flags]) == 2
+    told = capsys.readouterr()
+    assert said in told.err and told.err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_tells_what_waits_and_what_it_costs_and_writes_nothing(tmp_path, capsys):
+    child = ["TRAIN_STEPS=0", {"INITIAL_CHECKPOINT_PATH": f"{tmp_path}/out/runs/a"}]
+    axes = f"grid.Sweep.axes = {{'p': {{'a': [], 'b': {child}}}}}"
+    name = sweep_gin(tmp_path, f"grid.Sweep.bindings = {BOUND}", axes)
+    assert main(["sweep", f"--gin_file={name}", "--dry_run"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in lines[:2]] == [["flanx", "train"]] * 2
+    rows = {line.split()[0]: line for line in lines[3:] if line.strip()}
+    assert "evaluation alone" in rows["b"] and "waits for a" in rows["b"] and "scratch" in rows["a"]
+    assert "no --topology is named: chip-hours are those of v4 chips at 40%" in " ".join(lines)
+    assert not (tmp_path / "out").exists()
+    assert main(["sweep", f"--gin_file={name}", "--dry_run", "--topology=v4:2x2x1"]) == 0
+    assert "estimate of `flanx plan` on v4:2x2x1" in capsys.readouterr().out
+
+
+def test_the_door_runs_a_sweep_and_leaves_its_report(tmp_path, program, capsys):
+    bindings = BOUND.replace("{'STORE_DIR'", "{'D': 1, 'TASKS': 2, 'STORE_DIR'")
+    (tmp_path / "more.gin").write_text("D = 0\nTASKS = 0\nUSED = [%D, %TASKS]\nALSO = %USED\nEVAL_PERIOD = %ALSO\n")
+    name = sweep_gin(tmp_path, f"grid.Sweep.bindings = {bindings}", ONE)
+    text = pathlib.Path(name).read_text().replace("'evals/suite.gin'", f"'evals/suite.gin', '{tmp_path}/more.gin'")
+    pathlib.Path(name).write_text(text)
+    assert main(["sweep", f"--gin_file={name}", "--jobs=2", "--only=a", f"--launcher={' '.join(program)}"]) == 0
+    said = capsys.readouterr().out
+    assert "a: done in" in said and "no score (not run)" in said and "report.html" in said
+    out = tmp_path / "out"
+    assert (out / "results.csv").read_text().count("\n") == 3
+    config.parse([str(out / "sweep.gin")])  # what the sweep was, to be given back
+    assert list(config.make(Sweep).axes["size"]) == ["a", "b"]
+    assert report.is_sweep(str(out))
+
+
+# ---- a real sweep ----------------------------------------------------------------------------------------------------
+
+
+def real_sweep(folder: pathlib.Path, store: pathlib.Path) -> str:
+    """The gin file of a sweep that trains one small model and evaluates its chosen checkpoint with two prompts."""
+    trained = f"{folder}/out/runs/model_trained"
+    bound = {
+        "STORE_DIR": str(store),
+        "VOCABULARY": "byte",
+        "MIXTURE_OR_TASK_NAME": "own",
+        "TASK_FEATURE_LENGTHS": {"inputs": 64, "targets": 16},
+        "TRAIN_STEPS": 8,
+        "EVAL_PERIOD": 4,
+        "CHECKPOINT_PERIOD": 2,
+        "BATCH_SIZE": 4,
+        "SUITES": ["suite_rule[:1]"],
+        "t5.T5.num_encoder_layers": 1,
+        "t5.T5.num_decoder_layers": 1,
+        "t5.T5.emb_dim": 16,
+        "checkpoint.SaveCheckpointConfig.keep_period": 4,
+    }
+    alone = {"TRAIN_STEPS": 0, "INITIAL_CHECKPOINT_PATH": f"{trained}/chosen"}
+    axes = {
+        "model": {"model": []},
+        "way": {
+            "plain": [alone],
+            "sampled": [alone | {"SUITES": ["suite_rule[:1]+sc2"]}],
+            "trained": [],
+        },
+    }
+    more = [f"grid.Sweep.bindings = {bound}", f"grid.Sweep.axes = {axes}", "grid.Sweep.choose_by = ['suite_rule[:1]']"]
+    return sweep_gin(folder, *more)
+
+
+@pytest.mark.slow
+def test_a_real_sweep_killed_at_random_moments_ends_with_the_same_results(tmp_path):
+    store = run_case.store_dir()
+    found = {}
+    rng = random.Random(3)
+    for name, kills in (("calm", 0), ("killed", 4)):
+        (tmp_path / name).mkdir()
+        file = real_sweep(tmp_path / name, store)
+        command = [sys.executable, "-m", "flanx", "sweep", f"--gin_file={file}", "--jobs=2", "--retry_wait=1"]
+        for _ in range(kills):
+            driver = run_case.launch(command)
+            time.sleep(rng.uniform(2, 9))
+            os.killpg(driver.pid, signal.SIGKILL)  # the driver and its runs
+            driver.communicate()
+        driver = run_case.launch(command)
+        try:
+            said, _ = driver.communicate(timeout=400)
+        finally:
+            if driver.poll() is None:
+                os.killpg(driver.pid, signal.SIGKILL)
+        assert driver.returncode == 0, said
+        found[name] = (tmp_path / name / "out" / "results.csv").read_text()
+    assert found["killed"] == found["calm"]
+    table = list(csv.DictReader(found["calm"].splitlines()))
+    steps = {(row["way"], row["checkpoint"]): row["step"] for row in table}
+    assert steps["trained", "last"] == "8" and steps["trained", "chosen"] in ("4", "8")
+    assert steps["plain", "last"] == steps["sampled", "chosen"] == "0"
+    scores = {(row["way"], row["checkpoint"]): row["score"] for row in table}
+    assert scores["plain", "last"] == scores["trained", "chosen"]  # the very checkpoint
+    assert not (tmp_path / "calm" / "out" / "runs" / "model_plain" / "checkpoints" / "checkpoint_0").exists()

@@ -1,0 +1,107 @@
+import http.server
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import threading
+import urllib.parse
+
+import pytest
+
+from flanx.convert import t5x
+from flanx.convert.lazy_tensor import fingerprint
+from flanx.convert.storage import at
+from flanx.errors import UserError
+from tests.convert_case import ONE_LAYER, draw
+
+
+class Bucket(http.server.BaseHTTPRequestHandler):
+    """The little of the storage service's HTTP interface that is needed, over a folder on this machine."""
+
+    root: pathlib.Path
+
+    def answer(self, status: int, content: bytes, kind: str = "application/json") -> None:
+        self.send_response(status)
+        for key, value in (("Content-Type", kind), ("Content-Length", str(len(content))), ("x-goog-generation", "1")):
+            self.send_header(key, value)
+        self.end_headers()
+        self.wfile.write(content)
+
+    def do_GET(self) -> None:
+        url = urllib.parse.urlsplit(self.path)
+        query = dict(urllib.parse.parse_qsl(url.query))
+        _, _, name = url.path.partition("/b/bucket/o")
+        if name:
+            path = self.root / urllib.parse.unquote(name[1:])
+            return self.answer(200, path.read_bytes(), "bytes") if path.is_file() else self.answer(404, b"{}")
+        found = sorted(str(p.relative_to(self.root)) for p in self.root.rglob("*") if p.is_file())
+        first, last = query.get("startOffset", ""), query.get("endOffset", "\x7f")
+        items = [{"name": each, "generation": "1"} for each in found if first <= each < last]
+        return self.answer(200, json.dumps({"items": items}).encode())
+
+    def do_POST(self) -> None:
+        query = dict(urllib.parse.parse_qsl(urllib.parse.urlsplit(self.path).query))
+        path = self.root / query["name"]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(self.rfile.read(int(self.headers["Content-Length"])))
+        self.answer(200, json.dumps({"name": query["name"], "generation": "1", "size": "1"}).encode())
+
+    def do_DELETE(self) -> None:
+        self.answer(404, b"{}")
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+CODE = """
+import sys
+from flanx.cli import main
+for arguments in (["gs://bucket/theirs", "gs://bucket/ours"], ["gs://bucket/ours", sys.argv[1], "--to", "t5x"]):
+    assert main.main(["convert", *arguments]) == 0
+print(sorted({"tensorflow", "fsspec", "gcsfs"} & set(sys.modules)))
+"""
+
+
+def test_checkpoints_in_a_bucket_are_read_and_written_without_tensorflow(tmp_path: pathlib.Path):
+    """A server on this machine stands for the bucket: there is no network in the test."""
+    bucket, out = tmp_path / "bucket", tmp_path / "out"
+    t5x.write_legacy(at(bucket / "theirs" / "checkpoint_7"), draw(ONE_LAYER, optimizer=True), 7)
+    handler = type("Handler", (Bucket,), {"root": bucket})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        here = {"TENSORSTORE_GCS_HTTP_URL": f"http://127.0.0.1:{server.server_port}"}
+        token = {"GOOGLE_AUTH_TOKEN_FOR_TESTING": "none"}  # or tensorstore looks for credentials on the network
+        command = [sys.executable, "-c", CODE, str(out)]
+        done = subprocess.run(command, env=os.environ | here | token, capture_output=True, text=True, timeout=120)
+        server.shutdown()
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert (bucket / "ours" / "checkpoints" / "checkpoint_7" / "default" / "_METADATA").is_file()
+    assert fingerprint(t5x.read_legacy(at(out / "checkpoint_7"))) == fingerprint(draw(ONE_LAYER))
+
+
+def test_places_of_folders(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    assert str(at("a")) == f"{tmp_path}/a"
+    remote = at("gs://bucket/some/place/")
+    assert (str(remote), remote.name, str(remote.parent)) == ("gs://bucket/some/place", "place", "gs://bucket/some")
+    assert remote.kvstore() == {"driver": "gcs", "bucket": "bucket", "path": "some/place/"}
+    assert at("gs://bucket").kvstore()["path"] == ""
+    with pytest.raises(UserError, match="copy it there first"):
+        remote.local()
+
+
+def test_files_of_a_folder(tmp_path: pathlib.Path):
+    folder = at(tmp_path / "new")
+    assert folder.children() == set()
+    folder.write("a.json", '{"x": 1}')
+    (folder / "sub").write("b", b"\x00")
+    assert folder.children() == {"a.json", "sub"}
+    assert folder.read_json("a.json") == {"x": 1}
+    assert (folder / "sub").read("b") == b"\x00"
+    folder.write("a.json", "{")
+    with pytest.raises(UserError, match=r"a\.json is not JSON"):
+        folder.read_json("a.json")
+    with pytest.raises(UserError, match=r"no file '.*/new/c'"):
+        folder.read("c")

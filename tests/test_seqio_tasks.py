@@ -1,0 +1,207 @@
+"""Rows become SeqIO examples: chain-of-thought files, bad rows, absent files, names in the registries."""
+
+import itertools
+import logging
+import time
+
+import numpy as np
+import pytest
+import seqio
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+import flanx.tasks  # noqa: F401  (registers)
+from flanx.data import vocabulary
+from flanx.data.task import fields, render, sources, spec
+from flanx.errors import UserError
+from flanx.seqio import tasks as register
+
+BYTE = vocabulary.load("byte")
+GSM8K = spec.load_tables()["cot_gsm8k"]
+
+
+def words(text):
+    """About as many as the tokens of a SentencePiece vocabulary."""
+    return len(text) // 4
+
+
+def write_cot(folder, lines, name="gsm8k"):
+    (folder / "cot").mkdir(exist_ok=True)
+    (folder / "cot" / f"{name}_train.tsv").write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    return folder
+
+
+def test_every_name_of_the_tables_is_in_a_registry_of_seqio():
+    for name, task in spec.load_tables().items():
+        assert seqio.get_mixture_or_task(name).name == name
+        for style in task.styles:
+            assert seqio.get_mixture_or_task(f"{name}_{style}").output_features.keys() == {"inputs", "targets"}
+
+
+def test_examples_hold_tokens_texts_and_their_origin(tmp_path):
+    write_cot(tmp_path, [f"How many is {i}?\t{i}\tCount.\\nThen say it." for i in range(300)])
+    task = register.make_task(GSM8K, "zsopt", BYTE, data_dir=tmp_path)
+    found = list(task.get_dataset(split="train", shuffle=False, sequence_length=None).as_numpy_iterator())
+    assert len(found) == 300
+    one = found[7]
+    text = one["inputs_pretokenized"].decode()
+    assert one["inputs"].dtype == np.int32
+    assert one["inputs"].tolist() == [*BYTE.encode(text), 1]
+    assert one["targets"].tolist() == [*BYTE.encode(one["targets_pretokenized"].decode()), 1]
+    assert {key: one[key] for key in ("task", "dataset", "style", "shots", "row")} == {
+        "task": b"cot_gsm8k",
+        "dataset": b"gsm8k",
+        "style": b"zsopt",
+        "shots": 0,
+        "row": b"train:7",
+    }
+
+
+def test_a_task_without_an_example_says_so_and_ends_no_mixture_in_silence(tmp_path):
+    write_cot(tmp_path, ["How many?\t1\tCount."])  # one row: no other that could be its exemplar
+    write_cot(tmp_path, [f"How many is {i}?\t{i}\tCount." for i in range(30)], "creak")
+    creak = register.make_task(spec.load_tables()["cot_creak"], "fsopt", BYTE, data_dir=tmp_path)
+    task = register.make_task(GSM8K, "fsopt", BYTE, data_dir=tmp_path)
+    data = seqio.Mixture("two", [(creak, 1.0), (task, 1.0)]).get_dataset(None, "train", num_epochs=None)
+    with pytest.raises(tf.errors.OpError, match="task cot_gsm8k: no example of style fsopt in shard 1 of 1 of 'train'"):
+        list(data.take(50).as_numpy_iterator())
+
+
+def test_the_byte_vocabulary_of_the_tasks_is_that_of_a_store(monkeypatch):
+    monkeypatch.setenv("FLANX_VOCABULARY", "byte")
+    assert register.default_vocabulary.__wrapped__() == BYTE.seqio()  # T5X compares a model's with its task's
+
+
+def test_shards_part_the_examples(tmp_path):
+    write_cot(tmp_path, [f"How many is {i}?\t{i}\tCount to {i}." for i in range(30)])
+    task = register.make_task(GSM8K, "fsopt", BYTE, data_dir=tmp_path)
+    shards = [
+        task.get_dataset(split="train", shuffle=False, sequence_length=None, shard_info=seqio.ShardInfo(i, 7))
+        for i in range(7)
+    ]
+    parts = [{one["row"]: one["inputs_pretokenized"] for one in shard.as_numpy_iterator()} for shard in shards]
+    assert [len(part) for part in parts] == [5, 5, 4, 4, 4, 4, 4]
+    whole = task.get_dataset(split="train", shuffle=False, sequence_length=None)
+    joined = {row: text for part in parts for row, text in part.items()}
+    assert joined == {one["row"]: one["inputs_pretokenized"] for one in whole.as_numpy_iterator()}
+
+
+def test_a_shard_renders_its_own_rows_only(tmp_path, monkeypatch):
+    write_cot(tmp_path, [f"How many is {i}?\t{i}\tCount to {i}." for i in range(30)])
+    made = []
+    run = fields.Pipeline.run
+    monkeypatch.setattr(fields.Pipeline, "run", lambda self, record, draw: made.append(1) or run(self, record, draw))
+    assert len(list(render.render_rows(GSM8K, "zsopt", "train", tmp_path, shard=(1, 3)))) == len(made) == 10
+
+
+def test_bad_rows_are_named_counted_and_limited(tmp_path, caplog):
+    write_cot(tmp_path, ["How many?\t3\tCount.", "no tabs here", "How many?\t\tCount.", "Which?\t4\tLook."])
+    with caplog.at_level(logging.WARNING, "flanx"):
+        assert len(list(sources.rows(GSM8K, "train", tmp_path))) == 2
+    assert "gsm8k_train.tsv:2: 1 columns instead of 3 (question, answer, rationale)" in caplog.text
+    assert "gsm8k_train.tsv:3: empty answer" in caplog.text
+    assert "2 bad rows" in caplog.text
+    with pytest.raises(
+        UserError, match=r"cot_gsm8k: more than 1 bad rows, the last at .*gsm8k_train.tsv:3: empty answer"
+    ):
+        list(sources.rows(GSM8K, "train", tmp_path, max_bad_rows=1))
+
+
+def test_a_file_of_bad_rows_alone_is_an_error(tmp_path):
+    write_cot(tmp_path, ["no tabs here", "nor here"])
+    with pytest.raises(
+        UserError, match=r"cot_gsm8k: every row of 'train' is bad, the last at .*gsm8k_train.tsv:2: 1 col"
+    ):
+        list(render.render_rows(GSM8K, "zsopt", "train", tmp_path))
+
+
+def test_an_absent_file_names_the_task_and_the_file(tmp_path):
+    assert sources.missing(GSM8K, tmp_path).startswith(f"task cot_gsm8k: no file {tmp_path}/cot/gsm8k_train.tsv")
+    register.make_task(GSM8K, "zsopt", BYTE, data_dir=tmp_path)
+    with pytest.raises(UserError, match=r"task cot_gsm8k: no file .*gsm8k_train.tsv"):
+        next(render.render_rows(GSM8K, "zsopt", "train", tmp_path))
+
+
+def test_a_split_is_read_where_another_one_is_absent(tmp_path):
+    (tmp_path / "mmlu" / "data" / "test").mkdir(parents=True)
+    (tmp_path / "mmlu" / "data" / "test" / "astronomy_test.csv").write_text("Which?,a,b,c,d,B\n")
+    task = register.make_task(spec.load_tables()["mmlu_astronomy"], "zsopt", BYTE, data_dir=tmp_path)
+    for provider in (task, register.Mixture("one", [(task, 1.0)])):
+        assert len(list(provider.get_dataset(None, "test", num_epochs=1))) == 1
+        with pytest.raises(UserError, match=r"no file .*astronomy_val.csv"):
+            provider.get_dataset(None, "validation")
+
+
+def test_few_shot_prompts_keep_to_the_limit_of_their_vocabulary(tmp_path):
+    write_cot(tmp_path, [f"{'very ' * (i // 5)} long question {i}?\t{i}\tCount." for i in range(0, 500, 5)])
+    rows = list(render.render_rows(GSM8K, "fsopt", "train", tmp_path, count=lambda text: len(BYTE.encode(text))))
+    assert rows
+    assert all(len(row.inputs.encode()) <= 1920 and row.shots >= 1 for row in rows)
+    assert {row.shots for row in rows} >= {1, 5}
+
+
+def test_real_sets(data_dir):
+    """Every chain-of-thought set present: all rows, and 200 few-shot prompts."""
+    for name, task in spec.load_tables().items():
+        if task.collection != "cot" or sources.missing(task, data_dir):
+            continue
+        rows = list(render.render_rows(task, "zsopt", "train", data_dir, count=len))
+        assert len(rows) > 0.99 * task.num_examples, name
+        assert all(row.inputs and row.targets for row in rows)
+        few = list(itertools.islice(render.render_rows(task, "fsopt", "train", data_dir, count=words), 200))
+        assert len(few) == 200 and all(row.shots for row in few)
+
+
+def test_registering_costs_less_than_a_second_and_touches_no_data(monkeypatch):
+    """Processor time of all that `import flanx.tasks` does; no file of a task, no TFDS builder."""
+    monkeypatch.delenv("FLANX_DATA_DIR", raising=False)
+    monkeypatch.setattr(tfds, "builder", None)  # a call would fail
+    monkeypatch.setattr(tfds, "load", None)
+    monkeypatch.setattr(seqio.TaskRegistry, "_REGISTRY", {})
+    monkeypatch.setattr(seqio.MixtureRegistry, "_REGISTRY", {})
+    spec._load.cache_clear()
+    fields.parse.cache_clear()
+    start = time.process_time()
+    register.register_all()
+    assert time.process_time() - start < 1
+    assert len(seqio.TaskRegistry.names()) > 2 * 1836
+
+
+def test_a_mixture_goes_on_without_an_absent_file_and_says_so(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("FLANX_DATA_DIR", str(tmp_path))
+    write_cot(tmp_path, [f"How many is {i}?\t{i}\tCount to {i}." for i in range(9)])
+    tasks = [
+        register.make_task(task, "fsopt", BYTE) for task in spec.load_tables().values() if task.collection == "cot"
+    ]
+    mixture = register.Mixture("cot", [(task, 1.0) for task in tasks])
+    with caplog.at_level(logging.WARNING, "flanx"):
+        data = mixture.get_dataset({"inputs": 64, "targets": 64}, "train", shuffle=False, num_epochs=1)
+    assert "mixture cot goes on without task cot_esnli: no file" in caplog.text
+    assert next(data.as_numpy_iterator())["inputs"].size
+    monkeypatch.setenv("FLANX_DATA_DIR", str(tmp_path / "nowhere"))
+    with pytest.raises(UserError, match="mixture cot: no task has its data"):
+        mixture.get_dataset({"inputs": 64, "targets": 64}, "train")
+
+
+def test_rates_of_the_paper_s_mixture():
+    """Collections share as printed in table 23 (27.9 of 99.9 for T0-SF); inside one, min(examples, cap)."""
+    tables = spec.load()
+    weights = register._weights("proportion_b", tables)
+    assert len(weights) == 1836
+    total = sum(weights.values())
+    t0 = sum(w for name, w in weights.items() if tables.tasks[name].collection == "t0_sf")
+    assert t0 / total == pytest.approx(27.9 / 99.9)
+    large = tables.tasks["niv2_task002_quoref_answer_generation"]
+    small = tables.tasks["niv2_task053_multirc_correct_bad_question"]
+    assert (large.num_examples, small.num_examples) == (6500, 58)
+    assert weights[large.name] / weights[small.name] == pytest.approx(5000 / 58)
+    assert not [name for name in weights if tables.tasks[name].held_out]
+
+
+def test_a_group_has_its_own_part_of_a_mixture_that_names_it():
+    tables = spec.load()
+    weights = register._weights("released", tables)
+    assert len(weights) == 1836
+    talks = [w for name, w in weights.items() if tables.tasks[name].group == "dialog"]
+    assert len(talks) == 3 and sum(talks) / sum(weights.values()) == pytest.approx(0.03)
+    assert len(seqio.get_mixture_or_task("program_synthesis").tasks) == 5 * 2

@@ -1,0 +1,206 @@
+"""Sweeps: points that wait for their parents, the stores they read, launchers that take them elsewhere."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+import pytest
+
+from flanx.cli import sweep as door
+from flanx.errors import UserError
+from flanx.sweep import dependencies, results, scheduler
+from flanx.sweep.grid import Sweep
+from flanx.sweep.state import DONE, FAILED, State
+from tests import run_case
+from tests.sweep_maker import make as make_sweep
+from tests.sweep_maker import no_show, runs
+
+
+def wanted(sweep: Sweep, **paths: str | None) -> dict[str, dependencies.Need]:
+    """The needs of a sweep's points, of which some have a parent."""
+    return {p.name: dependencies.Need(paths.get(p.name), 5, "store", "byte") for p in sweep.points()}
+
+
+def family(out: pathlib.Path, **more: object) -> Sweep:
+    """Two evaluations of one training run, which stands last."""
+    parent = out / "runs" / "trained"
+    axes = {
+        "point": {
+            "plain": ["D=1", "TASKS=2", {"INITIAL_CHECKPOINT_PATH": f"{parent}/checkpoints/checkpoint_5"}],
+            "trigger": ["D=1", "TASKS=3", {"INITIAL_CHECKPOINT_PATH": f"{parent}/chosen"}],
+            "trained": ["D=1", "TASKS=4"],
+        }
+    }
+    return make_sweep(out, axes=axes, **{"choose_by": ["held_out"]} | more)
+
+
+def paths(sweep: Sweep) -> dict[str, str]:
+    parent = str(pathlib.Path(sweep.out_dir) / "runs" / "trained")
+    return {"plain": f"{parent}/checkpoints/checkpoint_5", "trigger": f"{parent}/chosen"}
+
+
+def test_points_start_when_their_parent_is_done_and_read_the_chosen_checkpoint(tmp_path, program):
+    sweep = family(tmp_path)
+    parents = dependencies.parents(sweep, sweep.points(), wanted(sweep, **paths(sweep)))
+    assert {name: (p.point, p.chosen) for name, p in parents.items()} == {
+        "plain": ("trained", False),
+        "trigger": ("trained", True),
+    }
+    seen = []
+    statuses = scheduler.drive(
+        sweep.points(), 3, "", lambda s: seen.append(s[0].reason), program, parents,
+        settled=lambda _: results.write_choices(sweep),
+    )  # fmt: skip
+    assert [s.state for s in statuses] == [DONE] * 3
+    assert runs(tmp_path)[0] == "trained" and len(runs(tmp_path)) == 3
+    assert "waits for trained" in seen
+    read = json.loads((tmp_path / "runs" / "trigger" / "run.json").read_text())["initial_checkpoint_path"]
+    assert read == str(tmp_path / "runs/trained/checkpoints/checkpoint_5")  # step 5 scored twice what step 10 did
+
+
+def test_a_failed_parent_fails_its_children_by_name(tmp_path, program):
+    sweep = family(tmp_path)
+    axes = {"point": dict(sweep.axes["point"]) | {"trained": ["D=1", "TASKS=13"], "alone": ["D=1", "TASKS=5"]}}
+    sweep = make_sweep(tmp_path, axes=axes, choose_by=["held_out"])
+    parents = dependencies.parents(sweep, sweep.points(), wanted(sweep, **paths(sweep)))
+    statuses = {s.point.name: s for s in scheduler.drive(sweep.points(), 1, "", no_show, program, parents)}
+    assert [s.state for s in statuses.values()] == [FAILED, FAILED, FAILED, DONE]
+    assert statuses["plain"].reason == "its parent trained failed: exit status 2: flanx train: it broke"
+    assert sorted(runs(tmp_path)) == ["alone", "trained"]
+
+
+def test_a_parent_of_another_sweep_is_waited_for(tmp_path, program):
+    """The other sweep runs in another process; its run is done, fails, or is driven by nobody."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    axes = {"p": {"good": ["D=1", "TASKS=2", "SLEEP=1"], "bad": ["D=1", "TASKS=13", "SLEEP=1"]}}
+    sweep = make_sweep(first, axes=axes)
+    first.mkdir()
+    (first / "sweep.gin").write_text("")
+    child = make_sweep(second, axes={"q": {"a": ["D=1", "TASKS=3"], "b": ["D=1", "TASKS=3"]}})
+    names = {"a": str(first / "runs" / "good"), "b": str(first / "runs" / "bad")}
+    with pytest.raises(UserError, match="its parent good is no point of the sweep in"):
+        dependencies.parents(child, child.points(), wanted(child, **names))
+    State(first).register(["good", "bad"])
+    with pytest.raises(UserError, match="its parent good is not done, and no driver works on it: run `flanx sweep"):
+        dependencies.parents(child, child.points(), wanted(child, **names))
+    code = f"""
+import sys
+sys.path.insert(0, {str(pathlib.Path(__file__).parent.parent)!r})
+import pathlib
+from tests.sweep_maker import make
+from flanx.sweep import scheduler
+scheduler.drive(make(pathlib.Path({str(first)!r}), axes={axes!r}).points(), 2, "", lambda _: None, {program!r})
+"""
+    other = subprocess.Popen([sys.executable, "-c", code])
+    while len(runs(first) if (first / "runs.log").exists() else []) < 2:
+        time.sleep(0.02)
+    parents = dependencies.parents(child, child.points(), wanted(child, **names))
+    statuses = scheduler.drive(child.points(), 1, "", no_show, program, parents)
+    assert other.wait(30) == 0
+    assert [s.state for s in statuses] == [DONE, FAILED]
+    assert "its parent bad of" in statuses[1].reason and "it broke" in statuses[1].reason
+    assert State(first).told(sweep.points())["good"][0] == DONE
+
+
+def test_a_parent_that_nobody_makes_is_an_error_at_once(tmp_path):
+    sweep = make_sweep(tmp_path)
+    with pytest.raises(UserError, match=r"point d1_8: its parent nowhere/xl .* does not exist, and no sweep makes it"):
+        dependencies.parents(sweep, sweep.points(), wanted(sweep, d1_8="nowhere/xl"))
+    (tmp_path / "xl").mkdir()
+    there = wanted(sweep, d1_8=str(tmp_path / "xl"), d2_8="gs://bucket/xl")
+    assert dependencies.parents(sweep, sweep.points(), there) == {}
+    circle = {a: str(tmp_path / "runs" / b) for a, b in (("d1_2", "d1_8"), ("d1_8", "d1_2"))}
+    with pytest.raises(UserError, match="wait for one another: d1_2 -> d1_8 -> d1_2"):
+        dependencies.parents(sweep, sweep.points(), wanted(sweep, **circle))
+    with pytest.raises(UserError, match="chooses no checkpoint"):
+        dependencies.parents(sweep, sweep.points(), wanted(sweep, d1_8=str(tmp_path / "runs" / "d1_2" / "chosen")))
+    left = [p for p in sweep.points() if p.name == "d1_8"]
+    with pytest.raises(UserError, match="--only leaves it out"):
+        dependencies.parents(sweep, left, wanted(sweep, d1_8=str(tmp_path / "runs" / "d1_2")))
+
+
+# ---- stores, launchers -----------------------------------------------------------------------------------------------
+
+
+def test_a_sweep_builds_a_store_for_each_store_dir_of_the_points_that_train(tmp_path):
+    sweep = make_sweep(tmp_path, store=["runs/store.gin"], bindings={"MIXTURE_OR_TASK_NAME": "cot", "STEPS": 3})
+    needs = {
+        "d1_2": dependencies.Need(None, 5, "t5", "words"),
+        "d1_8": dependencies.Need(None, 5, "palm", "pieces"),
+        "d2_2": dependencies.Need("parent", 0, "unused", "pieces"),
+        "d2_8": dependencies.Need(None, 5, "t5", "words"),
+    }
+    found = dependencies.stores(sweep, needs, "a")
+    assert list(found) == ["t5", "palm"]
+    flags = ["--gin_file=runs/store.gin", "--gin_search_paths=a", "--gin.STORE_DIR='palm'", "--gin.VOCABULARY='pieces'"]
+    assert found["palm"] == ["store", "build", *flags, "--gin.MIXTURE_OR_TASK_NAME='cot'"]
+    with pytest.raises(UserError, match="give each vocabulary its own STORE_DIR"):
+        dependencies.stores(sweep, needs | {"d2_8": dependencies.Need(None, 5, "t5", "pieces")}, "")
+
+
+def test_a_store_that_is_not_built_stops_its_own_points(monkeypatch):
+    codes = {"good": 0, "part": 1, "bad": 2}
+    monkeypatch.setattr(
+        door.subprocess, "run", lambda command, check: subprocess.CompletedProcess(command, codes[command[-1]])
+    )
+    stores = {name: [name] for name in codes}
+    needs = {name: dependencies.Need(None, 5, name, "byte") for name in codes} | {
+        "eval": dependencies.Need("p", 0, "bad", "byte")
+    }
+    blocked, complete = door.build_stores(stores, needs)
+    assert list(blocked) == ["bad"] and "exit status 2" in blocked["bad"] and not complete
+    with pytest.raises(UserError, match="no store was built"):
+        door.build_stores({"bad": ["bad"]}, {"bad": needs["bad"]})
+
+
+def test_blocked_points_fail_by_name_and_the_others_run(tmp_path, program):
+    points = make_sweep(tmp_path).points()
+    statuses = scheduler.drive(points, 2, "", no_show, program, blocked={"d1_8": "its store was not built"})
+    assert [s.state for s in statuses] == [DONE, FAILED, DONE, DONE]
+    assert "d1_8" not in runs(tmp_path)
+
+
+def test_a_launcher_gets_the_points_name_and_arguments(tmp_path, program):
+    point = make_sweep(tmp_path, axes={"model": {"Flan-T5 XL": []}}).points()[0]
+    assert point.job == "flanx-flan-t5-xl"
+    how = scheduler.launcher("launch/tpu_vm.sh {job}", 1, 5.0)
+    assert how.command(point, ["train", "x"]) == ["launch/tpu_vm.sh", "flanx-flan-t5-xl", "train", "x"]
+    how = scheduler.launcher("ssh host 'cd there' {arguments} --point={name}", 1, 5.0)
+    assert how.command(point, ["train", "x"]) == ["ssh", "host", "cd there", "train", "x", "--point=Flan-T5_XL"]
+    assert how.outlives and not scheduler.launcher("", 1, 5.0).outlives
+    with pytest.raises(UserError, match="No closing quotation"):
+        scheduler.launcher("ssh 'host", 1, 5.0)
+    script = tmp_path / "hand_over.sh"
+    script.write_text(f'#!/bin/sh\necho handed $1; shift; exec {program[0]} {program[1]} "$@"\n')
+    script.chmod(0o755)
+    points = make_sweep(tmp_path / "swept", tasks=(2,)).points()
+    statuses = scheduler.drive(points, 2, "", no_show, scheduler.launcher(f"{script} {{job}}", 0, 1.0))
+    assert [s.state for s in statuses] == [DONE, DONE]
+    assert scheduler.log_path(points[0]).read_text() == "handed flanx-d1-2\n"
+    assert State(tmp_path / "swept").read()["d1_2"]["machine"] == "handed to a launcher"
+    more = make_sweep(tmp_path / "other", tasks=(2,)).points()
+    statuses = scheduler.drive(more, 2, "", no_show, scheduler.launcher("no/such/launcher", 0, 1.0))
+    assert {s.reason for s in statuses} == {"no/such/launcher cannot be run: No such file or directory"}
+
+
+def test_the_launcher_of_gke_fills_in_the_jobset_and_waits_for_its_end(tmp_path):
+    """With a stand-in for kubectl: the points arguments come through to the byte, and the end's kind is the status."""
+    yaml = pytest.importorskip("yaml", reason="reads what the script hands to kubectl")
+    fake = tmp_path / "kubectl"
+    end = f"if [ -e {tmp_path}/second ]; then echo $END; else touch {tmp_path}/second; fi"
+    fake.write_text(f"#!/bin/sh\ncase $1 in apply) cat > {tmp_path}/applied.yaml;; get) {end};; esac\n")
+    fake.chmod(0o755)
+    words = ["train", "--gin_file=runs/train.gin", "--gin.MODEL_DIR='/bucket/a b'", '--gin.L={"inputs": 3}']
+    env = {**os.environ, "KUBECTL": str(fake), "PERIOD": "0.05"}
+    for end, status in (("Completed", 0), ("Failed", 1)):
+        command = [str(run_case.ROOT / "launch" / "gke_point.sh"), "flanx-8b-9", *words]
+        assert subprocess.run(command, env=env | {"END": end}, capture_output=True, check=False).returncode == status
+        (tmp_path / "second").unlink()
+    applied = yaml.safe_load((tmp_path / "applied.yaml").read_text())
+    container = applied["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]["containers"][0]
+    assert applied["metadata"]["name"] == "flanx-8b-9"
+    assert container["command"] == ["flanx", *words, "--cluster_timeout=900"]
+    assert container["resources"]["limits"] == {"google.com/tpu": 4}

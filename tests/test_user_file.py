@@ -1,0 +1,114 @@
+"""Tasks of own files and of pre-rendered exports, from the command to the rendered example."""
+
+import gzip
+import json
+
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+
+from flanx.cli.main import main
+from flanx.data.importers import user_file
+from flanx.data.task import render, spec
+
+
+@pytest.fixture
+def output(tmp_path, monkeypatch):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    monkeypatch.setenv("FLANX_TABLES", str(folder))
+    spec._load.cache_clear()
+    yield folder
+    spec._load.cache_clear()
+
+
+def rendered(name):
+    spec._load.cache_clear()
+    return list(render.render_rows(spec.load_tables()[name], "zsopt", "train"))
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "tsv", "csv"])
+def test_two_columns_of_a_file_become_a_task(kind, output, tmp_path, capsys):
+    path = tmp_path / f"My data.{kind}"
+    if kind == "jsonl":
+        path.write_text('{"the question": "How {many}?", "a": "3"}\n{"the question": "Who?", "a": "me"}\n')
+    else:
+        mark = {"tsv": "\t", "csv": ","}[kind]
+        path.write_text(mark.join(["the question", "a"]) + f"\nHow {{many}}?{mark}3\nWho?{mark}me\n")
+    assert main(["tasks", "add", str(path), "--inputs", "the question", "--targets", "a", "--output", str(output)]) == 0
+    assert "own_my_data" in capsys.readouterr().out
+    assert [(r.inputs, r.targets) for r in rendered("own_my_data")] == [("How {many}?", "3"), ("Who?", "me")]
+    again = ["tasks", "add", str(path), "--inputs", "the question", "--targets", "a", "--output", str(output)]
+    assert main(again) == 2
+    assert "stands there already" in capsys.readouterr().err
+    assert main([*again, "--name", "other"]) == 0
+    assert len(rendered("own_other")) == 2
+
+
+def test_a_wrong_column_is_named(output, tmp_path, capsys):
+    (tmp_path / "x.jsonl").write_text('{"question": "q", "answer": "a"}\n')
+    command = ["tasks", "add", str(tmp_path / "x.jsonl"), "--inputs", "qestion", "--targets", "answer"]
+    assert main([*command, "--output", str(output)]) == 2
+    assert "no column 'qestion'; did you mean 'question'" in capsys.readouterr().err
+
+
+def write_export(folder):
+    rows = [
+        {"inputs": f"in {i}", "targets": f"out {i}", "task_name": ["rte", "a/b"][i % 2], "task_source": "Flan2021",
+         "template_type": ["zs_opt", "fs_opt"][i // 10]}
+        for i in range(20)
+    ]  # fmt: skip
+    folder.mkdir()
+    with (folder / "a.jsonl").open("w") as f:
+        f.write("".join(json.dumps(r) + "\n" for r in rows[:5]) + "not json\n")
+    with gzip.open(folder / "b.jsonl.gz", "wt") as f:
+        f.write(
+            "".join(
+                json.dumps({k if k in ("inputs", "targets") else f"_{k}": v for k, v in r.items()}) + "\n"
+                for r in rows[5:12]
+            )
+        )
+    pyarrow.parquet.write_table(pa.Table.from_pylist(rows[12:]), folder / "c.parquet")
+    return rows
+
+
+def test_an_export_becomes_tasks(output, tmp_path, capsys):
+    rows = write_export(tmp_path / "export")
+    assert main(["tasks", "import-export", str(tmp_path / "export"), "--output", str(output)]) == 0
+    out = capsys.readouterr().out
+    assert "4 tasks, 20 examples, 1 bad rows" in out and "a.jsonl:6" in out
+    for name, task_name, kind in (("export_rte_zs_opt", "rte", "zs_opt"), ("export_a_b_fs_opt", "a/b", "fs_opt")):
+        wanted = [
+            (r["inputs"], r["targets"]) for r in rows if (r["task_name"], r["template_type"]) == (task_name, kind)
+        ]
+        assert [(r.inputs, r.targets) for r in rendered(name)] == wanted
+        assert spec.load_tables()[name].num_examples == len(wanted) == 5
+    assert main(["tasks", "import-export", str(tmp_path / "export"), "--output", str(output)]) == 0  # again, not twice
+    assert len(rendered("export_rte_zs_opt")) == 5
+
+
+def test_what_is_no_export_is_refused(output, tmp_path, capsys):
+    assert main(["tasks", "import-export", str(tmp_path / "none"), "--output", str(output)]) == 2
+    (tmp_path / "x.jsonl").write_text('{"text": "a"}\n' * 200)
+    assert main(["tasks", "import-export", str(tmp_path / "x.jsonl"), "--output", str(output)]) == 2
+    assert "more than 100 bad rows; is this an export?" in capsys.readouterr().err
+
+
+def test_a_refused_export_leaves_nothing_and_spoils_nothing(tmp_path, capsys):
+    bad, output = tmp_path / "bad.jsonl", tmp_path / "mine" / "here"
+    bad.write_text('{"inputs": "x"}\n')
+    assert main(["tasks", "import-export", str(bad), "--output", str(output)]) == 2
+    assert not output.exists()
+    good = tmp_path / "good.jsonl"
+    good.write_text(json.dumps({"inputs": "1 + 1", "targets": "2", "task_name": "sum"}) + "\n")
+    assert main(["tasks", "import-export", str(good), "--output", str(output)]) == 0
+    before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
+    assert main(["tasks", "import-export", str(bad), "--output", str(output)]) == 2
+    assert {path: path.read_bytes() for path in output.rglob("*") if path.is_file()} == before
+
+
+def test_quoted_values_are_read_back_as_they_are():
+    import tomllib
+
+    values = {"a": 'x "y" \\ \n \x7f \u05d0 {}', "b": ["1", "\t"], "c": {"train": "train[1:]"}, "d": True, "e": 3}
+    assert tomllib.loads(user_file.section("s", values)) == {"s": values}
