@@ -1,0 +1,67 @@
+"""Files that are complete or absent, and locks between processes."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from flanx import files
+from flanx.errors import UserError
+
+
+def test_a_file_is_replaced_only_when_its_block_ends(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "new folder" / "config.gin"
+    files.write_atomic(path, "old, naïve")
+    with pytest.raises(RuntimeError), files.open_atomic(path) as file:
+        file.write(b"half")
+        file.flush()
+        assert path.read_text(encoding="utf-8") == "old, naïve"
+        raise RuntimeError
+    assert path.read_text(encoding="utf-8") == "old, naïve"
+    files.write_atomic(path, b"new\r\n")
+    assert path.read_bytes() == b"new\r\n"
+    assert [p.name for p in path.parent.iterdir()] == ["config.gin"]
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_a_durable_file_and_its_folder_are_forced_to_disk_before_the_old_one_is_gone(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, durable: bool
+) -> None:
+    path, synced = tmp_path / "manifest.json", []
+    path.write_text("old")
+    monkeypatch.setattr(files.os, "fsync", lambda descriptor: synced.append((os.fstat(descriptor), path.read_text())))
+    files.write_atomic(path, "new", durable)
+    expected = [(path.stat().st_ino, "old"), (tmp_path.stat().st_ino, "new")] if durable else []
+    assert [(status.st_ino, content) for status, content in synced] == expected
+
+
+def test_a_url_is_not_a_folder() -> None:
+    with pytest.raises(UserError, match="mount the bucket"):
+        files.local_folder("gs://bucket/run")
+    assert files.local_folder("out/run") == pathlib.Path("out/run")
+
+
+HOLD = """
+import pathlib, sys
+from flanx import files
+with files.lock(pathlib.Path(sys.argv[1])):
+    print("held", flush=True)
+    input()
+"""
+
+
+def test_a_lock_is_refused_while_another_process_holds_it_and_free_after_its_death(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "store" / ".lock"
+    command = [sys.executable, "-c", HOLD, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match="another build"), files.lock(path, busy="another build"):
+            pass
+        holder.kill()
+        holder.wait()
+    with files.lock(path, busy="another build"):
+        pass
+    with files.lock(path):
+        pass
