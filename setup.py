@@ -32,7 +32,7 @@ REQUIRES = [
 ]
 
 # Only flanx/seqio imports these: SeqIO tasks, TFDS sources, and running under T5X. TensorFlow is two thirds of the
-# installation; FLANX_LIGHT=1 leaves them out. tensorflow-text, which SeqIO needs, has no wheel for Python 3.14 (2026-11).
+# installation; FLANX_LIGHT=1 leaves them out. tensorflow-text, which SeqIO needs, has no wheel for Python 3.14.
 SEQIO = [
     "seqio>=0.0.20",  # resolves with TensorFlow 2.21
     "tensorflow-datasets>=4.9.9",
