@@ -24,8 +24,8 @@ from flanx.data import vocabulary as vocabularies
 from flanx.data.vocabulary import Vocabulary
 from flanx.decoding import beam_search, decode, length_buckets, loglikelihood
 from flanx.errors import UserError
-from flanx.evals import generations, registry
-from flanx.evals.fitting import Request, fit
+from flanx.evals import answers, generations, registry, scores
+from flanx.evals.fitting import FittedPrompt, fit
 from flanx.evals.spec import Spec, Suite
 from flanx.models import Model
 from flanx.partition import Partitioner
@@ -79,11 +79,11 @@ def evaluate(
             params = restore(stack, model, checkpoint, partitioner or Partitioner())
         more = {"training": training(checkpoint, pathlib.Path(out_dir)), **(provenance or {})}
         run = _provenance(model, params, words, lengths, seed, checkpoint, step, more)
-        scores = {}
+        entries = {}
         for each in loaded:
-            scores[each.spec.name] = _run_suite(model, params, words, each, lengths, folder, batch_size, seed, run)
+            entries[each.spec.name] = _run_suite(model, params, words, each, lengths, folder, batch_size, seed, run)
     if cluster.is_first():
-        generations.write_scores(folder, scores, run)
+        scores.write_scores(folder, entries, run)
     cluster.meet("scores are written")
     return json.loads((folder / "scores.json").read_text(encoding="utf-8"))
 
@@ -195,7 +195,7 @@ def _run_suite(
         raise UserError(
             f"{folder}: {len(rows)} predictions of {len(loaded.items)} items of {spec.name}; evaluate again"
         )
-    result = generations.summarize(spec, loaded.hash, rows) | {"data": dict(loaded.data)}
+    result = scores.summarize(spec, loaded.hash, rows) | {"data": dict(loaded.data)}
     seconds = time.monotonic() - began
     if cluster.is_first():
         print(
@@ -208,9 +208,9 @@ def _run_suite(
 
 
 def _answer(
-    model: Model, params: Any, words: Vocabulary, spec: Spec, requests: Sequence[Request], lengths: Mapping[str, int],
-    batch_size: int, seed: int,
-) -> Iterator[generations.Row]:  # fmt: skip
+    model: Model, params: Any, words: Vocabulary, spec: Spec, requests: Sequence[FittedPrompt],
+    lengths: Mapping[str, int], batch_size: int, seed: int,
+) -> Iterator[generations.Generation]:  # fmt: skip
     """The rows of the requests, as they finish."""
     if not requests:
         return
@@ -221,13 +221,13 @@ def _answer(
         options = [[words.encode(option) for option in request.item.options] for request in requests]
         found = loglikelihood.score(model, params, prompts, options, batch_size=batch_size, **common)
         for request, sums in zip(requests, found, strict=True):
-            row = request.row(words)
+            row = request.generation(words)
             row.options = list(request.item.options)
             row.option_scores = [float(value) if np.isfinite(value) else None for value in sums]
             row.broken = None in row.option_scores
             yield row
         return
-    stop = (lambda tokens: generations.holds(words.decode(tokens), spec.stop)) if spec.stop else None
+    stop = (lambda tokens: answers.has_stop(words.decode(tokens), spec.stop)) if spec.stop else None
     common |= {"max_new": min(spec.max_new, lengths["targets"]), "eos_id": words.eos_id}
     common |= {"batch_size": max(8, batch_size // max(spec.samples, spec.beams))}
     if spec.beams:
@@ -239,7 +239,7 @@ def _answer(
             model, params, prompts, method=drawn, samples=spec.samples, seed=seed, stop=stop, **common
         )
     for number, output in outputs:
-        row = requests[number].row(words)
+        row = requests[number].generation(words)
         count = 1 if spec.beams else spec.samples  # of beams the best
         row.outputs = [words.decode(tokens) for tokens in output.tokens[:count]]
         row.ended, row.broken = output.ended[:count], output.broken

@@ -142,16 +142,17 @@ def test_held_out_tasks_of_the_embedded_suite_need_no_data_and_no_seqio() -> Non
 import sys
 from flanx import evaluate
 from flanx.evals import registry
-kinds = [registry.load(f"{kind}[:2]", "") for kind in registry.KINDS_OF_HELD_OUT]
+from flanx.evals.families import procedural
+kinds = [registry.load(f"{kind}[:2]", "") for kind in procedural.KINDS]
 every = registry.load("held_out[:2]", "")
 assert sum(len(kind.items) for kind in kinds) == len(every.items) > 100
 assert all(item.prompt().strip() and item.targets[0] for item in every.items)
 assert registry.load("held_out[:2]", "").hash == every.hash
-asked, plain = registry.load("suite_rule_trigger[:2]", ""), kinds[registry.KINDS_OF_HELD_OUT.index("suite_rule")]
+asked, plain = registry.load("suite_rule_trigger[:2]", ""), kinds[procedural.KINDS.index("suite_rule")]
 assert [i.query for i in asked.items] == [i.query + "\\nstep by step" for i in plain.items]
 assert asked.spec.cot and {i.kind for i in asked.items} == {"last"}
 assert registry.resolve("suite_rule_trigger+sc").samples == 40
-assert [name for name, _ in every.spec.groups] == list(registry.KINDS_OF_HELD_OUT)
+assert [name for name, _ in every.spec.groups] == list(procedural.KINDS)
 graded = dict(registry.resolve("suite_composition").groups)
 assert len(graded["words"]) == sum(map(len, graded.values())) - len(graded["words"]) - 11  # 11 are on numbers
 assert sum(len(tasks) for _, tasks in every.spec.groups) == len({item.task for item in every.items})

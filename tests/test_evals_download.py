@@ -93,7 +93,7 @@ def test_without_a_network_the_error_names_address_and_place(
     place.parent.mkdir(parents=True)
     place.write_bytes((SAMPLE / "gsm8k" / "test.jsonl").read_bytes())
     assert registry.load("gsm8k_zero_shot", "hub").hash == registry.load("gsm8k_zero_shot", str(SAMPLE)).hash
-    with pytest.raises(UserError, match="no task of it has data here"):
+    with pytest.raises(UserError, match="none of its tasks has data here"):
         registry.load("mgsm_direct[de]", "hub", allow_missing=["de"])
 
 

@@ -1,4 +1,4 @@
-"""Scores from marks: the paper's own averages come out of its per-task tables; votes, rankings, intervals."""
+"""The paper's own averages come out of its per-task tables; intervals, means, F1 of passages."""
 
 import collections
 import csv
@@ -64,41 +64,8 @@ def test_normalized_average_refuses_what_is_not_whole() -> None:
     scores = dict.fromkeys(metrics.HEADLINE, 50.0)
     with pytest.raises(UserError, match="all 27 sub-tasks"):
         metrics.normalized_average(scores, {"bbh_direct": {"navigate": 50.0}})
-    with pytest.raises(UserError, match="absent: mgsm_cot"):
+    with pytest.raises(UserError, match="missing: mgsm_cot"):
         metrics.normalized_average({k: v for k, v in scores.items() if k != "mgsm_cot"}, {})
-
-
-def test_vote_takes_the_most_frequent_answer_and_skips_silence() -> None:
-    texts = ["no idea", "The answer is 4.", "The answer is 5.", "so 2 + 3 = 5. The answer is 5.0."]
-    assert metrics.vote(texts, "number", True, "en")[1] == "5"
-    assert metrics.vote(["The answer is 4.", "The answer is 5."], "number", True, "en")[1] == "4"  # a tie: the first
-    assert metrics.vote(["none", "nothing"], "number", True, "en")[1] is None
-    assert metrics.vote(["none", "nothing", "The answer is 5."], "number", True, "en")[1] == "5"
-    mark = metrics.mark_generated(texts, ["5"], "number", True, "en", False, False)
-    assert (mark.exact, mark.failed) == (1.0, False)
-    mark = metrics.mark_generated(["none"], ["5"], "number", True, "en", False, False)
-    assert (mark.exact, mark.failed) == (0.0, True)
-
-
-def test_broken_logits_are_counted_and_not_scored() -> None:
-    mark = metrics.mark_generated(["5"], ["5"], "number", False, "en", True, False)
-    assert (mark.exact, mark.failed, mark.broken) == (0.0, False, True)
-    mark = metrics.mark_ranked([-1.0, None], ["A", "B"], ["A"], False)
-    assert (mark.exact, mark.broken) == (0.0, True)
-
-
-def test_ranking_with_and_without_length() -> None:
-    assert metrics.mark_ranked([-2.0, -3.0], ["no", "certainly"], ["certainly"], False).exact == 0
-    assert metrics.mark_ranked([-2.0, -3.0], ["no", "certainly"], ["certainly"], True).exact == 1
-
-
-def test_passages() -> None:
-    mark = metrics.mark_generated(["  The Bank."], ["the bank"], "text", False, "en", False, True)
-    assert (mark.exact, mark.f1) == (1.0, 1.0)
-    mark = metrics.mark_generated(["joessa ja meressä"], ["joessa"], "text", False, "fi", False, True)
-    assert (mark.exact, mark.f1) == (0.0, 0.5)
-    assert metrics.mark_generated([""], ["joessa"], "text", False, "fi", False, True).failed
-    assert metrics.passage_form("“টোকিও।”", "bn") == metrics.passage_form("টোকিও", "bn")
 
 
 def test_interval_holds_the_mean_and_shrinks_with_more_items() -> None:
@@ -111,3 +78,27 @@ def test_interval_holds_the_mean_and_shrinks_with_more_items() -> None:
     assert narrow[1] - narrow[0] < (high - low) / 5
     # The standard error of the mean of the two tasks: half of sqrt(0.25 / 40), in per cent.
     assert high - low == pytest.approx(2 * 1.96 * 100 * 0.5 * np.sqrt(0.25 / 40), rel=0.2)
+
+
+def test_interval_depends_neither_on_the_order_of_tasks_and_items_nor_on_the_other_tasks() -> None:
+    rng = np.random.default_rng(0)
+    tasks = {name: rng.random(size).tolist() for name, size in (("a", 60), ("b", 30), ("c", 4))}
+    wanted = metrics.interval(tasks, "seed")
+    assert metrics.interval({task: tasks[task][::-1] for task in "cab"}, "seed") == wanted
+    assert metrics.interval(tasks, "another seed") != wanted
+    # tasks are resampled independently of each other: of two that have the same scores the mean varies less than one
+    low, high = metrics.interval({"x": tasks["a"], "y": tasks["a"]}, "seed")
+    one_low, one_high = metrics.interval({"x": tasks["a"]}, "seed")
+    assert high - low < 0.85 * (one_high - one_low)
+
+
+def test_mean_is_the_same_in_any_order() -> None:
+    values = [0.1] * 10 + [1e16, 1.0, -1e16]
+    assert metrics.mean(values) == metrics.mean(values[::-1]) == metrics.mean(sorted(values)) == 2.0 / 13
+    assert metrics.mean([]) == 0.0
+
+
+def test_passages_are_compared_in_normal_form() -> None:
+    assert metrics.passage_form("“টোকিও।”", "bn") == metrics.passage_form("টোকিও", "bn")
+    assert metrics.passage_form("The  Bank.", "en") == "bank" and metrics.passage_form("The Bank.", "fi") == "the bank"
+    assert metrics.passage_f1("joessa ja meressä", "joessa", "fi") == 0.5

@@ -19,7 +19,7 @@ With a rationale (`cot`) the last statement of an answer counts, without one the
 
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 
 Reader = Callable[[str, "str | None", bool, str], "str | None"]
@@ -95,6 +95,17 @@ def same(text: str, gold: str, kind: str, cot: bool = False, language: str = "en
     if _text(said if said is not None else text) == _text(plain(gold)) != "":
         return True
     return None if found is None else False
+
+
+def has_stop(text: str, stop: Sequence[str]) -> bool:
+    """Whether one of the stop texts occurs in a text, other than at its very beginning."""
+    return any(each in text.lstrip() for each in stop)
+
+
+def until_stop(text: str, stop: Sequence[str]) -> str:
+    """The text before the first of the stop texts; leading blanks are stripped first, so none of them stops it."""
+    text = text.lstrip()
+    return text[: min((text.find(each) for each in stop if each in text), default=len(text))]
 
 
 def plain(text: str) -> str:

@@ -1,16 +1,21 @@
-"""Items made ready for a model: prompts in tokens, shortened where they do not fit, and counted where they are."""
+"""Prompts fitted to a model: encoded, and shortened where they are too long; what was left out is recorded."""
 
 import dataclasses
-from typing import Any
+from collections.abc import Callable
 
 from flanx.data.vocabulary import Vocabulary
-from flanx.evals import generations
+from flanx.evals.generations import Generation
 from flanx.evals.spec import Item, Spec
 
 
 @dataclasses.dataclass(frozen=True)
-class Request:
-    """An item made ready for the model: its tokens, and what had to go to make them fit."""
+class FittedPrompt:
+    """An item's prompt as the model gets it.
+
+    Attributes:
+      tokens: end of sequence included; text: the whole prompt with the exemplars that are kept.
+      shots: exemplars kept; cut: whether tokens at its beginning were dropped.
+    """
 
     item: Item
     tokens: list[int]
@@ -18,10 +23,10 @@ class Request:
     shots: int
     cut: bool
 
-    def row(self, words: Vocabulary) -> generations.Row:
-        """What is known of an item before the model speaks."""
-        item, target = self.item, words.encode(self.item.targets[0])
-        return generations.Row(
+    def generation(self, vocabulary: Vocabulary) -> Generation:
+        """The item's generation, to which the model's outputs are still to be added."""
+        item, target = self.item, vocabulary.encode(self.item.targets[0])
+        return Generation(
             id=item.id,
             task=item.task,
             prompt=self.text,
@@ -31,29 +36,33 @@ class Request:
             shots=self.shots,
             cut=self.cut,
             prompt_tokens=len(self.tokens),
-            prompt_unknown=self.tokens.count(words.unk_id),
+            prompt_unknown=self.tokens.count(vocabulary.unk_id),
             target_tokens=len(target),
-            target_unknown=target.count(words.unk_id),
+            target_unknown=target.count(vocabulary.unk_id),
         )
 
 
-def fit(item: Item, spec: Spec, words: Vocabulary, longest: int, count: Any = None) -> Request:
+def fit(
+    item: Item, spec: Spec, vocabulary: Vocabulary, longest: int, count: Callable[[str], int] | None = None
+) -> FittedPrompt:
     """The item's prompt in at most `longest` tokens, end of sequence included.
 
-    Exemplars go first, one at a time (`spec.drop`); where that is not enough, or not allowed, the prompt's beginning.
-    `count` gives the number of tokens of a piece of text; it saves encoding prompts that are far too long.
+    Exemplars are dropped one at a time (`spec.drop`); where that is not enough, or not allowed, the prompt's beginning.
+    `count` gives the number of tokens of a text; with it prompts that are far too long are never encoded.
     """
     shots = len(item.shots)
     if spec.drop != "none" and count is not None:
         order = item.shots[::-1] if spec.drop == "first" else item.shots
         free = longest - 1 - count(item.head) - count(item.query)
-        while shots and sum(map(count, order[:shots])) > free + 8 * (shots + 1):  # pieces may count a little more
+        while shots and sum(map(count, order[:shots])) > free + 8 * (
+            shots + 1
+        ):  # encoded one by one, texts may take a few tokens more
             shots -= 1
     while True:
         text = item.prompt(shots, spec.drop)
-        tokens = words.encode(text)
+        tokens = vocabulary.encode(text)
         if len(tokens) < longest or not shots or spec.drop == "none":
             break
         shots -= 1
     cut = len(tokens) >= longest
-    return Request(item, [*(tokens[-(longest - 1) :] if cut else tokens), words.eos_id], text, shots, cut)
+    return FittedPrompt(item, [*(tokens[-(longest - 1) :] if cut else tokens), vocabulary.eos_id], text, shots, cut)

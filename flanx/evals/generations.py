@@ -1,34 +1,32 @@
-"""What an evaluation leaves behind: raw generations in JSONL, and the scores made from them.
+"""Raw generations in JSONL: what a model wrote for every item, kept so that scores can be computed again from it.
 
     <out>/generations/<suite>__<task>.jsonl    first line: {"spec", "hash", "items", "run", "data"}; then an item a line
-    <out>/scores.json                          {"suites": {...}, "run": {...}, "normalized_average": ...}
 
-A file is added to as items finish, so a killed evaluation goes on where it was; a half-written last line is dropped.
+A line is appended as each item finishes, so a killed evaluation resumes where it was; a truncated last line is dropped.
 """
 
 import dataclasses
 import json
-import os
 import pathlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from flanx import jsonl
 from flanx.errors import UserError, nearest
-from flanx.evals import metrics
-from flanx.evals.spec import MAX_FAILED, Spec, Suite
+from flanx.evals.spec import Spec, Suite
 
 
 @dataclasses.dataclass
-class Row:
-    """One evaluated item.
+class Generation:
+    """One evaluated item; the attributes are the keys of its line.
 
     Attributes:
       outputs: the texts of its samples, as the model wrote them; ended: whether each reached its end of sequence.
-      option_scores: log-probabilities of its options, for specs that rank; None stands for a number that is not finite.
-      shots: exemplars that fitted; cut: whether tokens of the prompt had to go.
+      option_scores: log-probabilities of its options, for specs that rank; None for a number that is not finite.
+      shots: exemplars that fitted; cut: whether the prompt was truncated.
       prompt_tokens, prompt_unknown, target_tokens, target_unknown: counts, for the share of unknown tokens.
+      broken: whether logits were not finite.
     """
 
     id: str
@@ -50,17 +48,21 @@ class Row:
     option_scores: list[float | None] = dataclasses.field(default_factory=list)
 
 
-_FIELDS = {field.name for field in dataclasses.fields(Row)}
+_FIELDS = {field.name for field in dataclasses.fields(Generation)}
 
 
 def generation_path(folder: pathlib.Path, suite: str, task: str) -> pathlib.Path:
-    """Where the generations of one task lie; characters that file systems dislike become dashes."""
+    """The file of the generations of one task; characters that file systems do not allow become dashes."""
     clean = "".join(c if c.isalnum() or c in "_-." else "-" for c in suite)
     return folder / "generations" / f"{clean}__{task}.jsonl"
 
 
 class Writer:
-    """Adds rows to the generation files of a suite; knows which items are done."""
+    """Appends to the generation files of a suite and knows which items are done.
+
+    Attributes:
+      paths: {task: file}; done: (task, id) of the items that an earlier run of the same spec, model and seed left.
+    """
 
     def __init__(self, folder: pathlib.Path, suite: Suite, run: Mapping[str, Any]) -> None:
         counts = dict(sorted(Counter(item.task for item in suite.items).items()))
@@ -72,14 +74,14 @@ class Writer:
         self._files: dict[str, Any] = {}
         replaced = sum([self._resume(task, path) for task, path in self.paths.items()])
         if replaced:
-            print(f"{suite.spec.name}: {replaced} files of another checkpoint, seed or version are begun anew")
+            print(f"{suite.spec.name}: {replaced} files of another checkpoint, seed or version are overwritten")
 
     def _resume(self, task: str, path: pathlib.Path) -> bool:
-        """Takes over what an earlier run of the same spec, model and seed left; True where it was another's."""
+        """Reads which items an earlier run finished; True where its file is of another run and is deleted."""
         header, *rows = jsonl.records(path) or [None]
         if header is not None and header.get("hash") != self.header["hash"]:
             raise UserError(
-                f"{path} holds predictions of another spec ({header.get('hash')}, now {self.header['hash']}); "
+                f"{path} holds generations of another spec ({header.get('hash')}, now {self.header['hash']}); "
                 "give another folder, or delete it"
             )
         if header is None or header.get("run") != json.loads(json.dumps(self.header["run"])):
@@ -89,13 +91,13 @@ class Writer:
         self.done |= {(task, row.get("id")) for row in rows}
         return False
 
-    def add(self, row: Row) -> None:
-        """Writes one item."""
+    def add(self, row: Generation) -> None:
+        """Appends one item."""
         if row.task not in self._files:
             path = self.paths[row.task]
-            fresh = not path.exists()
+            is_new = not path.exists()
             self._files[row.task] = open(path, "a", encoding="utf-8")  # noqa: SIM115 - closed in `close`
-            if fresh:
+            if is_new:
                 self._line(row.task, self.header)
         self._line(row.task, dataclasses.asdict(row))
 
@@ -109,9 +111,9 @@ class Writer:
             file.close()
 
 
-def read(path: pathlib.Path) -> tuple[dict[str, Any], list[Row]]:
+def read(path: pathlib.Path) -> tuple[dict[str, Any], list[Generation]]:
     """The header and rows of a generation file. Raises UserError with the line of whatever is wrong."""
-    rows: list[Row] = []
+    rows: list[Generation] = []
     header: dict[str, Any] = {}
     seen: set[str] = set()
     for number, line in enumerate(jsonl.lines(path), 1):
@@ -128,11 +130,11 @@ def read(path: pathlib.Path) -> tuple[dict[str, Any], list[Row]]:
             continue
         wrong = sorted(set(record) ^ _FIELDS) if isinstance(record, dict) else ["?"]
         if wrong:
-            raise UserError(f"{path}:{number}: unexpected or absent column '{wrong[0]}'" + nearest(wrong[0], _FIELDS))
+            raise UserError(f"{path}:{number}: unexpected or missing column '{wrong[0]}'" + nearest(wrong[0], _FIELDS))
         if record["id"] in seen:
-            raise UserError(f"{path}:{number}: id '{record['id']}' stands twice")
+            raise UserError(f"{path}:{number}: id '{record['id']}' occurs twice")
         seen.add(record["id"])
-        rows.append(Row(**record))
+        rows.append(Generation(**record))
     if not header:
         raise UserError(f"{path} is empty; evaluate again")
     return header, rows
@@ -144,125 +146,16 @@ def spec_of(header: Mapping[str, Any], path: pathlib.Path) -> Spec:
     wrong = sorted(set(header["spec"]) ^ known)
     if wrong:
         raise UserError(
-            f"{path}: its spec and this flanx differ in '{wrong[0]}'; rescore with the version that wrote it"
+            f"{path}: its spec differs from this version's in '{wrong[0]}'; rescore with the version that wrote it"
         )
-    values = {k: tuple(map(_tuple, v)) if isinstance(v, list) else v for k, v in header["spec"].items()}
-    return Spec(**values)
+    return Spec(**{key: _tuples(value) for key, value in header["spec"].items()})
 
 
-def _tuple(value: Any) -> Any:
-    return tuple(map(_tuple, value)) if isinstance(value, list) else value
+def _tuples(value: Any) -> Any:
+    """A value of JSON with its lists as tuples."""
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
-def mark(spec: Spec, row: Row) -> metrics.Mark:
-    """Marks one row by its spec."""
-    if spec.scoring == "likelihood":
-        return metrics.mark_likelihood(row.option_scores[0], row.target_tokens)
-    if spec.scoring != "generate":
-        by_length = spec.scoring == "rank_normalized"
-        return metrics.mark_ranked(row.option_scores, row.options, row.targets, by_length)
-    texts = [stopped(text, spec.stop) for text in row.outputs]
-    return metrics.mark_generated(texts, row.targets, row.kind, spec.cot, row.language, row.broken, spec.metric == "f1")
-
-
-def holds(text: str, stop: Sequence[str]) -> bool:
-    """Whether one of the stop texts stands in the text."""
-    return any(s in text.lstrip() for s in stop)
-
-
-def stopped(text: str, stop: Sequence[str]) -> str:
-    """The text before the first of the stop texts; one that stands at its very beginning ends nothing."""
-    text = text.lstrip()
-    return text[: min((text.find(s) for s in stop if s in text), default=len(text))]
-
-
-def summarize(spec: Spec, hash_: str, rows: Sequence[Row]) -> dict[str, Any]:
-    """The scores of one suite, as they stand in scores.json. Percentages; shares between 0 and 1."""
-    tasks: dict[str, list[tuple[Row, metrics.Mark]]] = {}
-    for row in rows:
-        tasks.setdefault(row.task, []).append((row, mark(spec, row)))
-    # Exact match leads everywhere (TyDiQA too: paper.md section 3); F1 stands beside it.
-    exact = {task: [m.exact for _, m in pairs] for task, pairs in tasks.items()}
-    per_task = {task: _entry(exact[task], pairs, f"{hash_} {task}", spec) for task, pairs in sorted(tasks.items())}
-    every = [pair for pairs in tasks.values() for pair in pairs]
-    low, high = metrics.interval(exact, hash_)
-    result = _entry([], every, hash_, spec) | {
-        "score": metrics.mean([entry["score"] for entry in per_task.values()]),
-        "low": low,
-        "high": high,
-        "spec": hash_,
-        "scoring": spec.scoring,
-        "samples": spec.samples,
-        "tasks": per_task,
-    }
-    if spec.metric == "f1":
-        result["f1"] = metrics.mean([entry["f1"] for entry in per_task.values()])
-    if groups := {name: _group(names, per_task) for name, names in spec.groups if set(names) <= set(per_task)}:
-        result["groups"] = groups
-    if spec.allow_missing:
-        result["missing"] = [task for task in spec.allow_missing if task not in tasks]
-    return result
-
-
-def _group(names: Sequence[str], tasks: Mapping[str, Any]) -> float:
-    return metrics.mean([tasks[name]["score"] for name in names])
-
-
-def _entry(exact: Sequence[float], pairs: Sequence[tuple[Row, metrics.Mark]], seed: str, spec: Spec) -> dict[str, Any]:
-    """Score and warnings over some items."""
-    rows = [row for row, _ in pairs]
-    failed = metrics.mean([m.failed for _, m in pairs])
-    broken = sum(m.broken for _, m in pairs)
-    prompt_tokens, target_tokens = sum(r.prompt_tokens for r in rows), sum(r.target_tokens for r in rows)
-    low, high = metrics.interval({"": exact}, seed) if exact else (0.0, 0.0)
-    entry = {
-        "score": 100 * metrics.mean(exact),
-        "low": low,
-        "high": high,
-        "metric": "likelihood" if spec.scoring == "likelihood" else "exact_match",
-        "n": len(rows),
-        "extraction_failed": failed,
-        "flagged": failed > MAX_FAILED or broken > 0,
-        "broken": broken,
-        "truncated": metrics.mean([r.cut for r in rows]),
-        "shots_dropped": metrics.mean([r.shots < spec.shots for r in rows]),
-        "unfinished": metrics.mean([not all(r.ended) for r in rows]),
-        "unknown": sum(r.prompt_unknown for r in rows) / max(prompt_tokens, 1),
-        "unknown_targets": sum(r.target_unknown for r in rows) / max(target_tokens, 1),
-    }
-    if spec.metric == "f1":
-        entry["f1"] = 100 * metrics.mean([m.f1 for _, m in pairs])
-    return entry
-
-
-def write_scores(folder: pathlib.Path, suites: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, Any]:
-    """Writes scores.json in one go (suites that stand in it already and are not in `suites` stay) and returns it."""
-    path = folder / "scores.json"
-    kept = {}
-    if path.exists():
-        earlier = json.loads(path.read_text(encoding="utf-8"))
-        kept = earlier["suites"] if earlier.get("run") == json.loads(json.dumps(dict(run))) else {}
-    scores: dict[str, Any] = {"step": run.get("step"), "suites": kept | dict(suites), "run": dict(run)}
-    average = headline(scores["suites"])
-    if average is not None:
-        scores["normalized_average"] = average
-    draft = path.with_suffix(".json.tmp")
-    draft.write_text(json.dumps(scores, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(draft, path)
-    return scores
-
-
-def headline(suites: Mapping[str, Any]) -> float | None:
-    """The normalized average where all six scores are there and whole, else None."""
-    try:
-        return metrics.normalized_average(
-            {name: entry["score"] for name, entry in suites.items()},
-            {name: {task: e["score"] for task, e in entry["tasks"].items()} for name, entry in suites.items()},
-        )
-    except UserError:
-        return None
-
-
-def generation_files(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    """All generation files of a run."""
-    yield from sorted((folder / "generations").glob("*.jsonl"))
+def paths(folder: pathlib.Path) -> list[pathlib.Path]:
+    """All generation files of an evaluation."""
+    return sorted((folder / "generations").glob("*.jsonl"))

@@ -1,25 +1,23 @@
-"""From answers to scores: one item, one task, one suite, the paper's normalized average; confidence by bootstrap.
+"""Means, bootstrap intervals, F1 of passages, and the paper's normalized average.
 
-All scores are percentages. A suite's score is the unweighted mean over its tasks (paper.md section 3).
+Scores are percentages. A suite's score is the unweighted mean over its tasks (paper.md section 3). Every function
+gives the same number in whatever order items and tasks come.
 """
 
-import dataclasses
 import hashlib
+import math
 import re
 import string
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from flanx.errors import UserError
-from flanx.evals import answers
 
 BOOTSTRAPS = 1000
-CONFIDENCE = 95  # per cent, of the intervals
-
-# --- the normalized average ------------------------------------------------------------------------------------------
+CONFIDENCE = 95  # percent, of the intervals
 
 HEADLINE = ("mmlu_direct", "mmlu_cot", "bbh_direct", "bbh_cot", "tydiqa", "mgsm_cot")
 
@@ -61,95 +59,27 @@ BBH_BOUNDS = {
 
 
 def normalize(score: float, bound: float) -> float:
-    """Per cent of the way from `bound` to 100; negative below it."""
+    """Percent of the way from `bound` to 100; negative below it."""
     return 100 * (score - bound) / (100 - bound)
 
 
 def normalized(benchmark: str, score: float, tasks: Mapping[str, float]) -> float:
-    """The normalized score of one of the six; BBH needs the scores of all its 27 tasks, and raises without them."""
+    """The normalized score of one of the six; BBH needs the scores of all its 27 tasks and raises UserError without."""
     family = benchmark.partition("_")[0]
     if family != "bbh":
         return normalize(score, BOUNDS[family][0])
-    absent = sorted(set(BBH_BOUNDS) - set(tasks))
-    if absent:
-        raise UserError(f"{benchmark}: no score of {', '.join(absent)}; the normalized average wants all 27 sub-tasks")
-    return float(np.mean([normalize(tasks[task], bound) for task, (bound, _) in BBH_BOUNDS.items()]))
+    missing = sorted(set(BBH_BOUNDS) - set(tasks))
+    if missing:
+        raise UserError(f"{benchmark}: no score of {', '.join(missing)}; the normalized average needs all 27 sub-tasks")
+    return mean(normalize(tasks[task], bound) for task, (bound, _) in BBH_BOUNDS.items())
 
 
 def normalized_average(scores: Mapping[str, float], tasks: Mapping[str, Mapping[str, float]]) -> float:
     """The mean of the six normalized scores; `tasks` holds the per-task scores of the BBH suites."""
-    absent = [name for name in HEADLINE if name not in scores]
-    if absent:
-        raise UserError(f"the normalized average wants all six scores; absent: {', '.join(absent)}")
-    return float(np.mean([normalized(name, scores[name], tasks.get(name, {})) for name in HEADLINE]))
-
-
-# --- one item --------------------------------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class Mark:
-    """What one item earned: exact match, F1, and whether no answer was found or its logits were broken.
-
-    exact is 0 or 1, or the likelihood of the gold answer where that is the score.
-    """
-
-    exact: float
-    f1: float
-    failed: bool
-    broken: bool
-    answer: str | None
-
-
-def mark_generated(
-    texts: Sequence[str],
-    targets: Sequence[str],
-    kind: str,
-    cot: bool,
-    language: str,
-    broken: bool,
-    passage: bool,
-) -> Mark:
-    """Marks the samples of one item: their answers are put to the vote, and the winner is compared."""
-    if broken:
-        return Mark(0.0, 0.0, False, True, None)
-    if passage:
-        text = texts[0].strip()
-        exact = max(float(passage_form(text, language) == passage_form(t, language) != "") for t in targets)
-        return Mark(exact, max(passage_f1(text, t, language) for t in targets), not text, False, text or None)
-    text, answer = vote(texts, kind, cot, language)
-    found = [answers.same(text, target, kind, cot, language) for target in targets]
-    right = any(found)
-    return Mark(float(right), float(right), answer is None and not right, False, answer)
-
-
-def vote(texts: Sequence[str], kind: str, cot: bool, language: str) -> tuple[str, str | None]:
-    """The first text with the most frequent answer, and that answer; texts without one have no vote."""
-    found = [(text, answers.extract(text, kind, cot, language)) for text in texts]
-    counts = Counter(answer for _, answer in found if answer is not None)
-    if not counts:
-        return texts[0], None
-    winner = counts.most_common(1)[0][0]  # of equals, the one that came first
-    return next(pair for pair in found if pair[1] == winner)
-
-
-def mark_ranked(
-    scores: Sequence[float | None], options: Sequence[str], targets: Sequence[str], by_length: bool
-) -> Mark:
-    """Marks a ranking: the option of the highest log-probability, per UTF-8 byte if `by_length`."""
-    if any(score is None or not np.isfinite(score) for score in scores):
-        return Mark(0.0, 0.0, False, True, None)
-    weights = [len(option.strip().encode()) if by_length else 1 for option in options]
-    best = options[int(np.argmax([score / weight for score, weight in zip(scores, weights, strict=True)]))]
-    return Mark(float(best in targets), float(best in targets), False, False, best)
-
-
-def mark_likelihood(score: float | None, tokens: int) -> Mark:
-    """The geometric mean of the probabilities of the gold answer's tokens, of the sum of their logarithms."""
-    if score is None or not np.isfinite(score):
-        return Mark(0.0, 0.0, False, True, None)
-    mean = float(np.exp(score / tokens))
-    return Mark(mean, mean, False, False, None)
+    missing = [name for name in HEADLINE if name not in scores]
+    if missing:
+        raise UserError(f"the normalized average needs all six scores; missing: {', '.join(missing)}")
+    return mean(normalized(name, scores[name], tasks.get(name, {})) for name in HEADLINE)
 
 
 def passage_form(text: str, language: str) -> str:
@@ -167,23 +97,26 @@ def passage_f1(text: str, target: str, language: str) -> float:
     return 2 * common / (len(ours) + len(theirs)) if common else 0.0
 
 
-# --- a suite ---------------------------------------------------------------------------------------------------------
-
-
 def interval(tasks: Mapping[str, Sequence[float]], seed: str) -> tuple[float, float]:
-    """The bootstrap interval of the mean over tasks, items drawn anew inside each task."""
-    rng = np.random.default_rng(int.from_bytes(hashlib.sha256(seed.encode()).digest()[:8], "little"))
+    """The bootstrap interval, in percent, of the mean over tasks; items are resampled within each task.
+
+    Args:
+      tasks: {task: score of each item, 0 to 1}.
+      seed: each task has a generator of its own, seeded with this text and its name, so the interval depends neither
+        on the order of tasks and items nor on which other tasks there are.
+    """
     means = np.zeros(BOOTSTRAPS)
-    for marks in tasks.values():
-        values, counts = np.unique(np.asarray(marks, np.float64), return_counts=True)
-        drawn = rng.multinomial(len(marks), counts / len(marks), size=BOOTSTRAPS)
-        means += drawn @ values / len(marks)
-    means *= 100 / len(tasks)
+    for task, scores in sorted(tasks.items()):
+        rng = np.random.default_rng(int.from_bytes(hashlib.sha256(f"{seed} {task}".encode()).digest()[:8], "little"))
+        values, counts = np.unique(np.asarray(scores, np.float64), return_counts=True)
+        resampled = rng.multinomial(len(scores), counts / len(scores), size=BOOTSTRAPS)
+        means += resampled @ values / len(scores)
     edge = (100 - CONFIDENCE) / 2
-    low, high = np.percentile(means, [edge, 100 - edge])
+    low, high = np.percentile(means * (100 / len(tasks)), [edge, 100 - edge])
     return float(low), float(high)
 
 
-def mean(values: Sequence[float]) -> float:
-    """The mean as a plain number; 0 of nothing."""
-    return float(np.mean(values)) if len(values) else 0.0
+def mean(values: Iterable[float]) -> float:
+    """The mean, correctly rounded and so the same in any order; 0 of nothing."""
+    found = list(values)
+    return math.fsum(found) / len(found) if found else 0.0

@@ -1,14 +1,16 @@
-"""`flanx rescore RUN`: scores made again from the generations of a run, offline, with this version's extractors."""
+"""Scores computed again from the generations of a run, offline, with this version's answer extraction."""
 
+import math
 import pathlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from flanx.errors import UserError
-from flanx.evals import generations
+from flanx.evals import generations, scores
 
 
 def evaluations(folder: pathlib.Path) -> list[pathlib.Path]:
-    """The folders with generations at or below `folder`."""
+    """The folders with generations at or below `folder`. Raises UserError where there is none."""
     found = sorted(path.parent for path in folder.rglob("generations") if path.is_dir())
     if not found:
         raise UserError(f"{folder} holds no generations/: give a folder that `flanx evaluate` wrote")
@@ -16,22 +18,22 @@ def evaluations(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def rescore(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The scores of every suite in `folder`, and what they were made with.
+    """({suite: its scores}, the run that made the generations) of every suite in `folder`.
 
-    Raises UserError where items or tasks lack, or files of one suite are of different specs or runs.
+    Raises UserError where items or tasks are missing, or the files of one suite are of different specs or runs.
     """
     headers: dict[str, dict[str, Any]] = {}
-    rows: dict[str, list[generations.Row]] = {}
+    rows: dict[str, list[generations.Generation]] = {}
     paths: dict[str, pathlib.Path] = {}
-    for path in generations.generation_files(folder):
-        header, found = generations.read(path)
+    for path in generations.paths(folder):
+        header, of_task = generations.read(path)
         name = header["spec"]["name"]
         first = headers.setdefault(name, header)
         if header["hash"] != first["hash"] or header["run"] != first["run"]:
             what = "spec" if header["hash"] != first["hash"] else "model or seed"
             raise UserError(f"{path} is of another {what} than {paths[name]}; keep one of them")
         paths.setdefault(name, path)
-        rows.setdefault(name, []).extend(found)
+        rows.setdefault(name, []).extend(of_task)
     for name, header in headers.items():
         have = {task: sum(row.task == task for row in rows[name]) for task in header["items"]}
         short = [
@@ -40,11 +42,27 @@ def rescore(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
             if count != header["items"][task]
         ]
         if short:
-            more = f" and {len(short) - 3} tasks more" if len(short) > 3 else ""
-            raise UserError(f"{folder}: {name} is not whole ({', '.join(short[:3])}{more}); evaluate it to the end")
+            more = f" and {len(short) - 3} more tasks" if len(short) > 3 else ""
+            raise UserError(f"{folder}: {name} is incomplete ({', '.join(short[:3])}{more}); run the evaluation again")
     suites = {
-        name: generations.summarize(generations.spec_of(header, paths[name]), header["hash"], rows[name])
+        name: scores.summarize(generations.spec_of(header, paths[name]), header["hash"], rows[name])
         | {"data": header.get("data", {})}
         for name, header in headers.items()
     }
     return suites, next(iter(headers.values()))["run"]
+
+
+def differences(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """(path, old, new) of every value in which two JSON values differ; None for one that is missing.
+
+    Floats count as equal within 1e-9 of each other: libraries may round the last bit differently.
+    """
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for key in dict.fromkeys([*old, *new]):
+            yield from differences(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))
+    elif isinstance(old, float) or isinstance(new, float):
+        numbers = isinstance(old, int | float) and isinstance(new, int | float)
+        if not numbers or not math.isclose(old, new, rel_tol=1e-9, abs_tol=1e-9):
+            yield path, old, new
+    elif old != new:
+        yield path, old, new

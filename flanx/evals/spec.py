@@ -1,12 +1,15 @@
-"""What an evaluation suite is: items, an immutable spec, and the hash over both."""
+"""What an evaluation suite is: items, an immutable spec, the hash over both, and what a family of suites provides."""
 
 import dataclasses
 import hashlib
 import json
+import pathlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
-MAX_FAILED = 0.05  # extraction failures above this share flag a number in every table
+MAX_FAILED = 0.05  # a larger share of extraction failures flags a score in every table
+
+Groups = tuple[tuple[str, tuple[str, ...]], ...]  # (name, tasks) of each group
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,9 +19,9 @@ class Item:
     Attributes:
       head, shots, query: the prompt is head + shots[:k] + query; each carries its own separators.
       targets: gold answers; any of them counts.
-      kind: how answers are read, see `answers`.
+      kind: how answers are extracted, see `answers`.
       options: continuations to rank, for specs that rank; `targets` then holds the right one.
-      place: file and line, for messages.
+      location: file and line, for messages.
     """
 
     task: str
@@ -30,10 +33,10 @@ class Item:
     shots: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
     language: str = "en"
-    place: str = ""
+    location: str = ""
 
     def prompt(self, shots: int | None = None, drop: str = "last") -> str:
-        """The prompt with `shots` exemplars; those that go are the last or the first ones."""
+        """The prompt with `shots` exemplars; `drop` says whether the last or the first ones are left out."""
         count = len(self.shots) if shots is None else shots
         kept = self.shots[len(self.shots) - count :] if drop == "first" else self.shots[:count]
         return self.head + "".join(kept) + self.query
@@ -41,25 +44,25 @@ class Item:
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-    """A suite's definition. A change of any value is another spec with another hash.
+    """A suite's definition. Changing any value makes another spec with another hash.
 
     Attributes:
       family, variant: the module that makes the prompts, and the form of the prompt.
       split: which split is scored; exemplars come from where the family says.
       tasks: the tasks scored, () for all that the family has; a missing one is an error unless in `allow_missing`.
-      shots: exemplars; where the prompt is too long, `drop` says which go ("last", "first"; "none": the prompt is
-        cut instead, from its beginning, as one is when even without exemplars it is too long).
+      shots: exemplars; where the prompt is too long, `drop` says which are left out ("last", "first"; "none": the
+        prompt is truncated instead, from its beginning, as one is that is too long even without exemplars).
       cot: the output holds a rationale; its last announced answer counts.
       scoring: "generate", or "rank" (log-probability of each option), "rank_normalized" (per byte of its text), or
         "likelihood" (of the first gold answer: the geometric mean of its tokens' probabilities).
       stop: an output ends before the first of these texts.
-      max_new: new tokens at most (a model of shorter targets has its own limit).
-      samples, temperature, top_k, top_p: more samples than one are put to the vote.
+      max_new: new tokens at most (a model with shorter targets has its own limit).
+      samples, temperature, top_k, top_p: with more than one sample the majority answer counts.
       beams, length_penalty: the best output of a beam search; 0 beams: none.
-      metric: "exact_match", or "f1" beside it.
+      metric: "exact_match", or "f1" in addition to it.
       limit: only the first items of each task; 0 for all.
-      groups: named means over some of the tasks, beside the mean over all.
-      version: raised when the code that makes prompts or reads answers changes a result.
+      groups: named means over some of the tasks, in addition to the mean over all.
+      version: raised when the code that makes prompts or extracts answers changes a result.
     """
 
     name: str
@@ -82,13 +85,13 @@ class Spec:
     length_penalty: float = 1.0
     metric: str = "exact_match"
     limit: int = 0
-    groups: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    groups: Groups = ()
     version: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
 class Suite:
-    """A spec and its items; `data`: where they were read, with the origin and hash of every fetched file."""
+    """A spec and its items; `data`: where they were read, with the origin and hash of every downloaded file."""
 
     spec: Spec
     items: tuple[Item, ...]
@@ -99,6 +102,27 @@ class Suite:
         """16 hexadecimal digits over the spec and all prompt bytes."""
         digest = hashlib.sha256(json.dumps(dataclasses.asdict(self.spec), sort_keys=True).encode())
         for item in self.items:
-            record = dataclasses.asdict(item) | {"place": ""}
+            record = dataclasses.asdict(item) | {"place": ""}  # a field of the first version, always hashed empty
+            del record["location"]
             digest.update(json.dumps(record, sort_keys=True, ensure_ascii=False).encode("utf-8", "surrogatepass"))
         return digest.hexdigest()[:16]
+
+
+class Family(Protocol):
+    """What the module of a family provides: a spec of the family turned into items."""
+
+    def tasks(self, spec: Spec) -> tuple[str, ...]:
+        """All tasks of the family in the spec's variant."""
+        ...
+
+    def groups(self, spec: Spec) -> Groups:
+        """Named means over some of the tasks."""
+        ...
+
+    def has(self, folder: pathlib.Path, task: str, spec: Spec) -> bool:
+        """Whether the task's data are in `folder` or can be fetched there."""
+        ...
+
+    def items(self, spec: Spec, folder: pathlib.Path, task: str) -> list[Item]:
+        """The items of one task."""
+        ...

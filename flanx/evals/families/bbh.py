@@ -11,7 +11,7 @@ import re
 
 from flanx.errors import UserError
 from flanx.evals import files
-from flanx.evals.spec import Item, Spec
+from flanx.evals.spec import Groups, Item, Spec
 
 # task -> kind of answer
 KIND = {
@@ -71,6 +71,11 @@ def tasks(spec: Spec) -> tuple[str, ...]:
     return tuple(KIND)
 
 
+def groups(spec: Spec) -> Groups:
+    """The NLP and the algorithmic sub-tasks."""
+    return (("nlp", NLP), ("alg", ALG))
+
+
 def has(folder: pathlib.Path, task: str, spec: Spec) -> bool:
     """Whether the task's files are there."""
     return files.present(folder / "bbh" / "bbh" / f"{task}.json")
@@ -106,8 +111,8 @@ def items(spec: Spec, folder: pathlib.Path, task: str) -> list[Item]:
     data = files.read_json(path, f"BBH {task}")
     found = []
     for number, record in enumerate(data["examples"] if isinstance(data, dict) and "examples" in data else data):
-        place = f"{path} example {number}"
-        question, target = files.value(record, "input", place), files.value(record, "target", place)
+        location = f"{path} example {number}"
+        question, target = files.value(record, "input", location), files.value(record, "target", location)
         found.append(
             Item(
                 task=task,
@@ -117,7 +122,7 @@ def items(spec: Spec, folder: pathlib.Path, task: str) -> list[Item]:
                 query=f"Q: {question}{end}",
                 targets=(target,),
                 kind=KIND[task],
-                place=place,
+                location=location,
             )
         )
     return found

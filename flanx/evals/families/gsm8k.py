@@ -8,7 +8,7 @@ import pathlib
 from flanx.errors import UserError
 from flanx.evals import files
 from flanx.evals.families import mgsm
-from flanx.evals.spec import Item, Spec
+from flanx.evals.spec import Groups, Item, Spec
 
 STEP_BY_STEP = "Let's think step by step."
 
@@ -16,6 +16,11 @@ STEP_BY_STEP = "Let's think step by step."
 def tasks(spec: Spec) -> tuple[str, ...]:
     """One task."""
     return ("gsm8k",)
+
+
+def groups(spec: Spec) -> Groups:
+    """None."""
+    return ()
 
 
 def has(folder: pathlib.Path, task: str, spec: Spec) -> bool:
@@ -39,10 +44,10 @@ def items(spec: Spec, folder: pathlib.Path, task: str) -> list[Item]:
     end = f"\nA: {STEP_BY_STEP}" if spec.variant == "zero_shot_cot" else "\nA:"
     path = folder / "gsm8k" / f"{spec.split}.jsonl"
     found = []
-    for number, (place, record) in enumerate(files.read_lines(path, "GSM8K")):
-        question, answer = files.value(record, "question", place), files.value(record, "answer", place)
+    for number, (location, record) in enumerate(files.read_lines(path, "GSM8K")):
+        question, answer = files.value(record, "question", location), files.value(record, "answer", location)
         if "#### " not in answer:
-            raise UserError(f"{place}: the answer has no '#### ' before its number")
+            raise UserError(f"{location}: the answer has no '#### ' before its number")
         found.append(
             Item(
                 task=task,
@@ -51,7 +56,7 @@ def items(spec: Spec, folder: pathlib.Path, task: str) -> list[Item]:
                 query=f"Q: {question}{end}",
                 targets=(answer.rpartition("#### ")[2].strip(),),
                 kind="number",
-                place=place,
+                location=location,
             )
         )
     return found

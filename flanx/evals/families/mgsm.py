@@ -10,7 +10,7 @@ import pathlib
 
 from flanx.errors import UserError
 from flanx.evals import files
-from flanx.evals.spec import Item, Spec
+from flanx.evals.spec import Groups, Item, Spec
 
 LANGUAGES = ("bn", "de", "en", "es", "fr", "ja", "ru", "sw", "te", "th", "zh")
 PAPER = tuple(language for language in LANGUAGES if language != "en")  # the paper leaves English out
@@ -19,6 +19,11 @@ PAPER = tuple(language for language in LANGUAGES if language != "en")  # the pap
 def tasks(spec: Spec) -> tuple[str, ...]:
     """All languages."""
     return LANGUAGES
+
+
+def groups(spec: Spec) -> Groups:
+    """None."""
+    return ()
 
 
 def has(folder: pathlib.Path, task: str, spec: Spec) -> bool:
@@ -72,7 +77,7 @@ def items(spec: Spec, folder: pathlib.Path, task: str) -> list[Item]:
             targets=(answer.strip(),),
             kind="number",
             language=task,
-            place=place,
+            location=location,
         )
-        for number, (place, (question, answer)) in enumerate(files.read_rows(path, f"MGSM {task}", 2, "\t"))
+        for number, (location, (question, answer)) in enumerate(files.read_rows(path, f"MGSM {task}", 2, "\t"))
     ]

@@ -19,7 +19,7 @@ import re
 
 from flanx.errors import UserError
 from flanx.evals import files
-from flanx.evals.spec import Item, Spec
+from flanx.evals.spec import Groups, Item, Spec
 
 LETTERS = "ABCD"
 STEP_BY_STEP = "Let's think step by step."
@@ -36,7 +36,7 @@ _SUBJECTS = """
     security_studies sociology us_foreign_policy virology world_religions"""
 SUBJECTS = tuple(_SUBJECTS.split())
 
-Row = tuple[str, list[str]]  # place, [question, A, B, C, D, letter]
+Row = tuple[str, list[str]]  # location, [question, A, B, C, D, letter]
 
 
 def tasks(spec: Spec) -> tuple[str, ...]:
@@ -48,6 +48,11 @@ def _path(folder: pathlib.Path, split: str, subject: str) -> pathlib.Path:
     return folder / "mmlu" / "data" / split / f"{subject}_{split}.csv"
 
 
+def groups(spec: Spec) -> Groups:
+    """None."""
+    return ()
+
+
 def has(folder: pathlib.Path, task: str, spec: Spec) -> bool:
     """Whether the subject's files are there."""
     return files.present(_path(folder, spec.split, task))
@@ -57,12 +62,12 @@ def has(folder: pathlib.Path, task: str, spec: Spec) -> bool:
 def rows(folder: pathlib.Path, split: str, subject: str) -> tuple[Row, ...]:
     """The rows of a file, checked."""
     found = []
-    for place, row in files.read_rows(_path(folder, split, subject), f"MMLU {subject}", 6, ","):
+    for location, row in files.read_rows(_path(folder, split, subject), f"MMLU {subject}", 6, ","):
         if row[5].strip() not in LETTERS or not row[5].strip():
-            raise UserError(f"MMLU {subject}: {place}: the last column is '{row[5]}', expected one of A, B, C, D")
+            raise UserError(f"MMLU {subject}: {location}: the last column is '{row[5]}', expected one of A, B, C, D")
         if not all(option.strip() for option in row[1:5]):
-            raise UserError(f"MMLU {subject}: {place}: an option is empty")
-        found.append((place, [*row[:5], row[5].strip()]))
+            raise UserError(f"MMLU {subject}: {location}: an option is empty")
+        found.append((location, [*row[:5], row[5].strip()]))
     return tuple(found)
 
 
@@ -120,7 +125,7 @@ def items(spec: Spec, folder: pathlib.Path, task: str) -> list[Item]:
     if spec.shots and not shots:
         raise UserError(f"MMLU {task}: no exemplars for {spec.shots} shots")
     found = []
-    for number, (place, row) in enumerate(rows(folder, spec.split, task)):
+    for number, (location, row) in enumerate(rows(folder, spec.split, task)):
         if spec.variant == "text":
             query, options = _question(row), tuple(f" {text.strip()}" for text in row[1:5])
         else:
@@ -136,7 +141,7 @@ def items(spec: Spec, folder: pathlib.Path, task: str) -> list[Item]:
                 targets=(target,),
                 kind="letter",
                 options=options,
-                place=place,
+                location=location,
             )
         )
     return found

@@ -1,27 +1,32 @@
-"""The held-out tasks of the embedded suite: rendered by their own templates, scored character by character.
+"""The held-out tasks of the procedural suite: rendered by their own templates, compared character by character.
 
-A spec's variant is one kind of them (a collection of the tables), or "held_out" for all. The kinds with the steps
-written out ask for them in their own templates; "<kind>_trigger" asks the other kinds for them, by the words that the
-templates use. Both ways a plain answer counts, and one behind a rationale, so that the same tasks compare.
+A spec's variant is one kind of task (a collection of the tables), or "held_out" for all. The kinds with the steps
+written out ask for them in their own templates; "<kind>_trigger" asks the other kinds for them, in the words of those
+templates. Either way a plain answer counts as well as one after a rationale, so that the same tasks can be compared.
 """
 
 import functools
 import pathlib
 
-from flanx.evals.registry import KINDS_OF_HELD_OUT
-from flanx.evals.spec import Item, Spec
+from flanx.data.task import sources
+from flanx.data.task.render import make_renderer
+from flanx.data.task.spec import TaskSpec, load_tables
+from flanx.evals.spec import Groups, Item, Spec
 
-# A table's metric -> how its answers are read: what stands after the rationale, which must be announced, or the whole
-# text. A rationale that nobody asked for is no fault of the answer: models of chain-of-thought data alone write one.
+# The kinds of held-out tasks; the suite "held_out" has all of them.
+KINDS = (
+    "suite_composition", "suite_composition_cot", "suite_frame", "suite_wording", "suite_rule", "suite_family"
+)  # fmt: skip
+DIRECT_KINDS = tuple(kind for kind in KINDS if not kind.endswith("_cot"))
+# A table's metric -> how its answers are extracted: what follows the rationale, which must be announced, or the whole
+# text. A rationale that was not asked for is not counted as wrong: models finetuned on CoT data alone write one.
 KIND = {"exact_match": "last", "final_answer": "final"}
 TRIGGER = "\nstep by step"  # as in the blocks suite_steps of the templates
 
 
 @functools.cache
-def _table() -> dict:
-    from flanx.data.task.spec import load_tables
-
-    return {name: task for name, task in load_tables().items() if task.collection in KINDS_OF_HELD_OUT}
+def _table() -> dict[str, TaskSpec]:
+    return {name: task for name, task in load_tables().items() if task.collection in KINDS}
 
 
 def tasks(spec: Spec) -> tuple[str, ...]:
@@ -30,9 +35,8 @@ def tasks(spec: Spec) -> tuple[str, ...]:
     return tuple(name for name, task in sorted(_table().items()) if kind in ("held_out", task.collection))
 
 
-def groups(spec: Spec) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    """Means beside that over all: of "held_out" the kinds; of one kind its categories, and "words", those on words and
-    lists."""
+def groups(spec: Spec) -> Groups:
+    """Of "held_out" the kinds; of one kind its categories, and "words": the tasks on words and lists."""
     found: dict[str, list[str]] = {}
     for name in tasks(spec):
         row = _table()[name]
@@ -42,25 +46,22 @@ def groups(spec: Spec) -> tuple[tuple[str, tuple[str, ...]], ...]:
         found.setdefault(row.category, []).append(name)
         if row.source.startswith(("suite:word.", "suite:list.")):
             found.setdefault("words", []).append(name)
-    order = KINDS_OF_HELD_OUT if spec.variant == "held_out" else sorted(found)
+    order = KINDS if spec.variant == "held_out" else sorted(found)
     return tuple((group, tuple(found[group])) for group in order)
 
 
 def has(folder: pathlib.Path, task: str, spec: Spec) -> bool:
-    """Always: the tasks are made here, not read."""
+    """Always: the tasks are generated, not read."""
     return True
 
 
 def items(spec: Spec, folder: pathlib.Path, task: str) -> list[Item]:
     """The task's rows of the spec's split, in its first prompt style."""
-    from flanx.data.task import sources
-    from flanx.data.task.render import make_renderer
-
     row = _table()[task]
     renderer = make_renderer(row, row.styles[0], spec.split)
     asks = spec.variant.endswith("_trigger")
     found = []
-    for key, place, record in sources.rows(row, spec.split, folder):
+    for key, location, record in sources.rows(row, spec.split, folder):
         found.append(
             Item(
                 task=task,
@@ -68,7 +69,7 @@ def items(spec: Spec, folder: pathlib.Path, task: str) -> list[Item]:
                 query=renderer.render(key, record).inputs + (TRIGGER if asks else ""),
                 targets=(record["answer"],),
                 kind=KIND[row.metrics[0]],
-                place=place,
+                location=location,
             )
         )
         if spec.limit and len(found) == spec.limit:

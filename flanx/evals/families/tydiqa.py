@@ -11,7 +11,7 @@ import pathlib
 
 from flanx.errors import UserError
 from flanx.evals import files
-from flanx.evals.spec import Item, Spec
+from flanx.evals.spec import Groups, Item, Spec
 
 LANGUAGES = {
     "ar": "arabic",
@@ -32,6 +32,11 @@ def tasks(spec: Spec) -> tuple[str, ...]:
 
 def _path(folder: pathlib.Path, split: str) -> pathlib.Path:
     return folder / "tydiqa" / f"tydiqa-goldp-v1.1-{split}.json"
+
+
+def groups(spec: Spec) -> Groups:
+    """None."""
+    return ()
 
 
 def has(folder: pathlib.Path, task: str, spec: Spec) -> bool:
@@ -80,7 +85,7 @@ def items(spec: Spec, folder: pathlib.Path, task: str) -> list[Item]:
             targets=answers,
             kind="text",
             language=task,
-            place=f"{_path(folder, spec.split)} id {number}",
+            location=f"{_path(folder, spec.split)} id {number}",
         )
         for number, passage, question, answers in rows(folder, spec.split, task)
     ]

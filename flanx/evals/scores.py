@@ -1,0 +1,104 @@
+"""Scores from raw generations: every number in scores.json is a function of the generations alone.
+
+<out>/scores.json    {"suites": {name: {"score", "low", "high", ..., "tasks"}}, "run", "step", "normalized_average"}
+"""
+
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from flanx.errors import UserError
+from flanx.evals import marking, metrics
+from flanx.evals.generations import Generation
+from flanx.evals.marking import Grade
+from flanx.evals.spec import MAX_FAILED, Spec
+from flanx.files import write_atomic
+
+
+def summarize(spec: Spec, hash_: str, rows: Sequence[Generation]) -> dict[str, Any]:
+    """The entry of one suite in scores.json, from its generations in any order. Percentages; shares from 0 to 1."""
+    graded: dict[str, list[tuple[Generation, Grade]]] = {}
+    for row in rows:
+        graded.setdefault(row.task, []).append((row, marking.grade(spec, row)))
+    graded = dict(sorted(graded.items()))
+    # Exact match leads everywhere (TyDiQA too: paper.md section 3); F1 is reported in addition.
+    exact = {task: [grade.exact for _, grade in pairs] for task, pairs in graded.items()}
+    tasks = {
+        task: _entry(spec, 100 * metrics.mean(exact[task]), metrics.interval({task: exact[task]}, hash_), pairs)
+        for task, pairs in graded.items()
+    }
+    score = metrics.mean(entry["score"] for entry in tasks.values())
+    every = [pair for pairs in graded.values() for pair in pairs]
+    result = _entry(spec, score, metrics.interval(exact, hash_), every) | {
+        "spec": hash_,
+        "scoring": spec.scoring,
+        "samples": spec.samples,
+        "tasks": tasks,
+    }
+    if spec.metric == "f1":
+        result["f1"] = metrics.mean(entry["f1"] for entry in tasks.values())
+    groups = {
+        name: metrics.mean(tasks[task]["score"] for task in members)
+        for name, members in spec.groups
+        if set(members) <= set(tasks)
+    }
+    if groups:
+        result["groups"] = groups
+    if spec.allow_missing:
+        result["missing"] = [task for task in spec.allow_missing if task not in tasks]
+    return result
+
+
+def _entry(
+    spec: Spec, score: float, interval: tuple[float, float], pairs: Sequence[tuple[Generation, Grade]]
+) -> dict[str, Any]:
+    """Score and warnings over some items."""
+    rows = [row for row, _ in pairs]
+    failed = metrics.mean(grade.failed for _, grade in pairs)
+    non_finite = sum(grade.non_finite for _, grade in pairs)
+    prompt_tokens, target_tokens = sum(r.prompt_tokens for r in rows), sum(r.target_tokens for r in rows)
+    entry = {
+        "score": score,
+        "low": interval[0],
+        "high": interval[1],
+        "metric": "likelihood" if spec.scoring == "likelihood" else "exact_match",
+        "n": len(rows),
+        "extraction_failed": failed,
+        "flagged": failed > MAX_FAILED or non_finite > 0,
+        "broken": non_finite,
+        "truncated": metrics.mean(r.cut for r in rows),
+        "shots_dropped": metrics.mean(r.shots < spec.shots for r in rows),
+        "unfinished": metrics.mean(not all(r.ended) for r in rows),
+        "unknown": sum(r.prompt_unknown for r in rows) / max(prompt_tokens, 1),
+        "unknown_targets": sum(r.target_unknown for r in rows) / max(target_tokens, 1),
+    }
+    if spec.metric == "f1":
+        entry["f1"] = 100 * metrics.mean(grade.f1 for _, grade in pairs)
+    return entry
+
+
+def write_scores(folder: pathlib.Path, suites: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, Any]:
+    """Writes scores.json and returns it; suites that an earlier evaluation of the same run wrote are kept."""
+    path = folder / "scores.json"
+    kept = {}
+    if path.exists():
+        earlier = json.loads(path.read_text(encoding="utf-8"))
+        kept = earlier["suites"] if earlier.get("run") == json.loads(json.dumps(dict(run))) else {}
+    scores: dict[str, Any] = {"step": run.get("step"), "suites": kept | dict(suites), "run": dict(run)}
+    average = headline(scores["suites"])
+    if average is not None:
+        scores["normalized_average"] = average
+    write_atomic(path, json.dumps(scores, indent=1, ensure_ascii=False) + "\n")
+    return scores
+
+
+def headline(suites: Mapping[str, Any]) -> float | None:
+    """The normalized average where all six suites are complete, else None."""
+    try:
+        return metrics.normalized_average(
+            {name: entry["score"] for name, entry in suites.items()},
+            {name: {task: e["score"] for task, e in entry["tasks"].items()} for name, entry in suites.items()},
+        )
+    except UserError:
+        return None

@@ -1,0 +1,111 @@
+"""Suites by name: wrong names and wrong files are reported, and the hash of every suite is what it has been."""
+
+import dataclasses
+import json
+import pathlib
+import shutil
+
+import pytest
+
+from flanx.errors import UserError
+from flanx.evals import registry
+from flanx.evals.families import mgsm
+from flanx.evals.spec import Suite
+
+HASHES = json.loads(pathlib.Path(__file__).with_name("golden").joinpath("suite_hashes.json").read_text())
+
+
+def test_hashes_on_the_sample_data_have_not_changed() -> None:
+    assert set(registry.names()) <= set(HASHES)
+    assert {name: registry.load(name, registry.SAMPLE).hash for name in HASHES} == HASHES
+
+
+def test_every_spec_has_its_family_and_the_groups_that_its_tasks_have() -> None:
+    for name in registry.names():
+        spec = registry.resolve(name)
+        tasks = set(registry.FAMILIES[spec.family].tasks(spec))
+        assert tasks >= set(spec.tasks) and all(set(members) <= tasks for _, members in spec.groups)
+    assert [group for group, _ in registry.resolve("bbh_cot[navigate]").groups] == ["nlp", "alg"]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("bbh_dirct", "no evaluation suite 'bbh_dirct'; did you mean 'bbh_direct'"),
+        ("bbh_direct[navigat]", "bbh has no task 'navigat'; did you mean 'navigate'"),
+        ("bbh_direct[:x]", "needs a number of items"),
+        ("mmlu_test_hendrycks+sc", "'.sc' needs a suite that generates"),
+        ("mmlu_test_hendrycks+beam4", "'.beam4' needs a suite that generates"),
+        ("gsm8k_cot+beams", "in one pair of brackets, the decoding method after it, as in 'gsm8k_cot"),
+        ("mgsm_direct[de][:8]", "in one pair of brackets"),
+        ("gsm8k_cot+beam1", "'.beam1' needs at least two samples or beams"),
+        ("gsm8k_cot+sc0", "'.sc0' needs at least two samples or beams"),
+        ("", "no evaluation suite ''"),
+    ],
+)
+def test_unknown_names(name: str, message: str) -> None:
+    with pytest.raises(UserError, match=message.replace("[", r"\[")):
+        registry.resolve(name)
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "name", "message"),
+    [
+        ("mmlu/data/test/astronomy_test.csv", "Q,a,b,c,B\n", "mmlu_test_direct", "test.csv:1: 5 columns, expected 6"),
+        ("mmlu/data/test/astronomy_test.csv", "Q,a,b,c,d,E\n", "mmlu_test_direct", "the last column is 'E'"),
+        ("mmlu/data/test/astronomy_test.csv", "Q,a,,c,d,B\n", "mmlu_test_direct", "an option is empty"),
+        ("mmlu/data/test/astronomy_test.csv", "", "mmlu_test_direct", "task 'astronomy' has no items"),
+        ("mgsm/mgsm_de.tsv", "Wie viele?\n", "mgsm_cot", r"mgsm_de.tsv:1: 1 columns, expected 2"),
+        ("mgsm/exemplars.json", "{}", "mgsm_cot", "no exemplars for 'de'"),
+        ("gsm8k/test.jsonl", '{"question": "x"}\n', "gsm8k_cot", "no text column 'answer' .there is: question"),
+        ("gsm8k/test.jsonl", '{"question": "x", "answer": "5"}\n', "gsm8k_cot", "no '#### ' before its number"),
+        ("gsm8k/test.jsonl", "{\n", "gsm8k_cot", r"test.jsonl:1: not JSON"),
+        ("bbh/bbh/navigate.json", '{"examples": [{"input": "x"}]}', "bbh_direct", "example 0: no text column 'target'"),
+        ("bbh/cot-prompts/navigate.txt", "-----\nDo.\n\nQ: a\nA: b\n", "bbh_direct", "exemplar 1 wants"),
+        ("tydiqa/tydiqa-goldp-v1.1-dev.json", '{"data": [{}]}', "tydiqa", "not SQuAD's form: KeyError 'paragraphs'"),
+    ],
+)  # fmt: skip
+def test_wrong_files_are_named(tmp_path: pathlib.Path, file: str, text: str, name: str, message: str) -> None:
+    shutil.copytree(registry.SAMPLE_DIR, tmp_path / "data")
+    (tmp_path / "data" / file).write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=message):
+        _load_there(tmp_path / "data", name)
+
+
+def _load_there(folder: pathlib.Path, name: str) -> Suite:
+    """A suite of the tasks that a copy of our samples has."""
+    sample = registry.load(name, registry.SAMPLE)
+    return registry.load(f"{name}[{','.join(sample.spec.tasks)}]", str(folder))
+
+
+def test_bytes_that_are_no_text_and_twice_given_ids(tmp_path: pathlib.Path) -> None:
+    shutil.copytree(registry.SAMPLE_DIR, tmp_path / "data")
+    path = tmp_path / "data" / "tydiqa" / "tydiqa-goldp-v1.1-dev.json"
+    path.write_text(path.read_text().replace("finnish-s2-1", "finnish-s2-0"))
+    with pytest.raises(UserError, match="id 'finnish-s2-0' of fi occurs twice"):
+        _load_there(tmp_path / "data", "tydiqa")
+    (tmp_path / "data" / "gsm8k" / "test.jsonl").write_bytes(b'{"question": "\xff"}\n')
+    with pytest.raises(UserError, match="is not UTF-8"):
+        _load_there(tmp_path / "data", "gsm8k_cot")
+
+
+def test_a_language_without_rows_is_an_error_unless_named() -> None:
+    folder = str(registry.SAMPLE_DIR)
+    with pytest.raises(UserError, match="TyDiQA: 0 exemplars for 'ar'"):
+        registry.load("tydiqa", folder)
+    loaded = registry.load("tydiqa", folder, allow_missing=("ar", "bn", "id", "ko", "ru", "te"))
+    assert {item.task for item in loaded.items} == {"fi", "sw"}
+
+
+def test_the_hash_covers_every_byte_and_every_setting(tmp_path: pathlib.Path) -> None:
+    before = registry.load("gsm8k_cot", registry.SAMPLE)
+    assert registry.load("gsm8k_cot", registry.SAMPLE).hash == before.hash
+    for change in ({"max_new": 511}, {"drop": "first"}, {"version": 2}, {"stop": ()}):
+        assert dataclasses.replace(before, spec=dataclasses.replace(before.spec, **change)).hash != before.hash
+    shutil.copytree(registry.SAMPLE_DIR, tmp_path / "data")
+    assert registry.load("gsm8k_cot", str(tmp_path / "data")).items[0].query == before.items[0].query
+    path = tmp_path / "data" / "mgsm" / "exemplars.json"
+    path.write_text(path.read_text().replace("Mia has 4", "Mia has  4"))
+    mgsm.exemplars.cache_clear()
+    after = registry.load("gsm8k_cot", str(tmp_path / "data"))
+    assert dataclasses.replace(after, spec=before.spec).hash != before.hash

@@ -1,0 +1,50 @@
+"""Summaries of generations: means over tasks, warnings, groups; earlier suites of the same run are kept."""
+
+import pathlib
+import random
+
+import numpy as np
+
+from flanx.evals import scores
+from flanx.evals.generations import Generation
+from flanx.evals.spec import Spec
+from tests.echo_case import score
+from tests.test_marking import generation
+
+
+def rows() -> list[Generation]:
+    """40 items of task "a", a quarter right, and 20 of task "b", half right; one of them without an answer."""
+    of_a = [generation(id=f"a{i}", task="a", outputs=["5" if i % 4 == 0 else "6"], ended=[True]) for i in range(40)]
+    of_b = [generation(id=f"b{i}", task="b", outputs=["5" if i % 2 == 0 else "6"], ended=[True]) for i in range(20)]
+    of_b[1].outputs = ["no idea"]
+    return of_a + of_b
+
+
+SPEC = Spec("s", "gsm8k", groups=(("all", ("a", "b")), ("more", ("a", "c"))))
+
+
+def test_the_score_is_the_mean_over_tasks_with_warnings_over_items() -> None:
+    found = scores.summarize(SPEC, "hash", rows())
+    assert (found["tasks"]["a"]["score"], found["tasks"]["b"]["score"], found["score"]) == (25.0, 50.0, 37.5)
+    assert found["groups"] == {"all": 37.5} and found["n"] == 60
+    assert found["extraction_failed"] == 1 / 60 and not found["flagged"]
+    assert found["low"] < 37.5 < found["high"]
+
+
+def test_every_number_is_the_same_in_any_order_of_the_generations() -> None:
+    drawn, wanted = rows(), scores.summarize(SPEC, "hash", rows())
+    for seed in range(5):
+        random.Random(seed).shuffle(drawn)
+        assert scores.summarize(SPEC, "hash", drawn) == wanted
+
+
+def test_the_interval_of_a_task_is_the_same_whichever_tasks_are_scored_with_it() -> None:
+    whole = scores.summarize(SPEC, "hash", rows())
+    alone = scores.summarize(SPEC, "hash", [row for row in rows() if row.task == "a"])
+    assert alone["tasks"]["a"] == whole["tasks"]["a"]
+    assert (alone["low"], alone["high"]) == (whole["tasks"]["a"]["low"], whole["tasks"]["a"]["high"])
+
+
+def test_summary_keeps_finite_numbers(tmp_path: pathlib.Path) -> None:
+    scores = score(tmp_path)
+    assert np.isfinite([scores["suites"]["gsm8k_zero_shot"][k] for k in ("score", "low", "high", "unknown")]).all()

@@ -1,0 +1,41 @@
+"""Runs in the layout of the paper's Table 5."""
+
+import json
+import pathlib
+
+import pytest
+
+from flanx.errors import UserError
+from flanx.evals import metrics, scores, table5
+
+
+def fake(folder: pathlib.Path, names: tuple[str, ...], failed: float = 0.0) -> pathlib.Path:
+    """A scores.json with 40 everywhere."""
+    entry = {"score": 40.0, "low": 38.0, "high": 42.0, "n": 100, "extraction_failed": failed, "flagged": failed > 0.05}
+    tasks = {task: {"score": 40.0} for task in metrics.BBH_BOUNDS}
+    suites = {name: entry | {"spec": "abc", "tasks": tasks if name.startswith("bbh") else {}} for name in names}
+    folder.mkdir()
+    scores.write_scores(folder, suites, {"seed": 0})
+    return folder
+
+
+def test_report_has_no_blank_that_reads_as_success(tmp_path: pathlib.Path) -> None:
+    whole = fake(tmp_path / "whole", metrics.HEADLINE)
+    part = fake(tmp_path / "part", ("bbh_cot", "gsm8k_cot"), failed=0.2)
+    texts = [table5.Line.read(f"{whole}=Flan-T5-XL"), table5.Line.read(str(part))]
+    shown = table5.markdown(texts)
+    average = json.loads((whole / "scores.json").read_text())["normalized_average"]
+    assert f"| {average:.1f} | 40.0 [38.0, 42.0] |" in shown
+    assert "| published: Flan-T5-XL | 19.1 | 52.4 | 45.5 | 41.0 | 35.2 | 16.6 | 1.9 |" in shown
+    assert (
+        f"| {part} | needs all six | not run | not run | not run | 40.0 [38.0, 42.0] ! 20% unread | not run |" in shown
+    )
+    assert f"| {part} | gsm8k_cot | 40.0 [38.0, 42.0] ! 20% unread | 100 | abc |" in shown
+    assert "|  |" not in shown
+    assert "mgsm 0 (free answers)" in shown and "word_sorting 0 (recovered by fit" in shown
+    csv_text = table5.table(texts)
+    assert all("" not in row.split(",")[3:4] for row in csv_text.splitlines())
+    with pytest.raises(UserError, match=r"no model .Flan-T5-LX.; behind .=. stands one of .*Flan-T5-XL"):
+        table5.Line.read(f"{whole}=Flan-T5-LX")
+    with pytest.raises(UserError, match="holds no scores"):
+        table5.Line.read(str(tmp_path / "nothing"))
