@@ -10,7 +10,8 @@ import pytest
 
 from flanx.data import store
 from flanx.data.pipeline import mixture
-from flanx.data.store import build, build_job, selection
+from flanx.data.store import assemble, build, build_job, selection
+from flanx.data.store.shard import Shard
 from flanx.data.task import spec
 from flanx.errors import UserError
 
@@ -111,8 +112,9 @@ def test_a_store_holds_what_the_seqio_tasks_give(tables, tmp_path):
                     np.testing.assert_array_equal(inputs, example["inputs"])
                     np.testing.assert_array_equal(targets, example["targets"])
                     assert inputs[-1] == targets[-1] == 1
-    facts = opened.tasks["mini_a"].facts
-    assert facts["collection"] == "mini" and facts["source"] == "tsv:mini/a.tsv" and len(facts["source_hash"]) == 64
+    metadata = opened.tasks["mini_a"].metadata
+    assert metadata["collection"] == "mini" and metadata["source"] == "tsv:mini/a.tsv"
+    assert len(metadata["source_hash"]) == 64
     assert texts(opened, "mini_a", "fsopt") != texts(opened, "mini_a", "fsopt", 1)
 
 
@@ -151,14 +153,13 @@ def test_a_task_whose_templates_row_or_file_changed_is_made_again_alone(tables, 
     assert content(tmp_path / "store") == content(tmp_path / "fresh")
 
 
-def test_comments_and_docstrings_make_nothing_stale(tmp_path):
-    one, other, third = (tmp_path / f"{n}.py" for n in "abc")
-    one.write_text('"""Doc."""\ndef f(x):\n    return x + 1\n')
-    other.write_text('"""Other."""\n# why\ndef f(x):\n    """Adds."""\n\n    return x + 1\n')
-    third.write_text('"""Doc."""\ndef f(x):\n    return x + 2\n')
-    assert build_job._meaning(one) != build_job._meaning(third)
-    one.write_text('"""Doc."""\ndef f(x):\n    """Sums."""\n    return x + 1\n')
-    assert build_job._meaning(one) == build_job._meaning(other)
+def test_another_version_of_rendering_makes_every_shard_stale(tables, tmp_path, monkeypatch):
+    run(tmp_path)
+    before = {name: data for name, data in content(tmp_path / "store").items() if name.endswith(".npy")}
+    monkeypatch.setattr(build_job, "RENDERING_VERSION", build_job.RENDERING_VERSION + 1)
+    assert run(tmp_path).built == 3
+    after = content(tmp_path / "store")
+    assert before.items() <= after.items()  # the same texts, so the same arrays
 
 
 def test_another_build_adds_its_tasks_and_keeps_the_others(tables, tmp_path):
@@ -213,7 +214,7 @@ def test_a_damaged_volume_is_made_again(tables, tmp_path):
     assert content(tmp_path / "store") == before
 
 
-def test_a_piece_that_changed_on_disk_is_noticed(tables, tmp_path, monkeypatch):
+def test_a_shard_that_changed_on_disk_is_noticed(tables, tmp_path, monkeypatch):
     finish = build._finish
 
     def damage(folder, *rest):
@@ -222,10 +223,10 @@ def test_a_piece_that_changed_on_disk_is_noticed(tables, tmp_path, monkeypatch):
         finish(folder, *rest)
 
     monkeypatch.setattr(build, "_finish", damage)
-    with pytest.raises(UserError, match="changed since it was made; run the build again"):
+    with pytest.raises(UserError, match="changed since it was written; run the build again"):
         run(tmp_path)
     monkeypatch.setattr(build, "_finish", finish)
-    assert run(tmp_path).built == 1  # that piece alone
+    assert run(tmp_path).built == 1  # that shard alone
     run(tmp_path, "fresh")
     assert content(tmp_path / "store") == content(tmp_path / "fresh")
 
@@ -292,7 +293,7 @@ def test_another_vocabulary_needs_another_store(tables, tmp_path):
 
 
 def test_two_builds_of_one_store_do_not_meet(tables, tmp_path):
-    with build._locked(tmp_path / "store"), pytest.raises(UserError, match="another build is at work"):
+    with build._locked(tmp_path / "store"), pytest.raises(UserError, match="another build of this store is running"):
         run(tmp_path)
 
 
@@ -379,28 +380,24 @@ def test_death_while_putting_together(tables, tmp_path, monkeypatch):
     class Death(BaseException):
         pass
 
-    from flanx.data.store import assemble
+    write = assemble.write_atomic
 
-    write = assemble.write_atomically
-
-    def die(file: pathlib.Path, text: str, sync: bool = True) -> None:
+    def die(file: pathlib.Path, text: str) -> None:
         if file.name == store.MANIFEST:
             raise Death
-        write(file, text, sync)
+        write(file, text)
 
-    monkeypatch.setattr(assemble, "write_atomically", die)
+    monkeypatch.setattr(assemble, "write_atomic", die)
     with pytest.raises(Death):
         run(tmp_path)
-    monkeypatch.setattr(assemble, "write_atomically", write)
+    monkeypatch.setattr(assemble, "write_atomic", write)
     assert store.verify(tmp_path / "store").hash == before
     report = run(tmp_path)
-    assert (report.built, report.kept) == (0, 3)  # the pieces are still there
+    assert (report.built, report.kept) == (0, 3)  # the shards are still there
     assert content(tmp_path / "store") == content(tmp_path / "fresh")
 
 
 def test_a_job_travels_as_json():
-    from flanx.data.store.shard import Piece
-
-    piece = Piece("mini_a", "zsopt", 0, 0, 1, "h")
-    made = build_job.Job(piece, "parts", "byte", 0, "data", imports=("mine",))
+    shard = Shard("mini_a", "zsopt", 0, 0, 1, "h")
+    made = build_job.Job(shard, "parts", "byte", 0, "data", imports=("mine",))
     assert build_job.Job.from_json(made.to_json()) == made

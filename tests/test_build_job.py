@@ -1,23 +1,64 @@
-"""Hashes of what a store's pieces are made of: every process must find the same."""
+"""The key of a shard: equal in every process, and another one when what is rendered changes.
 
+tests/golden/rendering.json holds, for each version of rendering, the hashes of the golden prompts and of prompts of the
+procedural tasks. After a wanted change raise `flanx.data.store.build_job.RENDERING_VERSION` and run
+`FLANX_WRITE_GOLDEN=1 pytest tests/test_build_job.py`, which adds the entry of the new version; an entry never changes.
+"""
+
+import hashlib
+import itertools
+import json
 import os
+import pathlib
 import subprocess
 import sys
 
 import pytest
 
 from flanx.data.store import build_job
+from flanx.data.task import render, spec
 
+GOLDEN = pathlib.Path(__file__).parent / "golden"
+VERSIONS = GOLDEN / "rendering.json"
 CODE = """
 from flanx.data.store import build_job
 from flanx.data.task import spec
 rows = spec.load_tables()
-print([build_job.hash_row(rows[name], rows[name].styles[0], 0, "words", "files") for name in sorted(rows)[::40]])
+print([build_job.shard_key(rows[name], rows[name].styles[0], 0, "words", "files") for name in sorted(rows)[::40]])
 """
 
 
-def test_two_processes_hash_every_row_alike():
-    said = [
+def rendered() -> dict[str, str]:
+    """SHA-256 of the golden prompts, and of the first four of each procedural task."""
+    digest = hashlib.sha256()
+    for row in sorted(spec.load_tables().values(), key=lambda row: row.name):
+        if row.source.startswith("suite:"):
+            made = render.render_rows(row, row.styles[-1], next(iter(row.splits)), None, count=len)
+            for example in itertools.islice(made, 4):
+                digest.update(json.dumps([row.name, example.inputs, example.targets]).encode())
+    prompts = hashlib.sha256((GOLDEN / "prompts.jsonl").read_bytes()).hexdigest()
+    return {"prompts.jsonl": prompts, "procedural": digest.hexdigest()}
+
+
+def test_what_is_rendered_changes_only_with_the_version_of_rendering() -> None:
+    versions, version = json.loads(VERSIONS.read_text()), str(build_job.RENDERING_VERSION)
+    if os.environ.get("FLANX_WRITE_GOLDEN") and version not in versions:
+        versions[version] = rendered()
+        VERSIONS.write_text(json.dumps(versions, indent=1) + "\n")
+    assert versions.get(version) == rendered(), f"rendering changed: raise RENDERING_VERSION beyond {version}"
+    assert list(versions) == [str(n) for n in range(1, len(versions) + 1)]
+
+
+def test_the_version_of_rendering_is_part_of_every_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = spec.load_tables()["cot_gsm8k"]
+    before = build_job.shard_key(row, "zsopt", 0, "byte-0", "files")
+    assert build_job.shard_key(row, "zsopt", 0, "byte-0", "files") == before
+    monkeypatch.setattr(build_job, "RENDERING_VERSION", build_job.RENDERING_VERSION + 1)
+    assert build_job.shard_key(row, "zsopt", 0, "byte-0", "files") != before
+
+
+def test_two_processes_compute_the_same_keys() -> None:
+    outputs = [
         subprocess.run(
             [sys.executable, "-c", CODE],
             env={**os.environ, "PYTHONHASHSEED": seed},
@@ -27,15 +68,10 @@ def test_two_processes_hash_every_row_alike():
         ).stdout
         for seed in ("1", "2")
     ]
-    assert said[0] == said[1]
-    assert len(hashes(said[0])) > 40
+    assert outputs[0] == outputs[1]
+    assert len(set(outputs[0].split(","))) > 40
 
 
-def hashes(text: str) -> list[str]:
-    """The hashes of a printed list."""
-    return [part.strip(" '\n[]") for part in text.split(",")]
-
-
-def test_a_value_without_a_stable_form_is_refused():
+def test_a_value_without_a_stable_form_is_refused() -> None:
     with pytest.raises(TypeError, match="stable"):
         build_job._plain(object())

@@ -110,8 +110,8 @@ def test_the_seed_changes_which_tasks_are_taken(paper):
 def test_a_tasks_place_hangs_on_no_other(paper, tmp_path):
     fewer = {path: n for path, n in SIZES.items() if path not in ("niv2/niv2_3", "niv2/niv2_7")}
     smaller = store_maker.make(tmp_path, fewer)
-    all_of_them = mixture.task_order(Mixture("niv2"), {}, {n: t.facts for n, t in paper.tasks.items()})
-    some = mixture.task_order(Mixture("niv2"), {}, {n: t.facts for n, t in smaller.tasks.items()})
+    all_of_them = mixture.task_order(Mixture("niv2"), {}, {n: t.metadata for n, t in paper.tasks.items()})
+    some = mixture.task_order(Mixture("niv2"), {}, {n: t.metadata for n, t in smaller.tasks.items()})
     assert [name for name in all_of_them if name in some] == some
 
 

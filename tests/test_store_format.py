@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from flanx.data import remote, store
-from flanx.data.store.shard import Piece, piece_facts, write_piece
+from flanx.data.store import format as store_format
+from flanx.data.store.shard import Shard, read_metadata, write_shard
 from flanx.errors import UserError
 from tests import store_maker
 
@@ -45,7 +46,7 @@ def test_a_store_is_few_files_of_one_collection_each(made):
 
 
 def test_volumes_are_closed_when_full(tmp_path, monkeypatch):
-    monkeypatch.setattr(store, "VOLUME_BYTES", 1000)
+    monkeypatch.setattr(store_format, "VOLUME_BYTES", 1000)
     opened = store_maker.make(tmp_path, {f"cot/cot_{i}": 10 for i in range(4)})
     assert len(opened.manifest["volumes"]) == 4
     _, targets = opened.example(opened.tasks["cot_3"].parts["zsopt"][0], 9)
@@ -53,7 +54,7 @@ def test_volumes_are_closed_when_full(tmp_path, monkeypatch):
 
 
 def test_counts_of_the_manifest(made):
-    facts = made.tasks["cot_b"].parts["zsopt"][1].facts
+    facts = made.tasks["cot_b"].parts["zsopt"][1].metadata
     written = store_maker.examples("cot_b zsopt 1", 20)
     assert facts["input_tokens"] == sum(len(i) for i, _ in written)
     assert facts["target_tokens"] == sum(len(t) for _, t in written)
@@ -131,12 +132,12 @@ def test_another_vocabulary_is_refused(made):
 
 
 def test_examples_that_no_reader_could_use_are_refused(tmp_path):
-    piece = Piece("cot_a", "zsopt", 0, 0, 1, "h")
+    shard = Shard("cot_a", "zsopt", 0, 0, 1, "h")
     for inputs, targets, message in [([], [5, 1], "without inputs"), ([259], [1], "token 259 is outside")]:
         stream = [("", np.array(inputs, np.int32), np.array(targets, np.int32))]
         with pytest.raises(UserError, match=message):
-            write_piece(tmp_path, piece, stream, store_maker.WORDS)
-        assert piece_facts(tmp_path, piece) is None
+            write_shard(tmp_path, shard, stream, store_maker.WORDS)
+        assert read_metadata(tmp_path, shard) is None
 
 
 def test_a_store_in_a_bucket_is_read_through_the_cache(made, tmp_path, monkeypatch):
@@ -155,11 +156,18 @@ def test_a_store_in_a_bucket_is_read_through_the_cache(made, tmp_path, monkeypat
     assert len(asked) == first + 1  # the manifest alone
 
 
-def test_reading_lets_pages_go(made, monkeypatch):
-    monkeypatch.setattr(store, "RESIDENT_BYTES", 10)
+def test_reading_releases_mapped_pages(made, monkeypatch):
+    monkeypatch.setattr(store_format, "RESIDENT_BYTES", 10)
     opened = store.open_store(made.path)
     before = opened.example(opened.tasks["cot_a"].parts["zsopt"][0], 0)
-    opened.touch(11)
+    released = []
+    monkeypatch.setattr(store_format.Volume, "release", lambda volume: released.append(volume))
+    opened.touch(10)
+    assert not released
+    opened.touch(1)
+    assert released == list(opened._volumes.values())
+    monkeypatch.undo()
+    opened.volume(0).release()
     after = opened.example(opened.tasks["cot_a"].parts["zsopt"][0], 0)
     np.testing.assert_array_equal(before[0], after[0])
 

@@ -122,7 +122,7 @@ class Resolved:
             "sources": len(self.sources),
             "rates": self.rates and {name: round(rate, 6) for name, rate in self.rates.items()},
             "collections": {name: round(share, 6) for name, share in self.collections.items()},
-            "cot_share": round(sum(s.weight for s in self.sources if s.task.facts.get("cot")), 6),
+            "cot_share": round(sum(s.weight for s in self.sources if s.task.metadata.get("cot")), 6),
             "missing": self.missing,
             "held_out": list(self.dropped),
         }
@@ -206,8 +206,8 @@ def _with_groups(
     listed += [name for name in rates if name in groups and name not in listed and homes[name] in listed]
     view = copy.copy(store)
     view.tasks = {
-        name: dataclasses.replace(task, collection=group, facts=task.facts | {"collection": group})
-        if (group := task.facts.get("group")) in groups
+        name: dataclasses.replace(task, collection=group, metadata=task.metadata | {"collection": group})
+        if (group := task.metadata.get("group")) in groups
         else task
         for name, task in store.tasks.items()
     }
@@ -258,7 +258,7 @@ def _names(mixture: Mixture, definition: dict[str, Any], store: Store) -> tuple[
 
 
 def _without_held_out(mixture: Mixture, names: list[str], store: Store) -> tuple[list[str], tuple[str, ...]]:
-    held_out = tuple(name for name in names if store.tasks[name].facts.get("held_out"))
+    held_out = tuple(name for name in names if store.tasks[name].metadata.get("held_out"))
     if names and held_out == tuple(names):
         raise UserError(f"'{mixture.name}': held out for evaluation, never trained on ({', '.join(held_out[:3])})")
     return [name for name in names if name not in set(held_out)], held_out
@@ -268,7 +268,7 @@ def _licensed(
     mixture: Mixture, names: list[str], missing: dict[str, str], store: Store
 ) -> tuple[list[str], dict[str, str], dict[str, str]]:
     """(tasks, missing ones) that the licence filter leaves, and {task that it refuses: reason}."""
-    facts = {name: task.facts for name, task in store.tasks.items()} | store.missing
+    facts = {name: task.metadata for name, task in store.tasks.items()} | store.missing
     refused = licence.refused(mixture.licence, facts, [*names, *(name for name in missing if name in facts)])
     kept = [name for name in names if name not in refused]
     if names and not kept:
@@ -305,7 +305,7 @@ def _subset(
     """The first NUM_TASKS tasks, and those among them that are recorded as missing."""
     recorded = {name: store.missing[name] for name in missing if name in store.missing}
     unknown = {name: reason for name, reason in missing.items() if name not in recorded}
-    ranked = task_order(mixture, definition, {name: store.tasks[name].facts for name in names} | recorded)
+    ranked = task_order(mixture, definition, {name: store.tasks[name].metadata for name in names} | recorded)
     count = len(ranked) if mixture.num_tasks is None else mixture.num_tasks
     if count > len(ranked) and not mixture.allow_missing:
         raise UserError(

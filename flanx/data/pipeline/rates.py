@@ -28,7 +28,7 @@ def size(task: Task, caps: Mapping[str, int]) -> float:
     """Weight of a task inside its collection: min(examples, cap)."""
     if not task.examples:
         raise UserError(f"task {task.name} has no examples in the store; leave it out or build it again")
-    cap = caps.get(task.name, caps.get(task.collection, task.facts.get("cap")))
+    cap = caps.get(task.name, caps.get(task.collection, task.metadata.get("cap")))
     return float(task.examples if cap is None else min(task.examples, cap))
 
 
@@ -62,7 +62,7 @@ def with_cot(name: str, weights: dict[str, float], ratio: float, store: Store) -
     """Gives chain-of-thought tasks the share COT_RATIO of all draws, both groups keeping their proportions."""
     groups = {True: {}, False: {}}
     for task, weight in weights.items():
-        groups[bool(store.tasks[task].facts.get("cot"))][task] = weight
+        groups[bool(store.tasks[task].metadata.get("cot"))][task] = weight
     scaled = {}
     for is_cot, part, kind in ((True, ratio, "chain-of-thought"), (False, 1 - ratio, "other")):
         if part and not groups[is_cot]:

@@ -1,12 +1,13 @@
-"""Puts a token store together from parts: the volumes and, last, the manifest.
+"""Assembles a token store from parts: the volumes and, last, the manifest.
 
-Parts come from pieces that jobs wrote (see `piece`), or from the store as it is. `assemble` copies them, in a given
-order, into volumes named after their content, and renames the manifest over the old one only when all of them are on
-disk. So a build that dies at any moment leaves the old store or none; a volume whose parts did not change is kept as it
-is; and the bytes of a store depend on its content alone, never on the machine, the number of workers or how often the
-build was killed.
+Parts come from shards that jobs wrote (see `shard`), or from the store that is there. `assemble` copies them, in a
+given order, into volumes named after their content, and renames the manifest over the old one only when all of them are
+on disk. So a build that dies at any moment leaves the old store or none; a volume whose parts did not change is kept as
+it is; and the bytes of a store depend on its content alone, never on the machine, the number of workers or how often
+the build was killed.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -18,29 +19,22 @@ from typing import Any
 
 import numpy as np
 
-from flanx.data import store as storage
-from flanx.data.store.shard import (
-    BLOCK,
-    PARTS,
-    Piece,
-    WrittenPart,
-    sync,
-    token_dtype,
-    write_atomically,
-    write_piece,
-    written_parts,
-)
+from flanx.data.store import format as storage
+from flanx.data.store.shard import BLOCK, PARTS, Shard, WrittenPart, token_dtype, write_shard, written_parts
 from flanx.data.vocabulary import Vocabulary
 from flanx.errors import UserError
+from flanx.files import open_atomic, write_atomic
 
 
 class StoredPart:
-    """A part in a sound volume of the store as it is."""
+    """A part in an intact volume of the store that is there."""
 
     def __init__(self, store: storage.Store, task: str, style: str, rendering: int) -> None:
         self.task, self.style, self.rendering = task, style, rendering
         part = store.tasks[task].parts[style][rendering]
-        self.facts = {key: value for key, value in part.facts.items() if key not in ("volume", "start")}
+        self.metadata: dict[str, Any] = {
+            key: value for key, value in part.metadata.items() if key not in ("volume", "start")
+        }
         self._volume, self._number = store.volume, part.volume
         self._range = slice(part.start, part.start + part.examples)
 
@@ -50,8 +44,8 @@ class StoredPart:
 
     def tokens(self) -> Iterator[bytes]:
         volume = self._volume(self._number)
-        start = int(volume.index["offset"][self._range.start]) if self.facts["examples"] else 0
-        stop = start + self.facts["input_tokens"] + self.facts["target_tokens"]
+        start = int(volume.index["offset"][self._range.start]) if self.metadata["examples"] else 0
+        stop = start + _tokens(self)
         for at in range(start, stop, BLOCK):
             yield volume.tokens[at : min(at + BLOCK, stop)].tobytes()
 
@@ -60,26 +54,26 @@ Part = WrittenPart | StoredPart
 
 
 def stored_parts(
-    store: storage.Store, sound: set[int], task: str, style: str, rendering: int, made_of: str
+    store: storage.Store, intact: set[int], task: str, style: str, rendering: int, key: str
 ) -> list[StoredPart]:
-    """The parts of one rendering that sound volumes of a store hold, made by the same hash (plain and inverted)."""
-    found = []
+    """The parts of one rendering (plain and inverted) that intact volumes of a store hold under the same key."""
+    parts = []
     for name in (style, style + storage.INVERTED):
         renderings = store.tasks[task].parts.get(name, ()) if task in store.tasks else ()
         part = renderings[rendering] if rendering < len(renderings) else None
-        if part is not None and (part.volume not in sound or part.facts["hash"] != made_of):
+        if part is not None and (part.volume not in intact or part.metadata["hash"] != key):
             return []
         if part is not None:
-            found.append(StoredPart(store, task, name, rendering))
-    return found
+            parts.append(StoredPart(store, task, name, rendering))
+    return parts
 
 
-def sound_volumes(store: storage.Store) -> set[int]:
+def intact_volumes(store: storage.Store) -> set[int]:
     """Volumes of a store whose files are as they were written (every byte is read)."""
-    return {i for i, entry in enumerate(store.manifest["volumes"]) if _is_sound(store.path, entry)}
+    return {i for i, entry in enumerate(store.manifest["volumes"]) if _is_intact(store.path, entry)}
 
 
-def _is_sound(folder: pathlib.Path, entry: dict[str, Any]) -> bool:
+def _is_intact(folder: pathlib.Path, entry: dict[str, Any]) -> bool:
     files = {kind: folder / f"{entry['name']}.{kind}.npy" for kind in ("tokens", "index")}
     return all(f.is_file() and storage.sha256(f) == entry[f"{kind}_sha256"] for kind, f in files.items())
 
@@ -91,12 +85,12 @@ def assemble(
     missing: dict[str, dict[str, Any]],
     vocabulary: Vocabulary,
 ) -> dict[str, Any]:
-    """Makes the store of the given parts and returns its manifest.
+    """Writes the store of the given parts and returns its manifest.
 
-    `tasks`: {name: what mixtures read, with `collection`}; `missing`: {name: {collection, reason, ...}}.
+    `tasks`: {name: metadata that mixtures read, with `collection`}; `missing`: {name: {collection, reason, ...}}.
     """
     if not parts:
-        raise UserError(f"{store_dir}: no task could be built: nothing to store")
+        raise UserError(f"{store_dir}: no task could be built, so there is nothing to store")
     dtype = token_dtype(vocabulary.size)
     entries: dict[str, dict[str, Any]] = {}
     volumes: list[dict[str, Any]] = []
@@ -106,8 +100,8 @@ def assemble(
         start = 0
         for part in group:
             entry = entries.setdefault(part.task, {**tasks[part.task], "parts": {}})
-            entry["parts"].setdefault(part.style, []).append({"volume": volume, "start": start, **part.facts})
-            start += part.facts["examples"]
+            entry["parts"].setdefault(part.style, []).append({"volume": volume, "start": start, **part.metadata})
+            start += part.metadata["examples"]
     keys = ("spec", "extra_ids", "size", "fingerprint")
     manifest = {
         "format": storage.FORMAT,
@@ -118,7 +112,7 @@ def assemble(
         "missing": dict(sorted(missing.items())),
     }
     manifest["hash"] = storage.content_hash(manifest)
-    write_atomically(store_dir / storage.MANIFEST, json.dumps(manifest))
+    write_atomic(store_dir / storage.MANIFEST, json.dumps(manifest))
     _remove_unused(store_dir, volumes)
     return manifest
 
@@ -128,7 +122,7 @@ def _by_volume(parts: Sequence[Part], tasks: dict[str, dict[str, Any]], itemsize
     group: list[Part] = []
     size = 0
     for part in parts:
-        nbytes = (part.facts["input_tokens"] + part.facts["target_tokens"]) * itemsize
+        nbytes = _tokens(part) * itemsize
         other = group and tasks[group[0].task]["collection"] != tasks[part.task]["collection"]
         if group and (other or size + nbytes > storage.VOLUME_BYTES):
             yield group
@@ -139,25 +133,27 @@ def _by_volume(parts: Sequence[Part], tasks: dict[str, dict[str, Any]], itemsize
         yield group
 
 
+def _tokens(part: Part) -> int:
+    return part.metadata["input_tokens"] + part.metadata["target_tokens"]
+
+
 def _write_volume(store_dir: pathlib.Path, collection: str, group: list[Part], dtype: np.dtype) -> dict[str, Any]:
-    """Writes one volume, or keeps the one that is there with the same content; its entry of the manifest."""
-    key = "\n".join(f"{part.task} {part.style} {part.rendering} {part.facts['content']}" for part in group)
+    """Writes one volume, or keeps an intact one of the same content; returns its entry of the manifest."""
+    key = "\n".join(f"{part.task} {part.style} {part.rendering} {part.metadata['content']}" for part in group)
     name = f"{collection}-{hashlib.sha256(f'{dtype} {key}'.encode()).hexdigest()[:16]}"
-    note = store_dir / f"{name}.json"  # tells the next build, and only it, that this volume was finished
-    try:
-        entry = json.loads(note.read_bytes())
-        if _is_sound(store_dir, entry):
-            return entry
-    except (OSError, ValueError, KeyError):
-        pass
-    tokens = sum(part.facts["input_tokens"] + part.facts["target_tokens"] for part in group)
-    examples = sum(part.facts["examples"] for part in group)
+    finished = store_dir / f"{name}.json"  # read by the next build alone: this volume is complete
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        kept = json.loads(finished.read_bytes())
+        if _is_intact(store_dir, kept):
+            return kept
+    tokens = sum(_tokens(part) for part in group)
+    examples = sum(part.metadata["examples"] for part in group)
     entry: dict[str, Any] = {"name": name, "tokens": tokens, "examples": examples}
     entry |= _write_array(
         store_dir / f"{name}.tokens.npy", "tokens", dtype, tokens, (b for p in group for b in p.tokens())
     )
     entry |= _write_array(store_dir / f"{name}.index.npy", "index", storage.INDEX, examples, _records(group))
-    write_atomically(note, json.dumps(entry))
+    write_atomic(finished, json.dumps(entry))
     return entry
 
 
@@ -174,17 +170,16 @@ def _records(group: list[Part]) -> Iterator[bytes]:
 
 
 def _write_array(file: pathlib.Path, kind: str, dtype: np.dtype, count: int, blocks: Iterable[bytes]) -> dict[str, Any]:
-    """Writes a one-dimensional .npy file from raw blocks; its size and SHA-256 as manifest fields."""
-    with file.open("wb") as handle:
+    """Writes a one-dimensional .npy file from raw blocks; returns its size and SHA-256 as fields of the manifest."""
+    with open_atomic(file) as handle:
         header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (count,)}
         np.lib.format.write_array_header_1_0(handle, header)
         body = handle.tell()
         for block in blocks:
             handle.write(block)
         size = handle.tell()
-        sync(handle)
-    if size - body != count * dtype.itemsize:
-        raise UserError(f"{file}: {size - body:,} bytes came for {count:,} records: a part changed while it was read")
+        if size - body != count * dtype.itemsize:
+            raise UserError(f"{file}: {size - body:,} bytes for {count:,} records: a part changed while it was read")
     return {f"{kind}_bytes": size, f"{kind}_sha256": storage.sha256(file)}
 
 
@@ -195,14 +190,14 @@ def write_store(
     vocabulary: Vocabulary,
     missing: dict[str, dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
-    """Writes a whole small store from examples in hand: {(task, style): [the examples of each rendering]}."""
+    """Writes a small store from examples in memory: {(task, style): [the examples of each rendering]}."""
     folder = pathlib.Path(store_dir)
     parts: list[Part] = []
     for (task, style), renderings in examples.items():
         for rendering, stream in enumerate(renderings):
-            piece = Piece(task, style, rendering, 0, 1, "by hand")
-            write_piece(folder / PARTS, piece, (("", inputs, targets) for inputs, targets in stream), vocabulary)
-            parts += written_parts(folder / PARTS, [piece])
+            shard = Shard(task, style, rendering, 0, 1, "by hand")
+            write_shard(folder / PARTS, shard, (("", inputs, targets) for inputs, targets in stream), vocabulary)
+            parts += written_parts(folder / PARTS, [shard])
     manifest = assemble(folder, tasks, parts, missing or {}, vocabulary)
     shutil.rmtree(folder / PARTS)
     return manifest
@@ -212,7 +207,7 @@ def _remove_unused(store_dir: pathlib.Path, volumes: list[dict[str, Any]]) -> No
     """Removes volumes that the manifest does not name: of an older build, or of one that was killed."""
     used = {volume["name"] for volume in volumes}
     for file in store_dir.iterdir():
-        if re.fullmatch(r".+\.\d+\.part", file.name):  # half written by a build that died; the lock says none is alive
+        if re.fullmatch(r".+\.\d+\.part", file.name):  # left by a build that died; the lock excludes a running one
             file.unlink()
             continue
         name = re.fullmatch(r"(.+-[0-9a-f]{16})\.(tokens\.npy|index\.npy|json)", file.name)

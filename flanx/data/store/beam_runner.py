@@ -1,7 +1,7 @@
 """The jobs of a store build as an Apache Beam pipeline, for those who outgrow one machine (extra `beam`).
 
-The pipeline runs what worker processes run, job by job, and writes the same pieces; the store is put together by the
-process that started it. So its workers need flanx and SeqIO, and a disk that they share with it (`STORE_DIR` on it).
+The pipeline runs what worker processes run, job by job, and writes the same shards; the store is assembled by the
+process that started it. So its workers need flanx, and a disk that they share with it (`STORE_DIR` on it).
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 
 from flanx.data.store.build_job import Job
-from flanx.data.store.build_worker import Outcome, run_here
+from flanx.data.store.build_worker import Outcome, quiet_tensorflow, run_here
 from flanx.errors import UserError
 
 
@@ -21,8 +21,8 @@ def run(jobs: Sequence[Job], options: Sequence[str] = ()) -> Iterator[Outcome]:
     `options`: Beam's own command line, as `--runner=FlinkRunner --parallelism=64`.
     """
     try:
-        import apache_beam
-        from apache_beam.options.pipeline_options import PipelineOptions
+        import apache_beam  # noqa: PLC0415  (an extra, heavy)
+        from apache_beam.options.pipeline_options import PipelineOptions  # noqa: PLC0415
     except ImportError as error:
         raise UserError("--runner=beam needs Apache Beam: `pip install 'flanx[beam]'`") from error
     by_name = {_name(job): job for job in jobs}
@@ -44,16 +44,14 @@ def run(jobs: Sequence[Job], options: Sequence[str] = ()) -> Iterator[Outcome]:
 
 
 def _name(job: Job) -> str:
-    return json.dumps(dataclasses.astuple(job.piece))
+    return json.dumps(dataclasses.astuple(job.shard))
 
 
 def _run(text: str) -> str:
     """One job, in a Beam worker: JSON in, JSON out."""
-    from flanx.data.store.build_job import quiet_tensorflow
-
     quiet_tensorflow()
     job = Job.from_json(text)
     outcome = run_here(job, lambda examples: None)
     return json.dumps(
-        {"job": _name(job), "facts": outcome.facts, "reason": outcome.reason, "details": outcome.details}
+        {"job": _name(job), "metadata": outcome.metadata, "reason": outcome.reason, "details": outcome.details}
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Worker processes of a store build: `python -m flanx.data.store.build_worker`, jobs and answers as JSON lines.
+"""Worker processes of a store build: `python -m flanx.data.store.build_worker`, jobs and replies as JSON lines.
 
 A worker is a program of its own, not a fork: TensorFlow does not survive forks, a worker that runs out of memory takes
 one task with it and not the build, and none outlives the build, however that ends.
@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import IO, Any
 
-from flanx.data.store.build_job import Job, quiet_tensorflow, run
+from flanx.data.store.build_job import Job, run
 from flanx.errors import UserError
 
 LARGEST = 2 << 30  # bytes of memory after which a worker is replaced between two jobs: TensorFlow keeps every graph
@@ -27,18 +27,18 @@ LARGEST = 2 << 30  # bytes of memory after which a worker is replaced between tw
 
 @dataclasses.dataclass
 class Outcome:
-    """What became of a job: its facts, or one line and the details of why it failed."""
+    """The result of a job: its shard's metadata, or the reason of its failure in one line and in detail."""
 
     job: Job
-    facts: dict[str, Any] | None = None
+    metadata: dict[str, Any] | None = None
     reason: str = ""
     details: str = ""
 
 
-def run_here(job: Job, tell: Callable[[int], None]) -> Outcome:
+def run_here(job: Job, report: Callable[[int], None]) -> Outcome:
     """Runs a job in this process."""
     try:
-        return Outcome(job, run(job, tell))
+        return Outcome(job, run(job, report))
     except UserError as error:
         return Outcome(job, reason=str(error))
     except Exception as error:
@@ -47,10 +47,9 @@ def run_here(job: Job, tell: Callable[[int], None]) -> Outcome:
 
 
 class _Worker:
-    """One process and the job that it has; a thread of ours puts its answers into `answers`, at the end None."""
+    """One process and its current job; a thread puts the process's replies into `replies`, at its end None."""
 
-    def __init__(self, answers: "queue.Queue[tuple[_Worker, dict[str, Any] | None]]") -> None:
-        self.job: Job | None = None
+    def __init__(self, job: Job, replies: "queue.Queue[tuple[_Worker, dict[str, Any] | None]]") -> None:
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  (closed with the process)
         self.process = subprocess.Popen(
             [sys.executable, "-m", "flanx.data.store.build_worker"],
@@ -59,99 +58,105 @@ class _Worker:
             stderr=self._log,
             env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
         )
-        self._listener = threading.Thread(target=self._listen, args=(answers,), daemon=True)
+        assert self.process.stdin is not None and self.process.stdout is not None  # both are pipes
+        self._jobs, self._output = self.process.stdin, self.process.stdout
+        self._listener = threading.Thread(target=self._listen, args=(replies,), daemon=True)
         self._listener.start()
+        self.give(job)
 
-    def _listen(self, answers: "queue.Queue[tuple[_Worker, dict[str, Any] | None]]") -> None:
-        for line in self.process.stdout:
+    def _listen(self, replies: "queue.Queue[tuple[_Worker, dict[str, Any] | None]]") -> None:
+        for line in self._output:
             if line.endswith(b"\n"):
-                answers.put((self, json.loads(line)))
-        answers.put((self, None))
+                replies.put((self, json.loads(line)))
+        replies.put((self, None))
 
     def give(self, job: Job) -> None:
         self.job = job
-        with contextlib.suppress(BrokenPipeError):  # it died: its answers end, and the job is found lost
-            self.process.stdin.write(job.to_json().encode() + b"\n")
-            self.process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # the process died: its replies end, which fails the job
+            self._jobs.write(job.to_json().encode() + b"\n")
+            self._jobs.flush()
 
     def end(self) -> None:
         self.process.kill()
         self._listener.join()
         self.process.wait()
-        for stream in (self.process.stdin, self.process.stdout, self._log):
+        for stream in (self._jobs, self._output, self._log):
             with contextlib.suppress(BrokenPipeError):
                 stream.close()
 
-    def last_words(self) -> str:
+    def log_tail(self) -> str:
         self._log.seek(0)
         return self._log.read()[-4000:].decode(errors="replace")
 
 
-def run_in_processes(jobs: Iterable[Job], workers: int, tell: Callable[[Job, int], None]) -> Iterator[Outcome]:
-    """Runs jobs in `workers` processes; yields outcomes as they come. Ends every process it started."""
+def run_in_processes(jobs: Iterable[Job], workers: int, report: Callable[[Job, int], None]) -> Iterator[Outcome]:
+    """Runs jobs in `workers` processes; yields outcomes as they come. Ends every process it started.
+
+    A process that has taken more than LARGEST bytes is replaced before the next job.
+    """
     waiting = deque(jobs)
-    answers: queue.Queue[tuple[_Worker, dict[str, Any] | None]] = queue.Queue()
+    replies: queue.Queue[tuple[_Worker, dict[str, Any] | None]] = queue.Queue()
     busy: set[_Worker] = set()
-
-    def start() -> None:
-        worker = _Worker(answers)
-        busy.add(worker)
-        worker.give(waiting.popleft())
-
     try:
         for _ in range(min(workers, len(waiting))):
-            start()
+            busy.add(_Worker(waiting.popleft(), replies))
         while busy:
-            worker, message = answers.get()
+            worker, reply = replies.get()
             if worker not in busy:
-                continue  # the end of one that we ended
-            if message is not None and "count" in message:
-                tell(worker.job, message["count"])
+                continue  # the end of a process that was ended here
+            if reply is not None and "count" in reply:
+                report(worker.job, reply["count"])
                 continue
-            if message is None:
-                reason = _death(worker.process.wait())
-                yield Outcome(worker.job, reason=reason, details=worker.last_words())
+            if reply is None:
+                yield Outcome(worker.job, reason=_exit_reason(worker.process.wait()), details=worker.log_tail())
             else:
-                yield Outcome(worker.job, message["facts"], message["reason"], message["details"])
-            if waiting and message is not None and message["bytes"] <= LARGEST:
+                yield Outcome(worker.job, reply["metadata"], reply["reason"], reply["details"])
+            if waiting and reply is not None and reply["bytes"] <= LARGEST:
                 worker.give(waiting.popleft())
                 continue
             busy.remove(worker)
             worker.end()
             if waiting:
-                start()
+                busy.add(_Worker(waiting.popleft(), replies))
     finally:
         for worker in busy:
             worker.end()
 
 
-def _death(status: int) -> str:
+def _exit_reason(status: int) -> str:
     if status == -9:
         return "its process was killed (signal 9), as happens when memory runs out"
     return f"its process ended with {'signal' if status < 0 else 'status'} {abs(status)}"
 
 
+def quiet_tensorflow() -> None:
+    """Settings of a worker process, before it imports TensorFlow: no accelerator and no banners."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+
+
 def main() -> None:
     """The loop of a worker process: a job in, counts and an outcome out, until standard input ends."""
     quiet_tensorflow()
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    replies = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # whatever prints, prints into the log
     jobs: queue.Queue[str] = queue.Queue()
 
     def listen() -> None:
         for line in sys.stdin:
             jobs.put(line)
-        os._exit(0)  # the build is over, or dead: so is this process, at once
+        os._exit(0)  # the build has ended, in whatever way: so does this process, at once
 
     threading.Thread(target=listen, daemon=True).start()
     while True:
-        outcome = run_here(Job.from_json(jobs.get()), lambda n: print(json.dumps({"count": n}), file=answers))
-        fields = {"facts": outcome.facts, "reason": outcome.reason, "details": outcome.details, "bytes": _resident()}
-        print(json.dumps(fields), file=answers)
+        outcome = run_here(Job.from_json(jobs.get()), lambda n: print(json.dumps({"count": n}), file=replies))
+        fields = {"metadata": outcome.metadata, "reason": outcome.reason, "details": outcome.details}
+        print(json.dumps(fields | {"bytes": _peak_memory()}), file=replies)
 
 
-def _resident() -> int:
-    """Peak memory of this process in bytes."""
+def _peak_memory() -> int:
+    """Peak resident memory of this process in bytes."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 

@@ -20,8 +20,8 @@ The manifest (JSON):
       parts                   {style: [one per rendering: {volume, start, examples, hash, input_tokens, target_tokens,
                               longest, longer_inputs, longer_targets, unknown, content}]}, all counts of tokens
                               or examples; content is a SHA-256
-    missing                   {task: {collection, reason, ...}}: asked for, not there (quarantined, no data file)
-    hash                      SHA-256 over the content: equal hashes mean equal examples in the same places
+    missing                   {task: {collection, reason, ...}}: requested, not built (quarantined, no data file)
+    hash                      SHA-256 over the content: equal hashes mean equal examples at the same positions
 """
 
 import dataclasses
@@ -44,7 +44,7 @@ FORMAT, VERSION = "flanx-store", 1
 MANIFEST = "manifest.json"
 INVERTED = "_inverted"  # ending of the style whose examples ask for the question, given the answer
 VOLUME_BYTES = 1 << 30
-RESIDENT_BYTES = 192 << 20  # a reader lets go of mapped pages after reading about this much
+RESIDENT_BYTES = 192 << 20  # a reader releases mapped pages after reading about this much
 INDEX = np.dtype([("offset", "<u8"), ("inputs", "<u4"), ("targets", "<u4")])  # offset of the first input token; lengths
 
 
@@ -55,21 +55,21 @@ class Part:
     volume: int
     start: int
     examples: int
-    facts: dict[str, Any]  # the manifest's entry: hash, token counts, shares
+    metadata: dict[str, Any]  # the manifest's entry: hash, token counts, shares
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """One task of a store with what a mixture needs to know of it."""
+    """One task of a store."""
 
     name: str
     collection: str
-    facts: dict[str, Any]  # the manifest's entry
+    metadata: dict[str, Any]  # the manifest's entry, which mixtures read
     parts: dict[str, tuple[Part, ...]]  # style -> its renderings
 
     @property
     def examples(self) -> int:
-        """Examples of the data set: those of the style that has most, counted once however often it is rendered."""
+        """Examples of the data set: those of the style that has most, counted once however often they are rendered."""
         counts: dict[str, int] = {}
         for style, renderings in self.parts.items():
             plain = style.removesuffix(INVERTED)
@@ -87,14 +87,14 @@ class Volume:
         self.index = np.asarray(self._index_map)
 
     def release(self) -> None:
-        """Lets the mapped pages go; they stay in the page cache and come back when touched."""
+        """Releases the mapped pages; they stay in the page cache and are mapped again when touched."""
         for mapped in (self._tokens_map, self._index_map):
             if isinstance(mapped, np.memmap) and hasattr(mmap, "MADV_DONTNEED"):
-                mapped._mmap.madvise(mmap.MADV_DONTNEED)
+                mapped._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]  # numpy has no public name for it
 
 
 class Store:
-    """An open store. Volumes are mapped when first read; safe to read from several threads."""
+    """An open store. Volumes are mapped when first read; threads may share it."""
 
     def __init__(self, path: pathlib.Path, manifest: dict[str, Any]) -> None:
         self.path = path
@@ -110,14 +110,14 @@ class Store:
 
     @functools.cached_property
     def tasks(self) -> dict[str, Task]:
-        return {name: _task(name, facts) for name, facts in self.manifest["tasks"].items()}
+        return {name: _task(name, metadata) for name, metadata in self.manifest["tasks"].items()}
 
     def collections(self) -> dict[str, list[str]]:
         """Task names by collection, in the manifest's order."""
-        found: dict[str, list[str]] = {}
+        names: dict[str, list[str]] = {}
         for task in self.tasks.values():
-            found.setdefault(task.collection, []).append(task.name)
-        return found
+            names.setdefault(task.collection, []).append(task.name)
+        return names
 
     def volume(self, number: int) -> Volume:
         volume = self._volumes.get(number)
@@ -127,7 +127,7 @@ class Store:
         return volume
 
     def touch(self, nbytes: int) -> None:
-        """Readers report what they read, so that mapped pages never fill a training host's memory."""
+        """Readers report the bytes they read, so that mapped pages never fill a training host's memory."""
         self._touched += nbytes
         if self._touched > RESIDENT_BYTES:
             self._touched = 0
@@ -165,20 +165,20 @@ def open_store(path: str | os.PathLike[str]) -> Store:
             file = folder / f"{volume['name']}.{kind}.npy"
             size = file.stat().st_size if file.is_file() else -1
             if size != volume[f"{kind}_bytes"]:
-                found = "is missing" if size < 0 else f"has {size:,} bytes, not {volume[f'{kind}_bytes']:,}"
-                raise UserError(f"{file}: {found}: the store is damaged; build it again with `flanx store build`")
+                problem = "is missing" if size < 0 else f"has {size:,} bytes, not {volume[f'{kind}_bytes']:,}"
+                raise UserError(f"{file} {problem}: the store is damaged; build it again with `flanx store build`")
     return Store(folder, manifest)
 
 
-def verify(path: str | os.PathLike[str], seen: Callable[[str, int], None] = lambda file, size: None) -> Store:
-    """Opens a store and compares the SHA-256 of every file; `seen(file, bytes)` is told after each."""
+def verify(path: str | os.PathLike[str], report: Callable[[str, int], None] = lambda file, size: None) -> Store:
+    """Opens a store and compares the SHA-256 of every file; calls `report(file, bytes)` after each."""
     store = open_store(path)
     for volume in store.manifest["volumes"]:
         for kind in ("tokens", "index"):
             file = store.path / f"{volume['name']}.{kind}.npy"
             if sha256(file) != volume[f"{kind}_sha256"]:
                 raise UserError(f"{file}: content changed since it was built (SHA-256 differs); build the store again")
-            seen(file.name, volume[f"{kind}_bytes"])
+            report(file.name, volume[f"{kind}_bytes"])
     return store
 
 
@@ -188,16 +188,16 @@ def sha256(file: pathlib.Path) -> str:
 
 
 def content_hash(manifest: dict[str, Any]) -> str:
-    """SHA-256 of a manifest without its `hash`: every count, every file's hash, every fact a mixture reads."""
+    """SHA-256 of a manifest without its `hash`: every count, every file's hash, all that a mixture reads."""
     body = {key: value for key, value in manifest.items() if key != "hash"}
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
 def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
-    """The manifest of a store's folder, whole, unchanged and of this version; else one line that says what is wrong."""
+    """The manifest of a store's folder, checked to be complete, unchanged and of this version."""
     file = folder / MANIFEST
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such store; build it with `flanx store build`")
+        raise UserError(f"{folder}: no such store: build it with `flanx store build`")
     if not file.is_file():
         raise UserError(f"{folder}: no {MANIFEST}: not a store, or its build did not finish; run the build again")
     try:
@@ -213,12 +213,12 @@ def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
     return manifest
 
 
-def _task(name: str, facts: dict[str, Any]) -> Task:
+def _task(name: str, metadata: dict[str, Any]) -> Task:
     parts = {
         style: tuple(Part(entry["volume"], entry["start"], entry["examples"], entry) for entry in renderings)
-        for style, renderings in facts["parts"].items()
+        for style, renderings in metadata["parts"].items()
     }
-    return Task(name, facts["collection"], facts, parts)
+    return Task(name, metadata["collection"], metadata, parts)
 
 
 def _copy_from_bucket(url: str) -> str:

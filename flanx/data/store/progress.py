@@ -3,7 +3,7 @@
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
 
@@ -21,7 +21,7 @@ class Progress:
             console=self._console,
             disable=quiet,
         )
-        self._of: dict[str, int] = {}  # collection -> its bar
+        self._of: dict[str, TaskID] = {}  # collection -> its bar
 
     def __enter__(self) -> "Progress":
         self._bars.start()
@@ -30,8 +30,8 @@ class Progress:
     def __exit__(self, kind: type | None, error: BaseException | None, place: TracebackType | None) -> None:
         self._bars.stop()
 
-    def expect(self, collection: str, examples: int, task: str) -> None:
-        """One more job of a collection, of about so many examples (0: not known)."""
+    def expect(self, collection: str) -> None:
+        """One more job of a collection."""
         if collection not in self._of:
             self._of[collection] = self._bars.add_task(collection, total=0, examples=0, rate=0.0)
         bar = self._bar(collection)

@@ -1,4 +1,4 @@
-"""What a build is asked for: tasks by the names that a user gives, and the pieces that each of them needs."""
+"""What a build is asked for: tasks by the names that a user gives, and the shards that each of them needs."""
 
 import dataclasses
 import fnmatch
@@ -7,23 +7,24 @@ from typing import Any
 
 from flanx.data import vocabulary
 from flanx.data.pipeline import mixture
-from flanx.data.store import build_job as jobs
-from flanx.data.store.shard import Piece
+from flanx.data.store import build_job
+from flanx.data.store.shard import Shard
 from flanx.data.task import sources, spec
 from flanx.errors import UserError, nearest
 
 SHARD = 100_000  # examples of a task that one job renders
-FACTS = ("collection", "group", "category", "dataset", "source", "cap", "held_out", "cot", "licence", "num_examples")
+AS_IS = "as_is"  # the one style of a user's own SeqIO task
+KEPT = ("collection", "group", "category", "dataset", "source", "cap", "held_out", "cot", "licence", "num_examples")
 
 
 @dataclasses.dataclass
-class Wanted:
-    """One task to be in the store: what mixtures read of it, and its pieces by (style, rendering)."""
+class PlannedTask:
+    """One task to be in the store: the metadata that mixtures read, and its shards by (style, rendering)."""
 
     name: str
-    facts: dict[str, Any]
-    pieces: dict[tuple[str, int], list[Piece]]
-    size: int  # examples, as far as known
+    metadata: dict[str, Any]
+    shards: dict[tuple[str, int], list[Shard]]
+    examples: int  # as far as known, else 0
 
 
 def select(names: Sequence[str], imports: Sequence[str] = ()) -> tuple[list[spec.TaskSpec], list[str]]:
@@ -47,9 +48,10 @@ def select(names: Sequence[str], imports: Sequence[str] = ()) -> tuple[list[spec
             if name in rows and rows[name].held_out:
                 raise UserError(f"task {name} is held out for evaluation: it belongs to no store")
         if not found and imports:
-            found_own = _own_tasks(name, imports)
-            own += found_own
-            if found_own:
+            from flanx.seqio import user_tasks  # noqa: PLC0415  (imports TensorFlow)
+
+            if matched := user_tasks.matching(name, imports):
+                own += matched
                 continue
         if not found:
             known = [*mixture.named(), *collections, *rows]
@@ -58,58 +60,51 @@ def select(names: Sequence[str], imports: Sequence[str] = ()) -> tuple[list[spec
     return [rows[name] for name in chosen], own
 
 
-def _own_tasks(pattern: str, imports: Sequence[str]) -> list[str]:
-    import importlib
-
-    import seqio
-
-    for module in imports:
-        try:
-            importlib.import_module(module)
-        except ImportError as error:
-            raise UserError(f"cannot import '{module}': {error}") from error
-    return [name for name in sorted(seqio.TaskRegistry.names()) if fnmatch.fnmatchcase(name, pattern)]
-
-
-def want(
+def plan(
     rows: Sequence[spec.TaskSpec],
     own: Sequence[str],
-    words: vocabulary.Vocabulary,
+    loaded: vocabulary.Vocabulary,
     data_dir: str | None,
     styles: Sequence[str] | None,
     renderings: int,
     imports: Sequence[str],
-) -> tuple[dict[str, Wanted], dict[str, dict[str, Any]]]:
-    """The tasks to be in the store, and those whose data is absent: what mixtures read of them, and the reason."""
-    wanted: dict[str, Wanted] = {}
+) -> tuple[dict[str, PlannedTask], dict[str, dict[str, Any]]]:
+    """The tasks to be in the store, and those whose data is absent: their metadata with the reason."""
+    planned: dict[str, PlannedTask] = {}
     absent: dict[str, dict[str, Any]] = {}
     for row in rows:
-        facts = {key: getattr(row, key) for key in FACTS}
+        metadata = {key: getattr(row, key) for key in KEPT}
+        source_hash = ""
         try:
             reason = sources.missing(row, data_dir) or ("" if "train" in row.splits else "it has no training split")
-            source_hash = "" if reason else jobs.hash_source(row, data_dir)
+            source_hash = "" if reason else build_job.hash_source(row, data_dir)
         except UserError as error:
             reason = str(error)
         if reason:
-            absent[row.name] = facts | {"reason": reason.removeprefix(f"task {row.name}: ")}
+            absent[row.name] = metadata | {"reason": reason.removeprefix(f"task {row.name}: ")}
             continue
-        shards = max(1, -(-(row.num_examples or 0) // SHARD))
-        pieces = {}
-        for style in [s for s in row.styles if styles is None or s in styles]:
-            for rendering in range(renderings):
-                made_of = jobs.hash_row(row, style, rendering, words.fingerprint, source_hash)
-                pieces[style, rendering] = [
-                    Piece(row.name, style, rendering, shard, shards, made_of) for shard in range(shards)
-                ]
-        if not pieces:
+        chosen = [style for style in row.styles if styles is None or style in styles]
+        if not chosen:
             raise UserError(
                 f"task {row.name} has the styles {', '.join(row.styles)}, none of {', '.join(styles or ())}"
             )
-        wanted[row.name] = Wanted(row.name, facts | {"source_hash": source_hash}, pieces, row.num_examples or 0)
-    for name in own:
-        task = jobs.find_seqio_task(name, imports)
-        made_of = jobs.hash_seqio_task(task, words.fingerprint)
-        facts = dict.fromkeys(FACTS) | {"collection": "user", "source": type(task.source).__name__, "held_out": False}
-        pieces = {(jobs.AS_IS, 0): [Piece(name, jobs.AS_IS, 0, 0, 1, made_of)]}
-        wanted[name] = Wanted(name, facts | {"source_hash": made_of}, pieces, task.num_input_examples("train") or 0)
-    return wanted, absent
+        count = max(1, -(-(row.num_examples or 0) // SHARD))
+        shards = {}
+        for style in chosen:
+            for rendering in range(renderings):
+                key = build_job.shard_key(row, style, rendering, loaded.fingerprint, source_hash)
+                shards[style, rendering] = [Shard(row.name, style, rendering, i, count, key) for i in range(count)]
+        planned[row.name] = PlannedTask(
+            row.name, metadata | {"source_hash": source_hash}, shards, row.num_examples or 0
+        )
+    if own:
+        from flanx.seqio import user_tasks  # noqa: PLC0415  (imports TensorFlow)
+
+        for name in own:
+            task = user_tasks.find(name, imports)
+            key = user_tasks.hash_task(task, loaded.fingerprint)
+            metadata = dict.fromkeys(KEPT) | {"collection": "user", "source": type(task.source).__name__}
+            metadata |= {"held_out": False, "source_hash": key}
+            shards = {(AS_IS, 0): [Shard(name, AS_IS, 0, 0, 1, key)]}
+            planned[name] = PlannedTask(name, metadata, shards, task.num_input_examples("train") or 0)
+    return planned, absent

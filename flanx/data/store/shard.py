@@ -1,12 +1,12 @@
-"""Pieces of a store in the making: what one job writes under `<store>/parts/`, and the parts that pieces make.
+"""Shards of a store under construction: what one job writes under `<store>/parts/`, and the parts that shards make.
 
-A part is one rendering of one (task, style). Jobs write its pieces (shards; one for most tasks):
+A part is one rendering of one (task, style). Jobs write its shards (one for most tasks):
 
-    <task>/<style>-<rendering>-<shard>of<shards>.tokens     raw tokens, inputs then targets of each example
-                                                .lengths    raw uint32 pairs (inputs, targets), one per example
-                                                .json       counts and hashes, written last and by rename
+    <task>/<style>-<rendering>-<index>of<count>.tokens      raw tokens, inputs then targets of each example
+                                              .lengths     raw uint32 pairs (inputs, targets), one per example
+                                              .json        counts and hashes, written last and by rename
 
-A piece without its .json is not there. Examples that ask for the question (inverted) go to a part of their own, the
+A shard without its .json does not exist. Inverted examples, which ask for the question, go to a part of their own, the
 style with an ending, so that a mixture can weigh them.
 """
 
@@ -16,70 +16,75 @@ import json
 import os
 import pathlib
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
 from flanx.data.vocabulary import Vocabulary
 from flanx.errors import UserError
+from flanx.files import write_atomic
 
 PARTS = "parts"
-INPUT_LENGTHS = (256, 512, 1024, 2048)  # lengths whose truncation shares the manifest tells in advance
+INPUT_LENGTHS = (256, 512, 1024, 2048)  # lengths in tokens at which the manifest counts longer examples
 TARGET_LENGTHS = (64, 128, 256, 512)
 BLOCK = 1 << 22  # bytes copied at once
 
 Example = tuple[str, np.ndarray, np.ndarray]  # (ending of the style, inputs [n], targets [m]), token ids
+Metadata = dict[str, Any]  # of a part: counts and hashes, as in the manifest
 
 
 @dataclasses.dataclass(frozen=True, order=True)
-class Piece:
-    """The work of one job: a shard of one rendering of one (task, style), and the hash of all that makes it."""
+class Shard:
+    """The work of one job: shard `index` of `count` of one rendering of one (task, style), and its content's key."""
 
     task: str
     style: str
     rendering: int
-    shard: int
-    shards: int
-    hash: str
+    index: int
+    count: int
+    key: str
 
     def file(self, folder: pathlib.Path, kind: str) -> pathlib.Path:
-        return folder / self.task / f"{self.style}-{self.rendering}-{self.shard}of{self.shards}.{kind}"
+        return folder / self.task / f"{self.style}-{self.rendering}-{self.index}of{self.count}.{kind}"
 
 
 def token_dtype(vocabulary_size: int) -> np.dtype:
     return np.dtype("<u2" if vocabulary_size <= 1 << 16 else "<u4")
 
 
-def write_piece(folder: pathlib.Path, piece: Piece, examples: Iterable[Example], vocabulary: Vocabulary) -> dict:
-    """Writes one piece in constant memory and returns its facts, {ending of the style: {hash, examples, ...}}.
+def write_shard(
+    folder: pathlib.Path, shard: Shard, examples: Iterable[Example], vocabulary: Vocabulary
+) -> dict[str, Metadata]:
+    """Writes one shard in constant memory and returns its metadata, {ending of the style: {examples, content, ...}}.
 
-    An example is (ending, inputs, targets); it goes to the part of style `piece.style + ending`.
+    An example (ending, inputs, targets) goes to the part of style `shard.style + ending`.
     """
-    piece.file(folder, "json").parent.mkdir(parents=True, exist_ok=True)
-    piece.file(folder, "json").unlink(missing_ok=True)
-    halves = {"": _Half(piece.file(folder, "tokens"), vocabulary)}
+    shard.file(folder, "json").parent.mkdir(parents=True, exist_ok=True)
+    shard.file(folder, "json").unlink(missing_ok=True)
+    writers = {"": _Writer(shard.file(folder, "tokens"), vocabulary)}
     try:
         for ending, inputs, targets in examples:
-            half = halves.get(ending)
-            if half is None:
-                half = halves[ending] = _Half(piece.file(folder, f"tokens{ending}"), vocabulary)
-            half.add(inputs, targets)
-        facts = {ending: half.finish(piece.file(folder, f"lengths{ending}")) for ending, half in sorted(halves.items())}
+            if ending not in writers:
+                writers[ending] = _Writer(shard.file(folder, f"tokens{ending}"), vocabulary)
+            writers[ending].add(inputs, targets)
+        metadata = {
+            ending: writer.finish(shard.file(folder, f"lengths{ending}")) for ending, writer in sorted(writers.items())
+        }
     finally:
-        for half in halves.values():
-            half.handle.close()
+        for writer in writers.values():
+            writer.file.close()
     # Not forced to disk: `assemble` compares the content with its hash.
-    write_atomically(piece.file(folder, "json"), json.dumps({"hash": piece.hash, "halves": facts}), on_disk=False)
-    return facts
+    write_atomic(shard.file(folder, "json"), json.dumps({"hash": shard.key, "halves": metadata}), durable=False)
+    return metadata
 
 
-class _Half:
-    """Examples of one piece that go to one part."""
+class _Writer:
+    """Writes the examples of one shard that belong to one part."""
 
-    def __init__(self, file: pathlib.Path, vocabulary: Vocabulary) -> None:
-        self._file = file
-        # Two builds that meet, one of them dying, write the same bytes under different names.
-        self.handle = file.with_name(f"{file.name}.{os.getpid()}.part").open("wb")
+    def __init__(self, path: pathlib.Path, vocabulary: Vocabulary) -> None:
+        self._path = path
+        # By process: of two builds that overlap while one dies, both write the same bytes under their own names.
+        self.file = path.with_name(f"{path.name}.{os.getpid()}.part").open("wb")
         self._dtype, self._size = token_dtype(vocabulary.size), vocabulary.size
         self._unk_id = vocabulary.unk_id
         self._lengths: list[tuple[int, int]] = []
@@ -96,19 +101,19 @@ class _Half:
         self._lengths.append((len(inputs), len(targets)))
         raw = tokens.astype(self._dtype).tobytes()
         self._digest.update(raw)
-        self.handle.write(raw)
+        self.file.write(raw)
 
-    def finish(self, file: pathlib.Path) -> dict[str, Any]:
-        self.handle.close()
-        pathlib.Path(self.handle.name).replace(self._file)
+    def finish(self, lengths_path: pathlib.Path) -> Metadata:
+        self.file.close()
+        pathlib.Path(self.file.name).replace(self._path)
         pairs = np.asarray(self._lengths, "<u4").reshape(-1, 2)
         self._digest.update(pairs.tobytes())
-        file.write_bytes(pairs.tobytes())
+        lengths_path.write_bytes(pairs.tobytes())
         return _count(pairs) | {"unknown": self._unknown, "content": self._digest.hexdigest()}
 
 
-def _count(pairs: np.ndarray) -> dict[str, Any]:
-    """Counts of examples with lengths `pairs` [n, 2]: how many, tokens, longest, how many longer than usual lengths."""
+def _count(pairs: np.ndarray) -> Metadata:
+    """Of lengths `pairs` [n, 2]: how many examples, tokens, the longest, how many are longer than usual limits."""
     inputs, targets = pairs[:, 0].astype(np.int64), pairs[:, 1].astype(np.int64)
     return {
         "examples": len(pairs),
@@ -120,76 +125,64 @@ def _count(pairs: np.ndarray) -> dict[str, Any]:
     }
 
 
-def _add(facts: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Facts of pieces -> facts of their part."""
-    first, *rest = facts
+def _merge(shards: Sequence[Metadata]) -> Metadata:
+    """Metadata of shards -> metadata of their part."""
+    first, *rest = shards
     if not rest:
         return dict(first)
-    total: dict[str, Any] = {key: sum(f[key] for f in facts) for key in ("examples", "input_tokens", "target_tokens")}
-    total["longest"] = [max(sides) for sides in zip(*(f["longest"] for f in facts), strict=True)]
+    total: Metadata = {key: sum(m[key] for m in shards) for key in ("examples", "input_tokens", "target_tokens")}
+    total["longest"] = [max(sides) for sides in zip(*(m["longest"] for m in shards), strict=True)]
     for key in ("longer_inputs", "longer_targets"):
-        total[key] = {k: sum(f[key][k] for f in facts) for k in first[key]}
-    total["unknown"] = sum(f["unknown"] for f in facts)
-    total["content"] = hashlib.sha256("".join(f["content"] for f in facts).encode()).hexdigest()
+        total[key] = {k: sum(m[key][k] for m in shards) for k in first[key]}
+    total["unknown"] = sum(m["unknown"] for m in shards)
+    total["content"] = hashlib.sha256("".join(m["content"] for m in shards).encode()).hexdigest()
     return total
 
 
 class WrittenPart:
-    """A part whose pieces lie under `parts/`."""
+    """A part whose shards lie under `parts/`."""
 
-    def __init__(self, folder: pathlib.Path, pieces: Sequence[Piece], ending: str, facts: list[dict[str, Any]]) -> None:
-        self.task, self.style, self.rendering = pieces[0].task, pieces[0].style + ending, pieces[0].rendering
-        self._files = [(p.file(folder, f"tokens{ending}"), p.file(folder, f"lengths{ending}"), f["content"],
-                        p.file(folder, "json")) for p, f in zip(pieces, facts, strict=True)]  # fmt: skip
-        self.facts = {"hash": pieces[0].hash} | _add(facts)
+    def __init__(self, folder: pathlib.Path, shards: Sequence[Shard], ending: str, metadata: list[Metadata]) -> None:
+        self.task, self.style, self.rendering = shards[0].task, shards[0].style + ending, shards[0].rendering
+        self._folder, self._shards, self._ending = folder, shards, ending
+        self._contents = [m["content"] for m in metadata]
+        self.metadata: Metadata = {"hash": shards[0].key} | _merge(metadata)
+
+    def _file(self, shard: Shard, kind: str) -> pathlib.Path:
+        return shard.file(self._folder, kind + self._ending)
 
     def lengths(self) -> np.ndarray:
-        return np.concatenate([np.fromfile(lengths, "<u4").reshape(-1, 2) for _, lengths, _, _ in self._files])
+        """u32[n, 2], tokens of inputs and targets."""
+        return np.concatenate([np.fromfile(self._file(s, "lengths"), "<u4").reshape(-1, 2) for s in self._shards])
 
     def tokens(self) -> Iterator[bytes]:
-        """The tokens, compared with the hash that was taken when they were made."""
-        for tokens, lengths, content, note in self._files:
+        """The tokens, compared with the hash that was taken when they were written."""
+        for shard, content in zip(self._shards, self._contents, strict=True):
             digest = hashlib.sha256()
-            with tokens.open("rb") as handle:
-                while block := handle.read(BLOCK):
+            with self._file(shard, "tokens").open("rb") as file:
+                while block := file.read(BLOCK):
                     digest.update(block)
                     yield block
-            digest.update(lengths.read_bytes())
+            digest.update(self._file(shard, "lengths").read_bytes())
             if digest.hexdigest() != content:
-                note.unlink()  # so that the next build makes it again
-                raise UserError(f"{tokens}: changed since it was made; run the build again")
+                shard.file(self._folder, "json").unlink()  # so that the next build writes it again
+                raise UserError(f"{self._file(shard, 'tokens')}: changed since it was written; run the build again")
 
 
-def piece_facts(folder: pathlib.Path, piece: Piece) -> dict[str, dict[str, Any]] | None:
-    """The facts of a piece that is whole under `folder` and was made by the same hash, else None."""
+def read_metadata(folder: pathlib.Path, shard: Shard) -> dict[str, Metadata] | None:
+    """The metadata of a shard that is complete under `folder` and has the same key, else None."""
     try:
-        note = json.loads(piece.file(folder, "json").read_bytes())
+        record = json.loads(shard.file(folder, "json").read_bytes())
     except (OSError, ValueError):
         return None
-    return note["halves"] if note.get("hash") == piece.hash else None
+    return record["halves"] if record.get("hash") == shard.key else None
 
 
-def written_parts(folder: pathlib.Path, pieces: Sequence[Piece]) -> list[WrittenPart]:
+def written_parts(folder: pathlib.Path, shards: Sequence[Shard]) -> list[WrittenPart]:
     """The parts of all shards of one rendering of one (task, style)."""
-    facts = [piece_facts(folder, piece) or {} for piece in pieces]
-    endings = sorted({ending for f in facts for ending in f})
+    metadata = [read_metadata(folder, shard) or {} for shard in shards]
     parts = []
-    for ending in endings:
-        with_it = [(piece, f[ending]) for piece, f in zip(pieces, facts, strict=True) if ending in f]
-        parts.append(WrittenPart(folder, [p for p, _ in with_it], ending, [f for _, f in with_it]))
+    for ending in sorted({ending for m in metadata for ending in m}):
+        pairs = [(shard, m[ending]) for shard, m in zip(shards, metadata, strict=True) if ending in m]
+        parts.append(WrittenPart(folder, [shard for shard, _ in pairs], ending, [m for _, m in pairs]))
     return parts
-
-
-def write_atomically(file: pathlib.Path, text: str, on_disk: bool = True) -> None:
-    """Writes a file so that it is either as before or whole; with `on_disk`, also after a crash of the machine."""
-    part = file.with_name(f"{file.name}.{os.getpid()}.part")
-    with part.open("wb") as handle:
-        handle.write(text.encode())
-        if on_disk:
-            sync(handle)
-    part.replace(file)
-
-
-def sync(handle: BinaryIO) -> None:
-    handle.flush()
-    os.fsync(handle.fileno())

@@ -46,19 +46,19 @@ def _task(task: Task, lengths: tuple[int, int]) -> dict[str, Any]:
         "renderings": max(len(renderings) for renderings in task.parts.values()),
         "examples": task.examples,
         "rendered": sum(part.examples for part in parts),
-        **{key: sum(part.facts[key] for part in parts) for key in keys},
+        **{key: sum(part.metadata[key] for part in parts) for key in keys},
         "cut_inputs": sum(_longer(part, "longer_inputs", lengths[0]) for part in parts),
         "cut_targets": sum(_longer(part, "longer_targets", lengths[1]) for part in parts),
-        "licence": task.facts.get("licence") or "",
-        "source": task.facts.get("source") or "",
-        "source_hash": task.facts.get("source_hash") or "",
+        "licence": task.metadata.get("licence") or "",
+        "source": task.metadata.get("source") or "",
+        "source_hash": task.metadata.get("source_hash") or "",
     }
 
 
 def _longer(part: Part, key: str, length: int) -> float:
     """Examples longer than a length; where it is not counted, those longer than the next shorter one that is."""
-    known = [int(k) for k in part.facts[key] if int(k) <= length]
-    return part.facts[key][str(max(known))] if known else part.examples
+    known = [int(k) for k in part.metadata[key] if int(k) <= length]
+    return part.metadata[key][str(max(known))] if known else part.examples
 
 
 def _share(row: dict[str, Any]) -> None:
