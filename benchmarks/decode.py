@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from flanx.decoding import decode
+from flanx.decoding.length_buckets import Batching
 from flanx.malloc import keep_freed_memory
 from flanx.models import t5
 
@@ -98,8 +99,8 @@ def main() -> None:
     prompts = rng.integers(3, 32_000, size=(count, 512))
     lists = [row.tolist() for row in prompts]
 
-    def seconds(given: list[list[int]], repeats: int, **options: Any) -> float:
-        common = {"max_new": new, "eos_id": -1, "lengths": (512,)}
+    def seconds(given: list[list[int]], repeats: int, batch_size: int, **options: Any) -> float:
+        common = {"max_new": new, "eos_id": -1, "batching": Batching(batch_size, (512,))}
         return best(lambda: decode.generate(model, params, given, **common, **options), repeats)
 
     ours = count * new / seconds(lists, repeats, batch_size=64)

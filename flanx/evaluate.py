@@ -1,7 +1,7 @@
 """`flanx evaluate`: a model on suites -> raw generations and scores.
 
 suite -> prompts fitted to the model's lengths -> generation or ranking of options -> rows in JSONL -> scores.json.
-Killed and started again with the same arguments it goes on with the items that are not done.
+Killed and started again with the same arguments it resumes with the items that are not done.
 """
 
 import contextlib
@@ -15,20 +15,20 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import flax.linen as nn
 import jax
 import numpy as np
 
 from flanx import cluster
 from flanx.data import vocabulary as vocabularies
 from flanx.data.vocabulary import Vocabulary
-from flanx.decoding import beam_search, decode, length_buckets, loglikelihood
+from flanx.decoding import beam_search, decode
 from flanx.errors import UserError
 from flanx.evals import answers, generations, registry, scores
 from flanx.evals.fitting import FittedPrompt, fit
 from flanx.evals.spec import Spec, Suite
 from flanx.models import Model
 from flanx.partition import Partitioner
+from flanx.predictor import Predictor
 
 
 def evaluate(
@@ -70,35 +70,20 @@ def evaluate(
       UserError: for an unknown suite, missing or malformed data, predictions of another spec in `out_dir`.
     """
     folder = pathlib.Path(out_dir) / f"step_{step}" if step is not None else pathlib.Path(out_dir)
-    words = vocabularies.load(vocabulary) if isinstance(vocabulary, str) else vocabulary
-    check(model, words, lengths, batch_size)
-    place = data_dir or os.environ.get("FLANX_DATA_DIR", "")
-    loaded = [registry.load(name, place, allow_missing) for name in _names(suites, self_consistency, beams)]
+    loaded_vocabulary = vocabularies.load(vocabulary) if isinstance(vocabulary, str) else vocabulary
+    predictor = Predictor(model, params, loaded_vocabulary, lengths, batch_size, seed)
+    data = data_dir or os.environ.get("FLANX_DATA_DIR", "")
+    loaded = [registry.load(name, data, allow_missing) for name in _names(suites, self_consistency, beams)]
     with contextlib.ExitStack() as stack:
         if params is None:
-            params = restore(stack, model, checkpoint, partitioner or Partitioner())
-        more = {"training": training(checkpoint, pathlib.Path(out_dir)), **(provenance or {})}
-        run = _provenance(model, params, words, lengths, seed, checkpoint, step, more)
-        entries = {}
-        for each in loaded:
-            entries[each.spec.name] = _run_suite(model, params, words, each, lengths, folder, batch_size, seed, run)
+            predictor = stack.enter_context(predictor.restored(checkpoint, partitioner or Partitioner()))
+        run = _run_metadata(predictor, checkpoint, step)
+        run |= {"training": training(checkpoint, pathlib.Path(out_dir)), **(provenance or {})}
+        entries = {suite.spec.name: _run_suite(predictor, suite, folder, run) for suite in loaded}
     if cluster.is_first():
         scores.write_scores(folder, entries, run)
     cluster.meet("scores are written")
     return json.loads((folder / "scores.json").read_text(encoding="utf-8"))
-
-
-def check(model: Model, words: Vocabulary, lengths: Mapping[str, int], batch_size: int) -> None:
-    """What would fail only after the parameters are read, or not at all."""
-    if not all(isinstance(lengths.get(key), int) and lengths[key] > 1 for key in ("inputs", "targets")):
-        raise UserError(f"lengths are {dict(lengths)}: give 'inputs' and 'targets', two tokens or more (EVAL_LENGTHS)")
-    if batch_size < 1:
-        raise UserError(f"EVAL_BATCH_SIZE is {batch_size}: give 1 or more")
-    if words.size > model.vocab_size:
-        raise UserError(
-            f"VOCABULARY {words.spec} has {words.size} ids, the model's table has {model.vocab_size} rows: "
-            "take the vocabulary that it was trained with"
-        )
 
 
 def _names(suites: Sequence[str], self_consistency: int, beams: int) -> list[str]:
@@ -113,38 +98,17 @@ def _names(suites: Sequence[str], self_consistency: int, beams: int) -> list[str
     return [name + how if does else name for name, does in zip(names, generates, strict=True)]
 
 
-def restore(stack: contextlib.ExitStack, model: Model, path: str | None, partitioner: Partitioner) -> Any:
-    """The parameters of a checkpoint on the partitioner's mesh, which stays in force until `stack` closes."""
-    from flanx.checkpoint import load_params
-
-    if not path:
-        raise UserError("nothing to evaluate: give a checkpoint (a run, a step folder or a converted checkpoint)")
-    stack.enter_context(partitioner.scope())
-    boxed = jax.eval_shape(model.init, jax.random.key(0))
-    target = jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        jax.eval_shape(nn.unbox, boxed),
-        partitioner.shardings(boxed),
-    )
-    return load_params(path, target)
-
-
-def _provenance(
-    model: Model, params: Any, words: Vocabulary, lengths: Mapping[str, int], seed: int, checkpoint: str | None,
-    step: int | None, more: Mapping[str, Any],
-) -> dict[str, Any]:  # fmt: skip
-    """What a result depends on beside its spec. Two runs that agree here may share their generations."""
-    versions = {name: importlib.metadata.version(name) for name in ("flanx", "jax", "flax", "numpy")}
+def _run_metadata(predictor: Predictor, checkpoint: str | None, step: int | None) -> dict[str, Any]:
+    """What a result depends on besides its spec. Two runs that agree here may share their generations."""
     return {
-        "model": repr(model),
+        "model": repr(predictor.model),
         "checkpoint": str(checkpoint) if checkpoint else None,
         "step": step,
-        "parameters": fingerprint(params),
-        "vocabulary": words.fingerprint,
-        "lengths": dict(lengths),
-        "seed": seed,
-        "versions": versions,
-        **more,
+        "parameters": fingerprint(predictor.params),
+        "vocabulary": predictor.vocabulary.fingerprint,
+        "lengths": dict(predictor.lengths),
+        "seed": predictor.seed,
+        "versions": {name: importlib.metadata.version(name) for name in ("flanx", "jax", "flax", "numpy")},
     }
 
 
@@ -174,28 +138,24 @@ def fingerprint(params: Any) -> str | None:
 # --- one suite -------------------------------------------------------------------------------------------------------
 
 
-def _run_suite(
-    model: Model, params: Any, words: Vocabulary, loaded: Suite, lengths: Mapping[str, int], folder: pathlib.Path,
-    batch_size: int, seed: int, run: Mapping[str, Any],
-) -> dict[str, Any]:  # fmt: skip
-    """Evaluates what is not done yet, then scores everything."""
-    spec, began = loaded.spec, time.monotonic()
-    count = functools.lru_cache(maxsize=4096)(lambda text: len(words.encode(text)))
+def _run_suite(predictor: Predictor, suite: Suite, folder: pathlib.Path, run: Mapping[str, Any]) -> dict[str, Any]:
+    """Evaluates the items that are not done yet, then scores all of them."""
+    spec, vocabulary, began = suite.spec, predictor.vocabulary, time.monotonic()
+    count = functools.lru_cache(maxsize=4096)(lambda text: len(vocabulary.encode(text)))
     with cluster.first_alone(f"{spec.name}: kept generations are read"):
-        writer = generations.Writer(folder, loaded, run)
+        writer = generations.Writer(folder, suite, run)
     with contextlib.closing(writer):
-        items = [item for item in loaded.items if (item.task, item.id) not in writer.done]
-        requests = [fit(item, spec, words, lengths["inputs"], count) for item in items]
-        for row in _answer(model, params, words, spec, requests, lengths, batch_size, seed):
+        items = [item for item in suite.items if (item.task, item.id) not in writer.done]
+        prompts = [fit(item, spec, vocabulary, predictor.lengths["inputs"], count) for item in items]
+        predict = _generate if spec.scoring == "generate" else _rank
+        for row in predict(predictor, spec, prompts) if prompts else ():
             if cluster.is_first():
                 writer.add(row)
     cluster.meet(f"{spec.name}: every generation is written")
     rows = [row for path in writer.paths.values() for row in generations.read(path)[1]]
-    if len(rows) != len(loaded.items):
-        raise UserError(
-            f"{folder}: {len(rows)} predictions of {len(loaded.items)} items of {spec.name}; evaluate again"
-        )
-    result = scores.summarize(spec, loaded.hash, rows) | {"data": dict(loaded.data)}
+    if len(rows) != len(suite.items):
+        raise UserError(f"{folder}: {len(rows)} predictions of {len(suite.items)} items of {spec.name}; evaluate again")
+    result = scores.summarize(spec, suite.hash, rows) | {"data": dict(suite.data)}
     seconds = time.monotonic() - began
     if cluster.is_first():
         print(
@@ -207,55 +167,26 @@ def _run_suite(
     return result
 
 
-def _answer(
-    model: Model, params: Any, words: Vocabulary, spec: Spec, requests: Sequence[FittedPrompt],
-    lengths: Mapping[str, int], batch_size: int, seed: int,
-) -> Iterator[generations.Generation]:  # fmt: skip
-    """The rows of the requests, as they finish."""
-    if not requests:
-        return
-    prompts = [request.tokens for request in requests]
-    place = placement(params)
-    common = {"lengths": length_buckets.bucket_lengths(lengths["inputs"]), "place": place}
-    if spec.scoring != "generate":
-        options = [[words.encode(option) for option in request.item.options] for request in requests]
-        found = loglikelihood.score(model, params, prompts, options, batch_size=batch_size, **common)
-        for request, sums in zip(requests, found, strict=True):
-            row = request.generation(words)
-            row.options = list(request.item.options)
-            row.option_scores = [float(value) if np.isfinite(value) else None for value in sums]
-            row.broken = None in row.option_scores
-            yield row
-        return
-    stop = (lambda tokens: answers.has_stop(words.decode(tokens), spec.stop)) if spec.stop else None
-    common |= {"max_new": min(spec.max_new, lengths["targets"]), "eos_id": words.eos_id}
-    common |= {"batch_size": max(8, batch_size // max(spec.samples, spec.beams))}
+def _generate(predictor: Predictor, spec: Spec, prompts: Sequence[FittedPrompt]) -> Iterator[generations.Generation]:
+    """The rows of a suite that generates, as prompts finish."""
+    method: decode.Sample | beam_search.Beam = decode.Sample(spec.temperature, spec.top_k, spec.top_p)
     if spec.beams:
         method = beam_search.Beam(spec.beams, spec.length_penalty)
-        outputs = beam_search.stream(model, params, prompts, method=method, **common)
-    else:
-        drawn = decode.Sample(spec.temperature, spec.top_k, spec.top_p)
-        outputs = decode.stream(
-            model, params, prompts, method=drawn, samples=spec.samples, seed=seed, stop=stop, **common
-        )
-    for number, output in outputs:
-        row = requests[number].generation(words)
-        count = 1 if spec.beams else spec.samples  # of beams the best
-        row.outputs = [words.decode(tokens) for tokens in output.tokens[:count]]
-        row.ended, row.broken = output.ended[:count], output.broken
+    tokens = [prompt.tokens for prompt in prompts]
+    stop = functools.partial(answers.has_stop, stop=spec.stop) if spec.stop and not spec.beams else None
+    for number, prediction in predictor.generate(tokens, method, spec.samples, spec.max_new, stop):
+        row = prompts[number].generation(predictor.vocabulary)
+        row.outputs, row.ended, row.broken = prediction.texts, prediction.ended, prediction.non_finite
         yield row
 
 
-def placement(params: Any) -> length_buckets.Place:
-    """How rows are placed: over the data axis of the parameters' mesh where they divide, else everywhere."""
-    sharding = getattr(jax.tree.leaves(params)[0], "sharding", None)
-    if not isinstance(sharding, jax.sharding.NamedSharding):
-        return jax.numpy.asarray
-    mesh = sharding.mesh
-    data = mesh.shape.get("data", 1)
-
-    def place(array: np.ndarray) -> jax.Array:
-        over = ("data",) if data > 1 and array.shape[0] % data == 0 else ()
-        return jax.device_put(array, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*over)))
-
-    return place
+def _rank(predictor: Predictor, spec: Spec, prompts: Sequence[FittedPrompt]) -> Iterator[generations.Generation]:
+    """The rows of a suite that ranks options."""
+    options = [prompt.item.options for prompt in prompts]
+    sums_of_options = predictor.score([prompt.tokens for prompt in prompts], options)
+    for prompt, sums in zip(prompts, sums_of_options, strict=True):
+        row = prompt.generation(predictor.vocabulary)
+        row.options = list(prompt.item.options)
+        row.option_scores = [float(value) if np.isfinite(value) else None for value in sums]
+        row.broken = None in row.option_scores
+        yield row

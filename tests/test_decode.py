@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from flanx.decoding import beam_search, decode, kv_cache, length_buckets, loglikelihood
+from flanx.decoding.length_buckets import Batching
 from flanx.errors import UserError
 from flanx.models import palm, t5
 
@@ -38,7 +39,7 @@ def prompts(count: int = 21, longest: int = 40) -> list[list[int]]:
 
 def run(given: list[list[int]] | None = None, **options: Any) -> list[decode.Output]:
     """Decodes with small shapes."""
-    settings = {"max_new": 12, "lengths": (64,), "batch_size": 8} | options
+    settings = {"max_new": 12, "batching": Batching(8, (64,))} | options
     return decode.generate(MODEL, params(), given if given is not None else prompts(), **settings)
 
 
@@ -76,8 +77,8 @@ def test_batched_equals_alone_refilled_and_bucketed(method: decode.Sample, sampl
     assert len({len(o.tokens[0]) for o in whole}) > 2
     backwards = run(prompts()[::-1], method=method, samples=samples)[::-1]
     assert backwards == whole
-    assert run(method=method, samples=samples, refill=2) == whole
-    assert run(method=method, samples=samples, lengths=(16, 64)) == whole
+    assert run(method=method, samples=samples, batching=Batching(8, (64,), refill=2)) == whole
+    assert run(method=method, samples=samples, batching=Batching(8, (16, 64))) == whole
     assert run(prompts()[4:5], method=method, samples=samples) == whole[4:5]
 
 
@@ -119,7 +120,7 @@ def test_a_decoder_only_model_follows_teacher_forcing_alone_and_in_samples() -> 
     rng = np.random.default_rng(3)
     weights = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape) * 0.3, x.dtype), shapes)
     given = prompts(5, 12)
-    settings = {"max_new": 8, "lengths": (16,), "batch_size": 8, "eos_id": -1}
+    settings = {"max_new": 8, "batching": Batching(8, (16,)), "eos_id": -1}
     found = decode.generate(model, weights, given, **settings)
     rows = [prompt + output.tokens[0] for prompt, output in zip(given, found, strict=True)]
     targets = length_buckets.pad_rows(rows, len(rows), 24)
@@ -219,7 +220,7 @@ SLOW = pytest.mark.slow
 def test_beam_equals_hugging_face(beams: int, penalty: float) -> None:
     hugging_face()
     method = beam_search.Beam(beams, penalty)
-    found = beam_search.search(MODEL, params(), prompts(), max_new=12, method=method, lengths=(64,), batch_size=24)
+    found = beam_search.search(MODEL, params(), prompts(), max_new=12, method=method, batching=Batching(24, (64,)))
     wanted = theirs(prompts(), num_beams=beams, length_penalty=penalty, num_return_sequences=beams)
     kept = [ours(o.tokens[i]) if i < len(o.tokens) else [] for o in found for i in range(beams)]
     assert kept == wanted
@@ -228,8 +229,8 @@ def test_beam_equals_hugging_face(beams: int, penalty: float) -> None:
 
 def test_beam_batched_equals_alone() -> None:
     method = beam_search.Beam(3, 2.0)
-    whole = beam_search.search(MODEL, params(), prompts(), max_new=12, method=method, lengths=(64,), batch_size=24)
-    alone = beam_search.search(MODEL, params(), prompts()[2:3], max_new=12, method=method, lengths=(64,), batch_size=24)
+    whole = beam_search.search(MODEL, params(), prompts(), max_new=12, method=method, batching=Batching(24, (64,)))
+    alone = beam_search.search(MODEL, params(), prompts()[2:3], max_new=12, method=method, batching=Batching(24, (64,)))
     assert alone[0].tokens == whole[2].tokens
     with pytest.raises(UserError, match="at least 2 beams"):
         beam_search.Beam(1)
@@ -238,7 +239,7 @@ def test_beam_batched_equals_alone() -> None:
 def test_option_scores_equal_the_model_s_log_probabilities() -> None:
     given = prompts(5)
     options = [[[5], [6], [7, 8, 9]], [[1]], [[4, 4], [5]], [[9, 1], [10, 1], [11]], [[3], [3]]]
-    found = loglikelihood.score(MODEL, params(), given, options, lengths=(64,))
+    found = loglikelihood.score(MODEL, params(), given, options, batching=Batching(lengths=(64,)))
     pairs = [(prompt, option) for prompt, each in zip(given, options, strict=True) for option in each]
     wanted = forced(*map(list, zip(*pairs, strict=True)))
     sums = [value for each in found for value in each]
@@ -256,8 +257,8 @@ def test_on_a_mesh_as_on_one_device() -> None:
     everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     placed = jax.device_put(params(), everywhere)
     found = decode.generate(
-        MODEL, placed, prompts(), max_new=12, lengths=(64,), batch_size=8, samples=3, method=SAMPLED,
-        place=lambda array: jax.device_put(array, over),
+        MODEL, placed, prompts(), max_new=12, samples=3, method=SAMPLED,
+        batching=Batching(8, (64,), device_put=lambda array: jax.device_put(array, over)),
     )  # fmt: skip
     assert found == run(samples=3, method=SAMPLED)
 
@@ -266,9 +267,9 @@ def test_nan_logits_are_named_and_stop_the_row() -> None:
     spoiled = jax.tree.map(lambda x: x, params())
     spoiled["token_embedder"] = {"embedding": params()["token_embedder"]["embedding"].at[50].set(jnp.nan)}
     given = [[5, 6, 1], [5, 50, 1], [7, 1]]
-    found = decode.generate(MODEL, spoiled, given, max_new=12, lengths=(64,), batch_size=8)
-    assert [o.broken for o in found] == [False, True, False]
-    clean = decode.generate(MODEL, params(), [given[0], given[2]], max_new=12, lengths=(64,), batch_size=8)
+    found = decode.generate(MODEL, spoiled, given, max_new=12, batching=Batching(8, (64,)))
+    assert [o.non_finite for o in found] == [False, True, False]
+    clean = decode.generate(MODEL, params(), [given[0], given[2]], max_new=12, batching=Batching(8, (64,)))
     assert [50 in o.tokens[0] or o == c for o, c in zip([found[0], found[2]], clean, strict=True)] == [True, True]
     assert np.isnan(loglikelihood.score(MODEL, spoiled, [given[1]], [[[5]]])[0][0])
 
@@ -305,7 +306,7 @@ def test_an_output_ends_with_its_stop_text_wherever_it_stands(samples: int) -> N
     def stop(tokens: list[int]) -> bool:
         return sum(token % 3 == 0 for token in tokens) >= 3
 
-    found = run(method=method, samples=samples, stop=stop, refill=2)
+    found = run(method=method, samples=samples, stop=stop, batching=Batching(8, (64,), refill=2))
     cut = 0
     for before, after in zip(whole, found, strict=True):
         for i in range(samples):

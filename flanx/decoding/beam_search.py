@@ -3,8 +3,8 @@
 Letters: B prompts, K beams, M new tokens, V vocabulary.
 
 The rules are those that Hugging Face's `generate(num_beams=K)` follows, so that both give the same tokens: the best 2K
-continuations of K beams are looked at; those among the first K that end are kept with the score
-sum of log-probabilities / length ** length_penalty; a prompt is finished when its best open beam, scored at today's
+continuations of K beams are considered; those among the first K that end are kept with the score
+sum of log-probabilities / length ** length_penalty; a prompt is finished when its best open beam, scored at the current
 length, is no better than its worst kept one.
 """
 
@@ -17,10 +17,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flanx.decoding import kv_cache, length_buckets
+from flanx.decoding import kv_cache
 from flanx.decoding.decode import Output
+from flanx.decoding.length_buckets import DEFAULT_BATCHING, Batching, Prompt, fetch
 from flanx.errors import UserError
-from flanx.models import Model
+from flanx.models import Model, Params
 
 _NEVER = -1e9  # the score of what may not be chosen
 
@@ -34,7 +35,7 @@ class Beam:
 
     def __post_init__(self) -> None:
         if self.beams < 2:
-            raise UserError(f"{self}: beam search wants at least 2 beams; one beam is greedy decoding")
+            raise UserError(f"{self}: beam search needs at least 2 beams; one beam is greedy decoding")
 
 
 @jax.tree_util.register_dataclass
@@ -42,16 +43,16 @@ class Beam:
 class _State:
     """Open and kept beams; every array leads with [B, K]."""
 
-    at: jax.Array  # i32, tokens so far, the same for all
+    length: jax.Array  # i32, tokens so far, the same for all
     cache: Any
     token: jax.Array  # i32[B, K]
     open: jax.Array  # i32[B, K, M]
     open_score: jax.Array  # f32[B, K], sums of log-probabilities
     kept: jax.Array  # i32[B, K, M]
     kept_score: jax.Array  # f32[B, K], normalized
-    kept_length: jax.Array  # i32[B, K], 0: this place is not taken
-    hopeful: jax.Array  # bool[B], an open beam may still beat a kept one
-    broken: jax.Array  # bool[B]
+    kept_length: jax.Array  # i32[B, K], 0: no beam is kept here yet
+    active: jax.Array  # bool[B], an open beam may still beat a kept one
+    non_finite: jax.Array  # bool[B]
 
 
 def _along(x: jax.Array, index: jax.Array) -> jax.Array:
@@ -61,14 +62,21 @@ def _along(x: jax.Array, index: jax.Array) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnames=("model", "method", "max_new", "eos_id", "shared"))
 def _search(
-    model: Model, params: Any, inputs: jax.Array, *, method: Beam, max_new: int, eos_id: int, shared: tuple[bool, ...]
+    model: Model,
+    params: Params,
+    inputs: jax.Array,
+    *,
+    method: Beam,
+    max_new: int,
+    eos_id: int,
+    shared: tuple[bool, ...],
 ) -> _State:
     """Searches for i32[B, S] until no prompt can improve."""
     rows, beams = inputs.shape[0], method.beams
     filled, token = model.prefill(params, inputs, max_new)
-    scores = jnp.full((rows, beams), _NEVER).at[:, 0].set(0.0)  # all beams are alike at first: let one speak
+    scores = jnp.full((rows, beams), _NEVER).at[:, 0].set(0.0)  # all beams are equal at first: extend only one
     state = _State(
-        at=jnp.int32(0),
+        length=jnp.int32(0),
         cache=kv_cache.widen(filled, beams, shared),
         token=jnp.broadcast_to(token[:, None], (rows, beams)).astype(jnp.int32),
         open=jnp.zeros((rows, beams, max_new), jnp.int32),
@@ -76,14 +84,16 @@ def _search(
         kept=jnp.zeros((rows, beams, max_new), jnp.int32),
         kept_score=jnp.full((rows, beams), _NEVER),
         kept_length=jnp.zeros((rows, beams), jnp.int32),
-        hopeful=jnp.ones(rows, bool),
-        broken=jnp.zeros(rows, bool),
+        active=jnp.ones(rows, bool),
+        non_finite=jnp.zeros(rows, bool),
     )
     body = functools.partial(_extend, model, params, method=method, eos_id=eos_id, shared=shared)
-    return jax.lax.while_loop(lambda s: s.hopeful.any() & (s.at < max_new), body, state)
+    return jax.lax.while_loop(lambda s: s.active.any() & (s.length < max_new), body, state)
 
 
-def _extend(model: Model, params: Any, state: _State, *, method: Beam, eos_id: int, shared: tuple[bool, ...]) -> _State:
+def _extend(
+    model: Model, params: Params, state: _State, *, method: Beam, eos_id: int, shared: tuple[bool, ...]
+) -> _State:
     """One token more for every open beam."""
     rows, beams, limit = state.open.shape
     logits, after = kv_cache.step(model, params, state.cache, state.token, shared)
@@ -91,18 +101,18 @@ def _extend(model: Model, params: Any, state: _State, *, method: Beam, eos_id: i
     total = jax.nn.log_softmax(logits.astype(jnp.float32)) + state.open_score[..., None]
     score, index = jax.lax.top_k(total.reshape(rows, beams * vocab), 2 * beams)
     parent, token = index // vocab, (index % vocab).astype(jnp.int32)
-    text = _along(state.open, parent).at[:, :, state.at].set(token)
-    length = state.at + 1
+    text = _along(state.open, parent).at[:, :, state.length].set(token)
+    length = state.length + 1
     ends = (token == eos_id) | (length >= limit)
 
-    # Keep what ends, if it stands among the first K and its prompt is still open.
-    may = ends & (jnp.arange(2 * beams) < beams)[None] & state.hopeful[:, None]
+    # Keep what ends, if it is among the first K and its prompt is still active.
+    may = ends & (jnp.arange(2 * beams) < beams)[None] & state.active[:, None]
     new_score = jnp.where(may, score / length.astype(jnp.float32) ** method.length_penalty, _NEVER)
     kept_score, best = jax.lax.top_k(jnp.concatenate([state.kept_score, new_score], axis=1), beams)
     kept = _along(jnp.concatenate([state.kept, text], axis=1), best)
     kept_length = _along(jnp.concatenate([state.kept_length, jnp.where(may, length, 0)], axis=1), best)
 
-    # Go on with the K best that do not end.
+    # Continue with the K best that do not end.
     open_score, best = jax.lax.top_k(jnp.where(ends, score + _NEVER, score), beams)
     parent, token, text = _along(parent, best), _along(token, best), _along(text, best)
     leaves, tree = jax.tree.flatten(after)
@@ -111,7 +121,7 @@ def _extend(model: Model, params: Any, state: _State, *, method: Beam, eos_id: i
     ceiling = open_score[:, 0] / length.astype(jnp.float32) ** method.length_penalty
     worst = jnp.where((kept_length > 0).all(axis=1), kept_score.min(axis=1), _NEVER)
     return _State(
-        at=length,
+        length=length,
         cache=jax.tree.unflatten(tree, leaves),
         token=token,
         open=text,
@@ -119,43 +129,41 @@ def _extend(model: Model, params: Any, state: _State, *, method: Beam, eos_id: i
         kept=kept,
         kept_score=kept_score,
         kept_length=kept_length,
-        hopeful=state.hopeful & (ceiling > worst),
-        broken=state.broken | ~jnp.isfinite(logits.max(axis=(1, 2))),
+        active=state.active & (ceiling > worst),
+        non_finite=state.non_finite | ~jnp.isfinite(logits.max(axis=(1, 2))),
     )
 
 
 def stream(
     model: Model,
-    params: Any,
-    prompts: Sequence[length_buckets.Prompt],
+    params: Params,
+    prompts: Sequence[Prompt],
     *,
     max_new: int,
     method: Beam = Beam(),
     eos_id: int = 1,
-    batch_size: int = 16,
-    lengths: Sequence[int] = (),
-    place: length_buckets.Place = jnp.asarray,
+    batching: Batching = DEFAULT_BATCHING,
 ) -> Iterator[tuple[int, Output]]:
     """Yields (prompt number, its K best outputs, best first, with their scores), batch by batch."""
     shared = kv_cache.shared_leaves(model, params, max_new)
-    for numbers, inputs in length_buckets.batches(prompts, lengths, batch_size):
-        state = _search(model, params, place(inputs), method=method, max_new=max_new, eos_id=eos_id, shared=shared)
-        kept, counts, scores, broken = (
-            length_buckets.fetch(x) for x in (state.kept, state.kept_length, state.kept_score, state.broken)
-        )
+    search = functools.partial(_search, model, params, method=method, max_new=max_new, eos_id=eos_id, shared=shared)
+    for numbers, inputs in batching.batches(prompts):
+        state = search(batching.device_put(inputs))
+        arrays = state.kept, state.kept_length, state.kept_score, state.non_finite
+        kept, counts, scores, non_finite = map(fetch, arrays)
         for row, number in enumerate(numbers):
-            yield number, _output(kept[row], counts[row], scores[row], bool(broken[row]), eos_id)
+            yield number, _output(kept[row], counts[row], scores[row], bool(non_finite[row]), eos_id)
 
 
-def search(model: Model, params: Any, prompts: Sequence[length_buckets.Prompt], **options: Any) -> list[Output]:
+def search(model: Model, params: Params, prompts: Sequence[Prompt], **options: Any) -> list[Output]:
     """`stream`, collected in the order of the prompts."""
-    found = dict(stream(model, params, prompts, **options))
-    return [found[number] for number in range(len(prompts))]
+    outputs = dict(stream(model, params, prompts, **options))
+    return [outputs[number] for number in range(len(prompts))]
 
 
-def _output(kept: np.ndarray, counts: np.ndarray, scores: np.ndarray, broken: bool, eos_id: int) -> Output:
+def _output(kept: np.ndarray, counts: np.ndarray, scores: np.ndarray, non_finite: bool, eos_id: int) -> Output:
     """The kept beams of one prompt, [K, M], [K], [K]."""
     lists = [beam[:count].tolist() for beam, count in zip(kept, counts, strict=True) if count]
     ended = [tokens[-1] == eos_id for tokens in lists]
     tokens = [t[:-1] if e else t for t, e in zip(lists, ended, strict=True)]
-    return Output(tokens, ended, broken, [float(s) for s in scores[: len(lists)]])
+    return Output(tokens, ended, non_finite, [float(s) for s in scores[: len(lists)]])

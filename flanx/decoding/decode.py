@@ -19,12 +19,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from flanx.decoding.kv_cache import shared_leaves, step, widen
-from flanx.decoding.length_buckets import Place, Prompt, bucket_lengths, buckets_of, fetch, pad_rows, rows_of
+from flanx.decoding.length_buckets import DEFAULT_BATCHING, Batching, DevicePut, Prompt, fetch, pad_rows, rows_of
 from flanx.errors import UserError
-from flanx.models import Model
+from flanx.models import Model, Params
 
 Stop = Callable[[list[int]], bool]
-STOP_PERIOD = 8  # steps between two looks for stop texts
+STOP_PERIOD = 8  # steps between two checks for stop texts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Sample:
 
     def __post_init__(self) -> None:
         if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
-            raise UserError(f"{self}: wants temperature >= 0, top_k >= 0 and 0 < top_p <= 1")
+            raise UserError(f"{self}: needs temperature >= 0, top_k >= 0 and 0 < top_p <= 1")
 
     def pick(self, logits: jax.Array, keys: jax.Array) -> jax.Array:
         """Draws one token per row: f32[B, n, V], keys [B, n] -> i32[B, n]."""
@@ -46,9 +46,9 @@ class Sample:
         width = self.top_k if 0 < self.top_k < logits.shape[-1] else logits.shape[-1]
         if width == logits.shape[-1] and self.top_p == 1:
             values, tokens = logits / self.temperature, None
-        else:  # sorted from the likeliest down, as nucleus sampling wants it
+        else:  # sorted from the likeliest down, as nucleus sampling needs it
             values, tokens = jax.lax.top_k(logits / self.temperature, width)
-        if self.top_p < 1:  # keep what stands before the nucleus is full; the first always stays
+        if self.top_p < 1:  # keep tokens until the nucleus is full; the first always stays
             share = jax.nn.softmax(values, axis=-1)
             values = jnp.where(jnp.cumsum(share, axis=-1) - share < self.top_p, values, -jnp.inf)
         noise = jax.vmap(jax.vmap(lambda key: jax.random.gumbel(key, (values.shape[-1],))))(keys)
@@ -58,20 +58,23 @@ class Sample:
         return jnp.take_along_axis(tokens, choice[..., None], axis=-1)[..., 0].astype(jnp.int32)
 
 
+GREEDY = Sample()
+
+
 @dataclasses.dataclass(frozen=True)
 class Output:
-    """What came of one prompt.
+    """The result of one prompt.
 
     Attributes:
       tokens: the new tokens of each sample (or beam, best first), end-of-sequence left out.
-      ended: whether each sample reached its end-of-sequence token or a stop text; False: cut at max_new.
-      broken: the logits held a NaN or an infinity; the tokens mean nothing.
+      ended: whether each sample reached its end-of-sequence token or a stop text; False: truncated at max_new.
+      non_finite: the logits held a NaN or an infinity; the tokens mean nothing.
       scores: log-probabilities of beams, length-normalized; empty for samples.
     """
 
     tokens: list[list[int]]
     ended: list[bool]
-    broken: bool = False
+    non_finite: bool = False
     scores: list[float] = dataclasses.field(default_factory=list)
 
 
@@ -88,14 +91,14 @@ class _State:
     out: jax.Array  # i32[B, n, M]
     length: jax.Array  # i32[B, n], new tokens so far
     done: jax.Array  # bool[B, n]
-    broken: jax.Array  # bool[B]
+    non_finite: jax.Array  # bool[B]
     key: jax.Array  # u32[B, 2], from the prompt and the seed
 
 
 @functools.partial(jax.jit, static_argnames=("model", "max_new", "samples", "shared"))
 def _start(
     model: Model,
-    params: Any,
+    params: Params,
     inputs: jax.Array,
     key: jax.Array,
     used: jax.Array,
@@ -104,7 +107,7 @@ def _start(
     samples: int,
     shared: Any,
 ) -> _State:
-    """Encodes i32[B, S] and sets every used row (bool[B]) going."""
+    """Encodes i32[B, S] and starts every used row (bool[B])."""
     cache, token = model.prefill(params, inputs, max_new)
     wide = (inputs.shape[0], samples)
     return _State(
@@ -113,7 +116,7 @@ def _start(
         out=jnp.zeros((*wide, max_new), jnp.int32),
         length=jnp.zeros(wide, jnp.int32),
         done=jnp.broadcast_to(~used[:, None], wide),
-        broken=jnp.zeros(wide[:1], bool),
+        non_finite=jnp.zeros(wide[:1], bool),
         key=key,
     )
 
@@ -133,7 +136,7 @@ def _finish(state: _State, done: jax.Array) -> _State:
 @functools.partial(jax.jit, static_argnames=("model", "method", "eos_id", "shared"), donate_argnums=2)
 def _advance(
     model: Model,
-    params: Any,
+    params: Params,
     state: _State,
     until: jax.Array,
     steps: jax.Array,
@@ -158,9 +161,9 @@ def _advance(
         out = state.out.at[jnp.arange(rows)[:, None], jnp.arange(samples)[None], at].set(token, mode="drop")
         length = state.length + ~state.done
         finite = jnp.isfinite(logits.max(axis=-1))  # the maximum of a row with a NaN is NaN
-        broken = state.broken | (~finite & ~state.done).any(axis=1)
-        done = state.done | (token == eos_id) | (length >= limit) | broken[:, None]
-        return _State(cache, token, out, length, done, broken, state.key), taken + 1
+        non_finite = state.non_finite | (~finite & ~state.done).any(axis=1)
+        done = state.done | (token == eos_id) | (length >= limit) | non_finite[:, None]
+        return _State(cache, token, out, length, done, non_finite, state.key), taken + 1
 
     return jax.lax.while_loop(more, body, (state, jnp.int32(0)))[0]
 
@@ -175,7 +178,7 @@ def _keys(state: _State) -> jax.Array:
     return jax.vmap(jax.vmap(one, in_axes=(None, 0, 0)), in_axes=(0, None, 0))(state.key, samples, state.length)
 
 
-# --- requests --------------------------------------------------------------------------------------------------------
+# --- prompts ---------------------------------------------------------------------------------------------------------
 
 
 def prompt_key(prompt: Prompt, seed: int) -> np.ndarray:
@@ -184,96 +187,130 @@ def prompt_key(prompt: Prompt, seed: int) -> np.ndarray:
     return np.frombuffer(digest[:8], "<u4")
 
 
+class Slots:
+    """The rows of one batch, the prompts that they decode, and those that wait for a free row.
+
+    Attributes:
+      prompt: the number of the prompt in each row; None: the row is free.
+      state: of all rows, on the devices.
+    """
+
+    state: _State
+
+    def __init__(self, start: Callable[[Sequence[int], int], _State], numbers: Sequence[int], rows: int, refill: int):
+        """Fills the first rows.
+
+        Args:
+          start: (prompt numbers, rows) -> the state of a batch of so many rows, the prompts in the first of them.
+          refill: how many rows must be free before waiting prompts take them.
+        """
+        self._start, self._refill = start, refill
+        self._waiting = list(reversed(numbers))
+        self.prompt: list[int | None] = [None] * rows
+        self.fill()
+
+    @property
+    def busy(self) -> bool:
+        """Whether any row decodes a prompt."""
+        return any(number is not None for number in self.prompt)
+
+    @property
+    def until(self) -> int:
+        """How many rows must be free for the host to have something to do."""
+        return self._refill if self._waiting else len(self.prompt)
+
+    def fill(self) -> None:
+        """Gives free rows to waiting prompts: all rows at once where all are free, else `refill` of them."""
+        free, rows = [row for row, number in enumerate(self.prompt) if number is None], len(self.prompt)
+        if not self._waiting or len(free) < self._refill:
+            return
+        count = rows if len(free) == rows else self._refill
+        taken = free[: min(count, len(self._waiting))]
+        for row in taken:
+            self.prompt[row] = self._waiting.pop()
+        new = self._start([number for row in taken if (number := self.prompt[row]) is not None], count)
+        if count == rows:
+            self.state = new
+        else:
+            self.state = _replace(self.state, new, np.asarray(taken + [rows] * (count - len(taken)), np.int32))
+
+    def free(self, eos_id: int, stop: Stop | None, device_put: DevicePut) -> list[tuple[int, Output]]:
+        """Frees the rows that are done, by themselves or by a stop text: (prompt number, its output) of each."""
+        state = self.state
+        done, out, length, non_finite = map(fetch, (state.done, state.out, state.length, state.non_finite))
+        if stop and (stopped := _stopped(done, out, length, stop)).any():
+            self.state, done = _finish(state, device_put(stopped)), done | stopped
+        outputs = []
+        for row, number in enumerate(self.prompt):
+            if number is not None and done[row].all():
+                outputs.append((number, _output(out[row], length[row], bool(non_finite[row]), eos_id, stop)))
+                self.prompt[row] = None
+        return outputs
+
+
 def stream(
     model: Model,
-    params: Any,
+    params: Params,
     prompts: Sequence[Prompt],
     *,
     max_new: int,
-    method: Sample = Sample(),
+    method: Sample = GREEDY,
     samples: int = 1,
     seed: int = 0,
     eos_id: int = 1,
-    batch_size: int = 64,
-    lengths: Sequence[int] = (),
-    refill: int = 0,
     stop: Stop | None = None,
-    place: Place = jnp.asarray,
+    batching: Batching = DEFAULT_BATCHING,
 ) -> Iterator[tuple[int, Output]]:
     """Decodes every prompt and yields (prompt number, Output) as prompts finish, in no fixed order.
 
     Args:
       prompts: token lists, as the model takes them (with their end-of-sequence token where it was trained so).
       max_new: new tokens at most, end-of-sequence included.
-      batch_size: prompts decoded together; fewer where they have more than 512 tokens.
-      lengths: prompt lengths to compile for; none given: those of `bucket_lengths` up to the longest prompt.
-      refill: rows that finish before new prompts take their places; 0: a quarter of the batch, and only where
-        outputs may be long (max_new >= 64), since a refill costs one more compilation and a copy of the rows.
       stop: whether an output so far holds a text that ends it; an output is cut to the shortest that does.
-      place: puts a host array with rows on axis 0 on the devices (a mesh: over its data axis).
     """
-    lengths = lengths or bucket_lengths(max((len(p) for p in prompts), default=1))
     shared = shared_leaves(model, params, max_new) if samples > 1 else ()
-    start = functools.partial(_start, model, params, max_new=max_new, samples=samples, shared=shared)
     advance = functools.partial(_advance, model, params, method=method, eos_id=eos_id, shared=shared)
     steps = np.int32(STOP_PERIOD if stop else max_new)
 
-    def begin(numbers: Sequence[int], count: int, length: int) -> _State:
-        chosen = [prompts[i] for i in numbers]
-        keys = np.zeros((count, 2), np.uint32)
-        keys[: len(chosen)] = [prompt_key(p, seed) for p in chosen]
-        return start(place(pad_rows(chosen, count, length)), place(keys), place(np.arange(count) < len(chosen)))
+    def start(length: int, numbers: Sequence[int], rows: int) -> _State:
+        chosen = [prompts[number] for number in numbers]
+        keys = np.zeros((rows, 2), np.uint32)
+        keys[: len(chosen)] = [prompt_key(prompt, seed) for prompt in chosen]
+        arrays = pad_rows(chosen, rows, length), keys, np.arange(rows) < len(chosen)
+        arrays = map(batching.device_put, arrays)
+        return _start(model, params, *arrays, max_new=max_new, samples=samples, shared=shared)
 
-    for length, numbers in buckets_of(prompts, lengths, batch_size).items():
-        rows = rows_of(len(numbers), batch_size, length)
-        width = refill or (max(rows // 4, 1) if max_new >= 64 else rows)
-        waiting = list(reversed(numbers))
-        owner = [waiting.pop() for _ in range(min(rows, len(waiting)))]
-        state = begin(owner, rows, length)
-        owner += [-1] * (rows - len(owner))
-        while any(number >= 0 for number in owner):
-            state = advance(state, np.int32(width if waiting else rows), steps)
-            done, out, count, broken = (fetch(x) for x in (state.done, state.out, state.length, state.broken))
-            if stop and (stopped := _stopped(done, out, count, stop)).any():
-                state, done = _finish(state, place(stopped)), done | stopped
-            free = [row for row in range(rows) if done[row].all()]
-            for row in free:
-                if owner[row] >= 0:
-                    yield owner[row], _output(out[row], count[row], bool(broken[row]), eos_id, stop)
-                    owner[row] = -1
-            if waiting and len(free) >= width:
-                taken = free[:width]
-                for row in taken[: len(waiting)]:
-                    owner[row] = waiting.pop()
-                fresh = [owner[row] for row in taken if owner[row] >= 0]
-                if len(fresh) == rows:
-                    state = begin(fresh, rows, length)
-                else:
-                    at = taken[: len(fresh)] + [rows] * (width - len(fresh))
-                    state = _replace(state, begin(fresh, width, length), np.asarray(at, np.int32))
+    for length, numbers in batching.buckets(prompts).items():
+        rows = rows_of(len(numbers), batching.size, length)
+        refill = batching.refill or (max(rows // 4, 1) if max_new >= 64 else rows)
+        slots = Slots(functools.partial(start, length), numbers, rows, min(refill, rows))
+        while slots.busy:
+            slots.state = advance(slots.state, np.int32(slots.until), steps)
+            yield from slots.free(eos_id, stop, batching.device_put)
+            slots.fill()
 
 
 def _stopped(done: np.ndarray, out: np.ndarray, length: np.ndarray, stop: Stop) -> np.ndarray:
-    """Which open samples, bool[B, n], hold a stop text by now."""
-    found = np.zeros_like(done)
+    """Which open samples, bool[B, n], hold a stop text."""
+    stopped = np.zeros_like(done)
     for row, sample in np.argwhere(~done):
-        found[row, sample] = stop(out[row, sample, : length[row, sample]].tolist())
-    return found
+        stopped[row, sample] = stop(out[row, sample, : length[row, sample]].tolist())
+    return stopped
 
 
-def _output(out: np.ndarray, length: np.ndarray, broken: bool, eos_id: int, stop: Stop | None) -> Output:
+def _output(out: np.ndarray, length: np.ndarray, non_finite: bool, eos_id: int, stop: Stop | None) -> Output:
     """One row's samples, [n, M] and [n], as token lists."""
     lists = [out[i, : length[i]].tolist() for i in range(len(out))]
     ended = [bool(tokens) and tokens[-1] == eos_id for tokens in lists]
     lists = [tokens[:-1] if end else tokens for tokens, end in zip(lists, ended, strict=True)]
-    for i, tokens in enumerate(lists if stop else ()):
-        if stop(tokens):  # however long it ran on until somebody looked
+    for i, tokens in enumerate(lists):
+        if stop and stop(tokens):  # however many tokens it has beyond the stop text
             lists[i] = next((tokens[:n] for n in range(len(tokens)) if stop(tokens[:n])), tokens)
             ended[i] = True
-    return Output(lists, ended, broken)
+    return Output(lists, ended, non_finite)
 
 
-def generate(model: Model, params: Any, prompts: Sequence[Prompt], **options: Any) -> list[Output]:
+def generate(model: Model, params: Params, prompts: Sequence[Prompt], **options: Any) -> list[Output]:
     """`stream`, collected in the order of the prompts."""
     found = dict(stream(model, params, prompts, **options))
     return [found[number] for number in range(len(prompts))]

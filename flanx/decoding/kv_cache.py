@@ -10,28 +10,28 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from flanx.models import Model
+from flanx.models import Model, Params
 
 
 @functools.cache
 def _shared(model: Model, max_new: int, structure: Any) -> tuple[bool, ...]:
-    """Which leaves of the cache a decoding step hands back untouched, read off its jaxpr."""
+    """Which leaves of the cache a decoding step returns untouched, read off its jaxpr."""
     params = jax.tree.unflatten(*structure)
 
-    def step(params: Any, inputs: jax.Array) -> Any:
+    def step(params: Params, inputs: jax.Array) -> Any:
         cache, tokens = model.prefill(params, inputs, max_new)
         jaxpr = jax.make_jaxpr(model.decode_step)(params, cache, tokens).jaxpr
         count = len(jax.tree.leaves(cache))
         given = jaxpr.invars[-count - 1 : -1]  # after the parameters, before the tokens
-        found.extend(a is b for a, b in zip(given, jaxpr.outvars[1:], strict=True))
+        same.extend(a is b for a, b in zip(given, jaxpr.outvars[1:], strict=True))
         return cache
 
-    found: list[bool] = []
+    same: list[bool] = []
     jax.eval_shape(step, params, jax.ShapeDtypeStruct((1, 8), jnp.int32))
-    return tuple(found)
+    return tuple(same)
 
 
-def shared_leaves(model: Model, params: Any, max_new: int) -> tuple[bool, ...]:
+def shared_leaves(model: Model, params: Params, max_new: int) -> tuple[bool, ...]:
     """For each leaf of the cache: does it stay the same through decoding (so that samples may share it)?"""
     leaves, tree = jax.tree.flatten(params)
     return _shared(model, max_new, (tree, tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in leaves)))
@@ -49,7 +49,9 @@ def widen(cache: Any, n: int, shared: tuple[bool, ...]) -> Any:
     return jax.tree.unflatten(tree, wide)
 
 
-def step(model: Model, params: Any, cache: Any, tokens: jax.Array, shared: tuple[bool, ...]) -> tuple[jax.Array, Any]:
+def step(
+    model: Model, params: Params, cache: Any, tokens: jax.Array, shared: tuple[bool, ...]
+) -> tuple[jax.Array, Any]:
     """One cached step of every sample: (widened cache, i32[B, n]) -> (f32[B, n, V], cache)."""
     if tokens.shape[1] == 1:
         logits, cache = model.decode_step(params, cache, tokens[:, 0])

@@ -3,16 +3,19 @@
 Letters: B rows of a batch, S prompt length of a bucket.
 """
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 
 from flanx.errors import UserError
 
 Prompt = Sequence[int]
-Place = Callable[[np.ndarray], jax.Array]
+DevicePut = Callable[[np.ndarray], jax.Array]
 
 SHORTEST = 128
 FULL_LENGTH = 512  # a batch size is meant for prompts of this length; longer ones go in smaller batches
@@ -30,22 +33,22 @@ def bucket_lengths(longest: int, parts: int = 0) -> tuple[int, ...]:
 
 
 def buckets_of(prompts: Sequence[Prompt], lengths: Sequence[int], batch_size: int = 0) -> dict[int, list[int]]:
-    """Prompt numbers by the smallest length that holds them, longest first, so that a full machine shows at once.
+    """Prompt numbers by the smallest length that holds them, longest first, so that a lack of memory shows at once.
 
     A bucket whose prompts would save less padding than an eighth of a full batch of the next longer one in use joins
     that: it is not worth a compilation.
     """
-    found: dict[int, list[int]] = {}
+    buckets: dict[int, list[int]] = {}
     for number, prompt in enumerate(prompts):
         fit = [length for length in sorted(lengths) if length >= len(prompt)]
         if not fit:
             longest = max(lengths)
             raise UserError(f"prompt {number} has {len(prompt)} tokens, the longest allowed is {longest}: shorten it")
-        found.setdefault(fit[0], []).append(number)
-    for length, longer in itertools.pairwise(sorted(found)):
-        if 8 * len(found[length]) * (longer - length) < batch_size * longer:
-            found[longer] += found.pop(length)
-    return {length: found[length] for length in sorted(found, reverse=True)}
+        buckets.setdefault(fit[0], []).append(number)
+    for length, longer in itertools.pairwise(sorted(buckets)):
+        if 8 * len(buckets[length]) * (longer - length) < batch_size * longer:
+            buckets[longer] += buckets.pop(length)
+    return {length: buckets[length] for length in sorted(buckets, reverse=True)}
 
 
 def rows_of(count: int, batch_size: int, length: int) -> int:
@@ -66,22 +69,42 @@ def pad_rows(prompts: Sequence[Prompt], rows: int, length: int) -> np.ndarray:
     return array
 
 
-def batches(
-    prompts: Sequence[Prompt], lengths: Sequence[int], batch_size: int
-) -> Iterator[tuple[list[int], np.ndarray]]:
-    """Prompt numbers and i32[B, S] of every batch; rows beyond the numbers are zeros."""
-    lengths = lengths or bucket_lengths(max((len(p) for p in prompts), default=1))
-    for length, numbers in buckets_of(prompts, lengths, batch_size).items():
-        rows = rows_of(len(numbers), batch_size, length)
-        for first in range(0, len(numbers), rows):
-            chosen = numbers[first : first + rows]
-            yield chosen, pad_rows([prompts[i] for i in chosen], rows, length)
+@dataclasses.dataclass(frozen=True)
+class Batching:
+    """How prompts are decoded together.
+
+    Attributes:
+      size: prompts of a batch; fewer where they have more than 512 tokens.
+      lengths: prompt lengths to compile for; none given: those of `bucket_lengths` up to the longest prompt.
+      refill: rows that finish before waiting prompts take them; 0: a quarter of the batch, and only where outputs may
+        be long (64 new tokens or more), since a refill costs one more compilation and a copy of the rows.
+      device_put: puts a host array with rows on axis 0 on the devices (a mesh: over its data axis).
+    """
+
+    size: int = 64
+    lengths: Sequence[int] = ()
+    refill: int = 0
+    device_put: DevicePut = jnp.asarray
+
+    def buckets(self, prompts: Sequence[Prompt]) -> dict[int, list[int]]:
+        """Prompt numbers by the length that they are padded to; see `buckets_of`."""
+        lengths = self.lengths or bucket_lengths(max((len(prompt) for prompt in prompts), default=1))
+        return buckets_of(prompts, lengths, self.size)
+
+    def batches(self, prompts: Sequence[Prompt]) -> Iterator[tuple[list[int], np.ndarray]]:
+        """Prompt numbers and i32[B, S] of every batch; rows beyond the numbers are zeros."""
+        for length, numbers in self.buckets(prompts).items():
+            rows = rows_of(len(numbers), self.size, length)
+            for first in range(0, len(numbers), rows):
+                chosen = numbers[first : first + rows]
+                yield chosen, pad_rows([prompts[i] for i in chosen], rows, length)
+
+
+DEFAULT_BATCHING = Batching()
 
 
 def fetch(x: jax.Array) -> np.ndarray:
-    """The whole array on this host, wherever its parts lie."""
+    """The whole array on this host, whichever devices hold its shards."""
     if x.is_fully_addressable:
         return np.asarray(x)
-    from jax.experimental import multihost_utils
-
     return np.asarray(multihost_utils.process_allgather(x, tiled=True))

@@ -1,4 +1,4 @@
-"""Log-probabilities of given continuations: the prompt is encoded once, its options run beside one another.
+"""Log-probabilities of given continuations: the prompt is encoded once for all of its options.
 
 Letters: B prompts, O options of a prompt, L tokens of the longest option, V vocabulary.
 """
@@ -11,13 +11,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flanx.decoding import kv_cache, length_buckets
+from flanx.decoding import kv_cache
+from flanx.decoding.length_buckets import DEFAULT_BATCHING, Batching, Prompt, fetch, pad_rows
 from flanx.errors import UserError
-from flanx.models import Model
+from flanx.models import Model, Params
 
 
 @functools.partial(jax.jit, static_argnames=("model", "shared"))
-def _score(model: Model, params: Any, inputs: jax.Array, options: jax.Array, *, shared: tuple[bool, ...]) -> jax.Array:
+def _score(
+    model: Model, params: Params, inputs: jax.Array, options: jax.Array, *, shared: tuple[bool, ...]
+) -> jax.Array:
     """i32[B, S], i32[B, O, L] (0 after each option) -> f32[B, O], sums of log-probabilities."""
     rows, count, length = options.shape
     filled, token = model.prefill(params, inputs, length)
@@ -28,8 +31,8 @@ def _score(model: Model, params: Any, inputs: jax.Array, options: jax.Array, *, 
         token, target = tokens
         logits, after = kv_cache.step(model, params, before, token, shared)
         logp = jax.nn.log_softmax(logits.astype(jnp.float32))
-        here = jnp.take_along_axis(logp, target[..., None], axis=-1)[..., 0]
-        return after, jnp.where(target > 0, here, 0.0)
+        chosen = jnp.take_along_axis(logp, target[..., None], axis=-1)[..., 0]
+        return after, jnp.where(target > 0, chosen, 0.0)
 
     _, steps = jax.lax.scan(body, kv_cache.widen(filled, count, shared), (fed, jnp.moveaxis(options, 2, 0)))
     return steps.sum(axis=0)
@@ -37,13 +40,11 @@ def _score(model: Model, params: Any, inputs: jax.Array, options: jax.Array, *, 
 
 def score(
     model: Model,
-    params: Any,
-    prompts: Sequence[length_buckets.Prompt],
-    options: Sequence[Sequence[length_buckets.Prompt]],
+    params: Params,
+    prompts: Sequence[Prompt],
+    options: Sequence[Sequence[Prompt]],
     *,
-    batch_size: int = 64,
-    lengths: Sequence[int] = (),
-    place: length_buckets.Place = jnp.asarray,
+    batching: Batching = DEFAULT_BATCHING,
 ) -> list[np.ndarray]:
     """For each prompt, the log-probability (f64[O], natural logarithm) of each of its options as a continuation.
 
@@ -60,12 +61,12 @@ def score(
     width = max(len(each) for each in options)
     longest = max(len(option) for each in options for option in each)
     shared = kv_cache.shared_leaves(model, params, longest) if width > 1 else ()
-    found: dict[int, np.ndarray] = {}
-    for numbers, inputs in length_buckets.batches(prompts, lengths, batch_size):
+    scores: dict[int, np.ndarray] = {}
+    for numbers, inputs in batching.batches(prompts):
         block = np.zeros((len(inputs), width, longest), np.int32)
         for row, number in enumerate(numbers):
-            block[row, : len(options[number])] = length_buckets.pad_rows(options[number], len(options[number]), longest)
-        sums = length_buckets.fetch(_score(model, params, place(inputs), place(block), shared=shared))
+            block[row, : len(options[number])] = pad_rows(options[number], len(options[number]), longest)
+        sums = fetch(_score(model, params, *map(batching.device_put, (inputs, block)), shared=shared))
         for row, number in enumerate(numbers):
-            found[number] = sums[row, : len(options[number])].astype(np.float64)
-    return [found[number] for number in range(len(prompts))]
+            scores[number] = sums[row, : len(options[number])].astype(np.float64)
+    return [scores[number] for number in range(len(prompts))]
