@@ -155,7 +155,7 @@ def _run_suite(predictor: Predictor, suite: Suite, folder: pathlib.Path, run: Ma
     rows = [row for path in writer.paths.values() for row in generations.read(path)[1]]
     if len(rows) != len(suite.items):
         raise UserError(f"{folder}: {len(rows)} predictions of {len(suite.items)} items of {spec.name}; evaluate again")
-    result = scores.summarize(spec, suite.hash, rows) | {"data": dict(suite.data)}
+    result: dict[str, Any] = {**scores.summarize(spec, suite.hash, rows), "data": dict(suite.data)}
     seconds = time.monotonic() - began
     if cluster.is_first():
         print(
