@@ -24,7 +24,7 @@ test-slow: $(READY)
 
 # The real TPU compiler on Flan-T5-Small, about a minute. libtpu is 137 MB, so it has a lock file of its own.
 test-plan: $(VENV)/.libtpu
-	@$(BIN)/python -m pytest "tests/test_plan.py::test_flan_t5_small_compiles[v5e]"
+	@$(BIN)/python -m pytest "tests/test_tpu_compile.py::test_flan_t5_small_compiles[v5e]"
 
 $(VENV)/.libtpu: $(READY) requirements-plan.lock
 	@$(BIN)/python $(PIP) --require-hashes -r requirements-plan.lock

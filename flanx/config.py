@@ -295,13 +295,17 @@ def _recorded(folder: pathlib.Path) -> Iterator[None]:
             write_atomic(folder / "operative_config.gin", gin.operative_config_str())
 
 
-def parameter(function: Callable[..., Any], name: str, default: Any = None) -> Any:
-    """The bound value of one parameter of a function or class, references evaluated; the others stay unevaluated."""
+def parameter(function: Callable[..., Any] | str, name: str, default: Any = None) -> Any:
+    """The bound value of one parameter of a function or class, references evaluated; the others stay unevaluated.
+
+    A function may be given by its full name, "flanx.train.train"; gin then knows it from the files that were parsed.
+    """
     unresolved = gin.get_bindings(function, resolve_references=False)
     try:
         return copy.deepcopy(unresolved[name]) if name in unresolved else default  # gin evaluates as it copies
     except (ValueError, TypeError) as error:
-        raise UserError(f"{function.__name__}.{name}: {str(error).splitlines()[0]}") from error
+        owner = function if isinstance(function, str) else function.__name__
+        raise UserError(f"{owner}.{name}: {str(error).splitlines()[0]}") from error
 
 
 def make(function: Callable[..., Any]) -> Any:

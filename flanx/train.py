@@ -155,7 +155,7 @@ def settle(partitioner: Partitioner, trainer: Trainer, dataset: DatasetConfig) -
         return partitioner
     from flanx.plan import search  # reads this module's configuration, so it cannot be imported above
 
-    return search.settle(partitioner, trainer, dataset.batch_size, dataset.task_feature_lengths)
+    return search.resolve_partitioner(partitioner, trainer, dataset.batch_size, dataset.task_feature_lengths)
 
 
 def make_state(

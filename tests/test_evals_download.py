@@ -103,7 +103,7 @@ def test_a_file_that_changed_or_is_another_one_is_refused(
     registry.load("tydiqa[fi]", "hub")
     path = cache / "hub" / "tydiqa" / "tydiqa-goldp-v1.1-dev.json"
     path.write_text(path.read_text().replace("?", "!"))
-    with pytest.raises(UserError, match=r"dev.json has changed since it came from https://\S+; delete it"):
+    with pytest.raises(UserError, match=r"dev.json has changed since it was downloaded from https://\S+; delete it"):
         files.existing(path, "TyDiQA")
     path.unlink()
     monkeypatch.setattr(origin, "KNOWN", {"tydiqa/tydiqa-goldp-v1.1-dev.json": "0" * 64})

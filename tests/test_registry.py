@@ -61,7 +61,7 @@ def test_unknown_names(name: str, message: str) -> None:
         ("gsm8k/test.jsonl", '{"question": "x", "answer": "5"}\n', "gsm8k_cot", "no '#### ' before its number"),
         ("gsm8k/test.jsonl", "{\n", "gsm8k_cot", r"test.jsonl:1: not JSON"),
         ("bbh/bbh/navigate.json", '{"examples": [{"input": "x"}]}', "bbh_direct", "example 0: no text column 'target'"),
-        ("bbh/cot-prompts/navigate.txt", "-----\nDo.\n\nQ: a\nA: b\n", "bbh_direct", "exemplar 1 wants"),
+        ("bbh/cot-prompts/navigate.txt", "-----\nDo.\n\nQ: a\nA: b\n", "bbh_direct", "exemplar 1 needs"),
         ("tydiqa/tydiqa-goldp-v1.1-dev.json", '{"data": [{}]}', "tydiqa", "not SQuAD's form: KeyError 'paragraphs'"),
     ],
 )  # fmt: skip

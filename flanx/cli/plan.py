@@ -1,4 +1,4 @@
-"""`flanx plan`: gin files and a topology -> a table of layouts, the chosen one, and an exit status (0 fits, 1 not)."""
+"""`flanx plan`: gin files and a topology -> a table of mesh layouts and the chosen one; exit status 0 where it fits."""
 
 import argparse
 import dataclasses
@@ -8,8 +8,16 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from rich.console import Console
+from rich.table import Table
+
 from flanx.cli import gin_flags
 from flanx.errors import UserError
+from flanx.plan import hardware, planned_run, search, tpu_compile
+from flanx.plan.hardware import Topology
+from flanx.plan.mesh_layout import MeshLayout
+from flanx.plan.planned_run import PlannedRun
+from flanx.plan.search import Plan, SearchResult
 
 GB = 1e9
 
@@ -22,112 +30,82 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--compilations", type=int, default=2, metavar="N", help="layouts to compile (default 2)")
     parser.add_argument("--estimate", action="store_true", help="compile nothing: shapes alone")
     parser.add_argument("--layout", metavar="NAME", help="only layouts whose name has this, as 'model 4, (1, 2)'")
-    parser.add_argument("--unrolled", action="store_true", help="compile layer by layer where the recipe does not scan")
+    parser.add_argument("--unrolled", action="store_true", help="compile layer by layer where the model does not scan")
     parser.add_argument("--timeout", type=float, default=3600.0, metavar="SECONDS", help="limit of one compilation")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of the table")
     parser.add_argument("--rows", type=int, default=8, metavar="N", help="layouts to print (default 8)")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Plans and prints. 0: it fits; 1: it does not; 2 (UserError): it cannot be asked."""
-    from flanx.plan import hardware, planned_run, search
-
+    """Plans and prints. 0: a layout fits; 1: none does; 2 (UserError): wrong input."""
     if not args.gin_file:
         raise UserError("no --gin_file given; `flanx plan --gin_file=models/t5_1_1/xxl.gin --topology=v4:4x4x4`")
     for flag, value in (("compilations", args.compilations), ("timeout", args.timeout), ("rows", args.rows)):
         if value < 1:
             raise UserError(f"--{flag}={value:g}: give 1 or more; --estimate compiles nothing")
-    paths = [p for p in args.gin_search_paths.split(",") if p]
-    planned = planned_run.read(args.gin_file, args.bindings, paths)
+    planned = planned_run.read(args.gin_file, args.bindings, search_paths(args))
     topologies = (
         [hardware.parse(args.topology)]
         if args.topology != "auto"
         else hardware.family(hardware.known_chip(args.family))
     )
-    plans, notes = look(planned, topologies, args, paths)
-    first = plans[0]
-    if args.json:
-        print(json.dumps(as_json(planned, first) | {"notes": notes}))
-    else:
-        print_plan(planned, plans[: args.rows], notes)
-    if args.topology == "auto" and not first.fits:
-        kind = "slice" if first.topology.chip.is_tpu else "number"
-        raise UserError(
-            f"no {kind} of {args.family} holds it: the largest, {first.topology.name}, has "
-            f"{first.topology.chip.hbm_bytes / GB:.1f} GB a chip and the recipe needs {first.hbm / GB:.1f}; "
-            f"next: {search.advice(first)}"
-        )
-    return 0 if first.fits else 1
-
-
-def look(planned: Any, topologies: Sequence[Any], args: argparse.Namespace, paths: Sequence[str]) -> tuple[Any, list]:
-    """The plans of the first topology on which one fits (or of the last), best first, and what to say beside them."""
-    from flanx.plan import cost_model, search, tpu_compile
-
-    notes = []
     is_tpu = topologies[0].chip.is_tpu
     compiles = is_tpu and not args.estimate and tpu_compile.has_compiler()
-    if not is_tpu:
-        notes.append("GPUs are planned from shapes alone: memory within about a third, times at published peaks")
-    elif not args.estimate and not compiles:
-        notes.append("libtpu is not installed (pip install 'flanx[tpu-plan]'): shapes alone, nothing was compiled")
-    scanned = planned if args.unrolled else planned.scanned()
-    traced = cost_model.trace(scanned, is_tpu)
-    plans: list[Any] = []
-    for topology in topologies:
-        try:
-            candidates = search.ranked(scanned, traced, topology)
-        except UserError:
-            if topology is topologies[-1] and not plans:
-                raise
-            continue
-        if args.layout:
-            candidates = [p for p in candidates if args.layout in p.layout.name]
-            if not candidates:
-                raise UserError(f"--layout='{args.layout}' names no layout of {topology.name} that the batch allows")
-        nearest = min(p.hbm for p in candidates)
-        if len(topologies) > 1 and nearest > search.MARGIN * topology.chip.hbm_bytes:
-            plans = candidates
-            continue
-        broken: list[str] = []
-        ask = functools.partial(_ask, args, list(paths), topology, broken) if compiles else None
-        plans = search.best(candidates, traced, ask, args.compilations)
-        notes += [f"{error}; left out" for error in broken]
-        if broken and (not plans or plans[0].source != "compiled"):
-            raise UserError(broken[0])
-        if plans[0].fits:
-            break
-    if compiles and plans[0].source != "compiled":
-        notes.append("nothing was compiled: by the estimate every layout needs far more than a chip has")
-    elif compiles and scanned is not planned:
-        notes.append(
-            "compiled with scanned layers, the same numbers in a shorter program; --unrolled compiles as it is"
+    ask = functools.partial(compile_layout, args) if compiles else None
+    searched = planned if args.unrolled else planned.scanned()
+    result = search.search(searched, topologies, ask, args.compilations, args.layout or "")
+    notes = notes_on(result, is_tpu, args.estimate, compiles, searched is not planned)
+    if args.json:
+        print(json.dumps(as_json(planned, result.best) | {"notes": notes}))
+    else:
+        print_plan(planned, result.plans[: args.rows], notes)
+    if args.topology == "auto" and not result.best.fits:
+        chip, largest = result.best.topology.chip, result.best.topology.name
+        raise UserError(
+            f"no {'slice' if chip.is_tpu else 'number'} of {args.family} fits it: the largest, {largest}, has "
+            f"{chip.hbm_bytes / GB:.1f} GB a chip and the run needs {result.best.hbm / GB:.1f}; "
+            f"next: {search.advice(result.best)}"
         )
-    return plans, notes
+    return 0 if result.best.fits else 1
 
 
-def _ask(args: argparse.Namespace, paths: list[str], topology: Any, broken: list[str], layout: Any) -> Any:
-    """One compilation; says on standard error that it goes on. None, and a line for `broken`, where it fails."""
-    from flanx.plan import tpu_compile
+def search_paths(args: argparse.Namespace) -> list[str]:
+    """The folders of --gin_search_paths."""
+    return [path for path in args.gin_search_paths.split(",") if path]
 
+
+def compile_layout(args: argparse.Namespace, topology: Topology, layout: MeshLayout) -> tpu_compile.CompilerReport:
+    """One compilation in a child process, announced on standard error."""
     if not args.json:
         print(f"compiling {topology.name}: {layout.name} ...", file=sys.stderr, flush=True)
     request = {
         "gin_files": args.gin_file,
         "bindings": args.bindings,
-        "search_paths": paths,
+        "search_paths": search_paths(args),
         "topology": topology.name,
         "layout": dataclasses.asdict(layout),
         "unrolled": args.unrolled,
     }
-    try:
-        return tpu_compile.ask(request, args.timeout)
-    except tpu_compile.Broken as error:
-        broken.append(str(error))
-        return None
+    return tpu_compile.compile_in_child(request, args.timeout)
 
 
-def as_json(planned: Any, plan: Any) -> dict[str, Any]:
+def notes_on(result: SearchResult, is_tpu: bool, estimate: bool, compiles: bool, is_scanned: bool) -> list[str]:
+    """What a reader should know about how the plans were made."""
+    notes = [f"{failure}; left out" for failure in result.failures]
+    if not is_tpu:
+        notes.append("GPUs are planned from shapes alone: memory within about a third, times at published peaks")
+    elif not estimate and not compiles:
+        notes.append("libtpu is not installed (pip install 'flanx[tpu-plan]'): shapes alone, nothing was compiled")
+    elif compiles and result.best.source != "compiled":
+        notes.append("nothing was compiled: by the estimate every layout needs far more than a chip has")
+    elif compiles and is_scanned:
+        notes.append(
+            "compiled with scanned layers, the same numbers from a shorter program; --unrolled compiles layer by layer"
+        )
+    return notes
+
+
+def as_json(planned: PlannedRun, plan: Plan) -> dict[str, Any]:
     """The chosen plan as one flat object."""
     steps = planned.train_steps
     hours = plan.seconds * steps / 3600
@@ -146,7 +124,7 @@ def as_json(planned: Any, plan: Any) -> dict[str, Any]:
         "roofline_step_seconds": plan.roofline_seconds,
         "seconds": {"compute": plan.compute, "hbm": plan.memory, "links": plan.links, "network": plan.network},
         "tokens_per_second": planned.tokens_per_step / plan.seconds,
-        "mfu": utilisation(planned, plan),
+        "mfu": mfu(planned, plan),
         "hours": hours,
         "chip_hours": hours * plan.topology.chips,
         "compile_seconds": plan.compile_seconds,
@@ -154,23 +132,18 @@ def as_json(planned: Any, plan: Any) -> dict[str, Any]:
     }
 
 
-def utilisation(planned: Any, plan: Any) -> float:
-    """Model FLOPs over what the chips could do in the step's time."""
+def mfu(planned: PlannedRun, plan: Plan) -> float:
+    """Model FLOPs utilisation: model FLOPs over what the chips could compute in the step's time."""
     return planned.flops_per_step / (plan.seconds * plan.topology.chips * plan.topology.chip.flops)
 
 
-def print_plan(planned: Any, plans: Sequence[Any], notes: Sequence[str]) -> None:
-    """The table of layouts, then the chosen one in words."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from flanx.plan import search
-
+def print_plan(planned: PlannedRun, plans: Sequence[Plan], notes: Sequence[str]) -> None:
+    """Prints the table of layouts, then what the chosen one comes to."""
     first = plans[0]
-    kind = first.topology.chip
+    chip = first.topology.chip
     console = Console(highlight=False, width=max(150, Console().width) if not Console().is_terminal else None)
     console.print(
-        f"{first.topology.name}: {first.topology.chips} chips of {kind.hbm_bytes / GB:.1f} GB   "
+        f"{first.topology.name}: {first.topology.chips} chips of {chip.hbm_bytes / GB:.1f} GB   "
         f"batch {planned.batch_size} x {planned.lengths['inputs']} + {planned.lengths['targets']}   "
         f"{planned.model.num_params():,} parameters   {planned.flops_per_step:.3g} model FLOPs a step",
         soft_wrap=True,
@@ -198,18 +171,18 @@ def print_plan(planned: Any, plans: Sequence[Any], notes: Sequence[str]) -> None
         cells = [f"{s / GB:.2f}" for s in sizes] + [f"{t:.3g}" for t in times]
         table.add_row(plan.layout.name, "yes" if plan.fits else "no", *cells, plan.source)
     console.print(table)
-    told = as_json(planned, first)
+    numbers = as_json(planned, first)
     console.print(f"chosen: {first.layout.name} - {search.reason(plans)}", soft_wrap=True)
-    headroom = (kind.hbm_bytes - first.hbm) / GB
+    headroom = (chip.hbm_bytes - first.hbm) / GB
     room = f"{headroom:.2f} GB left" if first.fits else f"{-headroom:.2f} GB too much (next: {search.advice(first)})"
     console.print(
-        f"  {first.hbm / GB:.2f} of {kind.hbm_bytes / GB:.2f} GB a chip, {room}; step "
-        f"{first.roofline_seconds:.3g} s if all communication hides behind the work, {first.seconds:.3g} s if none",
+        f"  {first.hbm / GB:.2f} of {chip.hbm_bytes / GB:.2f} GB a chip, {room}; step "
+        f"{first.roofline_seconds:.3g} s with all communication overlapped, {first.seconds:.3g} s with none",
         soft_wrap=True,
     )
     console.print(
-        f"  {told['tokens_per_second']:,.0f} tokens/s, MFU {told['mfu']:.1%}; {planned.train_steps:,} steps: "
-        f"{told['hours']:.3g} h, {told['chip_hours']:,.0f} chip-hours",
+        f"  {numbers['tokens_per_second']:,.0f} tokens/s, MFU {numbers['mfu']:.1%}; {planned.train_steps:,} steps: "
+        f"{numbers['hours']:.3g} h, {numbers['chip_hours']:,.0f} chip-hours",
         soft_wrap=True,
     )
     for row in first.collectives[:6]:

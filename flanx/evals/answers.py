@@ -1,20 +1,20 @@
 """From what a model wrote to the answer that it gave, in a form that can be compared.
 
 `extract(text, kind, cot, language)` returns a canonical answer, or None where there is none to be found: that is
-counted as an extraction failure, never as a wrong answer. It never raises. `canonical(gold, kind)` is the same for a
+counted as an extraction failure, not as a wrong answer. It never raises. `canonical(gold, kind)` is the same for a
 gold answer. Kinds:
 
     letter      "(B)", "B.", "answer is (B)" -> "B"
     number      "$1,234.50", "3/4", "২৫" -> a reduced fraction as text, "2469/2", "3/4", "25"
     yes_no, true_false, validity    -> one of the words of CHOICES
-    brackets    closing brackets, apart by single spaces
-    words       a list of words in order, lower case, apart by single spaces
-    text        lower case, one space, no quotes or punctuation around
+    brackets    closing brackets, separated by single spaces
+    words       a list of words in order, lower case, separated by single spaces
+    text        lower case, single spaces, no quotes or punctuation around it
     exact       the text as it is, stripped
-    final       the text after the last "Answer:" or "answer is", as it is
-    last        the same; where nothing is announced, the text as it is
+    final       the text after the last "Answer:" or "answer is", unchanged
+    last        the same; where no answer is announced, the whole text
 
-With a rationale (`cot`) the last statement of an answer counts, without one the first.
+With a rationale (`cot`) the last announced answer counts, without one the first.
 """
 
 import re
@@ -22,9 +22,9 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 
-Reader = Callable[[str, "str | None", bool, str], "str | None"]
+Parser = Callable[[str, "str | None", bool, str], "str | None"]
 
-# How an answer is announced. The phrases of the eleven MGSM languages stand so in the exemplars' answers
+# How an answer is announced. The phrases of the eleven MGSM languages are those of the exemplars' answers
 # (google-research/url-nlp, mgsm/exemplars.py); German has both forms, since harnesses look for either.
 CLOSING = {
     "en": r"(?:the|my|correct|final|right|best)\s+(?:final\s+|correct\s+|right\s+)?(?:answer|choice|option)"
@@ -50,12 +50,12 @@ CHOICES = {
 LITERAL = ("exact", "final", "last")  # compared character by character
 KINDS = ("letter", "number", *CHOICES, "brackets", "words", "text", *LITERAL)
 
-# Languages that write 1.234,5 (a full stop between thousands), and those that part thousands with a space.
+# Languages that write 1.234,5 (a full stop between thousands), and those that separate thousands by a space.
 _COMMA_DECIMAL = {"de", "es", "fr", "ru"}
 _SPACE_THOUSANDS = {"fr", "ru"}
 _MAX_DIGITS = 40  # longer runs of digits are runaway text, not answers
 
-_MARK = re.compile(r"\\text\{|\\mathrm\{|\\\(|\\\)|\\\[|\\\]|\*\*|__|`")  # markup that may stand around an answer
+_MARK = re.compile(r"\\text\{|\\mathrm\{|\\\(|\\\)|\\\[|\\\]|\*\*|__|`")  # markup that may surround an answer
 _BRACKETS = "()[]{}<>"
 _LETTER = "[A-R]"  # BIG-Bench Hard goes up to (R)
 
@@ -65,19 +65,19 @@ def extract(text: str, kind: str, cot: bool = False, language: str = "en") -> st
     if kind == "exact":
         return text.strip() or None
     if kind in ("final", "last"):
-        said = re.split(r"\b[Aa]nswer(?:\s+is|:)", text)[1:]
-        if not said:
+        announced = re.split(r"\b[Aa]nswer(?:\s+is|:)", text)[1:]
+        if not announced:
             return (text.strip() or None) if kind == "last" else None
-        return said[-1].strip().split("\n")[0].strip() or None
+        return announced[-1].strip().split("\n")[0].strip() or None
     text = plain(text)
     if not text:
         return None
-    said = _announced(text, cot)
-    return _READERS[kind](text, said, cot, language)
+    announced = _announced(text, cot)
+    return _PARSERS[kind](text, announced, cot, language)
 
 
 def canonical(gold: str, kind: str, language: str = "en") -> str:
-    """The canonical form of a gold answer; a gold that its kind cannot read (a few in BIG-Bench Hard) stays a text."""
+    """The canonical form of a gold answer; one that its kind cannot parse (a few in BIG-Bench Hard) stays text."""
     if kind in LITERAL:
         return gold.strip()
     found = extract(gold, kind, False, language)
@@ -91,8 +91,8 @@ def same(text: str, gold: str, kind: str, cot: bool = False, language: str = "en
     if found == wanted or kind in LITERAL:
         return None if found is None else found == wanted
     text = plain(text)
-    said = _announced(text, cot)
-    if _text(said if said is not None else text) == _text(plain(gold)) != "":
+    announced = _announced(text, cot)
+    if _text(announced if announced is not None else text) == _text(plain(gold)) != "":
         return True
     return None if found is None else False
 
@@ -129,22 +129,22 @@ _SAME_AS |= {"“": '"', "”": '"', "＝": "=", "＄": "$", "\u2060": ""}
 
 
 def _announced(text: str, cot: bool) -> str | None:
-    """What stands after the closing phrase (the last one with a rationale, else the first), or None without one."""
+    """What follows the closing phrase (the last one with a rationale, else the first), or None without one."""
     found = list(_CLOSING.finditer(text))
     if not found:
         return None
     return text[(found[-1] if cot else found[0]).end() :].replace("\\boxed", "").lstrip(" \t\n:=—–").rstrip()
 
 
-# --- readers: (whole text, what was announced or None, cot, language) -> answer or None ------------------------------
+# --- parsers: (text, announced answer or None, cot, language) -> answer or None --------------------------------------
 
 
-def _letter(text: str, said: str | None, cot: bool, language: str) -> str | None:
-    if said is not None:
-        found = re.match(rf"[\s\"'{{$]*(?:(?:option|choice|answer)\s+)?\(?\s*({_LETTER})\s*(?:\)|(?![\w']))", said)
-        if found and not re.match(r"\s*(?:A|I) [a-z]", said):
+def _letter(text: str, announced: str | None, cot: bool, language: str) -> str | None:
+    if announced is not None:
+        found = re.match(rf"[\s\"'{{$]*(?:(?:option|choice|answer)\s+)?\(?\s*({_LETTER})\s*(?:\)|(?![\w']))", announced)
+        if found and not re.match(r"\s*(?:A|I) [a-z]", announced):
             return found[1]
-        found = re.search(rf"\(({_LETTER}|{_LETTER.lower()})\)", said.split("\n")[0])
+        found = re.search(rf"\(({_LETTER}|{_LETTER.lower()})\)", announced.split("\n")[0])
         return found[1].upper() if found else None
     if found := re.fullmatch(rf"\W*({_LETTER}|{_LETTER.lower()})\W*", text):
         return found[1].upper()
@@ -171,13 +171,13 @@ _NUMBER = re.compile(
 def _numbers(text: str, language: str) -> list[str]:
     """Every number in the text, canonical, in order."""
     found = []
-    # A letter may touch a number in scripts without spaces ("答えは11です"), so those letters are parted off first.
+    # A letter may touch a number in scripts without spaces ("答えは11です"), so those letters are separated first.
     text = re.sub(r"([^\W\d_a-zA-Z])(?=[\d$€£¥₹฿-])", r"\1 ", text)
     for match in _NUMBER.finditer(text):
         pieces = _split_groups(match["body"], language)
         minus = bool(match["sign"] and "-" in match["sign"]) or bool(match["sign2"])
         if match["sign"] and "-" in match["sign"] and re.search(r"[\d)]\s*$", text[: match.start()]):
-            minus = False  # 12 - 5 and 3-5 hold no negative number
+            minus = False  # 12 - 5 and 3-5 contain no negative number
         for number, piece in enumerate(pieces):
             last = number == len(pieces) - 1
             value = _value(piece, match["below"] if last else None, language)
@@ -191,7 +191,7 @@ def _numbers(text: str, language: str) -> list[str]:
 
 
 def _split_groups(body: str, language: str) -> list[str]:
-    """Parts "1 234" where the blank does not stand between thousands."""
+    """Splits "1 234" where the blank does not separate thousands."""
     body = re.sub("[\u00a0\u2009\u202f](?=\\d{3}(?!\\d))", "'", body)
     if language in _SPACE_THOUSANDS:
         body = re.sub(r"(?<=\d) (?=\d{3}(?!\d))", "'", body)
@@ -199,7 +199,7 @@ def _split_groups(body: str, language: str) -> list[str]:
 
 
 def _value(piece: str, below: str | None, language: str) -> Fraction | None:
-    """One number, thousands separators and decimal mark told apart; None for a runaway one or a division by zero."""
+    """One number, thousands separators and decimal mark distinguished; None for a runaway one or a division by zero."""
     piece = piece.strip(",'").rstrip(".").replace("'", "")
     if sum(map(str.isdigit, piece)) > _MAX_DIGITS or (below and len(below) > _MAX_DIGITS):
         return None
@@ -227,11 +227,11 @@ def _value(piece: str, below: str | None, language: str) -> Fraction | None:
     return value
 
 
-def _number(text: str, said: str | None, cot: bool, language: str) -> str | None:
-    if said is None:
+def _number(text: str, announced: str | None, cot: bool, language: str) -> str | None:
+    if announced is None:
         found = _numbers(text, language)
         return found[-1] if found else None
-    line = next((line for line in said.split("\n") if line.strip()), "")
+    line = next((line for line in announced.split("\n") if line.strip()), "")
     sentence = re.split(r"(?<=[^\d\s])[.。।](?:\s|$)|[!?。।]", line)[0] or line
     after = sentence.rpartition("=")[2] if "=" in sentence else sentence
     for span in (after, sentence, line):
@@ -240,13 +240,13 @@ def _number(text: str, said: str | None, cot: bool, language: str) -> str | None
     return None
 
 
-def _choice(words: tuple[str, str]) -> Reader:
+def _choice(words: tuple[str, str]) -> Parser:
     pattern = re.compile(rf"\b({'|'.join(words)})\b", re.IGNORECASE)
 
-    def read(text: str, said: str | None, cot: bool, language: str) -> str | None:
-        if said is not None:
-            found = pattern.search(re.split(r"[\n.]", said, maxsplit=1)[0] or said)
-            return found[1].lower() if found and not _denied(said, found.start()) else None
+    def read(text: str, announced: str | None, cot: bool, language: str) -> str | None:
+        if announced is not None:
+            found = pattern.search(re.split(r"[\n.]", announced, maxsplit=1)[0] or announced)
+            return found[1].lower() if found and not _denied(announced, found.start()) else None
         if found := re.match(rf"\W*({'|'.join(words)})\b", text, re.IGNORECASE):
             return found[1].lower()
         if words == CHOICES["yes_no"]:  # "no" is too common a word to look for it further in
@@ -265,21 +265,21 @@ def _denied(text: str, start: int) -> bool:
     return bool(re.search(r"\b(?:not|neither|nor|whether)\s+(?:\w+\s+)?$", text[:start], re.IGNORECASE))
 
 
-def _closing_brackets(text: str, said: str | None, cot: bool, language: str) -> str | None:
-    span = said if said is not None else text
+def _closing_brackets(text: str, announced: str | None, cot: bool, language: str) -> str | None:
+    span = announced if announced is not None else text
     line = next((line for line in span.split("\n") if any(c in _BRACKETS for c in line)), "")
     return " ".join(c for c in line if c in _BRACKETS) or None
 
 
-def _words(text: str, said: str | None, cot: bool, language: str) -> str | None:
-    span = said if said is not None else text
+def _words(text: str, announced: str | None, cot: bool, language: str) -> str | None:
+    span = announced if announced is not None else text
     line = next((line for line in span.split("\n") if line.strip()), "")
     found = [w.strip("\"'.,;:!?[]()") for w in re.split(r"[\s,;<]+", line)]
     return " ".join(w.lower() for w in found if w) or None
 
 
-def _free(text: str, said: str | None, cot: bool, language: str) -> str | None:
-    span = said if said is not None else text
+def _free(text: str, announced: str | None, cot: bool, language: str) -> str | None:
+    span = announced if announced is not None else text
     return _text(next((line for line in span.split("\n") if line.strip()), "")) or None
 
 
@@ -288,7 +288,7 @@ def _text(text: str) -> str:
     return text.strip(" \"'.,;:!?")
 
 
-_READERS = {
+_PARSERS = {
     "letter": _letter,
     "number": _number,
     "brackets": _closing_brackets,

@@ -1,9 +1,9 @@
 """Benchmark files from their authors: DATA_DIR = "hub" downloads them, "tfds" reads TFDS where TFDS has them.
 
 Both fill a folder of the cache (`FLANX_CACHE`, by default ~/.cache/flanx) with files in the layouts that the suites
-read, one by one as they are asked for, and write into `origins.json` beside them where each came from, its SHA-256 and
-its size. A file that is there is never fetched again; one that is not what was recorded is an error. Addresses name a
-revision, so their bytes cannot change. No loading script is run.
+read, each when it is first needed, and record in its `origins.json` where each came from, its SHA-256 and its size. A
+file that exists is never downloaded again; one that differs from its record is an error. Addresses name a revision, so
+their bytes cannot change. No loading script is run.
 """
 
 import ast
@@ -19,7 +19,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from flanx.data import remote
+from flanx.data.fetch import http
+from flanx.data.task.sources import plain
 from flanx.errors import UserError
+from flanx.files import write_atomic
 
 HUB, TFDS = "hub", "tfds"
 _RAW = "https://raw.githubusercontent.com"
@@ -54,7 +57,7 @@ def folder(name: str) -> pathlib.Path:
 
 
 def provide(path: pathlib.Path, what: str) -> bool:
-    """Brings a file of one of the two folders there. False for a path elsewhere, or one that nobody offers."""
+    """Downloads a file of one of the two folders. False for a path elsewhere, or one without an address."""
     root = next((folder(name) for name in (HUB, TFDS) if path.is_relative_to(folder(name))), None)
     if root is None:
         return False
@@ -68,29 +71,29 @@ def provide(path: pathlib.Path, what: str) -> bool:
         split = name.split("/")[2]
         if split not in ("dev", "val", "test"):
             return False
-        table = _download(root, f"mmlu/{split}.parquet", what)
-        for subject, text in subjects(_parquet(table)).items():
-            _write(root / "mmlu" / "data" / split / f"{subject}_{split}.csv", text)
+        table = f"mmlu/{split}.parquet"
+        for subject, text in subjects(_parquet(_download(root, table, ADDRESSES[table], what))).items():
+            write_atomic(root / "mmlu" / "data" / split / f"{subject}_{split}.csv", text)
     elif name == "mgsm/exemplars.json":
-        _write(path, literals(_download(root, "mgsm/exemplars.py", what).read_text(encoding="utf-8")))
-    elif _address(name):
-        _download(root, name, what)
+        code = _download(root, "mgsm/exemplars.py", ADDRESSES["mgsm/"] + "exemplars.py", what)
+        write_atomic(path, literals(code.read_text(encoding="utf-8")))
+    elif url := _address(name):
+        _download(root, name, url, what)
     return path.is_file()
 
 
 def _address(name: str) -> str | None:
+    """The URL of one of our paths, where there is one."""
     return next((to + name.removeprefix(start) for start, to in ADDRESSES.items() if name.startswith(start)), None)
 
 
-def _download(root: pathlib.Path, name: str, what: str) -> pathlib.Path:
-    """One file of the hub. Raises UserError with file, address, reason, and where to put it by hand."""
-    from flanx.data.fetch.http import download
-
-    path, url = root / name, _address(name)
+def _download(root: pathlib.Path, name: str, url: str, what: str) -> pathlib.Path:
+    """Downloads one file. Raises UserError with file, address, reason, and where to put it by hand."""
+    path = root / name
     if path.is_file():
         return path
     try:
-        download(url, path)
+        http.download(url, path)
     except (OSError, EOFError) as error:
         raise UserError(
             f"{what}: cannot fetch {url} ({error}); put that file at {path}, or set DATA_DIR to a folder that has it"
@@ -100,45 +103,37 @@ def _download(root: pathlib.Path, name: str, what: str) -> pathlib.Path:
 
 
 def _record(root: pathlib.Path, name: str, origin: str) -> None:
-    """Notes a file's origin, hash and size; refuses one whose hash is known to be another."""
-    path, register = root / name, root / "origins.json"
+    """Records a file's origin, hash and size. Raises UserError where its hash is known to be another."""
+    path, record = root / name, root / "origins.json"
     data = path.read_bytes()
     entry = {"from": origin, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
     if origin.startswith("https:") and KNOWN.get(name, entry["sha256"]) != entry["sha256"]:
         path.unlink()
-        raise UserError(f"{origin}: SHA-256 is {entry['sha256']}, not {KNOWN[name]}; the file there is another one")
-    _write(register, json.dumps(recorded(root) | {name: entry}, indent=1, sort_keys=True) + "\n")
+        raise UserError(f"{origin}: SHA-256 is {entry['sha256']}, not {KNOWN[name]}; the file has changed")
+    write_atomic(record, json.dumps(recorded(root) | {name: entry}, indent=1, sort_keys=True) + "\n")
 
 
 def recorded(root: pathlib.Path) -> dict[str, dict[str, Any]]:
     """{path: {"from", "sha256", "bytes"}} of a folder that this module filled; empty for any other."""
-    register = root / "origins.json"
-    return json.loads(register.read_text(encoding="utf-8")) if register.is_file() else {}
+    record = root / "origins.json"
+    return json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
 
 
 def _check(root: pathlib.Path, name: str, what: str) -> None:
     """Raises UserError where a file is not the one that was fetched."""
     entry = recorded(root).get(name)
     if entry and hashlib.sha256((root / name).read_bytes()).hexdigest() != entry["sha256"]:
-        raise UserError(f"{what}: {root / name} has changed since it came from {entry['from']}; delete it")
+        raise UserError(f"{what}: {root / name} has changed since it was downloaded from {entry['from']}; delete it")
 
 
-def _write(path: pathlib.Path, text: str) -> None:
-    """The whole file or none of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f"{path.name}.{os.getpid()}.part")
-    draft.write_text(text, encoding="utf-8", newline="")
-    draft.replace(path)
-
-
-# --- other layouts, as the ones that the suites read -----------------------------------------------------------------
+# --- other layouts, converted to those that the suites read -----------------------------------------------------------
 
 
 def _parquet(path: pathlib.Path) -> Iterable[Mapping[str, Any]]:
     try:
         import pyarrow.parquet
     except ImportError:
-        raise UserError(f"{path} wants pyarrow: pip install pyarrow, or set DATA_DIR to CSV files") from None
+        raise UserError(f"{path} needs pyarrow: pip install pyarrow, or set DATA_DIR to CSV files") from None
     return pyarrow.parquet.read_table(path).to_pylist()
 
 
@@ -184,11 +179,11 @@ def jsonl(records: Iterable[Mapping[str, Any]]) -> str:
     return "".join(json.dumps({k: r[k] for k in ("question", "answer")}, ensure_ascii=False) + "\n" for r in records)
 
 
-# --- TFDS, in a process of its own: this one stays without TensorFlow ------------------------------------------------
+# --- TFDS, in a process of its own: this one does not import TensorFlow -----------------------------------------------
 
 
 def _export(root: pathlib.Path, name: str, what: str) -> None:
-    """Lets a child process write the file from a prepared TFDS data set."""
+    """Has a child process write the file from a prepared TFDS data set."""
     builder, split = BUILDERS[name]
     command = [sys.executable, "-m", "flanx.evals.download", builder, split, str(root / name)]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"})
@@ -205,11 +200,9 @@ def main(arguments: Sequence[str]) -> None:
     """`python -m flanx.evals.download BUILDER SPLIT FILE`: writes a split of a prepared TFDS data set."""
     import tensorflow_datasets as tfds
 
-    from flanx.data.task.sources import plain
-
     builder, split, path = arguments
     records = map(plain, tfds.as_numpy(tfds.load(builder, split=split, shuffle_files=False, download=False)))
-    _write(pathlib.Path(path), (jsonl if path.endswith(".jsonl") else squad)(records))
+    write_atomic(pathlib.Path(path), (jsonl if path.endswith(".jsonl") else squad)(records))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Reading benchmark files from a folder, with the file and line of whatever is wrong in them."""
+"""Reading benchmark files from a folder, errors name the file and line."""
 
 import csv
 import io
@@ -12,16 +12,16 @@ from flanx.evals import download
 
 
 def existing(path: pathlib.Path, what: str) -> pathlib.Path:
-    """`path`, fetched where it may be, or a UserError that says what is missing and that it may be left out by name."""
+    """`path`, downloaded where possible. Raises UserError with what is missing and how to leave it out by name."""
     if not download.provide(path, what) and not path.is_file():
         raise UserError(
-            f"{what}: no file {path}; put it there, set DATA_DIR, or allow it to miss by name (ALLOW_MISSING)"
+            f"{what}: no file {path}; put it there, set DATA_DIR, or allow it to be missing by name (ALLOW_MISSING)"
         )
     return path
 
 
 def present(path: pathlib.Path) -> bool:
-    """Whether the file is there or can be fetched."""
+    """Whether the file exists or can be downloaded."""
     try:
         return existing(path, "").is_file()
     except UserError:
@@ -45,7 +45,7 @@ def read_json(path: pathlib.Path, what: str) -> Any:
 
 
 def read_lines(path: pathlib.Path, what: str) -> Iterator[tuple[str, dict]]:
-    """(place, record) of a JSONL file."""
+    """(location, record) of a JSONL file."""
     for number, line in enumerate(read_text(path, what).split("\n"), 1):
         if line.strip():
             try:
@@ -56,7 +56,7 @@ def read_lines(path: pathlib.Path, what: str) -> Iterator[tuple[str, dict]]:
 
 
 def read_rows(path: pathlib.Path, what: str, columns: int, delimiter: str) -> Iterator[tuple[str, list[str]]]:
-    """(place, cells) of a CSV (delimiter ",") or a plain TSV file (tab, no quoting)."""
+    """(location, cells) of a CSV (delimiter ",") or a plain TSV file (tab, no quoting)."""
     text = read_text(path, what)
     if delimiter == "\t":
         rows = ((n, line.rstrip("\r").split("\t")) for n, line in enumerate(text.split("\n"), 1) if line)
@@ -69,9 +69,9 @@ def read_rows(path: pathlib.Path, what: str, columns: int, delimiter: str) -> It
         yield f"{path}:{number}", row
 
 
-def value(record: Any, key: str, place: str) -> str:
+def value(record: Any, key: str, location: str) -> str:
     """A text field of a record."""
     if not isinstance(record, dict) or not isinstance(record.get(key), str):
         known = ", ".join(map(str, record)) if isinstance(record, dict) else type(record).__name__
-        raise UserError(f"{place}: no text column '{key}' (there is: {known})")
+        raise UserError(f"{location}: no text column '{key}' (there is: {known})")
     return record[key]

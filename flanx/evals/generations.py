@@ -78,7 +78,8 @@ class Writer:
 
     def _resume(self, task: str, path: pathlib.Path) -> bool:
         """Reads which items an earlier run finished; True where its file is of another run and is deleted."""
-        header, *rows = jsonl.records(path) or [None]
+        records = jsonl.records(path)
+        header, rows = (records[0], records[1:]) if records else (None, [])
         if header is not None and header.get("hash") != self.header["hash"]:
             raise UserError(
                 f"{path} holds generations of another spec ({header.get('hash')}, now {self.header['hash']}); "
@@ -88,7 +89,7 @@ class Writer:
             path.unlink(missing_ok=True)
             return header is not None
         jsonl.mend(path)
-        self.done |= {(task, row.get("id")) for row in rows}
+        self.done |= {(task, row["id"]) for row in rows if "id" in row}
         return False
 
     def add(self, row: Generation) -> None:

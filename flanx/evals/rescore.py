@@ -61,8 +61,12 @@ def differences(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any, 
         for key in dict.fromkeys([*old, *new]):
             yield from differences(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))
     elif isinstance(old, float) or isinstance(new, float):
-        numbers = isinstance(old, int | float) and isinstance(new, int | float)
-        if not numbers or not math.isclose(old, new, rel_tol=1e-9, abs_tol=1e-9):
+        if not _is_close(old, new):
             yield path, old, new
     elif old != new:
         yield path, old, new
+
+
+def _is_close(old: Any, new: Any) -> bool:
+    numbers = isinstance(old, int | float) and isinstance(new, int | float)
+    return numbers and math.isclose(old, new, rel_tol=1e-9, abs_tol=1e-9)

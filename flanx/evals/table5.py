@@ -1,6 +1,6 @@
-"""`flanx report RUN...`: runs in the layout of the paper's Table 5, our value beside the published one.
+"""`flanx report RUN...`: runs in the layout of the paper's Table 5, our scores next to the published ones.
 
-Nothing is left blank: a suite that was not run says so, a number with too many failed extractions carries a "!".
+No cell is blank: a suite that was not run is marked as such, a score with too many failed extractions with a "!".
 """
 
 import csv
@@ -19,13 +19,13 @@ from flanx.evals.spec import MAX_FAILED
 COLUMNS = ("normalized_average", *metrics.HEADLINE)
 TITLES = ("norm. avg.", "MMLU direct", "MMLU CoT", "BBH direct", "BBH CoT", "TyDiQA", "MGSM CoT")
 NOT_RUN = "not run"
-NOT_WHOLE = "needs all six"
+INCOMPLETE = "needs all six"
 NOT_PRINTED = "not printed"
 
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """One run: its label, its scores.json, the published model to compare it with."""
+    """One run: its label, its scores.json, and the published model to compare it with."""
 
     label: str
     scores: dict[str, Any]
@@ -42,7 +42,7 @@ class Line:
             raise UserError(f"{folder} holds no scores.json: give a folder that `flanx evaluate` wrote")
         if model and model not in published():
             known = ", ".join(sorted(published()))
-            raise UserError(f"Table 5 has no model '{model}'; behind '=' stands one of {known}, or leave both out")
+            raise UserError(f"Table 5 has no model '{model}'; after '=' give one of {known}, or leave both out")
         return cls(name, json.loads(found[-1].read_text(encoding="utf-8")), model or None)
 
 
@@ -57,11 +57,11 @@ def published() -> dict[str, dict[str, float]]:
 
 
 def cell(scores: dict[str, Any], column: str) -> str:
-    """Our value with its interval and its flag, or the reason why there is none."""
+    """Our score with its interval and its flag, or the reason why there is none."""
     if column == "normalized_average":
         value = scores.get("normalized_average")
         if value is None:
-            return NOT_WHOLE
+            return INCOMPLETE
         flagged = any(scores["suites"][name]["flagged"] for name in metrics.HEADLINE)
         return f"{value:.1f}" + (" !" if flagged else "")
     entry = scores["suites"].get(column)
@@ -71,7 +71,7 @@ def cell(scores: dict[str, Any], column: str) -> str:
 def value_of(entry: dict[str, Any]) -> str:
     """One suite's score as text."""
     text = f"{entry['score']:.1f} [{entry['low']:.1f}, {entry['high']:.1f}]"
-    return text + (f" ! {100 * entry['extraction_failed']:.0f}% unread" if entry["flagged"] else "")
+    return text + (f" ! {100 * entry['extraction_failed']:.0f}% without an answer" if entry["flagged"] else "")
 
 
 def table(lines: Sequence[Line]) -> str:
@@ -84,7 +84,7 @@ def table(lines: Sequence[Line]) -> str:
             entry = line.scores["suites"].get(column)
             theirs = published()[line.model].get(column, NOT_PRINTED) if line.model else NOT_PRINTED
             if column == "normalized_average":
-                ours = [line.scores.get(column, NOT_WHOLE), "", "", ""]
+                ours = [line.scores.get(column, INCOMPLETE), "", "", ""]
             else:
                 ours = [entry[k] for k in ("score", "low", "high", "flagged")] if entry else [NOT_RUN, "", "", ""]
             writer.writerow([line.label, line.model or "", column, *ours, theirs, entry["spec"] if entry else ""])
@@ -92,7 +92,7 @@ def table(lines: Sequence[Line]) -> str:
 
 
 def markdown(lines: Sequence[Line]) -> str:
-    """The table for people: two rows for each run, then the suites outside the paper's six, then the notes."""
+    """The table in Markdown: two rows for each run, then the suites outside the paper's six, then the notes."""
     out = ["| run | " + " | ".join(TITLES) + " |", "|---" * (len(TITLES) + 1) + "|"]
     for line in lines:
         out.append(f"| {line.label} | " + " | ".join(cell(line.scores, column) for column in COLUMNS) + " |")
@@ -108,8 +108,9 @@ def markdown(lines: Sequence[Line]) -> str:
     ]
     if others:
         out += ["", "| run | suite | score | items | spec |", "|---|---|---|---|---|", *others]
-    out += ["", f"[low, high]: {metrics.CONFIDENCE}% bootstrap intervals. !: more than {100 * MAX_FAILED:.0f}% of the "]
-    out[-1] += "outputs hold no readable answer, or logits were not finite; do not quote such a number."
+    flag = f"no answer could be extracted from more than {100 * MAX_FAILED:.0f}% of the outputs"
+    note = f"[low, high]: {metrics.CONFIDENCE}% bootstrap intervals. !: {flag}, or logits were not finite; do not quote"
+    out += ["", f"{note} such a score."]
     missing = {
         f"{line.label}, {name}: {', '.join(entry['missing'])}"
         for line in lines

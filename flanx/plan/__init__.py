@@ -1,5 +1,5 @@
-"""`flanx plan`: does a recipe fit a slice, under which layout, and how long would it take - before any chip is taken.
+"""`flanx plan`: does a training run fit a slice, with which mesh layout, and how long would a step take.
 
-recipe (gin) -> layouts of a topology, ranked by an analytic estimate -> the best few compiled by the TPU compiler ->
-memory, collectives and roofline of each -> the chosen one.
+run (gin) -> mesh layouts of a topology, ranked by an analytic cost model -> the best few through the TPU compiler ->
+memory, collectives and roofline of each -> the chosen one. No chip is needed.
 """

@@ -1,9 +1,9 @@
 """What a step costs per chip, from its jaxpr alone: memory, FLOPs and collectives, without compiling anything.
 
 The step is traced once with sizes that are primes (rows, lengths, emb_dim, heads, ...), so that a dimension's factors
-tell its logical name; the true sizes are put back when bytes and FLOPs are counted. A layout's rules then say how many
-chips share an array. One walk over the equations, in order, keeps the bytes that are live (nothing is fused; views and
-broadcasts are free), counts the FLOPs of products, and for each product the collectives that its dimensions ask for.
+identify its logical name; bytes and FLOPs are counted with the true sizes. A layout's rules then give the number of
+chips that share an array. One walk over the equations, in order, sums the bytes that are live (nothing is fused; views
+and broadcasts are free), the FLOPs of products, and for each product the collectives that its dimensions need.
 """
 
 import collections
@@ -17,10 +17,10 @@ import jax
 from jax.extend import core
 
 from flanx import partition
-from flanx.plan.mesh_layout import Layout
-from flanx.plan.planned_run import Recipe
+from flanx.plan.mesh_layout import MeshLayout
+from flanx.plan.planned_run import PlannedRun
 
-# field of a model -> (the size that stands for it in a trace, logical name); head_dim is even, for rotations
+# field of a model -> (its stand-in size in a trace, logical name); head_dim is even, for rotations
 PRIMES = {
     "emb_dim": (1021, "embed"),
     "num_heads": (1031, "heads"),
@@ -41,9 +41,9 @@ ARITHMETIC = {  # on arrays of a parameter's shape it is the optimizer's, which 
 
 @dataclasses.dataclass(frozen=True)
 class Trace:
-    """A recipe's step as a jaxpr over stand-in sizes, and what they stand for: {prime: (logical name, true size)}."""
+    """A run's step as a jaxpr over stand-in sizes, and what each means: {prime: (logical name, true size)}."""
 
-    recipe: Recipe
+    run: PlannedRun
     jaxpr: Any
     primes: Mapping[int, tuple[str, float]]
     tpu: bool
@@ -69,38 +69,36 @@ class Cost:
         return self.params + self.optimizer + self.gradients + self.activations + self.batch
 
 
-def trace(recipe: Recipe, tpu: bool = True) -> Trace:
+def trace(run: PlannedRun, tpu: bool = True) -> Trace:
     """Traces the step over one microbatch; `cost` adds what accumulation needs."""
-    fields = {f: entry for f, entry in PRIMES.items() if hasattr(recipe.model, f)}
-    traced = recipe.with_model(**{field: size for field, (size, _) in fields.items()})
-    inputs, targets = recipe.lengths["inputs"], recipe.lengths["targets"]
-    rows = recipe.batch_size / recipe.trainer.num_microbatches
-    primes = {size: (name, float(getattr(recipe.model, field))) for field, (size, name) in fields.items()}
-    primes[PRIMES["head_dim"][0] // 2] = ("kv", getattr(recipe.model, "head_dim", 2) / 2)
+    fields = {f: entry for f, entry in PRIMES.items() if hasattr(run.model, f)}
+    traced = run.with_model(**{field: size for field, (size, _) in fields.items()})
+    inputs, targets = run.lengths["inputs"], run.lengths["targets"]
+    rows = run.batch_size / run.trainer.num_microbatches
+    primes = {size: (name, float(getattr(run.model, field))) for field, (size, name) in fields.items()}
+    primes[PRIMES["head_dim"][0] // 2] = ("kv", getattr(run.model, "head_dim", 2) / 2)
     primes |= {ROWS: ("batch", rows), INPUTS: ("length", inputs), TARGETS: ("length", targets)}
     primes[INPUTS + TARGETS] = ("length", inputs + targets)
     trainer = dataclasses.replace(traced.trainer, num_microbatches=1)
     batch = dataclasses.replace(traced, batch_size=ROWS, lengths={"inputs": INPUTS, "targets": TARGETS}).batch()
-    return Trace(recipe, jax.make_jaxpr(trainer.step)(jax.eval_shape(trainer.fresh), batch), primes, tpu)
+    return Trace(run, jax.make_jaxpr(trainer.step)(jax.eval_shape(trainer.fresh), batch), primes, tpu)
 
 
-def cost(traced: Trace, layout: Layout) -> Cost:
+def cost(traced: Trace, layout: MeshLayout) -> Cost:
     """The cost of a step under a layout. Raises UserError where a large parameter does not divide."""
-    recipe, partitioner = traced.recipe, layout.partitioner()
-    state = recipe.trainer.abstract_state(partitioner)
+    run, partitioner = traced.run, layout.partitioner()
+    state = run.trainer.abstract_state(partitioner)
     walk = _Walk(traced, partitioner)
     peak = walk.run(traced.jaxpr.jaxpr)
-    parts = recipe.trainer.num_microbatches
-    found = Cost(
-        params=_bytes(state.params), optimizer=_bytes(state.opt_state), batch=_bytes(recipe.batch(partitioner))
-    )
-    found.gradients = found.params
+    parts = run.trainer.num_microbatches
+    result = Cost(params=_bytes(state.params), optimizer=_bytes(state.opt_state), batch=_bytes(run.batch(partitioner)))
+    result.gradients = result.params
     # the walk sees one microbatch, the gradients among its arrays; accumulation adds the sum of gradients
-    found.activations = max(peak - found.params, 0.0) + (found.params if parts > 1 else 0.0)
-    found.flops = walk.flops * parts
+    result.activations = max(peak - result.params, 0.0) + (result.params if parts > 1 else 0.0)
+    result.flops = walk.flops * parts
     for key, sent in walk.collectives.items():
-        found.collectives[key] = sent * parts
-    return found
+        result.collectives[key] = sent * parts
+    return result
 
 
 def _bytes(tree: Any) -> float:
@@ -121,7 +119,7 @@ class _Walk:
         self.collectives: dict[tuple[str, tuple[str, ...]], float] = collections.defaultdict(float)
         self._true: dict[int, tuple[str | None, float]] = {}
         self._sizes: dict[Any, float] = {}
-        self._placed: dict[tuple[int, ...], tuple[tuple[str, ...], ...]] = {}
+        self._axes: dict[tuple[int, ...], tuple[tuple[str, ...], ...]] = {}
 
     def true(self, n: int) -> tuple[str | None, float]:
         """The logical name of a dimension in the trace and its true size."""
@@ -138,18 +136,18 @@ class _Walk:
         name = "batch" if "batch" in names else "joined_kv" if names == {"heads", "kv"} else min(names, default=None)
         return name, n * size
 
-    def place(self, shape: tuple[int, ...]) -> tuple[tuple[str, ...], ...]:
+    def mesh_axes(self, shape: tuple[int, ...]) -> tuple[tuple[str, ...], ...]:
         """The mesh axes that split each dimension of an array."""
-        if shape not in self._placed:
+        if shape not in self._axes:
             names: list[str | None] = []
             for n in shape:
                 name = self.true(n)[0]
                 names.append(name if name not in names else None)
             if "batch" not in names:  # no activation: its lengths are not split
                 names = [None if name == "length" else name for name in names]
-            spec = nn.logical_to_mesh_axes(tuple(names), self.rules)
-            self._placed[shape] = tuple((a,) if isinstance(a, str) else tuple(a or ()) for a in spec)
-        return self._placed[shape]
+            spec = nn.logical_to_mesh_axes(tuple(names), self.rules) or ()
+            self._axes[shape] = tuple((a,) if isinstance(a, str) else tuple(a or ()) for a in spec)
+        return self._axes[shape]
 
     def split(self, axes: Iterable[str]) -> int:
         """Chips along mesh axes."""
@@ -157,13 +155,13 @@ class _Walk:
 
     def elements(self, shape: tuple[int, ...]) -> float:
         """Elements of an array on one chip, with true sizes."""
-        return math.prod(self.true(n)[1] for n in shape) / self.split(a for axes in self.place(shape) for a in axes)
+        return math.prod(self.true(n)[1] for n in shape) / self.split(a for axes in self.mesh_axes(shape) for a in axes)
 
     def size(self, aval: Any) -> float:
         """Bytes of an array on one chip."""
         key = (aval.shape, aval.dtype)
         if key not in self._sizes:
-            width = 8 if jax.dtypes.issubdtype(aval.dtype, jax.dtypes.extended) else aval.dtype.itemsize
+            width = 8 if jax.numpy.issubdtype(aval.dtype, jax.dtypes.extended) else aval.dtype.itemsize
             self._sizes[key] = self.elements(aval.shape) * width
         return self._sizes[key]
 
@@ -214,7 +212,7 @@ class _Walk:
         """
         (summed, _) = eqn.params["dimension_numbers"]
         sides, out = [v.aval for v in eqn.invars], eqn.outvars[0].aval
-        places = [self.place(side.shape) for side in sides]
+        places = [self.mesh_axes(side.shape) for side in sides]
         depth = math.prod(self.true(sides[0].shape[i])[1] for i in summed[0])
         made = self.elements(out.shape)
         for axis, n in self.axis_sizes.items():
@@ -222,7 +220,7 @@ class _Walk:
                 continue
             inside = [any(axis in place[i] for i in dims) for place, dims in zip(places, summed, strict=True)]
             anywhere = [any(axis in axes for axes in place) for place in places]
-            in_out = any(axis in axes for axes in self.place(out.shape))
+            in_out = any(axis in axes for axes in self.mesh_axes(out.shape))
             if all(inside):
                 depth /= n
                 made *= n if in_out else 1  # computed whole, then scattered

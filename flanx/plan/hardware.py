@@ -15,15 +15,15 @@ class Chip:
     """One kind of chip.
 
     Attributes:
-      family: its name in a topology, "v4" of "v4:4x4x4".
+      family: its name in a topology, as "v4" in "v4:4x4x4".
       flops: dense bfloat16 FLOP/s.
-      hbm_bytes: what a program may use; of a TPU what the compiler leaves of the published size.
+      hbm_bytes: what a program may use; for a TPU what the compiler leaves of the published size.
       hbm_bandwidth: bytes/s.
       link_bandwidth: bytes/s of one link, one direction; a TPU has two links per axis of its torus.
       network_bandwidth: bytes/s per chip between slices (TPU) or between nodes (GPU).
       axes: dimensions of the torus; 0 for a GPU, whose link reaches every other GPU of its node.
-      most: chips of the largest slice; of a GPU, GPUs of a node.
-      source: where the figures stand.
+      max_chips: chips of the largest slice; for a GPU, GPUs of a node.
+      source: where the figures are published.
     """
 
     family: str
@@ -33,12 +33,12 @@ class Chip:
     link_bandwidth: float
     network_bandwidth: float
     axes: int
-    most: int
+    max_chips: int
     source: str
 
     @property
     def is_tpu(self) -> bool:
-        """Whether the TPU compiler knows it."""
+        """Whether the TPU compiler can compile for it."""
         return self.axes > 0
 
 
@@ -88,7 +88,7 @@ CHIPS: dict[str, Chip] = {
     )
 }
 
-# Slices from the smallest, as the documents above list them; larger ones go on in the same way.
+# Slices from the smallest, as the documents above list them; larger ones continue in the same way.
 _SHAPES_3D = "1x1x1 2x2x1 2x2x2 2x2x4 2x4x4 4x4x4 4x4x8 4x8x8 8x8x8 8x8x16 8x16x16 16x16x16"
 SHAPES: dict[str, Sequence[str]] = {
     "v4": _SHAPES_3D.split()[1:],
@@ -101,7 +101,7 @@ COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-    """Chips that work together: `slices` slices of one shape, or a number of GPUs.
+    """The chips of a run: `slices` slices of one shape, or a number of GPUs.
 
     Attributes:
       chip: their kind.
@@ -142,14 +142,14 @@ def parse(text: str) -> Topology:
 
 
 def known_chip(family: str) -> Chip:
-    """The chip of a family's name. Raises UserError with the near and the known names."""
+    """The chip of a family's name. Raises UserError with the nearest and all known names."""
     if family not in CHIPS:
         raise UserError(f"no chip '{family}'{nearest(family, CHIPS)} (known: {', '.join(CHIPS)})")
     return CHIPS[family]
 
 
 def _check_shape(topology: Topology) -> None:
-    """Refuses shapes that no slice has, and names the nearest ones by size."""
+    """Raises UserError for a shape that no slice has, naming the nearest ones by size."""
     chip, shape = topology.chip, topology.shape
     per_slice = math.prod(shape)
     by_distance = sorted(SHAPES[chip.family], key=lambda s: abs(math.log(max(per_slice, 1) / size(s))))
@@ -158,7 +158,7 @@ def _check_shape(topology: Topology) -> None:
         raise UserError(f"{topology.name}: {chip.family} has {chip.axes} axes; nearest slices: {near}")
     whole_cubes = chip.axes == 3 and all(n % 4 == 0 for n in shape) and list(shape) == sorted(shape)
     listed = "x".join(map(str, shape)) in SHAPES[chip.family]
-    if not listed and not (whole_cubes and 0 < per_slice <= chip.most):
+    if not listed and not (whole_cubes and 0 < per_slice <= chip.max_chips):
         raise UserError(f"no slice {topology.name}: nearest are {near}")
 
 

@@ -1,7 +1,7 @@
-"""What a compiled program says of itself: its collectives with their bytes, loop bodies counted as often as they run.
+"""The collectives of a compiled program with their bytes; a loop's body counts as often as it runs.
 
 Reads XLA's text of a compiled module: computations, the calls between them with their trip counts, and in each the
-collective instructions, whose groups of devices tell over which axes they run.
+collective instructions, whose groups of devices show over which mesh axes they run.
 """
 
 import collections
@@ -17,7 +17,7 @@ WIDTHS = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, 
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
 _SHAPE = re.compile(r"\b([a-z]+[0-9]*[a-z0-9]*)\[([0-9,]*)\]")
 _COLLECTIVE = re.compile(rf"^\s*(?:ROOT )?%?[\w.\-]+ = (.*?) ({'|'.join(KINDS)})(-start)?\((.*)$")
-# between slices the hosts send and receive; what kind of collective that is stands in the instruction's attributes
+# between slices the hosts send and receive; the instruction's attributes name the kind of collective
 _ACROSS = re.compile(r'^\s*(?:ROOT )?%?[\w.\-]+ = (.*?) send\(.*_xla_megascale_transfer_type="(\w+)"')
 _CALLED = re.compile(
     r"(?:calls|to_apply|body|condition|branch_computations|called_computations)=(\{[^}]*\}|%?[\w.\-]+)"
@@ -32,9 +32,9 @@ class Collective:
     Attributes:
       kind: one of KINDS.
       group: devices in a group.
-      sent: bytes that each device sends, all of them together, on a ring.
+      sent: bytes that each device sends over all of them, on a ring.
       count: how often one runs.
-      members: the devices of one group, as places in the mesh.
+      members: the devices of one group, as flat indices into the mesh.
     """
 
     kind: str
@@ -45,9 +45,9 @@ class Collective:
 
 
 def collectives(text: str, devices: int, slices: int = 1) -> list[Collective]:
-    """All collectives of a module's text, alike ones added up, the heaviest first.
+    """All collectives in a module's text, equal ones summed, the heaviest first.
 
-    One between slices runs between the devices that have the same place in each of them.
+    One between slices runs between the devices that have the same index in each of them.
     """
     bodies, entry = _computations(text)
     times = _times(bodies, entry)
@@ -144,7 +144,7 @@ def _sent(kind: str, made: float, group: int) -> float:
 
 
 def _group(line: str, devices: int) -> tuple[int, ...]:
-    """The devices of the first group of a collective."""
+    """The devices of a collective's first group, as flat indices into the mesh."""
     if match := re.search(r"source_target_pairs=\{\{(\d+),(\d+)\}", line):
         return (int(match[1]), int(match[2]))
     if match := re.search(r"replica_groups=\{\{([0-9,]+)\}", line):
@@ -152,18 +152,18 @@ def _group(line: str, devices: int) -> tuple[int, ...]:
     if match := re.search(r"replica_groups=mesh\[([^\]]*)\]\s*\{([^}]*)\}", line):  # the mesh's axes by name
         sizes = {name: int(n) for name, n in re.findall(r"'([^']+)'=(\d+)", match[1])}
         inside = set(re.findall(r"'([^']+)'", match[2]))
-        places = np.arange(devices).reshape(list(sizes.values()))
-        return tuple(int(n) for n in places[tuple(slice(None) if a in inside else 0 for a in sizes)].reshape(-1))
+        indices = np.arange(devices).reshape(list(sizes.values()))
+        return tuple(int(n) for n in indices[tuple(slice(None) if a in inside else 0 for a in sizes)].reshape(-1))
     if match := re.search(r"replica_groups=\[(\d+),(\d+)\]<=\[([0-9,]+)\](?:T\(([0-9,]+)\))?", line):
         dims = [int(n) for n in match[3].split(",")]
-        places = np.arange(devices).reshape(dims)
+        indices = np.arange(devices).reshape(dims)
         if match[4]:
-            places = places.transpose([int(n) for n in match[4].split(",")])
-        return tuple(int(n) for n in places.reshape(int(match[1]), int(match[2]))[0])
+            indices = indices.transpose([int(n) for n in match[4].split(",")])
+        return tuple(int(n) for n in indices.reshape(int(match[1]), int(match[2]))[0])
     return tuple(range(devices))
 
 
 def axes_spanned(members: Sequence[int], shape: tuple[int, ...]) -> tuple[int, ...]:
     """The axes of a mesh of `shape` along which the members of a group differ."""
-    places = np.array([np.unravel_index(m, shape) for m in members])
-    return tuple(i for i in range(len(shape)) if len(set(places[:, i])) > 1)
+    indices = np.array([np.unravel_index(m, shape) for m in members])
+    return tuple(i for i in range(len(shape)) if len(set(indices[:, i])) > 1)

@@ -1,15 +1,16 @@
-"""Layouts of a recipe on a topology: a mesh shape and a preset of rules, and what their names are."""
+"""Mesh layouts of a run on a topology: a mesh shape and a preset of logical axis rules."""
 
 import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import jax
 from jax.sharding import AbstractMesh, AxisType
 
 from flanx import partition
 from flanx.plan.hardware import Topology
-from flanx.plan.planned_run import Recipe
+from flanx.plan.planned_run import PlannedRun
 
 SEQUENCE = [("length", "model")]
 PRESETS: dict[str, partition.Rules] = {
@@ -23,11 +24,11 @@ PRESETS: dict[str, partition.Rules] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Layout:
+class MeshLayout:
     """A mesh shape and the name of a preset of rules.
 
     Attributes:
-      replicas: whole copies of the state, one per slice.
+      replicas: complete copies of the state, one per slice.
       data, model: chips along the other two axes of the mesh.
       preset: a key of PRESETS.
     """
@@ -44,7 +45,7 @@ class Layout:
         return f"{replicas}data {self.data} x model {self.model}, {self.preset}"
 
     def partitioner(self, devices: Sequence[jax.Device] | None = None) -> partition.Partitioner:
-        """The partitioner on real devices, or on an abstract mesh where none are given."""
+        """The partitioner on real devices, or on an abstract mesh where none is given."""
         rules = PRESETS[self.preset]
         if devices is None:
             return AbstractPartitioner(self.model, rules, None, self.replicas, self.data)
@@ -53,24 +54,24 @@ class Layout:
 
 @dataclasses.dataclass(frozen=True)
 class AbstractPartitioner(partition.Partitioner):
-    """A partitioner of no devices: its shardings tell shapes of shards and nothing can be placed."""
+    """A partitioner without devices: its shardings give the shapes of shards, and no array can be put on them."""
 
     data: int = 1
 
     @functools.cached_property
-    def mesh(self) -> AbstractMesh:
-        """The mesh's shape alone."""
-        shape = (self.num_replicas, self.data, self.num_partitions)
+    def mesh(self) -> Any:  # an AbstractMesh, where `Partitioner` has a Mesh of devices
+        """The shape of the mesh, without devices."""
+        shape = (self.num_replicas or 1, self.data, int(self.num_partitions))
         return AbstractMesh(shape, partition.AXES, axis_types=(AxisType.Auto,) * 3)
 
 
-def layouts(recipe: Recipe, topology: Topology) -> Iterator[Layout]:
-    """Every layout whose shards divide the recipe's (micro)batch, by how much of the mesh is `model`."""
+def mesh_layouts(run: PlannedRun, topology: Topology) -> Iterator[MeshLayout]:
+    """Every layout whose shards divide the run's (micro)batch, by how much of the mesh is `model`."""
     per_slice = topology.chips // topology.slices
-    rows = recipe.batch_size // recipe.trainer.num_microbatches
+    rows = run.batch_size // run.trainer.num_microbatches
     for model in (n for n in range(1, min(per_slice, 64) + 1) if per_slice % n == 0 and n & (n - 1) == 0):
         for preset, rules in PRESETS.items():
-            layout = Layout(topology.slices, per_slice // model, model, preset)
+            layout = MeshLayout(topology.slices, per_slice // model, model, preset)
             if model == 1 and rules not in (PRESETS["(1, 1)"], PRESETS["fsdp"]):
                 continue  # without a model axis the presets are these two
             if model > 1 and preset == "fsdp":

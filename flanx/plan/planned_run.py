@@ -1,30 +1,31 @@
-"""What a plan is about: the parts of a training recipe that the step and its cost depend on, read from gin."""
+"""The run that is planned: the parts of a training run that its step and the cost of it depend on, read from gin."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 
-from flanx import config, train
+from flanx import config
 from flanx.data.dataset import DatasetConfig
 from flanx.errors import UserError
 from flanx.models import Model
 from flanx.partition import Partitioner
 from flanx.train_step import Trainer
 
-DEFAULTS = "runs/plan.gin"  # read before the files given, which may then be a model's alone
+DEFAULTS = "runs/plan.gin"  # read before the given files, so that the file of a model is enough
+TRAIN = "flanx.train.train"  # by name: `flanx.train` imports this package to resolve NUM_PARTITIONS = "auto"
 
 
 @dataclasses.dataclass(frozen=True)
-class Recipe:
+class PlannedRun:
     """A training run without its data.
 
     Attributes:
       lengths: tokens per packed row, {"inputs": I, "targets": T}.
       train_steps: steps of the run, for its hours.
-      partitioner: the recipe's own layout.
+      partitioner: the run's own layout.
     """
 
     trainer: Trainer
@@ -49,19 +50,19 @@ class Recipe:
         per_token = self.model.flops_per_token(self.lengths["inputs"], self.lengths["targets"])
         return per_token * self.tokens_per_step
 
-    def scanned(self) -> "Recipe":
-        """The same recipe over scanned layers, whose program is as long as one layer; the numbers are the same."""
+    def scanned(self) -> "PlannedRun":
+        """The same run with scanned layers: the same numbers from a program as long as one layer."""
         if not getattr(self.model, "scan_layers", True):
             return self.with_model(scan_layers=True)
         return self
 
-    def with_model(self, **sizes: Any) -> "Recipe":
-        """The same recipe over a model of other sizes."""
-        trainer = dataclasses.replace(self.trainer, model=dataclasses.replace(self.model, **sizes))
+    def with_model(self, **sizes: Any) -> "PlannedRun":
+        """The same run with a model of other sizes."""
+        trainer = dataclasses.replace(self.trainer, model=dataclasses.replace(cast(Any, self.model), **sizes))
         return dataclasses.replace(self, trainer=trainer)
 
     def batch(self, partitioner: Partitioner | None = None) -> dict[str, jax.ShapeDtypeStruct]:
-        """The abstract batch, placed where `partitioner` has it."""
+        """The abstract batch, sharded as `partitioner` does; each array is (batch_size, length), int32."""
         sharding = partitioner.batch_sharding() if partitioner else None
         inputs, targets = self.lengths["inputs"], self.lengths["targets"]
         if self.model.packing == "encoder_decoder":
@@ -76,17 +77,16 @@ class Recipe:
         }
 
 
-def read(gin_files: Sequence[str], bindings: Sequence[str], search_paths: Sequence[str] = ()) -> Recipe:
-    """The recipe that gin files and bindings describe: a whole run's, or a model's file alone."""
+def read(gin_files: Sequence[str], bindings: Sequence[str], search_paths: Sequence[str] = ()) -> PlannedRun:
+    """The run that gin files and bindings describe; the gin file of a model is enough."""
     config.parse([DEFAULTS, *gin_files], bindings, search_paths, whole=False)  # no store or folder is needed
-
     lengths = dict(config.parameter(DatasetConfig, "task_feature_lengths"))
     if set(lengths) != {"inputs", "targets"}:
         raise UserError(f"TASK_FEATURE_LENGTHS = {lengths}: give 'inputs' and 'targets'")
-    return Recipe(
-        trainer=config.parameter(train.train, "trainer"),
+    return PlannedRun(
+        trainer=config.parameter(TRAIN, "trainer"),
         batch_size=config.parameter(DatasetConfig, "batch_size"),
         lengths=lengths,
-        train_steps=config.parameter(train.train, "train_steps"),
-        partitioner=config.parameter(train.train, "partitioner"),
+        train_steps=config.parameter(TRAIN, "train_steps"),
+        partitioner=config.parameter(TRAIN, "partitioner"),
     )

@@ -1,4 +1,4 @@
-"""Which layout: every one estimated, the best compiled, the fastest that fits chosen; and the roofline of each."""
+"""The search for a mesh layout: all are estimated, the best compiled, and the fastest that fits is chosen."""
 
 import dataclasses
 import math
@@ -11,13 +11,15 @@ from flanx.errors import UserError
 from flanx.partition import AXES, Partitioner
 from flanx.plan import cost_model, hardware, hlo
 from flanx.plan.hardware import Topology
-from flanx.plan.mesh_layout import PRESETS, Layout, layouts
-from flanx.plan.planned_run import Recipe
-from flanx.plan.tpu_compile import Answer
+from flanx.plan.mesh_layout import PRESETS, MeshLayout, mesh_layouts
+from flanx.plan.planned_run import PlannedRun
+from flanx.plan.tpu_compile import CompilerError, CompilerReport
 from flanx.train_step import Trainer
 
-ATTEMPTS = 6  # compilations of layouts that do not fit
-MARGIN = 1.15  # an estimate may be this far above a chip's memory and still be worth a compilation
+ATTEMPTS = 6  # compilations at most while no layout fits
+MARGIN = 1.15  # an estimate this far above a chip's memory is still worth a compilation
+
+Compile = Callable[[Topology, MeshLayout], CompilerReport]  # raises CompilerError where the compiler fails
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Plan:
     """
 
     topology: Topology
-    layout: Layout
+    layout: MeshLayout
     source: str
     parts: Mapping[str, float]
     flops: float
@@ -52,21 +54,21 @@ class Plan:
 
     @property
     def fits(self) -> bool:
-        """Whether that is no more than the chip has."""
+        """Whether the chip has that much."""
         return self.hbm <= self.topology.chip.hbm_bytes
 
     @property
     def seconds(self) -> float:
-        """A step where nothing of the communication is hidden behind the work."""
+        """Seconds of a step with no communication overlapped with computation."""
         return max(self.compute, self.memory) + self.links + self.network
 
     @property
     def roofline_seconds(self) -> float:
-        """A step where all of it is hidden: the slowest of the four alone."""
+        """Seconds of a step with all communication overlapped: the slowest of the four alone."""
         return max(self.compute, self.memory, self.links, self.network)
 
 
-def estimated(traced: cost_model.Trace, topology: Topology, layout: Layout) -> Plan:
+def estimated(traced: cost_model.Trace, topology: Topology, layout: MeshLayout) -> Plan:
     """The plan of a layout from shapes alone."""
     cost = cost_model.cost(traced, layout)
     rows = [{"kind": k, "axes": axes, "count": None, "bytes": b} for (k, axes), b in cost.collectives.items()]
@@ -80,114 +82,167 @@ def estimated(traced: cost_model.Trace, topology: Topology, layout: Layout) -> P
     return _plan(topology, layout, "estimate", parts, cost.flops, 2.0 * sum(parts.values()), rows)
 
 
-def compiled(traced: cost_model.Trace, topology: Topology, layout: Layout, answer: Answer) -> Plan:
+def compiled(traced: cost_model.Trace, topology: Topology, layout: MeshLayout, report: CompilerReport) -> Plan:
     """The plan of a layout with the compiler's memory and collectives.
 
-    Parameters, optimizer and batch are exact from their shardings; of the temporaries as much counts as gradients as
-    these take, the rest as activations.
+    Parameters, optimizer and batch are exact, from their shardings; the temporaries are split into the gradients' known
+    size and the rest, the activations.
     """
     cost = cost_model.cost(traced, layout)
-    gradients = min(cost.gradients, answer.temporaries)
+    gradients = min(cost.gradients, report.temporaries)
     parts = {
         "parameters": cost.params,
         "optimizer": cost.optimizer,
         "gradients": gradients,
-        "activations": answer.temporaries - gradients,
-        "batch": max(answer.arguments - cost.params - cost.optimizer, 0.0),
+        "activations": report.temporaries - gradients,
+        "batch": max(report.arguments - cost.params - cost.optimizer, 0.0),
     }
     shape = (layout.replicas, layout.data, layout.model)
     merged: dict[tuple[str, tuple[str, ...]], dict[str, Any]] = {}
-    for found in answer.collectives:
-        axes = tuple(AXES[i] for i in hlo.axes_spanned(found["members"], shape))
-        row = merged.setdefault((found["kind"], axes), {"kind": found["kind"], "axes": axes, "count": 0, "bytes": 0.0})
-        row["count"] += found["count"]
-        row["bytes"] += found["sent"]
-    touched = max(answer.accessed, 2.0 * (answer.arguments + answer.temporaries))
+    for each in report.collectives:
+        axes = tuple(AXES[i] for i in hlo.axes_spanned(each["members"], shape))
+        row = merged.setdefault((each["kind"], axes), {"kind": each["kind"], "axes": axes, "count": 0, "bytes": 0.0})
+        row["count"] += each["count"]
+        row["bytes"] += each["sent"]
+    touched = max(report.accessed, 2.0 * (report.arguments + report.temporaries))
     plan = _plan(topology, layout, "compiled", parts, cost.flops, touched, list(merged.values()))
-    return dataclasses.replace(plan, compile_seconds=answer.seconds, host_bytes=answer.host_bytes)
+    return dataclasses.replace(plan, compile_seconds=report.seconds, host_bytes=report.host_bytes)
 
 
 def _plan(
     topology: Topology,
-    layout: Layout,
+    layout: MeshLayout,
     source: str,
     parts: Mapping[str, float],
     flops: float,
     touched: float,
     rows: Sequence[Mapping[str, Any]],
 ) -> Plan:
-    kind = topology.chip
-    times = [0.0, 0.0]
+    chip = topology.chip
+    links = network = 0.0
     for row in rows:
         inside, across = _bandwidths(topology, layout, row["axes"])
-        slow = across is not None
-        times[slow] += row["bytes"] / (across if slow else inside)
-    times_compute, times_memory = flops / kind.flops, touched / kind.hbm_bandwidth
-    order = sorted(rows, key=lambda row: -row["bytes"])
-    return Plan(topology, layout, source, parts, flops, times_compute, times_memory, times[0], times[1], order)
+        if across is None:
+            links += row["bytes"] / inside
+        else:
+            network += row["bytes"] / across
+    heaviest_first = sorted(rows, key=lambda row: -row["bytes"])
+    return Plan(
+        *(topology, layout, source, parts, flops, flops / chip.flops, touched / chip.hbm_bandwidth, links, network),
+        collectives=heaviest_first,
+    )
 
 
-def _bandwidths(topology: Topology, layout: Layout, axes: Sequence[str]) -> tuple[float, float | None]:
-    """Bytes/s that a chip sends over mesh axes inside a slice; and between slices (or nodes), if they cross any.
+def _bandwidths(topology: Topology, layout: MeshLayout, axes: Sequence[str]) -> tuple[float, float | None]:
+    """Bytes/s that a chip sends over mesh axes inside a slice; and between slices (or nodes), where they cross any.
 
     A TPU's ring over one axis of the torus has two links; a mesh axis longer than the torus is wide takes a second
     and a third axis of it.
     """
-    kind = topology.chip
-    if kind.is_tpu:
-        across = kind.network_bandwidth if "replica" in axes and topology.slices > 1 else None
+    chip = topology.chip
+    if chip.is_tpu:
+        across = chip.network_bandwidth if "replica" in axes and topology.slices > 1 else None
         length = math.prod(getattr(layout, a) for a in axes if a != "replica") or 1
         dims = sorted(topology.shape, reverse=True)
         used = next((i for i in range(1, len(dims) + 1) if math.prod(dims[:i]) >= length), len(dims))
-        return 2.0 * used * kind.link_bandwidth, across
+        return 2.0 * used * chip.link_bandwidth, across
     length = math.prod({"replica": layout.replicas, "data": layout.data, "model": layout.model}[a] for a in axes)
     reach = length if axes == ("model",) else layout.model * length  # `model` is innermost: neighbours share a node
-    return kind.link_bandwidth, kind.network_bandwidth if reach > kind.most else None
+    return chip.link_bandwidth, chip.network_bandwidth if reach > chip.max_chips else None
 
 
-def ranked(recipe: Recipe, traced: cost_model.Trace, topology: Topology) -> list[Plan]:
-    """Every layout's estimate: those that fit first, the fastest first; then by what they need."""
-    if recipe.batch_size % recipe.trainer.num_microbatches:
-        raise UserError(
-            f"a batch of {recipe.batch_size} rows does not divide into {recipe.trainer.num_microbatches} microbatches"
-        )
-    found, refusals = [], []
-    for layout in layouts(recipe, topology):
+@dataclasses.dataclass(frozen=True)
+class SearchResult:
+    """What a search found.
+
+    Attributes:
+      plans: of the first topology on which a layout fits, else of the last one searched; best first, never empty.
+      failures: one message for each layout on which the compiler failed.
+    """
+
+    plans: Sequence[Plan]
+    failures: Sequence[str] = ()
+
+    @property
+    def best(self) -> Plan:
+        """The chosen plan."""
+        return self.plans[0]
+
+
+def search(
+    run: PlannedRun, topologies: Sequence[Topology], ask: Compile | None, compilations: int = 2, name: str = ""
+) -> SearchResult:
+    """Searches the mesh layouts of one topology after the other, until a layout fits.
+
+    Args:
+      ask: compiles a layout; None for estimates alone.
+      compilations: layouts to compile on each topology.
+      name: only layouts whose name contains this.
+
+    Raises:
+      UserError: for a batch that no layout divides, and where the compiler fails on every layout.
+    """
+    traced = cost_model.trace(run, topologies[0].chip.is_tpu)
+    result: SearchResult | None = None
+    for topology in topologies:
         try:
-            found.append(estimated(traced, topology, layout))
-        except UserError as error:
-            refusals.append(str(error))
-    if refusals and not found:
-        raise UserError(refusals[0])
-    if not found:
+            plans = ranked(run, traced, topology)
+        except UserError:
+            if topology is topologies[-1] and result is None:
+                raise
+            continue
+        plans = [plan for plan in plans if name in plan.layout.name]
+        if not plans:
+            raise UserError(f"--layout='{name}' names no layout of {topology.name} that the batch allows")
+        if len(topologies) > 1 and min(plan.hbm for plan in plans) > MARGIN * topology.chip.hbm_bytes:
+            result = SearchResult(plans)
+            continue
+        result = compile_best(plans, traced, ask, compilations) if ask else SearchResult(plans)
+        if result.failures and (not result.plans or result.best.source != "compiled"):
+            raise UserError(result.failures[0])
+        if result.best.fits:
+            break
+    assert result is not None  # every topology was searched, or ranked() raised for the last one
+    return result
+
+
+def ranked(run: PlannedRun, traced: cost_model.Trace, topology: Topology) -> list[Plan]:
+    """Every layout's estimate: those that fit first, the fastest first; then by the memory that they need."""
+    if run.batch_size % run.trainer.num_microbatches:
         raise UserError(
-            f"a batch of {recipe.batch_size} rows ({recipe.trainer.num_microbatches} microbatches) divides over no "
+            f"a batch of {run.batch_size} rows does not divide into {run.trainer.num_microbatches} microbatches"
+        )
+    plans, errors = [], []
+    for layout in mesh_layouts(run, topology):
+        try:
+            plans.append(estimated(traced, topology, layout))
+        except UserError as error:
+            errors.append(error)
+    if errors and not plans:
+        raise errors[0]
+    if not plans:
+        raise UserError(
+            f"a batch of {run.batch_size} rows ({run.trainer.num_microbatches} microbatches) divides over no "
             f"layout of {topology.name} ({topology.chips} chips); use a BATCH_SIZE that is a multiple of a power of "
             "two, or fewer chips"
         )
-    return sorted(found, key=order)
+    return sorted(plans, key=rank)
 
 
-def order(plan: Plan) -> tuple[bool, float, float]:
-    """Fitting plans by time, to the percent, then by memory; the others by memory."""
+def rank(plan: Plan) -> tuple[bool, float, float]:
+    """A sort key: fitting plans by time, to the percent, then by memory; the others by memory."""
     return (not plan.fits, round(math.log(plan.seconds), 2) if plan.fits else plan.hbm, plan.hbm)
 
 
-def best(
-    plans: Sequence[Plan],
-    traced: cost_model.Trace,
-    ask: Callable[[Layout], Answer | None] | None,
-    compilations: int,
-) -> list[Plan]:
+def compile_best(plans: Sequence[Plan], traced: cost_model.Trace, ask: Compile, compilations: int) -> SearchResult:
     """The plans with `compilations` of the likely ones compiled, best first.
 
-    Goes on until one fits, up to ATTEMPTS; a layout that the estimate puts above one that did not fit is passed over,
-    one on which the compiler failed (`ask` gives None) is left out.
+    Continues until one fits, up to ATTEMPTS. A layout with a larger estimate than one that did not fit is skipped; one
+    on which the compiler failed is left out.
     """
-    if ask is None:
-        return list(plans)
     done: list[Plan] = []
-    asked: set[Layout] = set()
+    asked: set[MeshLayout] = set()
+    failures: list[str] = []
     too_large = math.inf
     for plan in (p for p in plans if p.hbm <= MARGIN * p.topology.chip.hbm_bytes):
         if len(asked) >= max(compilations, ATTEMPTS) or (len(done) >= compilations and any(p.fits for p in done)):
@@ -195,12 +250,15 @@ def best(
         if plan.hbm >= too_large:
             continue
         asked.add(plan.layout)
-        if (answer := ask(plan.layout)) is None:
+        try:
+            report = ask(plan.topology, plan.layout)
+        except CompilerError as error:
+            failures.append(str(error))
             continue
-        done.append(compiled(traced, plan.topology, plan.layout, answer))
+        done.append(compiled(traced, plan.topology, plan.layout, report))
         if not done[-1].fits:
             too_large = plan.hbm
-    return [*sorted(done, key=order), *[p for p in plans if p.layout not in asked]]
+    return SearchResult([*sorted(done, key=rank), *[p for p in plans if p.layout not in asked]], failures)
 
 
 def reason(plans: Sequence[Plan]) -> str:
@@ -209,7 +267,7 @@ def reason(plans: Sequence[Plan]) -> str:
     if not first.fits:
         return "no layout fits; this one comes nearest"
     if not rest:
-        return "the only one that fits among those looked at"
+        return "the only one searched that fits"
     return f"the fastest that fits: {rest[0].seconds / first.seconds:.2f} x ahead of {rest[0].layout.name}"
 
 
@@ -222,17 +280,17 @@ def advice(plan: Plan) -> str:
     return f"{less}, --topology='{hardware.larger(plan.topology)}' or another --family"
 
 
-def settle(
+def resolve_partitioner(
     partitioner: Partitioner,
     trainer: Trainer,
     batch_size: int,
     lengths: Mapping[str, int],
 ) -> Partitioner:
-    """`partitioner` with the num_partitions and rules that the estimate prefers for the devices at hand."""
+    """`partitioner` with the num_partitions and rules of the best estimate for the available devices."""
     devices = list(partitioner.devices if partitioner.devices is not None else jax.devices())
-    recipe = Recipe(trainer, batch_size, lengths).scanned()
+    run = PlannedRun(trainer, batch_size, lengths).scanned()
     topology = topology_of(devices)
-    plan = ranked(recipe, cost_model.trace(recipe, topology.chip.is_tpu), topology)[0]
+    plan = ranked(run, cost_model.trace(run, topology.chip.is_tpu), topology)[0]
     if not plan.fits:
         raise UserError(
             f"no layout of {len(devices)} x {topology.chip.family} fits: the nearest, {plan.layout.name}, needs "
@@ -247,14 +305,14 @@ def settle(
 
 
 def topology_of(devices: Sequence[jax.Device]) -> Topology:
-    """The topology of real devices, with the memory that they report; a CPU is a chip with the host's memory."""
-    kinds = {"TPU v4": "v4", "TPU v5 lite": "v5e", "TPU v5": "v5p", "TPU v6 lite": "v6e"}
-    text = devices[0].device_kind
-    family = kinds.get(text) or next((f for f in hardware.CHIPS if f in text.lower()), "h100")
+    """The topology of real devices with the memory that they report; a CPU counts as a chip with ample memory."""
+    families = {"TPU v4": "v4", "TPU v5 lite": "v5e", "TPU v5": "v5p", "TPU v6 lite": "v6e"}
+    kind = devices[0].device_kind
+    family = families.get(kind) or next((f for f in hardware.CHIPS if f in kind.lower()), "h100")
     limit = (devices[0].memory_stats() or {}).get("bytes_limit") if devices[0].platform != "cpu" else 1e15
-    kind = dataclasses.replace(hardware.CHIPS[family], hbm_bytes=limit or hardware.CHIPS[family].hbm_bytes)
+    chip = dataclasses.replace(hardware.CHIPS[family], hbm_bytes=limit or hardware.CHIPS[family].hbm_bytes)
     slices = len({getattr(d, "slice_index", None) for d in devices})
     if devices[0].platform == "tpu":
-        spans = [1 + max(d.coords[i] for d in devices) for i in range(kind.axes)]
-        return Topology(kind, tuple(spans), slices)
-    return Topology(kind, (len(devices),), 1)
+        spans = [1 + max(d.coords[i] for d in devices) for i in range(chip.axes)]
+        return Topology(chip, tuple(spans), slices)
+    return Topology(chip, (len(devices),), 1)

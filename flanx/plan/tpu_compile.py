@@ -1,13 +1,14 @@
-"""One layout of a recipe through the TPU compiler, in a process of its own: `python -m flanx.plan.tpu_compile`.
+"""One mesh layout of a run through the TPU compiler, in a process of its own: `python -m flanx.plan.tpu_compile`.
 
-The compiler comes with the package libtpu and needs no TPU. It must own its process: JAX is told to be on the CPU and
-libtpu not to look for the machine's metadata, before either is imported. Request and answer are JSON on stdin and
+The compiler comes with the package libtpu and needs no TPU. It needs its own process, whose environment (ENVIRONMENT)
+keeps JAX on the CPU and libtpu from looking for the machine's metadata. Request and report are JSON on stdin and
 stdout.
 """
 
 import dataclasses
 import importlib.util
 import json
+import math
 import os
 import re
 import resource
@@ -17,7 +18,11 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+from jax.experimental import topologies
+
 from flanx.errors import UserError
+from flanx.plan import hardware, hlo, mesh_layout, planned_run
 
 ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",  # no metadata server outside of Google Cloud
@@ -31,14 +36,14 @@ ENVIRONMENT = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Answer:
-    """What the compiler says of a layout, per chip. Bytes, seconds.
+class CompilerReport:
+    """What the compiler reports of a layout, per chip. Bytes, seconds.
 
     Attributes:
       fits: whether the program fits the chip's memory; if not, `needs` is what it asked for.
       arguments, temporaries: state and batch; all that lives only during the step.
       accessed: the compiler's own count of bytes read and written (a loop's body once).
-      collectives: of the program, as `program.Collective` fields.
+      collectives: of the program, as the fields of `hlo.Collective`.
       seconds, host_bytes: what the compilation itself took.
     """
 
@@ -52,8 +57,8 @@ class Answer:
     host_bytes: float
 
 
-class Broken(UserError):
-    """The compiler failed on a layout for a reason of its own; on another it may not."""
+class CompilerError(UserError):
+    """The compiler failed on a layout for a reason of its own; another layout may compile."""
 
 
 def has_compiler() -> bool:
@@ -61,8 +66,8 @@ def has_compiler() -> bool:
     return importlib.util.find_spec("libtpu") is not None
 
 
-def ask(request: Mapping[str, Any], timeout: float = 3600.0) -> Answer:
-    """Compiles in a process of its own. Raises Broken where the compiler fails.
+def compile_in_child(request: Mapping[str, Any], timeout: float = 3600.0) -> CompilerReport:
+    """Compiles in a process of its own. Raises CompilerError where the compiler fails.
 
     request: gin_files, bindings, search_paths, topology, layout, unrolled.
     """
@@ -77,28 +82,25 @@ def ask(request: Mapping[str, Any], timeout: float = 3600.0) -> Answer:
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        raise UserError(f"the compiler needed more than {timeout:.0f} s: raise --timeout or try --estimate") from error
+        raise UserError(f"the compiler took more than {timeout:.0f} s: raise --timeout or use --estimate") from error
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     if done.returncode or not lines:
-        last = [line for line in done.stderr.splitlines() if line.strip()][-1:] or [f"exit status {done.returncode}"]
-        raise Broken(f"the compiler failed on {request['layout']}: {last[0][:300]}")
-    return Answer(**json.loads(lines[-1]))
+        last_line = [line for line in done.stderr.splitlines() if line.strip()][-1:] or [
+            f"exit status {done.returncode}"
+        ]
+        raise CompilerError(f"the compiler failed on {request['layout']}: {last_line[0][:300]}")
+    return CompilerReport(**json.loads(lines[-1]))
 
 
-def compile_layout(request: Mapping[str, Any]) -> Answer:
+def compile_layout(request: Mapping[str, Any]) -> CompilerReport:
     """The work of the process: gin -> step -> program -> figures."""
-    import jax
-    from jax.experimental import topologies
-
-    from flanx.plan import hardware, hlo, mesh_layout, planned_run
-
     began = time.monotonic()
     topology = hardware.parse(request["topology"])
     planned = planned_run.read(request["gin_files"], request["bindings"], request["search_paths"])
     if not request["unrolled"]:
         planned = planned.scanned()
     devices = topologies.get_topology_desc(platform="tpu", **options(topology)).devices
-    partitioner = mesh_layout.Layout(**request["layout"]).partitioner(devices)
+    partitioner = mesh_layout.MeshLayout(**request["layout"]).partitioner(devices)
     state, batch = planned.trainer.abstract_state(partitioner), planned.batch(partitioner)
     with partitioner.scope():
         lowered = planned.trainer.jit(state).lower(state, batch)
@@ -106,9 +108,9 @@ def compile_layout(request: Mapping[str, Any]) -> Answer:
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        if (needs := needed(str(error), arguments)) is None:
+        if (needs := requested_bytes(str(error), arguments)) is None:
             raise
-        return _answer(began, False, needs, arguments, needs - arguments, 0.0, [])
+        return _report(began, False, needs, arguments, 0.0, [])
     memory = compiled.memory_analysis()
     needs = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
     needs += memory.generated_code_size_in_bytes - memory.alias_size_in_bytes
@@ -116,39 +118,39 @@ def compile_layout(request: Mapping[str, Any]) -> Answer:
     found = hlo.collectives(compiled.as_text(), len(devices), topology.slices)
     arguments = memory.argument_size_in_bytes
     accessed = analysis.get("bytes accessed", 0.0)
-    return _answer(began, True, needs, arguments, needs - arguments, accessed, [dataclasses.asdict(c) for c in found])
+    return _report(began, True, needs, arguments, accessed, [dataclasses.asdict(c) for c in found])
 
 
-def needed(refusal: str, arguments: float) -> float | None:
-    """The bytes that a program asked for, from the compiler's refusal; None where it is of another kind."""
+def requested_bytes(message: str, arguments: float) -> float | None:
+    """The bytes that a program needs, from the compiler's out-of-memory message; None for any other message."""
     for pattern, more in (
         (r"Used ([0-9.]+)([KMGT]) of [0-9.]+[KMGT] hbm", 0.0),
         (r"required for HLO temporaries \(([0-9.]+)([KMGT])\) exceeds available HBM", arguments),
     ):
-        if found := re.search(pattern, refusal):
+        if found := re.search(pattern, message):
             return float(found[1]) * 2.0 ** {"K": 10, "M": 20, "G": 30, "T": 40}[found[2]] + more
     return None
 
 
-def _answer(began: float, fits: bool, needs: float, *rest: Any) -> Answer:
+def _report(
+    began: float, fits: bool, needs: float, arguments: float, accessed: float, collectives: list[dict[str, Any]]
+) -> CompilerReport:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
-    return Answer(fits, needs, *rest, time.monotonic() - began, peak)
+    return CompilerReport(
+        fits, needs, arguments, needs - arguments, accessed, collectives, time.monotonic() - began, peak
+    )
 
 
-def options(topology: Any) -> dict[str, Any]:
+def options(topology: hardware.Topology) -> dict[str, Any]:
     """What `get_topology_desc` takes for a topology: v4 and v5p have two cores per chip that work as one."""
-    more = {"num_slices": topology.slices} if topology.slices > 1 else {}
+    more: dict[str, Any] = {"num_slices": topology.slices} if topology.slices > 1 else {}
     if topology.chip.family == "v4":
         more["chip_config_name"] = "megacore"
     return {"topology_name": f"{topology.chip.family}:{'x'.join(map(str, topology.shape))}", **more}
 
 
 def _shard_bytes(leaf: Any) -> float:
-    shape = leaf.sharding.shard_shape(leaf.shape)
-    size = leaf.dtype.itemsize
-    for n in shape:
-        size *= n
-    return float(size)
+    return float(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize)
 
 
 if __name__ == "__main__":

@@ -93,7 +93,7 @@ def exemplars(folder: pathlib.Path, task: str) -> tuple[str, tuple[tuple[str, st
         question, _, rationale = part.rstrip().partition("\nA: ")
         answer = re.search(r"So the answer is (.*?)\.?$", rationale)
         if not answer or not rationale.startswith(STEP_BY_STEP):
-            raise UserError(f"{path}: exemplar {number} wants 'A: {STEP_BY_STEP}' and 'So the answer is ...'")
+            raise UserError(f"{path}: exemplar {number} needs 'A: {STEP_BY_STEP}' and 'So the answer is ...'")
         found.append((question, rationale, answer[1]))
     return instruction.strip(), tuple(found)
 
@@ -102,7 +102,7 @@ def items(spec: Spec, folder: pathlib.Path, task: str) -> list[Item]:
     """The task's items; variants: direct, cot, zero_shot, zero_shot_cot."""
     instruction, shots = exemplars(folder, task)
     if len(shots) < spec.shots:
-        raise UserError(f"BBH {task}: {spec.shots} exemplars wanted, the prompt file has {len(shots)}")
+        raise UserError(f"BBH {task}: {spec.shots} exemplars needed, the prompt file has {len(shots)}")
     cot = spec.variant.endswith("cot")
     form = "Q: {0}\nA: {1}\n\n" if cot else "Q: {0}\nA: {2}\n\n"
     shown = tuple(form.format(*shot) for shot in shots[: spec.shots])

@@ -1,6 +1,6 @@
 """GSM8K test: 1,319 grade-school problems; the eight exemplars are MGSM's English ones, which are the usual eight.
 
-Layout (openai/grade-school-math): gsm8k/test.jsonl with question and answer; the number stands after "#### ".
+Layout (openai/grade-school-math): gsm8k/test.jsonl with question and answer; the number follows "#### ".
 """
 
 import pathlib
@@ -40,7 +40,7 @@ def items(spec: Spec, folder: pathlib.Path, task: str) -> list[Item]:
     """The items; variants: cot, zero_shot, zero_shot_cot."""
     shots = exemplars(folder) if spec.shots else []
     if len(shots) < spec.shots:
-        raise UserError(f"GSM8K: {spec.shots} exemplars wanted, there are {len(shots)}")
+        raise UserError(f"GSM8K: {spec.shots} exemplars needed, there are {len(shots)}")
     end = f"\nA: {STEP_BY_STEP}" if spec.variant == "zero_shot_cot" else "\nA:"
     path = folder / "gsm8k" / f"{spec.split}.jsonl"
     found = []

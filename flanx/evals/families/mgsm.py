@@ -59,7 +59,7 @@ def items(spec: Spec, folder: pathlib.Path, task: str) -> list[Item]:
     """The language's items; variants: cot (native rationale) and direct (the number alone)."""
     shots = exemplars(folder, task)
     if len(shots) < spec.shots:
-        raise UserError(f"MGSM {task}: {spec.shots} exemplars wanted, there are {len(shots)}")
+        raise UserError(f"MGSM {task}: {spec.shots} exemplars needed, there are {len(shots)}")
     asks = label([q for q, _, _ in shots], f"MGSM {task}")
     if spec.variant == "cot":
         answers = label([a for _, a, _ in shots], f"MGSM {task}")

@@ -1,7 +1,7 @@
 """MMLU: 57 subjects of four-way questions; exemplars from `dev`, with rationales from `mmlu-cot.json`.
 
 Layout (hendrycks/test): mmlu/data/<split>/<subject>_<split>.csv without a header, columns question, A, B, C, D, letter;
-mmlu/mmlu-cot.json (jasonwei20/flan-2): {subject: prompt}, used as it stands, damaged escapes included.
+mmlu/mmlu-cot.json (jasonwei20/flan-2): {subject: prompt}, used verbatim, damaged escapes included.
 
 Variants, which differ by up to 7 points on the same model:
     flan_paper      subject in the instruction, "(A)" options on one line, "A: (B)"; the letter is generated

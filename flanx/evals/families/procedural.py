@@ -62,11 +62,13 @@ def items(spec: Spec, folder: pathlib.Path, task: str) -> list[Item]:
     asks = spec.variant.endswith("_trigger")
     found = []
     for key, location, record in sources.rows(row, spec.split, folder):
+        rendered = renderer.render(key, record)
+        assert rendered is not None  # rows of the procedural suite are never skipped
         found.append(
             Item(
                 task=task,
                 id=f"{task}-{key}",
-                query=renderer.render(key, record).inputs + (TRIGGER if asks else ""),
+                query=rendered.inputs + (TRIGGER if asks else ""),
                 targets=(record["answer"],),
                 kind=KIND[row.metrics[0]],
                 location=location,

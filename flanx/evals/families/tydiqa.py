@@ -73,8 +73,8 @@ def items(spec: Spec, folder: pathlib.Path, task: str) -> list[Item]:
     shots = [row for row in rows(folder, "train", task) if row[3]][: spec.shots] if spec.shots else []
     if len(shots) < spec.shots:
         raise UserError(
-            f"TyDiQA: {len(shots)} exemplars for '{task}' in {_path(folder, 'train')}, {spec.shots} wanted; complete "
-            "the file, or allow the language to miss by name (ALLOW_MISSING)"
+            f"TyDiQA: {len(shots)} exemplars for '{task}' in {_path(folder, 'train')}, {spec.shots} needed; complete "
+            "the file, or allow the language to be missing by name (ALLOW_MISSING)"
         )
     return [
         Item(

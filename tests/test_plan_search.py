@@ -1,0 +1,58 @@
+"""The search for a mesh layout: ranked, compiled, resolved for the available devices."""
+
+import dataclasses
+
+import pytest
+
+from flanx import partition
+from flanx.errors import UserError
+from flanx.plan import cost_model, hardware, mesh_layout, search, tpu_compile
+from tests.plan_case import RUN, TRAINER
+
+
+@pytest.fixture(scope="module")
+def traced() -> cost_model.Trace:
+    return cost_model.trace(RUN.scanned(), tpu=False)
+
+
+def test_auto_layout_of_the_devices_at_hand() -> None:
+    settled = search.resolve_partitioner(partition.Partitioner("auto"), TRAINER, 32, RUN.lengths)
+    assert settled.num_partitions in (1, 2, 4, 8)
+    assert settled.host_rows(32) == range(32)
+
+
+def test_a_recipe_that_fits_nowhere_and_a_batch_that_divides_over_nothing(traced: cost_model.Trace) -> None:
+    odd = dataclasses.replace(RUN, batch_size=7)
+    with pytest.raises(UserError, match=r"a batch of 7 rows .* divides over no layout of v5e:16x16"):
+        search.ranked(odd, traced, hardware.parse("v5e:16x16"))
+    uneven = dataclasses.replace(RUN, trainer=dataclasses.replace(TRAINER, num_microbatches=5))
+    with pytest.raises(UserError, match=r"a batch of 32 rows does not divide into 5 microbatches"):
+        search.ranked(uneven, traced, hardware.parse("v5e:2x2"))
+    tiny_chip = dataclasses.replace(hardware.CHIPS["v5e"], hbm_bytes=1e6)
+    plans = search.ranked(RUN, traced, hardware.Topology(tiny_chip, (2, 2)))
+    assert not plans[0].fits
+    assert search.reason(plans) == "no layout fits; this one comes nearest"
+
+
+def test_a_layout_that_does_not_fit_leads_to_the_next_smaller_one(traced: cost_model.Trace) -> None:
+    plans = search.ranked(RUN, traced, hardware.parse("v5e:2x4"))
+    sizes, asked = {plan.layout: plan.hbm for plan in plans}, []
+
+    def compiler(fits_at: int) -> search.Compile:
+        """One that takes the layout of this turn and refuses all others."""
+        asked.clear()
+
+        def ask(topology: hardware.Topology, wanted: mesh_layout.MeshLayout) -> tpu_compile.CompilerReport:
+            asked.append(wanted)
+            fits = len(asked) == fits_at
+            needs = 1e9 if fits else 1e12
+            return tpu_compile.CompilerReport(fits, needs, 1e8, needs - 1e8, 0.0, [], 1.0, 1e9)
+
+        return ask
+
+    chosen = search.compile_best(plans, traced, compiler(2), compilations=1).plans
+    assert asked[0] == plans[0].layout and len(asked) == 2
+    assert sizes[asked[1]] < sizes[asked[0]]
+    assert chosen[0].layout == asked[1] and chosen[0].fits and chosen[0].source == "compiled"
+    assert not search.compile_best(plans, traced, compiler(99), compilations=1).best.fits
+    assert 1 < len(asked) <= search.ATTEMPTS
