@@ -40,7 +40,7 @@ def make(opened: store.Store, **changes) -> Batches:
 @pytest.fixture(autouse=True)
 def both(monkeypatch):
     """A named mixture over both collections."""
-    monkeypatch.setattr(mixture, "named", lambda: {"both": {"collections": ["cot", "muffin"]}})
+    monkeypatch.setattr(mixture, "load_mixtures", lambda: {"both": {"collections": ["cot", "muffin"]}})
 
 
 def equal(a: dict, b: dict) -> None:

@@ -68,7 +68,6 @@ def forget() -> None:
         if hasattr(value, "cache_clear"):
             value.cache_clear()
     build_job._hash_file.cache_clear()
-    mixture._tables.cache_clear()
 
 
 def run(tmp_path: pathlib.Path, name: str = "store", **changes) -> build.Report:
@@ -273,7 +272,7 @@ def test_a_users_own_seqio_task(tables, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"tasks": "minni"}, "no task, collection or mixture 'minni'; did you mean 'mini'"),
+        ({"tasks": "minni"}, "no mixture, collection or task 'minni'; did you mean 'mini'"),
         ({"runner": "bean"}, "runner 'bean': one of processes, beam; did you mean 'beam'"),
         ({"renderings": 0}, "renderings 0"),
         ({"styles": ["fsnoopt"]}, "has the styles zsopt, fsopt, none of fsnoopt"),
@@ -300,7 +299,7 @@ def test_two_builds_of_one_store_do_not_meet(tables, tmp_path):
 def test_held_out_tasks_belong_to_no_store(tables, tmp_path):
     (tables / "tables" / "mini.toml").write_text("[a]\n[b]\nheld_out = true\n")
     forget()
-    with pytest.raises(UserError, match="mini_b is held out"):
+    with pytest.raises(UserError, match="'mini_b' is held out"):
         run(tmp_path, tasks="mini_b")
     run(tmp_path)
     assert set(store.open_store(tmp_path / "store").tasks) == {"mini_a"}

@@ -112,13 +112,13 @@ def test_models_and_recipes_build_their_step_layer_by_layer(name):
 @pytest.mark.parametrize("name", files("mixtures"))
 def test_mixtures_name_what_there_is(name):
     config.parse(["runs/train.gin", TINY, name], bind(RUN))
-    known = {*mixture.named(), *(task.collection for task in spec.load_tables().values())}
+    known = {*spec.load_mixtures(), *(task.collection for task in spec.load_tables().values())}
     assert config.parameter(DatasetConfig, "mixture").name in known
 
 
 def test_collections_of_named_mixtures_exist_and_have_rates():
     collections = {task.collection for task in spec.load_tables().values()} | {"dialog"}  # dialog: a part of Muffin
-    for name, section in mixture.named().items():
+    for name, section in spec.load_mixtures().items():
         assert set(section["collections"]) <= collections, name
         assert set(section.get("rates", section["collections"])) == set(section["collections"]), name
 

@@ -10,6 +10,7 @@ import pytest
 from flanx.data import store
 from flanx.data.pipeline import mixture
 from flanx.data.pipeline.mixture import Mixture
+from flanx.data.task import select, spec
 from flanx.errors import UserError
 from tests import store_maker
 
@@ -110,14 +111,14 @@ def test_the_seed_changes_which_tasks_are_taken(paper):
 def test_a_tasks_place_hangs_on_no_other(paper, tmp_path):
     fewer = {path: n for path, n in SIZES.items() if path not in ("niv2/niv2_3", "niv2/niv2_7")}
     smaller = store_maker.make(tmp_path, fewer)
-    all_of_them = mixture.task_order(Mixture("niv2"), {}, {n: t.metadata for n, t in paper.tasks.items()})
-    some = mixture.task_order(Mixture("niv2"), {}, {n: t.metadata for n, t in smaller.tasks.items()})
+    all_of_them = select.task_order({n: t.metadata for n, t in paper.tasks.items()}, [], 0)
+    some = select.task_order({n: t.metadata for n, t in smaller.tasks.items()}, [], 0)
     assert [name for name in all_of_them if name in some] == some
 
 
 def test_balance_takes_one_of_each_category_in_turn():
     facts = {f"t_{c}_{i}": {"collection": "t", "category": c} for c in "abc" for i in range(4 if c == "a" else 2)}
-    ranked = mixture.task_order(Mixture("t"), {"balance": "category"}, facts)
+    ranked = select.task_order(facts, ["t"], 0, "category")
     assert {name.split("_")[1] for name in ranked[:3]} == {"a", "b", "c"}
     assert [name.split("_")[1] for name in ranked[6:]] == ["a", "a"]
 
@@ -161,7 +162,7 @@ def test_collections_that_are_absent_need_allow_missing(lacking):
 def test_held_out_tasks_are_never_drawn(tmp_path):
     facts = {"suite_b": {"held_out": True}, "exam_c": {"held_out": True}}
     opened = store_maker.make(tmp_path, {"suite/suite_a": 5, "suite/suite_b": 5, "exam/exam_c": 5}, facts=facts)
-    resolved = Mixture("suite", allow_missing=True).resolve(opened) if "suite" in mixture.named() else None
+    resolved = Mixture("suite", allow_missing=True).resolve(opened) if "suite" in spec.load_mixtures() else None
     for name in ("suite_b", "exam"):
         with pytest.raises(UserError, match="held out"):
             Mixture(name).resolve(opened)
@@ -211,15 +212,15 @@ def test_own_named_mixtures(paper, tmp_path, monkeypatch):
     file.write_text('[mine]\ncollections = ["cot", "muffin"]\nrates = {cot = 0.5, muffin = 0.5}\n')
     monkeypatch.setenv("FLANX_TABLES", str(tmp_path))
     assert Mixture("mine").resolve(paper).collections == {"cot": 0.5, "muffin": 0.5}
-    mixture._tables.cache_clear()
+    spec._load_mixtures.cache_clear()
     file.write_text('[mine]\ncolections = ["cot"]\n')
     with pytest.raises(UserError, match=r"unknown key 'colections'; did you mean 'collections'"):
-        mixture.named()
+        spec.load_mixtures()
 
 
 def test_named_mixtures_say_where_they_come_from():
     root = pathlib.Path(mixture.__file__).parents[3]
-    for name, definition in mixture.named().items():
+    for name, definition in spec.load_mixtures().items():
         assert definition["collections"], name
         assert definition.get("note") or name == "cot", name
         total = sum(definition.get("rates", {"all": 1.0}).values())

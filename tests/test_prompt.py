@@ -139,7 +139,7 @@ def test_draws_are_stateless_and_even():
 
 
 def test_the_same_row_gives_the_same_bytes_and_another_rendering_others():
-    for style in prompt.STYLES:
+    for style in spec.STYLES:
         assert render(style) == render(style)
     assert {render("fsopt", rendering=i).inputs for i in range(8)} != {render("fsopt").inputs}
 
@@ -244,7 +244,7 @@ odd = st.text(min_size=1, max_size=80) | st.sampled_from(
 
 @settings(max_examples=80, deadline=None)
 @given(question=odd, options=st.lists(odd, min_size=2, max_size=30, unique_by=str.strip), which=st.integers(0, 29),
-       style=st.sampled_from(prompt.STYLES), row=st.text(max_size=20))  # fmt: skip
+       style=st.sampled_from(spec.STYLES), row=st.text(max_size=20))  # fmt: skip
 def test_any_text_is_shown_as_it_is(question, options, which, style, row):
     answer = options[which % len(options)]
     record = {"question": question, "answer": answer, "options": options}

@@ -4,7 +4,6 @@ import argparse
 import ast
 import collections
 import dataclasses
-import fnmatch
 import importlib
 import json
 import os
@@ -12,8 +11,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from flanx.data.task import licence, spec
-from flanx.errors import UserError, nearest
+from flanx.data.task import licence, select, spec
+from flanx.errors import UserError
 
 # subcommand -> (module and function that run it, what it does)
 COMMANDS = {
@@ -53,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     by_licence(one)
     one = command("show")
     one.add_argument("name")
-    one.add_argument("--style", choices=("zsopt", "zsnoopt", "fsopt", "fsnoopt"))
+    one.add_argument("--style", choices=spec.STYLES)
     one.add_argument("--n", type=_count(1), default=3, help="how many examples")
     one.add_argument("--split", default=None, help="train where the task has it")
     one.add_argument("--skip", type=_count(0), default=0, help="examples to pass over first")
@@ -127,41 +126,10 @@ def _binding(args: argparse.Namespace, name: str) -> str | None:
     return None
 
 
-def find_task(name: str) -> spec.TaskSpec:
-    """The task of a name (with or without a style at its end), or a UserError with the nearest one."""
-    tasks = spec.load_tables()
-    stem = name.rsplit("_", 1)[0] if name.rsplit("_", 1)[-1] in ("zsopt", "zsnoopt", "fsopt", "fsnoopt") else name
-    for known in (name, stem):
-        if known in tasks:
-            return tasks[known]
-    raise UserError(f"no task '{name}'{nearest(stem, tasks)}; `flanx tasks list` names them all")
-
-
-def match_tasks(pattern: str, asked: str | None = None) -> list[spec.TaskSpec]:
-    """The tasks of a mixture, of a collection or group, or of a pattern of names, that are under the licences asked for
-    (None: all). UserError where none fits."""
-    tasks = spec.load_tables()
-    mixtures = spec.load_mixtures()
-    if pattern in mixtures:
-        homes = spec.members(mixtures[pattern]["collections"], tasks.values())
-        found = [t for home in homes.values() for t in home if not t.held_out]
-    else:
-        found = [
-            t for t in tasks.values() if fnmatch.fnmatchcase(t.name, pattern) or pattern in (t.collection, t.group)
-        ]
-    if not found:
-        known = [*mixtures, *spec.load().collections, *tasks]
-        raise UserError(f"no mixture, collection or task '{pattern}'{nearest(pattern, known)}")
-    refused = licence.refused(asked, {t.name: vars(t) for t in found}, [t.name for t in found])
-    if len(refused) == len(found):
-        raise UserError(f"no task of '{pattern}' is left; {found[0].name}: {refused[found[0].name]}")
-    return [t for t in found if t.name not in refused]
-
-
 def list_tasks(args: argparse.Namespace) -> int:
     """Counts; or the tasks of a pattern."""
     counts = spec.collections()
-    tasks = match_tasks(args.pattern or "*", args.licence)
+    tasks = select.find_specs(args.pattern or "*", args.licence)
     if args.json:
         print(json.dumps({**counts, "tasks": [_row(task) for task in tasks]}, ensure_ascii=False))
         return 0
@@ -234,9 +202,8 @@ def show(args: argparse.Namespace) -> int:
     from flanx.data import vocabulary
     from flanx.data.task import render, sources
 
-    task = find_task(args.name)
-    tail = args.name.removeprefix(task.name).lstrip("_")
-    style = args.style or tail or task.styles[0]
+    task, named_style = select.find_spec(args.name)
+    style = args.style or named_style or task.styles[0]
     words = vocabulary.load(args.vocabulary or os.environ.get("FLANX_VOCABULARY", "byte"))
     split = args.split or ("train" if "train" in task.splits else next(iter(task.splits)))
     if style in task.styles and split in task.splits and (line := sources.missing(task, args.data_dir, split)):

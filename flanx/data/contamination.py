@@ -15,8 +15,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from flanx.cli.tasks import match_tasks
-from flanx.data.task import sources
+from flanx.data.task import select, sources
 from flanx.data.task.row import Record, text_of
 from flanx.data.task.spec import TaskSpec
 from flanx.errors import UserError
@@ -167,8 +166,8 @@ class Overlap:
 
 def audit(args: argparse.Namespace) -> int:
     """Compares; prints every pair of tasks that overlaps, each suite, and what could not be compared."""
-    asked = match_tasks(args.mixture) if args.mixture != "*" else [t for t in match_tasks("*") if not t.held_out]
-    held_out = [t for t in match_tasks(args.held_out) if t.held_out and t not in asked]
+    asked = [t for t in select.find_specs(args.mixture) if args.mixture != "*" or not t.held_out]
+    held_out = [t for t in select.find_specs(args.held_out) if t.held_out and t not in asked]
     if not held_out:
         raise UserError(f"no held-out task matches '{args.held_out}'")
     absent: dict[str, str] = {}
@@ -211,7 +210,7 @@ def _report(args: argparse.Namespace, overlap: Overlap, absent: dict[str, str]) 
     print(f"{'held-out suite':20} {'items':>8} {'whole':>8} {'shared':>8} {'tasks':>8}")
     for name, suite in suites.items():
         print(f"{name:20} " + " ".join(f"{suite[key]:8,}" for key in ("items", "whole", "shared", "tasks")))
-    lost = [name for name in absent if any(task.held_out and task.name == name for task in match_tasks(args.held_out))]
+    lost = absent.keys() & {task.name for task in select.find_specs(args.held_out) if task.held_out}
     print(
         f"{len(pairs)} overlapping pairs; {len(rows)} tasks ({sum(rows.values()):,} rows) against "
         f"{len(overlap.index.tasks)} held-out tasks ({sum(overlap.index.items):,} items); without data: "

@@ -8,6 +8,7 @@ import functools
 import gc
 import itertools
 import logging
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import fields
@@ -17,10 +18,11 @@ import seqio
 import tensorflow as tf
 
 from flanx.data import vocabulary as vocabularies
+from flanx.data.task import select
 from flanx.data.task.prompt import Rendered
 from flanx.data.task.render import render_rows
 from flanx.data.task.sources import MAX_BAD_ROWS, missing
-from flanx.data.task.spec import Tables, TaskSpec, load, load_mixtures, members
+from flanx.data.task.spec import INVERSION, Tables, TaskSpec, load, load_mixtures
 from flanx.errors import UserError
 from flanx.seqio.metrics import METRICS
 
@@ -32,11 +34,15 @@ BATCH = 256  # rendered rows handed to TensorFlow at a time: one Python call eac
 class Source(seqio.DataSource):
     """The rendered rows of one task in one style, in the source's order; any number of shards."""
 
-    def __init__(self, spec: TaskSpec, style: str, vocabulary: Any, rendering: int, data_dir: Any, max_bad_rows: int):
+    def __init__(
+        self, spec: TaskSpec, style: str, vocabulary: Any, rendering: int, data_dir: Any, max_bad_rows: int,
+        inversion: float,
+    ) -> None:  # fmt: skip
         sizes = {split: spec.num_examples if split == "train" else None for split in spec.splits}
         super().__init__(spec.splits, num_input_examples=sizes)
         self.spec, self.style, self.vocabulary = spec, style, vocabulary
         self.rendering, self.data_dir, self.max_bad_rows = rendering, data_dir, max_bad_rows
+        self.inversion = inversion
 
     @property
     def supports_arbitrary_sharding(self) -> bool:
@@ -57,7 +63,7 @@ class Source(seqio.DataSource):
         """Rendered examples of one shard, column by column."""
         rows = render_rows(
             self.spec, self.style, split, self.data_dir, self.rendering, self.count, self.max_bad_rows,
-            shard=(shard.index, shard.num_shards),
+            shard=(shard.index, shard.num_shards), inversion=self.inversion,
         )  # fmt: skip
         empty = True
         while batch := list(itertools.islice(rows, BATCH)):
@@ -107,21 +113,23 @@ def _tokenize(data: tf.data.Dataset, output_features: dict[str, seqio.Feature]) 
 
 def make_task(
     spec: TaskSpec, style: str, vocabulary: Any = None, rendering: int = 0,
-    data_dir: str | os.PathLike | None = None, max_bad_rows: int = MAX_BAD_ROWS,
+    data_dir: str | os.PathLike | None = None, max_bad_rows: int = MAX_BAD_ROWS, inversion: float = INVERSION,
 ) -> seqio.Task:  # fmt: skip
     """One (task, prompt style) as a SeqIO task that stands in no registry.
 
     `vocabulary` has `encode(text)`, and `seqio()` unless it is SeqIO's own; None: FLANX_VOCABULARY, else T5's.
-    `rendering` draws other templates and exemplars. Its examples hold int32 `inputs` and `targets` that end in EOS,
+    `rendering` draws other templates and exemplars; `inversion` is the rate of inverted examples against 1.
+    Its examples hold int32 `inputs` and `targets` that end in EOS,
     `inputs_pretokenized`, `targets_pretokenized`, and task, dataset, template, style, shots, row. An absent file is a
     UserError when the data is asked for, never here.
     """
     if style not in spec.styles:
         raise UserError(f"task {spec.name} has no style '{style}' (it has {', '.join(spec.styles)})")
     vocabulary = default_vocabulary() if vocabulary is None else vocabulary
+    name = f"{spec.name}_{style}" + ("" if inversion == INVERSION else f"_inversion_{inversion:g}")
     return seqio.Task(
-        f"{spec.name}_{style}",
-        source=Source(spec, style, vocabulary, rendering, data_dir, max_bad_rows),
+        name,
+        source=Source(spec, style, vocabulary, rendering, data_dir, max_bad_rows, inversion),
         output_features=_features(vocabulary),
         preprocessors=[_tokenize],
         postprocess_fn=_as_text,
@@ -167,21 +175,22 @@ class Mixture(seqio.Mixture):
         return seqio.Mixture(self.name, left).get_dataset(sequence_length, split, *args, **kwargs)
 
 
-def _weights(name: str, tables: Tables) -> dict[str, float]:
-    """Rate of every task of a mixture of mixtures.toml, or of a collection: min(examples, cap), and the shares."""
-    section = load_mixtures().get(name, {"collections": [name]})
-    caps, rates = section.get("caps", {}), section.get("rates", {})
-    weights: dict[str, float] = {}
-    for collection, specs in members(section["collections"], tables.tasks.values()).items():
-        sizes = {}
-        for spec in specs:
-            if not spec.held_out or collection == name:
-                cap = caps.get(spec.name, caps.get(collection, spec.cap)) or spec.num_examples or 1
-                sizes[spec.name] = min(spec.num_examples or cap, cap)
-        share = rates.get(collection)
-        scale = share / sum(sizes.values()) if share and sizes else 1.0
-        weights |= {task: size * scale for task, size in sizes.items()}
-    return weights
+Shares = dict[tuple[str, str], dict[bool, float]]  # (task, style) -> share of all draws of its plain, inverted examples
+
+
+def shares(name: str, tasks: select.Tasks) -> Shares:
+    """What a mixture of mixtures.toml, a collection or a group draws.
+
+    A collection that is held out as a whole is an evaluation of its own, and the only one that draws held-out tasks."""
+    held_out = [task["held_out"] for task in tasks.values() if name in (task["collection"], task["group"])]
+    asked = select.MixtureSpec(name, allow_missing=True)
+    selection = select.resolve(asked, tasks, load_mixtures(), evaluation=bool(held_out) and all(held_out))
+    for one, reason in selection.missing.items():
+        _log.warning("mixture %s: %s %s", name, one, reason)
+    found: Shares = {}
+    for share in selection.shares:
+        found.setdefault((share.task, share.style), {False: 0.0, True: 0.0})[share.inverted] = share.weight
+    return found
 
 
 def register_all() -> None:
@@ -200,19 +209,26 @@ def register_all() -> None:
 
 def _register(tables: Tables) -> None:
     known = seqio.MixtureRegistry.names()
-    styled: dict[str, list[seqio.Task]] = {}
     for spec in tables.tasks.values():
         if spec.name not in known:
-            styled[spec.name] = [make_task(spec, style) for style in spec.styles]
-            for task in styled[spec.name]:
+            styled = [make_task(spec, style) for style in spec.styles]
+            for task in styled:
                 seqio.TaskRegistry.add_provider(task.name, task)
-            seqio.MixtureRegistry.add_provider(spec.name, Mixture(spec.name, [(t, 1.0) for t in styled[spec.name]]))
-    groups = [spec.group for spec in tables.tasks.values() if spec.group]
-    for name in dict.fromkeys([*load_mixtures(), *tables.collections, *groups]):
-        rates = [
-            (task, weight / len(styled[one]))
-            for one, weight in _weights(name, tables).items()
-            for task in styled.get(one, ())
-        ]
-        if rates and name not in known:
-            seqio.MixtureRegistry.add_provider(name, Mixture(name, rates))
+            seqio.MixtureRegistry.add_provider(spec.name, Mixture(spec.name, [(task, 1.0) for task in styled]))
+    tasks = select.of_tables(tables.tasks)
+    collections = dict.fromkeys(
+        home for spec in tables.tasks.values() for home in (spec.collection, spec.group) if home
+    )
+    for name in dict.fromkeys([*load_mixtures(), *collections]):
+        if name not in known:
+            parts = [(_with_inversion(tables.tasks[task], style, share), sum(share.values()))
+                     for (task, style), share in shares(name, tasks).items()]  # fmt: skip
+            seqio.MixtureRegistry.add_provider(name, Mixture(name, parts))
+
+
+def _with_inversion(spec: TaskSpec, style: str, share: dict[bool, float]) -> seqio.Task:
+    """The registered task of a style, or one that renders inverted examples at another rate than the usual."""
+    inversion = share[True] / share[False]
+    if not spec.inversions or math.isclose(inversion, INVERSION):
+        return seqio.TaskRegistry.get(f"{spec.name}_{style}")
+    return make_task(spec, style, inversion=inversion)

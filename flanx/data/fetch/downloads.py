@@ -13,10 +13,9 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
-from flanx.cli.tasks import match_tasks
 from flanx.data.fetch import checksums
-from flanx.data.task import sources
-from flanx.data.task.spec import TaskSpec, load_mixtures, load_tables, members
+from flanx.data.task import select, sources
+from flanx.data.task.spec import TaskSpec, load_mixtures, load_tables
 from flanx.errors import UserError
 
 
@@ -79,7 +78,7 @@ def plan(args: argparse.Namespace) -> int:
     """Prints every need of the mixture, the sums, and the hours of the download where a rate is known."""
     if args.rate is not None and not args.rate > 0:
         raise UserError(f"--rate {args.rate:g}: give MB a second, above 0")
-    found = needs(match_tasks(args.mixture, args.licence), folder(args))
+    found = needs(select.find_specs(args.mixture, args.licence), folder(args))
     missing = [n for n in found if not n.present]
     sums = {
         "needs": len(found),
@@ -125,18 +124,21 @@ def shares(mixture: str, ready: Collection[str]) -> list[str]:
     """What a named mixture becomes with the tasks that are ready alone: tasks and rate of each collection, as lines.
 
     The rate of a collection stays while it has a task left; those of empty ones go, and the others fill their place."""
-    section = load_mixtures().get(mixture, {})
-    if not section:
+    mixtures = load_mixtures()
+    if mixture not in mixtures:
         return []
-    homes = members(section["collections"], [t for t in load_tables().values() if not t.held_out])
-    left = {name: sum(t.name in ready or t.source.startswith("suite:") for t in tasks) for name, tasks in homes.items()}
-    rates = section.get("rates") or {}
-    total = sum(rate for name, rate in rates.items() if left.get(name))
+    tasks = select.of_tables(load_tables())
+    present = {name for name, task in tasks.items() if name in ready or task["source"].startswith("suite:")}
+    known = {name: task if name in present else {**task, "missing": "no data"} for name, task in tasks.items()}
+    asked = select.MixtureSpec(mixture, allow_missing=True)
+    full = select.resolve(asked, tasks, mixtures)
+    home = {share.task: share.collection for share in full.shares}
+    now = select.resolve(asked, known, mixtures).collections() if present & home.keys() else {}
     lines = [f"\n{'collection':24} {'tasks':>13} {'rate':>8} {'now':>8}"]
-    for name, tasks in homes.items():
-        rate = f"{rates[name]:8.1f}" if name in rates else "       -"
-        now = f"{100 * rates[name] / total:8.1f}" if name in rates and left[name] else "       -"
-        lines.append(f"{name:24} {left[name]:5,} of {len(tasks):5,} {rate} {now}")
+    for name, rate in full.collections().items():
+        members = {task for task, collection in home.items() if collection == name}
+        share = f"{100 * now[name]:8.1f}" if name in now else "       -"
+        lines.append(f"{name:24} {len(members & present):5,} of {len(members):5,} {100 * rate:8.1f} {share}")
     return lines
 
 

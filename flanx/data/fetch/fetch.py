@@ -26,12 +26,12 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from flanx.cli.tasks import match_tasks
 from flanx.data.fetch import checksums, mirrors
 from flanx.data.fetch.downloads import Need, folder, needs, shares
 from flanx.data.fetch.http import TIMEOUT_S, download
 from flanx.data.fetch.progress import Count, Meter
 from flanx.data.importers.user_file import write
+from flanx.data.task import select
 from flanx.data.task import sources as source
 from flanx.data.task.row import BadRow
 from flanx.data.task.spec import TaskSpec
@@ -229,7 +229,7 @@ def _ended_whole() -> Iterator[None]:
 def fetch(args: argparse.Namespace) -> int:
     """Fetches every need; names what failed. Exit status 1 where a task is quarantined, unless that is allowed."""
     data_dir = folder(args)
-    found = needs(match_tasks(args.mixture, args.licence), data_dir)
+    found = needs(select.find_specs(args.mixture, args.licence), data_dir)
     meter = Meter(len(found))
     with _locked(data_dir), _ended_whole():
         known = checksums.read(data_dir)

@@ -23,7 +23,7 @@ from flanx.data.store import assemble, beam_runner, build_worker
 from flanx.data.store.build_job import Job
 from flanx.data.store.format import INVERTED, Store, read_manifest
 from flanx.data.store.progress import Progress
-from flanx.data.store.selection import KEPT, PlannedTask, plan, select
+from flanx.data.store.selection import KEPT, PlannedTask, find, plan
 from flanx.data.store.shard import PARTS, Shard, read_metadata, written_parts
 from flanx.data.task import sources
 from flanx.errors import UserError, nearest
@@ -94,7 +94,7 @@ def build_store(
     imports = [imports] if isinstance(imports, str) else list(imports)
     with _locked(folder):
         old = _open_old(folder, loaded)
-        rows, own = select(names, imports)
+        rows, own = find(names, imports)
         planned, absent = plan(rows, own, loaded, data_dir, styles, renderings, imports)
         report = Report(str(folder), missing={name: metadata["reason"] for name, metadata in absent.items()})
         intact = assemble.intact_volumes(old) if old else set()

@@ -1,16 +1,14 @@
 """What a build is asked for: tasks by the names that a user gives, and the shards that each of them needs."""
 
 import dataclasses
-import fnmatch
 from collections.abc import Sequence
 from typing import Any
 
 from flanx.data import vocabulary
-from flanx.data.pipeline import mixture
 from flanx.data.store import build_job
 from flanx.data.store.shard import Shard
-from flanx.data.task import sources, spec
-from flanx.errors import UserError, nearest
+from flanx.data.task import select, sources, spec
+from flanx.errors import UserError
 
 SHARD = 100_000  # examples of a task that one job renders
 AS_IS = "as_is"  # the one style of a user's own SeqIO task
@@ -27,36 +25,29 @@ class PlannedTask:
     examples: int  # as far as known, else 0
 
 
-def select(names: Sequence[str], imports: Sequence[str] = ()) -> tuple[list[spec.TaskSpec], list[str]]:
+def find(names: Sequence[str], imports: Sequence[str] = ()) -> tuple[list[spec.TaskSpec], list[str]]:
     """(rows of the tables, names of the user's own SeqIO tasks) that names, collections, mixtures or patterns name.
 
-    Held-out tasks belong to no store; naming one is an error.
+    Held-out tasks belong to no store; naming nothing else is an error.
     """
     rows = spec.load_tables()
-    collections: dict[str, list[str]] = {}
-    for row in rows.values():
-        for home in filter(None, (row.collection, row.group)):
-            collections.setdefault(home, []).append(row.name)
+    tasks, mixtures = select.of_tables(rows), spec.load_mixtures()
     chosen: dict[str, None] = {}
     own: list[str] = []
     for name in names:
-        definition = mixture.named().get(name)
-        if definition or name in collections:
-            found = [n for c in (definition or {}).get("collections", [name]) for n in collections.get(c, [])]
-        else:
-            found = [n for n in rows if n == name or fnmatch.fnmatchcase(n, name)]
-            if name in rows and rows[name].held_out:
-                raise UserError(f"task {name} is held out for evaluation: it belongs to no store")
-        if not found and imports:
+        try:
+            found = select.find(name, tasks, mixtures)
+        except UserError:
+            if not imports:
+                raise
             from flanx.seqio import user_tasks  # noqa: PLC0415  (imports TensorFlow)
 
-            if matched := user_tasks.matching(name, imports):
-                own += matched
-                continue
-        if not found:
-            known = [*mixture.named(), *collections, *rows]
-            raise UserError(f"no task, collection or mixture '{name}'{nearest(name, known)}")
-        chosen |= dict.fromkeys(n for n in found if not rows[n].held_out)
+            matched = user_tasks.matching(name, imports)
+            if not matched:
+                raise
+            own += matched
+        else:
+            chosen |= dict.fromkeys(select.training(name, found, tasks)[0])
     return [rows[name] for name in chosen], own
 
 

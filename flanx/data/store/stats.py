@@ -84,7 +84,7 @@ def mix(batches: Batches, steps: int) -> dict[str, Any]:
     for i, source in enumerate(resolved.sources):
         row = tasks.setdefault(
             source.task.name,
-            {"collection": source.task.collection, "share": 0.0, "examples": source.task.examples, "epochs": 0.0,
+            {"collection": source.collection, "share": 0.0, "examples": source.task.examples, "epochs": 0.0,
              "styles": {}, "seen": 0, **{f"cut_{side}": 0.0 for side in _SIDES}},
         )  # fmt: skip
         examples = sum(part.examples for part in source.parts)

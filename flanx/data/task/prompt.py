@@ -16,9 +16,7 @@ from flanx.data.task.options import Style, list_options
 from flanx.data.task.row import BadRow, draw, text_of
 from flanx.data.task.template import Block, Prompt, fill
 
-STYLES = ("zsopt", "zsnoopt", "fsopt", "fsnoopt")  # zero- or few-shot, with or without the list of options
 MAX_INPUT_TOKENS = 1920  # few-shot prompts are pruned to this (paper.md 1.7)
-INVERSION_RATE = 0.3  # against 1 for the task itself (paper.md 1.6)
 SHOTS = 5  # exemplars of half of the few-shot prompts; the others: binomial(25, 1/10), at least 1 (paper.md 1.7)
 SHOT_TABLE = tuple(itertools.accumulate(math.comb(25, k) * 9 ** (25 - k) / 10**25 for k in range(26)))  # of that rule
 BARE_SHARE = 10  # one few-shot prompt in ten has exemplars and no instruction: the template `none`
@@ -92,7 +90,7 @@ class Renderer:
         worked: Sequence[Block] = (),
         shots: int | None = None,
         pool: Callable[[], Sequence[tuple[str, dict[str, Any]]]] = tuple, count: Callable[[str], int] = len,
-        rendering: int = 0, keep_unshot: bool = False,
+        rendering: int = 0, keep_unshot: bool = False, inversion: float = 0.3,
     ) -> None:  # fmt: skip
         self.task, self.dataset, self.style, self.prompt_style = task, dataset, style, prompt_style
         self.listed = prompt_style in ("zsopt", "fsopt")
@@ -102,6 +100,7 @@ class Renderer:
         self.nones = () if self.few and few else tuple(block.none for block in blocks)
         self.inversions = tuple(p for block in inversions for p in block.prompts)
         self.worked = tuple(p for block in worked for p in block.prompts) if self.few else ()
+        self.inverted_of_1300 = round(1300 * inversion / (1 + inversion))
         self.inverted = {p.name for p in self.inversions}
         self.shots, self.keep_unshot = shots, keep_unshot
         self.pool = functools.cache(pool)
@@ -114,7 +113,7 @@ class Renderer:
             prompt = self.worked[draw(key, "worked template", len(self.worked))]
             if prompt.fields <= record.keys():
                 return prompt
-        if self.inversions and draw(key, "inversion", 1300) < round(1300 * INVERSION_RATE / (1 + INVERSION_RATE)):
+        if self.inversions and draw(key, "inversion", 1300) < self.inverted_of_1300:
             return self.inversions[draw(key, "inverted template", len(self.inversions))]
         if self.few and self.nones and draw(key, "bare", BARE_SHARE) == 0:
             return self.nones[draw(key, "template", len(self.nones))]

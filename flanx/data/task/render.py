@@ -7,7 +7,7 @@ from typing import Any
 from flanx.data.task import sources
 from flanx.data.task.prompt import Rendered, Renderer
 from flanx.data.task.row import BadRow
-from flanx.data.task.spec import TaskSpec, load
+from flanx.data.task.spec import INVERSION, TaskSpec, load
 from flanx.errors import UserError
 
 
@@ -20,6 +20,7 @@ def make_renderer(
     count: Callable[[str], int] = len,
     max_bad_rows: int = sources.MAX_BAD_ROWS,
     raw: Callable[[str], sources.Raw] | None = None,
+    inversion: float = INVERSION,
 ) -> Renderer:
     """The renderer of one task, style and split; its exemplars are the first rows of the train split.
 
@@ -56,6 +57,7 @@ def make_renderer(
         count=count,
         rendering=rendering,
         keep_unshot=not train,
+        inversion=inversion,
     )
 
 
@@ -69,11 +71,12 @@ def render_rows(
     max_bad_rows: int = sources.MAX_BAD_ROWS,
     raw: Callable[[str], sources.Raw] | None = None,
     shard: tuple[int, int] = (0, 1),
+    inversion: float = INVERSION,
 ) -> Iterator[Rendered]:
     """Every example of a split or of a shard (i, n) of it, in the source's order; bad rows count towards the limit.
 
     A shard's examples are those that the whole split has of its rows, byte for byte."""
-    renderer = make_renderer(spec, style, split, data_dir, rendering, count, max_bad_rows, raw)
+    renderer = make_renderer(spec, style, split, data_dir, rendering, count, max_bad_rows, raw, inversion)
     bad = 0
     found = sources.rows(spec, split, data_dir, rendering, max_bad_rows, raw(split) if raw else None, shard)
     for row, place, record in found:

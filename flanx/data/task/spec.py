@@ -79,17 +79,17 @@ import functools
 import importlib.util
 import os
 import pathlib
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 from flanx.data.task.fields import parse
 from flanx.data.task.options import Style
-from flanx.data.task.prompt import STYLES
-from flanx.data.task.tables import ROLES, add_blocks, add_groups, add_licences, add_rows, toml
+from flanx.data.task.tables import ROLES, add_blocks, add_groups, add_licences, add_rows, toml_rows
 from flanx.data.task.template import Block
 from flanx.errors import UserError, nearest
 
+STYLES = ("zsopt", "zsnoopt", "fsopt", "fsnoopt")  # zero- or few-shot, with or without the list of options
+INVERSION = 0.3  # inverted examples against 1 plain one (paper.md 1.6; FLAN's own code, 2022)
 SOURCES = ("suite", "tsv", "csv", "jsonl", "json", "niv2", "p3", "tfds")
 ACCESS = ("open", "form", "user")
 METRICS = ("exact_match", "accuracy", "final_answer", "squad", "rouge", "bleu", "pearson")
@@ -192,23 +192,27 @@ def collections() -> dict[str, Any]:
     }
 
 
-def members(names: Sequence[str], tasks: Iterable[TaskSpec]) -> dict[str, list[TaskSpec]]:
-    """The tasks of each of the named collections and groups; those of a named group count there and nowhere else."""
-    found: dict[str, list[TaskSpec]] = {name: [] for name in names}
-    for task in tasks:
-        home = task.group if task.group in found else task.collection
-        if home in found:
-            found[home].append(task)
-    return found
+MIXTURE_KEYS = ("collections", "rates", "caps", "styles", "inversion", "balance", "note")
 
 
 def load_mixtures() -> dict[str, dict[str, Any]]:
-    """The sections of `tables/mixtures.toml` of all roots, later roots over earlier ones; the keys stand there."""
-    found: dict[str, dict[str, Any]] = {}
-    for root in roots():
-        if (root / "tables" / "mixtures.toml").is_file():
-            found |= toml(root / "tables" / "mixtures.toml")
-    return found
+    """The sections of `tables/mixtures.toml` of all roots, later roots over earlier ones; its head says the keys."""
+    return _load_mixtures(tuple(roots()))
+
+
+@functools.lru_cache(maxsize=8)
+def _load_mixtures(folders: tuple[pathlib.Path, ...]) -> dict[str, dict[str, Any]]:
+    mixtures: dict[str, dict[str, Any]] = {}
+    for root in folders:
+        path = root / "tables" / "mixtures.toml"
+        for name, section, place in toml_rows(path) if path.is_file() else ():
+            for key in section:
+                if key not in MIXTURE_KEYS:
+                    raise UserError(f"{place}: mixture '{name}' has unknown key '{key}'{nearest(key, MIXTURE_KEYS)}")
+            if not section.get("collections"):
+                raise UserError(f"{place}: mixture '{name}' needs 'collections'")
+            mixtures[name] = section
+    return mixtures
 
 
 # ---- checking --------------------------------------------------------------------------------------------------------

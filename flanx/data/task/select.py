@@ -1,0 +1,399 @@
+"""Which tasks a name means, and at which rates they are drawn: one answer for stores, SeqIO, fetching and planning.
+
+Everything here is a pure function of the metadata of tasks and of the named mixtures (`spec.load_mixtures`):
+
+    tasks = {"cot_gsm8k": {"collection": "cot", "group": "", "cap": 100000, "held_out": False, "cot": True, ...,
+                           "examples": 7473, "styles": {"zsopt": (5700, 1773)}}, ...}
+
+`examples` is the size of the train split (None: not known, the cap counts), `styles` the plain and the inverted
+examples of each prompt style, and `missing` is the reason why a task that was asked for has no data; tasks that have
+data do not have this key. A token store gives this metadata of its manifest, `of_tables` gives it of the task tables.
+
+A name is a mixture of `tasks/tables/mixtures.toml`, a collection, a group of one (`dialog`, a part of Muffin: where a
+mixture names the group, its tasks count there alone), a task, or one style of a task. The size of a task is
+min(examples, cap); `rates` then give the share of all draws of each collection, `styles` divide the draws of a task
+over its prompt styles, and `inversion` is how often an inverted example (the answer asks for the question) is drawn
+against 1 for a plain one. Held-out tasks are never drawn.
+"""
+
+import dataclasses
+import fnmatch
+import hashlib
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from flanx.data.task import licence
+from flanx.data.task.spec import INVERSION, TaskSpec, load_mixtures, load_tables
+from flanx.errors import UserError, nearest
+
+TOLERANCE = 0.005  # rates may miss their sum by this: the paper's Proportion B adds up to 99.9 %
+Tasks = Mapping[str, Mapping[str, Any]]  # metadata by task name
+Mixtures = Mapping[str, Mapping[str, Any]]  # the sections of mixtures.toml by name
+
+
+@dataclasses.dataclass(frozen=True)
+class MixtureSpec:
+    """A mixture as a user names it; what is None comes from the named mixture, else from the tasks themselves.
+
+    name: a named mixture, a collection, a group or a task (all its styles, or `task_style` for one).
+    num_tasks: how many tasks, of a fixed order in which n tasks are always among n + 1; None: all.
+    cot_ratio: the share of draws that chain-of-thought tasks get, 0 to 1; the others keep their proportions.
+    rates: {collection: rate}, in parts of 1 or of 100; caps: {collection or task: examples that count at most}.
+    styles: {style: rate}, among the styles that a task has; inversion: rate of inverted examples against 1.
+    seed: of the order in which tasks are taken by `num_tasks`.
+    allow_missing: leave out collections or tasks that are asked for and have no data; they are recorded.
+    licence: classes and licences of the data to train on, as "permissive" (flanx/data/task/licence.py); other tasks are
+      left out, before `num_tasks` counts, and recorded as missing. None: all.
+    """
+
+    name: str
+    num_tasks: int | None = None
+    cot_ratio: float | None = None
+    rates: Mapping[str, float] | None = None
+    caps: Mapping[str, int] | None = None
+    styles: Mapping[str, float] | None = None
+    inversion: float | None = None
+    seed: int = 0
+    allow_missing: bool = False
+    licence: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """The share of all draws of the plain or the inverted examples of one style of a task."""
+
+    task: str
+    collection: str  # or the group that the mixture names
+    style: str
+    inverted: bool
+    weight: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Selection:
+    """What a mixture draws: shares that add up to 1, sorted by task, and what was asked for and is not drawn."""
+
+    shares: tuple[Share, ...]
+    rates: dict[str, float] | None  # asked for, by collection, sum 1
+    missing: dict[str, str]  # task or collection -> reason
+    held_out: tuple[str, ...]  # held-out tasks of the collections
+
+    def collections(self) -> dict[str, float]:
+        """Share of all draws by collection."""
+        return total_by((share.collection, share.weight) for share in self.shares)
+
+
+def total_by(pairs: Iterable[tuple[str, float]]) -> dict[str, float]:
+    """The sums of the weights of equal names, in the order of their first."""
+    sums: dict[str, float] = {}
+    for name, weight in pairs:
+        sums[name] = sums.get(name, 0.0) + weight
+    return sums
+
+
+def of_tables(specs: Mapping[str, TaskSpec]) -> dict[str, dict[str, Any]]:
+    """The metadata of the rows of the task tables."""
+    return {
+        name: {
+            **vars(spec),
+            "examples": spec.num_examples,
+            "styles": dict.fromkeys(spec.styles, (1, int(bool(spec.inversions)))),
+        }
+        for name, spec in specs.items()
+    }
+
+
+# ---- names -> tasks --------------------------------------------------------------------------------------------------
+
+
+def find(name: str, tasks: Tasks, mixtures: Mixtures) -> list[str]:
+    """The tasks that a mixture, a collection, a group, a task or a pattern (`*` and `?`) names; those of a mixture
+    without the held-out ones. Raises UserError where there is none."""
+    collections = mixtures[name]["collections"] if name in mixtures else [name]
+    found = _members(collections, _with_groups(tasks, collections))
+    if name in mixtures:
+        found = [task for task in found if not tasks[task].get("held_out")]
+    found = found or [task for task in tasks if fnmatch.fnmatchcase(task, name)]
+    if not found:
+        raise unknown(name, tasks, mixtures)
+    return found
+
+
+def find_style(name: str, tasks: Tasks) -> tuple[str, str | None] | None:
+    """(task, None) of a task's name, (task, style) of `task_style`, or None."""
+    if name in tasks:
+        return name, None
+    task, _, style = name.rpartition("_")
+    return (task, style) if style in tasks.get(task, {}).get("styles", ()) else None
+
+
+def unknown(name: str, tasks: Tasks, mixtures: Mixtures, where: str = "") -> UserError:
+    """The error for a name that means nothing."""
+    known = [*mixtures, *dict.fromkeys(str(task["collection"]) for task in tasks.values()), *tasks]
+    return UserError(f"no mixture, collection or task '{name}'{where and f' in {where}'}{nearest(name, known)}")
+
+
+def _with_groups(tasks: Tasks, named: Iterable[str]) -> Tasks:
+    """The tasks of the named groups with their group as collection."""
+    groups = {task["group"] for task in tasks.values() if task.get("group")} & set(named)
+    if not groups:
+        return tasks
+    return {
+        name: {**task, "collection": task["group"]} if task.get("group") in groups else task
+        for name, task in tasks.items()
+    }
+
+
+def _members(collections: Sequence[str], tasks: Tasks) -> list[str]:
+    """The tasks of the collections, in the order of both."""
+    members: dict[str, list[str]] = {collection: [] for collection in collections}
+    for name, task in tasks.items():
+        if task["collection"] in members:
+            members[task["collection"]].append(name)
+    return [name for names in members.values() for name in names]
+
+
+def training(name: str, names: Sequence[str], tasks: Tasks) -> tuple[list[str], tuple[str, ...]]:
+    """(tasks that may be trained on, held-out ones) of those that `name` means. Raises UserError where all are held
+    out: they are for evaluation only."""
+    held_out = tuple(task for task in names if tasks[task].get("held_out"))
+    if names and len(held_out) == len(names):
+        raise UserError(f"'{name}' is held out for evaluation, never trained on ({', '.join(held_out[:3])})")
+    return [task for task in names if not tasks[task].get("held_out")], held_out
+
+
+def licensed(name: str, asked: str | None, names: Sequence[str], tasks: Tasks) -> tuple[list[str], dict[str, str]]:
+    """(tasks that the licence filter leaves, {task that it refuses: reason}). UserError where none of them is left."""
+    refused = licence.refused(asked, tasks, names)
+    kept = [task for task in names if task not in refused]
+    present = [task for task in names if "missing" not in tasks[task]]
+    if present and not set(present) & set(kept):
+        raise UserError(f"mixture '{name}': no task is left; {present[0]}: {refused[present[0]]}")
+    return kept, refused
+
+
+def find_specs(name: str, asked: str | None = None) -> list[TaskSpec]:
+    """The rows of the tables that `find` names, under the licences asked for (None: all)."""
+    specs = load_tables()
+    tasks = of_tables(specs)
+    kept, _ = licensed(name, asked, find(name, tasks, load_mixtures()), tasks)
+    return [specs[task] for task in kept]
+
+
+def find_spec(name: str) -> tuple[TaskSpec, str | None]:
+    """The row of a task's name, and the style at its end, if any. UserError with the nearest name."""
+    specs = load_tables()
+    found = find_style(name, of_tables(specs))
+    if found is None:
+        raise UserError(f"no task '{name}'{nearest(name, specs)}; `flanx tasks list` names them all")
+    return specs[found[0]], found[1]
+
+
+# ---- names -> rates --------------------------------------------------------------------------------------------------
+
+
+def resolve(
+    asked: MixtureSpec, tasks: Tasks, mixtures: Mixtures, where: str = "the tables", evaluation: bool = False
+) -> Selection:
+    """The shares of a mixture over these tasks. Raises UserError where the tasks cannot give what is asked.
+
+    `where` names the tasks in messages. `evaluation` admits held-out tasks: never for what a model is trained on."""
+    _check(asked)
+    section = mixtures.get(asked.name, {})
+    setting = {key: getattr(asked, key) for key in ("rates", "caps", "styles", "inversion")}
+    setting = {key: section.get(key) if value is None else value for key, value in setting.items()}
+    collections = _collections(asked.name, section, setting["rates"] or {}, tasks)
+    tasks = _with_groups(tasks, (asked.name, *collections, *(setting["rates"] or {})))
+    names, style, absent = _names(asked.name, collections, tasks, mixtures, where)
+    names, held_out = (names, ()) if evaluation else training(asked.name, names, tasks)
+    names, refused = licensed(asked.name, asked.licence, names, tasks)
+    ranked = task_order({name: tasks[name] for name in names}, collections, asked.seed, section.get("balance"))
+    names, missing = _take(asked, ranked, absent, tasks, where)
+    weights = {name: _size(name, tasks[name], setting["caps"] or {}, where) for name in names}
+    rates = _rates_of_one(asked.name, setting["rates"]) if names else None
+    if rates is not None:
+        weights = _rated(asked.name, weights, rates, tasks)
+        missing |= _unrated(asked, rates, tasks, where)
+    if names and asked.cot_ratio is not None:
+        weights = _with_cot(asked.name, weights, asked.cot_ratio, tasks)
+    styles = {style: 1.0} if style else setting["styles"]
+    inversion = INVERSION if setting["inversion"] is None else setting["inversion"]
+    shares = [
+        share
+        for name in sorted(weights)
+        if weights[name]
+        for share in _style_shares(name, tasks[name], weights[name], styles, inversion)
+    ]
+    total = math.fsum(share.weight for share in shares)
+    if names and not total:
+        raise UserError(f"mixture '{asked.name}': nothing to draw, as every task has the cap or the rate 0")
+    shares = [dataclasses.replace(share, weight=share.weight / total) for share in shares]
+    return Selection(tuple(shares), rates, missing | refused, held_out)
+
+
+def _check(asked: MixtureSpec) -> None:
+    if asked.cot_ratio is not None and not 0 <= asked.cot_ratio <= 1:
+        raise UserError(f"COT_RATIO {asked.cot_ratio}: a share of the draws, from 0 to 1")
+    if asked.num_tasks is not None and asked.num_tasks < 0:
+        raise UserError(f"NUM_TASKS {asked.num_tasks}: 0 or more")
+    for what in ("rates", "caps", "styles"):
+        for key, value in (getattr(asked, what) or {}).items():
+            if not (value >= 0 and math.isfinite(value)):
+                raise UserError(f"mixture '{asked.name}': {what} of '{key}' is {value}; give 0 or more")
+    if asked.inversion is not None and not asked.inversion >= 0:
+        raise UserError(f"mixture '{asked.name}': inversion is {asked.inversion}; give 0 or more")
+
+
+def _collections(name: str, section: Mapping[str, Any], rates: Mapping[str, float], tasks: Tasks) -> list[str]:
+    """What a mixture lists, and the groups of listed collections to which it gives a rate."""
+    groups = {task["group"]: task["collection"] for task in tasks.values() if task.get("group")}
+    listed = list(section.get("collections", []))
+    return listed + [rated for rated in rates if rated not in listed and groups.get(rated) in listed]
+
+
+def _names(
+    name: str, collections: Sequence[str], tasks: Tasks, mixtures: Mixtures, where: str
+) -> tuple[list[str], str | None, dict[str, str]]:
+    """(tasks with and without data, the one style or None, {collection without any task: reason})."""
+    known = {task["collection"] for task in tasks.values()}
+    if name in mixtures or name in known:
+        listed = collections or [name]
+        return _members(listed, tasks), None, {one: "has no tasks" for one in listed if one not in known}
+    found = find_style(name, tasks)
+    if found is None:
+        raise unknown(name, tasks, mixtures, where)
+    if "missing" in tasks[found[0]]:
+        raise UserError(f"task {name} is not in {where}: {tasks[found[0]]['missing']}")
+    return [found[0]], found[1], {}
+
+
+def task_order(tasks: Tasks, collections: Sequence[str], seed: int, balance: str | None = None) -> list[str]:
+    """The order in which NUM_TASKS takes tasks: collection by collection as the mixture lists them, in each by a seeded
+    hash of the name, so that a task's rank depends on no other; with balance = "category", one of each category in
+    turn."""
+
+    def rank(name: str) -> tuple[int, str, int]:
+        collection = str(tasks[name]["collection"])
+        place = collections.index(collection) if collection in collections else len(collections)
+        return place, collection, hash_of(seed, "task", name)
+
+    ranked = sorted(tasks, key=rank)
+    if balance != "category":
+        return ranked
+    turns: dict[tuple[str, str], int] = {}
+    turn_of = {}
+    for name in ranked:
+        category = (str(tasks[name]["collection"]), str(tasks[name].get("category", "")))
+        turn_of[name] = turns[category] = turns.get(category, -1) + 1
+    return sorted(ranked, key=lambda name: (rank(name)[:2], turn_of[name], rank(name)[2]))
+
+
+def hash_of(*parts: str | int) -> int:
+    """64 bits from SHA-256 of the parts: the same on every machine."""
+    return int.from_bytes(hashlib.sha256("\x1f".join(map(str, parts)).encode()).digest()[:8], "little")
+
+
+def _take(
+    asked: MixtureSpec, ranked: Sequence[str], absent: dict[str, str], tasks: Tasks, where: str
+) -> tuple[list[str], dict[str, str]]:
+    """The first NUM_TASKS tasks that have data; {task among them that has none, or collection: reason}."""
+    count = len(ranked) if asked.num_tasks is None else asked.num_tasks
+    without_data = sum("missing" in tasks[name] for name in ranked)
+    if count > len(ranked) and not asked.allow_missing:
+        raise UserError(
+            f"NUM_TASKS {count}: {where} holds {len(ranked) - without_data} tasks of '{asked.name}'"
+            + (f" and records {without_data} as missing" if without_data else "")
+            + "; build more, or set allow_missing"
+        )
+    if absent and asked.num_tasks is None and not asked.allow_missing:
+        raise UserError(
+            f"mixture '{asked.name}': {where} has no collection {', '.join(absent)}; build it, lower NUM_TASKS, or set "
+            "allow_missing"
+        )
+    chosen = [name for name in ranked[:count] if "missing" not in tasks[name]]
+    missing = {name: str(tasks[name]["missing"]) for name in ranked[:count] if "missing" in tasks[name]}
+    if count and not chosen:
+        raise UserError(f"mixture '{asked.name}': none of its tasks is in {where}")
+    if count > len(ranked) or asked.num_tasks is None:
+        missing |= absent
+    return chosen, missing
+
+
+def _size(name: str, task: Mapping[str, Any], caps: Mapping[str, int], where: str) -> float:
+    """Weight of a task inside its collection: min(examples, cap); the cap alone where the examples are not known."""
+    if task["examples"] == 0:
+        raise UserError(f"task {name} has no examples in {where}; leave it out or build it again")
+    cap = caps.get(name, caps.get(task["collection"], task.get("cap")))
+    counts = [count for count in (task["examples"], cap) if count is not None]
+    return float(min(counts, default=1))
+
+
+def _rates_of_one(name: str, rates: Mapping[str, float] | None) -> dict[str, float] | None:
+    """The rates of mixture `name`, in parts of 1 or of 100, as parts of 1; None where it has none."""
+    if rates is None:
+        return None
+    total = math.fsum(rates.values())
+    unit = 1.0 if total < 2 else 100.0
+    if abs(total - unit) > TOLERANCE * unit:
+        raise UserError(f"mixture '{name}': rates add up to {total:g}, not to {unit:g}")
+    return {collection: rate / total for collection, rate in rates.items()}
+
+
+def _rated(name: str, sizes: Mapping[str, float], rates: Mapping[str, float], tasks: Tasks) -> dict[str, float]:
+    """Scales the sizes of tasks so that the collections that have tasks get their rates, or shares in their ratio."""
+    sums = total_by((tasks[task]["collection"], size) for task, size in sizes.items())
+    for collection, total in sums.items():
+        if collection not in rates:
+            raise UserError(f"mixture '{name}': no rate for collection '{collection}'{nearest(collection, rates)}")
+        if rates[collection] and not total:
+            raise UserError(f"mixture '{name}': collection '{collection}' has a rate, and its tasks have the cap 0")
+    return {
+        task: size * rates[collection] / sums[collection]
+        for task, size in sizes.items()
+        if rates[collection := tasks[task]["collection"]]
+    }
+
+
+def _unrated(asked: MixtureSpec, rates: Mapping[str, float], tasks: Tasks, where: str) -> dict[str, str]:
+    """{collection with a rate and no task: reason}; an error unless that is allowed."""
+    known = {task["collection"] for task in tasks.values()}
+    empty = {name: "has a rate and no tasks" for name, rate in rates.items() if rate and name not in known}
+    if asked.num_tasks is not None:
+        return {}
+    if empty and not asked.allow_missing:
+        raise UserError(
+            f"mixture '{asked.name}': rate for collection '{next(iter(empty))}', which {where} does not have; build "
+            "it, or set allow_missing"
+        )
+    return empty
+
+
+def _with_cot(name: str, weights: Mapping[str, float], ratio: float, tasks: Tasks) -> dict[str, float]:
+    """Gives chain-of-thought tasks the share COT_RATIO of all draws, both groups keeping their proportions."""
+    scaled: dict[str, float] = {}
+    for is_cot, part, kind in ((True, ratio, "chain-of-thought"), (False, 1 - ratio, "other")):
+        group = {task: weight for task, weight in weights.items() if bool(tasks[task].get("cot")) == is_cot}
+        total = math.fsum(group.values())
+        if part and not total:
+            raise UserError(f"COT_RATIO {ratio}: mixture '{name}' has no {kind} task to give that share")
+        scaled |= {task: weight / total * part for task, weight in group.items() if part}
+    return scaled
+
+
+def _style_shares(
+    name: str, task: Mapping[str, Any], weight: float, styles: Mapping[str, float] | None, inversion: float
+) -> Iterable[Share]:
+    """Divides a task's weight over its styles, and each style's over plain and inverted examples."""
+    rates = {style: 1.0 if styles is None else float(styles.get(style, 0.0)) for style in task["styles"]}
+    total = math.fsum(rates.values())
+    if not total:
+        asked = ", ".join(style for style, rate in (styles or {}).items() if rate)
+        raise UserError(f"task {name} has the styles {', '.join(rates)}, none of {asked}")
+    for style, rate in rates.items():
+        pair = zip((False, True), (1.0, inversion), task["styles"][style], strict=True)
+        present = [(inverted, odds) for inverted, odds, examples in pair if odds and examples]
+        for inverted, odds in present:
+            if rate:
+                share = weight * rate / total * odds / sum(other for _, other in present)
+                yield Share(name, task["collection"], style, inverted, share)

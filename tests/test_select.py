@@ -1,0 +1,260 @@
+"""One answer to "which tasks, which rates": equal shares in a store and under SeqIO, and nothing held out in either."""
+
+import json
+import pathlib
+import random
+
+import pytest
+
+from flanx.cli.main import main
+from flanx.data import store
+from flanx.data.pipeline.mixture import Mixture
+from flanx.data.store import selection as store_selection
+from flanx.data.task import select, spec
+from flanx.errors import UserError
+
+TABLES = spec.load_tables()
+SHIPPED = sorted(spec.load_mixtures())
+
+
+def as_store(tasks: dict[str, spec.TaskSpec]) -> store.Store:
+    """A store that holds exactly what the tables say, as far as a mixture reads it: no volume is behind it."""
+
+    def entry(task: spec.TaskSpec) -> dict:
+        examples = task.num_examples or (10**9 if task.cap else 1)  # what `select` takes an unknown size for
+        inverted = examples * 3 // 13 if task.inversions else 0
+        counts = {style: examples - inverted for style in task.styles}
+        counts |= {f"{style}{store.INVERTED}": inverted for style in task.styles if inverted}
+        parts = {style: [{"volume": 0, "start": 0, "examples": n}] for style, n in counts.items()}
+        keys = ("collection", "group", "category", "cap", "held_out", "cot", "licence", "num_examples")
+        return {key: getattr(task, key) for key in keys} | {"parts": parts}
+
+    manifest = {
+        "hash": "", "missing": {}, "tasks": {name: entry(task) for name, task in tasks.items()},
+        "vocabulary": {"spec": "byte", "size": 259, "fingerprint": "byte-0"},
+    }  # fmt: skip
+    return store.Store(pathlib.Path("tables"), manifest)
+
+
+STORE = as_store(TABLES)
+
+
+def in_store(name: str, opened: store.Store = STORE) -> dict[tuple[str, str], dict[bool, float]]:
+    """Share of all draws of each (task, style), plain and inverted, when a store is read."""
+    shares: dict[tuple[str, str], dict[bool, float]] = {}
+    for source in Mixture(name).resolve(opened).sources:
+        style = source.style.removesuffix(store.INVERTED)
+        shares.setdefault((source.task.name, style), {False: 0.0, True: 0.0})[style != source.style] = source.weight
+    return shares
+
+
+def under_seqio(name: str) -> dict[tuple[str, str], dict[bool, float]]:
+    """The same of the mixture that SeqIO's registry holds: its rates, and the inversion that its tasks render with."""
+    seqio = pytest.importorskip("seqio")
+    mixture = seqio.MixtureRegistry.get(name)
+    total = sum(mixture.get_rate(task) for task in mixture.tasks)
+    shares = {}
+    for task in mixture.tasks:
+        source, share = task.source, mixture.get_rate(task) / total
+        odds = source.inversion if source.spec.inversions else 0.0
+        shares[source.spec.name, source.style] = {False: share / (1 + odds), True: share * odds / (1 + odds)}
+    return shares
+
+
+def assert_equal(one: dict, other: dict) -> None:
+    assert one.keys() == other.keys()
+    for key, share in one.items():
+        assert share == pytest.approx(other[key], rel=1e-9, abs=1e-15), key
+
+
+@pytest.fixture
+def own_mixtures(tmp_path, monkeypatch):
+    """Writes sections into a mixtures.toml of the user's; registers all of them with SeqIO anew."""
+    seqio = pytest.importorskip("seqio")
+    from flanx.seqio import tasks
+
+    def write(sections: dict[str, dict]) -> None:
+        lines = []
+        for name, section in sections.items():
+            lines.append(f"[{name}]")
+            for key, value in section.items():
+                pairs = ", ".join(f"{k} = {v!r}" for k, v in value.items()) if isinstance(value, dict) else ""
+                lines.append(f"{key} = {'{' + pairs + '}' if isinstance(value, dict) else json.dumps(value)}")
+        (tmp_path / "tables").mkdir(exist_ok=True)
+        (tmp_path / "tables" / "mixtures.toml").write_text("\n".join(lines) + "\n")
+        monkeypatch.setenv("FLANX_TABLES", str(tmp_path))
+        spec._load_mixtures.cache_clear()
+        monkeypatch.setattr(seqio.TaskRegistry, "_REGISTRY", {})
+        monkeypatch.setattr(seqio.MixtureRegistry, "_REGISTRY", {})
+        tasks.register_all()
+
+    yield write
+    spec._load_mixtures.cache_clear()
+
+
+# ---- both paths, side by side ----------------------------------------------------------------------------------------
+
+
+def test_shipped_mixtures_have_the_same_shares_in_a_store_and_under_seqio(own_mixtures):
+    own_mixtures({})
+    for name in SHIPPED:
+        assert_equal(in_store(name), under_seqio(name))
+
+
+def drawn(number: int) -> dict:
+    """A mixture drawn by its number: some collections, each setting of mixtures.toml present or not."""
+    draw = random.Random(number)
+    homes = ["muffin", "cot", "dialog", "program_synthesis", "suite_text", "suite_number"]
+    homes += ["niv2", "t0_sf"] if number % 10 == 0 else []  # many tasks: in some
+    collections = draw.sample(homes, draw.randint(1, 4))
+    section: dict = {"collections": collections}
+    if draw.random() < 0.6:
+        parts = [draw.choice((0, draw.randint(1, 50))) for _ in collections]
+        parts[0] = parts[0] or 1
+        section["rates"] = {c: 100 * part / sum(parts) for c, part in zip(collections, parts, strict=True)}
+    if draw.random() < 0.6:
+        names = [*collections, *draw.sample(sorted(TABLES), 20)]
+        section["caps"] = {name: draw.choice((0, 1, 50, 5000, 30000)) for name in draw.sample(names, 8 % len(names))}
+        section["caps"][collections[0]] = 1000
+    if draw.random() < 0.6:
+        section["styles"] = {"zsopt": 1, "fsopt": draw.choice((0, 1, 2.5)), "zsnoopt": draw.choice((0, 3))}
+    if draw.random() < 0.6:
+        section["inversion"] = draw.choice((0.0, 0.1, 0.3, 1.0))
+    return section
+
+
+def test_200_drawn_mixtures_have_the_same_shares_in_a_store_and_under_seqio(own_mixtures):
+    sections, refused = {}, 0
+    mixtures = {f"drawn_{number}": drawn(number) for number in range(260)}
+    for name, section in mixtures.items():
+        try:
+            select.resolve(select.MixtureSpec(name), select.of_tables(TABLES), mixtures)
+        except UserError:  # a collection with a rate and the cap 0
+            refused += 1
+        else:
+            sections[name] = section
+    assert len(sections) >= 200, refused
+    own_mixtures(sections)
+    for name in sections:
+        assert_equal(in_store(name), under_seqio(name))
+
+
+def test_rates_of_0_caps_of_0_styles_and_inversion_count_under_seqio(own_mixtures):
+    own_mixtures({
+        "no_muffin": {"collections": ["cot", "muffin"], "rates": {"muffin": 0, "cot": 100}},
+        "no_gsm8k": {"collections": ["cot"], "caps": {"cot_gsm8k": 0}},
+        "zero_shot": {"collections": ["cot"], "styles": {"zsopt": 1}},
+        "never_inverted": {"collections": ["cot"], "inversion": 0.0},
+    })  # fmt: skip
+    assert {TABLES[task].collection for task, _ in under_seqio("no_muffin")} == {"cot"}
+    assert {task for task, _ in under_seqio("no_gsm8k")} == {n for n in TABLES if n.startswith("cot_")} - {"cot_gsm8k"}
+    assert {style for _, style in under_seqio("zero_shot")} == {"zsopt"}
+    assert any(TABLES[task].inversions for task, _ in under_seqio("never_inverted"))
+    assert sum(share[True] for share in under_seqio("never_inverted").values()) == 0
+    assert sum(share[True] for share in under_seqio("cot").values()) > 0.1
+
+
+def test_the_inversion_of_a_mixture_reaches_the_prompts(tmp_path, monkeypatch):
+    """At the rate 1 half of the prompts are inverted, at 0 none, at the usual 0.3 against 1 some 23 %."""
+    from flanx.data.task import render
+
+    (tmp_path / "cot").mkdir()
+    rows = "".join(f"How many is {i}?\t{i}\tCount to {i}.\n" for i in range(1000))
+    (tmp_path / "cot" / "gsm8k_train.tsv").write_text(rows)
+    task = TABLES["cot_gsm8k"]
+
+    def inverted(**setting: float) -> float:
+        made = list(render.render_rows(task, "zsopt", "train", tmp_path, **setting))
+        return sum(row.template.split(":")[0] in task.inversions for row in made) / len(made)
+
+    assert inverted(inversion=0.0) == 0
+    assert inverted(inversion=1.0) == pytest.approx(0.5, abs=0.05)
+    assert inverted() == inverted(inversion=0.3) == pytest.approx(0.3 / 1.3, abs=0.04)
+
+
+@pytest.mark.parametrize("bad", ['colections = ["cot"]', "rates = {cot = 1.0}"])
+def test_a_wrong_section_is_refused_wherever_mixtures_are_read(tmp_path, monkeypatch, bad):
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables" / "mixtures.toml").write_text(f"# mine\n[mine]\n{bad}\n")
+    monkeypatch.setenv("FLANX_TABLES", str(tmp_path))
+    spec._load_mixtures.cache_clear()
+    for read in (
+        lambda: Mixture("mine").resolve(STORE),
+        lambda: select.find_specs("mine"),
+        lambda: store_selection.find(["mine"]),
+    ):
+        with pytest.raises(UserError, match=r"mixtures.toml:2: mixture 'mine' (has unknown key|needs 'collections')"):
+            read()
+    spec._load_mixtures.cache_clear()
+
+
+# ---- held out --------------------------------------------------------------------------------------------------------
+
+HELD_OUT = {name for name, task in TABLES.items() if task.held_out}
+
+
+def test_no_mixture_draws_a_held_out_task_even_where_it_lists_its_collection(own_mixtures):
+    assert len(HELD_OUT) > 50
+    own_mixtures({"sly": {"collections": ["cot", "mmlu", "bbh"]}})
+    resolved = Mixture("sly").resolve(STORE)
+    assert set(resolved.tasks) == {n for n, t in TABLES.items() if t.collection == "cot"}
+    assert set(resolved.dropped) == {n for n, t in TABLES.items() if t.collection in ("mmlu", "bbh")}
+    assert {task for task, _ in under_seqio("sly")} == set(resolved.tasks)
+    for name in ("sly", *SHIPPED):
+        assert not HELD_OUT & {task for task, _ in in_store(name)}
+        assert not HELD_OUT & {task for task, _ in under_seqio(name)}
+        assert not HELD_OUT & {task.name for task in select.find_specs(name)}
+        assert not HELD_OUT & {row.name for row in store_selection.find([name])[0]}
+
+
+@pytest.mark.parametrize("name", ["mmlu", "mmlu_astronomy", "mmlu_astronomy_zsopt", "gsm8k"])
+def test_a_held_out_name_is_refused_for_training_and_for_a_store(name):
+    with pytest.raises(UserError, match=f"'{name}' is held out for evaluation"):
+        Mixture(name).resolve(STORE)
+    if not name.endswith("zsopt"):
+        with pytest.raises(UserError, match=f"'{name}' is held out for evaluation"):
+            store_selection.find([name])
+
+
+def test_a_held_out_collection_is_a_mixture_of_seqio_for_evaluation(own_mixtures):
+    own_mixtures({})
+    assert {task for task, _ in under_seqio("mmlu")} == {n for n, t in TABLES.items() if t.collection == "mmlu"}
+
+
+# ---- names -----------------------------------------------------------------------------------------------------------
+
+
+def tasks(**changes) -> dict[str, dict]:
+    base = {"collection": "a", "examples": 10, "styles": {"zsopt": (10, 0)}}
+    return {name: base | change for name, change in changes.items()}
+
+
+def test_a_name_is_a_mixture_a_collection_a_group_a_task_or_a_pattern():
+    known = tasks(a_x={}, a_y={"group": "talk"}, b_z={"collection": "b"}, b_held={"collection": "b", "held_out": True})
+    mixtures = {"mix": {"collections": ["b", "a"]}, "talks": {"collections": ["b", "talk"]}}
+    wanted = {
+        "mix": ["b_z", "a_x", "a_y"], "talks": ["b_z", "a_y"], "a": ["a_x", "a_y"], "talk": ["a_y"],
+        "b": ["b_z", "b_held"], "a_x": ["a_x"], "?_[xz]": ["a_x", "b_z"],
+    }  # fmt: skip
+    assert {name: select.find(name, known, mixtures) for name in wanted} == wanted
+    with pytest.raises(UserError, match="no mixture, collection or task 'mx'; did you mean 'mix'"):
+        select.find("mx", known, mixtures)
+    assert select.find_style("a_x_zsopt", known) == ("a_x", "zsopt") and select.find_style("a_x_fsopt", known) is None
+
+
+def test_a_cap_of_0_leaves_a_task_out_and_a_rated_collection_of_such_tasks_is_refused():
+    known = tasks(a_x={}, a_y={"cap": 0}, b_z={"collection": "b"})
+    asked = select.MixtureSpec("a")
+    assert [share.task for share in select.resolve(asked, known, {}).shares] == ["a_x"]
+    mixtures = {"mix": {"collections": ["a", "b"], "caps": {"b": 0}, "rates": {"a": 50, "b": 50}}}
+    with pytest.raises(UserError, match="'mix': collection 'b' has a rate, and its tasks have the cap 0"):
+        select.resolve(select.MixtureSpec("mix"), known, mixtures)
+    with pytest.raises(UserError, match="'a': nothing to draw"):
+        select.resolve(select.MixtureSpec("a", caps={"a": 0}), known, {})
+
+
+def test_the_command_and_the_store_find_the_same_tasks(capsys):
+    for name in SHIPPED:
+        assert main(["tasks", "list", name, "--json"]) == 0
+        listed = [row["name"] for row in json.loads(capsys.readouterr().out)["tasks"]]
+        assert listed == [row.name for row in store_selection.find([name])[0]]
