@@ -245,10 +245,14 @@ def _parameters(selector: str) -> list[str]:
 
 def value(macro: str) -> Any:
     """The bound value of a macro, with nested macros and references evaluated, as gin does when they are copied."""
+    unset = UserError(f"gin macro '{macro}' has no value: add --gin.{macro}=VALUE")
     try:
-        return copy.deepcopy(gin.query_parameter(f"{macro}/gin.macro.value"))
+        bound = copy.deepcopy(gin.query_parameter(f"{macro}/gin.macro.value"))
     except ValueError as error:
-        raise UserError(f"gin macro '{macro}' has no value: add --gin.{macro}=VALUE") from error
+        raise unset from error
+    if bound is gin.REQUIRED:
+        raise unset
+    return bound
 
 
 def call(function: Callable[..., Any], folder: str | os.PathLike | None = None) -> Any:

@@ -166,7 +166,7 @@ def open_store(path: str | os.PathLike[str]) -> Store:
             size = file.stat().st_size if file.is_file() else -1
             if size != volume[f"{kind}_bytes"]:
                 problem = "is missing" if size < 0 else f"has {size:,} bytes, not {volume[f'{kind}_bytes']:,}"
-                raise UserError(f"{file} {problem}: the store is damaged; build it again with `flanx store build`")
+                raise UserError(f"{file}: {problem}: the store is damaged; build it again with `flanx store build`")
     return Store(folder, manifest)
 
 

@@ -1,15 +1,15 @@
-"""A picture of a mixture: shares of its collections, and epochs of its tasks over the planned steps."""
+"""A plot of a mixture: shares of its collections, and epochs of its tasks over the planned steps."""
 
 import os
 from typing import Any
 
 
 def draw(table: dict[str, Any], path: str | os.PathLike[str]) -> None:
-    """Draws what `survey.mix` found into an image file (png, svg, pdf)."""
-    import matplotlib
+    """Draws the result of `stats.describe_mixture` into an image file (png, svg, pdf)."""
+    import matplotlib  # noqa: PLC0415  (an extra)
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot  # noqa: PLC0415
 
     collections = sorted(table["collections"].items(), key=lambda item: item[1]["share"])
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4.2), layout="constrained")

@@ -1,18 +1,21 @@
-"""What a store holds and what a mixture will give, as plain data for tables, JSON and pictures."""
+"""What a store holds and what a mixture gives, as plain data for tables, JSON and plots."""
 
 import math
+import os
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from flanx.data.pipeline.batches import Batches
-from flanx.data.store import Part, Store, Task
+from flanx.data.pipeline.mixture import Mixture
+from flanx.data.store.format import Part, Store, Task, open_store
 
 
-def show(store: Store, lengths: tuple[int, int] = (512, 128)) -> dict[str, Any]:
+def describe_store(store: Store, lengths: tuple[int, int] = (512, 128)) -> dict[str, Any]:
     """Counts, tokens, unknown and truncation shares of a store by collection and by task.
 
-    `lengths`: (inputs, targets) at which truncation is told; each one that the manifest counts.
+    `lengths`: (inputs, targets) at which truncation is reported.
     """
     tasks = {name: _task(task, lengths) for name, task in store.tasks.items()}
     collections: dict[str, dict[str, Any]] = {}
@@ -56,28 +59,36 @@ def _task(task: Task, lengths: tuple[int, int]) -> dict[str, Any]:
 
 
 def _longer(part: Part, key: str, length: int) -> float:
-    """Examples longer than a length; where it is not counted, those longer than the next shorter one that is."""
-    known = [int(k) for k in part.metadata[key] if int(k) <= length]
-    return part.metadata[key][str(max(known))] if known else part.examples
+    """Examples longer than a length; where the manifest does not count it, longer than the next shorter one."""
+    counted = [int(k) for k in part.metadata[key] if int(k) <= length]
+    return part.metadata[key][str(max(counted))] if counted else part.examples
 
 
 def _share(row: dict[str, Any]) -> None:
-    """Adds shares beside the counts: unknown tokens, cut examples."""
+    """Adds shares next to the counts: unknown tokens, truncated examples."""
     tokens = max(row["input_tokens"] + row["target_tokens"], 1)
     row["unknown_share"] = row["unknown"] / tokens
     for side in ("inputs", "targets"):
         row[f"cut_{side}_share"] = row[f"cut_{side}"] / max(row["rendered"], 1)
 
 
-def mix(batches: Batches, steps: int) -> dict[str, Any]:
-    """What `steps` batches will hold: shares, examples and epochs by task and collection, padding, truncation.
+def describe_mixture(
+    store_dir: str | os.PathLike[str],
+    mixture: Mixture,
+    task_feature_lengths: Mapping[str, int],
+    batch_size: int,
+    train_steps: int,
+    packing: str = "encoder_decoder",
+) -> dict[str, Any]:
+    """What the batches of `train_steps` steps hold: shares, examples and epochs by task and collection, padding.
 
     Shares are exact; examples and epochs follow from them and from the mean number of examples in a row; padding and
     truncation are those of the first chunk of rows (about 130,000 examples).
     """
+    batches = Batches(open_store(store_dir), mixture, task_feature_lengths, batch_size, packing=packing)
     resolved = batches.resolved
     plan = batches.plan(0, batches.rows_in_chunk(0))
-    drawn = steps * batches.batch_size * batches.examples_per_row()
+    drawn = train_steps * batches.batch_size * batches.examples_per_row()
     cut = {side: np.bincount(plan.source, plan.cut[:, i], len(resolved.sources)) for i, side in enumerate(_SIDES)}
     seen = np.bincount(plan.source, minlength=len(resolved.sources))
     tasks: dict[str, dict[str, Any]] = {}
@@ -114,7 +125,7 @@ def mix(batches: Batches, steps: int) -> dict[str, Any]:
     if batches.packing == "encoder_decoder":  # of the side that fills first, row by row
         padding["first_full"] = 1 - (of_row / batches.limits).max(axis=1).mean()
     return batches.describe() | {
-        "steps": steps,
+        "steps": train_steps,
         "examples": drawn,
         "padding": {name: float(share) for name, share in padding.items()},
         "cut": {side: float(plan.cut[:, i].mean()) for i, side in enumerate(_SIDES)},
