@@ -1,0 +1,136 @@
+"""How far a reader walks: the files and functions of flanx that a command runs, in the order of their first call.
+
+    python benchmarks/walk.py              # a training run of three steps; a table row to the text that a model sees
+    python benchmarks/walk.py --functions  # the functions too, file by file, as a reader meets them
+
+One JSON object per walk: `files` and `functions` of ours that ran (methods included; lambdas, comprehensions, generated
+methods and what runs while a module is imported are not), `lines` of these files, and `returns`: first calls of a
+function, made in another file, that come back into a file which was left before. The command line (flanx/cli, config,
+errors) is the same in front of every command and is not counted; the task tables are loaded before, as their checks are
+a walk of their own. Taken with `sys.setprofile`, in every thread.
+"""
+
+import argparse
+import contextlib
+import io
+import itertools
+import json
+import os
+import pathlib
+import sys
+import tempfile
+import threading
+import types
+from collections.abc import Mapping, Sequence
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import flanx
+from flanx.cli.main import main as run_command
+from flanx.data.task import spec
+from tests import run_case
+
+ROOT = pathlib.Path(flanx.__file__).parent
+PREFIX = f"{ROOT}{os.sep}"
+COMMAND_LINE = tuple(PREFIX + name for name in (f"cli{os.sep}", "config.py", "errors.py", "__main__.py"))
+
+
+class Recorder:
+    """The functions under flanx/ that run, in the order of their first call: (file, qualified name) -> file of the
+    function of ours that called it, or None."""
+
+    def __init__(self) -> None:
+        self.functions: dict[tuple[str, str], str | None] = {}
+        self.importing = threading.local()
+
+    def __call__(self, frame: types.FrameType, event: str, argument: object) -> None:
+        """A profile function (see `sys.setprofile`)."""
+        if event not in ("call", "return"):
+            return
+        code = frame.f_code
+        if code.co_name == "<module>":
+            depth = getattr(self.importing, "depth", 0)
+            self.importing.depth = depth + (1 if event == "call" else -1)
+            return
+        if event == "return" or code.co_name.startswith("<") or getattr(self.importing, "depth", 0):
+            return
+        file = own_file(frame)
+        if file is not None and (file, code.co_qualname) not in self.functions:
+            caller = frame.f_back
+            while caller is not None and own_file(caller) is None:
+                caller = caller.f_back
+            self.functions[file, code.co_qualname] = own_file(caller) if caller is not None else None
+
+
+def own_file(frame: types.FrameType) -> str | None:
+    """The file of a frame below flanx/, or None for a frame of another package and for the command line."""
+    path = frame.f_code.co_filename
+    if not path.startswith(PREFIX) or path.startswith(COMMAND_LINE):
+        return None
+    return path[len(PREFIX) :]
+
+
+def record(argv: Sequence[str]) -> dict[tuple[str, str], str | None]:
+    """Runs a command of flanx with its output swallowed; what ran of ours."""
+    recorder = Recorder()
+    threading.setprofile(recorder)
+    sys.setprofile(recorder)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            status = run_command(list(argv))
+    finally:
+        sys.setprofile(None)
+        threading.setprofile(None)
+    if status:
+        raise SystemExit(f"flanx {' '.join(argv)} ended with {status}")
+    return recorder.functions
+
+
+def summary(walk: str, functions: Mapping[tuple[str, str], str | None]) -> dict[str, object]:
+    """The counts of a walk."""
+    visited: set[str] = set()
+    returns = 0
+    for (file, _), caller in functions.items():
+        returns += file in visited and caller != file
+        visited.add(file)
+    lines = sum(len((ROOT / file).read_text(encoding="utf-8").splitlines()) for file in visited)
+    return {"walk": walk, "files": len(visited), "functions": len(functions), "lines": lines, "returns": returns}
+
+
+def train(folder: pathlib.Path) -> list[str]:
+    """`flanx train`: three steps of a T5 of one layer over a store of one task."""
+    command = run_case.command(folder / "run", TRAIN_STEPS=3, CHECKPOINT_PERIOD=3)
+    return command[command.index("train") :]
+
+
+def row(folder: pathlib.Path) -> list[str]:
+    """`flanx tasks show`: three few-shot examples of a chain-of-thought task, of rows made up here."""
+    (folder / "cot").mkdir()
+    rows = "".join(f"How many is {i} and {i}?\t{2 * i}\tAdd {i} to itself.\n" for i in range(40))
+    (folder / "cot" / "gsm8k_train.tsv").write_text(rows, encoding="utf-8")
+    return ["tasks", "show", "cot_gsm8k", "--style", "fsopt", "--data_dir", str(folder)]
+
+
+WALKS = {"train": train, "row": row}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("walks", nargs="*", default=list(WALKS), help=f"some of {', '.join(WALKS)}")
+    parser.add_argument("--functions", action="store_true", help="print the functions in the order of their first call")
+    parser.add_argument("--quick", action="store_true", help="as every benchmark has it: the row's walk alone")
+    args = parser.parse_args()
+    for walk in ["row"] if args.quick else args.walks:
+        with tempfile.TemporaryDirectory() as folder:
+            argv = WALKS[walk](pathlib.Path(folder))
+            spec.load()
+            functions = record(argv)
+        print(json.dumps(summary(walk, functions)))
+        if args.functions:
+            for file, names in itertools.groupby(functions, key=lambda function: function[0]):
+                print(f"  {file}: {', '.join(name for _, name in names)}")
+
+
+if __name__ == "__main__":
+    main()
