@@ -107,7 +107,7 @@ def test_a_file_that_changed_or_is_another_one_is_refused(
         files.existing(path, "TyDiQA")
     path.unlink()
     monkeypatch.setattr(origin, "KNOWN", {"tydiqa/tydiqa-goldp-v1.1-dev.json": "0" * 64})
-    with pytest.raises(UserError, match="the file there is another one"):
+    with pytest.raises(UserError, match="the file has changed"):
         files.existing(path, "TyDiQA")
     assert not path.exists()
 
