@@ -1,4 +1,4 @@
-"""Recipes: their values agree with their gin files and with the paper's table; every value has a source; the door."""
+"""Recipes: their values agree with their gin files and the paper's table, each has a source; `flanx recipe`."""
 
 import copy
 import json
@@ -38,7 +38,7 @@ def plain(value: Any) -> Any:
     return "None" if value is None else json.loads(json.dumps(value))
 
 
-def parse(row: published_recipes.Recipe, without: str = "") -> None:
+def parse(row: published_recipes.PublishedRecipe, without: str = "") -> None:
     """Binds the gin file of a recipe, and what it leaves to the user except `without`."""
     yours = [n for n, field in row.fields.items() if field.value == published_recipes.YOURS and n != without]
     config.parse([row.gin], [f"{name}='somewhere'" for name in yours])

@@ -16,7 +16,7 @@ from flanx.errors import UserError
 from flanx.sweep import results, scheduler
 from flanx.sweep.grid import Sweep
 from flanx.sweep.scheduler import Launcher
-from flanx.sweep.state import DONE, ELSEWHERE, FAILED, RETRYING, RUNNING, State, hold
+from flanx.sweep.state import DONE, ELSEWHERE, FAILED, RETRYING, RUNNING, State, inheritable_lock
 from tests.sweep_maker import make as make_sweep
 from tests.sweep_maker import no_show, runs
 
@@ -52,10 +52,10 @@ def test_a_wrong_grid_is_named(axes, said):
 
 def test_a_failing_point_is_named_and_the_others_finish(tmp_path, program):
     sweep = make_sweep(tmp_path, tasks=(2, 13))
-    statuses = scheduler.drive(sweep.points(), 2, "", lambda _: None, program)
+    statuses = scheduler.run_points(sweep.points(), 2, "", lambda _: None, program)
     assert [s.state for s in statuses] == [DONE, FAILED, DONE, FAILED]
     assert statuses[1].reason == "exit status 2: flanx train: it broke"
-    again = scheduler.drive(sweep.points(), 1, "", lambda _: None, program)
+    again = scheduler.run_points(sweep.points(), 1, "", lambda _: None, program)
     assert [s.skipped for s in again] == [True, False, True, False]
     runs = (tmp_path / "runs.log").read_text().split()
     assert sorted(runs) == ["d1_13", "d1_13", "d1_2", "d2_13", "d2_13", "d2_2"]
@@ -69,7 +69,7 @@ from tests.sweep_maker import make as make_sweep
 from tests.sweep_maker import no_show, runs
 from flanx.sweep import scheduler
 points = make_sweep(pathlib.Path({str(tmp_path)!r}), bindings={{"SLEEP": 0.3}}).points()
-scheduler.drive(points, 1, "", lambda _: None, {program!r})
+scheduler.run_points(points, 1, "", lambda _: None, {program!r})
 """
     drivers = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(2)]
     assert [d.wait(60) for d in drivers] == [0, 0]
@@ -85,14 +85,14 @@ from tests.sweep_maker import make as make_sweep
 from tests.sweep_maker import no_show, runs
 from flanx.sweep import scheduler
 points = make_sweep(pathlib.Path({str(tmp_path)!r}), tasks=(2,), bindings={{"SLEEP": 2}}).points()
-scheduler.drive(points, 1, "", lambda _: None, {program!r})
+scheduler.run_points(points, 1, "", lambda _: None, {program!r})
 """
     driver = subprocess.Popen([sys.executable, "-c", code])
     while not (tmp_path / "runs.log").exists():
         time.sleep(0.01)
     driver.kill()
     driver.wait()
-    statuses = scheduler.drive(sweep.points(), 1, "", lambda _: None, program)
+    statuses = scheduler.run_points(sweep.points(), 1, "", lambda _: None, program)
     assert all(s.state == DONE for s in statuses)
     assert sorted((tmp_path / "runs.log").read_text().split()) == ["d1_2", "d2_2"]
 
@@ -104,7 +104,7 @@ def test_a_killed_driver_lets_go_of_its_point(tmp_path, program):
         "import pathlib, sys, time\n"
         f"sys.path.insert(0, {str(pathlib.Path(__file__).parent.parent)!r})\n"
         "from flanx.sweep import state\n"
-        f"with state.hold(pathlib.Path({str(points[0].folder / 'lock')!r})) as held:\n"
+        f"with state.inheritable_lock(pathlib.Path({str(points[0].folder / 'lock')!r})) as held:\n"
         "    print(held is not None, flush=True)\n"
         "    time.sleep(60)\n"
     )
@@ -118,7 +118,7 @@ def test_a_killed_driver_lets_go_of_its_point(tmp_path, program):
             os.kill(holder.pid, signal.SIGKILL)
         time.sleep(0.01)
 
-    statuses = scheduler.drive(points, 1, "", show, program)
+    statuses = scheduler.run_points(points, 1, "", show, program)
     holder.wait()
     holder.stdout.close()
     assert ELSEWHERE in seen
@@ -135,7 +135,7 @@ def test_a_crashed_run_is_tried_again_after_growing_waits_and_named_in_the_end(t
     how = Launcher(program, retries=2, wait=0.2)
     assert [how.pause(n) for n in (1, 2, 3, 20)] == [0.2, 0.4, 0.8, 600.0]
     began = time.monotonic()
-    statuses = scheduler.drive(sweep.points(), 2, "", no_show, how)
+    statuses = scheduler.run_points(sweep.points(), 2, "", no_show, how)
     assert [(s.point.name, s.state, s.attempts) for s in statuses] == [("a", DONE, 2), ("b", FAILED, 3)]
     assert time.monotonic() - began > 0.6
     assert statuses[1].reason == "exit status 70: lost a host"
@@ -147,7 +147,7 @@ def test_a_crashed_run_is_tried_again_after_growing_waits_and_named_in_the_end(t
 def test_a_preempted_run_goes_on_at_once_and_bad_input_is_not_tried_again(tmp_path, program):
     axes = {"size": {"a": ["D=1", "TASKS=2", "CRASHES=5", "EXIT=75"], "b": ["D=1", "TASKS=13"]}}
     sweep = make_sweep(tmp_path, axes=axes)
-    statuses = scheduler.drive(sweep.points(), 1, "", no_show, Launcher(program, retries=0, wait=600))
+    statuses = scheduler.run_points(sweep.points(), 1, "", no_show, Launcher(program, retries=0, wait=600))
     assert [s.state for s in statuses] == [DONE, FAILED]
     assert sorted(runs(tmp_path)) == ["a"] * 6 + ["b"]
 
@@ -165,7 +165,7 @@ def test_a_driver_takes_over_what_another_found_out(tmp_path, program, entry, st
     (point,) = sweep.points()
     point.folder.mkdir(parents=True)
     other, seen = contextlib.ExitStack(), []
-    other.enter_context(hold(point.folder / "lock"))
+    other.enter_context(inheritable_lock(point.folder / "lock"))
 
     def show(statuses):
         seen.append(statuses[0].state)
@@ -173,7 +173,7 @@ def test_a_driver_takes_over_what_another_found_out(tmp_path, program, entry, st
             State(tmp_path).write("a", **entry)
             other.close()
 
-    (status,) = scheduler.drive([point], 1, "", show, Launcher(program, retries=2, wait=0.1))
+    (status,) = scheduler.run_points([point], 1, "", show, Launcher(program, retries=2, wait=0.1))
     assert ELSEWHERE in seen and status.state == state
     assert (runs(tmp_path) if started else []) == started
     assert (tmp_path / "runs.log").exists() == bool(started)
@@ -189,17 +189,17 @@ from tests.sweep_maker import make
 from flanx.sweep import scheduler
 sweep = make(pathlib.Path({str(tmp_path)!r}), tasks=(2,), bindings={{"SLEEP": 30}})
 try:
-    scheduler.drive(sweep.points(), 2, "", lambda _: None, {program!r})
+    scheduler.run_points(sweep.points(), 2, "", lambda _: None, {program!r})
 except Preempted:
     sys.exit(75)
 """
     driver = subprocess.Popen([sys.executable, "-c", code])
     while not (tmp_path / "runs.log").exists() or len(runs(tmp_path)) < 2:
         time.sleep(0.02)
-    assert State(tmp_path).told(sweep.points())["d1_2"][0] == RUNNING
+    assert State(tmp_path).statuses(sweep.points())["d1_2"][0] == RUNNING
     driver.terminate()
     assert driver.wait(20) == 75
-    assert State(tmp_path).told(sweep.points())["d1_2"] == ("waiting", "stopped with its driver")
+    assert State(tmp_path).statuses(sweep.points())["d1_2"] == ("waiting", "stopped with its driver")
 
 
 def test_a_driver_killed_at_twenty_moments_ends_with_the_same_table(tmp_path, program):
@@ -214,13 +214,13 @@ from tests.sweep_maker import make
 from flanx.sweep import scheduler
 sweep = make(pathlib.Path({str(out)!r}), **{more!r})
 how = scheduler.Launcher({program!r}, retries=3, wait=0.05)
-scheduler.drive(sweep.points(), 2, "", lambda _: None, how)
+scheduler.run_points(sweep.points(), 2, "", lambda _: None, how)
 """
         return [sys.executable, "-c", text]
 
     def table(out: pathlib.Path) -> str:
         sweep = make_sweep(out, **more)
-        return results.table(sweep, results.collect(sweep, State(out).told(sweep.points())))
+        return results.table(sweep, results.collect(sweep, State(out).statuses(sweep.points())))
 
     subprocess.run(code(tmp_path / "calm"), check=True)
     rng = random.Random(7)

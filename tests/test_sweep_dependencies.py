@@ -19,9 +19,9 @@ from tests.sweep_maker import make as make_sweep
 from tests.sweep_maker import no_show, runs
 
 
-def wanted(sweep: Sweep, **paths: str | None) -> dict[str, dependencies.Need]:
+def wanted(sweep: Sweep, **paths: str | None) -> dict[str, dependencies.Dependencies]:
     """The needs of a sweep's points, of which some have a parent."""
-    return {p.name: dependencies.Need(paths.get(p.name), 5, "store", "byte") for p in sweep.points()}
+    return {p.name: dependencies.Dependencies(paths.get(p.name), 5, "store", "byte") for p in sweep.points()}
 
 
 def family(out: pathlib.Path, **more: object) -> Sweep:
@@ -50,9 +50,9 @@ def test_points_start_when_their_parent_is_done_and_read_the_chosen_checkpoint(t
         "trigger": ("trained", True),
     }
     seen = []
-    statuses = scheduler.drive(
+    statuses = scheduler.run_points(
         sweep.points(), 3, "", lambda s: seen.append(s[0].reason), program, parents,
-        settled=lambda _: results.write_choices(sweep),
+        on_done=lambda _: results.write_choices(sweep),
     )  # fmt: skip
     assert [s.state for s in statuses] == [DONE] * 3
     assert runs(tmp_path)[0] == "trained" and len(runs(tmp_path)) == 3
@@ -66,7 +66,7 @@ def test_a_failed_parent_fails_its_children_by_name(tmp_path, program):
     axes = {"point": dict(sweep.axes["point"]) | {"trained": ["D=1", "TASKS=13"], "alone": ["D=1", "TASKS=5"]}}
     sweep = make_sweep(tmp_path, axes=axes, choose_by=["held_out"])
     parents = dependencies.parents(sweep, sweep.points(), wanted(sweep, **paths(sweep)))
-    statuses = {s.point.name: s for s in scheduler.drive(sweep.points(), 1, "", no_show, program, parents)}
+    statuses = {s.point.name: s for s in scheduler.run_points(sweep.points(), 1, "", no_show, program, parents)}
     assert [s.state for s in statuses.values()] == [FAILED, FAILED, FAILED, DONE]
     assert statuses["plain"].reason == "its parent trained failed: exit status 2: flanx train: it broke"
     assert sorted(runs(tmp_path)) == ["alone", "trained"]
@@ -81,10 +81,10 @@ def test_a_parent_of_another_sweep_is_waited_for(tmp_path, program):
     (first / "sweep.gin").write_text("")
     child = make_sweep(second, axes={"q": {"a": ["D=1", "TASKS=3"], "b": ["D=1", "TASKS=3"]}})
     names = {"a": str(first / "runs" / "good"), "b": str(first / "runs" / "bad")}
-    with pytest.raises(UserError, match="its parent good is no point of the sweep in"):
+    with pytest.raises(UserError, match="its parent good is not a point of the sweep in"):
         dependencies.parents(child, child.points(), wanted(child, **names))
     State(first).register(["good", "bad"])
-    with pytest.raises(UserError, match="its parent good is not done, and no driver works on it: run `flanx sweep"):
+    with pytest.raises(UserError, match="its parent good is not done, and no driver is running it: run `flanx sweep"):
         dependencies.parents(child, child.points(), wanted(child, **names))
     code = f"""
 import sys
@@ -92,17 +92,17 @@ sys.path.insert(0, {str(pathlib.Path(__file__).parent.parent)!r})
 import pathlib
 from tests.sweep_maker import make
 from flanx.sweep import scheduler
-scheduler.drive(make(pathlib.Path({str(first)!r}), axes={axes!r}).points(), 2, "", lambda _: None, {program!r})
+scheduler.run_points(make(pathlib.Path({str(first)!r}), axes={axes!r}).points(), 2, "", lambda _: None, {program!r})
 """
     other = subprocess.Popen([sys.executable, "-c", code])
     while len(runs(first) if (first / "runs.log").exists() else []) < 2:
         time.sleep(0.02)
     parents = dependencies.parents(child, child.points(), wanted(child, **names))
-    statuses = scheduler.drive(child.points(), 1, "", no_show, program, parents)
+    statuses = scheduler.run_points(child.points(), 1, "", no_show, program, parents)
     assert other.wait(30) == 0
     assert [s.state for s in statuses] == [DONE, FAILED]
     assert "its parent bad of" in statuses[1].reason and "it broke" in statuses[1].reason
-    assert State(first).told(sweep.points())["good"][0] == DONE
+    assert State(first).statuses(sweep.points())["good"][0] == DONE
 
 
 def test_a_parent_that_nobody_makes_is_an_error_at_once(tmp_path):
@@ -128,17 +128,17 @@ def test_a_parent_that_nobody_makes_is_an_error_at_once(tmp_path):
 def test_a_sweep_builds_a_store_for_each_store_dir_of_the_points_that_train(tmp_path):
     sweep = make_sweep(tmp_path, store=["runs/store.gin"], bindings={"MIXTURE_OR_TASK_NAME": "cot", "STEPS": 3})
     needs = {
-        "d1_2": dependencies.Need(None, 5, "t5", "words"),
-        "d1_8": dependencies.Need(None, 5, "palm", "pieces"),
-        "d2_2": dependencies.Need("parent", 0, "unused", "pieces"),
-        "d2_8": dependencies.Need(None, 5, "t5", "words"),
+        "d1_2": dependencies.Dependencies(None, 5, "t5", "words"),
+        "d1_8": dependencies.Dependencies(None, 5, "palm", "pieces"),
+        "d2_2": dependencies.Dependencies("parent", 0, "unused", "pieces"),
+        "d2_8": dependencies.Dependencies(None, 5, "t5", "words"),
     }
     found = dependencies.stores(sweep, needs, "a")
     assert list(found) == ["t5", "palm"]
     flags = ["--gin_file=runs/store.gin", "--gin_search_paths=a", "--gin.STORE_DIR='palm'", "--gin.VOCABULARY='pieces'"]
     assert found["palm"] == ["store", "build", *flags, "--gin.MIXTURE_OR_TASK_NAME='cot'"]
     with pytest.raises(UserError, match="give each vocabulary its own STORE_DIR"):
-        dependencies.stores(sweep, needs | {"d2_8": dependencies.Need(None, 5, "t5", "pieces")}, "")
+        dependencies.stores(sweep, needs | {"d2_8": dependencies.Dependencies(None, 5, "t5", "pieces")}, "")
 
 
 def test_a_store_that_is_not_built_stops_its_own_points(monkeypatch):
@@ -147,8 +147,8 @@ def test_a_store_that_is_not_built_stops_its_own_points(monkeypatch):
         door.subprocess, "run", lambda command, check: subprocess.CompletedProcess(command, codes[command[-1]])
     )
     stores = {name: [name] for name in codes}
-    needs = {name: dependencies.Need(None, 5, name, "byte") for name in codes} | {
-        "eval": dependencies.Need("p", 0, "bad", "byte")
+    needs = {name: dependencies.Dependencies(None, 5, name, "byte") for name in codes} | {
+        "eval": dependencies.Dependencies("p", 0, "bad", "byte")
     }
     blocked, complete = door.build_stores(stores, needs)
     assert list(blocked) == ["bad"] and "exit status 2" in blocked["bad"] and not complete
@@ -158,7 +158,7 @@ def test_a_store_that_is_not_built_stops_its_own_points(monkeypatch):
 
 def test_blocked_points_fail_by_name_and_the_others_run(tmp_path, program):
     points = make_sweep(tmp_path).points()
-    statuses = scheduler.drive(points, 2, "", no_show, program, blocked={"d1_8": "its store was not built"})
+    statuses = scheduler.run_points(points, 2, "", no_show, program, blocked={"d1_8": "its store was not built"})
     assert [s.state for s in statuses] == [DONE, FAILED, DONE, DONE]
     assert "d1_8" not in runs(tmp_path)
 
@@ -166,23 +166,23 @@ def test_blocked_points_fail_by_name_and_the_others_run(tmp_path, program):
 def test_a_launcher_gets_the_points_name_and_arguments(tmp_path, program):
     point = make_sweep(tmp_path, axes={"model": {"Flan-T5 XL": []}}).points()[0]
     assert point.job == "flanx-flan-t5-xl"
-    how = scheduler.launcher("launch/tpu_vm.sh {job}", 1, 5.0)
+    how = scheduler.parse_launcher("launch/tpu_vm.sh {job}", 1, 5.0)
     assert how.command(point, ["train", "x"]) == ["launch/tpu_vm.sh", "flanx-flan-t5-xl", "train", "x"]
-    how = scheduler.launcher("ssh host 'cd there' {arguments} --point={name}", 1, 5.0)
+    how = scheduler.parse_launcher("ssh host 'cd there' {arguments} --point={name}", 1, 5.0)
     assert how.command(point, ["train", "x"]) == ["ssh", "host", "cd there", "train", "x", "--point=Flan-T5_XL"]
-    assert how.outlives and not scheduler.launcher("", 1, 5.0).outlives
+    assert how.outlives and not scheduler.parse_launcher("", 1, 5.0).outlives
     with pytest.raises(UserError, match="No closing quotation"):
-        scheduler.launcher("ssh 'host", 1, 5.0)
+        scheduler.parse_launcher("ssh 'host", 1, 5.0)
     script = tmp_path / "hand_over.sh"
     script.write_text(f'#!/bin/sh\necho handed $1; shift; exec {program[0]} {program[1]} "$@"\n')
     script.chmod(0o755)
     points = make_sweep(tmp_path / "swept", tasks=(2,)).points()
-    statuses = scheduler.drive(points, 2, "", no_show, scheduler.launcher(f"{script} {{job}}", 0, 1.0))
+    statuses = scheduler.run_points(points, 2, "", no_show, scheduler.parse_launcher(f"{script} {{job}}", 0, 1.0))
     assert [s.state for s in statuses] == [DONE, DONE]
     assert scheduler.log_path(points[0]).read_text() == "handed flanx-d1-2\n"
-    assert State(tmp_path / "swept").read()["d1_2"]["machine"] == "handed to a launcher"
+    assert State(tmp_path / "swept").read()["d1_2"]["machine"] == "given to a launcher"
     more = make_sweep(tmp_path / "other", tasks=(2,)).points()
-    statuses = scheduler.drive(more, 2, "", no_show, scheduler.launcher("no/such/launcher", 0, 1.0))
+    statuses = scheduler.run_points(more, 2, "", no_show, scheduler.parse_launcher("no/such/launcher", 0, 1.0))
     assert {s.reason for s in statuses} == {"no/such/launcher cannot be run: No such file or directory"}
 
 

@@ -14,7 +14,7 @@ from flanx import config
 from flanx.cli.main import main
 from flanx.errors import UserError
 from flanx.evals import metrics, published
-from flanx.sweep import figure_specs, figures, paired_differences, report, results, score_expressions, statistics
+from flanx.sweep import figure_specs, figures, report, results, score_expressions, statistics
 from flanx.sweep.state import State
 from tests import sweep_maker
 from tests.sweep_maker import entry
@@ -84,7 +84,7 @@ def test_means_over_seeds_have_the_interval_of_student(swept):
     table = {(r["size"], r["tasks"], r["checkpoint"], r["score"]): r for r in rows(written[1])}
     found = table["d1", "2", "last", "words"]
     assert float(found["mean"]) == pytest.approx(24.0)  # 22, 23, 27
-    half = 4.303 * (7.0 / 3) ** 0.5  # t with 2 degrees of freedom, deviation sqrt(7), 3 runs
+    half = 4.302653 * (7.0 / 3) ** 0.5  # t with 2 degrees of freedom, deviation sqrt(7), 3 runs
     assert float(found["seeds_low"]) == pytest.approx(24 - half) and float(found["seeds_high"]) == pytest.approx(
         24 + half
     )
@@ -97,7 +97,7 @@ def test_means_over_seeds_have_the_interval_of_student(swept):
     both = table["d1", "2", "last", "both"]
     assert float(both["mean"]) == pytest.approx(27.0)
     assert float(both["items_high"]) - 27 == pytest.approx(2 / 2**0.5)  # of two independent scores
-    assert statistics.over_seeds([1.0]) is None
+    assert statistics.student_interval([1.0]) is None
 
 
 def test_a_setting_is_compared_between_runs_that_share_the_seed(swept):
@@ -109,8 +109,8 @@ def test_a_setting_is_compared_between_runs_that_share_the_seed(swept):
     assert float(words["mean"]) == 10.0 and float(words["low"]) == float(words["high"]) == 10.0
     assert "| d2 | 2 | size d1 | words | +10.0 | +10.0 to +10.0 | +10.0, +10.0 |" in written[3].read_text()
     assert "<h2>Differences</h2>" in written[4].read_text()
-    one = paired_differences.Difference({"size": "d2"}, "size d1", "words", "last", (3.0,))
-    assert one.shown() == ["d2", "size d1", "words", "+3.0", "one pair of runs", "+3.0"]
+    one = statistics.PairedDifference({"size": "d2"}, "size d1", "words", "last", (3.0,))
+    assert report.difference_row(one) == ["d2", "size d1", "words", "+3.0", "one pair of runs", "+3.0"]
 
 
 def test_the_chosen_step_is_the_best_by_the_named_score_and_the_report_shows_what_that_does(swept):
@@ -185,7 +185,7 @@ def test_on_the_page_every_link_leads_somewhere_and_every_score_has_one(swept):
     # two cells of two scores in two figures, and with both checkpoints; two checkpoints and suites of 8 runs
     assert len(scores) == 2 * (3 * 2) + 2 * (3 * 2) + 8 * 2 * 2
     assert not [c for c in page.cells if not c[0].strip()]  # never blank
-    assert any("no score (failed, not run)" in c[0] and "absent" in c[2] for c in page.cells)
+    assert any("no score (failed, not run)" in c[0] and "missing" in c[2] for c in page.cells)
     assert "26.7" in text and "published" in text  # T5-Small's MMLU is of no score here; its average is
     links = [urllib.parse.unquote(link) for link in page.links]
     for seed in (0, 1, 2):  # every run behind a mean
@@ -226,7 +226,7 @@ def test_a_report_is_made_again_from_the_sweeps_folder_wherever_it_lies(tmp_path
     assert main(["report", str(moved), str(tmp_path)]) == 2
     assert "report sweeps and runs separately" in capsys.readouterr().err
     assert main(["report", str(tmp_path / "own.gin")]) == 2
-    assert "nowhere is no folder: the sweep has not been run" in capsys.readouterr().err
+    assert "nowhere is not a folder: the sweep has not been run" in capsys.readouterr().err
 
 
 # ---- terms -----------------------------------------------------------------------------------------------------------
@@ -235,7 +235,9 @@ def test_a_report_is_made_again_from_the_sweeps_folder_wherever_it_lies(tmp_path
 def test_terms_take_groups_alternatives_and_lower_bounds():
     tasks = {name: entry(bound + (100 - bound) / 2) for name, (bound, _) in metrics.BBH_BOUNDS.items()}
     suites = {"bbh_cot": entry(61.0, tasks=tasks), "mmlu_cot": entry(40.0, half=3.0, flagged=True)}
-    assert score_expressions.value(["normalized mmlu_cot"], suites) == score_expressions.Value(20.0, 16.0, 24.0, True)
+    assert score_expressions.value(["normalized mmlu_cot"], suites) == score_expressions.Estimate(
+        20.0, 16.0, 24.0, True
+    )
     found = score_expressions.value(["normalized bbh_direct | normalized bbh_cot"], suites)
     assert found.score == pytest.approx(50.0) and found.score < found.high < 50.0 + 4
     alg = score_expressions.value(["bbh_cot:alg"], suites)
@@ -263,14 +265,14 @@ def report_groups():
     ("text", "said"),
     [
         ("mmlu_cit", "did you mean 'mmlu_cot'"),
-        ("mmlu cot", "is no score of a suite"),
+        ("mmlu cot", "is not a score of a suite"),
         ("bbh_cot:algebra", "has no group 'algebra'"),
         ("normalized gsm8k_cot", "have lower bounds"),
     ],
 )
 def test_a_wrong_term_is_named(text, said):
     with pytest.raises(UserError, match=said):
-        score_expressions.parts(text)
+        score_expressions.parse(text)
 
 
 # ---- figures ---------------------------------------------------------------------------------------------------------
@@ -291,31 +293,31 @@ AXES = {"size": ["8B", "62B"], "tasks": ["0", "9"], "prompt": ["plain", "trigger
 )
 def test_a_wrong_figure_is_named(table, said):
     with pytest.raises(UserError, match=said):
-        figure_specs.figures({"one": table}, AXES, ["mmlu", "bbh"])
+        figure_specs.figure_specs({"one": table}, AXES, ["mmlu", "bbh"])
 
 
 def test_a_figure_whose_name_is_no_file_is_named():
-    with pytest.raises(UserError, match="its name is that of its files"):
-        figure_specs.figures({"CoT / direct": {"x": "size"}}, AXES, ["mmlu"])
+    with pytest.raises(UserError, match="its name is the name of its files"):
+        figure_specs.figure_specs({"CoT / direct": {"x": "size"}}, AXES, ["mmlu"])
 
 
-def test_what_a_figure_places_nowhere_is_told_apart_and_never_mixed():
-    (found,) = figure_specs.figures({"one": {"x": "size", "series": "tasks"}}, AXES, ["mmlu", "bbh"])
+def test_axes_that_a_figure_does_not_name_become_series_and_are_never_mixed():
+    (found,) = figure_specs.figure_specs({"one": {"x": "size", "series": "tasks"}}, AXES, ["mmlu", "bbh"])
     assert found.series == ("tasks", "prompt") and found.panels == "score"
-    (found,) = figure_specs.figures(
+    (found,) = figure_specs.figure_specs(
         {"one": {"x": "size", "panels": "tasks", "where": {"prompt": ["plain"]}}}, AXES, ["mmlu"]
     )
     assert found.series == () and found.panels == "tasks"
-    assert [f.name for f in figure_specs.figures({}, AXES, ["mmlu"])] == ["by_tasks", "by_size"]
-    (alone,) = figure_specs.figures({}, {}, ["mmlu"])
+    assert [f.name for f in figure_specs.figure_specs({}, AXES, ["mmlu"])] == ["by_tasks", "by_size"]
+    (alone,) = figure_specs.figure_specs({}, {}, ["mmlu"])
     assert alone.x == "score"
 
 
 def test_positions_follow_numbers_parameters_or_order():
-    assert figures.place(["0", "9"], {}) == ({"0": 0.0, "9": 9.0}, True)
-    assert figures.place(["80M", "11B"], {}) == ({"80M": 8e7, "11B": 1.1e10}, True)
-    assert figures.place(["a", "b"], {"a": 10, "b": 20}) == ({"a": 10.0, "b": 20.0}, True)
-    assert figures.place(["x", "9"], {}) == ({"x": 0.0, "9": 1.0}, False)
+    assert figures.x_positions(["0", "9"], {}) == ({"0": 0.0, "9": 9.0}, True)
+    assert figures.x_positions(["80M", "11B"], {}) == ({"80M": 8e7, "11B": 1.1e10}, True)
+    assert figures.x_positions(["a", "b"], {"a": 10, "b": 20}) == ({"a": 10.0, "b": 20.0}, True)
+    assert figures.x_positions(["x", "9"], {}) == ({"x": 0.0, "9": 1.0}, False)
 
 
 # ---- published -------------------------------------------------------------------------------------------------------

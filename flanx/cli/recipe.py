@@ -4,28 +4,26 @@ import argparse
 import dataclasses
 import json
 
-from rich.console import Console
-from rich.table import Table
-
+from flanx.cli.table import print_table
 from flanx.sweep.published_recipes import DOUBTFUL, differences, find, load
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Flags of the door."""
-    doors = parser.add_subparsers(dest="recipe_door", metavar="list|show|diff", required=True)
-    every = doors.add_parser("list", help="the recipes, a line for each")
-    show = doors.add_parser("show", help="every value of a recipe with its source; guesses are marked '?'")
+    """The flags of `flanx recipe`."""
+    commands = parser.add_subparsers(dest="recipe_command", metavar="list|show|diff", required=True)
+    list_ = commands.add_parser("list", help="the recipes, a line for each")
+    show = commands.add_parser("show", help="every value of a recipe with its source; guesses are marked '?'")
     show.add_argument("name")
-    diff = doors.add_parser("diff", help="where two recipes differ")
+    diff = commands.add_parser("diff", help="where two recipes differ")
     diff.add_argument("a")
     diff.add_argument("b")
-    for door in (every, show, diff):
-        door.add_argument("--json", action="store_true", help="print JSON")
+    for command in (list_, show, diff):
+        command.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints what was asked for."""
-    {"list": _list, "show": _show, "diff": _diff}[args.recipe_door](args)
+    """Runs a subcommand."""
+    {"list": _list, "show": _show, "diff": _diff}[args.recipe_command](args)
     return 0
 
 
@@ -35,11 +33,17 @@ def _list(args: argparse.Namespace) -> None:
         print(json.dumps({r.name: {"title": r.title, "gin": r.gin, "doubtful": r.doubtful} for r in recipes}, indent=1))
         return
     macros = ("MIXTURE_OR_TASK_NAME", "BATCH_SIZE", "LEARNING_RATE", "DROPOUT_RATE", "TRAIN_STEPS")
-    table = _table("recipe", "row", "mixture", "batch", "rate", "dropout", "steps", "guesses")
-    for recipe in recipes:
-        values = [recipe.fields[macro].told for macro in macros]
-        table.add_row(recipe.name, recipe.title, *values, f"{len(recipe.doubtful)} of {len(recipe.fields)}")
-    _print(table)
+    rows = [
+        [
+            recipe.name,
+            recipe.title,
+            *(recipe.fields[macro].text for macro in macros),
+            f"{len(recipe.doubtful)} of {len(recipe.fields)}",
+        ]
+        for recipe in recipes
+    ]
+    columns = ("recipe", "row", "mixture", "batch", "rate", "dropout", "steps", "guesses")
+    print_table(columns, rows, left=("row", "mixture"))
 
 
 def _show(args: argparse.Namespace) -> None:
@@ -48,12 +52,13 @@ def _show(args: argparse.Namespace) -> None:
         fields = {name: dataclasses.asdict(field) for name, field in recipe.fields.items()}
         print(json.dumps({"name": recipe.name, "title": recipe.title, "gin": recipe.gin, "fields": fields}, indent=1))
         return
-    table = _table("field", "value", "", "kind", "source")
-    for name in sorted(recipe.fields):
-        field = recipe.fields[name]
-        table.add_row(name, field.told, "?" if field.kind in DOUBTFUL else "", field.kind, field.source)
+    rows = [
+        [name, field.text, "?" if field.kind in DOUBTFUL else "", field.kind, field.source]
+        for name, field in sorted(recipe.fields.items())
+    ]
     print(f"{recipe.title}: flanx train --gin_file={recipe.gin}")
-    _print(table)
+    columns = ("field", "value", "", "kind", "source")
+    print_table(columns, rows, left=columns)
     print(f"{len(recipe.doubtful)} of {len(recipe.fields)} values have no source: {', '.join(sorted(recipe.doubtful))}")
 
 
@@ -64,25 +69,9 @@ def _diff(args: argparse.Namespace) -> None:
         pairs = {n: [dataclasses.asdict(f) if f else None for f in pair] for n, pair in found.items()}
         print(json.dumps({"recipes": [a.name, b.name], "fields": pairs}, indent=1))
         return
-    table = _table("field", a.name, b.name)
-    for name in sorted(found):
-        table.add_row(
-            name, *(f"{field.told}\n({field.kind}: {field.source})" if field else "-" for field in found[name])
-        )
-    _print(table)
+    rows = [
+        [name, *(f"{field.text} ({field.kind}: {field.source})" if field else "-" for field in found[name])]
+        for name in sorted(found)
+    ]
+    print_table(("field", a.name, b.name), rows, left=(a.name, b.name))
     print(f"{len(found)} fields differ")
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table
-
-
-def _print(table: Table) -> None:
-    """Prints a table as wide as the terminal, or wide enough for most lines where there is none."""
-    console = Console(highlight=False, markup=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, markup=False, width=200)
-    console.print(table)

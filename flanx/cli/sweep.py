@@ -1,4 +1,4 @@
-"""`flanx sweep`: a gin file names a grid, its points are run; tables, figures and a page come out."""
+"""`flanx sweep`: runs the points of a grid that a gin file names, and writes tables, figures and a report."""
 
 import argparse
 import fnmatch
@@ -7,26 +7,29 @@ import pathlib
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from flanx import config
 from flanx.cli.gin_flags import add_gin_arguments, parse_gin
+from flanx.cli.table import print_table
 from flanx.errors import UserError
 from flanx.files import write_atomic
+from flanx.plan import hardware
 from flanx.sweep import cost, dependencies, report, results
-from flanx.sweep.dependencies import Need, Parent
+from flanx.sweep.dependencies import Dependencies, Parent
 from flanx.sweep.grid import GIN, Point, Sweep
 from flanx.sweep.results import Outcome
-from flanx.sweep.scheduler import Launcher, Status, drive, launcher, log_path
+from flanx.sweep.scheduler import Launcher, Status, log_path, parse_launcher, run_points
 from flanx.sweep.state import DONE, FAILED, RETRYING, RUNNING, State
 from flanx.train_metrics import last_metrics
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Flags of the door."""
+    """The flags of `flanx sweep`."""
     add_gin_arguments(parser)
     parser.add_argument("--dry_run", action="store_true", help="print the commands, what waits for what, and the cost")
     parser.add_argument("--topology", metavar="NAME", help="of the dry run's cost: a slice as `flanx plan` names it")
@@ -44,30 +47,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="",
         metavar="COMMAND",
         help="hand each point to this program, which waits for it: 'sbatch --wait launch/slurm.sbatch' "
-        "({name}, {job}, {arguments} stand for the point's)",
+        "({name}, {job}, {arguments} are replaced by the point's)",
     )
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs the sweep. 0: all points done; 1: some points or tasks failed, the others finished; 2: bad input."""
-    from flanx import config
-
     parse_gin(args)
     sweep, text = config.make(Sweep), config.text()
     if args.jobs < 1:
         raise UserError(f"--jobs={args.jobs}: at least 1 point runs at a time")
-    how = launcher(args.launcher, args.retries, args.retry_wait)
+    launcher = parse_launcher(args.launcher, args.retries, args.retry_wait)
     points = chosen(sweep.points(), args.only)
     report.check(sweep)
-    wanted = dependencies.needs(points, args.gin_search_paths)
-    stores = dependencies.stores(sweep, wanted, args.gin_search_paths)
+    of_points = dependencies.dependencies(points, args.gin_search_paths)
+    stores = dependencies.stores(sweep, of_points, args.gin_search_paths)
     if args.dry_run:
-        return show_plan(points, wanted, stores, sweep, args)
-    parents = dependencies.parents(sweep, points, wanted)
+        return dry_run(points, of_points, stores, sweep, args)
+    parents = dependencies.parents(sweep, points, of_points)
     out = make_folder(sweep.out_dir)
     write_atomic(out / GIN, text)
-    blocked, complete = build_stores(stores, wanted)
-    statuses = watch(sweep, points, args.jobs, args.gin_search_paths, how, parents, blocked)
+    blocked, complete = build_stores(stores, of_points)
+    statuses = watch(sweep, points, args.jobs, args.gin_search_paths, launcher, parents, blocked)
     publish(sweep, statuses)
     return 0 if complete and all(status.state == DONE for status in statuses) else 1
 
@@ -93,28 +94,30 @@ def make_folder(name: str) -> pathlib.Path:
     return out
 
 
-def build_stores(stores: Mapping[str, Sequence[str]], wanted: Mapping[str, Need]) -> tuple[dict[str, str], bool]:
-    """Builds what the stores lack; ({point: why it cannot run}, whether every task of every store was built).
+def build_stores(
+    stores: Mapping[str, Sequence[str]], of_points: Mapping[str, Dependencies]
+) -> tuple[dict[str, str], bool]:
+    """Builds or completes the stores; ({point: why it cannot run}, whether every task of every store was built).
 
-    Each in a process of its own: the builder needs TensorFlow, the sweep does not. Tasks that fail are named by it and
-    recorded in the store, and the sweep goes on without them; a store that is not built stops its own points alone.
+    Each in a process of its own: the builder may need TensorFlow, the sweep does not. Tasks that fail are reported and
+    recorded in the store, and the sweep continues without them; a store that is not built stops only its own points.
     """
     failed: dict[str, str] = {}
     complete = True
-    for place, arguments in stores.items():
+    for folder, arguments in stores.items():
         code = subprocess.run([sys.executable, "-m", "flanx", *arguments], check=False).returncode
         complete &= code == 0
         if code not in (0, 1):
-            failed[place] = f"its store {place} was not built (exit status {code}); the lines above say why"
-    if failed and len(failed) == len(stores) and all(need.train_steps for need in wanted.values()):
+            failed[folder] = f"its store {folder} was not built (exit status {code}); the lines above say why"
+    if failed and len(failed) == len(stores) and all(each.train_steps for each in of_points.values()):
         raise UserError(f"no store was built: {next(iter(failed.values()))}")
-    reasons = {name: failed[n.store_dir] for name, n in wanted.items() if n.train_steps and n.store_dir in failed}
+    reasons = {name: failed[n.store_dir] for name, n in of_points.items() if n.train_steps and n.store_dir in failed}
     return reasons, complete
 
 
-def show_plan(
+def dry_run(
     points: Sequence[Point],
-    wanted: Mapping[str, Need],
+    of_points: Mapping[str, Dependencies],
     stores: Mapping[str, Sequence[str]],
     sweep: Sweep,
     args: argparse.Namespace,
@@ -125,12 +128,45 @@ def show_plan(
     for point in points:
         print("flanx", shlex.join(point.arguments(args.gin_search_paths)))
     try:
-        parents = dependencies.parents(sweep, points, wanted)
+        parents = dependencies.parents(sweep, points, of_points)
     except UserError as error:
         parents = {}
         print(f"note: not ready to run: {error}")
-    cost.show(points, wanted, parents, args.gin_search_paths, args.topology)
+    topology = hardware.parse(args.topology) if args.topology else None
+
+    def announce(point: Point) -> None:
+        print(f"estimating a step of {point.name} on {args.topology} ...", file=sys.stderr, flush=True)
+
+    found = cost.costs(points, args.gin_search_paths, topology, announce)
+    starts = [start(of_points[point.name], parents.get(point.name)) for point in points]
+    rows = [[point.name, *cost_row(each, text)] for point, each, text in zip(points, found, starts, strict=True)]
+    columns = ("point", "starts from", "parameters", "steps", "FLOPs", "layout", "hours", "chip-hours")
+    print_table(columns, rows, left=("starts from", "layout"))
+    unfit = sum(1 for each in found if each.train_steps and not each.seconds)
+    print(
+        f"in all: {sum(each.flops for each in found if each.train_steps):.3g} FLOPs, "
+        f"{sum(each.hours * each.chips for each in found):,.3g} chip-hours"
+        f"{f', without {unfit} that do not fit' if unfit else ''} ({cost.basis(topology)}; training only)"
+    )
     return 0
+
+
+def cost_row(each: cost.PointCost, starts_from: str) -> list[str]:
+    """The cells of a point in the dry run's table."""
+    row = [starts_from, f"{each.parameters:,}", f"{each.train_steps:,}"]
+    if not each.train_steps:
+        return [*row, "evaluation only", "", "", ""]
+    if not each.seconds:
+        return [*row, f"{each.flops:.2e}", each.layout, "does not fit", ""]
+    hours = f"{each.hours:,.3g}" if each.layout else ""
+    return [*row, f"{each.flops:.2e}", each.layout, hours, f"{each.hours * each.chips:,.3g}"]
+
+
+def start(of_point: Dependencies, parent: Parent | None) -> str:
+    """What a point starts from: the point that it waits for, the path of its parent, or nothing."""
+    if parent is None:
+        return of_point.parent or "scratch"
+    return f"waits for {parent.point or parent.folder.name}" + (", chosen" if parent.chosen else "")
 
 
 def watch(
@@ -138,26 +174,26 @@ def watch(
     points: Sequence[Point],
     jobs: int,
     search_paths: str,
-    how: Launcher,
+    launcher: Launcher,
     parents: Mapping[str, Parent],
     blocked: Mapping[str, str],
 ) -> list[Status]:
-    """Runs the points under a live table; off a terminal a line per change."""
+    """Runs the points under a live table; where there is no terminal, prints a line per change."""
     console = Console(highlight=False)
 
-    def settled(status: Status) -> None:
+    def on_done(status: Status) -> None:
         if sweep.choose_by:
-            results.write_choices(sweep)  # those that start from a chosen checkpoint wait for it
+            results.write_choices(sweep)  # points that start from a chosen checkpoint wait for it
 
-    def go(show) -> list[Status]:
-        return drive(points, jobs, search_paths, show, how, parents, blocked, settled)
+    def run_all(on_change: Callable[[list[Status]], None]) -> list[Status]:
+        return run_points(points, jobs, search_paths, on_change, launcher, parents, blocked, on_done)
 
     if console.is_terminal:
         with Live(console=console, refresh_per_second=2) as live:
-            return go(lambda statuses: live.update(state_table(statuses)))
+            return run_all(lambda statuses: live.update(state_table(statuses)))
     seen: dict[str, tuple[str, str]] = {}
 
-    def say(statuses: list[Status]) -> None:
+    def print_changes(statuses: list[Status]) -> None:
         for status in statuses:
             key = (status.state, status.reason)
             if seen.get(status.point.name) != key and (status.state in (RUNNING, RETRYING, DONE, FAILED)):
@@ -166,15 +202,15 @@ def watch(
                 line = f"[{done}/{len(statuses)}] {status.point.name}: {describe(status)}"
                 console.print(line, markup=False, soft_wrap=True)
 
-    return go(say)
+    return run_all(print_changes)
 
 
 def describe(status: Status) -> str:
-    """One phrase on a point."""
+    """The state of a point as a phrase."""
     if status.state == DONE:
         return "already done" if status.skipped else f"done in {status.seconds:.0f} s"
     if status.state in (FAILED, RETRYING):
-        word = "failed" if status.state == FAILED else "to be tried again"
+        word = "failed" if status.state == FAILED else "will be retried"
         log = log_path(status.point)
         return f"{word} ({status.reason})" + (f"; see {os.path.relpath(log)}" if log.exists() else "")
     return f"{status.state} ({status.reason})" if status.reason else status.state
@@ -191,9 +227,10 @@ def state_table(statuses: Sequence[Status]) -> Table:
 
 
 def publish(sweep: Sweep, statuses: Sequence[Status]) -> None:
-    """Prints the scores and writes the report; the paths of its files come last."""
+    """Prints the scores, writes the report and prints the paths of its files."""
     state = State(sweep.out_dir)
-    Console(highlight=False).print(score_table(sweep, results.collect(sweep, state.told(sweep.points()))))
+    print(sweep.title)
+    print_scores(sweep, results.collect(sweep, state.statuses(sweep.points())))
     written = report.publish(sweep, state)
     for status in statuses:
         if status.state == FAILED:
@@ -203,14 +240,15 @@ def publish(sweep: Sweep, statuses: Sequence[Status]) -> None:
             print(path)
 
 
-def score_table(sweep: Sweep, outcomes: Sequence[Outcome]) -> Table:
-    """One line per point, checkpoint and suite."""
-    table = Table(*sweep.axes, "checkpoint", "suite", "score", "95% interval", "items", title=sweep.title)
+def print_scores(sweep: Sweep, outcomes: Sequence[Outcome]) -> None:
+    """Prints one line per point, checkpoint and suite."""
+    rows = []
     for outcome in outcomes:
         labels = [*outcome.point.labels.values(), outcome.checkpoint]
         if not outcome.suites:
-            table.add_row(*labels, f"no score ({outcome.absence})", "", "", "")
+            rows.append([*labels, f"no score ({outcome.absence})", "", "", ""])
         for name, entry in outcome.suites.items():
             score = f"{entry['score']:.1f}{'!' if entry['flagged'] else ''}"
-            table.add_row(*labels, name, score, f"{entry['low']:.1f} to {entry['high']:.1f}", f"{entry['n']:,}")
-    return table
+            rows.append([*labels, name, score, f"{entry['low']:.1f} to {entry['high']:.1f}", f"{entry['n']:,}"])
+    left = [*sweep.axes, "checkpoint", "suite"]
+    print_table([*left, "score", "95% interval", "items"], rows, left=left)

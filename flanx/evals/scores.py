@@ -81,7 +81,7 @@ def _entry(
 def write_scores(folder: pathlib.Path, suites: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, Any]:
     """Writes scores.json and returns it; suites that an earlier evaluation of the same run wrote are kept."""
     path = folder / "scores.json"
-    kept = {}
+    kept: dict[str, Any] = {}
     if path.exists():
         earlier = json.loads(path.read_text(encoding="utf-8"))
         kept = earlier["suites"] if earlier.get("run") == json.loads(json.dumps(dict(run))) else {}

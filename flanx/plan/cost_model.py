@@ -12,8 +12,8 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import flax.linen as nn
 import jax
+from flax.linen import spmd
 from jax.extend import core
 
 from flanx import partition
@@ -133,8 +133,9 @@ class _Walk:
             while n and n % prime == 0:
                 n, size = n // prime, size * actual
                 names.add(name)
-        name = "batch" if "batch" in names else "joined_kv" if names == {"heads", "kv"} else min(names, default=None)
-        return name, n * size
+        if "batch" in names:
+            return "batch", n * size
+        return "joined_kv" if names == {"heads", "kv"} else min(names, default=None), n * size
 
     def mesh_axes(self, shape: tuple[int, ...]) -> tuple[tuple[str, ...], ...]:
         """The mesh axes that split each dimension of an array."""
@@ -145,7 +146,7 @@ class _Walk:
                 names.append(name if name not in names else None)
             if "batch" not in names:  # no activation: its lengths are not split
                 names = [None if name == "length" else name for name in names]
-            spec = nn.logical_to_mesh_axes(tuple(names), self.rules) or ()
+            spec = spmd.logical_to_mesh_axes(tuple(names), self.rules) or ()
             self._axes[shape] = tuple((a,) if isinstance(a, str) else tuple(a or ()) for a in spec)
         return self._axes[shape]
 

@@ -5,7 +5,6 @@ import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import jax
 from jax.sharding import AbstractMesh, AxisType
 
 from flanx import partition
@@ -44,7 +43,7 @@ class MeshLayout:
         replicas = f"replica {self.replicas} x " if self.replicas > 1 else ""
         return f"{replicas}data {self.data} x model {self.model}, {self.preset}"
 
-    def partitioner(self, devices: Sequence[jax.Device] | None = None) -> partition.Partitioner:
+    def partitioner(self, devices: Sequence[Any] | None = None) -> partition.Partitioner:
         """The partitioner on real devices, or on an abstract mesh where none is given."""
         rules = PRESETS[self.preset]
         if devices is None:

@@ -304,7 +304,7 @@ def resolve_partitioner(
     )
 
 
-def topology_of(devices: Sequence[jax.Device]) -> Topology:
+def topology_of(devices: Sequence[Any]) -> Topology:
     """The topology of real devices with the memory that they report; a CPU counts as a chip with ample memory."""
     families = {"TPU v4": "v4", "TPU v5 lite": "v5e", "TPU v5": "v5p", "TPU v6 lite": "v6e"}
     kind = devices[0].device_kind

@@ -4,91 +4,82 @@ With a topology the time of a step is `flanx plan`'s estimate of the fastest lay
 one the FLOPs are divided by what a chip is assumed to reach.
 """
 
-import sys
-from collections.abc import Mapping, Sequence
-
-from rich.console import Console
-from rich.table import Table
+import dataclasses
+from collections.abc import Callable, Sequence
 
 from flanx.errors import UserError
-from flanx.sweep.dependencies import Need, Parent
+from flanx.plan import cost_model, hardware, planned_run, search
+from flanx.plan.hardware import Topology
+from flanx.plan.planned_run import PlannedRun
 from flanx.sweep.grid import Point
 
-ASSUMED = (
-    "v4",
-    0.4,
-)  # the paper's chip; its own run of Flan-PaLM 540B comes to about 30% of the peak (paper, section 2)
+FAMILY = "v4"  # the paper's chip
+UTILISATION = 0.4  # assumed; the paper's run of Flan-PaLM 540B comes to about 30% of the peak (paper, section 2)
 
 
-def show(
-    points: Sequence[Point],
-    wanted: Mapping[str, Need],
-    parents: Mapping[str, Parent],
-    search_paths: str,
-    topology: str | None,
-) -> None:
-    """Prints a line for each point and the sum."""
-    from flanx.plan import hardware, planned_run
+@dataclasses.dataclass(frozen=True)
+class PointCost:
+    """What the training of one point costs.
 
+    Attributes:
+      seconds: of a step; 0 where no layout fits, or where the point only evaluates.
+      layout: the name of the layout; why none fits.
+      chips: of the topology; 1 without one.
+    """
+
+    parameters: int
+    train_steps: int
+    flops: float
+    seconds: float
+    layout: str
+    chips: int
+
+    @property
+    def hours(self) -> float:
+        """Of the whole training."""
+        return self.seconds * self.train_steps / 3600
+
+
+def costs(
+    points: Sequence[Point], search_paths: str, topology: Topology | None, on_estimate: Callable[[Point], None]
+) -> list[PointCost]:
+    """The cost of every point; `on_estimate` is called before each estimate with a topology, which takes a while."""
     paths = [p for p in search_paths.split(",") if p]
-    slice_ = hardware.parse(topology) if topology else None
-    table = Table("point", "starts from", "parameters", "steps", "FLOPs", "layout", "hours", "chip-hours", box=None)
     known: dict[str, tuple[float, str]] = {}
-    flops, chip_hours, unknown = 0.0, 0.0, 0
+    result = []
     for point in points:
-        planned = planned_run.read(point.gin_files, point.all_bindings(), paths)
-        work = planned.flops_per_step * planned.train_steps
-        row = [point.name, start(wanted[point.name], parents.get(point.name)), f"{planned.model.num_params():,}"]
-        if not planned.train_steps:
-            table.add_row(*row, "0", "evaluation alone", "", "", "")
-            continue
-        key = repr((planned.model, planned.batch_size, planned.lengths, planned.trainer.num_microbatches))
-        if key not in known:
-            if slice_:
-                print(f"estimating the step of {point.name} on {slice_.name} ...", file=sys.stderr, flush=True)
-            known[key] = step_time(planned, slice_)
-        seconds, layout = known[key]
-        hours = seconds * planned.train_steps / 3600
-        chips = slice_.chips if slice_ else 1
-        flops += work
-        chip_hours += hours * chips
-        unknown += not seconds
-        times = [f"{hours:,.3g}" if slice_ else "", f"{hours * chips:,.3g}"] if seconds else ["", "does not fit"]
-        table.add_row(*row, f"{planned.train_steps:,}", f"{work:.2e}", layout, *times)
-    console = Console(highlight=False, width=160) if not Console().is_terminal else Console(highlight=False)
-    console.print(table)
-    family, share = ASSUMED
-    how = (
-        f"estimate of `flanx plan` on {slice_.name}"
-        if slice_
-        else (
-            f"no --topology is named: chip-hours are those of {family} chips at {share:.0%} of their "
-            f"{hardware.CHIPS[family].flops / 1e12:.0f} TFLOP/s, which is an assumption"
-        )
-    )
-    lost = f", without {unknown} that do not fit" if unknown else ""
-    console.print(
-        f"in all: {flops:.3g} FLOPs, {chip_hours:,.3g} chip-hours{lost} ({how}; training alone, no evaluation)"
-    )
+        run = planned_run.read(point.gin_files, point.all_bindings(), paths)
+        seconds, layout = 0.0, ""
+        if run.train_steps:
+            key = repr((run.model, run.batch_size, run.lengths, run.trainer.num_microbatches))
+            if key not in known:
+                if topology:
+                    on_estimate(point)
+                known[key] = step_time(run, topology)
+            seconds, layout = known[key]
+        chips = topology.chips if topology else 1
+        flops = run.flops_per_step * run.train_steps
+        result.append(PointCost(run.model.num_params(), run.train_steps, flops, seconds, layout, chips))
+    return result
 
 
-def start(wanted: Need, parent: Parent | None) -> str:
-    """What a point starts from: the point that it waits for, the path of its parent, or nothing."""
-    if parent is None:
-        return wanted.parent or "scratch"
-    return f"waits for {parent.point or parent.folder.name}" + (", chosen" if parent.chosen else "")
-
-
-def step_time(planned, slice_) -> tuple[float, str]:
+def step_time(run: PlannedRun, topology: Topology | None) -> tuple[float, str]:
     """(seconds of a step, the layout); seconds are 0 where nothing fits. Without a topology those of one chip."""
-    from flanx.plan import cost_model, hardware, search
-
-    if slice_ is None:
-        family, share = ASSUMED
-        return planned.flops_per_step / (hardware.CHIPS[family].flops * share), ""
-    scanned = planned.scanned()
+    if topology is None:
+        return run.flops_per_step / (hardware.CHIPS[FAMILY].flops * UTILISATION), ""
+    scanned = run.scanned()
     try:
-        best = search.ranked(scanned, cost_model.trace(scanned, slice_.chip.is_tpu), slice_)[0]
+        best = search.ranked(scanned, cost_model.trace(scanned, topology.chip.is_tpu), topology)[0]
     except UserError as error:
         return 0.0, str(error).partition(";")[0]
     return (best.seconds, best.layout.name) if best.fits else (0.0, f"nearest: {best.layout.name}")
+
+
+def basis(topology: Topology | None) -> str:
+    """What the chip-hours are based on."""
+    if topology:
+        return f"estimate of `flanx plan` on {topology.name}"
+    return (
+        f"without --topology: chip-hours of {FAMILY} chips at {UTILISATION:.0%} of their "
+        f"{hardware.CHIPS[FAMILY].flops / 1e12:.0f} TFLOP/s, which is an assumption"
+    )

@@ -1,4 +1,4 @@
-"""Draws a figure of a sweep: our cells in colour with their intervals, the published ones in grey. Needs matplotlib."""
+"""Draws a figure of a sweep: our means in colour with their intervals, published ones in grey. Needs matplotlib."""
 
 import dataclasses
 import math
@@ -9,12 +9,12 @@ from typing import Any
 
 from flanx.errors import UserError
 from flanx.sweep import statistics
-from flanx.sweep.figure_specs import Figure
+from flanx.sweep.figure_specs import FigureSpec
 from flanx.sweep.grid import Sweep
 from flanx.sweep.results import Outcome
-from flanx.sweep.statistics import Cell
+from flanx.sweep.statistics import MeanScore
 
-# Okabe and Ito's palette, told apart by colour-blind readers too
+# Okabe and Ito's palette, which colour-blind readers can distinguish
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vP*X"
 GREY = "#8a8a8a"
@@ -25,14 +25,14 @@ WIDE = 6  # columns of a table
 
 @dataclasses.dataclass(frozen=True)
 class Panel:
-    """One panel: {series: {x label: cell}}, and where each x label stands; log: whether the axis is one of numbers."""
+    """One panel: {series: {x label: mean}}, and the position of each x label; log: whether the axis is logarithmic."""
 
     title: str
-    series: Mapping[str, Mapping[str, Cell]]
+    series: Mapping[str, Mapping[str, MeanScore]]
     positions: Mapping[str, float]
     log: bool
 
-    def table(self) -> tuple[list[str], list[tuple[str, list[Cell | None]]]]:
+    def table(self) -> tuple[list[str], list[tuple[str, list[MeanScore | None]]]]:
         """(the columns, the rows): a row for each series; or for each x label where these would make a wide table."""
         labels = list(self.positions)
         if len(labels) <= WIDE or len(labels) <= len(self.series):
@@ -42,25 +42,27 @@ class Panel:
         ]
 
 
-def panels(sweep: Sweep, figure: Figure, cells: Mapping[Any, Cell], outcomes: Sequence[Outcome]) -> list[Panel]:
-    """The panels of a figure over the cells of the shown checkpoint."""
-    table: dict[str, dict[str, dict[str, Cell]]] = {}
-    for each in cells.values():
+def panels(
+    sweep: Sweep, figure: FigureSpec, means: Mapping[Any, MeanScore], outcomes: Sequence[Outcome]
+) -> list[Panel]:
+    """The panels of a figure over the means at the shown checkpoint."""
+    table: dict[str, dict[str, dict[str, MeanScore]]] = {}
+    for each in means.values():
         inside = all(each.labels[axis] in labels for axis, labels in figure.where.items())
-        if each.checkpoint == statistics.shown(sweep) and each.score in figure.scores and inside:
+        if each.checkpoint == statistics.shown_checkpoint(sweep) and each.score in figure.scores and inside:
             panel, series, x = (figure.label(each.labels, each.score, role) for role in ("panels", "series", "x"))
             table.setdefault(panel, {}).setdefault(series, {})[x] = each
     known = sizes(outcomes, figure.x)
-    found = []
-    for title, series in table.items():
-        labels = list(dict.fromkeys(x for by_x in series.values() for x in by_x))
-        positions, log = place(labels, known) if figure.kind == "line" else (by_order(labels), False)
-        found.append(Panel(title, series, positions, log))
-    return found
+    result = []
+    for title, all_series in table.items():
+        labels = list(dict.fromkeys(x for by_x in all_series.values() for x in by_x))
+        positions, log = x_positions(labels, known) if figure.kind == "line" else (by_order(labels), False)
+        result.append(Panel(title, all_series, positions, log))
+    return result
 
 
 def sizes(outcomes: Sequence[Outcome], axis: str) -> dict[str, float]:
-    """Parameters by label of an axis, as the runs wrote them down; {} where the axis is not one of models."""
+    """Parameters by label of an axis, as the runs recorded them; {} where the axis is not one of models."""
     found: dict[str, set[int]] = {}
     for outcome in outcomes:
         if axis in outcome.point.labels and "num_params" in outcome.run:
@@ -69,10 +71,10 @@ def sizes(outcomes: Sequence[Outcome], axis: str) -> dict[str, float]:
     return {label: float(min(n)) for label, n in found.items()} if len(set(counts)) == len(found) == len(counts) else {}
 
 
-def place(labels: Sequence[str], known: Mapping[str, float]) -> tuple[dict[str, float], bool]:
-    """Where each x label stands, and whether on a log axis: its own number, its parameters, else its place in order."""
-    numbers = {label: number(label) for label in labels}
-    if all(value is not None for value in numbers.values()):
+def x_positions(labels: Sequence[str], known: Mapping[str, float]) -> tuple[dict[str, float], bool]:
+    """The position of each x label, and whether on a log axis: its own number, its parameters, else its index."""
+    numbers = {label: value for label in labels if (value := number(label)) is not None}
+    if len(numbers) == len(labels):
         return numbers, len(labels) > 1
     if len(labels) > 1 and all(label in known for label in labels):
         return {label: known[label] for label in labels}, True
@@ -90,29 +92,29 @@ def by_order(labels: Sequence[str]) -> dict[str, float]:
     return {label: float(i) for i, label in enumerate(labels)}
 
 
-def draw(figure: Figure, shown: Sequence[Panel], title: str, path: pathlib.Path) -> None:
-    """Writes the figure to `path` (.png) and beside it as .svg."""
+def draw(figure: FigureSpec, shown: Sequence[Panel], title: str, path: pathlib.Path) -> None:
+    """Writes the figure as .png and as .svg."""
     try:
-        import matplotlib
+        import matplotlib  # noqa: PLC0415 - optional
     except ImportError as error:
         raise UserError("figures need matplotlib: pip install 'flanx[plots]'") from error
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot  # noqa: PLC0415 - after the choice of a backend
 
     columns = min(len(shown), ACROSS)
     rows = math.ceil(len(shown) / ACROSS)
     one = len(shown) == 1
     size = (7.6, 4.6) if one else (4.3 * columns, 3.9 * rows)
     with matplotlib.rc_context({"svg.hashsalt": figure.name, "font.size": 10}):
-        canvas, places = pyplot.subplots(rows, columns, figsize=size, squeeze=False, sharey=figure.panels != "score")
+        canvas, spots = pyplot.subplots(rows, columns, figsize=size, squeeze=False, sharey=figure.panels != "score")
         every = list(dict.fromkeys(s for panel in shown for s in panel.series))
-        for index, spot in enumerate(places.flat):
+        for index, spot in enumerate(spots.flat):
             if index >= len(shown):
                 spot.set_visible(False)
                 continue
             (_lines if figure.kind == "line" else _bars)(spot, shown[index], every)
         for index, panel in enumerate(shown):  # when all are drawn: panels that share an axis share its limits
-            _dress(places.flat[index], panel, figure, first=index % columns == 0)
+            _dress(spots.flat[index], panel, figure, first=index % columns == 0)
         _legend(canvas, shown, every, figure)
         canvas.suptitle(title, fontsize=11)
         canvas.tight_layout(rect=(0, 0.02, 1, 0.99))
@@ -131,7 +133,7 @@ def _lines(spot: Any, panel: Panel, every: Sequence[str]) -> None:
         ours = sorted((panel.positions[x], c) for x, c in by_x.items() if c.mean is not None)
         _marks(spot, ours, colour, marker)
         spot.plot([x for x, _ in ours], [c.mean for _, c in ours], color=colour, linewidth=1.6)
-        _absent(spot, [panel.positions[x] for x, c in by_x.items() if c.mean is None], colour)
+        _missing(spot, [panel.positions[x] for x, c in by_x.items() if c.mean is None], colour)
 
 
 def _bars(spot: Any, panel: Panel, every: Sequence[str]) -> None:
@@ -140,29 +142,30 @@ def _bars(spot: Any, panel: Panel, every: Sequence[str]) -> None:
         colour, _ = _look(every, series)
         shift = (every.index(series) - (len(every) - 1) / 2) * width
         ours = [(panel.positions[x] + shift, c) for x, c in by_x.items() if c.mean is not None]
-        for x, c in ours:
+        for at, c in ours:
             face = "white" if c.flagged else colour
-            spot.bar(x, c.mean, width * 0.92, color=face, edgecolor=colour, hatch="//" if c.flagged else None)
+            spot.bar(at, c.mean, width * 0.92, color=face, edgecolor=colour, hatch="//" if c.flagged else None)
         _marks(spot, ours, "#333333", "")
         for x, c in by_x.items():
             if c.published is not None:
                 at = panel.positions[x] + shift
                 spot.plot([at - width * 0.45, at + width * 0.45], [c.published] * 2, color=GREY, linewidth=2.5)
-        _absent(spot, [panel.positions[x] + shift for x, c in by_x.items() if c.mean is None], colour)
+        _missing(spot, [panel.positions[x] + shift for x, c in by_x.items() if c.mean is None], colour)
     spot.axhline(0, color="black", linewidth=0.6)
 
 
-def _marks(spot: Any, ours: Sequence[tuple[float, Cell]], colour: str, marker: str) -> None:
+def _marks(spot: Any, ours: Sequence[tuple[float, MeanScore]], colour: str, marker: str) -> None:
     """Points with their intervals; a hollow one is flagged."""
     for x, c in ours:
+        assert c.mean is not None and c.interval is not None  # of a mean there is an interval
         low, high = c.interval
         bars = [[max(c.mean - low, 0.0)], [max(high - c.mean, 0.0)]]
         face = "white" if c.flagged else colour
         spot.errorbar(x, c.mean, bars, color=colour, marker=marker, mfc=face, capsize=3, markersize=6, linewidth=1.2)
 
 
-def _absent(spot: Any, positions: Sequence[float], colour: str) -> None:
-    """A cross at the foot of the panel for every cell without a score."""
+def _missing(spot: Any, positions: Sequence[float], colour: str) -> None:
+    """A cross at the foot of the panel for every mean that is missing."""
     if positions:
         foot = spot.get_xaxis_transform()
         spot.plot(positions, [0.02] * len(positions), "x", color=colour, transform=foot, clip_on=False)
@@ -173,7 +176,7 @@ def _look(every: Sequence[str], series: str) -> tuple[str, str]:
     return COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
 
 
-def _dress(spot: Any, panel: Panel, figure: Figure, first: bool) -> None:
+def _dress(spot: Any, panel: Panel, figure: FigureSpec, first: bool) -> None:
     numbers = panel.positions
     if panel.log and min(numbers.values()) > 0:
         spot.set_xscale("log")
@@ -195,9 +198,9 @@ def _dress(spot: Any, panel: Panel, figure: Figure, first: bool) -> None:
     spot.spines[["top", "right"]].set_visible(False)
 
 
-def _legend(canvas: Any, shown: Sequence[Panel], every: Sequence[str], figure: Figure) -> None:
+def _legend(canvas: Any, shown: Sequence[Panel], every: Sequence[str], figure: FigureSpec) -> None:
     """One legend for all panels: the series, and what grey, hollow and crosses mean where they occur."""
-    from matplotlib.lines import Line2D
+    from matplotlib.lines import Line2D  # noqa: PLC0415 - optional
 
     def key(label: str, **look: Any) -> Line2D:
         return Line2D([], [], label=label, **look)

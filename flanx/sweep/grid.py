@@ -26,16 +26,16 @@ class Sweep:
       bindings: macros bound for every point, {"TRAIN_STEPS": 500}.
       store: gin files of `flanx store build` for the stores that the points read, one for each of their STORE_DIRs;
         none where the stores exist already.
-      title, note: what the report is called, and what its reader should know first.
-      scores: the scores of the figures, {name: terms}, see `flanx.sweep.score_expressions`; {} for every suite. The
-        table and results.csv hold every suite in any case.
-      figures: {name: table}, see `flanx.sweep.figure_specs.Figure`; {} for the scores against each of the first two.
+      title, note: of the report.
+      scores: the scores of the figures, {name: expressions}, see `flanx.sweep.score_expressions`; {} for every suite.
+        The table and results.csv hold every suite in any case.
+      figures: {name: table}, see `flanx.sweep.figure_specs.FigureSpec`; {}: scores against each of the first two axes.
       average_over: axes over which figures take the mean, with an interval over them.
-      compare: {axis: label}: every score is told as its difference from that label too, between runs that have all else
-        in common.
+      compare: {axis: label}: every score is also reported as its difference from that label, between runs that have
+        all else in common.
       published: {labels of a cell, joined by "_": "TABLE:MODEL" of published.csv}, drawn in grey where the name of a
         score is a benchmark there.
-      choose_by: terms of the score that chooses the checkpoint among a run's evaluations; () for the last one.
+      choose_by: expressions of the score that chooses the checkpoint among a run's evaluations; () for the last one.
       choose_per: axes whose labels points with a common step share; None: each point has its own step.
     """
 
@@ -95,7 +95,7 @@ class Point:
     bindings: list[str]
 
     def arguments(self, search_paths: str = "", parent: str | None = None) -> list[str]:
-        """The command line after `flanx`; `parent` takes the place of the point's own INITIAL_CHECKPOINT_PATH."""
+        """The command line after `flanx`; `parent` replaces the point's own INITIAL_CHECKPOINT_PATH."""
         return ["train", *_flags(self.gin_files, self.all_bindings(parent), search_paths)]
 
     def all_bindings(self, parent: str | None = None) -> list[str]:
@@ -115,7 +115,7 @@ def flags(gin_files: Sequence[str], bindings: Mapping[str, Any], search_paths: s
 
 
 def _texts(item: str | Mapping[str, Any]) -> list[str]:
-    """The gin files and bindings that one item of a setting stands for."""
+    """The gin files and bindings of one item of a setting."""
     return [item] if isinstance(item, str) else [f"{name}={value!r}" for name, value in item.items()]
 
 

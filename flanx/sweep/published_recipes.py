@@ -1,7 +1,7 @@
-"""`flanx recipe`: the published rows as gin files, with the source of every value and the guesses marked.
+"""The published training recipes as gin files, with the source of every value and the guesses marked.
 
-The values stand in `recipes.toml` beside this module; the gin files of `gin/recipes/` say the same, by test. Nothing
-here imports jax, so a recipe is shown in an instant.
+The values are in `recipes.toml`; a test compares them with the gin files of `gin/recipes/`. Nothing here imports jax,
+so that `flanx recipe` starts quickly.
 """
 
 import dataclasses
@@ -27,14 +27,14 @@ class Field:
     source: str
 
     @property
-    def told(self) -> str:
+    def text(self) -> str:
         """The value as text; None as "None"."""
         return self.value if isinstance(self.value, str) else json.dumps(self.value)
 
 
 @dataclasses.dataclass(frozen=True)
-class Recipe:
-    """A published row: its title, its file under gin/, its fields in the order of recipes.toml, own ones last."""
+class PublishedRecipe:
+    """A published row: its title, its file under gin/, its fields in the order of recipes.toml, its own last."""
 
     name: str
     title: str
@@ -43,37 +43,37 @@ class Recipe:
 
     @property
     def doubtful(self) -> list[str]:
-        """The fields that no source gives."""
+        """The fields without a source."""
         return [name for name, field in self.fields.items() if field.kind in DOUBTFUL]
 
 
-def load() -> dict[str, Recipe]:
+def load() -> dict[str, PublishedRecipe]:
     """All recipes by name."""
     text = importlib.resources.files("flanx.sweep").joinpath("recipes.toml").read_text(encoding="utf-8")
     tables = tomllib.loads(text)
     return {name: _recipe(name, section, tables["bases"]) for name, section in tables["recipes"].items()}
 
 
-def _recipe(name: str, section: Mapping[str, Any], bases: Mapping[str, Any]) -> Recipe:
+def _recipe(name: str, section: Mapping[str, Any], bases: Mapping[str, Any]) -> PublishedRecipe:
     rows: dict[str, Any] = {}
     sections = [section]
     while base := sections[0].get("base"):
         sections.insert(0, bases[base])
     for each in sections:
         rows |= {field: row for field, row in each.items() if field not in ("base", "title", "gin")}
-    return Recipe(name, section["title"], section["gin"], {field: Field(*row) for field, row in rows.items()})
+    return PublishedRecipe(name, section["title"], section["gin"], {field: Field(*row) for field, row in rows.items()})
 
 
-def find(name: str) -> Recipe:
+def find(name: str) -> PublishedRecipe:
     """The recipe of a name, with dashes or underscores. Raises UserError with the nearest known name."""
     recipes = load()
     wanted = name.removesuffix(".gin").rpartition("/")[2].replace("-", "_")
     if wanted not in recipes:
-        raise UserError(f"no recipe '{name}'{nearest(wanted, recipes)}; `flanx recipe list` has them all")
+        raise UserError(f"no recipe '{name}'{nearest(wanted, recipes)}; `flanx recipe list` prints them all")
     return recipes[wanted]
 
 
-def differences(a: Recipe, b: Recipe) -> dict[str, tuple[Field | None, Field | None]]:
+def differences(a: PublishedRecipe, b: PublishedRecipe) -> dict[str, tuple[Field | None, Field | None]]:
     """The fields whose value or source differ: {field: (of a, of b)}, None where one has no such field."""
     names = dict.fromkeys([*a.fields, *b.fields])
     return {n: (a.fields.get(n), b.fields.get(n)) for n in names if a.fields.get(n) != b.fields.get(n)}

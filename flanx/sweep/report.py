@@ -1,40 +1,45 @@
-"""`flanx report`: of a sweep its tables and figures, as CSV, Markdown and one HTML page; of runs the paper's Table 5.
+"""The report of a sweep: results.csv, cells.csv, differences.csv, figures/, report.md and report.html.
 
 A sweep is named by its folder (OUT_DIR, which keeps the sweep's gin) or by its gin file.
 """
 
-import csv
 import dataclasses
 import datetime
-import io
-import os
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from flanx import config
 from flanx.errors import UserError, nearest
-from flanx.evals import published
-from flanx.evals import table5 as runs
+from flanx.evals import published, table5
 from flanx.files import write_atomic
-from flanx.sweep import figure_specs, html_report, paired_differences, results, score_expressions, statistics
-from flanx.sweep import figures as plot
+from flanx.sweep import document, figure_specs, figures, results, score_expressions, statistics
+from flanx.sweep.document import Cell, Document, Section, Span, Table, csv_text
 from flanx.sweep.figures import Panel
 from flanx.sweep.grid import GIN, Sweep
-from flanx.sweep.paired_differences import Difference
 from flanx.sweep.results import CHOSEN, LAST, Outcome
 from flanx.sweep.state import State
-from flanx.sweep.statistics import Cell
+from flanx.sweep.statistics import MeanScore, PairedDifference
 
 CELL_COLUMNS = (
     *("checkpoint", "score", "mean", "runs", "items_low", "items_high", "seeds_low", "seeds_high"),
     *("flagged", "missing", "published", "points"),
 )
-
+DIFFERENCE_COLUMNS = ("against", "score", "checkpoint", "mean", "runs", "low", "high", "each")
+RUN_FILES = ("config.gin", "operative_config.gin", "run.json", "metrics.jsonl", "log.txt")
 VERSIONS = ("flanx", "jax", "flax", "numpy")
+MARKS = (
+    "!: no answer could be extracted from more than 5% of the outputs, or logits were not finite; do not quote such a "
+    "score. †: some runs are missing from the mean."
+)
+DIFFERENCES_NOTE = (
+    "Between runs that have all else in common, in percentage points; 95% intervals of the mean over the pairs of runs "
+    "(Student's t). What a seed does to both runs of a pair cancels."
+)
 
 
 def is_sweep(name: str) -> bool:
-    """Whether `name` is a gin file or a folder in which a sweep lives."""
+    """Whether `name` is a gin file or the folder of a sweep."""
     return name.endswith(".gin") or (pathlib.Path(name) / GIN).is_file()
 
 
@@ -48,196 +53,272 @@ def read(name: str, bindings: Sequence[str] = ()) -> Sweep:
 
 
 def check(sweep: Sweep) -> None:
-    """Raises UserError where the sweep's scores, figures or published rows name what there is not."""
+    """Raises UserError where the sweep's scores, figures, axes or published rows name something that does not exist."""
     named = list(statistics.scores(sweep, []))
     # where the sweep names no score, those of the figures are suites, known when they have been run
     named = named or [name for table in sweep.figures.values() for name in table.get("scores", ())]
-    figure_specs.figures(sweep.figures, statistics.axes(sweep), named)
+    figure_specs.figure_specs(sweep.figures, statistics.axes(sweep), named)
     for axis in sweep.axes:
         if axis in (*results.COLUMNS, *CELL_COLUMNS):
             raise UserError(f"Sweep.axes: '{axis}' is a column of the results; give the axis another name")
     for reference in sweep.published.values():
         published.model(reference)
-    paired_differences.check(sweep)
+    statistics.check_compare(sweep)
     for axis in sweep.choose_per or ():
         if axis not in sweep.axes:
             raise UserError(f"Sweep.choose_per: the sweep has no axis '{axis}'{nearest(axis, sweep.axes)}")
 
 
 def publish(sweep: Sweep, state: State) -> list[pathlib.Path]:
-    """Writes results.csv, cells.csv, differences.csv where the sweep compares, report.md, report.html and figures/;
-    returns their paths."""
+    """Writes the report's files into the sweep's folder and returns their paths."""
     out = pathlib.Path(sweep.out_dir)
     if not out.is_dir():
-        raise UserError(f"{out} is no folder: the sweep has not been run (Sweep.out_dir)")
-    outcomes = results.collect(sweep, state.told(sweep.points()))
-    cells = statistics.cells(sweep, outcomes)
-    figures = figure_specs.figures(sweep.figures, statistics.axes(sweep), list(statistics.scores(sweep, outcomes)))
-    (out / "figures").mkdir(exist_ok=True)
-    drawn = []
-    for each in figures:
-        shown = plot.panels(sweep, each, cells, outcomes)
-        if any(c.mean is not None or c.published is not None for c in _cells(shown)):
-            path = out / "figures" / f"{each.name}.svg"
-            title = each.title or f"{sweep.title}, by {each.x}"
-            plot.draw(each, shown, title, path)
-            drawn.append((title, caption(sweep, shown), shown, path))
-    facts = how(sweep, outcomes, state)
-    told = choice(sweep, cells)
+        raise UserError(f"{out} is not a folder: the sweep has not been run (Sweep.out_dir)")
+    outcomes = results.collect(sweep, state.statuses(sweep.points()))
+    means = statistics.mean_scores(sweep, outcomes)
     differences = [
-        d for d in paired_differences.differences(sweep, outcomes) if d.checkpoint == statistics.shown(sweep)
+        difference
+        for difference in statistics.paired_differences(sweep, outcomes)
+        if difference.checkpoint == statistics.shown_checkpoint(sweep)
     ]
+    drawn = draw_figures(sweep, means, outcomes)
+    report = Document(
+        title=sweep.title,
+        notes=[*([sweep.note] if sweep.note else []), _counts(outcomes)],
+        sections=[
+            *drawn,
+            *_choice(sweep, means),
+            *_differences(sweep, differences),
+            Section("Every score", tables=[_every_score(sweep, outcomes)]),
+            Section("Runs", tables=[_runs(outcomes)]),
+            Section("How it was made", facts=how_it_was_made(sweep, outcomes, state)),
+        ],
+        base=out,
+    )
     texts = {
         "results.csv": results.table(sweep, outcomes),
-        "cells.csv": table(cells),
-        **({"differences.csv": paired_differences.table(sweep, differences)} if sweep.compare else {}),
-        "report.md": markdown(sweep, drawn, told, differences, outcomes, facts),
-        "report.html": html_report.page(sweep, drawn, told, differences, outcomes, facts, out),
+        "cells.csv": cells_csv(sweep, means.values()),
+        **({"differences.csv": differences_csv(sweep, differences)} if sweep.compare else {}),
+        "report.md": document.markdown(report),
+        "report.html": document.page(report),
     }
     for name, text in texts.items():
         write_atomic(out / name, text)
-    return [*(out / name for name in texts), *(p.with_suffix(kind) for *_, p in drawn for kind in (".png", ".svg"))]
+    pictures = [section.figure.with_suffix(kind) for section in drawn if section.figure for kind in (".png", ".svg")]
+    return [*(out / name for name in texts), *pictures]
 
 
-def _cells(shown: Sequence[Panel]) -> Iterable[Cell]:
-    return (c for panel in shown for by_x in panel.series.values() for c in by_x.values())
+# ---- CSV -------------------------------------------------------------------------------------------------------------
 
 
-def caption(sweep: Sweep, shown: Sequence[Panel]) -> str:
-    """What the figure's numbers and intervals are."""
-    counts = sorted({len(c.outcomes) for c in _cells(shown) if c.mean is not None})
-    said = []
+def cells_csv(sweep: Sweep, means: Iterable[MeanScore]) -> str:
+    """cells.csv: the numbers of the figures, ours and the published ones."""
+    rows = []
+    for each in means:
+        missing = "; ".join(f"{point}: {reason}" for point, reason in each.missing.items())
+        points = " ".join(outcome.point.name for outcome in each.outcomes)
+        intervals = [*(each.items or ("", "")), *(each.seeds or ("", ""))]
+        row = [each.checkpoint, each.score, each.mean, len(each.outcomes), *intervals, each.flagged, missing]
+        rows.append([*each.labels.values(), *row, each.published, points])
+    return csv_text([*statistics.axes(sweep), *CELL_COLUMNS], rows)
+
+
+def differences_csv(sweep: Sweep, differences: Iterable[PairedDifference]) -> str:
+    """differences.csv: every paired difference with its interval and its values."""
+    rows = []
+    for each in differences:
+        values = " ".join(str(value) for value in each.values)
+        row = [each.against, each.score, each.checkpoint, each.mean, len(each.values), *(each.interval or ("", ""))]
+        rows.append([*each.labels.values(), *row, values])
+    return csv_text([*statistics.axes(sweep), *DIFFERENCE_COLUMNS], rows)
+
+
+# ---- sections --------------------------------------------------------------------------------------------------------
+
+
+def draw_figures(sweep: Sweep, means: Mapping[Any, MeanScore], outcomes: Sequence[Outcome]) -> list[Section]:
+    """Draws every figure that has a number to show, and returns its section."""
+    folder = pathlib.Path(sweep.out_dir) / "figures"
+    folder.mkdir(exist_ok=True)
+    names = list(statistics.scores(sweep, outcomes))
+    sections = []
+    for spec in figure_specs.figure_specs(sweep.figures, statistics.axes(sweep), names):
+        panels = figures.panels(sweep, spec, means, outcomes)
+        if any(each.mean is not None or each.published is not None for each in _means(panels)):
+            title = spec.title or f"{sweep.title}, by {spec.x}"
+            path = folder / f"{spec.name}.svg"
+            figures.draw(spec, panels, title, path)
+            tables = [_panel_table(panel) for panel in panels]
+            sections.append(Section(title, figure=path, notes=[caption(sweep, panels)], tables=tables))
+    return sections
+
+
+def _means(panels: Sequence[Panel]) -> Iterable[MeanScore]:
+    return (mean for panel in panels for by_x in panel.series.values() for mean in by_x.values())
+
+
+def caption(sweep: Sweep, panels: Sequence[Panel]) -> str:
+    """What the numbers and intervals of a figure are."""
+    counts = sorted({len(each.outcomes) for each in _means(panels) if each.mean is not None})
+    sentences = []
     if counts and counts[-1] > 1:
         averaged = ", ".join(axis for axis in sweep.average_over if axis in sweep.axes)
         several = " to ".join(str(n) for n in dict.fromkeys((counts[0], counts[-1])))
-        said.append(
+        sentences.append(
             f"Means over {several} runs ({averaged}); bars are 95% intervals of the mean over the runs (Student's t): "
-            "they cover what training makes of the seed, and not the choice of items. cells.csv has the intervals over "
-            "the items too."
+            "they cover the variation between training runs, not the choice of items. cells.csv has the intervals "
+            "over the items too."
         )
     if counts and counts[0] == 1:
         what = "Single runs: their bars" if len(counts) > 1 else "Bars"
-        said.append(f"{what} are 95% bootstrap intervals over the items; they do not cover another seed.")
+        sentences.append(f"{what} are 95% bootstrap intervals over the items; they do not cover another seed.")
     if sweep.choose_by:
-        said.append(f"Scores are of the {CHOSEN} checkpoint: {rule(sweep)}.")
-    notes = dict.fromkeys(c.note or "the paper's own" for c in _cells(shown) if c.published is not None)
-    return " ".join([*said, html_report.MARKS, *([f"Grey: {'; '.join(notes)}."] if notes else [])])
+        sentences.append(f"Scores are of the {CHOSEN} checkpoint: {selection_rule(sweep)}.")
+    notes = dict.fromkeys(each.note or "the paper's own" for each in _means(panels) if each.published is not None)
+    return " ".join([*sentences, MARKS, *([f"Grey: {'; '.join(notes)}."] if notes else [])])
 
 
-def rule(sweep: Sweep) -> str:
-    """How checkpoints are chosen, in words."""
+def selection_rule(sweep: Sweep) -> str:
+    """How checkpoints are chosen, as text."""
     per = "" if sweep.choose_per is None else f", one step for all points of the same {', '.join(sweep.choose_per)}"
     return f"the evaluation with the highest mean of {', '.join(sweep.choose_by)}{per}"
 
 
-def choice(sweep: Sweep, cells: Mapping[tuple, Cell]) -> list[tuple[Cell, Cell]]:
-    """Every cell at the chosen and at the last checkpoint; [] where the sweep takes the last."""
+def _counts(outcomes: Sequence[Outcome]) -> str:
+    states = list({outcome.point.name: outcome.state for outcome in outcomes}.values())
+    return f"{len(states)} points: {', '.join(f'{states.count(state)} {state}' for state in dict.fromkeys(states))}."
+
+
+def _anchor(outcome: Outcome) -> str:
+    """The name of the first row of an outcome's scores."""
+    return f"{outcome.point.name}.{outcome.checkpoint}"
+
+
+def _mean_cell(mean: MeanScore | None) -> Cell | str:
+    """A mean linked to the scores behind it, with its interval and the published value."""
+    if mean is None:
+        return "-"
+    title = "; ".join(f"without {name}: {reason}" for name, reason in mean.missing.items())
+    theirs = [] if mean.published is None else [Span(f" (published {mean.published:.1f})", tag="small")]
+    if mean.mean is None or mean.interval is None:
+        return Cell([Span(f"no score ({mean.missing_because})"), *theirs], "number missing", title)
+    first, *others = mean.outcomes
+    more = [
+        span
+        for number, outcome in enumerate(others, 2)
+        for span in (Span(" "), Span(str(number), outcome.scores, _anchor(outcome), "sup"))
+    ]
+    low, high = mean.interval
+    number = Span(f"{mean.mean:.1f}", first.scores, _anchor(first))
+    interval = Span(f" [{low:.1f}, {high:.1f}]", tag="small")
+    return Cell([number, *more, Span(mean.marks), interval, *theirs], "number score", title)
+
+
+def _panel_table(panel: Panel) -> Table:
+    columns, rows = panel.table()
+    return Table([panel.title or "-", *columns], [[name, *map(_mean_cell, means)] for name, means in rows])
+
+
+def _choice(sweep: Sweep, means: Mapping[tuple, MeanScore]) -> list[Section]:
+    """Every mean at the chosen and at the last checkpoint, where the sweep chooses."""
     if not sweep.choose_by:
         return []
-    found = [(key, name) for key, name, checkpoint in cells if checkpoint == CHOSEN]
-    return [(cells[key, name, CHOSEN], cells[key, name, LAST]) for key, name in found]
+    rows: list[list[Cell | str]] = []
+    for key, name, checkpoint in means:
+        if checkpoint == CHOSEN:
+            best, last = means[key, name, CHOSEN], means[key, name, LAST]
+            effect = "-" if best.mean is None or last.mean is None else f"{best.mean - last.mean:+.1f}"
+            pair = [best.steps, _mean_cell(best), last.steps, _mean_cell(last)]
+            rows.append([*best.labels.values(), best.score, *pair, effect])
+    head = [*statistics.axes(sweep), "score", "steps chosen", "chosen", "last step", "last", "chosen - last"]
+    return [Section("Chosen and last checkpoint", tables=[Table(head, rows)])]
 
 
-def table(cells: Mapping[tuple, Cell]) -> str:
-    """cells.csv: the numbers of the figures, ours and the published ones."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    head: list[str] = []
-    for found in cells.values():
-        if not head:
-            head = [*found.labels, *CELL_COLUMNS]
-            writer.writerow(head)
-        items, seeds = found.items or ("", ""), found.seeds or ("", "")
-        mean = "" if found.mean is None else found.mean
-        missing = "; ".join(f"{point}: {why}" for point, why in found.missing.items())
-        theirs = "" if found.published is None else found.published
-        behind = " ".join(o.point.name for o in found.outcomes)
-        row = [found.checkpoint, found.score, mean, len(found.outcomes), *items, *seeds, found.flagged, missing]
-        writer.writerow([*found.labels.values(), *row, theirs, behind])
-    return text.getvalue()
+def _differences(sweep: Sweep, differences: Sequence[PairedDifference]) -> list[Section]:
+    if not differences:
+        return []
+    head = [*statistics.axes(sweep), "against", "score", "difference", "95% interval", "run by run"]
+    return [Section("Differences", notes=[DIFFERENCES_NOTE], tables=[Table(head, [*map(difference_row, differences)])])]
 
 
-def markdown(
-    sweep: Sweep,
-    drawn: Sequence[tuple[str, str, Sequence[Panel], pathlib.Path]],
-    told: Sequence[tuple[Cell, Cell]],
-    differences: Sequence[Difference],
-    outcomes: Sequence[Outcome],
-    facts: Mapping[str, str],
-) -> str:
-    """report.md: figures, their numbers, every score; each number linked to its scores.json."""
-    base = pathlib.Path(sweep.out_dir)
+def difference_row(difference: PairedDifference) -> list[str]:
+    """The texts of a paired difference."""
+    interval = "one pair of runs"
+    if difference.interval:
+        interval = f"{difference.interval[0]:+.1f} to {difference.interval[1]:+.1f}"
+    each = ", ".join(f"{value:+.1f}" for value in difference.values)
+    mean = f"{difference.mean:+.1f}"
+    return [*difference.labels.values(), difference.against, difference.score, mean, interval, each]
 
-    def link(path: pathlib.Path, text: str) -> str:
-        return f"[{text}]({pathlib.Path(os.path.relpath(path, base)).as_posix()})"
 
-    lines = [f"# {sweep.title}", "", *([sweep.note, ""] if sweep.note else [])]
-    for title, said, shown, path in drawn:
-        lines += [f"## {title}", "", f"![{title}](figures/{path.stem}.png)", "", said, ""]
-        for panel in shown:
-            columns, rows = panel.table()
-            told_rows = [[name or "-", *(_told(each, link) for each in row)] for name, row in rows]
-            lines += [*_lines([panel.title or "-", *columns], told_rows), ""]
-    if told:
-        chosen = [
-            [*best.labels.values(), best.score, best.steps, _told(best, link), last.steps, _told(last, link), effect]
-            for best, last in told
-            for effect in [html_report.effect(best, last)]
-        ]
-        lines += [
-            "## Chosen and last checkpoint",
-            "",
-            *_lines([*statistics.axes(sweep), *html_report.CHOICE], chosen),
-            "",
-        ]
-    if differences:
-        head, rows = [*statistics.axes(sweep), *paired_differences.SHOWN], [each.shown() for each in differences]
-        lines += ["## Differences", "", paired_differences.SAID, "", *_lines(head, rows), ""]
-    head = [*sweep.axes, "checkpoint", "suite", "score (%)", "95% interval", "items", "unread", "store"]
-    rows = []
+def _every_score(sweep: Sweep, outcomes: Sequence[Outcome]) -> Table:
+    head = [*sweep.axes, "checkpoint", "suite", "score (%)", "95% interval", "items", "no answer", "store", "files"]
+    rows: list[list[Cell | str]] = []
     for outcome in outcomes:
-        labels = [*outcome.point.labels.values(), outcome.checkpoint]
-        if not outcome.suites:
-            rows.append([*labels, f"no score ({outcome.absence})", "-", "-", "-", "-", "-"])
-        for name, entry in outcome.suites.items():
-            number = link(outcome.scores, f"{entry['score']:.1f}") + ("!" if entry["flagged"] else "")
-            interval = f"{entry['low']:.1f} to {entry['high']:.1f}"
-            shares = [f"{entry['n']:,}", f"{entry['extraction_failed']:.1%}", outcome.store[:12]]
-            rows.append([*labels, name, number, interval, *shares])
-    lines += ["## Every score", "", *_lines(head, rows), "", "## How it was made", ""]
-    return "\n".join([*lines, *(f"- {name}: {value}" for name, value in facts.items())]) + "\n"
+        step = "" if outcome.step is None else f", step {outcome.step:,}"
+        first, *labels = [*outcome.point.labels.values(), f"{outcome.checkpoint}{step}"]
+        names = {name: path for name, path in outcome.links().items() if name != "scores"}
+        scored: list[list[Cell | str]] = [
+            [
+                suite,
+                Cell([Span(f"{entry['score']:.1f}", outcome.scores), Span("!" * entry["flagged"])], "number score"),
+                Cell([Span(f"{entry['low']:.1f} to {entry['high']:.1f}")], "number"),
+                Cell([Span(f"{entry['n']:,}")], "number"),
+                Cell([Span(f"{entry['extraction_failed']:.1%}")], "number"),
+                outcome.store[:12],
+                _file_links(names),
+            ]
+            for suite, entry in outcome.suites.items()
+        ]
+        if not scored:
+            reason = Cell([Span(f"no score ({outcome.absence})")], "missing")
+            log = _file_links({"log": outcome.point.folder / "log.txt"})
+            scored = [["-", reason, "-", "-", "-", outcome.store[:12], log]]
+        for index, cells in enumerate(scored):
+            anchor = _anchor(outcome) if index == 0 else ""
+            rows.append([Cell([Span(first)], anchor=anchor), *labels, *cells])
+    return Table(head, rows)
 
 
-def _lines(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """A Markdown table."""
-    return [
-        f"| {' | '.join(text.replace('|', '/') for text in cells)} |" for cells in (head, ["---"] * len(head), *rows)
-    ]
+def _file_links(paths: Mapping[str, pathlib.Path]) -> Cell:
+    """Links to those of the files that exist, as far as there are any."""
+    existing = [Span(name, path) for name, path in paths.items() if path.exists()]
+    return Cell([span for link in existing for span in (Span(", "), link)][1:])
 
 
-def _told(found: Cell | None, link) -> str:
-    if found is None:
-        return "-"
-    theirs = f" (published {found.published:.1f})" if found.published is not None else ""
-    if found.mean is None:
-        return f"no score ({found.why}){theirs}"
-    numbers = [link(o.scores, f"{found.mean:.1f}" if i == 0 else str(i + 1)) for i, o in enumerate(found.outcomes)]
-    low, high = found.interval
-    return f"{' '.join(numbers)}{found.marks} [{low:.1f}, {high:.1f}]{theirs}"
+def _runs(outcomes: Sequence[Outcome]) -> Table:
+    rows: list[list[Cell | str]] = []
+    for outcome in {outcome.point.name: outcome for outcome in outcomes}.values():
+        folder, run = outcome.point.folder, outcome.run
+        state = outcome.state + (f" ({outcome.reason})" if outcome.reason else "")
+        parameters = f"{run['num_params']:,}" if "num_params" in run else "not known"
+        parent = str(run.get("initial_checkpoint_path") or "none")
+        fingerprint = (run.get("initial_checkpoint_fingerprint") or "")[:12]
+        rows.append(
+            [
+                outcome.point.name,
+                state if outcome.state == "done" else Cell([Span(state)], "missing"),
+                Cell([Span(parameters)], "number"),
+                outcome.store[:12],
+                f"{parent} {fingerprint}".strip(),
+                _file_links({name: folder / name for name in RUN_FILES}),
+            ]
+        )
+    return Table(["point", "state", "parameters", "store", "parent", "files"], rows)
 
 
-def how(sweep: Sweep, outcomes: Sequence[Outcome], state: State) -> dict[str, str]:
+def how_it_was_made(sweep: Sweep, outcomes: Sequence[Outcome], state: State) -> dict[str, str]:
     """Date, versions, machines and rules, for the end of a report."""
-    made = [results.read(o.scores).get("run", {}).get("versions", {}) for o in outcomes if o.scores]
-    versions = {", ".join(f"{name} {found[name]}" for name in VERSIONS if name in found) for found in made if found}
+    recorded = [results.read(o.scores).get("run", {}).get("versions", {}) for o in outcomes if o.scores]
+    versions = {", ".join(f"{name} {each[name]}" for name in VERSIONS if name in each) for each in recorded if each}
     machines = {str(entry["machine"]) for entry in state.read().values() if "machine" in entry}
     facts = {
         "report made": datetime.date.today().isoformat(),
         "versions": "; ".join(sorted(versions)) or "not recorded",
         "machine": "; ".join(sorted(machines)) or "not recorded",
-        "config": f"{GIN} beside this file; config.gin and operative_config.gin in every run's folder",
-        "checkpoint": f"last, and chosen: {rule(sweep)}" if sweep.choose_by else "last",
+        "config": f"{GIN} next to this file; config.gin and operative_config.gin in every run's folder",
+        "checkpoint": f"last, and chosen: {selection_rule(sweep)}" if sweep.choose_by else "last",
     }
     if any(score_expressions.AVERAGE in terms or "normalized" in str(terms) for terms in sweep.scores.values()):
-        facts["lower bounds"] = " ".join(runs.bounds())
+        facts["lower bounds"] = " ".join(table5.bounds())
     return facts

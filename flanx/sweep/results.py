@@ -1,15 +1,15 @@
-"""The results of a sweep, read from the runs' own files: what each point left, at its last and chosen checkpoint."""
+"""The results of a sweep, read from the runs' own files: what each point wrote, at its last and chosen checkpoint."""
 
-import csv
 import dataclasses
-import io
 import json
+import math
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flanx.files import write_atomic
 from flanx.sweep import score_expressions
+from flanx.sweep.document import csv_text
 from flanx.sweep.grid import Point, Sweep
 
 LAST, CHOSEN = "last", "chosen"
@@ -22,14 +22,14 @@ COLUMNS = (
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What a point left at one checkpoint.
+    """The result of a point at one checkpoint.
 
     Attributes:
-      state, reason: of the point, as the sweep's state has it.
-      checkpoint: "last", or "chosen": the step that did best by the sweep's `choose_by`.
+      state, reason: of the point, from the sweep's state.
+      checkpoint: "last", or "chosen": the best step by the sweep's `choose_by`.
       suites: of scores.json; empty where there is none.
       scores: the path of scores.json.
-      run: the run's own record, run.json.
+      run: the run's metadata, run.json.
     """
 
     point: Point
@@ -75,7 +75,7 @@ def read(path: pathlib.Path) -> dict[str, Any]:
 
 
 def collect(sweep: Sweep, states: Mapping[str, tuple[str, str]]) -> list[Outcome]:
-    """What every point left, in the order of the points; `states` has (state, reason) of each by name.
+    """The result of every point, in the order of the points; `states` has (state, reason) of each by name.
 
     A sweep that chooses has two outcomes for each point: of its last evaluation and of the chosen one.
     """
@@ -84,8 +84,9 @@ def collect(sweep: Sweep, states: Mapping[str, tuple[str, str]]) -> list[Outcome
     found = []
     for point in points:
         steps = evaluations(point.folder)
-        wanted = [(LAST, max(steps, default=None))]
-        wanted += [(CHOSEN, chosen.get(point.name))] if sweep.choose_by else []
+        wanted: list[tuple[str, int | None]] = [(LAST, max(steps, default=None))]
+        if sweep.choose_by:
+            wanted.append((CHOSEN, chosen.get(point.name)))
         for checkpoint, step in wanted:
             path = steps.get(step) if step is not None else None
             suites = read(path).get("suites", {}) if path else {}
@@ -95,7 +96,7 @@ def collect(sweep: Sweep, states: Mapping[str, tuple[str, str]]) -> list[Outcome
 
 
 def choices(sweep: Sweep, points: Sequence[Point]) -> dict[str, int]:
-    """The step that did best by `choose_by`, for each point that has one: {point: step}; of equals the first.
+    """The best step by `choose_by` for each point that has one: {point: step}; of equals the first.
 
     Points that share their labels on the axes `choose_per` share one step, the best of their mean over the steps that
     all of them have; where it is None, each point has its own. A parent that was evaluated as it is has no choice.
@@ -105,22 +106,23 @@ def choices(sweep: Sweep, points: Sequence[Point]) -> dict[str, int]:
     for point in points:
         per = list(sweep.axes) if sweep.choose_per is None else sweep.choose_per
         key = tuple(point.labels[axis] for axis in per)
-        told = {
+        values = {
             step: score_expressions.value(sweep.choose_by, read(p).get("suites", {}))
             for step, p in evaluations(point.folder).items()
         }
-        curve = {step: found.score for step, found in told.items() if isinstance(found, score_expressions.Value)}
+        curve = {step: each.score for step, each in values.items() if isinstance(each, score_expressions.Estimate)}
         if list(curve) == [0]:
             key = (*key, point.name)
         if curve:
             groups.setdefault(key, {})[point.name] = curve
-        elif len(told) == 1:  # one evaluation, of other suites than those that choose: nothing is left to choose
-            chosen[point.name] = next(iter(told))
+        elif len(values) == 1:  # one evaluation, of other suites than those that choose: there is no choice
+            chosen[point.name] = next(iter(values))
     for curves in groups.values():
         shared = set.intersection(*(set(curve) for curve in curves.values()))
         if shared:
-            best = max(sorted(shared), key=lambda step: sum(curve[step] for curve in curves.values()))
-            chosen |= dict.fromkeys(curves, best)
+            of_group = list(curves.values())
+            best = max(sorted(shared), key=lambda step: math.fsum(curve[step] for curve in of_group))
+            chosen |= {name: best for name in curves}
     return chosen
 
 
@@ -129,9 +131,7 @@ def table(sweep: Sweep, outcomes: Sequence[Outcome]) -> str:
 
     A point without scores has one line, whose state says why; paths are relative to the sweep's folder.
     """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*sweep.axes, *COLUMNS])
+    rows: list[list[Any]] = []
     base = pathlib.Path(sweep.out_dir)
     for outcome in outcomes:
         links = {name: path.relative_to(base).as_posix() for name, path in outcome.links().items()}
@@ -145,8 +145,8 @@ def table(sweep: Sweep, outcomes: Sequence[Outcome]) -> str:
         }
         for name, entry in (outcome.suites or {"-": {}}).items():
             row = common | links | {"suite": name} | {key: entry[key] for key in SCORES if key in entry}
-            writer.writerow([*outcome.point.labels.values(), *(row.get(column, "") for column in COLUMNS)])
-    return text.getvalue()
+            rows.append([*outcome.point.labels.values(), *(row.get(column, "") for column in COLUMNS)])
+    return csv_text([*sweep.axes, *COLUMNS], rows)
 
 
 def write_choices(sweep: Sweep) -> None:

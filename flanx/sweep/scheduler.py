@@ -1,4 +1,4 @@
-"""Runs the points of a sweep: each its own process, finished ones skipped, a failing one named, the others finished."""
+"""Runs the points of a sweep, each in its own process: finished ones are skipped, failures do not stop the others."""
 
 import contextlib
 import dataclasses
@@ -17,18 +17,28 @@ from flanx.errors import Preempted, UserError
 from flanx.sweep import dependencies
 from flanx.sweep.dependencies import Parent
 from flanx.sweep.grid import Point
-from flanx.sweep.state import DONE, ELSEWHERE, FAILED, RETRYING, RUNNING, WAITING, State, hold, is_done
+from flanx.sweep.state import (
+    DONE,
+    ELSEWHERE,
+    FAILED,
+    RETRYING,
+    RUNNING,
+    WAITING,
+    State,
+    inheritable_lock,
+    is_done,
+)
 
 PROGRAM = (sys.executable, "-m", "flanx")
 BAD_INPUT, PREEMPTED = 2, 75  # exit statuses of a run; 126 and 127 are a shell's for a program that cannot be run
-HOPELESS = (BAD_INPUT, 126, 127)
-LONGEST = 600.0  # seconds between two attempts, at most
+NOT_RETRIED = (BAD_INPUT, 126, 127)
+MAX_WAIT = 600.0  # seconds between two attempts
 MACHINE = f"{platform.machine()}, {os.cpu_count()} CPU cores"
 
 
 @dataclasses.dataclass
 class Status:
-    """What is known of a point while the sweep runs."""
+    """The state of a point while the sweep runs."""
 
     point: Point
     state: str = WAITING
@@ -41,12 +51,12 @@ class Status:
 
 @dataclasses.dataclass(frozen=True)
 class Launcher:
-    """The program that a point's arguments are handed to, and how often a crashed one is tried.
+    """The program that a point's arguments are given to, and how often a crashed run is retried.
 
     Attributes:
-      program: its words; "{name}" and "{job}" in them stand for the point, a word "{arguments}" for its arguments,
-        which otherwise come last. It waits for the run, and its exit status is the run's.
-      outlives: the run is somewhere else and goes on when the driver ends; the program is left waiting for it.
+      program: its words; "{name}" and "{job}" in them are replaced by the point's, a word "{arguments}" by its
+        arguments, which otherwise come last. It waits for the run, and its exit status is the run's.
+      outlives: the run is on another machine and continues when the driver ends; the program keeps waiting for it.
       retries: attempts after the first; wait: seconds before the first of them, doubled for each further one.
     """
 
@@ -56,7 +66,7 @@ class Launcher:
     wait: float = 10.0
 
     def command(self, point: Point, arguments: Sequence[str]) -> list[str]:
-        """The words of a point's process."""
+        """The command line of a point's process."""
         words = [w.replace("{name}", point.name).replace("{job}", point.job) for w in self.program]
         if "{arguments}" not in words:
             return [*words, *arguments]
@@ -65,17 +75,17 @@ class Launcher:
 
     def pause(self, attempts: int) -> float:
         """Seconds before another attempt."""
-        return min(self.wait * 2.0 ** (attempts - 1), LONGEST)
+        return min(self.wait * 2.0 ** (attempts - 1), MAX_WAIT)
 
 
-def launcher(text: str, retries: int, wait: float) -> Launcher:
+def parse_launcher(text: str, retries: int, wait: float) -> Launcher:
     """The launcher of a command line such as "sbatch --wait launch/slurm.sbatch"; "" for this machine."""
     try:
         words = shlex.split(text)
     except ValueError as error:
         raise UserError(f"--launcher={text}: {error}") from error
     if retries < 0 or wait < 0:
-        raise UserError(f"--retries={retries} --retry_wait={wait}: 0 or more")
+        raise UserError(f"--retries={retries} --retry_wait={wait}: give 0 or more")
     return Launcher(words, True, retries, wait) if words else Launcher(retries=retries, wait=wait)
 
 
@@ -83,33 +93,33 @@ Running = dict[int, tuple[subprocess.Popen, contextlib.ExitStack, float]]
 
 
 @dataclasses.dataclass
-class Drive:
-    """One driver's work. See `drive`."""
+class Scheduler:
+    """The work of one driver. See `run_points`."""
 
     state: State
     statuses: list[Status]
     search_paths: str
     launcher: Launcher
     parents: Mapping[str, Parent]
-    settled: Callable[[Status], None]
+    on_done: Callable[[Status], None]
 
     def __post_init__(self) -> None:
         self.began = time.time()
         self.running: Running = {}
         self.by_name = {status.point.name: status for status in self.statuses}
 
-    def look(self, jobs: int) -> None:
-        """Starts what can be started and settles what has ended."""
+    def step(self, jobs: int) -> None:
+        """Starts what can be started and records what has ended."""
         for index, status in enumerate(self.statuses):
             if status.state in (WAITING, ELSEWHERE, RETRYING) and self._may_start(status) and len(self.running) < jobs:
                 self._start(index, status)
         for index in [i for i, (process, _, _) in self.running.items() if process.poll() is not None]:
             process, lock, began = self.running.pop(index)
-            self._settle(self.statuses[index], process.returncode, time.monotonic() - began)
+            self._finish(self.statuses[index], process.returncode, time.monotonic() - began)
             lock.close()
 
     def _may_start(self, status: Status) -> bool:
-        """Whether nothing is in the way; a failed parent fails the point."""
+        """Whether the parent, if any, is done; a failed parent fails the point."""
         if time.time() < status.until:
             return False
         parent = self.parents.get(status.point.name)
@@ -119,15 +129,16 @@ class Drive:
             above = self.by_name[parent.point]
             status.reason = f"waits for {above.point.name}" if above.state not in (DONE, FAILED) else ""
             if above.state == FAILED:
-                self._fail(status, f"its parent {above.point.name} failed: {above.reason}")
+                self.fail(status, f"its parent {above.point.name} failed: {above.reason}")
             return above.state == DONE
-        found = dependencies.wait_for(parent)
-        status.reason = f"waits for {parent.folder.name} of {parent.sweep}" if found == "" else ""
-        if found:
-            self._fail(status, found)
-        return found is None
+        state, reason = dependencies.state_of(parent)
+        status.reason = f"waits for {parent.folder.name} of {parent.sweep}" if state == WAITING else ""
+        if state == FAILED:
+            self.fail(status, reason)
+        return state == DONE
 
-    def _fail(self, status: Status, reason: str) -> None:
+    def fail(self, status: Status, reason: str) -> None:
+        """Records that a point cannot run, and why."""
         status.state, status.reason = FAILED, reason
         self.state.write(status.point.name, state=FAILED, reason=reason)
 
@@ -135,12 +146,12 @@ class Drive:
         point = status.point
         point.folder.mkdir(parents=True, exist_ok=True)
         lock = contextlib.ExitStack()
-        held = lock.enter_context(hold(point.folder / "lock"))
-        if held is None:
+        descriptor = lock.enter_context(inheritable_lock(point.folder / "lock"))
+        if descriptor is None:
             lock.close()
             status.state = ELSEWHERE
             return
-        if self._another_settled(status):
+        if self._is_settled_elsewhere(status):
             lock.close()
             return
         parent = self.parents.get(point.name)
@@ -148,21 +159,21 @@ class Drive:
             path = dependencies.checkpoint(parent) if parent else None
         except UserError as error:
             lock.close()
-            self._fail(status, str(error))
+            self.fail(status, str(error))
             return
         command = self.launcher.command(point, point.arguments(self.search_paths, path))
         status.state, status.reason = RUNNING, ""
-        where = "handed to a launcher" if self.launcher.outlives else MACHINE
-        self.state.write(point.name, state=RUNNING, reason="", attempts=status.attempts, machine=where)
+        machine = "given to a launcher" if self.launcher.outlives else MACHINE
+        self.state.write(point.name, state=RUNNING, reason="", attempts=status.attempts, machine=machine)
         try:
-            process = self._popen(point, command, held)
+            process = self._popen(point, command, descriptor)
         except OSError as error:
             lock.close()
-            self._fail(status, f"{command[0]} cannot be run: {error.strerror}")
+            self.fail(status, f"{command[0]} cannot be run: {error.strerror}")
             return
         self.running[index] = (process, lock, time.monotonic())
 
-    def _popen(self, point: Point, command: Sequence[str], held: int) -> subprocess.Popen:
+    def _popen(self, point: Point, command: Sequence[str], descriptor: int) -> subprocess.Popen:
         with open(log_path(point), "ab") as log:
             return subprocess.Popen(
                 command,
@@ -170,18 +181,18 @@ class Drive:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env={"PYTHONUNBUFFERED": "1", **compilation_cache(point.folder.parent.parent), **os.environ},
-                pass_fds=[held],  # a run that outlives its driver keeps the lock
+                pass_fds=[descriptor],  # a run that outlives its driver keeps the lock
                 start_new_session=self.launcher.outlives,
             )
 
-    def _another_settled(self, status: Status) -> bool:
-        """Whether another driver finished the point, or tried it, between the look and the lock."""
+    def _is_settled_elsewhere(self, status: Status) -> bool:
+        """Whether another driver finished the point, or tried it, before this one held its lock."""
         if is_done(status.point.folder):
             status.state, status.skipped = DONE, True
             return True
         entry = self.state.read().get(status.point.name, {})
         if entry.get("at", 0.0) < self.began:
-            return False  # of an earlier driver: its failures are tried again
+            return False  # of an earlier driver: its failures are retried
         status.attempts = entry.get("attempts", 0)
         if entry["state"] == FAILED:
             status.state, status.reason = FAILED, entry.get("reason", "")
@@ -191,13 +202,13 @@ class Drive:
             return True
         return False
 
-    def _settle(self, status: Status, code: int, seconds: float) -> None:
+    def _finish(self, status: Status, code: int, seconds: float) -> None:
         status.seconds += seconds
         point = status.point
         if code == 0 and is_done(point.folder):
             status.state = DONE
             self.state.write(point.name, state=DONE, reason="", seconds=round(status.seconds, 1))
-            self.settled(status)
+            self.on_done(status)
             return
         lines = log_path(point).read_text(encoding="utf-8", errors="replace").strip().splitlines()
         killed = f"killed by signal {-code}" if code < 0 else f"exit status {code}"
@@ -208,13 +219,13 @@ class Drive:
         else:
             status.attempts += 1
             status.until = time.time() + self.launcher.pause(status.attempts)
-            if code in HOPELESS or status.attempts > self.launcher.retries:
+            if code in NOT_RETRIED or status.attempts > self.launcher.retries:
                 status.state = FAILED
         entry = {"reason": status.reason, "attempts": status.attempts, "until": status.until}
         self.state.write(point.name, state=status.state, **entry)
 
-    def leave(self) -> None:
-        """Asks every run to save and leave; one that is somewhere else goes on, its launcher waiting for it."""
+    def stop(self) -> None:
+        """Asks every run to save and exit; one that outlives its driver continues, with its launcher waiting for it."""
         if not self.launcher.outlives:
             for process, _, _ in self.running.values():
                 process.terminate()
@@ -225,69 +236,70 @@ class Drive:
             lock.close()
 
 
-def drive(
+def run_points(
     points: Sequence[Point],
     jobs: int,
     search_paths: str,
-    show: Callable[[list[Status]], None],
+    on_change: Callable[[list[Status]], None],
     run: Launcher | Sequence[str] = PROGRAM,
     parents: Mapping[str, Parent] | None = None,
     blocked: Mapping[str, str] | None = None,
-    settled: Callable[[Status], None] = lambda status: None,
+    on_done: Callable[[Status], None] = lambda status: None,
 ) -> list[Status]:
     """Runs every point that is not done, `jobs` at a time, and returns what became of each.
 
-    A point is locked while a driver works on it, so that any number of drivers on one folder share the work and never
-    run a point twice. It starts when its parent is done, and fails when its parent fails. A run that crashes is tried
-    again, after a longer wait each time; bad input is not; a preempted one goes on at once.
+    A point is locked while a driver runs it, so that any number of drivers on one folder share the work and never run
+    a point twice. It starts when its parent is done, and fails when its parent fails. A run that crashes is retried,
+    after a longer wait each time; one with bad input is not; a preempted one is restarted at once.
 
     Args:
       run: what takes the arguments of a point.
       parents: the parents of the points that have one, see `flanx.sweep.dependencies`.
       blocked: points that cannot run, and why.
-      show: called with all statuses whenever one changes and once a second.
-      settled: called with the status of every point that this driver has finished.
+      on_change: called with all statuses whenever one changes and once a second.
+      on_done: called with the status of every point that this driver has finished.
 
     Raises:
-      Preempted: after SIGTERM, when every run has saved and left.
+      Preempted: after SIGTERM, when every run has saved and exited.
     """
     if not points:
         return []
-    how = run if isinstance(run, Launcher) else Launcher(run)
+    launcher = run if isinstance(run, Launcher) else Launcher(run)
     state = State(points[0].folder.parent.parent)
     state.folder.mkdir(parents=True, exist_ok=True)
-    with hold(state.folder / "driver.lock", wait=True, shared=True), _sigterm():
-        work = Drive(state, [Status(point) for point in points], search_paths, how, parents or {}, settled)
+    with inheritable_lock(state.folder / "driver.lock", shared=True), _sigterm():
+        statuses = [Status(point) for point in points]
+        scheduler = Scheduler(state, statuses, search_paths, launcher, parents or {}, on_done)
         state.register([point.name for point in points])
-        for status in work.statuses:
+        for status in statuses:
             if is_done(status.point.folder):
                 status.state, status.skipped = DONE, True
-            elif status.point.name in (blocked or {}):
-                work._fail(status, blocked[status.point.name])
+            elif reason := (blocked or {}).get(status.point.name):
+                scheduler.fail(status, reason)
         shown, shown_at = None, 0.0
         try:
-            while any(s.state not in (DONE, FAILED) for s in work.statuses):
-                work.look(jobs)
-                states = [(status.state, status.reason) for status in work.statuses]
+            while any(status.state not in (DONE, FAILED) for status in statuses):
+                scheduler.step(jobs)
+                states = [(status.state, status.reason) for status in statuses]
                 if states != shown or time.monotonic() - shown_at > 1.0:
                     shown, shown_at = states, time.monotonic()
-                    show(work.statuses)
+                    on_change(statuses)
                 time.sleep(0.1)  # the processes' own work takes seconds to days
         finally:
-            work.leave()
-    show(work.statuses)
-    return work.statuses
+            scheduler.stop()
+    on_change(statuses)
+    return statuses
 
 
 @contextlib.contextmanager
 def _sigterm() -> Iterator[None]:
-    """Turns SIGTERM into Preempted, so that the runs are told; in the main thread only, as signals demand."""
+    """Turns SIGTERM into Preempted, so that the runs are stopped; in the main thread only, as signals require."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def stop(*_: object) -> None:
-        raise Preempted("stopped; the same command goes on")
+        raise Preempted("stopped; run the same command to resume")
 
     previous = signal.signal(signal.SIGTERM, stop)
     try:
@@ -297,12 +309,12 @@ def _sigterm() -> Iterator[None]:
 
 
 def log_path(point: Point) -> pathlib.Path:
-    """What the run of `point` printed."""
+    """The output of the run of `point`."""
     return point.folder / "log.txt"
 
 
 def compilation_cache(out_dir: pathlib.Path) -> dict[str, str]:
-    """JAX's settings by which the runs of a sweep share what one of them compiled, small programs too."""
+    """JAX's settings for one compilation cache of all runs of a sweep, small programs included."""
     return {
         "JAX_COMPILATION_CACHE_DIR": str(out_dir / "cache"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",

@@ -1,8 +1,8 @@
-"""A score as a mean of terms, each a part of what a point's evaluation found.
+"""A score as a mean of expressions over what a point's evaluation wrote into scores.json.
 
 mmlu_cot                       the suite's score
 bbh_cot:nlp                    the mean of one of its groups of tasks
-normalized mmlu_cot            set between its lower bound and 100, as the paper's averages are
+normalized mmlu_cot            rescaled from its lower bound and 100 to 0 and 100, as in the paper's averages
 mmlu_direct | mmlu_cot         the first of them that the point has
 normalized_average             the paper's mean of its six normalized scores
 """
@@ -16,12 +16,12 @@ from typing import Any
 from flanx.errors import UserError
 from flanx.evals import metrics, registry
 
-TERM = re.compile(r"(normalized )?([a-z0-9_]+(?:\[[^\]]*\])?(?:\+\w+)?)(?::(\w+))?")
+PATTERN = re.compile(r"(normalized )?([a-z0-9_]+(?:\[[^\]]*\])?(?:\+\w+)?)(?::(\w+))?")
 AVERAGE = "normalized_average"
 
 
 @dataclasses.dataclass(frozen=True)
-class Value:
+class Estimate:
     """A score in percent with the 95% interval over its items; flagged where a suite behind it is."""
 
     score: float
@@ -30,63 +30,74 @@ class Value:
     flagged: bool = False
 
 
-def parts(term: str) -> list[tuple[bool, str, str]]:
-    """The alternatives of a term: (normalized, suite, group)."""
-    if term == AVERAGE:
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """One alternative of an expression: a suite's score, or that of one of its groups."""
+
+    normalized: bool
+    suite: str
+    group: str
+
+
+def parse(expression: str) -> list[Part]:
+    """The alternatives of an expression. Raises UserError for one that names no score."""
+    if expression == AVERAGE:
         return []
-    found = []
-    for text in term.split("|"):
-        match = TERM.fullmatch(text.strip())
+    alternatives = []
+    for text in map(str.strip, expression.split("|")):
+        match = PATTERN.fullmatch(text)
         if not match:
-            raise UserError(f"'{text.strip()}' is no score of a suite: write SUITE, SUITE:GROUP or normalized SUITE")
-        spec = registry.resolve(match[2])
+            raise UserError(f"'{text}' is not a score of a suite: write SUITE, SUITE:GROUP or normalized SUITE")
+        part = Part(bool(match[1]), match[2], match[3] or "")
+        spec = registry.resolve(part.suite)
         groups = dict(spec.groups)
-        if match[3] and match[3] not in groups:
-            raise UserError(f"suite '{match[2]}' has no group '{match[3]}' (groups: {', '.join(groups) or 'none'})")
-        if match[1] and (match[3] or spec.family not in ("bbh", *metrics.BOUNDS)):
-            raise UserError(f"'{text.strip()}': only whole MMLU, BBH, TyDiQA and MGSM have lower bounds")
-        found.append((bool(match[1]), match[2], match[3] or ""))
-    return found
+        if part.group and part.group not in groups:
+            raise UserError(f"suite '{part.suite}' has no group '{part.group}' (groups: {', '.join(groups) or 'none'})")
+        if part.normalized and (part.group or spec.family not in ("bbh", *metrics.BOUNDS)):
+            raise UserError(f"'{text}': only all of MMLU, BBH, TyDiQA and MGSM have lower bounds")
+        alternatives.append(part)
+    return alternatives
 
 
-def value(terms: Sequence[str], suites: Mapping[str, Any]) -> Value | str:
-    """The mean of the terms over the suites of a scores.json; or, as text, what is absent."""
+def value(expressions: Sequence[str], suites: Mapping[str, Any]) -> Estimate | str:
+    """The mean of the expressions over the suites of a scores.json; or, as text, what is missing."""
     six = [f"normalized {name}" for name in metrics.HEADLINE]
-    found = []
-    for text in (text for term in terms for text in (six if term == AVERAGE else [term])):
-        known = [part for part in parts(text) if part[1] in suites]
+    estimates = []
+    for text in (text for each in expressions for text in (six if each == AVERAGE else [each])):
+        alternatives = parse(text)
+        known = [part for part in alternatives if part.suite in suites]
         if not known:
-            return f"{' | '.join(name for _, name, _ in parts(text))} not run"
-        each = _term(*known[0], suites[known[0][1]])
-        if isinstance(each, str):
-            return each
-        found.append(each)
-    return mean(found)
+            return f"{' | '.join(part.suite for part in alternatives)} not run"
+        estimate = _evaluate(known[0], suites[known[0].suite])
+        if isinstance(estimate, str):
+            return estimate
+        estimates.append(estimate)
+    return mean(estimates)
 
 
-def _term(is_normalized: bool, name: str, group: str, entry: Mapping[str, Any]) -> Value | str:
+def _evaluate(part: Part, entry: Mapping[str, Any]) -> Estimate | str:
     tasks = entry.get("tasks", {})
-    spec = registry.resolve(name)
-    names = dict(spec.groups)[group] if group else tuple(metrics.BBH_BOUNDS)
-    if group or (is_normalized and spec.family == "bbh"):
-        absent = [task for task in names if task not in tasks]
-        if absent:
-            return f"{name} without {absent[0]}" + (f" and {len(absent) - 1} more" if len(absent) > 1 else "")
-        bounds = {task: metrics.BBH_BOUNDS[task][0] if is_normalized else 0.0 for task in names}
-        whole = mean([_scaled(tasks[task], bounds[task]) for task in names])
-        return dataclasses.replace(whole, flagged=entry["flagged"])
-    return _scaled(entry, metrics.BOUNDS[spec.family][0] if is_normalized else 0.0)
+    spec = registry.resolve(part.suite)
+    names = dict(spec.groups)[part.group] if part.group else tuple(metrics.BBH_BOUNDS)
+    if part.group or (part.normalized and spec.family == "bbh"):
+        missing = [task for task in names if task not in tasks]
+        if missing:
+            return f"{part.suite} without {missing[0]}" + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")
+        bounds = {task: metrics.BBH_BOUNDS[task][0] if part.normalized else 0.0 for task in names}
+        over_tasks = mean([_rescaled(tasks[task], bounds[task]) for task in names])
+        return dataclasses.replace(over_tasks, flagged=entry["flagged"])
+    return _rescaled(entry, metrics.BOUNDS[spec.family][0] if part.normalized else 0.0)
 
 
-def _scaled(entry: Mapping[str, Any], bound: float) -> Value:
+def _rescaled(entry: Mapping[str, Any], bound: float) -> Estimate:
     low, score, high = (metrics.normalize(entry[key], bound) for key in ("low", "score", "high"))
-    return Value(score, low, high, bool(entry.get("flagged")))
+    return Estimate(score, low, high, bool(entry.get("flagged")))
 
 
-def mean(values: Sequence[Value]) -> Value:
+def mean(estimates: Sequence[Estimate]) -> Estimate:
     """The mean of k independent scores: half-width sqrt(sum of squared half-widths) / k on each side."""
-    count = len(values)
-    score = math.fsum(v.score for v in values) / count
-    below = math.sqrt(math.fsum((v.score - v.low) ** 2 for v in values)) / count
-    above = math.sqrt(math.fsum((v.high - v.score) ** 2 for v in values)) / count
-    return Value(score, score - below, score + above, any(v.flagged for v in values))
+    count = len(estimates)
+    score = math.fsum(e.score for e in estimates) / count
+    below = math.sqrt(math.fsum((e.score - e.low) ** 2 for e in estimates)) / count
+    above = math.sqrt(math.fsum((e.high - e.score) ** 2 for e in estimates)) / count
+    return Estimate(score, score - below, score + above, any(e.flagged for e in estimates))

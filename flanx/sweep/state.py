@@ -1,9 +1,9 @@
-"""What is known of a sweep's points, in one file: state.json in the sweep's folder.
+"""The state of a sweep's points, in one file: state.json in the sweep's folder.
 
     {"tiny_8": {"state": "retrying", "attempts": 1, "reason": "exit status 1: ...", "until": 1763730000.0, ...}, ...}
 
-Any number of drivers write it: each change is read, made and put back whole under the lock of state.lock. That a point
-is done is not read here but in its own folder (done.json), which the run wrote last.
+Any number of drivers write it: each reads it, changes an entry and replaces the file under the lock state.lock. Whether
+a point is done is not read from it but from the point's own folder (done.json), which the run writes last.
 """
 
 import contextlib
@@ -13,14 +13,16 @@ import os
 import pathlib
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from flanx.files import write_atomic
+from flanx.files import lock, write_atomic
 from flanx.sweep.grid import Point
 
 NOT_RUN, WAITING, RUNNING, RETRYING, DONE, FAILED = "not run", "waiting", "running", "retrying", "done", "failed"
 ELSEWHERE, STOPPED = "run by another driver", "stopped"
+
+Entries = dict[str, dict[str, Any]]
 
 
 class State:
@@ -30,40 +32,39 @@ class State:
         self.folder = pathlib.Path(out_dir)
         self.path = self.folder / "state.json"
 
-    def read(self) -> dict[str, dict[str, Any]]:
+    def read(self) -> Entries:
         """Every point's entry."""
         return json.loads(self.path.read_text(encoding="utf-8")) if self.path.exists() else {}
 
-    def write(self, name: str, **changes: Any) -> dict[str, Any]:
-        """Lays `changes` over the entry of a point and returns it."""
-        with hold(self.folder / "state.lock", wait=True):
-            entries = self.read()
-            driver = f"{socket.gethostname()}:{os.getpid()}"
-            entry = entries.get(name, {}) | {"driver": driver, "at": time.time()} | changes
-            write_atomic(self.path, json.dumps(entries | {name: entry}, indent=1) + "\n")
-        return entry
+    def write(self, name: str, **changes: Any) -> None:
+        """Updates the entry of a point."""
+        driver = f"{socket.gethostname()}:{os.getpid()}"
+        common = {"driver": driver, "at": time.time()}
+        self._update(lambda entries: {name: entries.get(name, {}) | common | changes})
 
     def register(self, names: Sequence[str]) -> None:
         """Enters the points that have no entry yet, so that others can wait for them."""
-        with hold(self.folder / "state.lock", wait=True):
+        self._update(lambda entries: {n: {"state": WAITING, "at": 0.0} for n in names if n not in entries})
+
+    def _update(self, change: Callable[[Entries], Entries]) -> None:
+        with lock(self.folder / "state.lock"):
             entries = self.read()
-            new = {name: {"state": WAITING, "at": 0.0} for name in names if name not in entries}
-            if new:
+            if new := change(entries):
                 write_atomic(self.path, json.dumps(entries | new, indent=1) + "\n")
 
-    def told(self, points: Sequence[Point]) -> dict[str, tuple[str, str]]:
-        """(state, reason) of every point by name, as a report has it."""
+    def statuses(self, points: Sequence[Point]) -> dict[str, tuple[str, str]]:
+        """(state, reason) of every point by name, for a report."""
         entries = self.read()
-        found = {}
+        result = {}
         for point in points:
             entry = entries.get(point.name, {})
             state = DONE if is_done(point.folder) else entry.get("state", NOT_RUN)
             if state == DONE and not is_done(point.folder):
-                state = NOT_RUN  # somebody deleted the run since
+                state = NOT_RUN  # its folder was deleted
             if state == RUNNING and not is_held(point.folder / "lock"):
                 state = STOPPED  # killed with its driver
-            found[point.name] = (state, "" if state == DONE else entry.get("reason", ""))
-        return found
+            result[point.name] = (state, "" if state == DONE else entry.get("reason", ""))
+        return result
 
 
 def is_done(folder: pathlib.Path) -> bool:
@@ -75,19 +76,20 @@ def is_held(path: pathlib.Path) -> bool:
     """Whether another process holds the lock file `path`."""
     if not path.exists():
         return False
-    with hold(path) as held:
-        return held is None
+    with inheritable_lock(path) as descriptor:
+        return descriptor is None
 
 
 @contextlib.contextmanager
-def hold(path: pathlib.Path, wait: bool = False, shared: bool = False) -> Iterator[int | None]:
-    """Holds the lock file `path`: its descriptor, or None where another process holds it and `wait` is False.
+def inheritable_lock(path: pathlib.Path, shared: bool = False) -> Iterator[int | None]:
+    """Holds the lock file `path`: its descriptor, or None where another process holds it; a shared one is waited for.
 
-    The kernel lets go of it when the last process that has the descriptor, driver or run, is gone.
+    Not `flanx.files.lock`: a child process that inherits the descriptor keeps the lock when its driver is gone (it is
+    closed, never unlocked), and any number of drivers share one. filelock can do neither.
     """
     with open(path, "a", encoding="utf-8") as file:
         try:
-            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+            fcntl.flock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             yield None
             return

@@ -1,32 +1,34 @@
-"""The numbers of a report's figures: a score of one cell of the grid, over its items and over its seeds."""
+"""The statistics of a report: means over seeds with their intervals, and paired differences between settings.
+
+Runs of one seed share their first parameters, their order of data or their parent, so the effect of these on a score
+cancels in a paired difference: its interval is narrower than those of the two means.
+"""
 
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+from scipy.special import stdtrit
+
+from flanx.errors import UserError, nearest
 from flanx.evals import published
 from flanx.sweep import score_expressions
 from flanx.sweep.grid import Sweep
 from flanx.sweep.results import CHOSEN, LAST, Outcome
-
-# 97.5 % points of Student's t by degrees of freedom, 1 to 30; beyond, the normal distribution's
-T = (
-    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131),
-    *(2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
-)
+from flanx.sweep.score_expressions import Estimate
 
 
 @dataclasses.dataclass(frozen=True)
-class Cell:
+class MeanScore:
     """A score of one cell of the grid: the mean over the runs that differ only in the seed.
 
     Attributes:
       labels: axis -> label, without the axes that are averaged over.
-      items: 95% interval over the items, of one run the suites' own; the runs share their items, so of several it is
-        the mean of their intervals.
+      items: 95% interval over the items; the runs share their items, so it is the mean of their intervals.
       seeds: 95% interval of the mean over the runs (Student's t); None for fewer than two.
       outcomes: the runs behind the mean; missing: {point: why it has no score}.
-      published: the paper's value; note: what is to be known of it.
+      published: the paper's value; note: the note on it in published.csv.
     """
 
     labels: Mapping[str, str]
@@ -43,7 +45,7 @@ class Cell:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """What a figure draws: over the seeds where there are several, else over the items."""
+        """The interval in figures: over the seeds where there are several, else over the items."""
         return self.seeds or self.items
 
     @property
@@ -57,75 +59,148 @@ class Cell:
         return ", ".join(dict.fromkeys(f"{outcome.step:,}" for outcome in self.outcomes)) or "-"
 
     @property
-    def why(self) -> str:
-        """Why runs have no score, in a word or two; `missing` has the reasons."""
+    def missing_because(self) -> str:
+        """Why runs have no score, in a word or two; `missing` has the reasons in full."""
         return ", ".join(dict.fromkeys(reason.partition(":")[0] for reason in self.missing.values()))
 
 
+@dataclasses.dataclass(frozen=True)
+class PairedDifference:
+    """A score of one cell minus that of the cell it is compared with.
+
+    Attributes:
+      labels: of the cell, axis -> label, without the axes that are averaged over; against: the other cell's label.
+      values: percentage points, one for each pair of runs.
+    """
+
+    labels: Mapping[str, str]
+    against: str
+    score: str
+    checkpoint: str
+    values: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        """The mean over the pairs."""
+        return math.fsum(self.values) / len(self.values)
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The 95% interval of the mean over the pairs (Student's t); None for one pair."""
+        return student_interval(self.values)
+
+
 def axes(sweep: Sweep) -> dict[str, list[str]]:
-    """The axes that nothing averages over, with their labels."""
+    """The axes that are not averaged over, with their labels."""
     return {a: [str(v) for v in values] for a, values in sweep.axes.items() if a not in sweep.average_over}
 
 
 def scores(sweep: Sweep, outcomes: Sequence[Outcome]) -> dict[str, list[str]]:
-    """The sweep's scores, {name: terms}; every suite that was run where it names none. UserError for a wrong term."""
+    """The sweep's scores, {name: expressions}; every suite that was run where the sweep names none.
+
+    Raises UserError for a wrong expression.
+    """
     named = {name: [terms] if isinstance(terms, str) else list(terms) for name, terms in sweep.scores.items()}
-    for terms in [*named.values(), sweep.choose_by]:
-        for each in terms:
-            score_expressions.parts(each)
+    for expressions in [*named.values(), sweep.choose_by]:
+        for expression in expressions:
+            score_expressions.parse(expression)
     return named or {name: [name] for outcome in outcomes for name in outcome.suites}
 
 
-def over_seeds(values: Sequence[float]) -> tuple[float, float] | None:
-    """The 95% interval of a mean of independent runs, by Student's t."""
-    count = len(values)
-    if count < 2:
+def shown_checkpoint(sweep: Sweep) -> str:
+    """The checkpoint that figures show: the chosen one where the sweep chooses."""
+    return CHOSEN if sweep.choose_by else LAST
+
+
+def student_interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """The 95% interval of a mean of independent runs, by Student's t; None for fewer than two."""
+    if len(values) < 2:
         return None
-    mean = math.fsum(values) / count
-    deviation = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (count - 1))
-    half = (T[count - 2] if count - 2 < len(T) else 1.96) * deviation / math.sqrt(count)
+    mean, count = math.fsum(values) / len(values), len(values)
+    half = float(stdtrit(count - 1, 0.975)) * float(np.std(values, ddof=1)) / math.sqrt(count)
     return mean - half, mean + half
 
 
-def cells(sweep: Sweep, outcomes: Sequence[Outcome]) -> dict[tuple[tuple[str, ...], str, str], Cell]:
-    """Every cell: {(labels of `axes`, name of the score, checkpoint): cell}, in the order of the points."""
+def mean_scores(sweep: Sweep, outcomes: Sequence[Outcome]) -> dict[tuple[tuple[str, ...], str, str], MeanScore]:
+    """{(labels of `axes`, name of the score, checkpoint): mean} for every cell of the grid, in order of the points."""
     kept = list(axes(sweep))
     groups: dict[tuple[tuple[str, ...], str], list[Outcome]] = {}
     for outcome in outcomes:
         key = tuple(outcome.point.labels[axis] for axis in kept)
         groups.setdefault((key, outcome.checkpoint), []).append(outcome)
     return {
-        (key, name, checkpoint): _cell(sweep, dict(zip(kept, key, strict=True)), name, terms, checkpoint, members)
+        (key, name, checkpoint): _mean_score(sweep, dict(zip(kept, key, strict=True)), name, terms, checkpoint, members)
         for (key, checkpoint), members in groups.items()
         for name, terms in scores(sweep, outcomes).items()
     }
 
 
-def _cell(
+def _mean_score(
     sweep: Sweep, labels: dict[str, str], name: str, terms: Sequence[str], checkpoint: str, members: Sequence[Outcome]
-) -> Cell:
-    values: list[score_expressions.Value] = []
+) -> MeanScore:
+    values: list[Estimate] = []
     behind, missing = [], {}
     for outcome in members:
-        found = score_expressions.value(terms, outcome.suites) if outcome.suites else outcome.absence
-        if isinstance(found, str):
-            missing[outcome.point.name] = found
+        estimate = score_expressions.value(terms, outcome.suites) if outcome.suites else outcome.absence
+        if isinstance(estimate, str):
+            missing[outcome.point.name] = estimate
         else:
-            values.append(found)
+            values.append(estimate)
             behind.append(outcome)
     reference = sweep.published.get("_".join(labels.values()))
-    theirs = published.model(reference).get(name) if reference else None
-    note = published.note(reference) if reference else ""
-    if not values:
-        return Cell(labels, name, checkpoint, None, None, None, False, (), missing, theirs, note)
-    mean = math.fsum(v.score for v in values) / len(values)
-    low = mean - math.fsum(v.score - v.low for v in values) / len(values)
-    high = mean + math.fsum(v.high - v.score for v in values) / len(values)
-    seeds = over_seeds([v.score for v in values])
-    flagged = any(v.flagged for v in values)
-    return Cell(labels, name, checkpoint, mean, (low, high), seeds, flagged, tuple(behind), missing, theirs, note)
+    mean: float | None = None
+    items: tuple[float, float] | None = None
+    if values:
+        mean = math.fsum(v.score for v in values) / len(values)
+        below = math.fsum(v.score - v.low for v in values) / len(values)
+        above = math.fsum(v.high - v.score for v in values) / len(values)
+        items = (mean - below, mean + above)
+    return MeanScore(
+        labels=labels,
+        score=name,
+        checkpoint=checkpoint,
+        mean=mean,
+        items=items,
+        seeds=student_interval([v.score for v in values]),
+        flagged=any(v.flagged for v in values),
+        outcomes=tuple(behind),
+        missing=missing,
+        published=published.model(reference).get(name) if reference else None,
+        note=published.note(reference) if reference else "",
+    )
 
 
-def shown(sweep: Sweep) -> str:
-    """The checkpoint that figures show: the chosen one where the sweep chooses."""
-    return CHOSEN if sweep.choose_by else LAST
+# ---- paired differences ----------------------------------------------------------------------------------------------
+
+
+def check_compare(sweep: Sweep) -> None:
+    """Raises UserError where `sweep.compare` names an axis or a label that the sweep does not have."""
+    for axis, label in sweep.compare.items():
+        if axis not in sweep.axes:
+            raise UserError(f"Sweep.compare: the sweep has no axis '{axis}'{nearest(axis, sweep.axes)}")
+        labels = [str(each) for each in sweep.axes[axis]]
+        if str(label) not in labels:
+            raise UserError(f"Sweep.compare: axis '{axis}' has no '{label}'{nearest(str(label), labels)}")
+
+
+def paired_differences(sweep: Sweep, outcomes: Sequence[Outcome]) -> list[PairedDifference]:
+    """Every cell compared with its reference, pair by pair; pairs in which a run has no score are left out."""
+    check_compare(sweep)
+    kept = list(axes(sweep))
+    values: dict[tuple[tuple[str, ...], str, str, str], list[float]] = {}
+    by_labels = {(o.checkpoint, tuple(o.point.labels.items())): o for o in outcomes}
+    for axis, reference in sweep.compare.items():
+        for outcome in outcomes:
+            labels = outcome.point.labels
+            base = by_labels[outcome.checkpoint, tuple((labels | {axis: str(reference)}).items())]
+            if base is outcome:
+                continue
+            for name, terms in scores(sweep, outcomes).items():
+                ours, theirs = (score_expressions.value(terms, o.suites) for o in (outcome, base))
+                if isinstance(ours, Estimate) and isinstance(theirs, Estimate):
+                    key = (tuple(labels[a] for a in kept), f"{axis} {reference}", name, outcome.checkpoint)
+                    values.setdefault(key, []).append(ours.score - theirs.score)
+    return [
+        PairedDifference(dict(zip(kept, labels, strict=True)), against, name, checkpoint, tuple(each))
+        for (labels, against, name, checkpoint), each in values.items()
+    ]
