@@ -69,11 +69,11 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     count = 1000 if parser.parse_args().quick else 6000
     from flanx.data import vocabulary
-    from flanx.data.task import render, spec
+    from flanx.data.task import render, tables
     from flanx.seqio import tasks
 
     said = vocabulary.load("byte")
-    task = spec.load_tables()["cot_gsm8k"]
+    task = tables.load_tables()["cot_gsm8k"]
     with tempfile.TemporaryDirectory() as folder:
         write_rows(pathlib.Path(folder), count)
         for style in task.styles:

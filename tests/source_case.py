@@ -12,7 +12,7 @@ import os
 import pathlib
 import warnings
 
-from flanx.data.task import readers, sources
+from flanx.data.task import sources
 from flanx.data.task.row import BadRow, Record
 from flanx.data.task.spec import TaskSpec
 
@@ -89,7 +89,7 @@ def instances(path: pathlib.Path | None) -> list[Record | BadRow]:
     task = json.loads(path.read_text(encoding="utf-8")) if path else INSTRUCTIONS
     first = task["Instances"][0]
     more = [{k: v for k, v in first.items() if k != "id"} | {"input": f"{text} {first['input']}"} for text in "xy"]
-    return [one for _, one in readers.instances({**task, "Instances": [*task["Instances"], *more]}, str(path))]
+    return [one for _, one in sources.instances({**task, "Instances": [*task["Instances"], *more]}, str(path))]
 
 
 def vary(record: Record) -> list[Record]:

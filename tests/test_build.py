@@ -12,7 +12,7 @@ from flanx.data import store
 from flanx.data.pipeline import mixture
 from flanx.data.store import assemble, build, build_job, selection
 from flanx.data.store.shard import Shard
-from flanx.data.task import spec
+from flanx.data.task import tables as task_tables
 from flanx.errors import UserError
 
 TASKS = ("mini_a", "mini_b", "mini_c")
@@ -64,7 +64,7 @@ def tables(tmp_path, monkeypatch) -> pathlib.Path:
 
 def forget() -> None:
     """The tables are read once per process."""
-    for value in vars(spec).values():
+    for value in vars(task_tables).values():
         if hasattr(value, "cache_clear"):
             value.cache_clear()
     build_job._hash_file.cache_clear()
@@ -97,7 +97,7 @@ def test_a_store_holds_what_the_seqio_tasks_give(tables, tmp_path):
     opened = store.verify(tmp_path / "store")
     assert opened.hash == report.hash
     assert report.examples == sum(p.examples for t in opened.tasks.values() for r in t.parts.values() for p in r)
-    row = spec.load_tables()["mini_a"]
+    row = task_tables.load_tables()["mini_a"]
     for style in ("zsopt", "fsopt"):
         for rendering in range(2):
             task = make_task(row, style, load("byte"), rendering, str(tmp_path / "data"))
@@ -312,7 +312,7 @@ import os, signal, sys
 from flanx.data.store import build
 from flanx.data.task import spec
 
-spec.load_tables()
+task_tables.load_tables()
 folder, data, moments = sys.argv[1], sys.argv[2], sys.argv[3].split(",")
 for moment in moments:
     name, count = moment.split(":")

@@ -16,14 +16,14 @@ import sys
 import pytest
 
 from flanx.data.store import build_job
-from flanx.data.task import render, spec
+from flanx.data.task import render, tables
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 VERSIONS = GOLDEN / "rendering.json"
 CODE = """
 from flanx.data.store import build_job
-from flanx.data.task import spec
-rows = spec.load_tables()
+from flanx.data.task import tables
+rows = tables.load_tables()
 print([build_job.shard_key(rows[name], rows[name].styles[0], 0, "words", "files") for name in sorted(rows)[::40]])
 """
 
@@ -31,7 +31,7 @@ print([build_job.shard_key(rows[name], rows[name].styles[0], 0, "words", "files"
 def rendered() -> dict[str, str]:
     """SHA-256 of the golden prompts, and of the first four of each procedural task."""
     digest = hashlib.sha256()
-    for row in sorted(spec.load_tables().values(), key=lambda row: row.name):
+    for row in sorted(tables.load_tables().values(), key=lambda row: row.name):
         if row.source.startswith("suite:"):
             made = render.render_rows(row, row.styles[-1], next(iter(row.splits)), None, count=len)
             for example in itertools.islice(made, 4):
@@ -50,7 +50,7 @@ def test_what_is_rendered_changes_only_with_the_version_of_rendering() -> None:
 
 
 def test_the_version_of_rendering_is_part_of_every_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    row = spec.load_tables()["cot_gsm8k"]
+    row = tables.load_tables()["cot_gsm8k"]
     before = build_job.shard_key(row, "zsopt", 0, "byte-0", "files")
     assert build_job.shard_key(row, "zsopt", 0, "byte-0", "files") == before
     monkeypatch.setattr(build_job, "RENDERING_VERSION", build_job.RENDERING_VERSION + 1)

@@ -4,12 +4,12 @@ import collections
 import json
 import re
 
-from flanx.data.task import prompt, sources, spec
 from flanx.data.task import render as example
+from flanx.data.task import sources, tables
 from flanx.data.task.row import BadRow, SkipRow
 from tests import source_case
 
-TABLES = spec.load()
+TABLES = tables.load()
 DOUBLED = re.compile(r"\n{4,}|::|(?m:^\s*(\S[^:\n]{0,20}:)\s*\1)|(?i:options:\s*options:)")
 
 
@@ -52,7 +52,7 @@ def test_all_tasks_of_the_paper_render_in_all_their_styles(monkeypatch):
             assert not [why for why in reasons(task, records) if "no column" in why], task.name
             for style in task.styles:
                 rows = render(task, style, records)
-                long = style.startswith("fs") and 2 * min(words(str(one)) for one in records) > prompt.MAX_INPUT_TOKENS
+                long = style.startswith("fs") and 2 * min(words(str(one)) for one in records) > example.MAX_INPUT_TOKENS
                 assert len(rows) >= (0 if long else 2), (task.name, style, kind)
                 too_long += [task.name] * (long and not rows)
                 for row in rows:
@@ -63,12 +63,12 @@ def test_all_tasks_of_the_paper_render_in_all_their_styles(monkeypatch):
             kinds[task.collection][kind] += 1
     paper = {name: counts[name] for name in ("muffin", "t0_sf", "niv2", "cot")}
     print(f"\nrendered: {json.dumps(paper)}, {sum(paper.values())} in all; held out and others: {json.dumps(counts)}")
-    print(f"with no exemplar that fits into {prompt.MAX_INPUT_TOKENS} tokens: {', '.join(too_long) or 'none'}")
+    print(f"with no exemplar that fits into {example.MAX_INPUT_TOKENS} tokens: {', '.join(too_long) or 'none'}")
     print(f"from: {json.dumps(kinds)}\nexamples: {json.dumps(styles)}, {worked} of NIV2 with a worked example")
     for name, (why, _) in source_case.UNMOCKABLE.items():
         print(f"tfds:{name}: random values cannot be {why}")
     assert paper == {"muffin": 80, "t0_sf": 193, "niv2": 1554, "cot": 9}
-    assert spec.collections()["total"] == sum(paper.values()) == 1836
+    assert tables.collections()["total"] == sum(paper.values()) == 1836
     assert worked > 500
     if source_case.DATA.is_dir():
         assert kinds["niv2"]["niv2 file"] == 1554 and kinds["cot"]["tsv file"] == 7

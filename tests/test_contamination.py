@@ -9,7 +9,7 @@ import pytest
 from flanx.cli.main import main
 from flanx.data import contamination, vocabulary
 from flanx.data.store import assemble
-from flanx.data.task import render, spec
+from flanx.data.task import render, tables
 
 TEXT = "the quick brown fox jumps over the lazy dog and then runs far away into deep woods"
 
@@ -21,7 +21,7 @@ def test_words_are_compared_without_case_marks_and_option_letters():
     assert contamination.words("问 题 a") == ("问", "题")
 
 
-HELD = spec.load_tables()["mmlu_anatomy"]
+HELD = tables.load_tables()["mmlu_anatomy"]
 
 
 def test_shared_runs_and_whole_texts_are_told_apart():
@@ -51,7 +51,7 @@ def test_suites_count_an_item_once_however_often_it_is_found():
 
 def put_back(folder, letter):
     """Tables that put the MMLU tasks of NIV2 whose subjects begin so back among the training tasks."""
-    names = [n.removeprefix("niv2_mmlu_") for n, t in spec.load_tables().items() if t.collection == "niv2_mmlu"]
+    names = [n.removeprefix("niv2_mmlu_") for n, t in tables.load_tables().items() if t.collection == "niv2_mmlu"]
     names = [name for name in names if f"_answer_generation_{letter}" in name]
     for place, text in {
         "tables/collections.toml": '[back]\nrole = "extra"\n[back.defaults]\nsource = "niv2:{name}"\n'
@@ -74,7 +74,7 @@ def test_the_mmlu_tasks_are_found_in_a_store_that_holds_them(
     monkeypatch.setenv("FLANX_TABLES", str(tmp_path / "tables_of_mine"))
     said = vocabulary.load("byte")
     facts, examples = {}, {}
-    for task in spec.load_tables().values():
+    for task in tables.load_tables().values():
         if task.collection == "back" or task.name in ("cot_qasc", "cot_creak") or task.name.startswith("niv2_task00"):
             facts[task.name] = {"collection": task.collection, "held_out": False, "cap": None, "cot": task.cot}
             rows = itertools.islice(render.render_rows(task, "zsopt", "train", data_dir), 200)

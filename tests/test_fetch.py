@@ -15,7 +15,8 @@ from flanx.cli.main import main
 from flanx.data.fetch import checksums, downloads, fetch, mirrors
 from flanx.data.fetch import http as download
 from flanx.data.fetch import progress as meters
-from flanx.data.task import render, sources, spec
+from flanx.data.task import render, sources
+from flanx.data.task import tables as task_tables
 from flanx.errors import UserError
 
 FILES: dict[str, bytes] = {}
@@ -112,7 +113,7 @@ def test_a_failing_task_is_quarantined_and_the_rest_is_usable(tables, server, tm
     assert set(kept) == {"mine_two", "mine_three"}
     assert kept["mine_two"].endswith("/two.jsonl: 404 Not Found")
     assert "404" in kept["mine_two"] and "ask the author" in kept["mine_three"]
-    tasks = spec.load_tables()
+    tasks = task_tables.load_tables()
     assert len(list(render.render_rows(tasks["mine_one"], "zsopt", "train", folder))) == 500
     assert next(render.render_rows(tasks["mine_four"], "zsopt", "train", folder)).targets == "out"
     FILES["/two.jsonl"] = LINES
@@ -204,7 +205,7 @@ def test_a_stop_ends_all_downloads_and_keeps_what_has_come(tables, tmp_path, mon
             meter.stop()
         meter.tell("one", "")
 
-    url = spec.load_tables()["mine_one"].url.replace("{file}", "one.jsonl")
+    url = task_tables.load_tables()["mine_one"].url.replace("{file}", "one.jsonl")
     with pytest.raises(download.Stopped):
         download.download(url, folder / "one.jsonl", tell)
     assert told[-1] == (folder / "one.jsonl.part").stat().st_size == 8192
@@ -212,11 +213,11 @@ def test_a_stop_ends_all_downloads_and_keeps_what_has_come(tables, tmp_path, mon
 
 def test_a_stop_ends_the_processes_of_tfds_too(monkeypatch):
     code = "import sys, time; print('Dl Size: 12 MiB', file=sys.stderr, flush=True); time.sleep(60)"
-    monkeypatch.setattr(fetch, "PREPARE", code)
+    monkeypatch.setattr(fetch, "PREPARE", ("-c", code))
     meter = meters.Meter(1)
     told = []
     monkeypatch.setattr(meter, "tell", lambda name, text: told.append(text) or meter.stop())
-    task = next(task for task in spec.load_tables().values() if task.source.startswith("tfds:"))
+    task = next(task for task in task_tables.load_tables().values() if task.source.startswith("tfds:"))
     assert fetch._fetch_tfds(task, downloads.Need(task.source, "open", [task]), meter) == "Dl Size: 12 MiB"
     assert told == ["Dl Size: 12 MiB"]
 
@@ -229,7 +230,7 @@ def test_one_fetch_at_a_time_in_a_folder(tables, tmp_path):
 
 def test_what_a_mixture_becomes_without_its_absent_tasks(tmp_path, capsys):
     """Rates of table 23, first with everything, then without T0-SF: the others fill its place."""
-    ready = {task.name for task in spec.load_tables().values() if task.collection != "t0_sf"}
+    ready = {task.name for task in task_tables.load_tables().values() if task.collection != "t0_sf"}
     lines = [line.split() for line in downloads.shares("proportion_b", ready)[1:]]
     assert ["t0_sf", "0", "of", "193", "27.9", "-"] in lines
     assert ["muffin", "80", "of", "80", "46.0", "63.9"] in lines
@@ -274,7 +275,7 @@ def test_other_examples_than_at_first_are_quarantined_and_read_by_no_task(tables
     assert re.search(
         r"first fetch \(500 rows, sha256 \w{12}; now 1,000 rows.*one.jsonl.changed; to take it, remove", reason
     )
-    assert sources.missing(spec.load_tables()["mine_one"], folder)
+    assert sources.missing(task_tables.load_tables()["mine_one"], folder)
 
 
 def test_verify_reads_what_is_in_place_and_gives_it_a_receipt(tables, tmp_path):
@@ -297,7 +298,7 @@ def test_a_split_of_which_some_files_came_is_not_whole(tables, server, tmp_path,
     FILES["/0.parquet"] = (tmp_path / "rows.parquet").read_bytes()
     folder = tmp_path / "data"
     assert run(fetch.fetch, folder, mixture="mine_four") == 1
-    task = spec.load_tables()["mine_four"]
+    task = task_tables.load_tables()["mine_four"]
     assert "1 of 2 files of 'train'" in sources.missing(task, folder)
     FILES["/1.parquet"] = FILES["/0.parquet"]
     assert run(fetch.fetch, folder, mixture="mine_four") == 0
@@ -311,7 +312,7 @@ def test_a_page_in_the_place_of_a_parquet_file_is_set_aside(tables, server, tmp_
     for _ in range(2):  # it is not there for the second run either
         assert run(fetch.fetch, tmp_path, mixture="mine_four") == 1
         assert "not what the task reads" in json.loads((tmp_path / "quarantine.json").read_text())["mine_four"]
-    assert sources.missing(spec.load_tables()["mine_four"], tmp_path)
+    assert sources.missing(task_tables.load_tables()["mine_four"], tmp_path)
 
 
 @pytest.mark.parametrize("table", ['["x"]\nplaces = "y"\n', '["x"]\nplace = ["y"]\n', '["x"]\nplaces = [1]\n'])

@@ -3,7 +3,7 @@
 import pytest
 
 from flanx.cli.main import main
-from flanx.data.task import render, spec
+from flanx.data.task import render, tables
 
 TEMPLATES = r"""
 import copy
@@ -47,7 +47,7 @@ def converted(tmp_path, monkeypatch, capsys):
 
 
 def rendered(name, style, records):
-    task = spec.load_tables()[name]
+    task = tables.load_tables()[name]
     raw = [(f"row {i}", record) for i, record in enumerate(records)]
     return list(render.render_rows(task, style, "train", raw=lambda split: iter(raw)))
 
@@ -74,7 +74,7 @@ def test_rows_take_the_prompts_of_their_style(converted):
     assert few and all(
         r.inputs.startswith("I> P p") and r.inputs.endswith("\nO>") and "\n==\nI> " in r.inputs for r in few
     )
-    assert spec.load_tables()["cot_gsm8k"].inversions == ("flan_cot_stream_general_input_inversion",)
+    assert tables.load_tables()["cot_gsm8k"].inversions == ("flan_cot_stream_general_input_inversion",)
 
 
 def test_field_names_of_the_clone_are_made_from_ours(converted):

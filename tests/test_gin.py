@@ -12,7 +12,7 @@ from flanx import config, train
 from flanx.cli.main import main
 from flanx.data.dataset import DatasetConfig
 from flanx.data.pipeline import mixture
-from flanx.data.task import spec
+from flanx.data.task import tables
 from flanx.evals import registry
 from flanx.plan import planned_run as plan
 from flanx.sweep import published_recipes
@@ -112,13 +112,13 @@ def test_models_and_recipes_build_their_step_layer_by_layer(name):
 @pytest.mark.parametrize("name", files("mixtures"))
 def test_mixtures_name_what_there_is(name):
     config.parse(["runs/train.gin", TINY, name], bind(RUN))
-    known = {*spec.load_mixtures(), *(task.collection for task in spec.load_tables().values())}
+    known = {*tables.load_mixtures(), *(task.collection for task in tables.load_tables().values())}
     assert config.parameter(DatasetConfig, "mixture").name in known
 
 
 def test_collections_of_named_mixtures_exist_and_have_rates():
-    collections = {task.collection for task in spec.load_tables().values()} | {"dialog"}  # dialog: a part of Muffin
-    for name, section in spec.load_mixtures().items():
+    collections = {task.collection for task in tables.load_tables().values()} | {"dialog"}  # dialog: a part of Muffin
+    for name, section in tables.load_mixtures().items():
         assert set(section["collections"]) <= collections, name
         assert set(section.get("rates", section["collections"])) == set(section["collections"]), name
 

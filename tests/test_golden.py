@@ -19,7 +19,8 @@ import pytest
 from flanx.data import store, vocabulary
 from flanx.data.pipeline.mixture import Batches, Mixture
 from flanx.data.store import assemble
-from flanx.data.task import render, spec
+from flanx.data.task import render
+from flanx.data.task import tables as task_tables
 from flanx.data.task.spec import TaskSpec
 
 FILE = pathlib.Path(__file__).parent / "golden" / "batches.json"
@@ -77,13 +78,13 @@ def check(name: str, found: dict[str, Any]) -> None:
 
 def test_the_embedded_mixture(tmp_path):
     wanted = ("suite_text", "suite_number", "suite_world")
-    tasks = [task for task in spec.load_tables().values() if task.collection in wanted]
+    tasks = [task for task in task_tables.load_tables().values() if task.collection in wanted]
     batches = Batches(write(tmp_path, tasks, None, 6), Mixture("suite"), {"inputs": 128, "targets": 32}, 8)
     check("suite", describe(batches))
 
 
 def test_the_real_chain_of_thought_sets(tmp_path, data_dir):
-    tables = spec.load_tables()
+    tables = task_tables.load_tables()
     tasks = [tables[f"cot_{name}"] for name in COT]
     batches = Batches(write(tmp_path, tasks, str(data_dir), 200), Mixture("cot"), {"inputs": 1024, "targets": 256}, 8)
     check("cot", describe(batches))

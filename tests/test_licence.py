@@ -6,19 +6,19 @@ import pathlib
 import pytest
 
 from flanx.cli.main import main
-from flanx.data.task import licence, spec
+from flanx.data.task import licence, tables
 from flanx.errors import UserError
 
 PAPER = ("cot", "muffin", "t0_sf", "niv2")
 
 
 def table() -> list[dict[str, str]]:
-    with (spec.roots()[0] / "tables" / "licences.csv").open(encoding="utf-8", newline="") as lines:
+    with (tables.roots()[0] / "tables" / "licences.csv").open(encoding="utf-8", newline="") as lines:
         return list(csv.DictReader(lines))
 
 
 def test_every_line_is_of_a_data_set_that_a_task_has_and_says_where_it_is_stated():
-    known = {(task.collection, task.dataset) for task in spec.load_tables().values()}
+    known = {(task.collection, task.dataset) for task in tables.load_tables().values()}
     rows = table()
     assert len({(row["collection"], row["name"]) for row in rows}) == len(rows) > 200
     for row in rows:
@@ -28,10 +28,10 @@ def test_every_line_is_of_a_data_set_that_a_task_has_and_says_where_it_is_stated
 
 def test_a_task_of_the_paper_has_the_licence_that_a_page_states_or_none():
     stated = {(row["collection"], row["name"]): row["licence"] for row in table()}
-    for task in spec.load_tables().values():
+    for task in tables.load_tables().values():
         if task.collection in PAPER:
             assert task.licence == stated.get((task.collection, task.dataset), ""), task.name
-    tasks = spec.load_tables()
+    tasks = tables.load_tables()
     assert licence.classify(tasks["cot_gsm8k"].licence) == "permissive"
     assert licence.classify(tasks["muffin_anli_r1"].licence) == "restricted"
     assert licence.classify(tasks["muffin_xsum"].licence) == "unknown"
@@ -61,7 +61,7 @@ def test_a_filter_takes_classes_and_licences_and_every_part_must_pass():
 
 def test_list_and_plan_keep_to_a_licence(capsys, tmp_path):
     assert main(["tasks", "list", "--licence", "permissive"]) == 0
-    homes = [t.collection for t in spec.load_tables().values() if licence.classify(t.licence) == "permissive"]
+    homes = [t.collection for t in tables.load_tables().values() if licence.classify(t.licence) == "permissive"]
     left = {name: homes.count(name) for name in PAPER}
     said = capsys.readouterr().out
     assert f"total                    {sum(left.values()):6,} of  1,836" in said and sum(left.values()) > 400
@@ -87,7 +87,7 @@ def test_a_wrong_line_is_refused(tmp_path: pathlib.Path, monkeypatch, lines, mes
     (tmp_path / "tables" / "licences.csv").write_text(lines)
     monkeypatch.setenv("FLANX_TABLES", str(tmp_path))
     with pytest.raises(UserError, match=message):
-        spec.load()
+        tables.load()
 
 
 def test_a_root_of_the_users_own_may_know_better(tmp_path: pathlib.Path, monkeypatch):
@@ -96,5 +96,5 @@ def test_a_root_of_the_users_own_may_know_better(tmp_path: pathlib.Path, monkeyp
         "collection,name,licence,stated\nmuffin,xsum,CC0-1.0,https://x\nmuffin,anli_r1,MIT,https://x\n"
     )
     monkeypatch.setenv("FLANX_TABLES", str(tmp_path))
-    tasks = spec.load_tables()
+    tasks = tables.load_tables()
     assert (tasks["muffin_xsum"].licence, tasks["muffin_anli_r1"].licence) == ("CC0-1.0", "MIT")

@@ -10,7 +10,7 @@ import pytest
 from flanx.data import store
 from flanx.data.pipeline import mixture
 from flanx.data.pipeline.mixture import Mixture
-from flanx.data.task import select, spec
+from flanx.data.task import select, tables
 from flanx.errors import UserError
 from tests import store_maker
 
@@ -162,7 +162,7 @@ def test_collections_that_are_absent_need_allow_missing(lacking):
 def test_held_out_tasks_are_never_drawn(tmp_path):
     facts = {"suite_b": {"held_out": True}, "exam_c": {"held_out": True}}
     opened = store_maker.make(tmp_path, {"suite/suite_a": 5, "suite/suite_b": 5, "exam/exam_c": 5}, facts=facts)
-    resolved = Mixture("suite", allow_missing=True).resolve(opened) if "suite" in spec.load_mixtures() else None
+    resolved = Mixture("suite", allow_missing=True).resolve(opened) if "suite" in tables.load_mixtures() else None
     for name in ("suite_b", "exam"):
         with pytest.raises(UserError, match="held out"):
             Mixture(name).resolve(opened)
@@ -212,15 +212,15 @@ def test_own_named_mixtures(paper, tmp_path, monkeypatch):
     file.write_text('[mine]\ncollections = ["cot", "muffin"]\nrates = {cot = 0.5, muffin = 0.5}\n')
     monkeypatch.setenv("FLANX_TABLES", str(tmp_path))
     assert Mixture("mine").resolve(paper).collections == {"cot": 0.5, "muffin": 0.5}
-    spec._load_mixtures.cache_clear()
+    tables._load_mixtures.cache_clear()
     file.write_text('[mine]\ncolections = ["cot"]\n')
     with pytest.raises(UserError, match=r"unknown key 'colections'; did you mean 'collections'"):
-        spec.load_mixtures()
+        tables.load_mixtures()
 
 
 def test_named_mixtures_say_where_they_come_from():
     root = pathlib.Path(mixture.__file__).parents[3]
-    for name, definition in spec.load_mixtures().items():
+    for name, definition in tables.load_mixtures().items():
         assert definition["collections"], name
         assert definition.get("note") or name == "cot", name
         total = sum(definition.get("rates", {"all": 1.0}).values())

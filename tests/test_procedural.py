@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from flanx import procedural
-from flanx.data.task.spec import load_tables
+from flanx.data.task.tables import load_tables
 from flanx.errors import UserError
 from flanx.procedural.draw import MAKERS, Stream
 

@@ -10,12 +10,12 @@ import pathlib
 
 import pytest
 
-from flanx.data.task import prompt, spec
-from flanx.data.task import render as example
+from flanx.data.task import tables as task_tables
+from flanx.data.task.render import Renderer
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "prompts.jsonl"
 COUNT = 200
-TABLES = spec.load()
+TABLES = task_tables.load()
 
 
 def triples():
@@ -28,20 +28,16 @@ def triples():
     return list(dict.fromkeys(found))[:COUNT]
 
 
-def render(tables, name, style, rendering):
+def render(loaded, name, style, rendering):
     """One row of the task from made-up fields, the same for ever."""
-    task = tables.tasks[name]
+    task = loaded.tasks[name]
     records = []
     for i in range(6):
         record = {field: f"{field.replace('_', ' ')} {i}" for field in sorted(task.names)}
         if "options" in record:
             record |= {"options": [f"alpha {i}", f"beta {i}", f"gamma {i}"], "answer": f"beta {i}"}
         records.append((f"train:{i}", record))
-    renderer = prompt.Renderer(
-        task.name, task.dataset, [tables.blocks[b] for b in task.templates], tables.style, style,
-        inversions=[tables.blocks[b] for b in task.inversions], worked=[tables.blocks[b] for b in task.worked],
-        shots=task.shots, pool=lambda: records, rendering=rendering, keep_unshot=True,
-    )  # fmt: skip
+    renderer = Renderer(task, loaded, style, rendering=rendering, pool=lambda: records)
     return dataclasses.asdict(renderer.render(*records[0]))
 
 
@@ -78,10 +74,10 @@ def test_a_change_of_one_template_changes_its_own_prompts_and_nothing_else(block
     assert different == {i for i, one in enumerate(kept) if one["template"] == name}
 
 
-def test_the_renderer_of_a_task_is_built_from_its_row(monkeypatch):
-    """`make_renderer` passes on what `render` above passes."""
-    task = TABLES.tasks["niv2_task002_quoref_answer_generation"]
-    renderer = example.make_renderer(task, "fsopt", "train")
-    assert (renderer.shots, len(renderer.worked), len(renderer.prompts), renderer.keep_unshot) == (2, 10, 10, False)
-    assert example.make_renderer(TABLES.tasks["muffin_rte"], "fsopt", "test").inversions == ()
-    assert example.make_renderer(TABLES.tasks["muffin_rte"], "fsopt", "test").keep_unshot
+def test_the_renderer_of_a_task_is_built_from_its_row():
+    renderer = Renderer(TABLES.tasks["niv2_task002_quoref_answer_generation"], TABLES, "fsopt", "train")
+    assert (renderer.spec.shots, len(renderer.worked), len(renderer.prompts), renderer.train) == (2, 10, 10, True)
+    for split in ("train", "test"):
+        renderer = Renderer(TABLES.tasks["muffin_rte"], TABLES, "fsopt", split)
+        assert bool(renderer.inversions) == renderer.train == (split == "train")
+    assert not Renderer(TABLES.tasks["mmlu_astronomy"], TABLES, TABLES.tasks["mmlu_astronomy"].styles[0]).train

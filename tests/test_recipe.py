@@ -13,7 +13,7 @@ import pytest
 from flanx import config, train, train_step
 from flanx.cli.main import main
 from flanx.data.dataset import DatasetConfig
-from flanx.data.task import spec
+from flanx.data.task import spec, tables
 from flanx.sweep import published_recipes
 
 # Table 22 of arXiv 2210.11416, typed from it once more: batch, dropout, learning rate, steps
@@ -76,7 +76,7 @@ def test_the_facts_of_a_recipe_are_those_of_the_run(name):
     parse(row)
     facts = {n: field.value for n, field in row.fields.items()}
     mix = config.parameter(DatasetConfig, "mixture")
-    named = spec.load_mixtures().get(mix.name, {})
+    named = tables.load_mixtures().get(mix.name, {})
     assert plain(mix.rates or named.get("rates")) == facts["mixture rates"]
     assert plain(mix.caps or named.get("caps")) == facts["mixture caps"]
     assert (named.get("inversion", spec.INVERSION) if mix.inversion is None else mix.inversion) == facts[

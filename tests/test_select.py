@@ -10,11 +10,11 @@ from flanx.cli.main import main
 from flanx.data import store
 from flanx.data.pipeline.mixture import Mixture
 from flanx.data.store import selection as store_selection
-from flanx.data.task import select, spec
+from flanx.data.task import select, spec, tables
 from flanx.errors import UserError
 
-TABLES = spec.load_tables()
-SHIPPED = sorted(spec.load_mixtures())
+TABLES = tables.load_tables()
+SHIPPED = sorted(tables.load_mixtures())
 
 
 def as_store(tasks: dict[str, spec.TaskSpec]) -> store.Store:
@@ -83,13 +83,13 @@ def own_mixtures(tmp_path, monkeypatch):
         (tmp_path / "tables").mkdir(exist_ok=True)
         (tmp_path / "tables" / "mixtures.toml").write_text("\n".join(lines) + "\n")
         monkeypatch.setenv("FLANX_TABLES", str(tmp_path))
-        spec._load_mixtures.cache_clear()
+        tables._load_mixtures.cache_clear()
         monkeypatch.setattr(seqio.TaskRegistry, "_REGISTRY", {})
         monkeypatch.setattr(seqio.MixtureRegistry, "_REGISTRY", {})
         tasks.register_all()
 
     yield write
-    spec._load_mixtures.cache_clear()
+    tables._load_mixtures.cache_clear()
 
 
 # ---- both paths, side by side ----------------------------------------------------------------------------------------
@@ -177,7 +177,7 @@ def test_a_wrong_section_is_refused_wherever_mixtures_are_read(tmp_path, monkeyp
     (tmp_path / "tables").mkdir()
     (tmp_path / "tables" / "mixtures.toml").write_text(f"# mine\n[mine]\n{bad}\n")
     monkeypatch.setenv("FLANX_TABLES", str(tmp_path))
-    spec._load_mixtures.cache_clear()
+    tables._load_mixtures.cache_clear()
     for read in (
         lambda: Mixture("mine").resolve(STORE),
         lambda: select.find_specs("mine"),
@@ -185,7 +185,7 @@ def test_a_wrong_section_is_refused_wherever_mixtures_are_read(tmp_path, monkeyp
     ):
         with pytest.raises(UserError, match=r"mixtures.toml:2: mixture 'mine' (has unknown key|needs 'collections')"):
             read()
-    spec._load_mixtures.cache_clear()
+    tables._load_mixtures.cache_clear()
 
 
 # ---- held out --------------------------------------------------------------------------------------------------------
@@ -239,7 +239,11 @@ def test_a_name_is_a_mixture_a_collection_a_group_a_task_or_a_pattern():
     assert {name: select.find(name, known, mixtures) for name in wanted} == wanted
     with pytest.raises(UserError, match="no mixture, collection or task 'mx'; did you mean 'mix'"):
         select.find("mx", known, mixtures)
-    assert select.find_style("a_x_zsopt", known) == ("a_x", "zsopt") and select.find_style("a_x_fsopt", known) is None
+    for name, style in (("a_x", None), ("a_x_zsopt", "zsopt")):
+        shares = select.resolve(select.MixtureSpec(name), known, mixtures).shares
+        assert [(share.task, share.style) for share in shares] == [("a_x", style or "zsopt")]
+    with pytest.raises(UserError, match="'a_x_fsopt'"):
+        select.resolve(select.MixtureSpec("a_x_fsopt"), known, mixtures)
 
 
 def test_a_cap_of_0_leaves_a_task_out_and_a_rated_collection_of_such_tasks_is_refused():

@@ -4,7 +4,7 @@ import pytest
 import seqio
 
 from flanx.data import vocabulary
-from flanx.data.task import spec
+from flanx.data.task import spec, tables
 from flanx.seqio import tasks
 from flanx.seqio.metrics import METRICS
 
@@ -45,7 +45,7 @@ def test_seqio_scores_a_task_with_its_own_evaluator(tmp_path):
     (tmp_path / "gsm8k").mkdir()
     lines = ['{"question": "How many?", "answer": "Count. #### 3"}', '{"question": "How old?", "answer": "#### 1,400"}']
     (tmp_path / "gsm8k" / "test.jsonl").write_text("\n".join(lines))
-    task = tasks.make_task(spec.load_tables()["gsm8k_test"], "zsopt", vocabulary.load("byte"), data_dir=tmp_path)
+    task = tasks.make_task(tables.load_tables()["gsm8k_test"], "zsopt", vocabulary.load("byte"), data_dir=tmp_path)
     seqio.TaskRegistry.add_provider("test_measure_gsm8k", task)
     evaluator = seqio.Evaluator("test_measure_gsm8k", feature_converter=seqio.EncDecFeatureConverter(pack=False),
                                 eval_split="test", sequence_length={"inputs": 64, "targets": 16})  # fmt: skip

@@ -12,12 +12,13 @@ import tensorflow_datasets as tfds
 
 import flanx.tasks  # noqa: F401  (registers)
 from flanx.data import vocabulary
-from flanx.data.task import fields, render, select, sources, spec
+from flanx.data.task import fields, render, select, sources
+from flanx.data.task import tables as task_tables
 from flanx.errors import UserError
 from flanx.seqio import tasks as register
 
 BYTE = vocabulary.load("byte")
-GSM8K = spec.load_tables()["cot_gsm8k"]
+GSM8K = task_tables.load_tables()["cot_gsm8k"]
 
 
 def words(text):
@@ -32,7 +33,7 @@ def write_cot(folder, lines, name="gsm8k"):
 
 
 def test_every_name_of_the_tables_is_in_a_registry_of_seqio():
-    for name, task in spec.load_tables().items():
+    for name, task in task_tables.load_tables().items():
         assert seqio.get_mixture_or_task(name).name == name
         for style in task.styles:
             assert seqio.get_mixture_or_task(f"{name}_{style}").output_features.keys() == {"inputs", "targets"}
@@ -60,7 +61,7 @@ def test_examples_hold_tokens_texts_and_their_origin(tmp_path):
 def test_a_task_without_an_example_says_so_and_ends_no_mixture_in_silence(tmp_path):
     write_cot(tmp_path, ["How many?\t1\tCount."])  # one row: no other that could be its exemplar
     write_cot(tmp_path, [f"How many is {i}?\t{i}\tCount." for i in range(30)], "creak")
-    creak = register.make_task(spec.load_tables()["cot_creak"], "fsopt", BYTE, data_dir=tmp_path)
+    creak = register.make_task(task_tables.load_tables()["cot_creak"], "fsopt", BYTE, data_dir=tmp_path)
     task = register.make_task(GSM8K, "fsopt", BYTE, data_dir=tmp_path)
     data = seqio.Mixture("two", [(creak, 1.0), (task, 1.0)]).get_dataset(None, "train", num_epochs=None)
     with pytest.raises(tf.errors.OpError, match="task cot_gsm8k: no example of style fsopt in shard 1 of 1 of 'train'"):
@@ -125,7 +126,7 @@ def test_an_absent_file_names_the_task_and_the_file(tmp_path):
 def test_a_split_is_read_where_another_one_is_absent(tmp_path):
     (tmp_path / "mmlu" / "data" / "test").mkdir(parents=True)
     (tmp_path / "mmlu" / "data" / "test" / "astronomy_test.csv").write_text("Which?,a,b,c,d,B\n")
-    task = register.make_task(spec.load_tables()["mmlu_astronomy"], "zsopt", BYTE, data_dir=tmp_path)
+    task = register.make_task(task_tables.load_tables()["mmlu_astronomy"], "zsopt", BYTE, data_dir=tmp_path)
     for provider in (task, register.Mixture("one", [(task, 1.0)])):
         assert len(list(provider.get_dataset(None, "test", num_epochs=1))) == 1
         with pytest.raises(UserError, match=r"no file .*astronomy_val.csv"):
@@ -142,7 +143,7 @@ def test_few_shot_prompts_keep_to_the_limit_of_their_vocabulary(tmp_path):
 
 def test_real_sets(data_dir):
     """Every chain-of-thought set present: all rows, and 200 few-shot prompts."""
-    for name, task in spec.load_tables().items():
+    for name, task in task_tables.load_tables().items():
         if task.collection != "cot" or sources.missing(task, data_dir):
             continue
         rows = list(render.render_rows(task, "zsopt", "train", data_dir, count=len))
@@ -159,7 +160,7 @@ def test_registering_costs_less_than_a_second_and_touches_no_data(monkeypatch):
     monkeypatch.setattr(tfds, "load", None)
     monkeypatch.setattr(seqio.TaskRegistry, "_REGISTRY", {})
     monkeypatch.setattr(seqio.MixtureRegistry, "_REGISTRY", {})
-    spec._load.cache_clear()
+    task_tables._load.cache_clear()
     fields.parse.cache_clear()
     start = time.process_time()
     register.register_all()
@@ -171,7 +172,9 @@ def test_a_mixture_goes_on_without_an_absent_file_and_says_so(tmp_path, monkeypa
     monkeypatch.setenv("FLANX_DATA_DIR", str(tmp_path))
     write_cot(tmp_path, [f"How many is {i}?\t{i}\tCount to {i}." for i in range(9)])
     tasks = [
-        register.make_task(task, "fsopt", BYTE) for task in spec.load_tables().values() if task.collection == "cot"
+        register.make_task(task, "fsopt", BYTE)
+        for task in task_tables.load_tables().values()
+        if task.collection == "cot"
     ]
     mixture = register.Mixture("cot", [(task, 1.0) for task in tasks])
     with caplog.at_level(logging.WARNING, "flanx"):
@@ -191,7 +194,7 @@ def by_task(name, tables):
 
 def test_rates_of_the_paper_s_mixture():
     """Collections share as printed in table 23 (27.9 of 99.9 for T0-SF); inside one, min(examples, cap)."""
-    tables = spec.load()
+    tables = task_tables.load()
     weights = by_task("proportion_b", tables)
     assert len(weights) == 1836
     total = sum(weights.values())
@@ -205,7 +208,7 @@ def test_rates_of_the_paper_s_mixture():
 
 
 def test_a_group_has_its_own_part_of_a_mixture_that_names_it():
-    tables = spec.load()
+    tables = task_tables.load()
     weights = by_task("released", tables)
     assert len(weights) == 1836
     talks = [w for name, w in weights.items() if tables.tasks[name].group == "dialog"]

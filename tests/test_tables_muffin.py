@@ -8,11 +8,12 @@ from collections import Counter
 
 import pytest
 
-from flanx.data.task import render, sources, spec
+from flanx.data.task import render, sources, tables
 from flanx.data.task.row import SkipRow
+from flanx.seqio import tfds as tfds_records
 from tests import source_case
 
-TABLES = spec.load()
+TABLES = tables.load()
 MUFFIN = {name.removeprefix("muffin_"): task for name, task in TABLES.tasks.items() if task.collection == "muffin"}
 TFDS = sorted(name for name, task in MUFFIN.items() if task.source.startswith("tfds:"))
 SAMPLE = ["rte", "coqa", "record", "arc_easy", "trec", "dart", "wiki_dialog", "squad_v2"]  # quick; the rest is slow
@@ -96,7 +97,7 @@ def test_answers_mean_what_the_builders_labels_mean():
         features = tfds.builder(task.source[5:], data_dir="/nowhere").info.features
         classes = getattr(features[column], "names", None) if column in features else None
         for index, label in enumerate(classes or []):
-            record = sources.plain(next(iter(mocking.RandomFakeGenerator(features, 1))))
+            record = tfds_records.plain(next(iter(mocking.RandomFakeGenerator(features, 1))))
             made = sources.make_fields(task, {**record, column: index}, "key")
             assert made["answer"] == WORDS.get(name, LABELS)[label], (name, label)
             checked += 1
@@ -230,7 +231,7 @@ def check_row(name, records):
     rows = list(sources.rows(task, "train", raw=records, max_bad_rows=99))
     assert len(rows) >= 2, name
     for style in task.styles:
-        renderer = render.make_renderer(task, style, "train", raw=lambda split: iter(records))
+        renderer = render.Renderer(task, TABLES, style, pool=lambda: [(row, fields) for row, _, fields in rows])
         for prompt in (p for block in blocks for p in (*block.prompts, block.none)):
             for row, _, fields in rows:
                 one = renderer.render(row, fields, prompt)

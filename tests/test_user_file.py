@@ -9,7 +9,7 @@ import pytest
 
 from flanx.cli.main import main
 from flanx.data.importers import user_file
-from flanx.data.task import render, spec
+from flanx.data.task import render, tables
 
 
 @pytest.fixture
@@ -17,14 +17,14 @@ def output(tmp_path, monkeypatch):
     folder = tmp_path / "mine"
     folder.mkdir()
     monkeypatch.setenv("FLANX_TABLES", str(folder))
-    spec._load.cache_clear()
+    tables._load.cache_clear()
     yield folder
-    spec._load.cache_clear()
+    tables._load.cache_clear()
 
 
 def rendered(name):
-    spec._load.cache_clear()
-    return list(render.render_rows(spec.load_tables()[name], "zsopt", "train"))
+    tables._load.cache_clear()
+    return list(render.render_rows(tables.load_tables()[name], "zsopt", "train"))
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "tsv", "csv"])
@@ -82,7 +82,7 @@ def test_an_export_becomes_tasks(output, tmp_path, capsys):
             (r["inputs"], r["targets"]) for r in rows if (r["task_name"], r["template_type"]) == (task_name, kind)
         ]
         assert [(r.inputs, r.targets) for r in rendered(name)] == wanted
-        assert spec.load_tables()[name].num_examples == len(wanted) == 5
+        assert tables.load_tables()[name].num_examples == len(wanted) == 5
     assert main(["tasks", "import-export", str(tmp_path / "export"), "--output", str(output)]) == 0  # again, not twice
     assert len(rendered("export_rte_zs_opt")) == 5
 

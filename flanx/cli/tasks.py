@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from flanx.data.task import licence, select, spec
+from flanx.data.task import licence, select, spec, tables
 from flanx.errors import UserError
 
 # subcommand -> (module and function that run it, what it does)
@@ -128,7 +128,7 @@ def _binding(args: argparse.Namespace, name: str) -> str | None:
 
 def list_tasks(args: argparse.Namespace) -> int:
     """Counts; or the tasks of a pattern."""
-    counts = spec.collections()
+    counts = tables.collections()
     tasks = select.find_specs(args.pattern or "*", args.licence)
     if args.json:
         print(json.dumps({**counts, "tasks": [_row(task) for task in tasks]}, ensure_ascii=False))
@@ -200,14 +200,18 @@ def _say(size: dict[str, Any]) -> str:
 def show(args: argparse.Namespace) -> int:
     """Prints examples of a task as the model sees them."""
     from flanx.data import vocabulary
-    from flanx.data.task import render, sources
+    from flanx.data.task import render
 
-    task, named_style = select.find_spec(args.name)
+    task, named_style = tables.find_task(args.name)
     style = args.style or named_style or task.styles[0]
     words = vocabulary.load(args.vocabulary or os.environ.get("FLANX_VOCABULARY", "byte"))
     split = args.split or ("train" if "train" in task.splits else next(iter(task.splits)))
-    if style in task.styles and split in task.splits and (line := sources.missing(task, args.data_dir, split)):
-        raise UserError(line)  # at once: TFDS would be asked for ten seconds
+    if (
+        task.source.startswith("tfds:")
+        and split in task.splits
+        and (line := sources.missing(task, args.data_dir, split))
+    ):
+        raise UserError(line)  # at once: TFDS itself takes ten seconds to say so
     if args.shots is not None:
         task = dataclasses.replace(task, shots=args.shots, worked=())
     left, skip = args.n, args.skip

@@ -20,9 +20,9 @@ from typing import Any
 
 from flanx.data import remote
 from flanx.data.fetch import http
-from flanx.data.task.sources import plain
 from flanx.errors import UserError
 from flanx.files import write_atomic
+from flanx.seqio import tfds
 
 HUB, TFDS = "hub", "tfds"
 _RAW = "https://raw.githubusercontent.com"
@@ -198,10 +198,8 @@ def _export(root: pathlib.Path, name: str, what: str) -> None:
 
 def main(arguments: Sequence[str]) -> None:
     """`python -m flanx.evals.download BUILDER SPLIT FILE`: writes a split of a prepared TFDS data set."""
-    import tensorflow_datasets as tfds
-
     builder, split, path = arguments
-    records = map(plain, tfds.as_numpy(tfds.load(builder, split=split, shuffle_files=False, download=False)))
+    records = tfds.records(builder, split)
     write_atomic(pathlib.Path(path), (jsonl if path.endswith(".jsonl") else squad)(records))
 
 

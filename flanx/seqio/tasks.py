@@ -19,10 +19,10 @@ import tensorflow as tf
 
 from flanx.data import vocabulary as vocabularies
 from flanx.data.task import select
-from flanx.data.task.prompt import Rendered
-from flanx.data.task.render import render_rows
+from flanx.data.task.render import Rendered, render_rows
 from flanx.data.task.sources import MAX_BAD_ROWS, missing
-from flanx.data.task.spec import INVERSION, Tables, TaskSpec, load, load_mixtures
+from flanx.data.task.spec import INVERSION, TaskSpec
+from flanx.data.task.tables import Tables, load, load_mixtures
 from flanx.errors import UserError
 from flanx.seqio.metrics import METRICS
 

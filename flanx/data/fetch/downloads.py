@@ -15,7 +15,8 @@ from typing import Any
 
 from flanx.data.fetch import checksums
 from flanx.data.task import select, sources
-from flanx.data.task.spec import TaskSpec, load_mixtures, load_tables
+from flanx.data.task.spec import TaskSpec
+from flanx.data.task.tables import load_mixtures, load_tables
 from flanx.errors import UserError
 
 

@@ -37,7 +37,7 @@ from flanx.data.task.row import BadRow
 from flanx.data.task.spec import TaskSpec
 from flanx.errors import UserError
 
-PREPARE = "import sys, tensorflow_datasets as t; t.builder(sys.argv[1]).download_and_prepare()"
+PREPARE = ("-m", "flanx.seqio.tfds")  # downloads and prepares a TFDS data set
 RATE_BYTES = 1_000_000  # a smaller fetch says nothing about the line
 Receipt = dict[str, Any]  # rows and sha256 of a split
 
@@ -136,7 +136,7 @@ def _compare(task: TaskSpec, split: str, data_dir: str, first: Receipt | None, p
 
 def _fetch_tfds(task: TaskSpec, need: Need, meter: Meter) -> str | None:
     """Prepares a TFDS data set in a process of its own; the last line of its standard error tells how far it is."""
-    command = [sys.executable, "-c", PREPARE, task.source[5:]]
+    command = [sys.executable, *PREPARE, task.source[5:]]
     env = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
     last, text = "no message", b""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=env)

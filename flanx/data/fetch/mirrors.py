@@ -6,7 +6,7 @@ places = ["https://mirror.example.org/github/", "file:///mnt/github/"]
 
 import pathlib
 
-from flanx.data.task import spec
+from flanx.data.task import tables
 from flanx.data.task.tables import toml_rows
 from flanx.errors import UserError
 
@@ -14,7 +14,7 @@ from flanx.errors import UserError
 def load() -> dict[str, list[str]]:
     """{beginning of a URL: what may stand in its place}, of all roots in order."""
     found: dict[str, list[str]] = {}
-    for root in spec.roots():
+    for root in tables.roots():
         path = pathlib.Path(root) / "tables" / "mirrors.toml"
         for prefix, row, place in toml_rows(path) if path.is_file() else ():
             mirrors = row.get("places")

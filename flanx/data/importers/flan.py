@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from flanx.data.importers import user_file
-from flanx.data.task import spec
+from flanx.data.task import spec, tables
 from flanx.data.task.fields import parse
 from flanx.data.task.template import Prompt, parse_block
 from flanx.errors import UserError
@@ -194,12 +194,12 @@ def _blocks(kinds: dict[str, Groups], failed: list[str]) -> dict[str, dict[str, 
     return blocks
 
 
-def _tasks(names: str, tables: spec.Tables) -> list[spec.TaskSpec]:
+def _tasks(names: str, loaded: tables.Tables) -> list[spec.TaskSpec]:
     if names == "t0_sf":
-        return [t for t in tables.tasks.values() if t.collection == "t0_sf" and "choose" not in t.fields]
+        return [t for t in loaded.tasks.values() if t.collection == "t0_sf" and "choose" not in t.fields]
     if names == "t0_sf:choose":
-        return [t for t in tables.tasks.values() if t.collection == "t0_sf" and "choose" in t.fields]
-    return [t for n in names.split() for t in tables.tasks.values() if t.name == n or t.collection == n]
+        return [t for t in loaded.tasks.values() if t.collection == "t0_sf" and "choose" in t.fields]
+    return [t for n in names.split() for t in loaded.tasks.values() if t.name == n or t.collection == n]
 
 
 def _row(group: str, task: spec.TaskSpec, more: str, blocks: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -235,9 +235,9 @@ def import_flan(args: argparse.Namespace) -> int:
     blocks = _blocks(kinds, failed)
     rows: dict[str, dict[str, dict[str, Any]]] = {}
     used: set[str] = set()
-    tables = spec.load()
+    loaded = tables.load()
     for group, (names, more) in GROUPS.items():
-        for task in _tasks(names, tables):
+        for task in _tasks(names, loaded):
             row, refused = _row(group, task, more, blocks)
             failed += [line for line in refused if line not in failed]
             if row:

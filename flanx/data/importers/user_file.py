@@ -12,7 +12,7 @@ import re
 import tomllib
 from typing import Any
 
-from flanx.data.task import spec
+from flanx.data.task import tables
 from flanx.errors import UserError, nearest
 
 COLLECTION = "own"
@@ -53,8 +53,8 @@ def declare(output: pathlib.Path, name: str, block: str, extra: str = "") -> Non
 
 def check(output: pathlib.Path) -> None:
     """Loads the tables with this folder added, so that a mistake shows now. Raises UserError."""
-    folders = [*spec.roots(), output.resolve()]
-    spec._load.__wrapped__(tuple(dict.fromkeys(folders)))
+    folders = [*tables.roots(), output.resolve()]
+    tables.read(dict.fromkeys(folders))
 
 
 def hint(output: pathlib.Path, name: str) -> str:

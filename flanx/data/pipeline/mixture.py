@@ -16,7 +16,7 @@ from flanx.data.pipeline import sampling
 from flanx.data.pipeline.batches import Batches
 from flanx.data.store import INVERTED, Part, Store, Task
 from flanx.data.task import select
-from flanx.data.task.spec import load_mixtures
+from flanx.data.task.tables import load_mixtures
 from flanx.errors import UserError
 
 __all__ = ["Batches", "Mixture", "Resolved"]

@@ -16,7 +16,7 @@ from typing import Any
 from flanx.data import vocabulary
 from flanx.data.store.format import INVERTED, sha256
 from flanx.data.store.shard import Example, Shard, read_metadata, write_shard
-from flanx.data.task import sources, spec
+from flanx.data.task import sources, spec, tables
 from flanx.data.task.render import render_rows
 
 # The version of everything that turns a row into tokens: readers, field operations, rendering, generators, tokenizing.
@@ -73,7 +73,7 @@ def _reported(stream: Iterator[Example], report: Callable[[int], None]) -> Itera
 
 def examples(job: Job, loaded: vocabulary.Vocabulary) -> Iterator[Example]:
     """The examples of a job's task, in its order, neither shuffled nor trimmed."""
-    shard, row = job.shard, spec.load_tables().get(job.shard.task)
+    shard, row = job.shard, tables.load_tables().get(job.shard.task)
     if row is None:
         from flanx.seqio import user_tasks  # noqa: PLC0415  (imports TensorFlow, which tasks of the tables do without)
 
@@ -94,19 +94,19 @@ def examples(job: Job, loaded: vocabulary.Vocabulary) -> Iterator[Example]:
 
 # Keys of a row that change no example: a new cap or licence makes no shard stale.
 _NOT_TEXT = {
-    "place", "role", "collection", "group", "category", "held_out", "cot", "cap", "metrics", "num_examples", "styles",
-    "licence", "access", "bytes", "note", "url",
+    "location", "role", "collection", "group", "category", "held_out", "cot", "cap", "metrics", "num_examples",
+    "styles", "licence", "access", "bytes", "note", "url",
 }  # fmt: skip
 
 
 def shard_key(row: spec.TaskSpec, style: str, rendering: int, fingerprint: str, source_hash: str) -> str:
     """SHA-256 of all that determines one rendering of a task: the version of rendering, the task's row and templates,
     the prompt style, the vocabulary's fingerprint and the source files."""
-    tables = spec.load()
+    loaded = tables.load()
     fields = {f.name: getattr(row, f.name) for f in dataclasses.fields(row) if f.name not in _NOT_TEXT}
     named = (*row.templates, *row.inversions, *row.few, *row.noopt, *row.worked)
-    blocks = {name: tables.blocks[name] for name in named}
-    parts = [RENDERING_VERSION, fields, blocks, tables.style, style, rendering, fingerprint, source_hash]
+    blocks = {name: loaded.blocks[name] for name in named}
+    parts = [RENDERING_VERSION, fields, blocks, loaded.style, style, rendering, fingerprint, source_hash]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=_plain).encode()).hexdigest()
 
 

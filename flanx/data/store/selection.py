@@ -7,7 +7,7 @@ from typing import Any
 from flanx.data import vocabulary
 from flanx.data.store import build_job
 from flanx.data.store.shard import Shard
-from flanx.data.task import select, sources, spec
+from flanx.data.task import select, sources, spec, tables
 from flanx.errors import UserError
 
 SHARD = 100_000  # examples of a task that one job renders
@@ -30,8 +30,8 @@ def find(names: Sequence[str], imports: Sequence[str] = ()) -> tuple[list[spec.T
 
     Held-out tasks belong to no store; naming nothing else is an error.
     """
-    rows = spec.load_tables()
-    tasks, mixtures = select.of_tables(rows), spec.load_mixtures()
+    rows = tables.load_tables()
+    tasks, mixtures = select.of_tables(rows), tables.load_mixtures()
     chosen: dict[str, None] = {}
     own: list[str] = []
     for name in names:

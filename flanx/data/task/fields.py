@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flanx.data.task.ops import OPS, Field, Step
-from flanx.data.task.row import BadRow, Draw, Record, walk
+from flanx.data.task.row import BadRow, Draw, Record, lookup
 from flanx.errors import UserError, nearest
 
 
@@ -33,9 +33,7 @@ class Pipeline:
         """The named values of one raw record. Raises BadRow (a column is absent, a value makes no sense) or SkipRow."""
         out: Record = {}
 
-        def get(path: str) -> Any:
-            return walk(out if path.split(".", 1)[0] in out else record, path)
-
+        get = functools.partial(lookup, out, record)
         for step in self.steps:
             try:
                 step.run(get, out, draw)

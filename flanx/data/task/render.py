@@ -1,64 +1,45 @@
-"""Examples of a task as texts: source rows, fields, templates, few-shot prompts in one stream. No TensorFlow."""
+"""From a row's named fields to the texts that a model sees: templates, option lists, few-shot prompts.
 
+Every choice (template, inversion, markers, few-shot style, exemplars) is a draw that depends on (task, style,
+rendering, row id, label of the choice) and on nothing else: no generator state, the same on every machine and in any
+order.
+"""
+
+import bisect
+import functools
+import itertools
+import math
 import os
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 from flanx.data.task import sources
-from flanx.data.task.prompt import Rendered, Renderer
-from flanx.data.task.row import BadRow
-from flanx.data.task.spec import INVERSION, TaskSpec, load
+from flanx.data.task.row import BadRow, Record, draw, text_of
+from flanx.data.task.spec import INVERSION, TaskSpec
+from flanx.data.task.tables import Tables, load
+from flanx.data.task.template import Block, Prompt, Style, fill, list_options
 from flanx.errors import UserError
 
+MAX_INPUT_TOKENS = 1920  # few-shot prompts are pruned to this (paper.md 1.7)
+SHOTS = 5  # exemplars of half of the few-shot prompts; the others: binomial(25, 1/10), at least 1 (paper.md 1.7)
+SHOT_TABLE = tuple(itertools.accumulate(math.comb(25, k) * 9 ** (25 - k) / 10**25 for k in range(26)))  # of that rule
+BARE_SHARE = 10  # one few-shot prompt in ten has exemplars and no instruction: the template `none`
+POOL = 2048  # rows of the train split from which the exemplars of few-shot prompts come
+Pool = Sequence[tuple[str, Record]]  # (row id, fields)
 
-def make_renderer(
-    spec: TaskSpec,
-    style: str,
-    split: str,
-    data_dir: str | os.PathLike | None = None,
-    rendering: int = 0,
-    count: Callable[[str], int] = len,
-    max_bad_rows: int = sources.MAX_BAD_ROWS,
-    raw: Callable[[str], sources.Raw] | None = None,
-    inversion: float = INVERSION,
-) -> Renderer:
-    """The renderer of one task, style and split; its exemplars are the first rows of the train split.
 
-    `raw(split)` stands in for the task's own source."""
-    if style not in spec.styles:
-        raise UserError(f"task {spec.name} has no style '{style}' (it has {', '.join(spec.styles)})")
-    tables = load()
-    train = split == "train" and not spec.held_out
+@dataclass(frozen=True)
+class Rendered:
+    """One example as the model sees it, and its origin."""
 
-    def pool() -> list[tuple[str, dict[str, Any]]]:
-        if "train" not in spec.splits:
-            return []
-        found = []
-        for row, _, record in sources.rows(
-            spec, "train", data_dir, rendering, max_bad_rows, raw("train") if raw else None
-        ):
-            found.append((row, record))
-            if len(found) == sources.POOL:
-                break
-        return found
-
-    return Renderer(
-        task=spec.name,
-        dataset=spec.dataset,
-        blocks=[tables.blocks[name] for name in spec.templates],
-        style=tables.style,
-        prompt_style=style,
-        inversions=[tables.blocks[name] for name in spec.inversions] if train else [],
-        few=[tables.blocks[name] for name in spec.few],
-        noopt=[tables.blocks[name] for name in spec.noopt],
-        worked=[tables.blocks[name] for name in spec.worked],
-        shots=spec.shots,
-        pool=pool,
-        count=count,
-        rendering=rendering,
-        keep_unshot=not train,
-        inversion=inversion,
-    )
+    inputs: str
+    targets: str
+    task: str
+    dataset: str
+    template: str
+    style: str
+    shots: int
+    row: str
 
 
 def render_rows(
@@ -75,16 +56,191 @@ def render_rows(
 ) -> Iterator[Rendered]:
     """Every example of a split or of a shard (i, n) of it, in the source's order; bad rows count towards the limit.
 
-    A shard's examples are those that the whole split has of its rows, byte for byte."""
-    renderer = make_renderer(spec, style, split, data_dir, rendering, count, max_bad_rows, raw, inversion)
+    A shard's examples are those that the whole split has of its rows, byte for byte. `raw(split)` replaces the task's
+    own source."""
+
+    def read(split: str, shard: tuple[int, int] = (0, 1)) -> Iterator[tuple[str, str, Record]]:
+        return sources.rows(spec, split, data_dir, rendering, max_bad_rows, raw(split) if raw else None, shard)
+
+    def pool() -> Pool:
+        if "train" not in spec.splits:
+            return []
+        return [(row, record) for row, _, record in itertools.islice(read("train"), POOL)]
+
+    renderer = Renderer(spec, load(), style, split, rendering, pool, count, inversion)
     bad = 0
-    found = sources.rows(spec, split, data_dir, rendering, max_bad_rows, raw(split) if raw else None, shard)
-    for row, place, record in found:
+    for row, location, record in read(split, shard):
         try:
             example = renderer.render(row, record)
         except BadRow as e:
             bad += 1
-            sources.report_bad(spec, place, e, bad, max_bad_rows)
+            sources.report_bad(spec, location, e, bad, max_bad_rows)
             continue
         if example is not None:
             yield example
+
+
+def _fields_as_text(
+    prompt: Prompt, record: Record, style: Style, key: str, listed: bool
+) -> tuple[dict[str, str], bool]:
+    """The record's fields as texts, with `options` and `answer` in the drawn markers; whether the list is shown."""
+    try:
+        values = {name: text_of(record[name], name).strip() for name in prompt.fields if name != "options"}
+    except KeyError as e:
+        raise BadRow(f"no field {e} for template {prompt.name}") from e
+    options = record.get("options")
+    listed = listed and bool(options) and "options" in prompt.fields
+    if listed:
+        texts = [text_of(o, "options").strip() for o in options]
+        values["options"], answers = list_options(style, texts, key)
+        if "answer" in values and values["answer"] in texts:
+            values["answer"] = answers[texts.index(values["answer"])]
+    return values, listed
+
+
+def _fill(prompt: Prompt, record: Record, style: Style, key: str, listed: bool) -> tuple[str, str, str]:
+    """Head, input and target of one record. Raises BadRow where the input or the target is empty."""
+    values, listed = _fields_as_text(prompt, record, style, key, listed)
+    head, body, target = (fill(text, values) for text in (prompt.listed if listed else prompt.plain))
+    body, target = body.strip(), target.strip()
+    if not target:
+        raise BadRow("empty target")
+    if not (head + body).strip():
+        raise BadRow("empty input")
+    if not (body.isascii() and target.isascii()):
+        try:
+            f"{head}{body}{target}".encode()
+        except UnicodeEncodeError as e:
+            raise BadRow(f"{e.object[e.start]!a} is half a character (a lone surrogate)") from e
+    return head, body, target
+
+
+def blocks_for(spec: TaskSpec, style: str) -> tuple[str, ...]:
+    """The names of the template blocks of a prompt style: `few` and `noopt` replace `templates` where a row has them
+    (`few` in few-shot styles, `noopt` in the zero-shot style without options)."""
+    own = {"fsopt": spec.few, "fsnoopt": spec.few, "zsnoopt": spec.noopt}.get(style)
+    return own or spec.templates
+
+
+class Renderer:
+    """Renders the rows of one task in one style: `render(row id, fields)`.
+
+    `pool` gives the exemplars, rows of the task's train split; it is called on first use and only by few-shot styles.
+    `count` is the number of tokens of a text, `inversion` the rate of inverted examples against 1. Only what is trained
+    on is ever inverted; only elsewhere does a few-shot example that fits no exemplar stay (a training example is left
+    out: `render` gives None).
+    """
+
+    def __init__(
+        self, spec: TaskSpec, tables: Tables, style: str, split: str = "train", rendering: int = 0,
+        pool: Callable[[], Pool] = tuple, count: Callable[[str], int] = len, inversion: float = INVERSION,
+    ) -> None:  # fmt: skip
+        if style not in spec.styles:
+            raise UserError(f"task {spec.name} has no style '{style}' (it has {', '.join(spec.styles)})")
+        self.spec, self.style, self.look = spec, style, tables.style
+        self.listed = style in ("zsopt", "fsopt")
+        self.few = style in ("fsopt", "fsnoopt")
+        self.train = split == "train" and not spec.held_out
+
+        def blocks(names: Sequence[str]) -> list[Block]:
+            return [tables.blocks[name] for name in names]
+
+        own = blocks(blocks_for(spec, style))
+        self.prompts = _prompts(own)
+        self.nones = () if self.few and spec.few else tuple(block.none for block in own)
+        self.inversions = _prompts(blocks(spec.inversions)) if self.train else ()
+        self.worked = _prompts(blocks(spec.worked)) if self.few else ()
+        self.inverted_of_1300 = round(1300 * inversion / (1 + inversion))
+        self.inverted = {p.name for p in self.inversions}
+        self.pool = functools.cache(pool)
+        self.count = count
+        self.key = f"{spec.name}\x1f{style}\x1f{rendering}\x1f"
+
+    def choose(self, key: str, record: Record) -> Prompt:
+        """The template of one row."""
+        if self.worked and draw(key, "worked", 2):
+            prompt = self.worked[draw(key, "worked template", len(self.worked))]
+            if prompt.fields <= record.keys():
+                return prompt
+        if self.inversions and draw(key, "inversion", 1300) < self.inverted_of_1300:
+            return self.inversions[draw(key, "inverted template", len(self.inversions))]
+        if self.few and self.nones and draw(key, "bare", BARE_SHARE) == 0:
+            return self.nones[draw(key, "template", len(self.nones))]
+        return self.prompts[draw(key, "template", len(self.prompts))]
+
+    def render(self, row: str, record: Record, prompt: Prompt | None = None) -> Rendered | None:
+        """One example. Raises BadRow where the row makes an empty input or target."""
+        key = self.key + row
+        prompt = prompt or self.choose(key, record)
+        head, body, target = _fill(prompt, record, self.look, key, self.listed)
+        if not self.few or (self.worked and prompt in self.worked):
+            return self._rendered(f"{head}{body}", target, prompt, int(self.few), row)
+        shot = prompt.shot or self.look.shots[draw(key, "shot style", len(self.look.shots))]
+        before = "" if prompt.labelled and not prompt.shot else shot.input
+        after = shot.target
+        if prompt.cued and not prompt.shot:
+            after = "\n" if after.startswith("\n") else " "
+        query = f"{before}{body}{after.rstrip()}"
+        exemplars = self._exemplars(key, row, prompt, (body, target), self._shots(key))
+        shots = self._prune(f"{head}{query}", [f"{before}{a}{after}{b}{shot.separator}" for a, b in exemplars])
+        if shots:
+            return self._rendered(f"{head}{''.join(shots)}{query}", target, prompt, len(shots), row)
+        return None if self.train else self._rendered(f"{head}{body}", target, prompt, 0, row)
+
+    def _prune(self, query: str, shots: list[str]) -> list[str]:
+        """The first exemplars that fit together with the query.
+
+        No vocabulary makes more than one token of an ASCII character (and one in front of a text), so that most prompts
+        are known to fit without being tokenized."""
+        texts = [query, *shots]
+        if sum(len(text) + 2 for text in texts) < MAX_INPUT_TOKENS and all(map(str.isascii, texts)):
+            return shots
+        budget = MAX_INPUT_TOKENS - self.count(query) - 2
+        for index, text in enumerate(shots):
+            budget -= self.count(text) + 1
+            if budget < 0:
+                return shots[:index]
+        return shots
+
+    def _rendered(self, inputs: str, targets: str, prompt: Prompt, shots: int, row: str) -> Rendered:
+        spec = self.spec
+        return Rendered(inputs.strip(), targets, spec.name, spec.dataset, prompt.name, self.style, shots, row)
+
+    def _shots(self, key: str) -> int:
+        """Half of the `opt` prompts have five exemplars; the others as many of 25 as would draw the same template."""
+        if self.spec.shots:
+            return self.spec.shots
+        if self.listed and draw(key, "shot rule", 2):
+            return SHOTS
+        return max(1, bisect.bisect(SHOT_TABLE, draw(key, "shots", 2**32) / 2**32))
+
+    def _exemplars(
+        self, key: str, row: str, prompt: Prompt, query: tuple[str, str], shots: int
+    ) -> list[tuple[str, str]]:
+        """(input, target) of `shots` distinct rows of the pool; never the query's row, nor one with the same text.
+
+        An inverted prompt may ask the same of many rows ("write a negative review"); there the pair is what counts.
+        """
+        pool = self.pool()
+        chosen: list[tuple[str, str]] = []
+        paired = prompt.name in self.inverted or prompt.shot is not None
+        seen = {"\x1f".join(query) if paired else query[0]}
+        for attempt in range(4 * shots if pool else 0):
+            other, record = pool[draw(key, f"exemplar {attempt}", len(pool))]
+            if other == row:
+                continue
+            try:
+                _, body, target = _fill(prompt, record, self.look, key, self.listed)
+            except BadRow:
+                continue
+            text = f"{body}\x1f{target}" if paired else body
+            if text not in seen:
+                seen.add(text)
+                chosen.append((body, target))
+                if len(chosen) == shots:
+                    break
+        return chosen
+
+
+def _prompts(blocks: Sequence[Block]) -> tuple[Prompt, ...]:
+    return tuple(prompt for block in blocks for prompt in block.prompts)

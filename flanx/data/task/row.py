@@ -31,8 +31,13 @@ def walk(value: Any, path: str) -> Any:
     return value
 
 
+def lookup(made: Record, raw: Record, path: str) -> Any:
+    """The value at a path of what the operations have made so far, else of the raw record. Raises BadRow."""
+    return walk(made if path.split(".", 1)[0] in made else raw, path)
+
+
 def text_of(value: Any, name: str = "value") -> str:
-    """A value as the text that stands in a prompt: numbers without a spare fraction, lists joined by a comma."""
+    """A value as the text of a prompt: whole numbers without a fraction, lists joined by a comma."""
     if isinstance(value, str):
         return value
     if isinstance(value, bool):

@@ -1,6 +1,6 @@
 """Which tasks a name means, and at which rates they are drawn: one answer for stores, SeqIO, fetching and planning.
 
-Everything here is a pure function of the metadata of tasks and of the named mixtures (`spec.load_mixtures`):
+Everything here is a pure function of the metadata of tasks and of the named mixtures (`tables.load_mixtures`):
 
     tasks = {"cot_gsm8k": {"collection": "cot", "group": "", "cap": 100000, "held_out": False, "cot": True, ...,
                            "examples": 7473, "styles": {"zsopt": (5700, 1773)}}, ...}
@@ -24,7 +24,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from flanx.data.task import licence
-from flanx.data.task.spec import INVERSION, TaskSpec, load_mixtures, load_tables
+from flanx.data.task.spec import INVERSION, TaskSpec
+from flanx.data.task.tables import find_style, load_mixtures, load_tables
 from flanx.errors import UserError, nearest
 
 TOLERANCE = 0.005  # rates may miss their sum by this: the paper's Proportion B adds up to 99.9 %
@@ -120,14 +121,6 @@ def find(name: str, tasks: Tasks, mixtures: Mixtures) -> list[str]:
     return found
 
 
-def find_style(name: str, tasks: Tasks) -> tuple[str, str | None] | None:
-    """(task, None) of a task's name, (task, style) of `task_style`, or None."""
-    if name in tasks:
-        return name, None
-    task, _, style = name.rpartition("_")
-    return (task, style) if style in tasks.get(task, {}).get("styles", ()) else None
-
-
 def unknown(name: str, tasks: Tasks, mixtures: Mixtures, where: str = "") -> UserError:
     """The error for a name that means nothing."""
     known = [*mixtures, *dict.fromkeys(str(task["collection"]) for task in tasks.values()), *tasks]
@@ -179,15 +172,6 @@ def find_specs(name: str, asked: str | None = None) -> list[TaskSpec]:
     tasks = of_tables(specs)
     kept, _ = licensed(name, asked, find(name, tasks, load_mixtures()), tasks)
     return [specs[task] for task in kept]
-
-
-def find_spec(name: str) -> tuple[TaskSpec, str | None]:
-    """The row of a task's name, and the style at its end, if any. UserError with the nearest name."""
-    specs = load_tables()
-    found = find_style(name, of_tables(specs))
-    if found is None:
-        raise UserError(f"no task '{name}'{nearest(name, specs)}; `flanx tasks list` names them all")
-    return specs[found[0]], found[1]
 
 
 # ---- names -> rates --------------------------------------------------------------------------------------------------
@@ -260,7 +244,7 @@ def _names(
     if name in mixtures or name in known:
         listed = collections or [name]
         return _members(listed, tasks), None, {one: "has no tasks" for one in listed if one not in known}
-    found = find_style(name, tasks)
+    found = find_style(name, {task: known.get("styles", ()) for task, known in tasks.items()})
     if found is None:
         raise unknown(name, tasks, mixtures, where)
     if "missing" in tasks[found[0]]:

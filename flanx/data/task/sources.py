@@ -1,35 +1,40 @@
-"""Where the rows of a task come from: one reader per kind of source, plain Python records, bad rows counted.
+"""The rows of a task: one reader per kind of source, plain Python records, bad rows counted.
 
-| kind | place | records |
+| kind | location | records |
 |---|---|---|
 | suite: | a generator of flanx.procedural | its dictionaries |
 | tsv:, csv: | a file under the data folder, no header | `columns` by position; in TSV a literal `\\n` is a line break |
 | jsonl:, json: | a file under the data folder (.gz too); `json:path#key` takes the list under a key | its objects |
 | niv2: | a task of natural_instructions/tasks | definition, input, outputs, examples |
 | p3: | a prompt-task, as p3/<name>/<split>*.parquet or .jsonl | its columns |
-| tfds: | a TFDS name without version | numpy turned into texts, numbers, lists, dictionaries |
+| tfds: | a TFDS name without version | texts, numbers, lists, dictionaries (flanx/seqio/tfds.py) |
 
-`{split}` in a place stands for the source's split. A split may be a slice as in TFDS: `train[:-200]`, `train[5%:]`.
+`{split}` in a location is replaced by the source's split. A split may be a slice as in TFDS: `train[:-200]`,
+`train[5%:]`.
 """
 
+import csv
 import glob
+import gzip
 import itertools
+import json
 import logging
 import os
 import pathlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from flanx import procedural
 from flanx.data.task.fields import parse
-from flanx.data.task.readers import READERS, Raw
-from flanx.data.task.row import BadRow, Record, SkipRow, draw
+from flanx.data.task.row import BadRow, Record, SkipRow, draw, text_of
 from flanx.data.task.spec import TaskSpec
 from flanx.errors import UserError
 
-MAX_BAD_ROWS = 100  # a file with more of them is an error; gin and callers can say otherwise
+csv.field_size_limit(1 << 30)  # a cell may be a whole document
+MAX_BAD_ROWS = 100  # a file with more of them is an error; gin and callers can set another limit
 P3_ENDINGS = (".parquet", ".jsonl", ".jsonl.gz")
-POOL = 2048  # rows of the train split from which the exemplars of few-shot prompts come
+Raw = Iterator[tuple[str, Record | BadRow]]  # (location for messages, the record or what is wrong with it)
 _log = logging.getLogger("flanx")
 
 
@@ -45,18 +50,18 @@ def data_folder(data_dir: str | os.PathLike | None, spec: TaskSpec) -> pathlib.P
 
 def files(spec: TaskSpec, split: str, data_dir: str | os.PathLike | None = None) -> list[pathlib.Path]:
     """The files that a split of a file source reads, whether they exist or not; empty for the other kinds."""
-    kind, place = spec.source.split(":", 1)
+    kind, location = spec.source.split(":", 1)
     if kind in ("suite", "tfds"):
         return []
     folder = data_folder(data_dir, spec)
     name = _slice(spec.splits[split])[0]
     if kind == "niv2":
-        return [_niv2_file(folder / "natural_instructions" / "tasks", place)]
+        return [_niv2_file(folder / "natural_instructions" / "tasks", location)]
     if kind == "p3":
-        root = pathlib.Path(place) if os.path.isabs(place) else folder / "p3" / place
-        found = sorted(glob.glob(f"{glob.escape(str(root))}/{name}*"))
-        return [pathlib.Path(p) for p in found if p.endswith(P3_ENDINGS)] or [root]
-    path = folder / place.split("#", 1)[0].replace("{split}", name)
+        root = pathlib.Path(location) if os.path.isabs(location) else folder / "p3" / location
+        paths = sorted(glob.glob(f"{glob.escape(str(root))}/{name}*"))
+        return [pathlib.Path(path) for path in paths if path.endswith(P3_ENDINGS)] or [root]
+    path = folder / location.split("#", 1)[0].replace("{split}", name)
     packed = path.with_name(path.name + ".gz")
     return [packed if packed.exists() and not path.exists() else path]
 
@@ -85,18 +90,150 @@ def missing(spec: TaskSpec, data_dir: str | os.PathLike | None = None, split: st
             return None
         return f"task {spec.name}: no prepared {spec.source[5:]} under {folder}; run: flanx tasks fetch {spec.name}"
     for one in [split] if split else spec.splits:
-        found = files(spec, one, data_dir)
-        for path in found:
+        paths = files(spec, one, data_dir)
+        for path in paths:
             if not path.is_file():
                 return f"task {spec.name}: no file {path}; {_repair(spec)}, or leave the task out"
-        parts = {hit[0] for path in found if (hit := re.search(r"-(\d+)-of-(\d+)", path.name))}
+        parts = {hit[0] for path in paths if (hit := re.search(r"-(\d+)-of-(\d+)", path.name))}
         if parts and len(parts) < (count := max(int(part.rpartition("-")[2]) for part in parts)):
-            return f"task {spec.name}: {len(parts)} of {count} files of '{one}' in {found[0].parent}; {_repair(spec)}"
+            return f"task {spec.name}: {len(parts)} of {count} files of '{one}' in {paths[0].parent}; {_repair(spec)}"
     return None
 
 
 def _repair(spec: TaskSpec) -> str:
     return f"run: flanx tasks fetch {spec.name}" if spec.url else "put it there"
+
+
+# ---- readers of files ------------------------------------------------------------------------------------------------
+
+
+def _open(path: pathlib.Path) -> Any:
+    opener = gzip.open if path.suffix == ".gz" else open
+    return opener(path, "rt", encoding="utf-8", errors="replace", newline="")
+
+
+def _read_tsv(path: pathlib.Path, spec: TaskSpec) -> Raw:
+    with _open(path) as lines:
+        for number, line in enumerate(lines, 1):
+            location = f"{path}:{number}"
+            cells = line.rstrip("\r\n").split("\t")
+            if len(cells) != len(spec.columns):
+                yield (
+                    location,
+                    BadRow(f"{len(cells)} columns instead of {len(spec.columns)} ({', '.join(spec.columns)})"),
+                )
+                continue
+            cells = [cell.replace("\\n", "\n").strip() for cell in cells]
+            empty = [name for name, cell in zip(spec.columns, cells, strict=True) if not cell]
+            yield location, BadRow(f"empty {empty[0]}") if empty else dict(zip(spec.columns, cells, strict=True))
+
+
+def _read_csv(path: pathlib.Path, spec: TaskSpec) -> Raw:
+    with _open(path) as lines:
+        reader = csv.reader(lines)
+        for cells in reader:
+            location = f"{path}:{reader.line_num}"
+            if len(cells) != len(spec.columns):
+                yield (
+                    location,
+                    BadRow(f"{len(cells)} columns instead of {len(spec.columns)} ({', '.join(spec.columns)})"),
+                )
+            else:
+                yield location, dict(zip(spec.columns, cells, strict=True))
+
+
+def _read_jsonl(path: pathlib.Path, spec: TaskSpec) -> Raw:
+    with _open(path) as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            location = f"{path}:{number}"
+            try:
+                record = json.loads(line)
+            except (ValueError, RecursionError) as e:
+                yield location, BadRow(f"not JSON: {e}")
+                continue
+            yield location, record if isinstance(record, dict) else BadRow("not a JSON object")
+
+
+def _load_json(path: pathlib.Path) -> Any:
+    with _open(path) as file:
+        try:
+            return json.load(file)
+        except (ValueError, RecursionError) as e:
+            raise UserError(f"{path}: not JSON: {e}") from e
+
+
+def _read_json(path: pathlib.Path, spec: TaskSpec) -> Raw:
+    value = _load_json(path)
+    key = spec.source.partition("#")[2]
+    for part in filter(None, key.split(".")):
+        if not isinstance(value, dict) or part not in value:
+            raise UserError(f"{path}: no key '{key}', which task {spec.name} reads")
+        value = value[part]
+    if not isinstance(value, list):
+        raise UserError(f"{path}: {key or 'the file'} is not a list of records")
+    for number, record in enumerate(value):
+        yield f"{path}[{number}]", record if isinstance(record, dict) else BadRow("not a JSON object")
+
+
+def _read_niv2(path: pathlib.Path, spec: TaskSpec) -> Raw:
+    """A Super-NaturalInstructions file."""
+    return instances(_load_json(path), str(path))
+
+
+def instances(task: Any, location: str) -> Raw:
+    """The instances of a Super-NaturalInstructions task: `Definition` a list or a text, instances with or without ids.
+
+    Each holds definition, input, outputs, and as `examples` the positive examples that are not this instance."""
+    try:
+        definition = task["Definition"]
+        definition = "\n".join(definition) if isinstance(definition, list) else str(definition)
+        examples = [
+            {"input": e["input"], "output": text_of(e["output"]), "explanation": e.get("explanation") or ""}
+            for e in task.get("Positive Examples") or []
+        ]
+        items = list(task["Instances"])
+    except (KeyError, TypeError, AttributeError) as e:
+        raise UserError(f"{location}: not a Super-NaturalInstructions task ({type(e).__name__}: {e})") from e
+    for number, item in enumerate(items):
+        if not isinstance(item, dict) or not {"input", "output"} <= set(item):
+            yield f"{location}[{number}]", BadRow("an instance without input or output")
+            continue
+        outputs = item["output"] if isinstance(item["output"], list) else [item["output"]]
+        others = [e for e in examples if e["input"] != item["input"]]
+        yield (
+            f"{location}[{number}]",
+            {"definition": definition, "input": item["input"], "outputs": outputs, "examples": others},
+        )
+
+
+def _read_p3(path: pathlib.Path, spec: TaskSpec) -> Raw:
+    if path.suffix != ".parquet":
+        yield from _read_jsonl(path, spec)
+        return
+    for number, record in enumerate(parquet_rows(path)):
+        yield f"{path}[{number}]", record
+
+
+def parquet_rows(path: pathlib.Path) -> Iterator[Record]:
+    """The rows of a Parquet file, a thousand in memory at a time."""
+    try:
+        import pyarrow.parquet  # noqa: PLC0415  (large, comes with TFDS; only Parquet files need it)
+    except ImportError as e:
+        raise UserError(f"{path}: Parquet files need pyarrow: pip install pyarrow") from e
+    for batch in pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=1024):
+        yield from batch.to_pylist()
+
+
+READERS: dict[str, Callable[[pathlib.Path, TaskSpec], Raw]] = {
+    "tsv": _read_tsv,
+    "csv": _read_csv,
+    "jsonl": _read_jsonl,
+    "json": _read_json,
+    "niv2": _read_niv2,
+    "p3": _read_p3,
+}
 
 
 # ---- rows ------------------------------------------------------------------------------------------------------------
@@ -118,50 +255,33 @@ def _cut(rows: Raw, split: str) -> Raw:
         return itertools.islice(rows, int(start or 0), int(stop) if stop else None)
     everything = list(rows)
 
-    def place(bound: str | None) -> int | None:
+    def index(bound: str | None) -> int | None:
         if bound is None:
             return None
         return round(len(everything) * int(bound[:-1]) / 100) if bound.endswith("%") else int(bound)
 
-    return iter(everything[place(start) : place(stop)])
-
-
-def plain(value: Any) -> Any:
-    """A TFDS value (numpy, bytes, nested) as texts, numbers, lists and dictionaries."""
-    if isinstance(value, bytes):
-        return value.decode("utf-8", errors="replace")
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    if hasattr(value, "to_list"):  # a ragged tensor
-        return plain(value.to_list())
-    if hasattr(value, "tolist"):
-        return plain(value.tolist())
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    return value
+    return iter(everything[index(start) : index(stop)])
 
 
 def _read_tfds(spec: TaskSpec, split: str) -> Raw:
-    import tensorflow_datasets as tfds  # heavy; only sources of this kind need it
+    from flanx.seqio import tfds  # noqa: PLC0415  (only sources of this kind need TensorFlow)
 
-    place = spec.source.split(":", 1)[1]
+    name = spec.source.split(":", 1)[1]
     try:
-        data = tfds.load(place, split=spec.splits[split], shuffle_files=False, download=False)
-    except Exception as e:  # TFDS raises many kinds of error for a data set that is not there
+        for number, record in enumerate(tfds.records(name, spec.splits[split])):
+            yield f"{name}[{number}]", record
+    except UserError:
+        raise
+    except Exception as e:  # TFDS raises many kinds of error for a data set that is not complete
         raise UserError(
-            f"task {spec.name}: TFDS has no prepared {place} ({type(e).__name__}: {str(e).splitlines()[0][:150]}); "
+            f"task {spec.name}: TFDS cannot read {name} ({type(e).__name__}: {str(e).splitlines()[0][:150]}); "
             f"run: flanx tasks fetch {spec.name}"
         ) from e
-    for number, record in enumerate(tfds.as_numpy(data)):
-        yield f"{place}[{number}]", plain(record)
 
 
-def _read_suite(spec: TaskSpec, split: str) -> Raw:
-    from flanx import procedural
-
-    place = spec.source.split(":", 1)[1]
+def _read_procedural(spec: TaskSpec, split: str) -> Raw:
     name = _slice(spec.splits[split])[0]
-    for number, record in enumerate(procedural.examples(place, name)):
+    for number, record in enumerate(procedural.examples(spec.source.split(":", 1)[1], name)):
         yield f"{spec.source} {name}[{number}]", record
 
 
@@ -173,7 +293,7 @@ def raw_rows(spec: TaskSpec, split: str, data_dir: str | os.PathLike | None = No
     if kind == "tfds":
         return _read_tfds(spec, split)
     if kind == "suite":
-        return _cut(_read_suite(spec, split), spec.splits[split])
+        return _cut(_read_procedural(spec, split), spec.splits[split])
     paths = files(spec, split, data_dir)
     for path in paths:
         if not path.is_file():
@@ -196,13 +316,13 @@ def rows(
     max_bad_rows: int = MAX_BAD_ROWS, raw: Iterable[tuple[str, Record | BadRow]] | None = None,
     shard: tuple[int, int] = (0, 1),
 ) -> Iterator[tuple[str, str, Record]]:  # fmt: skip
-    """(row id, place, fields) of a split. Bad rows are logged, counted, and above `max_bad_rows` a UserError.
+    """(row id, location, fields) of a split. Bad rows are logged, counted, and above `max_bad_rows` a UserError.
 
-    `raw` stands in for the source's records; `shard` (i, n) takes the records i, i + n, ... and makes nothing of the
-    others, under the ids that they have in the whole."""
+    `raw` replaces the source's records; `shard` (i, n) takes the records i, i + n, ... and does not look at the others;
+    row ids are those of the whole split."""
     bad, good, last = 0, 0, None
     numbered = enumerate(raw_rows(spec, split, data_dir) if raw is None else raw)
-    for index, (place, record) in itertools.islice(numbered, shard[0], None, shard[1]):
+    for index, (location, record) in itertools.islice(numbered, shard[0], None, shard[1]):
         row = f"{split}:{index}"
         try:
             if isinstance(record, BadRow):
@@ -211,20 +331,20 @@ def rows(
         except SkipRow:
             continue
         except BadRow as e:
-            bad, last = bad + 1, f"{place}: {e}"
-            report_bad(spec, place, e, bad, max_bad_rows)
+            bad, last = bad + 1, f"{location}: {e}"
+            report_bad(spec, location, e, bad, max_bad_rows)
             continue
         good += 1
-        yield row, place, made
+        yield row, location, made
     if bad and not good and shard == (0, 1):
         raise UserError(f"task {spec.name}: every row of '{split}' is bad, the last at {last}")
     if bad:
         _log.warning("task %s: %d bad rows left out of '%s'", spec.name, bad, split)
 
 
-def report_bad(spec: TaskSpec, place: str, reason: BadRow, bad: int, limit: int) -> None:
+def report_bad(spec: TaskSpec, location: str, reason: BadRow, bad: int, limit: int) -> None:
     """Logs the first bad rows; raises UserError once there are more than the limit."""
     if bad > limit:
-        raise UserError(f"task {spec.name}: more than {limit} bad rows, the last at {place}: {reason}")
+        raise UserError(f"task {spec.name}: more than {limit} bad rows, the last at {location}: {reason}")
     if bad <= 5:
-        _log.warning("task %s: %s: %s (row left out)", spec.name, place, reason)
+        _log.warning("task %s: %s: %s (row left out)", spec.name, location, reason)

@@ -1,24 +1,183 @@
-"""The files of a root of tables: rows with their places (TOML or CSV), collections, template blocks, the style.
+"""The task tables: every root's rows, collections, template blocks, licences and mixtures, read, checked and merged.
 
-What a row may hold is said and checked in flanx/data/task/spec.py; here a later root is laid over an earlier one.
+The format and the keys of a row are described in flanx/data/task/spec.py.
 """
 
 import csv
+import functools
+import importlib.util
+import os
 import pathlib
 import re
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from flanx.data.task.licence import UNKNOWN, classify
-from flanx.data.task.options import Style
-from flanx.data.task.template import Block, Shot, parse_block
+from flanx.data.task.spec import TaskSpec, parse_cell, parse_row
+from flanx.data.task.template import Block, Shot, Style, parse_block
 from flanx.errors import UserError, nearest
 
 ROLES = ("paper", "held_out", "extra")
 NO_TASKS = ("collections", "mixtures", "licences", "mirrors")  # tables that hold no rows of tasks
+MIXTURE_KEYS = ("collections", "rates", "caps", "styles", "inversion", "balance", "note")
 Row = tuple[str, dict[str, Any], str]  # name, keys, file:line
-Cell = Callable[[str, str], Any]  # (key, text of a CSV cell) -> the value that TOML would give, or a ValueError
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The content of all roots: tasks by name, template blocks by name, the style, the collections' sections."""
+
+    tasks: dict[str, TaskSpec]
+    blocks: dict[str, Block]
+    style: Style
+    collections: dict[str, dict[str, Any]]
+
+
+def roots() -> list[pathlib.Path]:
+    """Our own folder of tables (located without importing it, which would import SeqIO), then those of FLANX_TABLES."""
+    package = importlib.util.find_spec("flanx.tasks")
+    if package is None or not package.submodule_search_locations:
+        raise UserError("flanx.tasks is not installed: run `pip install -e .` in the repository")
+    more = [pathlib.Path(p).expanduser() for p in os.environ.get("FLANX_TABLES", "").split(os.pathsep) if p]
+    for path in more:
+        if not path.is_dir():
+            raise UserError(f"FLANX_TABLES: no folder {path}")
+    return [pathlib.Path(package.submodule_search_locations[0]), *more]
+
+
+def load() -> Tables:
+    """All tables, read once per set of roots. Raises UserError with file:line and reason; nothing is half loaded."""
+    return _load(tuple(roots()))
+
+
+def load_tables() -> dict[str, TaskSpec]:
+    """All tasks by name. See `load`."""
+    return load().tasks
+
+
+def find_task(name: str) -> tuple[TaskSpec, str | None]:
+    """The row of a task's name, and the style at its end (`cot_gsm8k_fsopt`) or None. Raises UserError."""
+    tasks = load_tables()
+    found = find_style(name, {task: spec.styles for task, spec in tasks.items()})
+    if found is None:
+        raise UserError(f"no task '{name}'{nearest(name, tasks)}; `flanx tasks list` prints all of them")
+    return tasks[found[0]], found[1]
+
+
+def find_style(name: str, styles: Mapping[str, Container[str]]) -> tuple[str, str | None] | None:
+    """(task, None) of a task's name, (task, style) of `task_style`, or None. `styles`: of each task."""
+    if name in styles:
+        return name, None
+    task, _, style = name.rpartition("_")
+    return (task, style) if style in styles.get(task, ()) else None
+
+
+def collections() -> dict[str, Any]:
+    """Counts: {"collections": the paper's four, "total", "held_out": by collection, "extra": by collection}."""
+    tables = load()
+    counts: dict[str, dict[str, int]] = {role: {} for role in ROLES}
+    for name, section in tables.collections.items():
+        rows = [spec for spec in tables.tasks.values() if spec.collection == name]
+        if rows:
+            counts[section["role"]][name] = len(rows)
+    paper = counts["paper"]
+    return {
+        "collections": paper,
+        "total": sum(paper.values()),
+        "held_out": counts["held_out"],
+        "extra": counts["extra"],
+    }
+
+
+def load_mixtures() -> dict[str, dict[str, Any]]:
+    """The sections of `tables/mixtures.toml` of all roots, later roots over earlier ones; its head says the keys."""
+    return _load_mixtures(tuple(roots()))
+
+
+@functools.lru_cache(maxsize=8)
+def _load_mixtures(folders: tuple[pathlib.Path, ...]) -> dict[str, dict[str, Any]]:
+    mixtures: dict[str, dict[str, Any]] = {}
+    for root in folders:
+        path = root / "tables" / "mixtures.toml"
+        for name, section, location in toml_rows(path) if path.is_file() else ():
+            for key in section:
+                if key not in MIXTURE_KEYS:
+                    raise UserError(f"{location}: mixture '{name}' has unknown key '{key}'{nearest(key, MIXTURE_KEYS)}")
+            if not section.get("collections"):
+                raise UserError(f"{location}: mixture '{name}' needs 'collections'")
+            mixtures[name] = section
+    return mixtures
+
+
+# ---- one root --------------------------------------------------------------------------------------------------------
+
+
+@functools.lru_cache(maxsize=8)
+def _load(folders: tuple[pathlib.Path, ...]) -> Tables:
+    return read(folders)
+
+
+def read(folders: Iterable[pathlib.Path]) -> Tables:
+    """The tables of these roots, read now; later ones override earlier ones."""
+    folders = list(folders)
+    sections: dict[str, dict[str, Any]] = {}
+    rows: dict[str, tuple[str, dict[str, Any], str]] = {}
+    blocks: dict[str, Block] = {}
+    licences: dict[tuple[str, str], str] = {}
+    style = None
+    for root in folders:
+        _add_collections(root, sections)
+        _add_rows(root, rows, sections)
+        _add_licences(root, licences)
+        style = _add_blocks(root, blocks) or style
+    if style is None:
+        raise UserError(f"{folders[0]}/templates/style.toml is missing")
+    tasks = {}
+    good: set[tuple[str, frozenset[str]]] = set()
+    for name, (collection, row, location) in rows.items():
+        stated = licences.get((collection, name.removeprefix(f"{collection}_"))) or licences.get(
+            (collection, str(row.get("dataset")))
+        )
+        row = {"licence": stated, **row} if stated else row
+        spec = parse_row(name, collection, sections[collection]["role"], row, location)
+        _check_templates(spec, blocks, good)
+        tasks[name] = spec
+    for name, section in sections.items():
+        count = sum(spec.collection == name for spec in tasks.values())
+        if section.get("total", count) != count:
+            raise UserError(f"{section['location']}: {name} has {count} rows instead of {section['total']}")
+    return Tables(tasks, blocks, style, sections)
+
+
+def _missing_field(block: Block, names: frozenset[str]) -> tuple[str, str] | None:
+    """(template, field) of the first field that is not among the names, or None. `options` may be absent."""
+    for prompt in (*block.prompts, block.none):
+        for field in sorted(prompt.fields - names - {"options"}):
+            return prompt.name, field
+    return None
+
+
+def _check_templates(spec: TaskSpec, blocks: dict[str, Block], good: set[tuple[str, frozenset[str]]]) -> None:
+    """Refuses a block that does not exist or names a field that the task does not have. `good`: pairs that passed."""
+    try:
+        names = spec.names
+    except UserError as e:
+        raise UserError(f"{spec.location}: {e}") from e
+    if not names:
+        raise UserError(f"{spec.location}: {spec.name} needs 'fields' or 'columns'")
+    for name in (*spec.templates, *spec.inversions, *spec.few, *spec.noopt, *spec.worked):
+        if name not in blocks:
+            raise UserError(f"{spec.location}: no template block '{name}'{nearest(name, blocks)}")
+        if (name, names) in good:
+            continue
+        if wrong := _missing_field(blocks[name], names):
+            raise UserError(
+                f"{spec.location}: template {wrong[0]} names the field '{wrong[1]}', which {spec.name} does not have "
+                f"(it has {', '.join(sorted(names))})"
+            )
+        good.add((name, names))
 
 
 def toml(path: pathlib.Path) -> dict[str, Any]:
@@ -32,101 +191,104 @@ def toml(path: pathlib.Path) -> dict[str, Any]:
 
 def _lines(path: pathlib.Path) -> dict[str, int]:
     """Line of each section header and of each `section.key` of a TOML file (tomllib does not keep them)."""
-    places: dict[str, int] = {}
+    lines: dict[str, int] = {}
     section = ""
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         if hit := re.match(r"\s*\[+\s*([^\]]+?)\s*\]+", line):
             section = hit[1].replace('"', "").replace("'", "")
-            places.setdefault(section, number)
+            lines.setdefault(section, number)
         elif hit := re.match(r"([A-Za-z_][\w-]*)\s*=", line):
-            places.setdefault(f"{section}.{hit[1]}", number)
-    return places
+            lines.setdefault(f"{section}.{hit[1]}", number)
+    return lines
 
 
 def toml_rows(path: pathlib.Path) -> Iterator[Row]:
     """The sections of a TOML file."""
     lines = _lines(path)
     for name, row in toml(path).items():
-        place = f"{path}:{lines.get(name, 1)}"
+        location = f"{path}:{lines.get(name, 1)}"
         if not isinstance(row, dict):
-            raise UserError(f"{place}: '{name}' stands outside a section")
-        yield name, row, place
+            raise UserError(f"{location}: '{name}' is outside a section")
+        yield name, row, location
 
 
-def csv_rows(path: pathlib.Path, cell: Cell) -> Iterator[Row]:
-    """The lines of a CSV file with a column `name`."""
+def csv_rows(path: pathlib.Path, cell: Callable[[str, str], Any] = parse_cell) -> Iterator[Row]:
+    """The lines of a CSV file with a column `name`; `cell(key, text)` is the value of a cell, or a ValueError."""
     with path.open(encoding="utf-8", newline="") as lines:
         reader = csv.reader(lines)
         header = next(reader, [])
         if "name" not in header:
             raise UserError(f"{path}:1: no column 'name'")
         for cells in reader:
-            place = f"{path}:{reader.line_num}"
+            location = f"{path}:{reader.line_num}"
             if len(cells) != len(header):
-                raise UserError(f"{place}: {len(cells)} columns instead of {len(header)}")
+                raise UserError(f"{location}: {len(cells)} columns instead of {len(header)}")
             row = {}
             for key, text in zip(header, cells, strict=True):
                 try:
                     row |= {key: cell(key, text)} if text else {}
                 except (ValueError, KeyError) as e:
-                    raise UserError(f"{place}: {key} is {text!r}") from e
-            yield row.pop("name", ""), row, place
+                    raise UserError(f"{location}: {key} is {text!r}") from e
+            yield row.pop("name", ""), row, location
 
 
-# ---- a root ----------------------------------------------------------------------------------------------------------
-
-
-def add_rows(root: pathlib.Path, found: dict[str, tuple[str, dict, str]], groups: dict[str, dict], cell: Cell) -> None:
-    """Adds the rows of one root to `found`: task name -> (collection, row, place)."""
+def _add_rows(
+    root: pathlib.Path, rows: dict[str, tuple[str, dict[str, Any], str]], sections: dict[str, dict[str, Any]]
+) -> None:
+    """Adds the rows of one root to `rows`: task name -> (collection, row, location)."""
     here: dict[str, str] = {}
     folder = root / "tables"
     for path in sorted([*folder.glob("*.toml"), *folder.glob("*.csv")]):
         collection = path.stem
         if collection in NO_TASKS:
             continue
-        if collection not in groups:
-            raise UserError(f"{path}:1: no collection '{collection}' in collections.toml{nearest(collection, groups)}")
-        for section, row, place in toml_rows(path) if path.suffix == ".toml" else csv_rows(path, cell):
+        if collection not in sections:
+            raise UserError(
+                f"{path}:1: no collection '{collection}' in collections.toml{nearest(collection, sections)}"
+            )
+        for section, row, location in toml_rows(path) if path.suffix == ".toml" else csv_rows(path):
             name = f"{collection}_{section}"
             if not re.fullmatch(r"[A-Za-z0-9_]+", name):
-                raise UserError(f"{place}: '{section}' is no name (letters, digits, underscores)")
+                raise UserError(f"{location}: '{section}' is not a name (letters, digits, underscores)")
             if name in here:
-                raise UserError(f"{place}: {name} stands at {here[name]} too")
-            here[name] = place
-            old = found[name][1] if name in found else {"dataset": section, **groups[collection].get("defaults", {})}
+                raise UserError(f"{location}: {name} is defined at {here[name]} too")
+            here[name] = location
+            old = rows[name][1] if name in rows else {"dataset": section, **sections[collection].get("defaults", {})}
             if "{name}" in old.get("source", ""):
                 old = {**old, "source": old["source"].replace("{name}", section)}
-            found[name] = (collection, {**old, **row}, place)
+            rows[name] = (collection, {**old, **row}, location)
 
 
-def add_licences(root: pathlib.Path, licences: dict[tuple[str, str], str]) -> None:
+def _add_licences(root: pathlib.Path, licences: dict[tuple[str, str], str]) -> None:
     """Adds the rows of one root's `licences.csv` to `licences`: (collection, data set or task) -> licence."""
     path = root / "tables" / "licences.csv"
     if not path.is_file():
         return
-    for name, row, place in csv_rows(path, lambda key, text: text):
+    for name, row, location in csv_rows(path, lambda key, text: text):
         if set(row) != {"collection", "licence", "stated"}:
-            raise UserError(f"{place}: a row is collection,name,licence,stated: what it is, and the page that says so")
+            raise UserError(
+                f"{location}: a row is collection,name,licence,stated: what it is, and the page that says so"
+            )
         if classify(row["licence"]) == UNKNOWN:
-            raise UserError(f"{place}: licence '{row['licence']}' is in no class of flanx/data/task/licence.py")
+            raise UserError(f"{location}: licence '{row['licence']}' is in no class of flanx/data/task/licence.py")
         licences[row["collection"], name] = row["licence"]
 
 
-def add_groups(root: pathlib.Path, groups: dict[str, dict]) -> None:
-    """Adds the collections of one root to `groups`: name -> section of collections.toml, and its place."""
+def _add_collections(root: pathlib.Path, sections: dict[str, dict[str, Any]]) -> None:
+    """Adds the collections of one root to `sections`: name -> section of collections.toml, and its location."""
     path = root / "tables" / "collections.toml"
     if not path.is_file():
         return
-    for name, section, place in toml_rows(path):
+    for name, section, location in toml_rows(path):
         unknown = set(section) - {"role", "total", "defaults"}
         if unknown:
-            raise UserError(f"{place}: unknown key '{sorted(unknown)[0]}'")
+            raise UserError(f"{location}: unknown key '{sorted(unknown)[0]}'")
         if section.get("role") not in ROLES:
-            raise UserError(f"{place}: role is one of {', '.join(ROLES)}")
-        groups[name] = {**section, "place": place}
+            raise UserError(f"{location}: role is one of {', '.join(ROLES)}")
+        sections[name] = {**section, "location": location}
 
 
-def add_blocks(root: pathlib.Path, blocks: dict[str, Block]) -> Style | None:
+def _add_blocks(root: pathlib.Path, blocks: dict[str, Block]) -> Style | None:
     """Adds the template blocks of one root to `blocks`; its style, if it has one."""
     here: dict[str, str] = {}
     style = None
@@ -134,14 +296,14 @@ def add_blocks(root: pathlib.Path, blocks: dict[str, Block]) -> Style | None:
         if path.name == "style.toml":
             style = _style(path)
             continue
-        for name, table, place in toml_rows(path):
+        for name, table, location in toml_rows(path):
             if name in here:
-                raise UserError(f"{place}: template block '{name}' stands at {here[name]} too")
-            here[name] = place
+                raise UserError(f"{location}: template block '{name}' is defined at {here[name]} too")
+            here[name] = location
             try:
                 blocks[name] = parse_block(name, table)
             except ValueError as e:
-                raise UserError(f"{place}: {e}") from e
+                raise UserError(f"{location}: {e}") from e
     return style
 
 

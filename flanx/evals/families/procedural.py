@@ -8,9 +8,9 @@ templates. Either way a plain answer counts as well as one after a rationale, so
 import functools
 import pathlib
 
-from flanx.data.task import sources
-from flanx.data.task.render import make_renderer
-from flanx.data.task.spec import TaskSpec, load_tables
+from flanx.data.task import sources, tables
+from flanx.data.task.render import Renderer
+from flanx.data.task.spec import TaskSpec
 from flanx.evals.spec import Groups, Item, Spec
 
 # The kinds of held-out tasks; the suite "held_out" has all of them.
@@ -26,7 +26,7 @@ TRIGGER = "\nstep by step"  # as in the blocks suite_steps of the templates
 
 @functools.cache
 def _table() -> dict[str, TaskSpec]:
-    return {name: task for name, task in load_tables().items() if task.collection in KINDS}
+    return {name: task for name, task in tables.load_tables().items() if task.collection in KINDS}
 
 
 def tasks(spec: Spec) -> tuple[str, ...]:
@@ -58,7 +58,7 @@ def has(folder: pathlib.Path, task: str, spec: Spec) -> bool:
 def items(spec: Spec, folder: pathlib.Path, task: str) -> list[Item]:
     """The task's rows of the spec's split, in its first prompt style."""
     row = _table()[task]
-    renderer = make_renderer(row, row.styles[0], spec.split)
+    renderer = Renderer(row, tables.load(), row.styles[0], spec.split)
     asks = spec.variant.endswith("_trigger")
     found = []
     for key, location, record in sources.rows(row, spec.split, folder):

@@ -8,15 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flanx.data.task import options as option
-from flanx.data.task import prompt, spec
-from flanx.data.task.options import list_options
-from flanx.data.task.prompt import Renderer
+from flanx.data.task import spec, tables, template
+from flanx.data.task.render import MAX_INPUT_TOKENS, Renderer
 from flanx.data.task.row import BadRow, draw
-from flanx.data.task.template import Prompt, compile_text, fill, parse_block
+from flanx.data.task.template import Prompt, compile_text, fill, list_options, parse_block
 from flanx.evals import answers as extraction
 
-TABLES = spec.load()
+TABLES = tables.load()
 STYLE = TABLES.style
 BLOCK = parse_block(
     "plain",
@@ -30,9 +28,18 @@ BLOCK = parse_block(
 )  # fmt: skip
 
 
+def make_renderer(style="zsopt", block=BLOCK, split="train", pool=tuple, count=len, rendering=0, **row):
+    """The renderer of a task with these blocks; `row`: more of its row, blocks as they are."""
+    blocks = {one.name: one for one in (block, *row.get("inversions", ()), *row.get("worked", ()))}
+    row = {key: tuple(one.name for one in value) if isinstance(value, list) else value for key, value in row.items()}
+    task = spec.TaskSpec("task", "mine", "extra", "mine.toml:1", "jsonl:mine", {"train": "train"}, (block.name,),
+                         dataset="data", **row)  # fmt: skip
+    return Renderer(task, tables.Tables({}, blocks, STYLE, {}), style, split, rendering, pool, count)
+
+
 def render(style="zsopt", records=None, row="train:0", block=BLOCK, **more):
     records = records or {f"train:{i}": {"question": f"question {i}", "answer": f"answer {i}"} for i in range(40)}
-    renderer = Renderer("task", "data", [block], STYLE, style, pool=lambda: list(records.items()), **more)
+    renderer = make_renderer(style, block, pool=lambda: list(records.items()), **more)
     return renderer.render(row, records[row])
 
 
@@ -40,7 +47,7 @@ def test_texts_compile_to_literals_and_fields():
     assert compile_text("a {b}{c} {{d}}") == (("a ", "b"), ("", "c"), (" {d}", None))
     assert fill(compile_text("{b}{b}"), {"b": "{b}"}) == "{b}{b}"  # a value is never looked into
     for wrong in ("{", "a } b", "{b c}", "{1}"):
-        with pytest.raises(ValueError, match="a lone"):
+        with pytest.raises(ValueError, match="a single"):
             compile_text(wrong)
 
 
@@ -110,8 +117,8 @@ def test_options_that_read_like_marks_get_bullets(options):
 
 
 def test_marks_go_beyond_the_alphabet():
-    assert [option._enumerator("A", i) for i in (0, 25, 26, 51, 52)] == ["A", "Z", "AA", "AZ", "BA"]
-    assert [option._enumerator("i", i) for i in (0, 3, 15)] == ["i", "iv", "xvi"]
+    assert [template._enumerator("A", i) for i in (0, 25, 26, 51, 52)] == ["A", "Z", "AA", "AZ", "BA"]
+    assert [template._enumerator("i", i) for i in (0, 3, 15)] == ["i", "iv", "xvi"]
 
 
 def test_there_are_at_least_twenty_few_shot_styles():
@@ -157,13 +164,13 @@ def test_exemplars_are_other_rows_of_the_pool_and_distinct():
 def test_a_row_that_reads_like_the_query_is_no_exemplar():
     records = {"train:0": {"question": "same", "answer": "a"}, "train:1": {"question": "same", "answer": "b"}}
     assert render("fsopt", records) is None
-    assert render("fsopt", records, keep_unshot=True).shots == 0
+    assert render("fsopt", records, split="validation").shots == 0
 
 
 def test_few_shot_prompts_are_pruned_to_the_limit():
     records = {f"train:{i}": {"question": f"{i} " + "word " * 60, "answer": str(i)} for i in range(40)}
     made = [render("fsopt", records, row=row) for row in records]
-    assert all(len(one.inputs) <= prompt.MAX_INPUT_TOKENS for one in made)
+    assert all(len(one.inputs) <= MAX_INPUT_TOKENS for one in made)
     assert max(one.shots for one in made) == 5
     assert render("fsopt", {**records, "train:0": {"question": "x" * 2000, "answer": "y"}}) is None
 
@@ -173,9 +180,9 @@ def test_few_shot_prompts_are_pruned_to_the_limit():
 def test_what_is_seen_to_fit_is_what_fits_when_counted(lengths, query, letter):
     """With as many tokens as any vocabulary can make: one for a character, one in front; two for what is not ASCII."""
     count = lambda text: len(text.encode()) + 1  # noqa: E731
-    renderer = Renderer("task", "data", [BLOCK], STYLE, "fsopt", count=count)
+    renderer = make_renderer("fsopt", count=count)
     shots, kept = [letter * n for n in lengths], []
-    left = prompt.MAX_INPUT_TOKENS - count("q" * query) - 2
+    left = MAX_INPUT_TOKENS - count("q" * query) - 2
     for shot in shots:
         left -= count(shot) + 1
         if left < 0:
@@ -186,7 +193,7 @@ def test_what_is_seen_to_fit_is_what_fits_when_counted(lengths, query, letter):
 
 def test_half_of_the_prompts_have_five_exemplars_and_a_tenth_no_instruction():
     records = {f"train:{i}": {"question": f"question {i}", "answer": str(i)} for i in range(600)}
-    renderer = Renderer("task", "data", [BLOCK], STYLE, "fsopt", pool=lambda: list(records.items()))
+    renderer = make_renderer("fsopt", pool=lambda: list(records.items()))
     made = [renderer.render(row, record) for row, record in records.items()]
     assert 250 < sum(one.shots == 5 for one in made) < 420
     assert 30 < sum(one.template == "plain:none" for one in made) < 95
@@ -195,7 +202,7 @@ def test_half_of_the_prompts_have_five_exemplars_and_a_tenth_no_instruction():
 def test_inversions_come_at_three_to_ten():
     inverted = parse_block("turned", {"none": ["{answer}", "{question}"], "prompts": [["{answer}", "{question}"]]})
     records = {f"train:{i}": {"question": f"question {i}", "answer": str(i)} for i in range(2000)}
-    renderer = Renderer("task", "data", [BLOCK], STYLE, "zsopt", inversions=[inverted])
+    renderer = make_renderer(inversions=[inverted])
     share = sum(renderer.render(*row).template == "turned:0" for row in records.items()) / 2000
     assert share == pytest.approx(0.3 / 1.3, abs=0.03)
 
@@ -208,9 +215,7 @@ def test_a_worked_example_stands_in_half_of_the_few_shot_prompts():
                        "worked_output": "there", "worked_why": "so"}
         for i in range(200)
     }  # fmt: skip
-    renderer = Renderer(
-        "t", "d", blocks[0], STYLE, "fsopt", worked=blocks[1], shots=2, pool=lambda: list(records.items())
-    )
+    renderer = make_renderer("fsopt", blocks[0][0], worked=blocks[1], shots=2, pool=lambda: list(records.items()))
     made = [renderer.render(row, record) for row, record in records.items()]
     worked = [one for one in made if one.template.startswith("niv2_worked")]
     assert 70 < len(worked) < 130
@@ -249,7 +254,7 @@ def test_any_text_is_shown_as_it_is(question, options, which, style, row):
     answer = options[which % len(options)]
     record = {"question": question, "answer": answer, "options": options}
     others = [(f"other {i}", {"question": f"Q{i}", "answer": "no", "options": ["no", "yes"]}) for i in range(8)]
-    renderer = Renderer("task", "data", [BLOCK], STYLE, style, pool=lambda: others, keep_unshot=True)
+    renderer = make_renderer(style, split="validation", pool=lambda: others)
     if not question.strip() or not answer.strip() or not all(o.strip() for o in options):
         return
     made = renderer.render(f"train:{row}", record)
@@ -286,7 +291,7 @@ def test_exemplars_come_from_the_pool_and_never_read_like_the_query(texts, answe
     ]
     place %= len(records)
     row, record = records[place]
-    renderer = Renderer("t", "d", [BLOCK], STYLE, style, shots=shots, pool=lambda: records, keep_unshot=True)
+    renderer = make_renderer(style, split="validation", shots=shots, pool=lambda: records)
     key = renderer.key + row
     template = renderer.choose(key, record)
     said = {i: _body(template, r) for i, (_, r) in enumerate(records)}

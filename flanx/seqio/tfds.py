@@ -1,0 +1,50 @@
+"""TensorFlow Datasets as records of plain Python values; the one module that imports tensorflow_datasets.
+
+`python -m flanx.seqio.tfds NAME` downloads and prepares a data set, as `flanx tasks fetch` does.
+"""
+
+import importlib.util
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from flanx.errors import UserError
+
+PACKAGE = "tensorflow_datasets"
+
+
+def records(name: str, split: str) -> Iterator[dict[str, Any]]:
+    """The records of a prepared data set in its order. Raises UserError where the package is not installed; for a data
+    set that is not there TFDS raises errors of many kinds."""
+    if importlib.util.find_spec(PACKAGE) is None:
+        raise UserError(f"tfds:{name} needs TensorFlow Datasets: pip install tensorflow-datasets tensorflow")
+    import tensorflow_datasets as tfds  # noqa: PLC0415  (seconds and 1.9 GB of TensorFlow, when a source needs it)
+
+    data = tfds.load(name, split=split, shuffle_files=False, download=False)
+    return map(plain, tfds.as_numpy(data))
+
+
+def plain(value: Any) -> Any:
+    """A TFDS value (numpy, bytes, nested) as texts, numbers, lists and dictionaries."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", errors="replace")
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if hasattr(value, "to_list"):  # a ragged tensor
+        return plain(value.to_list())
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value
+
+
+def prepare(name: str) -> None:
+    """Downloads and prepares a data set into TFDS_DATA_DIR."""
+    import tensorflow_datasets as tfds  # noqa: PLC0415  (as above)
+
+    tfds.builder(name).download_and_prepare()
+
+
+if __name__ == "__main__":
+    prepare(sys.argv[1])
