@@ -171,7 +171,7 @@ def test_a_busy_server_is_asked_again_and_a_page_in_the_place_of_data_is_set_asi
     FILES["/two.jsonl"] = b"<html>please log in</html>"
     assert run(fetch.fetch, folder, mixture="mine_two") == 1
     reason = json.loads((folder / "quarantine.json").read_text())["mine_two"]
-    assert "not what the task reads (no JSON" in reason and "two.jsonl.unreadable" in reason
+    assert "not what the task reads (not JSON" in reason and "two.jsonl.unreadable" in reason
     assert not (folder / "two.jsonl").exists()
 
 

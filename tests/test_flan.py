@@ -61,7 +61,7 @@ def test_groups_are_converted_or_named(converted):
         "not converted: PATTERNS['computed']: malformed node",
         "not converted: PATTERNS['lost']: KeyError: 'nowhere'",
         "not converted: FEWSHOT_PATTERNS['wic']: input_pattern",
-        "not converted: cosmos_qa, prompt 1: {options} can stand in the input only",
+        "not converted: cosmos_qa, prompt 1: {options} is allowed in the input only",
         "converted, but no task here uses it: flan_strange",
     ):
         assert line in converted

@@ -11,7 +11,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from flanx.data.task import licence, select, spec, tables
+from flanx.data import vocabulary
+from flanx.data.task import licence, render, select, sources, spec, tables
 from flanx.errors import UserError
 
 # subcommand -> (module and function that run it, what it does)
@@ -182,29 +183,26 @@ def _paint(text: str, code: str) -> str:
     return f"\x1b[{code}m{text}\x1b[0m" if sys.stdout.isatty() and not os.environ.get("NO_COLOR") else text
 
 
-def _size(text: str, limit: int, vocabulary: Any) -> dict[str, Any]:
+def _size(text: str, limit: int, tokenizer: vocabulary.Vocabulary) -> dict[str, Any]:
     """Tokens with EOS, the share of unknown ones, and how many do not fit into the limit."""
-    ids = vocabulary.encode(text)
+    ids = tokenizer.encode(text)
     return {
         "tokens": len(ids) + 1,
-        "unknown": ids.count(vocabulary.unk_id) / max(1, len(ids)),
+        "unknown": ids.count(tokenizer.unk_id) / max(1, len(ids)),
         "cut": max(0, len(ids) + 1 - limit),
     }
 
 
-def _say(size: dict[str, Any]) -> str:
-    cut = f", {size['cut']} cut off" if size["cut"] else ""
-    return f"{size['tokens']} tokens, {size['unknown']:.1%} unknown{cut}"
+def _size_text(size: dict[str, Any]) -> str:
+    truncated = f", {size['cut']} truncated" if size["cut"] else ""
+    return f"{size['tokens']} tokens, {size['unknown']:.1%} unknown{truncated}"
 
 
 def show(args: argparse.Namespace) -> int:
     """Prints examples of a task as the model sees them."""
-    from flanx.data import vocabulary
-    from flanx.data.task import render
-
     task, named_style = tables.find_task(args.name)
     style = args.style or named_style or task.styles[0]
-    words = vocabulary.load(args.vocabulary or os.environ.get("FLANX_VOCABULARY", "byte"))
+    tokenizer = vocabulary.load(args.vocabulary or os.environ.get("FLANX_VOCABULARY", "byte"))
     split = args.split or ("train" if "train" in task.splits else next(iter(task.splits)))
     if (
         task.source.startswith("tfds:")
@@ -215,7 +213,9 @@ def show(args: argparse.Namespace) -> int:
     if args.shots is not None:
         task = dataclasses.replace(task, shots=args.shots, worked=())
     left, skip = args.n, args.skip
-    rows = render.render_rows(task, style, split, args.data_dir, args.rendering, lambda text: len(words.encode(text)))
+    rows = render.render_rows(
+        task, style, split, args.data_dir, args.rendering, lambda text: len(tokenizer.encode(text))
+    )
     for row in rows:
         if args.template and args.template not in (row.template, row.template.rpartition(":")[2]):
             continue
@@ -225,14 +225,14 @@ def show(args: argparse.Namespace) -> int:
         if not left:
             break
         left -= 1
-        sizes = [_size(text, limit, words) for text, limit in zip((row.inputs, row.targets), LENGTHS, strict=True)]
+        sizes = [_size(text, limit, tokenizer) for text, limit in zip((row.inputs, row.targets), LENGTHS, strict=True)]
         if args.json:
             print(json.dumps({**vars(row), "inputs_size": sizes[0], "targets_size": sizes[1]}, ensure_ascii=False))
             continue
         print(_paint(f"{row.task}  {row.style}  {row.template}  {row.shots} shots  {row.row}", "1"))
-        print(_paint(f"inputs ({_say(sizes[0])} of {LENGTHS[0]})", "36"))
+        print(_paint(f"inputs ({_size_text(sizes[0])} of {LENGTHS[0]})", "36"))
         print(row.inputs)
-        print(_paint(f"targets ({_say(sizes[1])} of {LENGTHS[1]})", "32"))
+        print(_paint(f"targets ({_size_text(sizes[1])} of {LENGTHS[1]})", "32"))
         print(_paint(row.targets, "32"))
         print()
     if left == args.n:

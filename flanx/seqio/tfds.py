@@ -3,23 +3,28 @@
 `python -m flanx.seqio.tfds NAME` downloads and prepares a data set, as `flanx tasks fetch` does.
 """
 
-import importlib.util
 import sys
 from collections.abc import Iterator
 from typing import Any
 
 from flanx.errors import UserError
 
-PACKAGE = "tensorflow_datasets"
+
+def _package(name: str) -> Any:
+    """TensorFlow Datasets, imported when a source needs it. Raises UserError where it is not installed."""
+    try:
+        import tensorflow_datasets  # noqa: PLC0415  (seconds to import, and TensorFlow with it: 1.9 GB)
+    except ImportError as error:
+        raise UserError(
+            f"tfds:{name} needs TensorFlow Datasets ({error}): pip install tensorflow-datasets tensorflow"
+        ) from error
+    return tensorflow_datasets
 
 
 def records(name: str, split: str) -> Iterator[dict[str, Any]]:
     """The records of a prepared data set in its order. Raises UserError where the package is not installed; for a data
     set that is not there TFDS raises errors of many kinds."""
-    if importlib.util.find_spec(PACKAGE) is None:
-        raise UserError(f"tfds:{name} needs TensorFlow Datasets: pip install tensorflow-datasets tensorflow")
-    import tensorflow_datasets as tfds  # noqa: PLC0415  (seconds and 1.9 GB of TensorFlow, when a source needs it)
-
+    tfds = _package(name)
     data = tfds.load(name, split=split, shuffle_files=False, download=False)
     return map(plain, tfds.as_numpy(data))
 
@@ -41,9 +46,7 @@ def plain(value: Any) -> Any:
 
 def prepare(name: str) -> None:
     """Downloads and prepares a data set into TFDS_DATA_DIR."""
-    import tensorflow_datasets as tfds  # noqa: PLC0415  (as above)
-
-    tfds.builder(name).download_and_prepare()
+    _package(name).builder(name).download_and_prepare()
 
 
 if __name__ == "__main__":
