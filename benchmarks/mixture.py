@@ -70,10 +70,11 @@ def measure_read(
     import resource
 
     from flanx.data import store
+    from flanx.data.pipeline import batches as batches_module
     from flanx.data.pipeline import mixture
 
     asked = mixture.Mixture(name, allow_missing=True)
-    batches = mixture.Batches(store.open_store(folder), asked, lengths or LENGTHS, ROWS)
+    batches = batches_module.Batches(store.open_store(folder), asked, lengths or LENGTHS, ROWS)
     batches.batch(0)
     found = {"open to first batch": time.time() - started}
     assert "tensorflow" not in sys.modules and "seqio" not in sys.modules
@@ -85,12 +86,12 @@ def measure_read(
         batches.batch(steps)
         steps += 1
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    plan = batches.plan(0, batches.rows_per_chunk)
+    plan = batches.chunk_plan(0)
     rows = np.add.reduceat(plan.length / np.array(batches.limits), plan.starts[:-1], axis=0)
     return found | {
         "packed rows per second": steps * ROWS / wall,
         "packed rows per CPU second": steps * ROWS / cpu,
-        "examples per second": steps * ROWS / wall * batches.examples_per_row(),
+        "examples per second": steps * ROWS / wall * batches.examples_per_row,
         "padding of the side that fills first, row by row": 1 - float(rows.max(axis=1).mean()),
         "padding of all inputs": 1 - float(rows[:, 0].mean()),
         "padding of all targets": 1 - float(rows[:, 1].mean()),
@@ -101,9 +102,10 @@ def measure_read(
 def measure_loader(folder: str, seconds: float, started: float) -> dict[str, float]:
     """Speed through the loader, and the waits of a reader that asks for RATE rows a second, after the first second."""
     from flanx.data import store
+    from flanx.data.pipeline import batches as batches_module
     from flanx.data.pipeline import mixture, prefetch
 
-    batches = mixture.Batches(store.open_store(folder), mixture.Mixture("proportion_b"), LENGTHS, ROWS)
+    batches = batches_module.Batches(store.open_store(folder), mixture.Mixture("proportion_b"), LENGTHS, ROWS)
     reader = prefetch.Loader(batches)
     next(reader)
     steps, begun = 0, time.perf_counter()

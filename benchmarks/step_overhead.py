@@ -54,13 +54,13 @@ def measure(folder: pathlib.Path, blocks: int, steps: int, rows: int) -> tuple[f
     dataset = DatasetConfig(mixture.Mixture("own"), str(run_case.store_dir()), "byte", lengths, rows)
     batches, saved = dataset.open(MODEL, 0), checkpoint.Checkpoints(folder / "run")
     with contextlib.closing(saved), partitioner.scope():
-        state, target = train.make_state(trainer, partitioner, saved, None)
+        state, target = train.init_state(trainer, partitioner, saved, None)
         step_fn = trainer.jit(target)
         fixed = partitioner.global_batch(batches.batch(0), rows)
         state, _ = step_fn(state, fixed)
         jax.block_until_ready(state)
         watch = Watch(folder / "run", MODEL, 0, 10**6, 10, saved.latest)
-        stream = train.placed(batches, partitioner, 0, 10**6)
+        stream = train.device_batches(batches, partitioner, 0, 10**6)
         times: dict[str, list[float]] = {"bare": [], "loop": []}
         with contextlib.closing(watch), contextlib.closing(stream), contextlib.redirect_stdout(sys.stderr):
             for _ in range(blocks):
@@ -73,7 +73,7 @@ def measure(folder: pathlib.Path, blocks: int, steps: int, rows: int) -> tuple[f
                 for step, batch in itertools.islice(stream, steps):
                     with jax.transfer_guard("disallow"):
                         state, metrics = step_fn(state, batch)
-                    watch.take(step, metrics, batch, state.params)
+                    watch.record(step, metrics, batch, state.params)
                 jax.block_until_ready(state)
                 times["loop"].append((time.perf_counter() - began) / steps)
     return statistics.median(times["bare"]), statistics.median(times["loop"])

@@ -69,7 +69,7 @@ def flanx_step(args: argparse.Namespace) -> Iterator[tuple[str, Callable[[], Non
         "decoder_segment_ids": np.ones_like(tokens["targets"]),
     }
     batch = {name: jnp.asarray(array, jnp.int32) for name, array in batch.items()}
-    state = jax.jit(trainer.fresh)()
+    state = jax.jit(trainer.init)()
     train_step = jax.jit(trainer.step, donate_argnums=0)
     square = jnp.ones((2048, 2048), jnp.float32)
     multiply = jax.jit(lambda a: a @ a)

@@ -1,42 +1,43 @@
-"""Many processes as one run: who is there, whether all run the same, and who was lost.
+"""Many processes as one run: all present, all with the same configuration, stopped at one common step.
 
-Every process knows its number from flags, from JAX_COORDINATOR_ADDRESS and its two companions, or from what JAX itself
-detects (TPU VM, GKE, SLURM, MPI). Before JAX connects them, all report to process 0 (`flanx.coordination`). The
-connections stay open: a process that dies ends the others with its name, and one that is told to stop tells the others
-at which step.
+Every process knows its number from flags, from JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or from
+what JAX itself detects (TPU VM, GKE, SLURM, MPI). Agreement and preemption are JAX's (`multihost_utils`); which process
+is missing or lost is `flanx.coordination`'s. jax is imported only where there are several processes, or the training
+loop runs: commands start without it.
 """
 
 import argparse
 import contextlib
 import hashlib
 import importlib.metadata
+import json
 import os
 import pathlib
 import platform
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from flanx.coordination import Cluster, Place
+from flanx.coordination import Connection, ProcessId
 from flanx.errors import Preempted, UserError
 
-JAX_SILENCE = 24 * 3600  # a lost process is noticed on our sockets; JAX would also end one that was only stopped
+JAX_SILENCE = 24 * 3600  # seconds; `coordination` notices a lost process, JAX would also end a suspended one
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Flags for processes that nothing else numbers."""
+    """Flags for processes whose number is not in the environment."""
     parser.add_argument("--coordinator_address", metavar="HOST:PORT", help="address of process 0; all hosts reach it")
     parser.add_argument("--num_processes", type=int, metavar="N", help="processes of the run")
     parser.add_argument("--process_id", type=int, metavar="I", help="this process's number, from 0")
     parser.add_argument(
-        "--cluster_timeout", type=float, default=300.0, metavar="SECONDS", help="limit of the roll call"
+        "--cluster_timeout", type=float, default=300.0, metavar="SECONDS", help="how long to wait for all processes"
     )
 
 
-def locate(args: argparse.Namespace, environment: Mapping[str, str] = os.environ) -> Place | None:
-    """This process's place: from flags, from the environment, or as JAX detects it. None for a single process."""
+def locate(args: argparse.Namespace, environment: Mapping[str, str] = os.environ) -> ProcessId | None:
+    """This process among the run's: from flags, from the environment, or as JAX detects it. None for a single one."""
     address = args.coordinator_address or environment.get("JAX_COORDINATOR_ADDRESS")
     if not address:
         if args.num_processes is not None or args.process_id is not None:
@@ -49,121 +50,153 @@ def locate(args: argparse.Namespace, environment: Mapping[str, str] = os.environ
         raise UserError(
             f"process 0 is at {address}, but this one's number is not known: add --num_processes and --process_id"
         )
-    place = Place(address, int(count), int(number))
-    if ":" not in address or not 0 <= place.process < place.count:
+    own = ProcessId(address, int(count), int(number))
+    if ":" not in address or not 0 <= own.process < own.count:
         raise UserError(
-            f"process {place.process} of {place.count} at '{address}': numbers run from 0, addresses are HOST:PORT"
+            f"process {own.process} of {own.count} at '{address}': numbers run from 0, addresses are HOST:PORT"
         )
-    return place if place.count > 1 else None
+    return own if own.count > 1 else None
 
 
-def _detect() -> Place | None:
+def _detect() -> ProcessId | None:
     """What JAX's own detection finds (Google Cloud TPU, GKE, SLURM, Open MPI)."""
-    from jax._src.clusters import ClusterEnv  # the detection alone has no public name
+    from jax._src.clusters import ClusterEnv  # noqa: PLC0415  (jax starts late; the detection has no public name)
 
-    found = ClusterEnv.auto_detect_unset_distributed_params(None, None, None, None, None, 300)
-    address, count, number = found[:3]
-    return Place(address, count, number) if address and count and count > 1 else None
+    address, count, number = ClusterEnv.auto_detect_unset_distributed_params(None, None, None, None, None, 300)[:3]
+    if not address or number is None or not count or count < 2:
+        return None
+    return ProcessId(address, count, number)
 
 
 def versions() -> dict[str, str]:
     """What must be equal on every host: Python, libraries, and flanx's own code."""
-    found = {"python": platform.python_version()}
-    found |= {name: importlib.metadata.version(name) for name in PACKAGES}
+    versions = {"python": platform.python_version()}
+    versions |= {name: importlib.metadata.version(name) for name in PACKAGES}
     code, folder = hashlib.sha256(), pathlib.Path(__file__).parent
     for path in sorted(folder.rglob("*.py")):
         code.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
-    return found | {"flanx code": code.hexdigest()[:12]}
+    return versions | {"flanx code": code.hexdigest()[:12]}
 
 
-_joined: Cluster | None = None
+_connection: Connection | None = None  # of this process, while it is one of several
 
 
 @contextlib.contextmanager
-def joined(args: argparse.Namespace, recipe: str) -> Iterator[None]:
+def joined(args: argparse.Namespace, gin_text: str) -> Iterator[None]:
     """Joins the run's other processes, if there are any, for as long as the context lasts.
 
-    All must run the same recipe (the whole gin text), code and versions. Raises UserError otherwise, before any
-    device is touched.
+    All must have the same configuration (the whole gin text), code and versions: UserError otherwise.
     """
-    global _joined
-    place = locate(args)
-    if place is None:
+    global _connection
+    own = locate(args)
+    if own is None:
         yield
         return
-    import jax
+    import jax  # noqa: PLC0415  (see the module's docstring)
 
-    cluster = Cluster(place, args.cluster_timeout)
+    connection = Connection(own, args.cluster_timeout)
     try:
-        cluster.agree("roll call", {"recipe": hashlib.sha256(recipe.encode()).hexdigest()[:12]} | versions())
         if os.environ.get("JAX_PLATFORMS", "") == "cpu":
             jax.config.update("jax_cpu_collectives_implementation", "gloo")
-        limit = int(args.cluster_timeout)
         jax.distributed.initialize(
-            place.address,
-            place.count,
-            place.process,
-            initialization_timeout=limit,
+            own.address,
+            own.count,
+            own.process,
+            initialization_timeout=int(args.cluster_timeout),
             heartbeat_timeout_seconds=JAX_SILENCE,
             shutdown_timeout_seconds=60,  # at the end nobody waits long for one that failed
+            coordinator_bind_address=own.address,  # not on every interface, JAX's default
         )
-        _joined = cluster
+        _connection = connection
+        agree("the configuration", {"gin files and bindings": _digest(gin_text)} | versions())
         yield
-    except Preempted:  # all stop at the same step
-        cluster.leave()
+    except (Preempted, _Disagreement):  # raised by every process at the same point
+        connection.leave()
+        jax.distributed.shutdown()
         raise
     except BaseException as error:
-        cluster.fail((str(error).splitlines() or [type(error).__name__])[0])
+        connection.fail((str(error).splitlines() or [type(error).__name__])[0])
         raise
     finally:
-        _joined = None
-    cluster.leave()
+        _connection = None
+    connection.leave()
     jax.distributed.shutdown()
 
 
-def agree(round_name: str, facts: Mapping[str, Any]) -> None:
-    """Waits until every process of the run has brought the same facts; nothing to do for a single process."""
-    if _joined is not None:
-        _joined.agree(round_name, facts)
+class _Disagreement(UserError):
+    """Processes differ, which all of them know."""
+
+
+def agree(what: str, facts: Mapping[str, Any]) -> None:
+    """Raises UserError where a process of the run brings other facts than process 0, on all of them alike."""
+    if _connection is None:
+        return
+    import numpy as np  # noqa: PLC0415  (see the module's docstring)
+    from jax.experimental import multihost_utils  # noqa: PLC0415
+
+    own = json.dumps({name: str(value) for name, value in facts.items()} | {"host": platform.node()}).encode()
+    longest = int(multihost_utils.process_allgather(np.array(len(own))).max())
+    padded = np.frombuffer(own.ljust(longest), np.uint8)
+    every = [json.loads(row.tobytes()) for row in np.asarray(multihost_utils.process_allgather(padded))]
+    for process, other in enumerate(every):
+        for name in facts:
+            if other.get(name) != every[0].get(name):
+                raise _Disagreement(
+                    f"{what}: '{name}' differs between hosts: process 0 has {_short(every[0].get(name))}, process "
+                    f"{process} ({other['host']}) has {_short(other.get(name))}; give all the same files and versions"
+                )
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _short(value: str | None) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def is_first() -> bool:
     """Whether this process writes what only one may write."""
-    return _joined is None or _joined.place.process == 0
+    return _connection is None or _connection.own.process == 0
 
 
-def meet(place: str) -> None:
-    """Waits until every process of the run has come to `place`; all must come to the same places in the same order."""
-    if _joined is not None:
-        from jax.experimental import multihost_utils  # not at the top: it takes a device
+def barrier(name: str) -> None:
+    """Waits until every process of the run has reached the barrier `name`; all must reach the same ones in order."""
+    if _connection is not None:
+        from jax.experimental import multihost_utils  # noqa: PLC0415  (see the module's docstring)
 
-        multihost_utils.sync_global_devices(place)
+        multihost_utils.sync_global_devices(name)
 
 
 @contextlib.contextmanager
-def first_alone(place: str) -> Iterator[None]:
-    """A block on shared files that the first process is through with before the others begin it."""
+def first_alone(name: str) -> Iterator[None]:
+    """A block on shared files that the first process has left before the others enter it."""
     if not is_first():
-        meet(place)
+        barrier(name)
     yield
     if is_first():
-        meet(place)
-
-
-def stops(asked: bool, step: int) -> bool:
-    """Whether the run stops after `step`: at once for a single process, at one common step for several."""
-    return asked if _joined is None else _joined.stops(asked, step)
+        barrier(name)
 
 
 @contextlib.contextmanager
-def on_sigterm() -> Iterator[threading.Event]:
-    """An event that SIGTERM sets, so that the loop can save and leave; only in the main thread, as signals demand."""
-    stopping = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stopping
+def preemption() -> Iterator[Callable[[int], bool]]:
+    """A function stops(step) that says whether the run stops after `step`, because a process received SIGTERM.
+
+    It must be called after every step. A single process stops at once; several stop at one common step, so that none
+    waits for the others in a collective (JAX's preemption sync point, which has its own handler of SIGTERM).
+    """
+    if _connection is not None:
+        from jax.experimental import multihost_utils  # noqa: PLC0415  (see the module's docstring)
+
+        yield multihost_utils.reached_preemption_sync_point
         return
-    previous = signal.signal(signal.SIGTERM, lambda *_: stopping.set())
+    received = threading.Event()
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may handle signals
+        yield lambda step: False
+        return
+    previous = signal.signal(signal.SIGTERM, lambda *_: received.set())
     try:
-        yield stopping
+        yield lambda step: received.is_set()
     finally:
         signal.signal(signal.SIGTERM, previous)

@@ -82,7 +82,7 @@ def evaluate(
         entries = {suite.spec.name: _run_suite(predictor, suite, folder, run) for suite in loaded}
     if cluster.is_first():
         scores.write_scores(folder, entries, run)
-    cluster.meet("scores are written")
+    cluster.barrier("scores are written")
     return json.loads((folder / "scores.json").read_text(encoding="utf-8"))
 
 
@@ -151,7 +151,7 @@ def _run_suite(predictor: Predictor, suite: Suite, folder: pathlib.Path, run: Ma
         for row in predict(predictor, spec, prompts) if prompts else ():
             if cluster.is_first():
                 writer.add(row)
-    cluster.meet(f"{spec.name}: every generation is written")
+    cluster.barrier(f"{spec.name}: every generation is written")
     rows = [row for path in writer.paths.values() for row in generations.read(path)[1]]
     if len(rows) != len(suite.items):
         raise UserError(f"{folder}: {len(rows)} predictions of {len(suite.items)} items of {spec.name}; evaluate again")

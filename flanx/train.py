@@ -1,24 +1,26 @@
 """`flanx train`: one training run, in order.
 
-store, mixture -> mesh -> state (resumed, from a parent, or fresh) -> loop of steps -> save -> held-out evaluation.
-A run is a folder: config.gin, run.json (what it is), metrics.jsonl, checkpoints/, evals/, done.json (written last).
+store, mixture -> mesh -> state (resumed, from a parent, or new) -> loop of steps -> save -> held-out evaluation.
+A run is a folder: config.gin, run.json (its metadata), metrics.jsonl, checkpoints/, evals/, done.json (written last).
 """
 
 import contextlib
 import json
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
 import jax
 
-from flanx import cluster
+from flanx import cluster, convert
 from flanx.checkpoint import Checkpoints, RestoreCheckpointConfig, SaveCheckpointConfig, load_params
 from flanx.data.dataset import DatasetConfig
-from flanx.data.pipeline import mixture, prefetch
+from flanx.data.pipeline.batches import Batches
+from flanx.data.pipeline.prefetch import Loader
 from flanx.errors import Preempted, UserError
 from flanx.files import local_folder, write_atomic
 from flanx.partition import Partitioner, cache_compilations, explain_exhausted
+from flanx.plan import search
 from flanx.train_metrics import Watch
 from flanx.train_step import Trainer, TrainState
 
@@ -40,12 +42,12 @@ def train(
 ) -> None:
     """Trains up to step `train_steps`, then evaluates.
 
-    Started again with the same arguments it goes on from the newest checkpoint, with the same batches and the same
-    randomness, so that the losses of a stopped and resumed run equal those of an undisturbed one to the last bit.
+    Started again with the same arguments it resumes from the newest checkpoint, with the same batches and the same
+    randomness, so that the losses of a stopped and resumed run equal those of an uninterrupted one to the last bit.
 
     Args:
       evaluator: called as evaluator(model=, params=, step=, out_dir=) every `eval_period` steps and at the end.
-      fork: resume although the run's store, mixture, model or seed changed since.
+      fork: resume although the run's store, mixture, model or seed have changed.
       compilation_cache: folder of compiled programs; see `flanx.partition.cache_compilations`.
 
     Raises:
@@ -54,39 +56,41 @@ def train(
     """
     folder = local_folder(model_dir)
     if is_done(folder, train_steps):
-        print(f"{folder.name}: done already (step {train_steps}); delete {folder / 'done.json'} to run it again")
+        print(f"{folder.name}: already done (step {train_steps}); delete {folder / 'done.json'} to run it again")
         return
     batches = dataset.open(trainer.model, trainer.seed) if train_steps else None
-    claim(folder, identity(trainer, batches) | parent_of(folder, initial_checkpoint), fork)
+    write_run_metadata(folder, identity(trainer, batches) | parent_metadata(folder, initial_checkpoint), fork)
     cache_compilations(compilation_cache)
-    partitioner = settle(partitioner, trainer, dataset)
+    if partitioner.num_partitions == "auto":
+        lengths = dataset.task_feature_lengths
+        partitioner = search.resolve_partitioner(partitioner, trainer, dataset.batch_size, lengths)
 
     def evaluate(state: TrainState) -> None:
         if evaluator:
             evaluator(model=trainer.model, params=state.params, step=int(state.step), out_dir=folder / "evals")
 
-    with partitioner.scope(), cluster.on_sigterm() as told, contextlib.closing(checkpoints.open(folder)) as saved:
-        state, target = make_state(trainer, partitioner, saved, initial_checkpoint.path)
-        tell_replicated(partitioner, target.params, folder.name)
+    with partitioner.scope(), cluster.preemption() as stops, contextlib.closing(checkpoints.open(folder)) as saved:
+        state, target = init_state(trainer, partitioner, saved, initial_checkpoint.path)
+        report_replicated(partitioner, target.params, folder.name)
         step_fn, done = trainer.jit(target), int(state.step)
         watch = Watch(folder, trainer.model, done, train_steps, log_period, saved.latest)
-        stream = placed(batches, partitioner, done, train_steps)
+        stream = device_batches(batches, partitioner, done, train_steps)
         with contextlib.closing(watch), contextlib.closing(stream), explain_exhausted(target, partitioner):
             for step, batch in stream:
                 with jax.transfer_guard("disallow"):
                     state, metrics = step_fn(state, batch)
-                watch.take(step, metrics, batch, state.params)
-                stops = cluster.stops(told.is_set(), step)
+                watch.record(step, metrics, batch, state.params)
+                is_last = stops(step)
                 evaluates = bool(eval_period) and step % eval_period == 0 and step < train_steps
-                if stops or evaluates or step % checkpoints.period == 0:
-                    watch.settle(state.params)
+                if is_last or evaluates or step % checkpoints.period == 0:
+                    watch.flush(state.params)
                     saved.save(state)
-                if stops:
+                if is_last:
                     saved.wait()
-                    raise Preempted(f"{folder.name}: stopped and saved at step {step}; the same command goes on")
+                    raise Preempted(f"{folder.name}: stopped and saved at step {step}; the same command resumes it")
                 if evaluates:
                     evaluate(state)
-            watch.settle(state.params)
+            watch.flush(state.params)
         if train_steps:  # else the state is the parent's, which has its own checkpoint
             saved.save(state)
             saved.wait()
@@ -101,8 +105,8 @@ def is_done(folder: pathlib.Path, train_steps: int) -> bool:
     return done.exists() and json.loads(done.read_text())["step"] >= train_steps
 
 
-def identity(trainer: Trainer, batches: mixture.Batches | None) -> dict[str, Any]:
-    """What makes a run the run it is: these must not change between a stop and a resume."""
+def identity(trainer: Trainer, batches: Batches | None) -> dict[str, Any]:
+    """What identifies a run: it must not change between a stop and a resume."""
     return {
         "model": repr(trainer.model),
         "num_params": trainer.model.num_params(),
@@ -112,86 +116,74 @@ def identity(trainer: Trainer, batches: mixture.Batches | None) -> dict[str, Any
     }
 
 
-def parent_of(folder: pathlib.Path, parent: RestoreCheckpointConfig) -> dict[str, str | None]:
-    """The parent's path and fingerprint: as the run wrote them down when it began, or else read.
+def parent_metadata(folder: pathlib.Path, parent: RestoreCheckpointConfig) -> dict[str, str | None]:
+    """The parent's path and fingerprint: from run.json where the run has recorded them, else from the checkpoint.
 
-    Raises UserError where the parent is not the one whose fingerprint is wanted.
+    Raises UserError where the parent is not the one whose fingerprint is required.
     """
-    record = folder / "run.json"
-    there = json.loads(record.read_text()) if record.exists() else {}
-    same_path = there.get("initial_checkpoint_path") == parent.path
-    known = there.get("initial_checkpoint_fingerprint") if same_path else None
-    if parent.path is not None and (known is None or parent.fingerprint not in (None, known)):
-        from flanx import convert  # not at the top: most runs have no parent
-
-        known = convert.expect_parent(parent.path, parent.fingerprint)
-    return {"initial_checkpoint_path": parent.path, "initial_checkpoint_fingerprint": known}
+    path = folder / "run.json"
+    recorded = json.loads(path.read_text()) if path.exists() else {}
+    is_same = recorded.get("initial_checkpoint_path") == parent.path
+    fingerprint = recorded.get("initial_checkpoint_fingerprint") if is_same else None
+    if parent.path is not None and (fingerprint is None or parent.fingerprint not in (None, fingerprint)):
+        fingerprint = convert.expect_parent(parent.path, parent.fingerprint)
+    return {"initial_checkpoint_path": parent.path, "initial_checkpoint_fingerprint": fingerprint}
 
 
-def claim(folder: pathlib.Path, wanted: Mapping[str, Any], fork: bool) -> None:
-    """Writes run.json, or holds it against `wanted`, which all hosts must bring alike.
+def write_run_metadata(folder: pathlib.Path, metadata: Mapping[str, Any], fork: bool) -> None:
+    """Writes run.json, or checks it against `metadata`, which must be the same on all hosts.
 
     Raises UserError naming the field that changed.
     """
-    path, wanted = folder / "run.json", json.loads(json.dumps(wanted))  # as it reads when it comes back
+    path, metadata = folder / "run.json", json.loads(json.dumps(metadata))  # as it is when it is read
     if path.exists() and not fork:
-        there = json.loads(path.read_text())
-        changed = [key for key in wanted if there.get(key) != wanted[key]]
-        if changed:
-            key = changed[0]
-            raise UserError(
-                f"{folder} is another run: its {key} was {there.get(key)}, now {wanted[key]}; "
-                "choose another MODEL_DIR, or bind train.fork = True to go on all the same"
-            )
-    cluster.agree("what is trained", wanted)
+        recorded = json.loads(path.read_text())
+        for key in metadata:
+            if recorded.get(key) != metadata[key]:
+                raise UserError(
+                    f"{folder} is another run: its {key} was {recorded.get(key)}, now {metadata[key]}; "
+                    "choose another MODEL_DIR, or bind train.fork = True to resume it nevertheless"
+                )
+    cluster.agree("the run", metadata)
     folder.mkdir(parents=True, exist_ok=True)
     if cluster.is_first():
-        write_atomic(path, json.dumps(wanted, indent=1) + "\n")
+        write_atomic(path, json.dumps(metadata, indent=1) + "\n")
 
 
-def settle(partitioner: Partitioner, trainer: Trainer, dataset: DatasetConfig) -> Partitioner:
-    """The partitioner, its layout picked for the devices at hand where num_partitions is "auto"."""
-    if partitioner.num_partitions != "auto":
-        return partitioner
-    from flanx.plan import search  # reads this module's configuration, so it cannot be imported above
-
-    return search.resolve_partitioner(partitioner, trainer, dataset.batch_size, dataset.task_feature_lengths)
-
-
-def make_state(
+def init_state(
     trainer: Trainer, partitioner: Partitioner, saved: Checkpoints, parent: str | None
 ) -> tuple[TrainState, TrainState]:
-    """The state to start from, and its abstract form: the newest checkpoint, else the parent, else a fresh one."""
+    """The state to start from, and its abstract form: the newest checkpoint's, else the parent's, else a new one."""
     target = trainer.abstract_state(partitioner)
     shardings = jax.tree.map(lambda s: s.sharding, target)
     with explain_exhausted(target, partitioner):
         if saved.latest() is not None:
             return saved.restore(target), target
         if parent is not None:
-            begin = jax.jit(trainer.begin, out_shardings=shardings, donate_argnums=0)
-            return begin(load_params(parent, target.params)), target
-        return jax.jit(trainer.fresh, out_shardings=shardings)(), target
+            init_from_params = jax.jit(trainer.init_from_params, out_shardings=shardings, donate_argnums=0)
+            return init_from_params(load_params(parent, target.params)), target
+        return jax.jit(trainer.init, out_shardings=shardings)(), target
 
 
-def tell_replicated(partitioner: Partitioner, params: Any, label: str) -> None:
-    """Says which large arrays the rules leave whole on every device."""
+def report_replicated(partitioner: Partitioner, params: Any, label: str) -> None:
+    """Prints which large arrays the rules replicate on every device."""
     shardings = jax.tree.map(lambda p: p.sharding, params)
-    if (whole := partitioner.replicated(params, shardings)) and cluster.is_first():
-        name, size = whole[0]
-        total = sum(size for _, size in whole) / 1e9
+    if (replicated := partitioner.replicated(params, shardings)) and cluster.is_first():
+        name, size = replicated[0]
+        total = sum(size for _, size in replicated) / 1e9
         print(
-            f"{label}: every device holds {len(whole)} large arrays whole ({total:.2f} GB, the largest {name}, "
-            f"{size / 1e9:.2f} GB); partition.rules.parameters = 2 would divide them"
+            f"{label}: every device holds all of {len(replicated)} large arrays ({total:.2f} GB, the largest {name}, "
+            f"{size / 1e9:.2f} GB); partition.rules.parameters = 2 would shard them"
         )
 
 
-def placed(
-    batches: mixture.Batches | None, partitioner: Partitioner, done: int, train_steps: int
-) -> Iterator[tuple[int, Mapping[str, jax.Array]]]:
-    """(step, batch on the mesh) of the steps after `done`, each host giving its rows; nothing where there are none."""
+def device_batches(
+    batches: Batches | None, partitioner: Partitioner, done: int, train_steps: int
+) -> Generator[tuple[int, Mapping[str, jax.Array]], None, None]:
+    """(step, batch on the mesh) of the steps after `done`, each host giving its rows; none without `batches`."""
     if batches is None:
         return
     rows = partitioner.host_rows(batches.batch_size)
-    with contextlib.closing(prefetch.Loader(batches, done, rows)) as stream:
+    with contextlib.closing(Loader(batches, done, rows)) as stream:
         for step in range(done + 1, train_steps + 1):
             yield step, partitioner.global_batch(next(stream), batches.batch_size)

@@ -1,4 +1,4 @@
-"""What a run tells: metrics.jsonl always, TensorBoard beside it, one progress line on the terminal."""
+"""The metrics of a run: metrics.jsonl always, TensorBoard next to it, one progress line on the terminal."""
 
 import collections
 import json
@@ -14,42 +14,54 @@ from rich.console import Console
 
 from flanx import jsonl
 from flanx.errors import UserError
+from flanx.files import write_atomic
 from flanx.models import Model, first_nonfinite
 
-TAIL = 1 << 16  # bytes at the end of a metrics file in which its newest record lies
+TAIL = 1 << 16  # bytes at the end of a metrics file that contain its newest record
 
 
 class MetricsLog:
-    """Appends one JSON object per logged step to `folder/metrics.jsonl`, and the numbers to TensorBoard.
+    """Appends one JSON object per logged step to `folder/metrics.jsonl`, and the numbers to TensorBoard's event file.
 
     A run that resumes at step k first drops what an earlier process wrote beyond k, so that the file reads as if the
     run had never stopped.
     """
 
     def __init__(self, folder: str | os.PathLike, resume_step: int = 0) -> None:
-        self.path = pathlib.Path(folder) / "metrics.jsonl"
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        kept = [record for record in jsonl.records(self.path) if record["step"] <= resume_step]
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_text("".join(map(jsonl.line, kept)), encoding="utf-8")
-        temporary.replace(self.path)
-        self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 (closed in close)
-        self._board = TensorBoard(pathlib.Path(folder) / "tensorboard")
+        # TensorBoard's protocol buffers and writer, without TensorFlow; only where a run writes, not where one is read
+        from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[attr-defined]  # noqa: PLC0415
+        from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[attr-defined]  # noqa: PLC0415
+        from tensorboard.summary.writer.record_writer import RecordWriter  # noqa: PLC0415
+
+        folder = pathlib.Path(folder)
+        path, board = folder / "metrics.jsonl", folder / "tensorboard"
+        board.mkdir(parents=True, exist_ok=True)
+        kept = [record for record in jsonl.records(path) if record["step"] <= resume_step]
+        write_atomic(path, "".join(map(jsonl.line, kept)))
+        self._event, self._summary = Event, Summary
+        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed in close)
+        self._events = open(board / f"events.out.tfevents.{time.time_ns()}.flanx", "wb")  # noqa: SIM115
+        self._board = RecordWriter(self._events)
+        self._board.write(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """One record {"step": step, **values}, flushed."""
+        """One record {"step": step, **values} and one event of as many scalars, flushed."""
         self._file.write(jsonl.line({"step": step, **values}))
         self._file.flush()
-        self._board.write(step, values)
+        scalars = [self._summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
+        event = self._event(wall_time=time.time(), step=step, summary=self._summary(value=scalars))
+        self._board.write(event.SerializeToString())
+        self._board.flush()
 
     def close(self) -> None:
         """Closes both files."""
         self._file.close()
-        self._board.close()
+        self._board.flush()
+        self._events.close()
 
 
 def read_metrics(folder: str | os.PathLike) -> list[dict[str, Any]]:
-    """The records of a run's metrics.jsonl, in order; empty where there is none."""
+    """The records of a run's metrics.jsonl, in order; empty where there is no file."""
     return jsonl.records(pathlib.Path(folder) / "metrics.jsonl")
 
 
@@ -64,36 +76,8 @@ def last_metrics(folder: str | os.PathLike) -> dict[str, Any] | None:
     return json.loads(lines[-1]) if lines else None
 
 
-class TensorBoard:
-    """Scalar events in TensorBoard's file format, written without TensorFlow."""
-
-    def __init__(self, folder: pathlib.Path) -> None:
-        # imported here: a metric log is also read where nothing is written
-        from tensorboard.compat.proto.event_pb2 import Event
-        from tensorboard.compat.proto.summary_pb2 import Summary
-        from tensorboard.summary.writer.record_writer import RecordWriter
-
-        self._event, self._summary = Event, Summary
-        folder.mkdir(parents=True, exist_ok=True)
-        self._file = open(folder / f"events.out.tfevents.{time.time_ns()}.flanx", "wb")  # noqa: SIM115 (closed in close)
-        self._writer = RecordWriter(self._file)
-        self._writer.write(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
-
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        """One scalar event per value."""
-        scalars = [self._summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
-        event = self._event(wall_time=time.time(), step=step, summary=self._summary(value=scalars))
-        self._writer.write(event.SerializeToString())
-        self._writer.flush()
-
-    def close(self) -> None:
-        """Flushes and closes the event file."""
-        self._writer.flush()
-        self._file.close()
-
-
 class Progress:
-    """A progress line: step, loss, tokens per second, padding share, time left; off a terminal a line per call."""
+    """The progress line: step, loss, tokens per second, padding share, time left; off a terminal a line per call."""
 
     def __init__(self, total_steps: int, label: str) -> None:
         self.total, self.label = total_steps, label
@@ -122,12 +106,12 @@ def _duration(seconds: float) -> str:
 
 
 class Watch:
-    """Looks at each step's metrics one step late, so that the device never waits for the host; the first process logs.
+    """Reads each step's metrics one step late, so that the device never waits for the host; the first process logs.
 
     Args:
       folder: the run's.
-      model: is asked for the layer where a loss went wrong.
-      start_step, train_steps: the run goes from the one to the other.
+      model: searched for the layer where a loss became non-finite.
+      start_step, train_steps: the run trains from the first to the second.
       log_period: steps that one record covers.
       last_good: the step of the newest checkpoint, or None.
     """
@@ -149,29 +133,29 @@ class Watch:
         self._sums: collections.Counter[str] = collections.Counter()
         self._since = (time.monotonic(), start_step)
 
-    def take(self, step: int, metrics: Any, batch: Any, params: Any) -> None:
-        """Accepts the metrics of `step` and settles those of the step before."""
-        self.settle(params)
+    def record(self, step: int, metrics: Any, batch: Any, params: Any) -> None:
+        """Keeps the metrics of `step` and reads those of the step before."""
+        self.flush(params)
         self._pending = (step, metrics, batch)
 
-    def settle(self, params: Any) -> None:
-        """Waits for the last step's metrics. Raises UserError where they are not finite."""
+    def flush(self, params: Any) -> None:
+        """Waits for the kept metrics and reads them. Raises UserError where they are not finite."""
         if self._pending is None:
             return
         (step, metrics, batch), self._pending = self._pending, None
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         if not np.isfinite(values["loss"] + values["grad_norm"]):
-            where = first_nonfinite(self._model, params, batch) or "not found again"
+            where = first_nonfinite(self._model, params, batch) or "none on a second pass"
             raise UserError(
                 f"{self._label}: the loss of step {step} is {values['loss']}, its gradient's norm {values['grad_norm']}"
-                f"; first bad layer: {where}; last good checkpoint: step {self._last_good()}"
+                f"; first non-finite layer: {where}; last good checkpoint: step {self._last_good()}"
             )
         self._sums.update(values)
         if step % self._log_period == 0 or step == self._train_steps:
             self._write(step)
 
     def _write(self, step: int) -> None:
-        """One record over the steps since the last: per-token means, and speeds."""
+        """Logs one record over the steps since the last: means per token, and speeds per second."""
         sums, self._sums = self._sums, collections.Counter()
         if self._log is None:
             return

@@ -1,4 +1,4 @@
-"""One training step: state and batch in, new state and sums of metrics out."""
+"""One training step: from state and batch to a new state and sums of metrics."""
 
 import dataclasses
 import functools
@@ -21,7 +21,7 @@ Metrics = dict[str, jax.Array]
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """All that a run must save: the number of steps done, parameters (T5X's names) and optimizer state."""
+    """All that a run saves: the number of steps done, parameters (T5X's names) and the optimizer's state."""
 
     step: jax.Array  # int32 []
     params: Any
@@ -30,17 +30,17 @@ class TrainState(flax.struct.PyTreeNode):
 
 @dataclasses.dataclass(frozen=True)
 class Trainer:
-    """What a step does with a batch: the model's loss, its gradient, and what the optimizer makes of it.
+    """What a step does with a batch: the model's loss, its gradient, the optimizer's update.
 
     The loss is the sum over target tokens of cross-entropy + z_loss * log(Z)^2, divided by `loss_normalizing_factor`.
 
     Attributes:
       optimizer: see `flanx.optim`.
-      seed: of the first parameters and of dropout, whose randomness is a function of (seed, step) alone.
+      seed: of the initial parameters and of dropout, whose randomness is a function of (seed, step) alone.
       dropout: False switches it off whatever the model's rate.
       loss_normalizing_factor: None for no division (T5X's default), a number (233,472 for checkpoints pre-trained in
         Mesh TensorFlow), or "tokens" for the number of target tokens of the batch.
-      num_microbatches: parts through which a batch is worked, for memory; loss and gradient stay the same.
+      num_microbatches: parts in which a batch is processed, to save memory; loss and gradient are the same.
     """
 
     model: Model
@@ -57,11 +57,11 @@ class Trainer:
         if isinstance(factor, str) and factor != "tokens":
             raise UserError(f"loss_normalizing_factor is a number, None or 'tokens', not '{factor}'")
 
-    def fresh(self) -> TrainState:
-        """A state of newly drawn parameters, unboxed. Call it under jit, so that arrays are born where they live."""
-        return self.begin(nn.unbox(self.model.init(jax.random.key(self.seed))))
+    def init(self) -> TrainState:
+        """A state of new random parameters, unboxed. Call it under jit, so that arrays are created sharded."""
+        return self.init_from_params(nn.unbox(self.model.init(jax.random.key(self.seed))))
 
-    def begin(self, params: Any) -> TrainState:
+    def init_from_params(self, params: Any) -> TrainState:
         """The state of a run that starts from `params`."""
         return TrainState(jnp.zeros((), jnp.int32), params, self.optimizer.init(params))
 
@@ -73,16 +73,16 @@ class Trainer:
         boxed, shapes = self._shapes
         params = partitioner.shardings(boxed)
         moments = partitioner.optimizer_shardings(self.optimizer, shapes.params, params)
-        shardings = TrainState(partitioner.everywhere(), params, moments)
+        shardings = shapes.replace(step=partitioner.everywhere(), params=params, opt_state=moments)
         return jax.tree.map(lambda s, d: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=d), shapes, shardings)
 
     @functools.cached_property
     def _shapes(self) -> tuple[Any, TrainState]:
         """The parameters boxed with the names of their axes, and the state; `plan` asks for them layout by layout."""
-        return jax.eval_shape(lambda: self.model.init(jax.random.key(0))), jax.eval_shape(self.fresh)
+        return jax.eval_shape(lambda: self.model.init(jax.random.key(0))), jax.eval_shape(self.init)
 
     def jit(self, target: TrainState, **options: Any) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-        """`step` jitted: the state is donated and stays where `target` (see `abstract_state`) has it."""
+        """`step` jitted: the state is donated and keeps the shardings of `target` (see `abstract_state`)."""
         shardings = jax.tree.map(lambda s: s.sharding, target)
         return jax.jit(self.step, donate_argnums=0, out_shardings=(shardings, None), **options)
 
@@ -107,9 +107,9 @@ class Trainer:
         targets, weights = batch["decoder_target_tokens"], batch["decoder_loss_weights"]
         loss, z, tokens = cross_entropy_with_z_loss(logits, targets, weights, self.z_loss, self.label_smoothing)
         correct = correct_tokens(logits, targets, weights)
-        metrics = {"loss": loss, "cross_ent_loss": loss - z, "z_loss": z, "correct": correct, "tokens": tokens}
+        metrics: Metrics = {"loss": loss, "cross_ent_loss": loss - z, "z_loss": z, "correct": correct, "tokens": tokens}
         segments = [array for name, array in batch.items() if name.endswith("segment_ids")]
-        metrics["filled"] = sum(jnp.sum(array > 0) for array in segments)
+        metrics["filled"] = jnp.asarray(sum(jnp.sum(array > 0) for array in segments))
         metrics["positions"] = jnp.asarray(sum(array.size for array in segments))
         return loss, jax.tree.map(lambda m: m.astype(jnp.float32), metrics)
 
@@ -117,7 +117,7 @@ class Trainer:
 def accumulate(
     gradients: Callable[..., tuple[Any, Metrics]], num_microbatches: int
 ) -> Callable[..., tuple[Any, Metrics]]:
-    """Wraps `gradients(params, batch, rng) -> (gradient, metrics)` to work through the batch in parts and sum.
+    """Wraps `gradients(params, batch, rng) -> (gradient, metrics)` to process the batch in parts and sum.
 
     Row r of the batch goes to part r % num_microbatches, so that every part keeps the rows of every data shard.
     """

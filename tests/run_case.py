@@ -71,12 +71,12 @@ def signalled(arguments: list[str], step: int, signum: int) -> list[str]:
 import os, sys
 from flanx import train_metrics
 from flanx.cli import main
-take = train_metrics.Watch.take
-def take_and_signal(self, step, *rest):
-    take(self, step, *rest)
+record = train_metrics.Watch.record
+def record_and_signal(self, step, *rest):
+    record(self, step, *rest)
     if step == {step}:
         os.kill(os.getpid(), {int(signum)})
-train_metrics.Watch.take = take_and_signal
+train_metrics.Watch.record = record_and_signal
 sys.exit(main.main())
 """
     return [sys.executable, "-c", code, *arguments[3:]]

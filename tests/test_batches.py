@@ -8,8 +8,9 @@ import pytest
 
 from flanx.data import store
 from flanx.data.pipeline import batches as batches_module
-from flanx.data.pipeline import mixture, sampling
-from flanx.data.pipeline.mixture import Batches, Mixture
+from flanx.data.pipeline import features, mixture, sampling
+from flanx.data.pipeline.batches import Batches
+from flanx.data.pipeline.mixture import Mixture
 from flanx.data.pipeline.prefetch import Loader
 from flanx.errors import UserError
 from tests import store_maker
@@ -101,9 +102,10 @@ def examples_of(batch: dict) -> list[tuple[int, ...]]:
 
 def test_a_chunk_holds_every_draw_once(opened):
     packed, unpacked = make(opened, batch_size=1), make(opened, batch_size=1, pack=False)
+    rows_per_chunk = len(packed.chunk_plan(0).starts) - 1
     for chunk in range(3):
-        first = packed.rows_per_chunk * chunk
-        rows = [e for k in range(packed.rows_per_chunk) for e in examples_of(packed.batch(first + k))]
+        first = rows_per_chunk * chunk
+        rows = [e for k in range(rows_per_chunk) for e in examples_of(packed.batch(first + k))]
         drawn = range(unpacked.order.drawn(chunk), unpacked.order.drawn(chunk + 1))
         draws = [examples_of(unpacked.batch(k))[0] for k in drawn]
         assert collections.Counter(rows) == collections.Counter(draws)
@@ -122,7 +124,7 @@ def test_every_example_once_an_epoch_as_read(opened):
 
 def test_shares_over_packed_batches(opened):
     made = make(opened, mixture=Mixture("both", cot_ratio=0.25), batch_size=16)
-    steps = 4 * made.rows_per_chunk // 16
+    steps = 4 * (len(made.chunk_plan(0).starts) - 1) // 16
     counts = collections.Counter(e[:2] for k in range(steps) for e in examples_of(made.batch(k)))
     total = counts.total()
     for source in made.resolved.sources:
@@ -192,12 +194,7 @@ def test_decoder_only_rows_are_those_of_seqios_prefix_lm():
         cut=np.zeros((2, 2), bool), source=np.zeros(2, np.int64), starts=np.array([0, 2]),
     )  # fmt: skip
 
-    class Volume:
-        tokens = np.array([7, 8, 5, 1, 3, 9, 1, 8, 4, 9, 3, 1, 4, 1], np.uint16)
-
-    made = object.__new__(Batches)
-    made.limits = (7, 8)
-    made.store = type("Store", (), {"volume": staticmethod(lambda number: Volume)})
+    tokens = np.array([7, 8, 5, 1, 3, 9, 1, 8, 4, 9, 3, 1, 4, 1], np.uint16)
     expected = {
         "decoder_target_tokens": [7, 8, 5, 1, 3, 9, 1, 8, 4, 9, 3, 1, 4, 1, 0],
         "decoder_input_tokens": [0, 7, 8, 5, 1, 3, 9, 0, 8, 4, 9, 3, 1, 4, 0],
@@ -206,8 +203,8 @@ def test_decoder_only_rows_are_those_of_seqios_prefix_lm():
         "decoder_segment_ids": [1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 0],
         "decoder_causal_attention": [1, 1, 1, 1, 1, 0, 0, 1, 1, 1, 1, 1, 1, 0, 0],
     }
-    found = made._decoder_only(rows)
-    assert {name: values.tolist() for name, values in found.items()} == {n: [v] for n, v in expected.items()}
+    made = features.decoder_only(rows, (7, 8), lambda volume: tokens)
+    assert {name: values.tolist() for name, values in made.items()} == {n: [v] for n, v in expected.items()}
 
 
 def test_batches_never_change(opened):

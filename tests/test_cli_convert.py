@@ -98,7 +98,7 @@ def test_a_converted_run_resumes_on_a_mesh_with_its_optimizer_state(tmp_path: pa
     t5x.write_legacy(at(tmp_path / "theirs"), want, 7)
     assert convert(tmp_path / "theirs", tmp_path / "run") == 0
     model, optimizer = logit_parity.model(ONE_LAYER, {}), optim.adafactor(1e-3)
-    abstract = jax.eval_shape(train_step.Trainer(model, optimizer).fresh)
+    abstract = jax.eval_shape(train_step.Trainer(model, optimizer).init)
     target = jax.tree.map(spread, abstract)
     state = checkpoint.Checkpoints(tmp_path / "run").restore(target)
     assert int(state.step) == int(state.opt_state.count) == 7
@@ -130,7 +130,7 @@ def test_a_run_of_every_version_is_read(version: str, tmp_path: pathlib.Path):
     assert fingerprint(source.tensors) == "3185a31e5d3d00590fc17e8438da0ad3f61d0038b5560234dd7954c4e7fd60e5"
     run = shutil.copytree(kept, tmp_path / "run")  # Orbax may tidy up where it reads
     model, optimizer = logit_parity.model(layout, {}), optim.adafactor(1e-3)
-    abstract = jax.eval_shape(train_step.Trainer(model, optimizer).fresh)
+    abstract = jax.eval_shape(train_step.Trainer(model, optimizer).init)
     state = checkpoint.Checkpoints(run).restore(jax.tree.map(spread, abstract))
     assert int(state.opt_state.count) == 1
     second_moments = sum(float(np.abs(leaf).sum()) for leaf in jax.tree.leaves(state.opt_state.v))
@@ -222,7 +222,7 @@ def test_layers_are_stacked_for_a_model_that_scans_them(theirs: pathlib.Path, tm
     assert convert(theirs, tmp_path / "run", "--stacked") == 0
     assert fingerprint(draw()) in capsys.readouterr().out
     model, optimizer = dataclasses.replace(logit_parity.model(SMALL, {}), scan_layers=True), optim.adafactor(1e-3)
-    abstract = jax.eval_shape(train_step.Trainer(model, optimizer).fresh)
+    abstract = jax.eval_shape(train_step.Trainer(model, optimizer).init)
     state = checkpoint.Checkpoints(tmp_path / "run").restore(jax.tree.map(spread, abstract))
     wo = [draw(optimizer=True)[f"target/decoder/layers_{i}/mlp/wo/kernel"].read() for i in range(3)]
     np.testing.assert_array_equal(state.params["decoder"]["layers"]["mlp"]["wo"]["kernel"], np.stack(wo))
@@ -257,15 +257,15 @@ def test_a_run_records_its_parent_and_refuses_another(tmp_path: pathlib.Path):
     t5x.write_legacy(at(parent), draw(ONE_LAYER), 0)
     mark = fingerprint(draw(ONE_LAYER))
     recorded = {"initial_checkpoint_path": str(parent), "initial_checkpoint_fingerprint": mark}
-    assert train.parent_of(run, RestoreCheckpointConfig(str(parent))) == recorded
-    assert train.parent_of(run, RestoreCheckpointConfig(str(parent), mark)) == recorded
+    assert train.parent_metadata(run, RestoreCheckpointConfig(str(parent))) == recorded
+    assert train.parent_metadata(run, RestoreCheckpointConfig(str(parent), mark)) == recorded
     with pytest.raises(UserError, match="the recipe's parent is 00ff"):
-        train.parent_of(run, RestoreCheckpointConfig(str(parent), "00ff"))
+        train.parent_metadata(run, RestoreCheckpointConfig(str(parent), "00ff"))
     run.mkdir()
     (run / "run.json").write_text(json.dumps(recorded))
     shutil.rmtree(parent)  # a run that goes on needs its parent no more
-    assert train.parent_of(run, RestoreCheckpointConfig(str(parent), mark)) == recorded
-    assert train.parent_of(run, RestoreCheckpointConfig()) == dict.fromkeys(recorded)
+    assert train.parent_metadata(run, RestoreCheckpointConfig(str(parent), mark)) == recorded
+    assert train.parent_metadata(run, RestoreCheckpointConfig()) == dict.fromkeys(recorded)
 
 
 FORMS = {"gated_untied": ONE_LAYER, "plain_tied": dataclasses.replace(ONE_LAYER, gated=False, tied=True)}

@@ -90,7 +90,7 @@ def test_memory_that_runs_out_while_the_state_is_made_is_explained_too() -> None
     trainer = types.SimpleNamespace(fresh=fresh, abstract_state=lambda _: TrainState(whole, {"wi": whole}, ()))
     nothing_saved = types.SimpleNamespace(latest=lambda: None)
     with pytest.raises(UserError, match="out of memory on replica 1 x data 4 x model 2"):
-        train.make_state(trainer, partitioner, nothing_saved, None)
+        train.init_state(trainer, partitioner, nothing_saved, None)
 
 
 def test_another_error_of_a_device_stays_itself() -> None:

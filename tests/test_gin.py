@@ -11,7 +11,7 @@ from gin import config_parser
 from flanx import config, train
 from flanx.cli.main import main
 from flanx.data.dataset import DatasetConfig
-from flanx.data.pipeline import mixture
+from flanx.data.pipeline.batches import Batches
 from flanx.data.task import tables
 from flanx.evals import registry
 from flanx.plan import planned_run as plan
@@ -79,7 +79,7 @@ def read(name: str) -> plan.Recipe:
 
 def build(run: plan.Recipe, step: bool) -> None:
     """Traces initialization and one training step on the run's own batch; nothing is computed."""
-    state = jax.eval_shape(run.trainer.fresh)
+    state = jax.eval_shape(run.trainer.init)
     assert sum(leaf.size for leaf in jax.tree.leaves(state.params)) == run.model.num_params()
     if step:
         after, metrics = jax.eval_shape(run.trainer.step, state, run.batch())
@@ -192,7 +192,7 @@ def test_the_ablations_of_the_flan_collection_take_away_what_they_say(tmp_path):
     for name, source in sources.items():  # the sixth is missing, so four stay
         left = dict.fromkeys((other for other in sources.values() if other != source), 1 / 4)
         assert drawn[f"equal_no_{name}"].collections == pytest.approx(left)
-    mixture.Batches(made, drawn["equal_no_dialog"].mixture, {"inputs": 64, "targets": 16}, 4).batch(0)
+    Batches(made, drawn["equal_no_dialog"].mixture, {"inputs": 64, "targets": 16}, 4).batch(0)
     assert set(drawn["flan_2021"].collections) == {"muffin"} and set(drawn["super_ni"].collections) == {"niv2"}
     assert drawn["no_balancing"].collections["muffin"] == pytest.approx(2 / 5)
 

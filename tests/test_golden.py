@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 
 from flanx.data import store, vocabulary
-from flanx.data.pipeline.mixture import Batches, Mixture
+from flanx.data.pipeline.batches import Batches
+from flanx.data.pipeline.mixture import Mixture
 from flanx.data.store import assemble
 from flanx.data.task import render
 from flanx.data.task import tables as task_tables

@@ -9,6 +9,7 @@ import pytest
 
 from flanx.data import store
 from flanx.data.pipeline import mixture
+from flanx.data.pipeline.batches import Batches
 from flanx.data.pipeline.mixture import Mixture
 from flanx.data.task import select, tables
 from flanx.errors import UserError
@@ -197,7 +198,7 @@ def test_bad_mixtures_are_one_line(paper, asked, message):
 
 def test_nothing_to_draw_is_refused(paper, tmp_path):
     with pytest.raises(UserError, match="NUM_TASKS 0 has no examples"):
-        mixture.Batches(paper, Mixture("cot", num_tasks=0), {"inputs": 8, "targets": 8}, 4)
+        Batches(paper, Mixture("cot", num_tasks=0), {"inputs": 8, "targets": 8}, 4)
     empty = store_maker.make(tmp_path, {"cot/cot_a": 0, "cot/cot_b": 3})
     with pytest.raises(UserError, match="cot_a has no examples"):
         Mixture("cot").resolve(empty)
@@ -230,7 +231,7 @@ def test_named_mixtures_say_where_they_come_from():
 
 
 def test_observed_shares_over_many_draws(paper):
-    batches = mixture.Batches(paper, Mixture("proportion_b", cot_ratio=0.1), {"inputs": 32, "targets": 16}, 8)
+    batches = Batches(paper, Mixture("proportion_b", cot_ratio=0.1), {"inputs": 32, "targets": 16}, 8)
     made = batches.order
     counts = np.zeros(len(batches.resolved.sources))
     for chunk in range(8):

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from flanx.data.pipeline import features
 from flanx.data.pipeline.batches import Batches, Plan
 from flanx.data.pipeline.mixture import Mixture
 from flanx.loss import cross_entropy_with_z_loss
@@ -25,10 +26,10 @@ MODELS = {
 def test_loss_and_gradient_of_packed_rows_are_those_of_single_examples(tmp_path, packing):
     opened = store_maker.make(tmp_path, {"cot/cot_a": 60, "cot/cot_b": 20}, lengths=(14, 5))
     batches = Batches(opened, Mixture("cot"), LENGTHS, 8, packing=packing)
+    fill = getattr(features, packing)
     plan = batches.plan(0, 8)
     single = Plan(plan.volume, plan.offset, plan.length, plan.cut, plan.source, np.arange(len(plan.source) + 1))
     assert len(plan.source) > 12
-    lay_out = batches._encoder_decoder if packing == "encoder_decoder" else batches._decoder_only
     model = MODELS[packing]
     params = drawn.params(model)
 
@@ -40,7 +41,13 @@ def test_loss_and_gradient_of_packed_rows_are_those_of_single_examples(tmp_path,
         )[0]  # fmt: skip
 
     (one, of_one), (other, of_other) = (
-        jax.value_and_grad(loss)(params, {name: jnp.asarray(array) for name, array in lay_out(p).items()})
+        jax.value_and_grad(loss)(
+            params,
+            {
+                name: jnp.asarray(array)
+                for name, array in fill(p, batches.limits, lambda volume: opened.volume(volume).tokens).items()
+            },
+        )
         for p in (plan, single)
     )
     assert abs(one - other) < 1e-5 * abs(other)

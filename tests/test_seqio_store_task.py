@@ -5,6 +5,7 @@ import pytest
 import seqio
 
 from flanx.data.pipeline import mixture, sampling
+from flanx.data.pipeline.batches import Batches
 from flanx.seqio import store_task
 from tests import store_maker
 
@@ -26,7 +27,7 @@ def test_seqio_reads_the_draws_of_the_mixture(opened, monkeypatch):
     monkeypatch.setattr(sampling.Order.__init__, "__defaults__", (100,))
     task = store_task.store_mixture("cot_of_store", opened.path, mixture.Mixture("cot"), seed=5)
     assert set(task.output_features) == {"inputs", "targets"}
-    own = mixture.Batches(opened, mixture.Mixture("cot"), LENGTHS, 250, seed=5, pack=False).batch(0)
+    own = Batches(opened, mixture.Mixture("cot"), LENGTHS, 250, seed=5, pack=False).batch(0)
     ours = [
         tuple(own[f"{name}_tokens"][row][own[f"{name.split('_')[0]}_segment_ids"][row] > 0].tolist() for name in names)
         for row in range(250)

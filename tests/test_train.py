@@ -48,7 +48,7 @@ def test_a_run_killed_at_a_random_step_and_then_told_to_stop_has_the_same_losses
 def test_a_finished_run_says_so_and_a_changed_one_is_refused(capsys):
     folder = run_case.undisturbed()
     assert main.main(run_case.command(folder)[3:]) == 0
-    assert "done already" in capsys.readouterr().out
+    assert "already done" in capsys.readouterr().out
     assert main.main(run_case.command(folder, TRAIN_STEPS=STEPS + 1, SEED=1)[3:]) == 2
     assert "is another run" in capsys.readouterr().err
 
@@ -74,6 +74,6 @@ def test_a_loss_that_is_not_finite_stops_with_its_step_and_the_last_good_checkpo
     (folder / "done.json").unlink()
     said = refused(capsys, folder, TRAIN_STEPS=STEPS + 5, LEARNING_RATE=1e38)
     assert f"the loss of step {STEPS + 2} is" in said  # the first step after the one that broke the parameters
-    assert "its gradient's norm nan; first bad layer: parameter decoder/decoder_norm/scale" in said
+    assert "its gradient's norm nan; first non-finite layer: parameter decoder/decoder_norm/scale" in said
     assert f"last good checkpoint: step {STEPS}" in said
     assert run_case.newest(folder) == STEPS

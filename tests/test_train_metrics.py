@@ -1,7 +1,12 @@
-"""What a run tells: metrics.jsonl survives a kill and a resume, TensorBoard reads its events."""
+"""The metrics of a run: metrics.jsonl survives a kill and a resume, TensorBoard reads its events."""
 
 import json
 
+import numpy as np
+import pytest
+
+from flanx import train_metrics
+from flanx.errors import UserError
 from flanx.train_metrics import MetricsLog, Progress, last_metrics, read_metrics
 
 
@@ -62,3 +67,33 @@ def test_the_progress_line_has_loss_speed_padding_and_time_left(capsys):
     assert "step 2/10" in first and "left" not in first
     for part in ("run", "step 4/10", "loss 1.5000", "12,345 tokens/s", "padding 3.0%", "0:00 left"):
         assert part in second
+
+
+def test_a_record_has_means_per_token_and_speeds_of_the_steps_since_the_last(tmp_path, monkeypatch):
+    """Tokens per second count the filled positions of inputs and targets, not the padding, nor the loss's tokens."""
+    clock = iter([100.0, 104.0, 105.0])
+    monkeypatch.setattr(train_metrics.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(Progress, "show", lambda *arguments: None)
+    watch = train_metrics.Watch(tmp_path, None, 0, 3, 2, lambda: None)
+    metrics = {"loss": 40.0, "cross_ent_loss": 30.0, "z_loss": 10.0, "correct": 5.0, "tokens": 20.0, "grad_norm": 3.0}
+    metrics |= {"filled": 50.0, "positions": 80.0}
+    for step in (1, 2, 3):
+        watch.record(step, {name: np.float32(step * value) for name, value in metrics.items()}, None, None)
+    watch.flush(None)
+    watch.close()
+    first, second = read_metrics(tmp_path)
+    assert first == {
+        "step": 2, "loss": 2.0, "cross_ent_loss": 1.5, "z_loss": 0.5, "accuracy": 0.25, "grad_norm": 4.5,
+        "padding": 0.375, "tokens_per_second": 150.0 / 4.0, "steps_per_second": 0.5,
+    }  # fmt: skip
+    assert (second["tokens_per_second"], second["steps_per_second"], second["grad_norm"]) == (150.0, 1.0, 9.0)
+
+
+def test_a_loss_that_is_not_finite_names_its_step_and_the_last_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setattr(train_metrics, "first_nonfinite", lambda model, params, batch: "decoder/layers_0/mlp")
+    watch = train_metrics.Watch(tmp_path, None, 0, 10, 5, lambda: 4)
+    for bad in ({"loss": np.nan, "grad_norm": 1.0}, {"loss": 1.0, "grad_norm": np.inf}):
+        watch.record(6, bad, None, None)
+        with pytest.raises(UserError, match=r"step 6 .*decoder/layers_0/mlp; last good checkpoint: step 4"):
+            watch.flush(None)
+    watch.close()

@@ -90,7 +90,7 @@ def compiled(made: Trainer, partitioner: partition.Partitioner) -> Any:
 def drawn(made: Trainer) -> Any:
     """Parameters drawn with numpy."""
     rng = np.random.default_rng(1)
-    return jax.tree.map(lambda s: rng.normal(0, 0.05, s.shape).astype(np.float32), jax.eval_shape(made.fresh).params)
+    return jax.tree.map(lambda s: rng.normal(0, 0.05, s.shape).astype(np.float32), jax.eval_shape(made.init).params)
 
 
 def start(made: Trainer, partitioner: partition.Partitioner) -> TrainState:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from flanx.data import store
 from flanx.data import vocabulary as vocabularies
 from flanx.data.pipeline import mixture
+from flanx.data.pipeline.batches import Batches
 from flanx.errors import UserError
 from flanx.models import Model
 
@@ -26,7 +27,7 @@ class DatasetConfig:
     task_feature_lengths: Mapping[str, int]
     batch_size: int
 
-    def open(self, model: Model, seed: int) -> mixture.Batches:
+    def open(self, model: Model, seed: int) -> Batches:
         """The batches: a pure function of (store, mixture, seed, step). Raises UserError where they do not fit."""
         opened = store.open_store(self.store_dir)
         opened.check_vocabulary(vocabularies.load(self.vocabulary).fingerprint)
@@ -36,4 +37,4 @@ class DatasetConfig:
                 f"only {model.vocab_size}; set VOCAB_SIZE or build the store with the model's vocabulary"
             )
         lengths = dict(self.task_feature_lengths)
-        return mixture.Batches(opened, self.mixture, lengths, self.batch_size, seed, packing=model.packing)
+        return Batches(opened, self.mixture, lengths, self.batch_size, seed, packing=model.packing)

@@ -81,7 +81,7 @@ def trace(run: PlannedRun, tpu: bool = True) -> Trace:
     primes[INPUTS + TARGETS] = ("length", inputs + targets)
     trainer = dataclasses.replace(traced.trainer, num_microbatches=1)
     batch = dataclasses.replace(traced, batch_size=ROWS, lengths={"inputs": INPUTS, "targets": TARGETS}).batch()
-    return Trace(run, jax.make_jaxpr(trainer.step)(jax.eval_shape(trainer.fresh), batch), primes, tpu)
+    return Trace(run, jax.make_jaxpr(trainer.step)(jax.eval_shape(trainer.init), batch), primes, tpu)
 
 
 def cost(traced: Trace, layout: MeshLayout) -> Cost:

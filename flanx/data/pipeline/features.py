@@ -1,89 +1,119 @@
-"""Rows of packed segments as arrays: tokens, segment ids and positions."""
+"""The features of a batch: T5X's names and lengths, and packed rows as arrays of tokens, segment ids and positions."""
 
-import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
+
+from flanx.data.vocabulary import EOS_ID
+
+_TARGETS = ("target_tokens", "input_tokens", "loss_weights", "segment_ids", "positions")
+# packing -> {feature: the sides of an example in its rows}; each is i32[rows, sum of the lengths of these sides]
+FEATURES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "encoder_decoder": {f"encoder_{name}": ("inputs",) for name in ("input_tokens", "segment_ids", "positions")}
+    | {f"decoder_{name}": ("targets",) for name in _TARGETS},
+    "decoder_only": {f"decoder_{name}": ("inputs", "targets") for name in (*_TARGETS, "causal_attention")},
+}
 
 _COUNT = [np.arange(1 << 16, dtype=np.int32)]
 
 
-def _places(n: int) -> np.ndarray:
-    """0, 1, ..., n - 1 as a view of an array that grows when needed; i32, read only by agreement."""
+def feature_lengths(packing: str, lengths: Mapping[str, int]) -> dict[str, int]:
+    """{feature: length of its rows} for lengths {"inputs": I, "targets": T}."""
+    return {name: sum(lengths[side] for side in sides) for name, sides in FEATURES[packing].items()}
+
+
+def _arange(n: int) -> np.ndarray:
+    """i32[n] 0, 1, ..., n - 1, read only: a view of an array that grows when needed."""
     if n > len(_COUNT[0]):
         _COUNT[0] = np.arange(2 * n, dtype=np.int32)
     return _COUNT[0][:n]
 
 
-class Layout:
-    """Where the segments of some rows lie: row r holds the segments starts[r]:starts[r + 1], one after the other from
-    column 0, of the given lengths; the rest of the row is padding.
+class PackedRows:
+    """Rows of segments: row r holds the segments starts[r]:starts[r + 1], one after the other from column 0, of the
+    given lengths; the rest of the row is padding.
 
     starts i64[R + 1], lengths i64[n], length L of the rows. Segments count from 1, positions from 0; padding is 0.
+
+    Attributes:
+      first: i64[n], index of each segment's first token in the flattened rows.
+      segments, positions: i32[R, L].
     """
 
     def __init__(self, starts: np.ndarray, lengths: np.ndarray, length: int) -> None:
         self.shape = (len(starts) - 1, length)
-        self.lengths = lengths
         rows, n = self.shape[0], len(lengths)
-        counts = starts[1:] - starts[:-1]
-        row = np.repeat(_places(rows), counts)
-        # Pieces tile the rows: the segments of a row, then its padding as one more piece.
-        piece = _places(n) + row
-        padding = starts[1:] + _places(rows)
+        row = np.repeat(_arange(rows), starts[1:] - starts[:-1])
+        # Runs tile the rows: the segments of a row, then its padding as one more run.
+        self._run = _arange(n) + row
         before = np.zeros(n + 1, np.int64)
         np.cumsum(lengths, out=before[1:])
         self._sizes = np.empty(n + rows, np.int64)
-        self._sizes[piece] = lengths
-        self._sizes[padding] = length - (before[starts[1:]] - before[starts[:-1]])
-        self._numbers = np.zeros(n + rows, np.int32)
-        self._numbers[piece] = _places(n) - starts[row] + 1
-        self._piece = piece
-        self.first = row * length + (before[:-1] - before[starts[row]])  # flat place of each segment's first token
+        self._sizes[self._run] = lengths
+        self._sizes[starts[1:] + _arange(rows)] = length - (before[starts[1:]] - before[starts[:-1]])
+        self.first = row * length + (before[:-1] - before[starts[row]])
+        self.segments = self.spread(_arange(n) - starts[row] + 1)
+        self.positions = _arange(rows * length).reshape(self.shape) - self.spread(self.first)
+        self.positions *= self.segments > 0
 
     def spread(self, values: np.ndarray) -> np.ndarray:
         """One value per segment -> i32[R, L], 0 on padding."""
-        per_piece = np.zeros(len(self._sizes), np.int32)
-        per_piece[self._piece] = values
-        return np.repeat(per_piece, self._sizes).reshape(self.shape)
-
-    @functools.cached_property
-    def segments(self) -> np.ndarray:
-        """i32[R, L]"""
-        return np.repeat(self._numbers, self._sizes).reshape(self.shape)
-
-    @functools.cached_property
-    def is_token(self) -> np.ndarray:
-        """bool[R, L]: not padding."""
-        return self.segments > 0
-
-    @functools.cached_property
-    def positions(self) -> np.ndarray:
-        """i32[R, L]"""
-        places = _places(self.shape[0] * self.shape[1]).reshape(self.shape) - self.spread(self.first)
-        places *= self.is_token
-        return places
-
-    def fill(self, volume: np.ndarray, offsets: np.ndarray, tokens: Callable[[int], np.ndarray]) -> np.ndarray:
-        """Tokens i32[R, L].
-
-        volume i64[n], offsets i64[n]: in which volume, and from where on in it, the tokens of each segment stand;
-        tokens(v): all tokens of volume v, i32[*].
-        """
-        array = np.zeros(self.shape[0] * self.shape[1], np.int32)
-        known = {int(number): tokens(int(number)) for number in np.unique(volume)}
-        # A copy per segment: at the usual hundred tokens it takes a third of the time of one gather over all of them.
-        columns = (volume, offsets, offsets + self.lengths, self.first, self.first + self.lengths)
-        for number, begin, end, to, until in zip(*(column.tolist() for column in columns), strict=True):
-            array[to:until] = known[number][begin:end]
-        return array.reshape(self.shape)
-
-    def put(self, array: np.ndarray, position: np.ndarray, chosen: np.ndarray, value: int) -> None:
-        """Sets `position` (one per segment) of the chosen segments."""
-        array.reshape(-1)[self.first[chosen] + position[chosen]] = value
+        per_run = np.zeros(len(self._sizes), np.int32)
+        per_run[self._run] = values
+        return np.repeat(per_run, self._sizes).reshape(self.shape)
 
     def shift(self, tokens: np.ndarray) -> np.ndarray:
-        """Tokens one to the right inside their segments, each starting with 0; 0 on padding."""
+        """Tokens [R, L] one to the right inside their segments, each starting with 0; 0 on padding."""
         shifted = np.zeros(self.shape, np.int32)
         np.multiply(tokens[:, :-1], self.positions[:, 1:] > 0, out=shifted[:, 1:])
         return shifted
+
+
+def encoder_decoder(plan: Any, limits: tuple[int, int], tokens: Callable[[int], np.ndarray]) -> dict[str, np.ndarray]:
+    """The features of a `batches.Plan` for rows of inputs and rows of targets; tokens(v): all tokens of volume v."""
+    inputs, targets = (PackedRows(plan.starts, plan.length[:, side], limits[side]) for side in (0, 1))
+    input_tokens, target_tokens = np.zeros(inputs.shape, np.int32), np.zeros(targets.shape, np.int32)
+    _copy(input_tokens, inputs.first, plan, 0, tokens)
+    _copy(target_tokens, targets.first, plan, 1, tokens)
+    return {
+        "encoder_input_tokens": input_tokens,
+        "decoder_target_tokens": target_tokens,
+        "decoder_input_tokens": targets.shift(target_tokens),
+        "decoder_loss_weights": (targets.segments > 0).astype(np.int32),
+        "encoder_segment_ids": inputs.segments,
+        "encoder_positions": inputs.positions,
+        "decoder_segment_ids": targets.segments,
+        "decoder_positions": targets.positions,
+    }
+
+
+def decoder_only(plan: Any, limits: tuple[int, int], tokens: Callable[[int], np.ndarray]) -> dict[str, np.ndarray]:
+    """The features of a `batches.Plan` for rows that hold inputs and targets one after the other."""
+    rows = PackedRows(plan.starts, plan.length.sum(axis=1), sum(limits))
+    target_tokens = np.zeros(rows.shape, np.int32)
+    _copy(target_tokens, rows.first, plan, 0, tokens)
+    _copy(target_tokens, rows.first + plan.length[:, 0], plan, 1, tokens)
+    is_token, widths = rows.segments > 0, rows.spread(plan.length[:, 0])
+    return {
+        "decoder_target_tokens": target_tokens,
+        "decoder_input_tokens": rows.shift(target_tokens),
+        "decoder_loss_weights": (is_token & (rows.positions >= widths)).astype(np.int32),
+        "decoder_segment_ids": rows.segments,
+        "decoder_positions": rows.positions,
+        # One more than the inputs: the position that reads the last of them predicts the first target.
+        "decoder_causal_attention": (is_token & (rows.positions <= widths)).astype(np.int32),
+    }
+
+
+def _copy(out: np.ndarray, first: np.ndarray, plan: Any, side: int, tokens: Callable[[int], np.ndarray]) -> None:
+    """Copies one side of every example of a plan to out i32[R, L], flattened from first i64[n] on; a truncated side
+    ends in the end of sequence."""
+    flat, offset, length = out.reshape(-1), plan.offset[:, side], plan.length[:, side]
+    volumes = {int(number): tokens(int(number)) for number in np.unique(plan.volume)}
+    # A copy per segment: at the usual hundred tokens it takes a third of the time of one gather over all of them.
+    columns = (plan.volume, offset, offset + length, first, first + length)
+    for volume, begin, end, to, until in zip(*(column.tolist() for column in columns), strict=True):
+        flat[to:until] = volumes[volume][begin:end]
+    cut = plan.cut[:, side]
+    flat[first[cut] + length[cut] - 1] = EOS_ID

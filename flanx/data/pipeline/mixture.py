@@ -1,7 +1,7 @@
 """Mixtures over a token store: which tasks are drawn, and how often. Nothing is copied; one store serves every mixture.
 
     mixture = Mixture("paper", num_tasks=282, cot_ratio=0.1)
-    batches = Batches(open_store(path), mixture, {"inputs": 512, "targets": 128}, batch_size=64)
+    resolved = mixture.resolve(open_store(path))
 
 What a name means and how its draws are divided is said in flanx/data/task/select.py, for SeqIO's mixtures too.
 """
@@ -13,13 +13,10 @@ from typing import Any
 import numpy as np
 
 from flanx.data.pipeline import sampling
-from flanx.data.pipeline.batches import Batches
 from flanx.data.store import INVERTED, Part, Store, Task
 from flanx.data.task import select
 from flanx.data.task.tables import load_mixtures
 from flanx.errors import UserError
-
-__all__ = ["Batches", "Mixture", "Resolved"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,8 +45,8 @@ def metadata(store: Store) -> dict[str, dict[str, Any]]:
             if not style.endswith(INVERTED)
         }
         tasks[name] = {**task.metadata, "examples": task.examples, "styles": styles}
-    for name, facts in store.missing.items():
-        tasks[name] = {"collection": "", **facts, "missing": facts.get("reason", "")}
+    for name, entry in store.missing.items():
+        tasks[name] = {"collection": "", **entry, "missing": entry.get("reason", "")}
     return tasks
 
 

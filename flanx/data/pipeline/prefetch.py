@@ -1,4 +1,4 @@
-"""Reads batches ahead of the training loop, in a thread."""
+"""Reads batches ahead of the training loop, in threads."""
 
 import contextlib
 import queue
@@ -10,15 +10,15 @@ import numpy as np
 
 from flanx.data.pipeline.batches import Batches
 
-AHEAD = 2  # batches ready before they are asked for, at least
-AHEAD_ROWS = 512  # and at least as many rows: of small batches more, as Python hands its lock on every 5 ms only
+AHEAD = 2  # batches read ahead, at least
+AHEAD_ROWS = 512  # rows read ahead, at least: more batches of few rows, as Python passes its lock only every 5 ms
 
 
 class Loader(Iterator[dict[str, np.ndarray]]):
-    """The batches from step `start` on, for the rows of this host, two or more ahead; `close()` ends its threads.
+    """The batches from step `start` on, for the rows of this host, read two or more ahead; `close()` ends the threads.
 
-    A second thread plans the next chunk of rows while the present one is read, so that `next` waits for neither. An
-    error of the reading side is raised by `next`.
+    A second thread plans the next chunk of rows while the current one is read, so that `next` waits for neither. An
+    error of reading is raised by `next`.
     """
 
     def __init__(self, batches: Batches, start: int = 0, rows: range | None = None) -> None:
@@ -45,18 +45,18 @@ class Loader(Iterator[dict[str, np.ndarray]]):
 
     @property
     def ready(self) -> int:
-        """Batches that `next` gives at once."""
+        """Batches that `next` returns without waiting."""
         return self._ready.qsize()
 
     def close(self) -> None:
-        """Ends the threads and lets the batches go that were read ahead."""
+        """Ends the threads and drops the batches that were read ahead."""
         self._stopped.set()
         self._next_chunk.put(None)
         while any(thread.is_alive() for thread in self._threads):
             self._drop()
             for thread in self._threads:
                 thread.join(timeout=0.05)
-        self._drop()  # what the reading thread still put in at its end
+        self._drop()  # what the reading thread added at its end
 
     def _drop(self) -> None:
         with contextlib.suppress(queue.Empty):
@@ -79,9 +79,9 @@ class Loader(Iterator[dict[str, np.ndarray]]):
     def _plan(self) -> None:
         while (chunk := self._next_chunk.get()) is not None:
             try:
-                self._batches.prepare(chunk)
+                self._batches.chunk_plan(chunk)
             except BaseException:
-                return  # the reading thread meets the same error, and reports it
+                return  # the reading thread raises the same error
 
     def _put(self, item: Any) -> None:
         while not self._stopped.is_set():

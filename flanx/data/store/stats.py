@@ -87,8 +87,8 @@ def describe_mixture(
     """
     batches = Batches(open_store(store_dir), mixture, task_feature_lengths, batch_size, packing=packing)
     resolved = batches.resolved
-    plan = batches.plan(0, batches.rows_in_chunk(0))
-    drawn = train_steps * batches.batch_size * batches.examples_per_row()
+    plan = batches.chunk_plan(0)
+    drawn = train_steps * batches.batch_size * batches.examples_per_row
     cut = {side: np.bincount(plan.source, plan.cut[:, i], len(resolved.sources)) for i, side in enumerate(_SIDES)}
     seen = np.bincount(plan.source, minlength=len(resolved.sources))
     tasks: dict[str, dict[str, Any]] = {}
