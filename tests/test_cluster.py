@@ -82,7 +82,7 @@ def test_process_0_listens_at_its_address_alone() -> None:
     with pytest.raises(OSError):
         socket.create_connection(("127.0.0.2", own.port), timeout=5)
     connection.leave()
-    with pytest.raises(UserError, match="process 0 cannot listen at 192.0.2.1:"):
+    with pytest.raises(UserError, match=r"process 0 cannot listen at 192\.0\.2\.1:"):
         coordination.Connection(coordination.ProcessId("192.0.2.1:9000", 2, 0), 0.3)
 
 
