@@ -77,7 +77,7 @@ def test_a_dry_run_tells_what_waits_and_what_it_costs_and_writes_nothing(tmp_pat
     assert [line.split()[:2] for line in lines[:2]] == [["flanx", "train"]] * 2
     rows = {line.split()[0]: line for line in lines[3:] if line.strip()}
     assert "evaluation only" in rows["b"] and "waits for a" in rows["b"] and "scratch" in rows["a"]
-    assert "no --topology is named: chip-hours are those of v4 chips at 40%" in " ".join(lines)
+    assert "without --topology: chip-hours of v4 chips at 40%" in " ".join(lines)
     assert not (tmp_path / "out").exists()
     assert main(["sweep", f"--gin_file={name}", "--dry_run", "--topology=v4:2x2x1"]) == 0
     assert "estimate of `flanx plan` on v4:2x2x1" in capsys.readouterr().out
