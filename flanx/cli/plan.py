@@ -8,10 +8,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from flanx.cli import gin_flags
+from flanx.cli.table import print_table
 from flanx.errors import UserError
 from flanx.plan import hardware, planned_run, search, tpu_compile
 from flanx.plan.hardware import Topology
@@ -20,6 +18,10 @@ from flanx.plan.planned_run import PlannedRun
 from flanx.plan.search import Plan, SearchResult
 
 GB = 1e9
+COLUMNS = (
+    *("layout", "fits", "GB/chip", "param", "optim", "grad", "activ"),
+    *("compute s", "hbm s", "ICI s", "DCN s", "step s", "from"),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -141,52 +143,32 @@ def print_plan(planned: PlannedRun, plans: Sequence[Plan], notes: Sequence[str])
     """Prints the table of layouts, then what the chosen one comes to."""
     first = plans[0]
     chip = first.topology.chip
-    console = Console(highlight=False, width=max(150, Console().width) if not Console().is_terminal else None)
-    console.print(
+    print(
         f"{first.topology.name}: {first.topology.chips} chips of {chip.hbm_bytes / GB:.1f} GB   "
         f"batch {planned.batch_size} x {planned.lengths['inputs']} + {planned.lengths['targets']}   "
-        f"{planned.model.num_params():,} parameters   {planned.flops_per_step:.3g} model FLOPs a step",
-        soft_wrap=True,
+        f"{planned.model.num_params():,} parameters   {planned.flops_per_step:.3g} model FLOPs a step"
     )
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in (
-        "layout",
-        "fits",
-        "GB/chip",
-        "param",
-        "optim",
-        "grad",
-        "activ",
-        "compute s",
-        "hbm s",
-        "ICI s",
-        "DCN s",
-    ):
-        table.add_column(name, justify="left" if name in ("layout", "fits") else "right", no_wrap=True)
-    table.add_column("step s", justify="right", no_wrap=True)
-    table.add_column("from", no_wrap=True)
+    rows = []
     for plan in plans:
         sizes = [plan.hbm, *(plan.parts[k] for k in ("parameters", "optimizer", "gradients", "activations"))]
         times = [plan.compute, plan.memory, plan.links, plan.network, plan.seconds]
         cells = [f"{s / GB:.2f}" for s in sizes] + [f"{t:.3g}" for t in times]
-        table.add_row(plan.layout.name, "yes" if plan.fits else "no", *cells, plan.source)
-    console.print(table)
+        rows.append([plan.layout.name, "yes" if plan.fits else "no", *cells, plan.source])
+    print_table(COLUMNS, rows, left=("fits", "from"))
     numbers = as_json(planned, first)
-    console.print(f"chosen: {first.layout.name} - {search.reason(plans)}", soft_wrap=True)
+    print(f"chosen: {first.layout.name} - {search.reason(plans)}")
     headroom = (chip.hbm_bytes - first.hbm) / GB
     room = f"{headroom:.2f} GB left" if first.fits else f"{-headroom:.2f} GB too much (next: {search.advice(first)})"
-    console.print(
+    print(
         f"  {first.hbm / GB:.2f} of {chip.hbm_bytes / GB:.2f} GB a chip, {room}; step "
-        f"{first.roofline_seconds:.3g} s with all communication overlapped, {first.seconds:.3g} s with none",
-        soft_wrap=True,
+        f"{first.roofline_seconds:.3g} s with all communication overlapped, {first.seconds:.3g} s with none"
     )
-    console.print(
+    print(
         f"  {numbers['tokens_per_second']:,.0f} tokens/s, MFU {numbers['mfu']:.1%}; {planned.train_steps:,} steps: "
-        f"{numbers['hours']:.3g} h, {numbers['chip_hours']:,.0f} chip-hours",
-        soft_wrap=True,
+        f"{numbers['hours']:.3g} h, {numbers['chip_hours']:,.0f} chip-hours"
     )
     for row in first.collectives[:6]:
         count = f"{row['count']} x " if row["count"] else ""
-        console.print(f"  {count}{row['kind']} over {'+'.join(row['axes']) or '?'}: {row['bytes'] / GB:.3g} GB a step")
+        print(f"  {count}{row['kind']} over {'+'.join(row['axes']) or '?'}: {row['bytes'] / GB:.3g} GB a step")
     for note in notes:
-        console.print(f"note: {note}", soft_wrap=True)
+        print(f"note: {note}")

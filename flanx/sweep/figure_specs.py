@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from flanx.errors import UserError, nearest
@@ -58,36 +58,48 @@ def figure_specs(
 
 
 def _figure_spec(name: str, table: dict[str, Any], axes: Mapping[str, Sequence[str]], scores: list[str]) -> FigureSpec:
-    keys = [field.name for field in dataclasses.fields(FigureSpec) if field.name != "name"]
-    origin = f"figure '{name}' (Sweep.figures)"
-    if not re.fullmatch(r"[\w.+-]+", name):
-        raise UserError(f"{origin}: its name is the name of its files: use only letters, digits, '_', '-', '.' and '+'")
-    for key in table:
-        if key not in keys:
-            raise UserError(f"{origin} has no '{key}'{nearest(key, keys)}")
-    if "x" not in table:
-        raise UserError(f"{origin} has no 'x': name an axis of the sweep, or 'score'")
     kind = table.get("kind", "line")
-    if kind not in KINDS:
-        raise UserError(f"{origin}: kind '{kind}' is neither 'line' nor 'bar'")
     series = table.get("series", ())
     series = [series] if isinstance(series, str) else list(series)
     chosen = [*table.get("scores", scores)]
     where = {axis: tuple(str(v) for v in values) for axis, values in table.get("where", {}).items()}
     panels = table.get("panels")
-    for axis in (table["x"], *series, *([panels] if panels else []), *where):
-        if axis not in axes and (axis != SCORE or axis in where):
-            raise UserError(f"{origin}: the sweep has no axis '{axis}'{nearest(axis, axes)} (axes: {', '.join(axes)})")
-    for score in chosen:
-        if score not in scores:
-            raise UserError(f"{origin}: no score '{score}'{nearest(score, scores)} (Sweep.scores: {', '.join(scores)})")
-    for axis, labels in where.items():
-        for label in labels:
-            if label not in axes[axis]:
-                raise UserError(f"{origin}: axis '{axis}' has no '{label}'{nearest(label, axes[axis])}")
-    placed = {table["x"], panels, *series}
+    spec = FigureSpec(
+        name, table.get("x", ""), tuple(series), panels, tuple(chosen), kind, where, table.get("title", "")
+    )
+    _check(spec, table, axes, scores)
+    named = {spec.x, panels, *series}
     # an axis that is not named and has more than one label becomes a series; its labels are never mixed
-    series += [a for a in axes if a not in placed and len(where.get(a, axes[a])) > 1]
-    if SCORE not in placed and len(chosen) > 1:
+    series += [a for a in axes if a not in named and len(where.get(a, axes[a])) > 1]
+    if SCORE not in named and len(chosen) > 1:
         panels, series = (SCORE, series) if panels is None else (panels, [*series, SCORE])
-    return FigureSpec(name, table["x"], tuple(series), panels, tuple(chosen), kind, where, table.get("title", ""))
+    return dataclasses.replace(spec, series=tuple(series), panels=panels)
+
+
+def _check(
+    spec: FigureSpec, table: Mapping[str, Any], axes: Mapping[str, Sequence[str]], scores: Sequence[str]
+) -> None:
+    """Raises UserError for an unknown key, kind, axis, label or score, and for a name that is not one of a file."""
+    origin = f"figure '{spec.name}' (Sweep.figures)"
+    keys = [field.name for field in dataclasses.fields(FigureSpec) if field.name != "name"]
+    if not re.fullmatch(r"[\w.+-]+", spec.name):
+        raise UserError(f"{origin}: its name is the name of its files: use only letters, digits, '_', '-', '.' and '+'")
+    _check_names(table, keys, f"{origin} has no '{{}}'")
+    if "x" not in table:
+        raise UserError(f"{origin} has no 'x': name an axis of the sweep, or 'score'")
+    if spec.kind not in KINDS:
+        raise UserError(f"{origin}: kind '{spec.kind}' is neither 'line' nor 'bar'")
+    named = [axis for axis in (spec.x, *spec.series, spec.panels) if axis not in (SCORE, None)]
+    _check_names([*named, *spec.where], axes, f"{origin}: the sweep has no axis '{{}}'", f" (axes: {', '.join(axes)})")
+    known = f" (Sweep.scores: {', '.join(scores)})"
+    _check_names(spec.scores, scores, f"{origin}: no score '{{}}'", known)
+    for axis, labels in spec.where.items():
+        _check_names(labels, axes[axis], f"{origin}: axis '{axis}' has no '{{}}'")
+
+
+def _check_names(names: Iterable[Any], known: Iterable[str], message: str, more: str = "") -> None:
+    """Raises UserError with the nearest known name for the first name that is not known."""
+    known = list(known)
+    for name in names:
+        if name not in known:
+            raise UserError(message.format(name) + nearest(name, known) + more)
