@@ -5,14 +5,17 @@ import os
 import pathlib
 import random
 import signal
+import subprocess
 import sys
 import time
 
 import pytest
 
 from flanx import config
+from flanx.cli import sweep as door
 from flanx.cli.main import main
-from flanx.sweep import report
+from flanx.errors import UserError
+from flanx.sweep import dependencies, report
 from flanx.sweep.grid import Sweep
 from tests import run_case
 
@@ -163,3 +166,18 @@ def test_a_real_sweep_killed_at_random_moments_ends_with_the_same_results(tmp_pa
     scores = {(row["way"], row["checkpoint"]): row["score"] for row in table}
     assert scores["plain", "last"] == scores["trained", "chosen"]  # the very checkpoint
     assert not (tmp_path / "calm" / "out" / "runs" / "model_plain" / "checkpoints" / "checkpoint_0").exists()
+
+
+def test_a_store_that_is_not_built_stops_its_own_points(monkeypatch):
+    codes = {"good": 0, "part": 1, "bad": 2}
+    monkeypatch.setattr(
+        door.subprocess, "run", lambda command, check: subprocess.CompletedProcess(command, codes[command[-1]])
+    )
+    stores = {name: [name] for name in codes}
+    needs = {name: dependencies.Dependencies(None, 5, name, "byte") for name in codes} | {
+        "eval": dependencies.Dependencies("p", 0, "bad", "byte")
+    }
+    blocked, complete = door.build_stores(stores, needs)
+    assert list(blocked) == ["bad"] and "exit status 2" in blocked["bad"] and not complete
+    with pytest.raises(UserError, match="no store was built"):
+        door.build_stores({"bad": ["bad"]}, {"bad": needs["bad"]})

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from flanx.errors import UserError
 from flanx.evals import published
 
 Key = tuple[str, str, str, str]  # table, model, benchmark, task
@@ -92,3 +93,11 @@ def test_what_is_derived_for_figure_5_follows_from_table_3(model):
             names = [part for part in parts if part != "normalized_average"]
             part = [(scores[n] - bounds[n.partition("_")[0]]) / (100 - bounds[n.partition("_")[0]]) for n in names]
             assert published.model(f"figure5:{model} {data}")[name] == pytest.approx(100 * sum(part) / 3, abs=0.06)
+
+
+def test_a_published_row_that_is_not_there_is_named():
+    assert published.model("3:PaLM 8B")["normalized_average"] == 6.4
+    with pytest.raises(UserError, match="did you mean 'PaLM 8B'"):
+        published.model("3:PaLM 8")
+    with pytest.raises(UserError, match="no table '9'"):
+        published.model("9:PaLM 8B")

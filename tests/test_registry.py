@@ -1,6 +1,5 @@
 """Suites by name: wrong names and wrong files are reported, and the hash of every suite is what it has been."""
 
-import dataclasses
 import json
 import pathlib
 import shutil
@@ -9,7 +8,6 @@ import pytest
 
 from flanx.errors import UserError
 from flanx.evals import registry
-from flanx.evals.families import mgsm
 from flanx.evals.spec import Suite
 
 HASHES = json.loads(pathlib.Path(__file__).with_name("golden").joinpath("suite_hashes.json").read_text())
@@ -95,17 +93,3 @@ def test_a_language_without_rows_is_an_error_unless_named() -> None:
         registry.load("tydiqa", folder)
     loaded = registry.load("tydiqa", folder, allow_missing=("ar", "bn", "id", "ko", "ru", "te"))
     assert {item.task for item in loaded.items} == {"fi", "sw"}
-
-
-def test_the_hash_covers_every_byte_and_every_setting(tmp_path: pathlib.Path) -> None:
-    before = registry.load("gsm8k_cot", registry.SAMPLE)
-    assert registry.load("gsm8k_cot", registry.SAMPLE).hash == before.hash
-    for change in ({"max_new": 511}, {"drop": "first"}, {"version": 2}, {"stop": ()}):
-        assert dataclasses.replace(before, spec=dataclasses.replace(before.spec, **change)).hash != before.hash
-    shutil.copytree(registry.SAMPLE_DIR, tmp_path / "data")
-    assert registry.load("gsm8k_cot", str(tmp_path / "data")).items[0].query == before.items[0].query
-    path = tmp_path / "data" / "mgsm" / "exemplars.json"
-    path.write_text(path.read_text().replace("Mia has 4", "Mia has  4"))
-    mgsm.exemplars.cache_clear()
-    after = registry.load("gsm8k_cot", str(tmp_path / "data"))
-    assert dataclasses.replace(after, spec=before.spec).hash != before.hash

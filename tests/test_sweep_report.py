@@ -5,16 +5,11 @@ import dataclasses
 import html.parser
 import json
 import pathlib
-import shutil
 import urllib.parse
 
 import pytest
 
-from flanx import config
-from flanx.cli.main import main
-from flanx.errors import UserError
-from flanx.evals import metrics, published
-from flanx.sweep import figure_specs, figures, report, results, score_expressions, statistics
+from flanx.sweep import report, results, statistics
 from flanx.sweep.state import State
 from tests import sweep_maker
 from tests.sweep_maker import entry
@@ -126,16 +121,6 @@ def test_the_chosen_step_is_the_best_by_the_named_score_and_the_report_shows_wha
     assert json.loads((sweep.points()[0].folder / "chosen.json").read_text()) == {"step": 5, "by": ["suite_rule"]}
 
 
-def test_points_of_one_model_share_the_step_that_is_best_for_their_mean(tmp_path):
-    sweep = sweep_maker.make(tmp_path, choose_by=["suite_rule"], choose_per=["size"])
-    curves = {"d1_2": {5: 10, 10: 20, 15: 90}, "d1_8": {5: 30, 10: 25}, "d2_2": {0: 3}, "d2_8": {5: 1, 10: 2}}
-    for point in sweep.points():
-        made = {step: {"suite_rule": entry(score)} for step, score in curves[point.name].items()}
-        sweep_maker.leave(point.folder, made)
-    # step 15 is not of both; 10 has the better mean; a parent evaluated as it is stands by itself
-    assert results.choices(sweep, sweep.points()) == {"d1_2": 10, "d1_8": 10, "d2_2": 0, "d2_8": 10}
-
-
 class Page(html.parser.HTMLParser):
     """The links, anchors and cells of a page."""
 
@@ -203,129 +188,3 @@ def test_figures_are_drawn_and_markdown_leads_to_the_scores(swept):
     text = (out / "report.md").read_text()
     places = [line.split(")")[0] for line in text.split("](")[1:]]
     assert places and all((out / place).exists() for place in places)
-
-
-def test_a_report_is_made_again_from_the_sweeps_folder_wherever_it_lies(tmp_path, capsys):
-    (tmp_path / "own.gin").write_text(
-        "from __gin__ import dynamic_registration\nfrom flanx.sweep import grid\n"
-        "OUT_DIR = 'nowhere'\nLABELS = {'z': [], 'a': []}\nUNUSED = 3\n"
-        "grid.Sweep:\n  out_dir = %OUT_DIR\n  gin_files = []\n  axes = {'size': %LABELS, 'b': {2: [], 1: []}}\n"
-        "  title = %UNUSED\n"
-    )
-    config.parse([str(tmp_path / "own.gin")], ["Sweep.title='found again'"])
-    home = tmp_path / "home"
-    (home / "runs").mkdir(parents=True)
-    (home / "sweep.gin").write_text(config.text())
-    sweep_maker.leave(home / "runs" / "z_2", {3: {"suite_rule": entry(12.5)}})
-    moved = tmp_path / "moved"
-    shutil.move(home, moved)
-    assert main(["report", str(moved)]) == 0
-    assert str(moved / "report.html") in capsys.readouterr().out
-    table = rows(moved / "results.csv")
-    assert [(r["point"], r["score"]) for r in table] == [("z_2", "12.5"), ("z_1", ""), ("a_2", ""), ("a_1", "")]
-    assert main(["report", str(moved), str(tmp_path)]) == 2
-    assert "report sweeps and runs separately" in capsys.readouterr().err
-    assert main(["report", str(tmp_path / "own.gin")]) == 2
-    assert "nowhere is not a folder: the sweep has not been run" in capsys.readouterr().err
-
-
-# ---- terms -----------------------------------------------------------------------------------------------------------
-
-
-def test_terms_take_groups_alternatives_and_lower_bounds():
-    tasks = {name: entry(bound + (100 - bound) / 2) for name, (bound, _) in metrics.BBH_BOUNDS.items()}
-    suites = {"bbh_cot": entry(61.0, tasks=tasks), "mmlu_cot": entry(40.0, half=3.0, flagged=True)}
-    assert score_expressions.value(["normalized mmlu_cot"], suites) == score_expressions.Estimate(
-        20.0, 16.0, 24.0, True
-    )
-    found = score_expressions.value(["normalized bbh_direct | normalized bbh_cot"], suites)
-    assert found.score == pytest.approx(50.0) and found.score < found.high < 50.0 + 4
-    alg = score_expressions.value(["bbh_cot:alg"], suites)
-    assert alg.score == pytest.approx(sum(tasks[t]["score"] for t in dict(report_groups())["alg"]) / 15)
-    assert score_expressions.value(["mmlu_direct"], suites) == "mmlu_direct not run"
-    assert score_expressions.value([score_expressions.AVERAGE], suites) == "mmlu_direct not run"
-    del tasks["navigate"], tasks["snarks"]
-    assert score_expressions.value(["normalized bbh_cot"], suites | {"bbh_cot": entry(61.0, tasks=tasks)}) == (
-        "bbh_cot without navigate and 1 more"
-    )
-    six = {name: entry(50.0, tasks=tasks | dict.fromkeys(metrics.BBH_BOUNDS, entry(50.0))) for name in metrics.HEADLINE}
-    wanted = metrics.normalized_average(
-        dict.fromkeys(six, 50.0), dict.fromkeys(six, dict.fromkeys(metrics.BBH_BOUNDS, 50.0))
-    )
-    assert score_expressions.value([score_expressions.AVERAGE], six).score == pytest.approx(wanted)
-
-
-def report_groups():
-    from flanx.evals import registry
-
-    return registry.resolve("bbh_cot").groups
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("mmlu_cit", "did you mean 'mmlu_cot'"),
-        ("mmlu cot", "is not a score of a suite"),
-        ("bbh_cot:algebra", "has no group 'algebra'"),
-        ("normalized gsm8k_cot", "have lower bounds"),
-    ],
-)
-def test_a_wrong_term_is_named(text, said):
-    with pytest.raises(UserError, match=said):
-        score_expressions.parse(text)
-
-
-# ---- figures ---------------------------------------------------------------------------------------------------------
-
-AXES = {"size": ["8B", "62B"], "tasks": ["0", "9"], "prompt": ["plain", "trigger"]}
-
-
-@pytest.mark.parametrize(
-    ("table", "said"),
-    [
-        ({"x": "size", "seires": "tasks"}, "did you mean 'series'"),
-        ({"series": "tasks"}, "has no 'x'"),
-        ({"x": "sizes"}, "did you mean 'size'"),
-        ({"x": "size", "scores": ["mmlo"]}, "did you mean 'mmlu'"),
-        ({"x": "size", "kind": "pie"}, "neither 'line' nor 'bar'"),
-        ({"x": "size", "where": {"tasks": [8]}}, "has no '8'"),
-    ],
-)
-def test_a_wrong_figure_is_named(table, said):
-    with pytest.raises(UserError, match=said):
-        figure_specs.figure_specs({"one": table}, AXES, ["mmlu", "bbh"])
-
-
-def test_a_figure_whose_name_is_no_file_is_named():
-    with pytest.raises(UserError, match="its name is the name of its files"):
-        figure_specs.figure_specs({"CoT / direct": {"x": "size"}}, AXES, ["mmlu"])
-
-
-def test_axes_that_a_figure_does_not_name_become_series_and_are_never_mixed():
-    (found,) = figure_specs.figure_specs({"one": {"x": "size", "series": "tasks"}}, AXES, ["mmlu", "bbh"])
-    assert found.series == ("tasks", "prompt") and found.panels == "score"
-    (found,) = figure_specs.figure_specs(
-        {"one": {"x": "size", "panels": "tasks", "where": {"prompt": ["plain"]}}}, AXES, ["mmlu"]
-    )
-    assert found.series == () and found.panels == "tasks"
-    assert [f.name for f in figure_specs.figure_specs({}, AXES, ["mmlu"])] == ["by_tasks", "by_size"]
-    (alone,) = figure_specs.figure_specs({}, {}, ["mmlu"])
-    assert alone.x == "score"
-
-
-def test_positions_follow_numbers_parameters_or_order():
-    assert figures.x_positions(["0", "9"], {}) == ({"0": 0.0, "9": 9.0}, True)
-    assert figures.x_positions(["80M", "11B"], {}) == ({"80M": 8e7, "11B": 1.1e10}, True)
-    assert figures.x_positions(["a", "b"], {"a": 10, "b": 20}) == ({"a": 10.0, "b": 20.0}, True)
-    assert figures.x_positions(["x", "9"], {}) == ({"x": 0.0, "9": 1.0}, False)
-
-
-# ---- published -------------------------------------------------------------------------------------------------------
-
-
-def test_a_published_row_that_is_not_there_is_named():
-    assert published.model("3:PaLM 8B")["normalized_average"] == 6.4
-    with pytest.raises(UserError, match="did you mean 'PaLM 8B'"):
-        published.model("3:PaLM 8")
-    with pytest.raises(UserError, match="no table '9'"):
-        published.model("9:PaLM 8B")

@@ -1,7 +1,6 @@
 """Sweeps: points that wait for their parents, the stores they read, launchers that take them elsewhere."""
 
 import json
-import os
 import pathlib
 import subprocess
 import sys
@@ -9,12 +8,10 @@ import time
 
 import pytest
 
-from flanx.cli import sweep as door
 from flanx.errors import UserError
 from flanx.sweep import dependencies, results, scheduler
 from flanx.sweep.grid import Sweep
 from flanx.sweep.state import DONE, FAILED, State
-from tests import run_case
 from tests.sweep_maker import make as make_sweep
 from tests.sweep_maker import no_show, runs
 
@@ -139,68 +136,3 @@ def test_a_sweep_builds_a_store_for_each_store_dir_of_the_points_that_train(tmp_
     assert found["palm"] == ["store", "build", *flags, "--gin.MIXTURE_OR_TASK_NAME='cot'"]
     with pytest.raises(UserError, match="give each vocabulary its own STORE_DIR"):
         dependencies.stores(sweep, needs | {"d2_8": dependencies.Dependencies(None, 5, "t5", "pieces")}, "")
-
-
-def test_a_store_that_is_not_built_stops_its_own_points(monkeypatch):
-    codes = {"good": 0, "part": 1, "bad": 2}
-    monkeypatch.setattr(
-        door.subprocess, "run", lambda command, check: subprocess.CompletedProcess(command, codes[command[-1]])
-    )
-    stores = {name: [name] for name in codes}
-    needs = {name: dependencies.Dependencies(None, 5, name, "byte") for name in codes} | {
-        "eval": dependencies.Dependencies("p", 0, "bad", "byte")
-    }
-    blocked, complete = door.build_stores(stores, needs)
-    assert list(blocked) == ["bad"] and "exit status 2" in blocked["bad"] and not complete
-    with pytest.raises(UserError, match="no store was built"):
-        door.build_stores({"bad": ["bad"]}, {"bad": needs["bad"]})
-
-
-def test_blocked_points_fail_by_name_and_the_others_run(tmp_path, program):
-    points = make_sweep(tmp_path).points()
-    statuses = scheduler.run_points(points, 2, "", no_show, program, blocked={"d1_8": "its store was not built"})
-    assert [s.state for s in statuses] == [DONE, FAILED, DONE, DONE]
-    assert "d1_8" not in runs(tmp_path)
-
-
-def test_a_launcher_gets_the_points_name_and_arguments(tmp_path, program):
-    point = make_sweep(tmp_path, axes={"model": {"Flan-T5 XL": []}}).points()[0]
-    assert point.job == "flanx-flan-t5-xl"
-    how = scheduler.parse_launcher("launch/tpu_vm.sh {job}", 1, 5.0)
-    assert how.command(point, ["train", "x"]) == ["launch/tpu_vm.sh", "flanx-flan-t5-xl", "train", "x"]
-    how = scheduler.parse_launcher("ssh host 'cd there' {arguments} --point={name}", 1, 5.0)
-    assert how.command(point, ["train", "x"]) == ["ssh", "host", "cd there", "train", "x", "--point=Flan-T5_XL"]
-    assert how.outlives and not scheduler.parse_launcher("", 1, 5.0).outlives
-    with pytest.raises(UserError, match="No closing quotation"):
-        scheduler.parse_launcher("ssh 'host", 1, 5.0)
-    script = tmp_path / "hand_over.sh"
-    script.write_text(f'#!/bin/sh\necho handed $1; shift; exec {program[0]} {program[1]} "$@"\n')
-    script.chmod(0o755)
-    points = make_sweep(tmp_path / "swept", tasks=(2,)).points()
-    statuses = scheduler.run_points(points, 2, "", no_show, scheduler.parse_launcher(f"{script} {{job}}", 0, 1.0))
-    assert [s.state for s in statuses] == [DONE, DONE]
-    assert scheduler.log_path(points[0]).read_text() == "handed flanx-d1-2\n"
-    assert State(tmp_path / "swept").read()["d1_2"]["machine"] == "given to a launcher"
-    more = make_sweep(tmp_path / "other", tasks=(2,)).points()
-    statuses = scheduler.run_points(more, 2, "", no_show, scheduler.parse_launcher("no/such/launcher", 0, 1.0))
-    assert {s.reason for s in statuses} == {"no/such/launcher cannot be run: No such file or directory"}
-
-
-def test_the_launcher_of_gke_fills_in_the_jobset_and_waits_for_its_end(tmp_path):
-    """With a stand-in for kubectl: the points arguments come through to the byte, and the end's kind is the status."""
-    yaml = pytest.importorskip("yaml", reason="reads what the script hands to kubectl")
-    fake = tmp_path / "kubectl"
-    end = f"if [ -e {tmp_path}/second ]; then echo $END; else touch {tmp_path}/second; fi"
-    fake.write_text(f"#!/bin/sh\ncase $1 in apply) cat > {tmp_path}/applied.yaml;; get) {end};; esac\n")
-    fake.chmod(0o755)
-    words = ["train", "--gin_file=runs/train.gin", "--gin.MODEL_DIR='/bucket/a b'", '--gin.L={"inputs": 3}']
-    env = {**os.environ, "KUBECTL": str(fake), "PERIOD": "0.05"}
-    for end, status in (("Completed", 0), ("Failed", 1)):
-        command = [str(run_case.ROOT / "launch" / "gke_point.sh"), "flanx-8b-9", *words]
-        assert subprocess.run(command, env=env | {"END": end}, capture_output=True, check=False).returncode == status
-        (tmp_path / "second").unlink()
-    applied = yaml.safe_load((tmp_path / "applied.yaml").read_text())
-    container = applied["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]["containers"][0]
-    assert applied["metadata"]["name"] == "flanx-8b-9"
-    assert container["command"] == ["flanx", *words, "--cluster_timeout=900"]
-    assert container["resources"]["limits"] == {"google.com/tpu": 4}

@@ -14,40 +14,10 @@ import pytest
 
 from flanx.errors import UserError
 from flanx.sweep import results, scheduler
-from flanx.sweep.grid import Sweep
 from flanx.sweep.scheduler import Launcher
 from flanx.sweep.state import DONE, ELSEWHERE, FAILED, RETRYING, RUNNING, State, inheritable_lock
 from tests.sweep_maker import make as make_sweep
 from tests.sweep_maker import no_show, runs
-
-
-def test_a_grid_is_the_product_of_its_axes_as_command_lines(tmp_path):
-    points = make_sweep(tmp_path).points()
-    assert [p.name for p in points] == ["d1_2", "d1_8", "d2_2", "d2_8"]
-    folder = str(tmp_path / "runs" / "d2_8")
-    assert points[3].arguments("a,b") == [
-        "train",
-        "--gin_file=runs/train.gin",
-        "--gin_search_paths=a,b",
-        "--gin.STEPS=5",
-        "--gin.D=2",
-        "--gin.TASKS=8",
-        f"--gin.MODEL_DIR='{folder}'",
-    ]
-
-
-@pytest.mark.parametrize(
-    ("axes", "said"),
-    [
-        ({}, "no points"),
-        ({"size": {}}, "no points"),
-        ({"size": {"a/b": ["D=1"], "a b": ["D=2"]}}, "share the folder 'a_b'"),
-        ({"size": {"a": ["models/tiny"]}}, "'models/tiny'"),
-    ],
-)
-def test_a_wrong_grid_is_named(axes, said):
-    with pytest.raises(UserError, match=said):
-        Sweep(out_dir="out", gin_files=[], axes=axes).points()
 
 
 def test_a_failing_point_is_named_and_the_others_finish(tmp_path, program):
@@ -234,3 +204,33 @@ scheduler.run_points(sweep.points(), 2, "", lambda _: None, how)
     assert table(tmp_path / "killed") == table(tmp_path / "calm")
     finished = {name for name in set(runs(tmp_path / "killed")) if "13" not in name}
     assert len(finished) == 6 and all(runs(tmp_path / "killed").count(name) == 2 for name in finished)  # one crash each
+
+
+def test_blocked_points_fail_by_name_and_the_others_run(tmp_path, program):
+    points = make_sweep(tmp_path).points()
+    statuses = scheduler.run_points(points, 2, "", no_show, program, blocked={"d1_8": "its store was not built"})
+    assert [s.state for s in statuses] == [DONE, FAILED, DONE, DONE]
+    assert "d1_8" not in runs(tmp_path)
+
+
+def test_a_launcher_gets_the_points_name_and_arguments(tmp_path, program):
+    point = make_sweep(tmp_path, axes={"model": {"Flan-T5 XL": []}}).points()[0]
+    assert point.job == "flanx-flan-t5-xl"
+    how = scheduler.parse_launcher("launch/tpu_vm.sh {job}", 1, 5.0)
+    assert how.command(point, ["train", "x"]) == ["launch/tpu_vm.sh", "flanx-flan-t5-xl", "train", "x"]
+    how = scheduler.parse_launcher("ssh host 'cd there' {arguments} --point={name}", 1, 5.0)
+    assert how.command(point, ["train", "x"]) == ["ssh", "host", "cd there", "train", "x", "--point=Flan-T5_XL"]
+    assert how.outlives and not scheduler.parse_launcher("", 1, 5.0).outlives
+    with pytest.raises(UserError, match="No closing quotation"):
+        scheduler.parse_launcher("ssh 'host", 1, 5.0)
+    script = tmp_path / "hand_over.sh"
+    script.write_text(f'#!/bin/sh\necho handed $1; shift; exec {program[0]} {program[1]} "$@"\n')
+    script.chmod(0o755)
+    points = make_sweep(tmp_path / "swept", tasks=(2,)).points()
+    statuses = scheduler.run_points(points, 2, "", no_show, scheduler.parse_launcher(f"{script} {{job}}", 0, 1.0))
+    assert [s.state for s in statuses] == [DONE, DONE]
+    assert scheduler.log_path(points[0]).read_text() == "handed flanx-d1-2\n"
+    assert State(tmp_path / "swept").read()["d1_2"]["machine"] == "given to a launcher"
+    more = make_sweep(tmp_path / "other", tasks=(2,)).points()
+    statuses = scheduler.run_points(more, 2, "", no_show, scheduler.parse_launcher("no/such/launcher", 0, 1.0))
+    assert {s.reason for s in statuses} == {"no/such/launcher cannot be run: No such file or directory"}

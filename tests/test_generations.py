@@ -1,0 +1,63 @@
+"""Generation files: what is wrong in them is reported with its line."""
+
+import contextlib
+import json
+import pathlib
+
+import pytest
+
+from flanx.errors import UserError
+from flanx.evals import generations, registry, rescore
+from tests.echo_case import score
+from tests.test_marking import generation
+
+
+def test_wrong_generation_files_are_named(tmp_path: pathlib.Path) -> None:
+    score(tmp_path)
+    path = tmp_path / "generations" / "gsm8k_zero_shot__gsm8k.jsonl"
+    good = path.read_text()
+    header, *rows = good.splitlines()
+    cases = {
+        f"{header}\n{rows[0]}\n{rows[0]}\n": r":3: id 'gsm8k-test-\d' occurs twice",
+        f"{header}\n{rows[0].replace('outputs', 'output')}\n": ":2: unexpected or missing column",
+        f"{header}\n{rows[0][:-9]}\n": ":2: not JSON",
+        f"{header}\n{rows[0]}\n": r"gsm8k_zero_shot is incomplete \(gsm8k 1 of 3\)",
+        f"{rows[0]}\n": ":1: no header",
+        "": "is empty",
+    }
+    for text, message in cases.items():
+        path.write_text(text)
+        with pytest.raises(UserError, match=message):
+            rescore.rescore(tmp_path)
+    path.write_text(good)
+    other = json.loads(header) | {"hash": "0" * 16}
+    (path.parent / "gsm8k_zero_shot__other.jsonl").write_text(json.dumps(other) + "\n")
+    with pytest.raises(UserError, match="is of another spec than"):
+        rescore.rescore(tmp_path)
+    with pytest.raises(UserError, match="holds no generations"):
+        rescore.evaluations(path.parent)
+
+
+def test_a_writer_resumes_after_a_truncated_line(tmp_path: pathlib.Path) -> None:
+    suite = registry.load("gsm8k_zero_shot", registry.SAMPLE)
+    rows = [generation(id=item.id, task=item.task, outputs=["5"]) for item in suite.items]
+    with contextlib.closing(generations.Writer(tmp_path, suite, {"seed": 0})) as writer:
+        assert not writer.done
+        for row in rows[:2]:
+            writer.add(row)
+    (path,) = generations.paths(tmp_path)
+    path.write_bytes(path.read_bytes()[:-9])
+    with contextlib.closing(generations.Writer(tmp_path, suite, {"seed": 0})) as writer:
+        assert writer.done == {("gsm8k", rows[0].id)}
+        for row in rows[1:]:
+            writer.add(row)
+    header, found = generations.read(path)
+    assert found == rows and header["hash"] == suite.hash and header["items"] == {"gsm8k": 3}
+    assert generations.spec_of(header, path) == suite.spec
+    with pytest.raises(UserError, match="its spec differs from this version's in 'another'"):
+        generations.spec_of({"spec": header["spec"] | {"another": 1}}, path)
+
+
+def test_names_of_files_have_no_character_that_file_systems_refuse(tmp_path: pathlib.Path) -> None:
+    path = generations.generation_path(tmp_path, "bbh_direct[a,b,:20]+sc", "a")
+    assert path == tmp_path / "generations" / "bbh_direct-a-b--20--sc__a.jsonl"

@@ -1,0 +1,46 @@
+"""The state of a sweep's points: updated under a lock by any number of processes, and checked against the runs."""
+
+import json
+import multiprocessing
+import pathlib
+
+from flanx.sweep import state
+from flanx.sweep.state import State
+from tests import sweep_maker
+
+
+def _write(folder: pathlib.Path, name: str) -> None:
+    for attempt in range(20):
+        State(folder).write(name, state="running", attempts=attempt)
+
+
+def test_writes_of_several_processes_are_all_kept(tmp_path: pathlib.Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=_write, args=(tmp_path, f"p{i}")) for i in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert {name: entry["attempts"] for name, entry in State(tmp_path).read().items()} == {"p0": 19, "p1": 19, "p2": 19}
+
+
+def test_what_the_file_says_is_checked_against_the_runs(tmp_path: pathlib.Path) -> None:
+    sweep = sweep_maker.make(tmp_path, axes={"size": {name: [] for name in ("new", "gone", "killed", "failed", "ran")}})
+    points = {point.name: point for point in sweep.points()}
+    sweep_maker.leave(points["ran"].folder, {})
+    entries = {"gone": {"state": "done"}, "killed": {"state": "running"}, "failed": {"state": "failed", "reason": "x"}}
+    (tmp_path / "state.json").write_text(json.dumps(entries))
+    assert State(tmp_path).statuses(sweep.points()) == {
+        **{"new": ("not run", ""), "gone": ("not run", ""), "killed": ("stopped", "")},
+        **{"failed": ("failed", "x"), "ran": ("done", "")},
+    }
+
+
+def test_a_held_lock_is_seen_and_a_shared_one_is_shared(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "lock"
+    assert not state.is_held(path)
+    with state.inheritable_lock(path) as descriptor:
+        assert descriptor is not None and state.is_held(path)
+    with state.inheritable_lock(path, shared=True), state.inheritable_lock(path, shared=True) as second:
+        assert second is not None and state.is_held(path)
+    assert not state.is_held(path)
