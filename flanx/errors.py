@@ -1,11 +1,11 @@
-"""The error of a user's mistake, with the nearest known name, and the news of a preemption."""
+"""The error of a user's mistake, with the nearest known name, and the notice of a preemption."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """Bad input: one line that names the thing, the place and the repair. Every door prints it and exits with 2."""
+    """Bad input: a message of one to five lines that names the thing, the place and the repair; exit status 2."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -15,4 +15,4 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 class Preempted(Exception):
-    """The run was asked to stop and has saved its state; the door exits with 75, and the same command goes on."""
+    """The run was asked to stop and has saved its state: exit status 75; the same command resumes it."""

@@ -18,7 +18,7 @@ def explain(capsys: pytest.CaptureFixture, *more: str) -> dict[str, dict]:
 def test_a_macro_tells_who_set_it_and_who_uses_it(capsys):
     found = explain(capsys, "--gin.BATCH_SIZE=8", "BATCH_SIZE")["BATCH_SIZE"]
     assert found["value"] == "8"
-    assert [place.rpartition("gin/")[2].partition(":")[0] for place, _ in found["places"]] == [
+    assert [place.rpartition("gin/")[2].partition(":")[0] for place, _ in found["locations"]] == [
         "runs/train.gin",
         "the command line",
     ]
@@ -28,14 +28,14 @@ def test_a_macro_tells_who_set_it_and_who_uses_it(capsys):
 
 def test_a_parameter_resolves_its_macro_and_brings_type_and_meaning(capsys):
     found = explain(capsys, "--gin.LEARNING_RATE=0.25", "adafactor.learning_rate")["optim.adafactor.learning_rate"]
-    assert (found["value"], found["places"][-1][1]) == ("0.25", "%LEARNING_RATE")
+    assert (found["value"], found["locations"][-1][1]) == ("0.25", "%LEARNING_RATE")
     assert "rate" in found["meaning"] and "float" in found["annotation"]
 
 
 def test_a_function_shows_its_defaults_too(capsys):
     found = explain(capsys, "optim.adafactor")
     assert found["optim.adafactor.decay_rate"]["value"] == "0.8"
-    assert found["optim.adafactor.decay_rate"]["places"] == []
+    assert found["optim.adafactor.decay_rate"]["locations"] == []
 
 
 def test_without_a_name_every_line_that_is_set_is_listed(capsys):

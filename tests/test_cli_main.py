@@ -1,4 +1,4 @@
-"""The program: its doors, its exit statuses."""
+"""The program: its commands, its exit statuses."""
 
 import os
 import subprocess
@@ -33,11 +33,29 @@ def test_the_program_starts_without_jax_or_tensorflow():
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize(("door", "status"), [(["tasks", "list", "niv2"], 141), (["recipe", "list"], 1)])
-def test_a_closed_pipe_ends_a_door_quietly(door, status):
+@pytest.mark.parametrize(("command", "status"), [(["tasks", "list", "niv2"], 141), (["recipe", "list"], 1)])
+def test_a_closed_pipe_ends_a_command_quietly(command, status):
     """141 as after SIGPIPE; rich's own tables end with 1."""
     reading, writing = os.pipe()
     os.close(reading)
-    done = subprocess.run([sys.executable, "-m", "flanx", *door], stdout=writing, stderr=subprocess.PIPE, text=True)
+    done = subprocess.run([sys.executable, "-m", "flanx", *command], stdout=writing, stderr=subprocess.PIPE, text=True)
     os.close(writing)
     assert (done.returncode, done.stderr) == (status, "")
+
+
+@pytest.mark.parametrize("name", main.COMMANDS)
+def test_every_command_of_the_table_has_help(name, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main.main([name, "--help"])
+    assert ended.value.code == 0
+    assert main.COMMANDS[name].summary.split()[0] in capsys.readouterr().out
+
+
+def test_help_lists_every_command_without_importing_them():
+    code = (
+        "import sys\nfrom flanx.cli import main\nmain.main([])\n"
+        "print([name for name in sys.modules if name.startswith('flanx.cli.')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "['flanx.cli.gin_flags', 'flanx.cli.main']"
+    assert all(f"\n    {name}" in done.stdout for name in main.COMMANDS)

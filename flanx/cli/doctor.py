@@ -1,4 +1,4 @@
-"""`flanx doctor`: what this machine has for flanx, and what stands in the way of a run."""
+"""`flanx doctor`: what this machine has for flanx, and what prevents a run."""
 
 import argparse
 import dataclasses
@@ -11,14 +11,14 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator
+from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
+from flanx.cli.table import print_table
+from flanx.data import store, vocabulary
 from flanx.errors import UserError
 
 GOOD, NOTE, BAD = "ok", "note", "bad"
-# what gives an accelerator away before jax is asked: platform -> (device files, environment variables)
+# signs of an accelerator that need no jax: platform -> (device files, environment variables)
 SIGNS = {
     "tpu": (("/dev/accel0",), ("TPU_WORKER_ID", "TPU_NAME")),
     "gpu": (("/dev/nvidia0",), ()),
@@ -29,7 +29,7 @@ SPARE_GB = 5  # a run of the smallest sizes with its store and checkpoints
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """One line: what was looked at, how it stands (ok, note, bad), what was seen, and for bad ones the repair."""
+    """One line: the subject, its state (ok, note, bad), what was seen, and the repair of a bad one."""
 
     subject: str
     state: str
@@ -37,7 +37,7 @@ class Finding:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Flags of the door."""
+    """Flags of the command."""
     parser.add_argument("--expect", choices=("cpu", "gpu", "tpu"), help="the platform that jax must run on")
     parser.add_argument("--devices", type=int, metavar="N", help="the number of devices that jax must see")
     parser.add_argument("--vocabulary", metavar="PATH", help='a vocabulary to load: "byte" or a SentencePiece model')
@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the findings. 1 where one is bad."""
+    """Prints the findings; 1 where one is bad."""
     findings = [
         *versions(),
         *devices(args.expect, args.devices),
@@ -57,20 +57,19 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=1))
     else:
-        table = Table("", "", "", box=None, pad_edge=False, show_header=False)
-        for finding in findings:
-            table.add_row(finding.state, finding.subject, finding.seen)
-        Console(highlight=False, markup=False, soft_wrap=True).print(table)
+        rows = [(finding.state, finding.subject, finding.seen) for finding in findings]
+        print_table(("state", "subject", "seen"), rows, left=("subject", "seen"), header=False)
     return 1 if any(finding.state == BAD for finding in findings) else 0
 
 
 def versions() -> Iterator[Finding]:
-    """Python, and every package that flanx asks for, held against its minimum."""
+    """Python, and every package that flanx requires, compared with its minimum version."""
     yield Finding(
         "python", GOOD if sys.version_info >= (3, 11) else BAD, f"{platform.python_version()} (3.11 or newer)"
     )
     for line in importlib.metadata.requires("flanx") or []:
         match = re.match(r"([\w.-]+)\s*(?:>=([\w.]+))?[^;]*(;.*extra ==.*)?", line)
+        assert match is not None  # a requirement begins with a name
         name, least, extra = match[1], match[2], match[3]
         try:
             has = importlib.metadata.version(name)
@@ -90,10 +89,10 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def devices(expected: str | None, count: int | None) -> Iterator[Finding]:
-    """What jax runs on. Bad where the machine shows an accelerator, or one was asked for, and jax does not use it."""
+    """What jax runs on. Bad where the machine has an accelerator, or one is expected, and jax does not use it."""
     there = [name for name, signs in SIGNS.items() if _shows(*signs)]
     try:
-        import jax
+        import jax  # noqa: PLC0415  (only once the packages are reported)
 
         found = jax.devices()
     except RuntimeError as error:  # a platform named in JAX_PLATFORMS that does not start
@@ -110,7 +109,7 @@ def devices(expected: str | None, count: int | None) -> Iterator[Finding]:
         yield Finding("devices", BAD, f"{seen}, not {missed}: {why}")
     elif count is not None and len(found) != count:
         yield Finding(
-            "devices", BAD, f"{seen}, not {count}: is every host started, is a device held by another process?"
+            "devices", BAD, f"{seen}, not {count}: has every host started, does another process hold a device?"
         )
     else:
         yield Finding("devices", GOOD, seen)
@@ -121,16 +120,18 @@ def _shows(files: tuple[str, ...], variables: tuple[str, ...]) -> bool:
     return any(os.path.exists(file) for file in files) or any(name in os.environ for name in variables)
 
 
-def _step(device: object) -> Iterator[Finding]:
-    """A product on the device, held against the one on paper."""
-    import jax
-    import jax.numpy as jnp
+def _step(device: Any) -> Iterator[Finding]:
+    """A matrix product on the device, checked against its known value."""
+    import jax  # noqa: PLC0415  (see `devices`)
+    import jax.numpy as jnp  # noqa: PLC0415
 
     size = 512
     ones = jax.device_put(jnp.ones((size, size), jnp.bfloat16), device)
     product = jax.jit(lambda a: jnp.einsum("ij,jk->ik", a, a, preferred_element_type=jnp.float32))(ones)
     right = bool((product == size).all())
-    yield Finding("a product", GOOD if right else BAD, f"{size} x {size}, bfloat16: {'right' if right else 'wrong'}")
+    yield Finding(
+        "matrix product", GOOD if right else BAD, f"{size} x {size}, bfloat16: {'right' if right else 'wrong'}"
+    )
 
 
 def machine() -> Iterator[Finding]:
@@ -138,21 +139,21 @@ def machine() -> Iterator[Finding]:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     yield Finding("machine", GOOD, f"{platform.machine()}, {os.cpu_count()} cores, {memory:.0f} GB memory")
     free = shutil.disk_usage(".").free / 1e9
-    yield Finding("disk", GOOD if free > SPARE_GB else BAD, f"{free:.0f} GB free here (a small run wants {SPARE_GB})")
+    yield Finding("disk", GOOD if free > SPARE_GB else BAD, f"{free:.0f} GB free here (a small run needs {SPARE_GB})")
     writable = os.access(".", os.W_OK)
     yield Finding(
         "this folder", GOOD if writable else BAD, "can be written" if writable else "cannot be written: OUT_DIR"
     )
 
 
-def data(folder: str | None, vocabulary: str | None, store_dir: str | None) -> Iterator[Finding]:
-    """The data folder, the vocabulary, the store; each only where it was named."""
+def data(folder: str | None, vocabulary_name: str | None, store_dir: str | None) -> Iterator[Finding]:
+    """The data folder, the vocabulary, the store; each only where it is given."""
     if folder is None:
-        yield Finding("data", NOTE, "no folder named: --data_dir or FLANX_DATA_DIR; the demo needs none")
+        yield Finding("data", NOTE, "no folder given (--data_dir or FLANX_DATA_DIR); the demo needs none")
     else:
         there = sorted(path.name for path in pathlib.Path(folder).glob("*"))
-        yield Finding("data", GOOD if there else BAD, f"{folder}: {', '.join(there) or 'nothing there'}")
-    for subject, name, look in (("vocabulary", vocabulary, _vocabulary), ("store", store_dir, _store)):
+        yield Finding("data", GOOD if there else BAD, f"{folder}: {', '.join(there) or 'empty or missing'}")
+    for subject, name, look in (("vocabulary", vocabulary_name, _vocabulary), ("store", store_dir, _store)):
         if name is not None:
             try:
                 yield Finding(subject, GOOD, f"{name}: {look(name)}")
@@ -161,13 +162,9 @@ def data(folder: str | None, vocabulary: str | None, store_dir: str | None) -> I
 
 
 def _vocabulary(name: str) -> str:
-    from flanx.data import vocabulary
-
     loaded = vocabulary.load(name)
     return f"{loaded.size:,} pieces, fingerprint {loaded.fingerprint}"
 
 
 def _store(path: str) -> str:
-    from flanx.data import store
-
     return f"{len(store.open_store(path).tasks):,} tasks; `flanx store verify` reads every byte"

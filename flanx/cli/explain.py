@@ -1,4 +1,4 @@
-"""`flanx explain`: what gin files and bindings amount to, and which line set each value."""
+"""`flanx explain`: what gin files and bindings set, and which line set each value."""
 
 import argparse
 import dataclasses
@@ -9,11 +9,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from flanx import config
 from flanx.cli.gin_flags import add_gin_arguments, parse_gin
+from flanx.cli.table import print_table
 from flanx.errors import UserError, nearest
 
 
@@ -22,37 +20,37 @@ class Setting:
     """A macro or a parameter, as the files and bindings of the newest `parse` leave it.
 
     Attributes:
-      value: as it is written, macros resolved.
-      places: [(place, value as it stands there)], first to last; the last holds. Empty: the parameter's own default.
+      value: as written, macros resolved.
+      locations: [(file and line, value as written there)], in order; the last holds. Empty: the parameter's default.
       uses: what refers to the macro.
       annotation, meaning: the parameter's type and its line in the docstring; of a macro, the comment beside it.
     """
 
     name: str
     value: str
-    places: Sequence[tuple[str, str]] = ()
+    locations: Sequence[tuple[str, str]] = ()
     uses: Sequence[str] = ()
     annotation: str = ""
     meaning: str = ""
 
 
-def settings() -> dict[str, Setting]:
+def read_settings() -> dict[str, Setting]:
     """Every macro, and every parameter of every function that the newest `parse` binds, by name."""
-    scan, found = config.last_scan(), {}
+    scan, settings = config.last_scan(), {}
     for macro in scan.defined:
-        places = scan.bound[macro]
+        locations = scan.bound[macro]
         uses = [key for key, rows in scan.bound.items() if re.search(rf"%{macro}\b", rows[-1][1])]
-        found[macro] = Setting(macro, _resolved(places[-1][1]), places, uses, meaning=_comment(places))
+        settings[macro] = Setting(macro, _resolved(locations[-1][1]), locations, uses, meaning=_comment(locations))
     for selector, function in config.bound_functions().items():
-        said = _said(inspect.getdoc(function) or "")
+        docs = _parameter_docs(inspect.getdoc(function) or "")
         for name, parameter in inspect.signature(function).parameters.items():
             full = f"{selector}.{name}"
-            places = [row for key, rows in scan.bound.items() if "." in key and _names(key, full) for row in rows]
+            locations = [row for key, rows in scan.bound.items() if "." in key and _names(key, full) for row in rows]
             empty = parameter.default is inspect.Parameter.empty
-            value = _resolved(places[-1][1]) if places else "unset" if empty else repr(parameter.default)
+            value = _resolved(locations[-1][1]) if locations else "unset" if empty else repr(parameter.default)
             short = full.removeprefix("flanx.")
-            found[short] = Setting(short, value, places, (), _type(parameter.annotation), said.get(name, ""))
-    return found
+            settings[short] = Setting(short, value, locations, (), _type(parameter.annotation), docs.get(name, ""))
+    return settings
 
 
 def _names(key: str, full: str) -> bool:
@@ -70,19 +68,19 @@ def _resolved(text: str) -> str:
     return text.replace("%gin.REQUIRED", "unset")
 
 
-def _comment(places: Sequence[tuple[str, str]]) -> str:
-    """The comment behind the first of the places that has one."""
-    for place, _ in places:
-        path, _, line = place.rpartition(":")
+def _comment(locations: Sequence[tuple[str, str]]) -> str:
+    """The comment at the end of the first of the lines that has one."""
+    for location, _ in locations:
+        path, _, line = location.rpartition(":")
         if path and line.isdigit():
-            words = pathlib.Path(path).read_text(encoding="utf-8").splitlines()[int(line) - 1].partition("  # ")[2]
-            if words:
-                return words
+            comment = pathlib.Path(path).read_text(encoding="utf-8").splitlines()[int(line) - 1].partition("  # ")[2]
+            if comment:
+                return comment
     return ""
 
 
-def _said(text: str) -> dict[str, str]:
-    """What a docstring's Args or Attributes say of each name."""
+def _parameter_docs(text: str) -> dict[str, str]:
+    """The lines of a docstring's Args or Attributes by name."""
     found: dict[str, str] = {}
     names: list[str] = []
     for line in text.partition("Args:")[2].splitlines() or text.partition("Attributes:")[2].splitlines():
@@ -103,7 +101,7 @@ def _type(annotation: Any) -> str:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Flags of the door."""
+    """Flags of the command."""
     add_gin_arguments(parser)
     parser.add_argument("name", nargs="?", help="a macro or a parameter, or the end of its name; none: all that is set")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -112,15 +110,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prints every setting, or all that is known of those whose name ends in `args.name`."""
     parse_gin(args, whole=False)
-    every = settings()
-    found = pick(every, args.name) if args.name else {n: s for n, s in every.items() if s.places}
+    every = read_settings()
+    chosen = pick(every, args.name) if args.name else {n: s for n, s in every.items() if s.locations}
     if args.json:
-        print(json.dumps({name: dataclasses.asdict(setting) for name, setting in found.items()}, indent=1))
+        print(json.dumps({name: dataclasses.asdict(setting) for name, setting in chosen.items()}, indent=1))
     elif args.name:
-        print("\n\n".join(map(tell, found.values())))
-    else:
-        console = Console(highlight=False)
-        console.print(overview(found), width=console.width if console.is_terminal else 160)
+        print("\n\n".join(map(paragraph, chosen.values())))
+    else:  # the locations in flanx's gin folder are printed as `--gin_file` takes them
+        home = f"{config.gin_folder()}/"
+        rows = [(s.name, s.value, s.locations[-1][0].removeprefix(home)) for s in chosen.values()]
+        print_table(("name", "value", "set by"), rows, left=("value", "set by"))
     return 0
 
 
@@ -135,25 +134,15 @@ def pick(every: Mapping[str, Setting], name: str) -> dict[str, Setting]:
     return found
 
 
-def tell(setting: Setting) -> str:
+def paragraph(setting: Setting) -> str:
     """A paragraph on one setting."""
     lines = [f"{setting.name} = {setting.value}"]
     lines += [f"  {setting.meaning}"] if setting.meaning else []
     lines += [f"  type: {setting.annotation}"] if setting.annotation else []
-    for (place, value), word in zip(
-        reversed(setting.places), ["set by", *["before"] * len(setting.places)], strict=False
+    for (location, value), word in zip(
+        reversed(setting.locations), ["set by", *["before"] * len(setting.locations)], strict=False
     ):
-        lines.append(f"  {word}: {place}: {value}")
-    lines += [] if setting.places else ["  set by: nothing; this is its default"]
+        lines.append(f"  {word}: {location}: {value}")
+    lines += [] if setting.locations else ["  set by: nothing; this is its default"]
     lines += [f"  used by: {', '.join(setting.uses)}"] if setting.uses else []
     return "\n".join(lines)
-
-
-def overview(every: Mapping[str, Setting]) -> Table:
-    """A line for each setting; the places in flanx's gin folder are named as `--gin_file` takes them."""
-    table, home = Table(box=None, pad_edge=False), f"{config.gin_folder()}/"
-    for column in ("name", "value", "set by"):
-        table.add_column(column, overflow="fold")
-    for setting in every.values():
-        table.add_row(setting.name, setting.value, setting.places[-1][0].removeprefix(home))
-    return table

@@ -6,20 +6,20 @@ from flanx.errors import UserError
 
 
 def add_gin_arguments(parser: argparse.ArgumentParser) -> None:
-    """The gin flags of T5X: --gin_file (repeatable), --gin_search_paths; --gin.NAME=VALUE is taken by `main`."""
+    """The gin flags of T5X: --gin_file (repeatable), --gin_search_paths; --gin.NAME=VALUE is read by `main`."""
     parser.add_argument("--gin_file", action="append", default=[], metavar="FILE", help="gin file; may be given again")
     parser.add_argument(
         "--gin_search_paths", default="", metavar="DIRS", help="comma-separated folders to search for gin files"
     )
     parser.epilog = (
-        "--gin.NAME=VALUE binds a macro or a parameter; a text keeps its quotes: --gin.MODEL_DIR=\"'out/run'\""
+        "--gin.NAME=VALUE binds a macro or a parameter; a string keeps its quotes: --gin.MODEL_DIR=\"'out/run'\""
     )
 
 
 def parse_gin(args: argparse.Namespace, whole: bool = True) -> None:
     """Binds the gin files and bindings of `args`; see `flanx.config.parse`."""
-    from flanx import config
+    from flanx import config  # noqa: PLC0415  (imports gin, which `flanx --help` does without)
 
     if not args.gin_file:
-        raise UserError("no --gin_file given; `ls` flanx's gin folder or see the README for the files of each door")
+        raise UserError("no --gin_file given; `ls` flanx's gin folder or see the README for the files of each command")
     config.parse(args.gin_file, args.bindings, [p for p in args.gin_search_paths.split(",") if p], whole)
