@@ -10,7 +10,7 @@ import pytest
 
 from flanx.data import store
 from flanx.data.pipeline import mixture
-from flanx.data.store import assemble, build, build_job, selection
+from flanx.data.store import assemble, build, build_job, build_worker, selection
 from flanx.data.store.shard import Shard
 from flanx.data.task import tables as task_tables
 from flanx.errors import UserError
@@ -400,3 +400,21 @@ def test_a_job_travels_as_json():
     shard = Shard("mini_a", "zsopt", 0, 0, 1, "h")
     made = build_job.Job(shard, "parts", "byte", 0, "data", imports=("mine",))
     assert build_job.Job.from_json(made.to_json()) == made
+
+
+@pytest.mark.parametrize(("limit", "processes"), [(0, 3), (1 << 60, 1)])
+def test_a_worker_above_its_memory_limit_is_replaced_before_the_next_job(
+    tables, tmp_path, monkeypatch, limit, processes
+):
+    started = []
+
+    class Worker(build_worker._Worker):
+        def __init__(self, *arguments) -> None:
+            started.append(self)
+            super().__init__(*arguments)
+
+    monkeypatch.setattr(build_worker, "_Worker", Worker)
+    monkeypatch.setattr(build_worker, "LARGEST", limit)
+    assert run(tmp_path, workers=1).built == 3
+    assert len(started) == processes
+    assert all(worker.process.returncode is not None for worker in started)

@@ -1,5 +1,7 @@
 """The cost model compared with XLA's own figures on the CPU."""
 
+import dataclasses
+
 import jax
 import pytest
 
@@ -79,3 +81,16 @@ def test_parts_of_a_sharded_state_are_exact(traced: cost_model.Trace) -> None:
     assert split.params < whole.params / 7  # the small relative bias stays whole
     assert split.collectives["all-gather", ("data",)] > 0
     assert not [key for key in whole.collectives if key[0] == "all-gather"]
+
+
+def test_microbatches_add_the_sum_of_gradients_and_nothing_else() -> None:
+    """Four microbatches of 8 rows cost the activations of a batch of 8, a second copy of gradients, FLOPs of 32."""
+    trainer = dataclasses.replace(RUN.trainer, num_microbatches=4)
+    parts = dataclasses.replace(RUN, trainer=trainer).scanned()
+    one = dataclasses.replace(RUN, batch_size=RUN.batch_size // 4).scanned()
+    layout = mesh_layout.MeshLayout(1, 4, 2, "(1, 2)")
+    of_parts, of_one = (cost_model.cost(cost_model.trace(run, tpu=False), layout) for run in (parts, one))
+    assert of_parts.activations == pytest.approx(of_one.activations + of_one.params)
+    assert of_parts.gradients == of_one.gradients == of_one.params
+    assert of_parts.flops == pytest.approx(4 * of_one.flops)
+    assert of_parts.batch == pytest.approx(4 * of_one.batch)

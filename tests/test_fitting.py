@@ -25,3 +25,15 @@ def test_exemplars_are_dropped_then_the_beginning_is_cut() -> None:
         assert BYTES.decode(none.tokens).endswith("..\nQuery?")
         short = fit(item, spec, BYTES, 5, use)
         assert (short.shots, short.cut, BYTES.decode(short.tokens)) == (0, True, "ery?")
+
+
+def test_a_prompt_of_the_whole_length_is_kept_and_one_token_more_is_not() -> None:
+    item = Item(task="t", id="1", head="Head.\n", shots=("shot\n",), query="Query?", targets=("x",), kind="exact")
+    spec = Spec("s", "bbh", shots=1)
+    text = "Head.\nshot\nQuery?"
+    exact = fit(item, spec, BYTES, len(text) + 1)  # the end of sequence is a token
+    assert (exact.text, exact.shots, exact.cut, len(exact.tokens)) == (text, 1, False, len(text) + 1)
+    shorter = fit(item, spec, BYTES, len(text))
+    assert (shorter.text, shorter.shots, shorter.cut) == ("Head.\nQuery?", 0, False)
+    cut = fit(item, spec, BYTES, len("Head.\nQuery?"))
+    assert (cut.cut, BYTES.decode(cut.tokens), len(cut.tokens)) == (True, "ead.\nQuery?", len("Head.\nQuery?"))

@@ -89,3 +89,12 @@ def test_mistakes_are_one_line_each(parameters, prompts, tmp_path, capsys):
     assert told("--gin.CHECKPOINT_PATH='no/where'") and not (tmp_path / "out").exists()
     assert infer(parameters, prompts, tmp_path / "out") == 0
     assert "other prompts or of other arguments" in told("--gin.SEED=3")
+
+
+def test_a_prompt_may_be_as_long_as_the_limit_and_not_one_token_longer(parameters, tmp_path, capsys):
+    path = tmp_path / "one.jsonl"
+    path.write_text(json.dumps({"inputs": "d" * 15}) + "\n")  # 16 tokens, the end of sequence among them
+    bound = "--gin.TASK_FEATURE_LENGTHS={'inputs': %d, 'targets': 4}"
+    assert infer(parameters, path, tmp_path / "short", bound % 15) == 2
+    assert "one.jsonl:1: 16 tokens, the longest prompt has 15" in capsys.readouterr().err
+    assert infer(parameters, path, tmp_path / "long", bound % 16) == 0

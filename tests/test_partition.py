@@ -198,3 +198,18 @@ def test_compilations_are_kept_on_disk(tmp_path: object) -> None:
         assert jax.config.jax_compilation_cache_dir == str(tmp_path)
     finally:
         partition.cache_compilations(None)
+
+
+@pytest.mark.parametrize("make", [optim.adafactor, optax.adafactor])
+def test_factored_moments_are_sharded_as_the_dimension_they_keep(make: object) -> None:
+    params = {"wi": jax.ShapeDtypeStruct((256, 512), jnp.float32), "scale": jax.ShapeDtypeStruct((64,), jnp.float32)}
+    partitioner = partition.Partitioner(2, partition.rules(1, 2))
+    shardings = partitioner.shardings({"wi": boxed((256, 512), ("embed", "mlp")), "scale": boxed((64,), ("kv",))})
+    optimizer = make(learning_rate=1e-3)
+    state = jax.eval_shape(optimizer.init, params)
+    placed = partitioner.optimizer_shardings(optimizer, params, shardings)
+    specs: dict[tuple[int, ...], set[PartitionSpec]] = {}
+    for leaf, sharding in zip(jax.tree.leaves(state), jax.tree.leaves(placed), strict=True):
+        specs.setdefault(leaf.shape, set()).add(sharding.spec)
+    assert specs[256,] == {PartitionSpec("data")}  # rows: mlp is averaged out
+    assert specs[512,] == {PartitionSpec("model")}  # columns: embed is
