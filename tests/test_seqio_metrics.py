@@ -1,4 +1,4 @@
-"""Metrics of the tasks against values worked out by hand, and SeqIO's own evaluator on a task."""
+"""Metrics of the tasks against published values and values worked out by hand, and SeqIO's own evaluator on a task."""
 
 import pytest
 import seqio
@@ -22,11 +22,18 @@ from flanx.seqio.metrics import METRICS
         ("squad", "the Red House", "red house", {"em": 100.0, "f1": 100.0}),
         ("squad", "red house", "red hut", {"em": 0.0, "f1": 50.0}),
         ("rouge", "a b c d", "a c d", {"rouge1": 600 / 7, "rougeL": 600 / 7}),
+        # the example of rouge-score's README: precision 6/8 and recall 6/9, then 5/8 and 5/9
+        ("rouge", "The quick brown fox jumps over the lazy dog", "The quick brown dog jumps on the log.",
+         {"rouge1": 1200 / 17, "rougeL": 1000 / 17}),
         ("rouge", "a b", "b a", {"rouge1": 100.0, "rougeL": 50.0}),
         ("bleu", "one two three four five", "one two three four five", {"bleu": 100.0}),
         ("bleu", "one two", "three", {"bleu": 0.0}),
+        # 5 of 6 words, 3 of 5 pairs, 2 of 4 triples, 1 of 3 runs of four; no brevity penalty
+        ("bleu", "the cat sat on a mat", "the cat sat on the mat", {"bleu": 100 * (5 / 6 * 3 / 5 * 2 / 4 / 3) ** 0.25}),
+        ("bleu", "The cat sat on a mat", "the cat sat on a mat",
+         {"bleu": 100 * (5 / 6 * 4 / 5 * 3 / 4 * 2 / 3) ** 0.25}),
     ],
-)
+)  # fmt: skip
 def test_metrics_by_hand(name, target, prediction, wanted):
     found = METRICS[name]([target], [prediction])
     assert {key: found[key] for key in wanted} == pytest.approx(wanted)
@@ -35,6 +42,9 @@ def test_metrics_by_hand(name, target, prediction, wanted):
 def test_pearson():
     assert METRICS["pearson"](["0", "2", "4"], ["1", "2", "3"]) == {"pearson": pytest.approx(100)}
     assert METRICS["pearson"](["0", "2"], ["x", "y"]) == {"pearson": 0.0}
+    # by hand: covariance 8, variances 10 and 10
+    assert METRICS["pearson"](["1", "2", "3", "4", "5"], ["2", "1", "4", "3", "5"]) == {"pearson": pytest.approx(80)}
+    assert METRICS["pearson"]([], []) == {"pearson": 0.0} == METRICS["pearson"](["1"], ["1"])
 
 
 def test_every_named_metric_exists():

@@ -3,10 +3,12 @@
 They serve SeqIO's and T5X's own evaluators during training; the paper's held-out scores come from `flanx.evals`.
 """
 
-import math
 import re
-from collections import Counter
 from collections.abc import Callable, Sequence
+
+import sacrebleu
+import scipy.stats
+from rouge_score import rouge_scorer
 
 from flanx.evals import answers
 from flanx.evals.metrics import passage_f1, passage_form
@@ -19,12 +21,12 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def exact_match(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
-    """Same words, whatever the blanks between them."""
+    """The same words, whatever whitespace is between them."""
     return {"exact_match": _mean([t.split() == p.split() for t, p in zip(targets, predictions, strict=True)])}
 
 
 def accuracy(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
-    """Same words without regard to case, final full stops and blanks."""
+    """The same words, whatever their case, final full stops and whitespace."""
 
     def form(text: str) -> list[str]:
         return text.lower().rstrip(" .").split()
@@ -37,15 +39,15 @@ def _final(text: str) -> str:
 
 
 def final_answer(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
-    """What stands after the last "answer is", as a number where the target is one; how often nothing stands there."""
-    right, silent = [], []
+    """The text after the last "answer is", compared as a number where the target's is one; how often there is none."""
+    correct, without = [], []
     for target, prediction in zip(targets, predictions, strict=True):
         gold = _final(target)
-        number = re.fullmatch(r"[-$]*\d[\d,./ ]*%?", gold) is not None
-        said = answers.extract(prediction, "final", True)
-        silent.append(said is None)
-        right.append(bool(answers.same((said or prediction).rstrip(". "), gold, "number" if number else "text", True)))
-    return {"final_answer": _mean(right), "no_final_answer": _mean(silent)}
+        kind = "number" if re.fullmatch(r"[-$]*\d[\d,./ ]*%?", gold) else "text"
+        answer = answers.extract(prediction, "final", True)
+        without.append(answer is None)
+        correct.append(bool(answers.same((answer or prediction).rstrip(". "), gold, kind, True)))
+    return {"final_answer": _mean(correct), "no_final_answer": _mean(without)}
 
 
 def squad(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
@@ -57,60 +59,34 @@ def squad(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float
     }
 
 
-def _words(text: str) -> list[str]:
-    return re.findall(r"\w+|[^\w\s]", text.lower())
-
-
-def _longest(a: Sequence[str], b: Sequence[str]) -> int:
-    """Length of the longest common subsequence."""
-    row = [0] * (len(b) + 1)
-    for x in a:
-        last = 0
-        for j, y in enumerate(b, 1):
-            last, row[j] = row[j], last + 1 if x == y else max(row[j], row[j - 1])
-    return row[-1]
-
-
 def rouge(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
-    """ROUGE-1 and ROUGE-L, F-measure, lower case, no stemming (so not the same digits as the Perl script)."""
-    one, longest = [], []
-    for target, prediction in zip(targets, predictions, strict=True):
-        a, b = [[w for w in _words(text) if w[0].isalnum()] for text in (target, prediction)]
-        both = max(1, len(a) + len(b))
-        one.append(2 * sum((Counter(a) & Counter(b)).values()) / both)
-        longest.append(2 * _longest(a, b) / both)
-    return {"rouge1": _mean(one), "rougeL": _mean(longest)}
+    """ROUGE-1 and ROUGE-L, F-measure, of Google's rouge-score without stemming."""
+    scorer = rouge_scorer.RougeScorer(["rouge1", "rougeL"])
+    scores = [scorer.score(target, prediction) for target, prediction in zip(targets, predictions, strict=True)]
+    return {name: _mean([score[name].fmeasure for score in scores]) for name in ("rouge1", "rougeL")}
 
 
 def bleu(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
-    """Corpus BLEU up to four words, one reference, lower case, add-one smoothing above single words."""
-    hits, total, length, reference = [0] * 4, [0] * 4, 0, 0
-    for target, prediction in zip(targets, predictions, strict=True):
-        a, b = _words(target), _words(prediction)
-        length, reference = length + len(b), reference + len(a)
-        for n in range(4):
-            grams = [Counter(tuple(w[i : i + n + 1]) for i in range(len(w) - n)) for w in (a, b)]
-            hits[n] += sum((grams[0] & grams[1]).values())
-            total[n] += max(0, len(b) - n)
-    if not length or not hits[0]:
+    """Corpus BLEU with one reference, of sacreBLEU with the settings of T5's own evaluation."""
+    if not targets:
         return {"bleu": 0.0}
-    logs = [math.log((h + (n > 0)) / (t + (n > 0))) for n, (h, t) in enumerate(zip(hits, total, strict=True))]
-    return {"bleu": 100 * math.exp(sum(logs) / 4 + min(0.0, 1 - reference / length))}
+    scored = sacrebleu.corpus_bleu(
+        list(predictions), [list(targets)], smooth_method="exp", tokenize="intl", use_effective_order=False
+    )
+    return {"bleu": scored.score}
 
 
 def pearson(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
-    """Correlation of the numbers that stand first in the texts; a text without one counts as 0."""
+    """Correlation of the first number of each text; a text without one counts as 0. 0 where either side is constant."""
 
     def number(text: str) -> float:
-        found = re.search(r"-?\d+(\.\d+)?", text)
-        return float(found[0]) if found else 0.0
+        match = re.search(r"-?\d+(\.\d+)?", text)
+        return float(match[0]) if match else 0.0
 
-    x, y = [number(t) for t in targets], [number(p) for p in predictions]
-    if not x:
+    sides = [[number(text) for text in texts] for texts in (targets, predictions)]
+    if min(len(set(side)) for side in sides) < 2:
         return {"pearson": 0.0}
-    mx, my = sum(x) / len(x), sum(y) / len(y)
-    spread = math.sqrt(sum((a - mx) ** 2 for a in x) * sum((b - my) ** 2 for b in y))
-    return {"pearson": 100 * sum((a - mx) * (b - my) for a, b in zip(x, y, strict=True)) / spread if spread else 0.0}
+    return {"pearson": 100 * float(scipy.stats.pearsonr(*sides).statistic)}
 
 
 METRICS: dict[str, Metric] = {
