@@ -14,7 +14,7 @@ import pytest
 from flanx.cli.main import main
 from flanx.data.fetch import checksums, downloads, fetch, mirrors
 from flanx.data.fetch import http as download
-from flanx.data.fetch import progress as meters
+from flanx.data.fetch import running as downloading
 from flanx.data.task import render, sources
 from flanx.data.task import tables as task_tables
 from flanx.errors import UserError
@@ -182,13 +182,14 @@ def test_needs_are_fetched_side_by_side(tables, tmp_path, monkeypatch):
 
 
 def test_progress_tells_bytes_and_rate(tables, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(meters, "EVERY_S", 0.0)
+    monkeypatch.setattr(downloading, "LINE_PERIOD_S", 0.0)
     monkeypatch.setattr(download, "BLOCK", 4096)
     FILES["/one.jsonl"] = LINES
     assert run(fetch.fetch, tmp_path / "data", mixture="mine_one") == 0
     told = capsys.readouterr()
-    size = downloads.say_bytes(len(LINES))
-    assert re.search(rf"\[0/1\] jsonl:one.jsonl: 4.1 kB of {size}, [\d.]+ [kM]?B/s", told.err)
+    size = downloads.format_bytes(len(LINES))
+    assert "downloads: 0/1" in told.err
+    assert re.search(rf"jsonl:one.jsonl: 4.1 kB of {size}, [\d.]+ [kM]?B/s", told.err)
     assert re.search(rf"\[1/1\] jsonl:one.jsonl: fetched {size} in [\d.]+ s \([\d.]+ [kMG]?B/s\)", told.out)
 
 
@@ -196,14 +197,14 @@ def test_a_stop_ends_all_downloads_and_keeps_what_has_come(tables, tmp_path, mon
     FILES["/one.jsonl"] = LINES
     folder = tmp_path / "data"
     monkeypatch.setattr(download, "BLOCK", 4096)
-    meter = meters.Meter(1)
+    running = downloading.Running(1)
     told = []
 
     def tell(have, size):
         told.append(have)
         if have > 8000:
-            meter.stop()
-        meter.tell("one", "")
+            running.stop()
+        running.update("one", "")
 
     url = task_tables.load_tables()["mine_one"].url.replace("{file}", "one.jsonl")
     with pytest.raises(download.Stopped):
@@ -214,17 +215,17 @@ def test_a_stop_ends_all_downloads_and_keeps_what_has_come(tables, tmp_path, mon
 def test_a_stop_ends_the_processes_of_tfds_too(monkeypatch):
     code = "import sys, time; print('Dl Size: 12 MiB', file=sys.stderr, flush=True); time.sleep(60)"
     monkeypatch.setattr(fetch, "PREPARE", ("-c", code))
-    meter = meters.Meter(1)
+    running = downloading.Running(1)
     told = []
-    monkeypatch.setattr(meter, "tell", lambda name, text: told.append(text) or meter.stop())
+    monkeypatch.setattr(running, "update", lambda name, text: told.append(text) or running.stop())
     task = next(task for task in task_tables.load_tables().values() if task.source.startswith("tfds:"))
-    assert fetch._fetch_tfds(task, downloads.Need(task.source, "open", [task]), meter) == "Dl Size: 12 MiB"
+    assert fetch._fetch_tfds(task, downloads.Download(task.source, "open", [task]), running) == "Dl Size: 12 MiB"
     assert told == ["Dl Size: 12 MiB"]
 
 
 def test_one_fetch_at_a_time_in_a_folder(tables, tmp_path):
     FILES["/one.jsonl"] = LINES
-    with fetch._locked(str(tmp_path)), pytest.raises(UserError, match="another `flanx tasks fetch` is at work"):
+    with fetch._locked(str(tmp_path)), pytest.raises(UserError, match="another `flanx tasks fetch` is running"):
         run(fetch.fetch, tmp_path, mixture="mine_one")
 
 
@@ -287,7 +288,7 @@ def test_verify_reads_what_is_in_place_and_gives_it_a_receipt(tables, tmp_path):
     assert run(fetch.fetch, tmp_path, mixture="mine_one") == 0
     assert run(fetch.fetch, tmp_path, mixture="mine_one", verify=True) == 1
     (tmp_path / checksums.FILE).write_text("{")
-    with pytest.raises(UserError, match="no JSON"):
+    with pytest.raises(UserError, match="not JSON"):
         run(fetch.fetch, tmp_path, mixture="mine_one")
 
 
@@ -349,4 +350,9 @@ def test_plan_counts_what_is_there_and_what_is_not(tables, tmp_path, capsys):
 def test_sizes_of_tfds_sources_come_from_its_own_checksums():
     assert downloads.tfds_bytes("tfds:super_glue/rte") == 750920
     assert downloads.tfds_bytes("tfds:nothing") is None
-    assert [downloads.say_bytes(n) for n in (None, 999, 1_500_000, 2_700_000_000)] == ["?", "999 B", "1.5 MB", "2.7 GB"]
+    assert [downloads.format_bytes(n) for n in (None, 999, 1_500_000, 2_700_000_000)] == [
+        "?",
+        "999 B",
+        "1.5 MB",
+        "2.7 GB",
+    ]

@@ -38,7 +38,6 @@ class Vocabulary(Protocol):
     def encode(self, text: str) -> list[int]: ...
     def sequence(self, text: str) -> np.ndarray: ...  # the same as i32[n + 1], with EOS at its end
     def decode(self, ids: Iterable[int]) -> str: ...
-    def seqio(self) -> Any: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,12 +70,6 @@ class Bytes:
         """The text up to the first end of sequence."""
         kept = bytes(i - FIRST_BYTE for i in _until_eos(ids) if FIRST_BYTE <= i < FIRST_BYTE + BYTES)
         return kept.decode("utf-8", errors="ignore")
-
-    def seqio(self) -> Any:
-        """The equal SeqIO vocabulary (imports SeqIO)."""
-        import seqio
-
-        return seqio.ByteVocabulary(extra_ids=self.extra_ids)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,12 +121,6 @@ class SentencePiece:
         """The text up to the first end of sequence; ids past the model's end (padded embeddings) are unknown."""
         size = self.size
         return self._processor.DecodeIds([i if i < size else UNK_ID for i in _until_eos(ids)])
-
-    def seqio(self) -> Any:
-        """The equal SeqIO vocabulary (imports SeqIO)."""
-        import seqio
-
-        return seqio.SentencePieceVocabulary(remote.local(self.spec), extra_ids=self.extra_ids)
 
 
 @functools.lru_cache(maxsize=16)

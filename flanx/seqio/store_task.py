@@ -15,14 +15,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import seqio
-import tensorflow as tf
 
 from flanx.data import vocabulary
 from flanx.data.pipeline import sampling
 from flanx.data.pipeline.mixture import Mixture
 from flanx.data.store import Store, open_store
 from flanx.errors import UserError
+from flanx.seqio.packages import seqio, tf
+from flanx.seqio.vocabularies import to_seqio
 
 BATCH = 512  # examples handed to TensorFlow at a time
 
@@ -108,7 +108,7 @@ def store_mixture(name: str, store_dir: str | os.PathLike[str], mixture: Mixture
         raise UserError(f"mixture '{asked.name}' is empty: nothing to read")
     words = vocabulary.load(store.vocabulary, store.manifest["vocabulary"]["extra_ids"])
     store.check_vocabulary(words.fingerprint)
-    feature = seqio.Feature(words.seqio(), add_eos=False, dtype=tf.int32)
+    feature = seqio.Feature(to_seqio(words), add_eos=False, dtype=tf.int32)
     return seqio.TaskRegistry.add(
         name,
         source=Source(str(store_dir), asked, seed),

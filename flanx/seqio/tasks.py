@@ -14,9 +14,6 @@ from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any
 
-import seqio
-import tensorflow as tf
-
 from flanx.data import vocabulary as vocabularies
 from flanx.data.task import select
 from flanx.data.task.render import Rendered, render_rows
@@ -25,6 +22,8 @@ from flanx.data.task.spec import INVERSION, TaskSpec
 from flanx.data.task.tables import Tables, load, load_mixtures
 from flanx.errors import UserError
 from flanx.seqio.metrics import METRICS
+from flanx.seqio.packages import seqio, tf
+from flanx.seqio.vocabularies import to_seqio
 
 T5_VOCABULARY = "gs://t5-data/vocabs/cc_all.32000.100extra/sentencepiece.model"
 _log = logging.getLogger("flanx")
@@ -117,7 +116,7 @@ def make_task(
 ) -> seqio.Task:  # fmt: skip
     """One (task, prompt style) as a SeqIO task that stands in no registry.
 
-    `vocabulary` has `encode(text)`, and `seqio()` unless it is SeqIO's own; None: FLANX_VOCABULARY, else T5's.
+    `vocabulary` is one of flanx's or of SeqIO's; None: FLANX_VOCABULARY, else T5's.
     `rendering` draws other templates and exemplars; `inversion` is the rate of inverted examples against 1.
     Its examples hold int32 `inputs` and `targets` that end in EOS,
     `inputs_pretokenized`, `targets_pretokenized`, and task, dataset, template, style, shots, row. An absent file is a
@@ -146,7 +145,7 @@ def _as_text(text: Any, **unused: Any) -> str:
 
 
 def _features(vocabulary: Any) -> dict[str, seqio.Feature]:
-    tokens = vocabulary.seqio() if hasattr(vocabulary, "seqio") else vocabulary
+    tokens = vocabulary if isinstance(vocabulary, seqio.Vocabulary) else to_seqio(vocabulary)
     return {name: seqio.Feature(tokens, add_eos=True) for name in ("inputs", "targets")}
 
 
@@ -154,7 +153,7 @@ def _features(vocabulary: Any) -> dict[str, seqio.Feature]:
 def default_vocabulary() -> Any:
     """FLANX_VOCABULARY ("byte", as in a store, or a SentencePiece model), else the public T5 one; opened when used."""
     named = os.environ.get("FLANX_VOCABULARY", T5_VOCABULARY)
-    return vocabularies.load("byte").seqio() if named == "byte" else seqio.SentencePieceVocabulary(named)
+    return to_seqio(vocabularies.load("byte")) if named == "byte" else seqio.SentencePieceVocabulary(named)
 
 
 class Mixture(seqio.Mixture):

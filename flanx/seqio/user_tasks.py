@@ -13,12 +13,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import seqio
-import tensorflow as tf
 
 from flanx.data.store import sha256
 from flanx.data.vocabulary import Vocabulary
 from flanx.errors import UserError
+from flanx.seqio.packages import seqio, tf
+from flanx.seqio.vocabularies import to_seqio
 
 BATCH = 256  # examples that leave TensorFlow at a time
 SIDES = ("inputs", "targets")
@@ -55,7 +55,7 @@ def examples(
         feature = task.output_features.get(side)
         if feature is None:
             raise UserError(f"task {name} has no feature {side}")
-        if feature.vocabulary != vocabulary.seqio():
+        if feature.vocabulary != to_seqio(vocabulary):
             raise UserError(f"task {name}: feature {side} has not the vocabulary of the store ({vocabulary.spec})")
     part = seqio.ShardInfo(shard, shards) if shards > 1 else None
     data = task.get_dataset(None, "train", shuffle=False, shard_info=part, num_epochs=1)

@@ -1,16 +1,16 @@
-"""What a fetch brought, in `receipt.json` of the data folder: rows and sha256 of the examples of each source, and the
-rate of the last fetch. The hash is of the examples as a task reads them, whatever file or compression they came in."""
+"""`receipt.json` of a data folder: rows and SHA-256 of the examples of each source at its first fetch, and the rate of
+the last fetch. The hash is of the examples as a task reads them, whatever their file and compression."""
 
 import hashlib
 import json
 import pathlib
 from typing import Any
 
-from flanx.data.importers.user_file import write as write_whole
 from flanx.data.task import sources
 from flanx.data.task.row import BadRow
 from flanx.data.task.spec import TaskSpec
 from flanx.errors import UserError
+from flanx.files import write_atomic
 
 FILE = "receipt.json"
 
@@ -23,13 +23,13 @@ def read(data_dir: str) -> dict[str, Any]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as e:
-        raise UserError(f"{path}: no JSON ({e}); remove it, and the next fetch writes it anew") from e
+        raise UserError(f"{path}: not JSON ({e}); remove it, and the next fetch writes a new one") from e
 
 
 def write(data_dir: str, content: dict[str, Any]) -> None:
-    """Writes it whole or not at all."""
+    """Replaces the file atomically."""
     text = json.dumps(content, ensure_ascii=False, indent=1, sort_keys=True) + "\n"
-    write_whole(pathlib.Path(data_dir).expanduser() / FILE, text)
+    write_atomic(pathlib.Path(data_dir).expanduser() / FILE, text)
 
 
 def examples(task: TaskSpec, split: str, data_dir: str) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""What a mixture needs and where it comes from: `flanx tasks plan`.
+"""The downloads that a mixture needs, with sizes and conditions: `flanx tasks plan`.
 
-A need is one download: a TFDS data set, a file behind a URL, the Parquet files of a P3 prompt-task on the Hugging Face
-hub. Tasks share needs.
+A download is a TFDS data set, a file behind a URL, or the Parquet files of a P3 prompt-task on the Hugging Face hub.
+Tasks share downloads.
 """
 
 import argparse
@@ -21,29 +21,29 @@ from flanx.errors import UserError
 
 
 @dataclass
-class Need:
-    """One download and the tasks that wait for it."""
+class Download:
+    """One download and the tasks that read it."""
 
     name: str
     access: str
     tasks: list[TaskSpec] = field(default_factory=list)
     bytes: int | None = None
     present: bool = False
-    receipt: dict[str, Any] = field(default_factory=dict)  # {split: rows and sha256 of its examples}, see receipt.py
+    receipt: dict[str, Any] = field(default_factory=dict)  # {split: rows and sha256 of its examples}, see checksums.py
 
 
-def needs(tasks: list[TaskSpec], data_dir: str | None) -> list[Need]:
+def find_downloads(tasks: list[TaskSpec], data_dir: str | None) -> list[Download]:
     """The downloads of these tasks, each once; none for the embedded ones."""
-    found: dict[str, Need] = {}
+    downloads: dict[str, Download] = {}
     for task in tasks:
         if task.source.startswith("suite:"):
             continue
-        need = found.setdefault(task.source, Need(task.source, task.access))
-        if not need.tasks:
-            need.present = sources.missing(task, data_dir) is None
-            need.bytes = task.bytes if task.bytes is not None else tfds_bytes(task.source)
-        need.tasks.append(task)
-    return list(found.values())
+        download = downloads.setdefault(task.source, Download(task.source, task.access))
+        if not download.tasks:
+            download.present = sources.missing(task, data_dir) is None
+            download.bytes = task.bytes if task.bytes is not None else tfds_bytes(task.source)
+        download.tasks.append(task)
+    return list(downloads.values())
 
 
 def tfds_bytes(place: str) -> int | None:
@@ -65,7 +65,7 @@ def tfds_bytes(place: str) -> int | None:
     return None
 
 
-def say_bytes(size: int | None) -> str:
+def format_bytes(size: int | None) -> str:
     """ "12.3 MB", or "?" where it is not known."""
     if size is None:
         return "?"
@@ -76,10 +76,10 @@ def say_bytes(size: int | None) -> str:
 
 
 def plan(args: argparse.Namespace) -> int:
-    """Prints every need of the mixture, the sums, and the hours of the download where a rate is known."""
+    """Prints every download of the mixture, the sums, and the hours where a rate is known."""
     if args.rate is not None and not args.rate > 0:
         raise UserError(f"--rate {args.rate:g}: give MB a second, above 0")
-    found = needs(select.find_specs(args.mixture, args.licence), folder(args))
+    found = find_downloads(select.find_specs(args.mixture, args.licence), folder(args))
     missing = [n for n in found if not n.present]
     sums = {
         "needs": len(found),
@@ -100,18 +100,19 @@ def plan(args: argparse.Namespace) -> int:
         return 0
     for n in found:
         state = "have" if n.present else {"open": "fetch", "form": "FORM", "user": "SUPPLY"}[n.access]
-        print(f"{state:7} {say_bytes(n.bytes):>10}  {n.name}  ({n.tasks[0].name}{_more(n)})")
+        print(f"{state:7} {format_bytes(n.bytes):>10}  {n.name}  ({n.tasks[0].name}{_more(n)})")
     ready = {task.name for n in found if n.present for task in n.tasks}
     for line in shares(args.mixture, ready):
         print(line)
     print(
-        f"\n{sums['present']} of {sums['needs']} in place; at most {say_bytes(sums['bytes'])} to fetch, and "
+        f"\n{sums['present']} of {sums['needs']} in place; at most {format_bytes(sums['bytes'])} to fetch, and "
         f"{sums['unknown_size']} of a size that is not known"
     )
     if rate:
         whose = "your line" if args.rate else "the last fetch"
         print(
-            f"{sums['hours']:.1f} hours for the known sizes at {say_bytes(round(rate))}/s ({whose}), TFDS's work on top"
+            f"{sums['hours']:.1f} hours for the known sizes at {format_bytes(round(rate))}/s ({whose}), "
+            "TFDS's work not included"
         )
     else:
         print("hours: give --rate MB/s of your line, or fetch something first")
@@ -143,8 +144,8 @@ def shares(mixture: str, ready: Collection[str]) -> list[str]:
     return lines
 
 
-def _more(need: Need) -> str:
-    return f" and {len(need.tasks) - 1} more" if len(need.tasks) > 1 else ""
+def _more(download: Download) -> str:
+    return f" and {len(download.tasks) - 1} more" if len(download.tasks) > 1 else ""
 
 
 def folder(args: argparse.Namespace) -> str:

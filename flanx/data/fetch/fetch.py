@@ -1,15 +1,14 @@
-"""Fetches what a mixture needs: `flanx tasks fetch`.
+"""Fetches the data of a mixture: `flanx tasks fetch`.
 
-Needs are fetched side by side. One that fails puts its tasks into quarantine (`quarantine.json` in the data folder,
-with the reason); the others stay usable, and the exit status says so. Run again, it fetches what is not there yet, and
-goes on inside files that broke off. What comes again, or from a mirror, must hold the examples that first came
+Downloads run in parallel. One that fails puts its tasks into quarantine (`quarantine.json` in the data folder, with the
+reason); the others stay usable, and the exit status is 1. A second run fetches what is missing and resumes truncated
+files. A file that is fetched again, or from a mirror, must hold the examples of the first fetch
 (flanx/data/fetch/checksums.py).
 """
 
 import argparse
 import concurrent.futures
 import contextlib
-import fcntl
 import functools
 import http.client
 import json
@@ -27,26 +26,29 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from flanx.data.fetch import checksums, mirrors
-from flanx.data.fetch.downloads import Need, folder, needs, shares
-from flanx.data.fetch.http import TIMEOUT_S, download
-from flanx.data.fetch.progress import Count, Meter
-from flanx.data.importers.user_file import write
+from flanx.data.fetch.downloads import Download, find_downloads, folder, shares
+from flanx.data.fetch.http import TIMEOUT_S
+from flanx.data.fetch.http import download as download_file
+from flanx.data.fetch.running import DownloadedBytes, Running
 from flanx.data.task import select
 from flanx.data.task import sources as source
 from flanx.data.task.row import BadRow
 from flanx.data.task.spec import TaskSpec
 from flanx.errors import UserError
+from flanx.files import lock, write_atomic
 
 PREPARE = ("-m", "flanx.seqio.tfds")  # downloads and prepares a TFDS data set
 RATE_BYTES = 1_000_000  # a smaller fetch says nothing about the line
 Receipt = dict[str, Any]  # rows and sha256 of a split
 
 
-# ---- one need --------------------------------------------------------------------------------------------------------
+# ---- one download ----------------------------------------------------------------------------------------------------
 
 
-def _fetch_url(task: TaskSpec, split: str, data_dir: str, count: Count, first: Receipt | None) -> Receipt | None:
-    """The file of one split, from its URL or the first mirror that has it as it was; None where it is here."""
+def _fetch_url(
+    task: TaskSpec, split: str, data_dir: str, received: DownloadedBytes, first: Receipt | None
+) -> Receipt | None:
+    """The file of one split, from its URL or the first mirror that has it unchanged; None where it is present."""
     (path,) = source.files(task, split, data_dir)
     if path.is_file():
         return None
@@ -54,14 +56,16 @@ def _fetch_url(task: TaskSpec, split: str, data_dir: str, count: Count, first: R
     names = [path.name, *([f"{other[1]}{path.suffix}"] if other else [])]
 
     def take(url: str) -> Receipt:
-        download(url, path, lambda have, size: count.tell(path.name, have, size))
+        download_file(url, path, lambda have, size: received.update(path.name, have, size))
         _try_first_row(task, split, path)
         return _compare(task, split, data_dir, first, [path])
 
     return _first_good([place.replace("{file}", name) for place in mirrors.places(task.url) for name in names], take)
 
 
-def _fetch_p3(task: TaskSpec, split: str, data_dir: str, count: Count, first: Receipt | None) -> Receipt | None:
+def _fetch_p3(
+    task: TaskSpec, split: str, data_dir: str, received: DownloadedBytes, first: Receipt | None
+) -> Receipt | None:
     """The Parquet files of one split, as the hub lists them for a data set's configuration."""
     if source.missing(task, data_dir, split) is None:
         return None
@@ -80,9 +84,9 @@ def _fetch_p3(task: TaskSpec, split: str, data_dir: str, count: Count, first: Re
     folder = pathlib.Path(data_dir).expanduser() / kind / config
     paths = [folder / f"{name}-{number:05d}-of-{len(urls):05d}.parquet" for number in range(len(urls))]
     for url, path in zip(urls, paths, strict=True):
-        tell = functools.partial(count.tell, path.name)
+        tell = functools.partial(received.update, path.name)
         if not path.is_file():
-            _first_good(mirrors.places(url), lambda one, path=path, tell=tell: download(one, path, tell))
+            _first_good(mirrors.places(url), lambda one, path=path, tell=tell: download_file(one, path, tell))
     return _compare(task, split, data_dir, first, paths)
 
 
@@ -119,11 +123,11 @@ def _try_first_row(task: TaskSpec, split: str, path: pathlib.Path) -> None:
 
 def _unreadable(paths: list[pathlib.Path], reason: object) -> ValueError:
     """Sets files aside; the error to raise."""
-    return ValueError(f"what came is not what the task reads ({reason}); it is kept as {_aside(paths, '.unreadable')}")
+    return ValueError(f"the file is not what the task reads ({reason}); it is kept as {_aside(paths, '.unreadable')}")
 
 
 def _compare(task: TaskSpec, split: str, data_dir: str, first: Receipt | None, paths: list[pathlib.Path]) -> Receipt:
-    """What has come, as a receipt. Sets aside files of other examples than at first, or of none. Raises ValueError."""
+    """The receipt of a split. Renames files with other examples than the first fetch's, or none. Raises ValueError."""
     try:
         now = checksums.examples(task, split, data_dir)
     except (OSError, EOFError, ValueError, UserError) as e:
@@ -134,58 +138,64 @@ def _compare(task: TaskSpec, split: str, data_dir: str, first: Receipt | None, p
     return now
 
 
-def _fetch_tfds(task: TaskSpec, need: Need, meter: Meter) -> str | None:
-    """Prepares a TFDS data set in a process of its own; the last line of its standard error tells how far it is."""
+def _fetch_tfds(task: TaskSpec, download: Download, running: Running) -> str | None:
+    """Prepares a TFDS data set in a process of its own; the last line of its standard error is its progress."""
     command = [sys.executable, *PREPARE, task.source[5:]]
     env = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
     last, text = "no message", b""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=env)
-    with process, meter.ending(process):
+    assert process.stderr is not None
+    with process, running.killing(process):
         while block := os.read(process.stderr.fileno(), 4096):
             *lines, text = re.split(rb"[\r\n]+", text + block)
             last = next(
                 (said for one in (text, *reversed(lines)) if (said := one.decode(errors="replace").strip())), last
             )
-            meter.tell(need.name, last[-60:])
+            running.update(download.name, last[-60:])
     return last[:300] if process.returncode else None
 
 
-def _fetch(need: Need, data_dir: str, meter: Meter, verify: bool = False) -> tuple[str | None, str]:
-    """Fetches one need: (the reason where it fails, what is to be said where it does not).
+def _fetch(download: Download, data_dir: str, running: Running, verify: bool = False) -> tuple[str | None, str]:
+    """Fetches one download: (the reason where it fails, the line to print where it does not).
 
-    `verify`: read what is in place too, and compare it with what first came (`need.receipt`, completed here)."""
-    task = need.tasks[0]
+    `verify`: also read data that is present and compare it with the first fetch (`download.receipt`,
+    completed here)."""
+    task = download.tasks[0]
     kind = task.source.split(":", 1)[0]
-    if need.present:
-        return (_verify(need, data_dir), "as it first came") if verify and kind != "tfds" else (None, "")
-    count = Count(need, meter)
+    if download.present:
+        return (
+            (_verify(download, data_dir), "unchanged since the first fetch")
+            if verify and kind != "tfds"
+            else (None, "")
+        )
+    received = DownloadedBytes(download, running)
     try:
         if kind == "tfds":
-            if reason := _fetch_tfds(task, need, meter):
+            if reason := _fetch_tfds(task, download, running):
                 return reason, ""
         elif not task.url:
-            return f"{need.access}: you supply it; {task.note or 'docs/data.md has the layout'}", ""
+            return f"{download.access}: you supply it; {task.note or 'docs/data.md has the layout'}", ""
         else:
             take = _fetch_p3 if kind == "p3" else _fetch_url
             for split in task.splits:
-                came = take(task, split, data_dir, count, need.receipt.get(split))
-                need.receipt |= {split: came} if came else {}
+                came = take(task, split, data_dir, received, download.receipt.get(split))
+                download.receipt |= {split: came} if came else {}
     except (OSError, EOFError, ValueError, UserError, http.client.HTTPException) as e:
         return _why(e, task.url), ""
     finally:
-        meter.bytes += count.new()
-    return source.missing(task, data_dir), str(count) if count.files else "prepared"
+        running.add_bytes(received.new())
+    return source.missing(task, data_dir), str(received) if received.files else "prepared"
 
 
-def _verify(need: Need, data_dir: str) -> str | None:
-    """Reads what is in place: a line where it is not what first came; what has no receipt gets one."""
-    task = need.tasks[0]
+def _verify(download: Download, data_dir: str) -> str | None:
+    """Reads data that is present: a line where it differs from the first fetch. A split without a receipt gets one."""
+    task = download.tasks[0]
     try:
         for split in task.splits:
             now = checksums.examples(task, split, data_dir)
-            if reason := checksums.difference(split, need.receipt.get(split), now):
+            if reason := checksums.difference(split, download.receipt.get(split), now):
                 return reason
-            need.receipt[split] = now
+            download.receipt[split] = now
     except (OSError, ValueError, UserError) as e:
         return str(e)
     return None
@@ -203,22 +213,18 @@ def _why(error: Exception, url: str) -> str:
 # ---- all of them -----------------------------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def _locked(data_dir: str) -> Iterator[None]:
+def _locked(data_dir: str) -> contextlib.AbstractContextManager[None]:
     """One fetch at a time in a folder."""
     path = pathlib.Path(data_dir).expanduser() / ".fetch.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as e:
-            raise UserError(f"{data_dir}: another `flanx tasks fetch` is at work in this folder; wait for it") from e
-        yield
+    return lock(
+        path, busy=f"{data_dir}: another `flanx tasks fetch` is running in this folder; wait until it has ended"
+    )
 
 
 @contextlib.contextmanager
-def _ended_whole() -> Iterator[None]:
-    """SIGTERM ends it as Ctrl-C does: with what it has started, and the quarantine written."""
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """SIGTERM ends a fetch as Ctrl-C does: its downloads are stopped and the quarantine is written."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
@@ -227,16 +233,16 @@ def _ended_whole() -> Iterator[None]:
 
 
 def fetch(args: argparse.Namespace) -> int:
-    """Fetches every need; names what failed. Exit status 1 where a task is quarantined, unless that is allowed."""
+    """Fetches every download; names what failed. Exit status 1 where a task is quarantined, unless that is allowed."""
     data_dir = folder(args)
-    found = needs(select.find_specs(args.mixture, args.licence), data_dir)
-    meter = Meter(len(found))
-    with _locked(data_dir), _ended_whole():
+    found = find_downloads(select.find_specs(args.mixture, args.licence), data_dir)
+    running = Running(len(found))
+    with _locked(data_dir), _sigterm_as_interrupt():
         known = checksums.read(data_dir)
-        for need in found:
-            need.receipt = dict(known["sources"].get(need.name, {}))
-        failed = _fetch_all(found, data_dir, max(1, args.jobs), meter, args.verify)
-    ready = {task.name for need in found for task in need.tasks} - failed.keys()
+        for download in found:
+            download.receipt = dict(known["sources"].get(download.name, {}))
+        failed = _fetch_all(found, data_dir, max(1, args.jobs), running, args.verify)
+    ready = {task.name for download in found for task in download.tasks} - failed.keys()
     if failed:
         print("\n".join(shares(args.mixture, ready)))
     print(
@@ -245,31 +251,31 @@ def fetch(args: argparse.Namespace) -> int:
     return 1 if failed and not args.allow_missing else 0
 
 
-def _fetch_all(found: list[Need], data_dir: str, jobs: int, meter: Meter, verify: bool) -> dict[str, str]:
+def _fetch_all(found: list[Download], data_dir: str, jobs: int, running: Running, verify: bool) -> dict[str, str]:
     """{task: why it is quarantined}; recorded even when the user stops it half-way."""
     failed: dict[str, str] = {}
     tried: list[str] = []
     start = time.monotonic()
-    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-        waiting = {pool.submit(_fetch, need, data_dir, meter, verify): need for need in found}
+    with running.progress, concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+        waiting = {pool.submit(_fetch, download, data_dir, running, verify): download for download in found}
         try:
             for done in concurrent.futures.as_completed(waiting):
-                need, (reason, said) = waiting[done], done.result()
-                meter.finish(need.name, reason or said)
-                tried += [task.name for task in need.tasks]
-                failed |= {task.name: reason for task in need.tasks if reason}
+                download, (reason, said) = waiting[done], done.result()
+                running.finish(download.name, reason or said)
+                tried += [task.name for task in download.tasks]
+                failed |= {task.name: reason for task in download.tasks if reason}
         finally:
-            meter.stop()
+            running.stop()
             pool.shutdown(cancel_futures=True)
             record(data_dir, tried, failed)
-            _keep_receipts(data_dir, found, meter.bytes, time.monotonic() - start)
+            _keep_receipts(data_dir, found, running.bytes, time.monotonic() - start)
     return failed
 
 
-def _keep_receipts(data_dir: str, found: list[Need], brought: int, seconds: float) -> None:
-    """Writes what has come into the folder's receipt, and the rate of so many bytes in so many seconds."""
+def _keep_receipts(data_dir: str, found: list[Download], brought: int, seconds: float) -> None:
+    """Writes the new receipts into the folder's file, and the rate of so many bytes in so many seconds."""
     known = checksums.read(data_dir)
-    sources = known["sources"] | {need.name: need.receipt for need in found if need.receipt}
+    sources = known["sources"] | {download.name: download.receipt for download in found if download.receipt}
     rate = brought / max(seconds, 1e-3) if brought >= RATE_BYTES else known["bytes_per_second"]
     now = {"sources": sources, "bytes_per_second": rate and round(rate)}
     if now != known:
@@ -277,9 +283,9 @@ def _keep_receipts(data_dir: str, found: list[Need], brought: int, seconds: floa
 
 
 def record(data_dir: str, tried: list[str], failed: dict[str, str]) -> None:
-    """Writes the quarantine anew: tasks that were tried and failed come in, those that were tried and went well go."""
+    """Rewrites the quarantine: adds tasks that were tried and failed, removes those that succeeded."""
     path = pathlib.Path(data_dir).expanduser() / "quarantine.json"
     old: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     kept = {name: reason for name, reason in old.items() if name not in tried} | failed
     if kept or old:
-        write(path, json.dumps(kept, ensure_ascii=False, indent=1, sort_keys=True) + "\n")
+        write_atomic(path, json.dumps(kept, ensure_ascii=False, indent=1, sort_keys=True) + "\n")

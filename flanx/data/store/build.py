@@ -8,6 +8,7 @@ fails is left out and recorded, with the others intact; its traceback is kept in
 holds and this build does not name stay as they are.
 """
 
+import collections
 import contextlib
 import dataclasses
 import functools
@@ -22,12 +23,12 @@ from flanx.data import vocabulary as vocabularies
 from flanx.data.store import assemble, beam_runner, build_worker
 from flanx.data.store.build_job import Job
 from flanx.data.store.format import INVERTED, Store, read_manifest
-from flanx.data.store.progress import Progress
 from flanx.data.store.selection import KEPT, PlannedTask, find, plan
 from flanx.data.store.shard import PARTS, Shard, read_metadata, written_parts
 from flanx.data.task import sources
 from flanx.errors import UserError, nearest
 from flanx.files import lock
+from flanx.progress import Progress
 
 RUNNERS = ("processes", "beam")
 FAILED = "failed"
@@ -171,22 +172,28 @@ def _run(
     if not jobs:
         return
     workers = min(os.cpu_count() or 1 if workers is None else workers, len(jobs))
+    started = time.monotonic()
+    totals = collections.Counter(planned[job.shard.task].metadata["collection"] for job in jobs)
+    done: collections.Counter[str] = collections.Counter()
+    written: collections.Counter[str] = collections.Counter()
     with Progress(quiet) as progress:
-        for job in jobs:
-            progress.expect(planned[job.shard.task].metadata["collection"])
 
-        def count(job: Job, examples: int) -> None:
-            progress.count(planned[job.shard.task].metadata["collection"], examples)
+        def count(job: Job, examples: int, jobs: int = 0) -> None:
+            name = planned[job.shard.task].metadata["collection"]
+            done[name] += jobs
+            written[name] += examples
+            rate = written[name] / max(time.monotonic() - started, 1e-3)
+            progress.update(name, f"{written[name]:,} examples, {rate:,.0f}/s", done[name], totals[name])
 
         for outcome in _outcomes(jobs, runner, options, workers, count):
             name = outcome.job.shard.task
-            progress.finish(planned[name].metadata["collection"])
+            count(outcome.job, 0, jobs=1)
             if outcome.metadata is None:
                 report.failed.setdefault(name, f"{outcome.job.shard.style}: {outcome.reason}")
                 (folder / FAILED).mkdir(exist_ok=True)
                 details = f"{outcome.reason}\n\n{outcome.details}"
                 (folder / FAILED / f"{name}.txt").write_text(details, encoding="utf-8")
-                progress.say(f"failed: task {name}: {outcome.reason}")
+                progress.note(f"failed: task {name}: {outcome.reason}")
             else:
                 report.built += 1
                 report.examples += sum(part["examples"] for part in outcome.metadata.values())

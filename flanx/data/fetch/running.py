@@ -1,0 +1,86 @@
+"""The downloads that run: their bytes and rates on the one display of progress, and how they are stopped."""
+
+import contextlib
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+
+from flanx.data.fetch.downloads import Download, format_bytes
+from flanx.data.fetch.http import Stopped
+from flanx.progress import Progress
+
+LINE_PERIOD_S = 10.0  # between two lines on a long download, where standard error is no terminal
+
+
+class Running:
+    """All downloads of a fetch. Thread-safe."""
+
+    def __init__(self, count: int) -> None:
+        self.count, self.done, self.bytes = count, 0, 0
+        self.progress = Progress(line_period=LINE_PERIOD_S)
+        self._stopped = threading.Event()
+        self._processes: set[subprocess.Popen] = set()
+        self._lock = threading.Lock()
+
+    def update(self, name: str, text: str) -> None:
+        """Shows the state of a download. Raises Stopped once the user has stopped the fetch."""
+        if self._stopped.is_set():
+            raise Stopped
+        self.progress.update("downloads", "", self.done, self.count)
+        self.progress.update(name, text)
+
+    @contextlib.contextmanager
+    def killing(self, process: subprocess.Popen) -> Iterator[None]:
+        """`stop` kills this process too."""
+        self._processes.add(process)
+        try:
+            yield
+        finally:
+            self._processes.discard(process)
+
+    def stop(self) -> None:
+        """Stops all downloads."""
+        self._stopped.set()
+        for process in list(self._processes):
+            process.kill()
+
+    def finish(self, name: str, line: str | None) -> None:
+        """A download has ended; `line` is printed on standard output, unless it is empty."""
+        with self._lock:
+            self.progress.remove(name)
+            self.done += 1
+            if line:
+                print(f"[{self.done}/{self.count}] {name}: {line}", flush=True)
+
+    def add_bytes(self, count: int) -> None:
+        with self._lock:
+            self.bytes += count
+
+
+class DownloadedBytes:
+    """The bytes of one download, over its files; `update` is what `http.download` reports to."""
+
+    def __init__(self, download: Download, running: Running) -> None:
+        self.download, self.running, self.start = download, running, time.monotonic()
+        self.files: dict[str, tuple[int, int, int | None]] = {}  # file -> bytes before this run, now, in the end
+
+    def update(self, file: str, have: int, size: int | None) -> None:
+        before = self.files.get(file, (have, 0, None))[0]
+        self.files[file] = (min(before, have), have, size)
+        here = sum(have for _, have, _ in self.files.values())
+        sizes = [size for _, _, size in self.files.values() if size is not None]
+        total = f" of {format_bytes(sum(sizes))}" if len(sizes) == len(self.files) else ""
+        text = f"{format_bytes(here)}{total}, {self.rate()}" if here else "no answer yet"
+        self.running.update(self.download.name, text)
+
+    def new(self) -> int:
+        """Bytes received in this run."""
+        return sum(have - before for before, have, _ in self.files.values())
+
+    def rate(self) -> str:
+        return f"{format_bytes(round(self.new() / max(time.monotonic() - self.start, 1e-3)))}/s"
+
+    def __str__(self) -> str:
+        total = sum(have for _, have, _ in self.files.values())
+        return f"fetched {format_bytes(total)} in {time.monotonic() - self.start:.1f} s ({self.rate()})"
