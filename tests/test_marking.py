@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from flanx.evals import marking
+from flanx.evals import answers, marking
 from flanx.evals.generations import Generation
 from flanx.evals.spec import Spec
 
@@ -16,13 +16,17 @@ def generation(**changes: Any) -> Generation:
 
 def test_vote_takes_the_most_frequent_answer_and_skips_silence() -> None:
     texts = ["no idea", "The answer is 4.", "The answer is 5.", "so 2 + 3 = 5. The answer is 5.0."]
-    assert marking.vote(texts, "number", True, "en")[1] == "5"
-    assert marking.vote(["The answer is 4.", "The answer is 5."], "number", True, "en")[1] == "4"  # a tie: the first
-    assert marking.vote(["none", "nothing"], "number", True, "en")[1] is None
-    assert marking.vote(["none", "nothing", "The answer is 5."], "number", True, "en")[1] == "5"
-    grade = marking.grade_generated(texts, ["5"], "number", True, "en", False)
+
+    def winner(*texts: str) -> tuple[int, str | None]:
+        return marking.vote([answers.read(text, "number", True) for text in texts])
+
+    assert winner(*texts) == (2, "5")
+    assert winner("The answer is 4.", "The answer is 5.") == (0, "4")  # a tie: the first
+    assert winner("none", "nothing") == (0, None)
+    assert winner("none", "nothing", "The answer is 5.") == (2, "5")
+    grade = marking.grade_generated(texts, ["5"], "number", True, "en")
     assert (grade.exact, grade.failed) == (1.0, False)
-    grade = marking.grade_generated(["none"], ["5"], "number", True, "en", False)
+    grade = marking.grade_generated(["none"], ["5"], "number", True, "en")
     assert (grade.exact, grade.failed) == (0.0, True)
 
 
@@ -43,16 +47,16 @@ def test_ranking_with_and_without_length() -> None:
 
 
 def test_passages() -> None:
-    grade = marking.grade_generated(["  The Bank."], ["the bank"], "text", False, "en", True)
+    grade = marking.grade_passage("The Bank.", ["the bank"], "en")
     assert (grade.exact, grade.f1) == (1.0, 1.0)
-    grade = marking.grade_generated(["joessa ja meressä"], ["joessa"], "text", False, "fi", True)
+    grade = marking.grade_passage("joessa ja meressä", ["joessa"], "fi")
     assert (grade.exact, grade.f1) == (0.0, 0.5)
-    assert marking.grade_generated([""], ["joessa"], "text", False, "fi", True).failed
+    assert marking.grade_passage("", ["joessa"], "fi").failed
 
 
 def test_outputs_end_at_the_stop_text_before_they_are_graded() -> None:
-    row = generation(outputs=["The answer is 5.\n\nQ: 7? The answer is 7."])
-    assert marking.grade(Spec("s", "gsm8k", cot=True, stop=("\n\nQ:",)), row).exact == 1.0
+    row = generation(outputs=["The answer is 5.\n\nThen 7? The answer is 7."])
+    assert marking.grade(Spec("s", "gsm8k", cot=True, stop=("\n\nThen",)), row).exact == 1.0
     assert marking.grade(Spec("s", "gsm8k", cot=True), row).exact == 0.0
 
 

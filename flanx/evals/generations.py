@@ -1,6 +1,7 @@
 """Raw generations in JSONL: what a model wrote for every item, kept so that scores can be computed again from it.
 
-    <out>/generations/<suite>__<task>.jsonl    first line: {"spec", "hash", "items", "run", "data"}; then an item a line
+    <out>/generations/<suite>__<task>.jsonl    first line: {"spec", "hash", "items", "run", "data",
+                                               "versions"}; then an item a line
 
 A line is appended as each item finishes, so a killed evaluation resumes where it was; a truncated last line is dropped.
 """
@@ -14,7 +15,11 @@ from typing import Any
 
 from flanx import jsonl
 from flanx.errors import UserError, nearest
+from flanx.evals import answers, metrics
 from flanx.evals.spec import Spec, Suite
+
+# What reads and compares answers, written with generations and scores: scores of other versions are not comparable.
+VERSIONS = {"extractor": answers.EXTRACTOR_VERSION, "scorer": metrics.SCORER_VERSION}
 
 
 @dataclasses.dataclass
@@ -67,7 +72,7 @@ class Writer:
     def __init__(self, folder: pathlib.Path, suite: Suite, run: Mapping[str, Any]) -> None:
         counts = dict(sorted(Counter(item.task for item in suite.items).items()))
         self.header = {"spec": dataclasses.asdict(suite.spec), "hash": suite.hash, "items": counts, "run": dict(run)}
-        self.header["data"] = dict(suite.data)
+        self.header |= {"data": dict(suite.data), "versions": VERSIONS}
         self.paths = {task: generation_path(folder, suite.spec.name, task) for task in {i.task for i in suite.items}}
         (folder / "generations").mkdir(parents=True, exist_ok=True)
         self.done: set[tuple[str, str]] = set()
@@ -142,9 +147,10 @@ def read(path: pathlib.Path) -> tuple[dict[str, Any], list[Generation]]:
 
 
 def spec_of(header: Mapping[str, Any], path: pathlib.Path) -> Spec:
-    """The spec of a header. Raises UserError where this version of flanx has other fields."""
-    known = {field.name for field in dataclasses.fields(Spec)}
-    wrong = sorted(set(header["spec"]) ^ known)
+    """The spec of a header, later fields at their defaults. Raises UserError for unknown or missing fields."""
+    known = {field.name: bool(field.metadata.get("added")) for field in dataclasses.fields(Spec)}
+    missing = [name for name, added in known.items() if not added and name not in header["spec"]]
+    wrong = sorted({*header["spec"]} - {*known}) + missing
     if wrong:
         raise UserError(
             f"{path}: its spec differs from this version's in '{wrong[0]}'; rescore with the version that wrote it"

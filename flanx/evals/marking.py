@@ -3,11 +3,12 @@
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from flanx.evals import answers, metrics
+from flanx.evals.answer_choices import options_of
 from flanx.evals.generations import Generation
 from flanx.evals.spec import Spec
 
@@ -19,7 +20,7 @@ class Grade:
     Attributes:
       exact: 0 or 1, or the likelihood of the gold answer where that is the score; f1: 0 to 1.
       failed: no answer could be extracted; non_finite: logits or log-probabilities were not finite.
-      answer: the answer that was compared.
+      answer: the answer that was compared; fallback: nothing was announced, and the closing sentence was read for it.
     """
 
     exact: float
@@ -27,6 +28,7 @@ class Grade:
     failed: bool
     non_finite: bool
     answer: str | None
+    fallback: bool = False
 
 
 NON_FINITE = Grade(0.0, 0.0, False, True, None)
@@ -41,7 +43,20 @@ def grade(spec: Spec, row: Generation) -> Grade:
     if row.broken:
         return NON_FINITE
     texts = [answers.until_stop(text, spec.stop) for text in row.outputs]
-    return grade_generated(texts, row.targets, row.kind, spec.cot, row.language, spec.metric == "f1")
+    if spec.metric == "f1":
+        return grade_passage(texts[0].strip(), row.targets, row.language)
+    options = options_of(row.prompt) if row.kind == "letter" else {}
+    # A text that was truncated draws no conclusion.
+    finished = [*row.ended, *[True] * (len(texts) - len(row.ended))]
+    fallback = [spec.fallback != "none" and each for each in finished]
+    return grade_generated(texts, row.targets, row.kind, spec.cot, row.language, options, fallback)
+
+
+def grade_passage(text: str, targets: Sequence[str], language: str) -> Grade:
+    """Grades a passage: exact match and F1 of words."""
+    exact = max(float(metrics.passage_form(text, language) == metrics.passage_form(t, language) != "") for t in targets)
+    f1 = max(metrics.passage_f1(text, target, language) for target in targets)
+    return Grade(exact, f1, not text, False, text or None)
 
 
 def grade_generated(
@@ -50,29 +65,29 @@ def grade_generated(
     kind: str,
     cot: bool,
     language: str,
-    passage: bool,
+    options: Mapping[str, str] | None = None,
+    fallback: Sequence[bool] = (),
 ) -> Grade:
-    """Grades the samples of one item: the majority answer is compared with the gold ones; `passage`: as a passage."""
-    if passage:
-        text = texts[0].strip()
-        exact = max(
-            float(metrics.passage_form(text, language) == metrics.passage_form(t, language) != "") for t in targets
-        )
-        return Grade(exact, max(metrics.passage_f1(text, t, language) for t in targets), not text, False, text or None)
-    text, answer = vote(texts, kind, cot, language)
-    found = [answers.same(text, target, kind, cot, language) for target in targets]
-    right = any(found)
-    return Grade(float(right), float(right), answer is None and not right, False, answer)
+    """Grades the samples of one item: the majority answer is compared with the gold ones.
+
+    `fallback`: for each sample whether its closing sentence may count where nothing is announced; () for all.
+    """
+    allowed = fallback or [True] * len(texts)
+    read = [answers.read(text, kind, cot, language, options, each) for text, each in zip(texts, allowed, strict=True)]
+    index, answer = vote(read)
+    verdicts = [answers.same(texts[index], gold, kind, cot, language, options, allowed[index]) for gold in targets]
+    right = any(verdicts)
+    by_fallback = cot and read[index] == (answer, answers.FALLBACK) and answer is not None
+    return Grade(float(right), float(right), answer is None and not right, False, answer, by_fallback)
 
 
-def vote(texts: Sequence[str], kind: str, cot: bool, language: str) -> tuple[str, str | None]:
-    """The first text with the most frequent answer, and that answer; texts without an answer do not count."""
-    found = [(text, answers.extract(text, kind, cot, language)) for text in texts]
-    counts = Counter(answer for _, answer in found if answer is not None)
+def vote(read: Sequence[answers.Answer]) -> tuple[int, str | None]:
+    """The index of the first sample with the most frequent answer, and that answer; unread samples do not count."""
+    counts = Counter(answer.value for answer in read if answer.value is not None)
     if not counts:
-        return texts[0], None
+        return 0, None
     winner = counts.most_common(1)[0][0]  # in a tie the first
-    return next(pair for pair in found if pair[1] == winner)
+    return [answer.value for answer in read].index(winner), winner
 
 
 def grade_ranked(

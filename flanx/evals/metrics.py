@@ -16,6 +16,9 @@ import numpy as np
 
 from flanx.errors import UserError
 
+# Raised when comparing answers or a metric changes a score; extraction has its own, `answers.EXTRACTOR_VERSION`.
+SCORER_VERSION = 1
+
 BOOTSTRAPS = 1000
 CONFIDENCE = 95  # percent, of the intervals
 

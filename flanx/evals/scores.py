@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flanx.errors import UserError
-from flanx.evals import marking, metrics
-from flanx.evals.generations import Generation
+from flanx.evals import answers, marking, metrics
+from flanx.evals.generations import VERSIONS, Generation
 from flanx.evals.marking import Grade
 from flanx.evals.spec import MAX_FAILED, Spec
 from flanx.files import write_atomic
@@ -34,6 +34,7 @@ def summarize(spec: Spec, hash_: str, rows: Sequence[Generation]) -> dict[str, A
         "spec": hash_,
         "scoring": spec.scoring,
         "samples": spec.samples,
+        "versions": dict(VERSIONS),
         "tasks": tasks,
     }
     if spec.metric == "f1":
@@ -65,11 +66,13 @@ def _entry(
         "metric": "likelihood" if spec.scoring == "likelihood" else "exact_match",
         "n": len(rows),
         "extraction_failed": failed,
+        "read_by_fallback": metrics.mean(grade.fallback for _, grade in pairs),
         "flagged": failed > MAX_FAILED or non_finite > 0,
         "broken": non_finite,
         "truncated": metrics.mean(r.cut for r in rows),
         "shots_dropped": metrics.mean(r.shots < spec.shots for r in rows),
         "unfinished": metrics.mean(not all(r.ended) for r in rows),
+        "looping": metrics.mean(any(map(answers.loops, r.outputs)) for r in rows),
         "unknown": sum(r.prompt_unknown for r in rows) / max(prompt_tokens, 1),
         "unknown_targets": sum(r.target_unknown for r in rows) / max(target_tokens, 1),
     }

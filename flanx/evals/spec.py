@@ -12,6 +12,18 @@ MAX_FAILED = 0.05  # a larger share of extraction failures flags a score in ever
 Groups = tuple[tuple[str, tuple[str, ...]], ...]  # (name, tasks) of each group
 
 
+ADDED = {"added": True}  # metadata of a field added later: at its default it is no part of the hash
+
+
+def hashed(record: Any) -> dict[str, Any]:
+    """The fields of a spec or an item that its hash covers."""
+    values = dataclasses.asdict(record)
+    for field in dataclasses.fields(record):
+        if field.metadata.get("added") and getattr(record, field.name) == field.default:
+            del values[field.name]
+    return values
+
+
 @dataclasses.dataclass(frozen=True)
 class Item:
     """One question of a task.
@@ -62,6 +74,8 @@ class Spec:
       metric: "exact_match", or "f1" in addition to it.
       limit: only the first items of each task; 0 for all.
       groups: named means over some of the tasks, in addition to the mean over all.
+      fallback: how an output of a `cot` suite that announces no answer is read: "conclusion", by its closing sentence
+        where that is nothing but an answer, or "none"; see `answers`.
       version: raised when the code that makes prompts or extracts answers changes a result.
     """
 
@@ -87,6 +101,7 @@ class Spec:
     limit: int = 0
     groups: Groups = ()
     version: int = 1
+    fallback: str = dataclasses.field(default="conclusion", metadata=ADDED)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,9 +115,9 @@ class Suite:
     @property
     def hash(self) -> str:
         """16 hexadecimal digits over the spec and all prompt bytes."""
-        digest = hashlib.sha256(json.dumps(dataclasses.asdict(self.spec), sort_keys=True).encode())
+        digest = hashlib.sha256(json.dumps(hashed(self.spec), sort_keys=True).encode())
         for item in self.items:
-            record = dataclasses.asdict(item) | {"place": ""}  # a field of the first version, always hashed empty
+            record = hashed(item) | {"place": ""}  # a field of the first version, always hashed empty
             del record["location"]
             digest.update(json.dumps(record, sort_keys=True, ensure_ascii=False).encode("utf-8", "surrogatepass"))
         return digest.hexdigest()[:16]

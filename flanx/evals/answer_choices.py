@@ -1,0 +1,230 @@
+"""Answers out of a few: the letter of an option, or one of two words."""
+
+import re
+from collections.abc import Mapping
+
+from flanx.evals.answer_text import CONCLUDING, NOTHING, UNCLEAR, Mention, Reading, comparable, given, sentences
+
+Options = Mapping[str, str]  # {letter: text}
+
+LETTERS = "ABCDEFGHIJKLMNOPQR"  # BIG-Bench Hard goes up to (R)
+WORDS = {"yes_no": ("yes", "no"), "true_false": ("true", "false"), "validity": ("valid", "invalid")}
+
+_NAMED = r"(?:options?|choices?|answers?|letter)"
+_MARKED = r"\(\s*([A-Za-z])\s*\)"
+# A letter without brackets: not a word ("A city", "I think"), and not a part of one.
+_BARE = r"(?<![\w'(./-])([A-Z])(?![\w'])(?!\.\w)"
+_LETTER = re.compile(rf"{_MARKED}|(?<!\w)\(([A-Z])(?!\w)|{_BARE}")
+_WORD_BEHIND = {  # what makes these two letters words
+    "A": re.compile(r"\s+(?!(?:is|was|or|and|but|because|seems|must|would|should|has|as|since|which)\b)[a-z]"),
+    "I": re.compile(r"\s+(?!(?:is|or|and|because|since)\b)[a-z]"),
+}
+_CORRECT = (
+    r"(?:is|must be|would be|seems|looks)\s+(?:therefore\s+|clearly\s+|also\s+)?(?:the\s+)?"
+    r"(?:correct|right|best|true)(?:\s+(?:one|answer|option|choice))?"
+)
+_ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh")
+_ORDINAL = re.compile(rf"\b({'|'.join(_ORDINALS)})\s+(?:option|choice|answer|one)\b", re.IGNORECASE)
+_OPTION = re.compile(r"(?:^|\s)\(([A-Z])\)\s*(.*?)\s*(?=\s\([A-Z]\)\s|\n|$)")
+
+
+def options_of(prompt: str) -> dict[str, str]:
+    """{letter: text} of the options "(A) ..." of a prompt's last question, {} without any."""
+    found: dict[str, str] = {}
+    for match in _OPTION.finditer(prompt):
+        if match[1] == "A":
+            found = {}
+        if match[1] == chr(ord("A") + len(found)):
+            found[match[1]] = match[2]
+    return found if len(found) > 1 else {}
+
+
+# --- letters ---------------------------------------------------------------------------------------------------------
+
+
+def letter(said: str, options: Options) -> Reading:
+    """The letter that an announced text gives: its own, an ordinal ("the second option"), or an option's text."""
+    said = _brackets(said)
+    for sentence in sentences(said)[:1]:
+        reading = given(sentence, _letters(sentence, options), conclusions=True)
+        if reading == NOTHING and (found := _option(sentence, options)):
+            return Reading(found)
+        if reading == NOTHING and (ordinal := _ORDINAL.search(sentence)):
+            return _known(LETTERS[_ORDINALS.index(ordinal[1].lower())], options)
+        return reading
+    return NOTHING
+
+
+def first_letter(text: str, options: Options) -> Reading:
+    """The letter of an output without a rationale."""
+    text = _brackets(text)
+    if label := re.match(r"\W*([A-Za-z])\s*(?:[.):]|,|-\s|$)(?!\w)", text):
+        rest = text[label.end() :]
+        if label[1].upper() in LETTERS and not re.match(r"\s*(?:is|isn't)\b", rest):
+            return _known(label[1].upper(), options) if not _other(label[1], rest) else UNCLEAR
+    for sentence in sentences(text):
+        reading = letter(sentence, options)
+        if reading != NOTHING:
+            return reading
+    return NOTHING
+
+
+_OPENING = re.compile(
+    r"^(?:(?:i\s+(?:think|believe|would say)\s+(?:that\s+)?)?(?:it|this)(?:\s+is|'s|\s+must be)\s+"
+    r"|(?:i|we)\s+(?:would\s+)?(?:choose|pick|select|go with)\s+)",
+    re.IGNORECASE,
+)
+_ALONE = re.compile(
+    rf"[^\w(]*(?P<named>{_NAMED}\s+)?(?P<open>\()?\s*(?P<letter>[A-Za-z])(?!\w)\s*(?P<close>\))?"
+    rf"(?:\W*|\W+{_CORRECT}\W*|\s*[.:]?\s+(?P<text>.*))",
+    re.IGNORECASE,
+)
+
+
+def concluding_letter(text: str, options: Options) -> Reading:
+    """The letter of the last sentence of an output, where that sentence is nothing but an answer.
+
+    Parts of a rationale that goes through the options, as `Option (B): "text".`, are not, wherever it ends.
+    """
+    *earlier, last = sentences(_brackets(text)) or [""]
+    last = _OPENING.sub("", CONCLUDING.sub("", last, count=1))
+    for key, value in options.items():  # an option of a word or two: longer ones are sentences of the rationale
+        if comparable(value) == comparable(last) and len(value.split()) <= 2:
+            return Reading(key)
+    marked = [found.upper() for found in re.findall(_MARKED, last)]
+    if marked and len(set(marked)) == 1 and not re.sub(_MARKED, "", last).strip(" .,"):  # (B) (B) (B)
+        return _known(marked[0], options)
+    denied = re.fullmatch(rf"not\W+{_MARKED}.*\b(?:so|but|it is)\W+(?:it is\W+)?{_MARKED}\W*", last, re.IGNORECASE)
+    if denied:
+        return _known(denied[2].upper(), options)
+    match = _ALONE.fullmatch(last)
+    if not match:
+        return NOTHING
+    value = match["letter"].upper()
+    others = set(re.findall(_MARKED, " ".join(earlier))) - {value}
+    is_closed = match["close"] or re.search(r"[.!。]$", last)
+    if others and (match["text"] or match["named"] or not is_closed or last.endswith('"')):
+        return NOTHING
+    if match["text"] and (match["named"] or comparable(match["text"]) != comparable(options.get(value, ""))):
+        return NOTHING
+    if earlier and not is_closed and (value in "AI" or earlier[-1].endswith("?")):  # an article, or a name that is cut
+        return NOTHING
+    return _known(value, options)
+
+
+def _brackets(text: str) -> str:
+    """Letters in any brackets in round ones."""
+    text = re.sub(r"[\[{<【〔「『〈《〖❨⟨]\s*([A-Za-z])\s*[\]}>】〕」』〉》〗❩⟩]", r"(\1)", text)
+    return text.replace("$", "").replace("}", "").replace("{", "")
+
+
+def _letters(text: str, options: Options) -> list[Mention]:
+    """The letters that a sentence mentions."""
+    found = []
+    for match in _LETTER.finditer(text):
+        value = match[1] or match[2] or match[3]
+        if match[3] and value in "AI" and _WORD_BEHIND[value].match(text, match.end()):
+            continue
+        if value.upper() in (options or LETTERS):
+            found.append(Mention(match.start(), match.end(), value.upper()))
+    if not found and (alone := re.fullmatch(r"\W*([a-z])\W*", text)) and alone[1].upper() in (options or LETTERS):
+        found = [Mention(0, len(text), alone[1].upper())]
+    return found
+
+
+def _known(value: str, options: Options) -> Reading:
+    return Reading(value) if value in (options or LETTERS) else NOTHING
+
+
+def _other(value: str, rest: str) -> bool:
+    """Whether "A" is followed by "or B"."""
+    return (
+        bool(re.match(r"\W*(?:or|and|/|&|,)?\W*\(?[A-Z]\)(?!\w)|\W*(?:or|and)\W+[A-Z]\b", rest))
+        and value not in rest[:6]
+    )
+
+
+def _option(sentence: str, options: Options) -> str | None:
+    """The letter of the option whose text begins a sentence."""
+    text = re.sub(rf"^(?:(?:the|{_NAMED})\s+)*", "", comparable(sentence))
+    fitting = [
+        (len(value), key)
+        for key, value in ((key, comparable(value)) for key, value in options.items())
+        if value and re.match(rf"{re.escape(value)}(?!\w)", text)
+    ]
+    return max(fitting)[1] if fitting else None
+
+
+# --- one of two words ------------------------------------------------------------------------------------------------
+
+# What says "yes" or "valid" in other words, in an output that says nothing else.
+_STATEMENTS = {
+    "yes_no": re.compile(
+        r"(?:we|you|i)\s+(?:do\s+|would\s+|will\s+)?(not\s+)?(?:return|end up|are back)\s+(?:to|at)\s+"
+        r"(?:the|our|your)\s+(?:start|origin)\w*(?:\s+(?:point|position))?",
+        re.IGNORECASE,
+    ),
+}
+
+
+def word(said: str, kind: str) -> Reading:
+    """The word that an announced text gives: "not valid" is invalid, "not false" is an expression and no answer."""
+    first = (sentences(said) or [""])[0]
+    if kind == "true_false":  # the value of an equation, or of "... is True"
+        first = re.split(r"=|\bis\b", first)[-1]
+    words = WORDS[kind]
+    mentions = [
+        Mention(match.start(), match.end(), match[0].lower())
+        for match in re.finditer(rf"\b(?:{'|'.join(words)})\b", first, re.IGNORECASE)
+    ]
+    reading = given(first, mentions, conclusions=True)
+    if reading.why == "denied" and kind == "validity" and {mention.value for mention in mentions} == {"valid"}:
+        return Reading("invalid")
+    return reading
+
+
+def first_word(text: str, kind: str) -> Reading:
+    """The word of an output without a rationale."""
+    alone = [s for s in sentences(text) if comparable(s) in WORDS[kind]]
+    if len({comparable(s) for s in alone}) > 1:
+        return UNCLEAR
+    start = re.match(rf"\W*({'|'.join(WORDS[kind])})\b", text, re.IGNORECASE)
+    if kind == "yes_no":  # "no" is too common a word to look for it further in
+        return word(text, kind) if start else _statement(text, kind)
+    for sentence in sentences(text):
+        reading = word(re.sub(r"^\W*is\b.*\?$", "", sentence, flags=re.IGNORECASE), kind)
+        if reading != NOTHING:
+            return reading
+    return NOTHING
+
+
+def concluding_word(text: str, kind: str) -> Reading:
+    """The word of the last sentence of an output, where that sentence is nothing but an answer."""
+    found = sentences(text)
+    if not found:
+        return NOTHING
+    words = "|".join(WORDS[kind])
+    last = CONCLUDING.sub("", found[-1], count=1)
+    so = r".*\b(?:so|therefore|thus|hence)"  # ", so: yes"
+    if match := re.fullmatch(rf"(?:\W*|{so}\W+)({words})\b(?:,.*\.|\W*)", last, re.IGNORECASE):
+        return Reading(match[1].lower())
+    if len(found) > 1 and kind != "true_false":
+        return NOTHING
+    if kind == "validity" and re.fullmatch(
+        r"(?:the|this)?\s*(?:argument|it|reasoning|conclusion)?\s*is\b[\w\s']*\b(?:in)?valid\.", last, re.IGNORECASE
+    ):
+        return word(last, kind)
+    if (
+        kind == "true_false"
+        and re.fullmatch(r"(?:(?:not|and|or|true|false|[()=.\s])+)", text, re.IGNORECASE)
+        and "=" in last
+    ):
+        return word(last, kind)
+    return _statement(last, kind)
+
+
+def _statement(text: str, kind: str) -> Reading:
+    match = _STATEMENTS[kind].match(text.strip()) if kind in _STATEMENTS else None
+    if not match or text.strip()[match.end() :].strip(" ."):
+        return NOTHING
+    return Reading(WORDS[kind][1 if match[1] else 0])
