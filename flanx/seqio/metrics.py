@@ -46,7 +46,7 @@ def final_answer(targets: Sequence[str], predictions: Sequence[str]) -> dict[str
         kind = "number" if re.fullmatch(r"[-$]*\d[\d,./ ]*%?", gold) else "text"
         answer = answers.extract(prediction, "final", True)
         without.append(answer is None)
-        correct.append(bool(answers.same((answer or prediction).rstrip(". "), gold, kind, answer is None)))
+        correct.append(bool(answers.same((answer or prediction).rstrip(". "), gold, kind)))
     return {"final_answer": _mean(correct), "no_final_answer": _mean(without)}
 
 
