@@ -67,7 +67,7 @@ def test_no_gin_file_escapes_these_tests():
     assert sorted(reached | set(files("t5x"))) == files(".")
 
 
-def read(name: str) -> plan.Recipe:
+def read(name: str) -> plan.PlannedRun:
     """A model's file or a recipe's as `flanx plan` reads it."""
     yours = (
         {n: "'yours'" for n, f in published_recipes.find(name).fields.items() if f.value == "yours"}
@@ -77,7 +77,7 @@ def read(name: str) -> plan.Recipe:
     return plan.read([name], bind(yours))
 
 
-def build(run: plan.Recipe, step: bool) -> None:
+def build(run: plan.PlannedRun, step: bool) -> None:
     """Traces initialization and one training step on the run's own batch; nothing is computed."""
     state = jax.eval_shape(run.trainer.init)
     assert sum(leaf.size for leaf in jax.tree.leaves(state.params)) == run.model.num_params()
