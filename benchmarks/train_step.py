@@ -57,7 +57,9 @@ def flanx_step(args: argparse.Namespace) -> Iterator[tuple[str, Callable[[], Non
     from flanx.optim import adafactor
     from flanx.train_step import Trainer
 
-    model = T5(vocab_size=VOCAB, num_encoder_layers=args.layers, num_decoder_layers=args.layers, **SIZES)
+    model = T5(
+        vocab_size=VOCAB, num_encoder_layers=args.layers, num_decoder_layers=args.layers, kernels="tuned", **SIZES
+    )
     trainer = Trainer(model, adafactor(1e-3), dropout=False)
     tokens = draw(args)
     batch = {

@@ -1,49 +1,8 @@
-"""Cross-entropy with z-loss, in float32, without a one-hot copy of the targets."""
-
-import functools
+"""Cross-entropy with z-loss, in float32."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _per_token(
-    logits: jax.Array, targets: jax.Array, z_loss: float, label_smoothing: float
-) -> tuple[jax.Array, jax.Array]:
-    return _forward(logits, targets, z_loss, label_smoothing)[0]
-
-
-def _confidences(vocab_size: int, label_smoothing: float) -> tuple[float, float, float]:
-    """Probability of the right and of each wrong piece, and the entropy of that distribution."""
-    right, wrong = 1.0 - label_smoothing, label_smoothing / (vocab_size - 1)
-    entropy = -(right * np.log(right) + (vocab_size - 1) * wrong * np.log(wrong + 1e-20))
-    return right, wrong, float(entropy)
-
-
-def _forward(logits, targets, z_loss, label_smoothing):
-    right, wrong, entropy = _confidences(logits.shape[-1], label_smoothing)
-    log_z = jax.nn.logsumexp(logits, axis=-1)
-    chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-    loss = log_z - (right - wrong) * chosen - entropy
-    if label_smoothing:
-        loss -= wrong * jnp.sum(logits, axis=-1)
-    z = z_loss * jnp.square(log_z)
-    return (loss + z, z), (logits, targets, log_z)
-
-
-def _backward(z_loss, label_smoothing, residual, gradients):
-    logits, targets, log_z = residual
-    right, wrong, _ = _confidences(logits.shape[-1], label_smoothing)
-    of_loss, of_z = gradients
-    scale = of_loss + 2.0 * z_loss * log_z * (of_loss + of_z)
-    probability = jnp.exp(logits - log_z[..., None])
-    is_target = targets[..., None] == jnp.arange(logits.shape[-1], dtype=targets.dtype).reshape(1, 1, -1)
-    share = jnp.where(is_target, np.float32(right), np.float32(wrong))
-    return scale[..., None] * probability - of_loss[..., None] * share, None
-
-
-_per_token.defvjp(_forward, _backward)
 
 
 def cross_entropy_with_z_loss(
@@ -62,8 +21,17 @@ def cross_entropy_with_z_loss(
     Returns:
       (loss with its z-loss part, that part, sum of weights), float32 [].
     """
-    weights = weights.astype(jnp.float32)
-    loss, z = _per_token(logits, targets, z_loss, label_smoothing)
+    vocab_size = logits.shape[-1]
+    right, wrong = 1.0 - label_smoothing, label_smoothing / (vocab_size - 1)  # probabilities of the smoothed target
+    entropy = -float(right * np.log(right) + (vocab_size - 1) * wrong * np.log(wrong + 1e-20))
+    log_z = jax.nn.logsumexp(logits, axis=-1)
+    # a comparison, which XLA fuses with the sum: the gradient of an index would be a scatter into an array like logits
+    is_target = targets[..., None] == jnp.arange(vocab_size, dtype=targets.dtype).reshape(1, 1, -1)
+    loss = log_z - (right - wrong) * jnp.sum(jnp.where(is_target, logits, 0.0), axis=-1) - entropy
+    if label_smoothing:
+        loss -= wrong * jnp.sum(logits, axis=-1)
+    z = z_loss * jnp.square(log_z)
+    loss, weights = loss + z, weights.astype(jnp.float32)
     return jnp.sum(loss * weights), jnp.sum(z * weights), jnp.sum(weights)
 
 

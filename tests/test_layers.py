@@ -19,9 +19,9 @@ def drawn(*shape: int) -> jax.Array:
 
 def test_float16_is_refused_with_the_reason_and_unknown_names_with_the_nearest() -> None:
     with pytest.raises(UserError, match=r"float16.*65,504.*bfloat16"):
-        layers.Precision("float16")
+        layers.Numerics("float16")
     with pytest.raises(UserError, match="did you mean 'bfloat16'"):
-        layers.Precision("bfloat15")
+        layers.Numerics("bfloat15")
 
 
 def bucket(distance: int, bidirectional: bool) -> int:
@@ -62,47 +62,6 @@ def test_relative_bias_lays_one_number_per_distance_along_the_diagonals() -> Non
     np.testing.assert_allclose(rows[:, :, 0], jnp.moveaxis(whole[0][:, query], 0, 1), rtol=1e-6)
 
 
-def plain_attention(query, key, value, bias, mask):
-    """Softmax attention, the textbook's way."""
-    key, value = (jnp.broadcast_to(x, (*x.shape[:2], query.shape[2], x.shape[3])) for x in (key, value))
-    scores = jnp.einsum("bqhd,bkhd->bhqk", query, key) + jnp.broadcast_to(bias, (query.shape[0], *bias.shape[1:]))
-    weights = jax.nn.softmax(jnp.where(mask, scores, -1e10), axis=-1)
-    return jnp.einsum("bhqk,bkhd->bqhd", weights, value)
-
-
-@pytest.mark.parametrize("key_heads", [4, 1])
-@pytest.mark.parametrize("bias_rows", [1, 3])
-def test_attention_and_its_gradient_equal_the_plain_formula(key_heads: int, bias_rows: int) -> None:
-    query, key, value = drawn(3, 5, 4, 8), drawn(3, 7, key_heads, 8), drawn(3, 7, key_heads, 8)
-    bias, weight = drawn(bias_rows, 4, 5, 7), drawn(3, 5, 4, 8)
-    mask = jnp.asarray(NORMAL((3, 1, 5, 7)) > -0.5).at[0, :, 2].set(False)
-    weight = weight.at[0, 2].set(0.0)  # a query that sees nothing is padding: it counts for nothing
-
-    def total(function, *inputs):
-        return jnp.sum(function(*inputs, mask) * weight)
-
-    inputs = (query, key, value, bias)
-    got, wanted = attention.attend(*inputs, mask), plain_attention(*inputs, mask)
-    np.testing.assert_allclose(got, wanted, atol=2e-6)
-    gradients = [jax.grad(total, argnums=(1, 2, 3, 4))(f, *inputs) for f in (attention.attend, plain_attention)]
-    for mine, theirs in zip(*gradients, strict=True):
-        np.testing.assert_allclose(mine, theirs, atol=1e-5)
-
-
-@pytest.mark.parametrize(("queries", "keys"), [(128, 192), (129, 128), (1, 2**14), (96, 2**13)])
-@pytest.mark.parametrize("key_heads", [2, 1])
-@pytest.mark.parametrize("bias_rows", [1, 2])
-def test_attention_by_tiles_equals_the_plain_formula(queries: int, keys: int, key_heads: int, bias_rows: int) -> None:
-    query, key, value = drawn(2, queries, 2, 4), drawn(2, keys, key_heads, 4), drawn(2, keys, key_heads, 4)
-    bias, mask = drawn(bias_rows, 2, queries, keys), jnp.asarray(NORMAL((2, 1, queries, keys)) > -0.5)
-    tiled = "scan" in str(jax.make_jaxpr(attention.attend)(query, key, value, bias, mask))
-    assert tiled == (queries > 1)
-    for given in ((bias, mask), (0 * bias, mask | True)):
-        wanted = plain_attention(query, key, value, *given)
-        np.testing.assert_allclose(attention.attend(query, key, value, *given), wanted, atol=5e-6)
-    np.testing.assert_allclose(attention.attend(query, key, value, None, None), wanted, atol=5e-6)
-
-
 def test_dropping_values_equals_dropping_weights_for_all_queries() -> None:
     query, key, value = drawn(2, 5, 4, 8), drawn(2, 7, 4, 8), drawn(2, 7, 4, 8)
     keep = jnp.asarray(NORMAL((2, 7, 4, 1)) > 0) / 0.5
@@ -125,28 +84,6 @@ def test_rotated_scores_depend_on_the_difference_of_positions() -> None:
     assert jnp.abs(score(9, 4) - score(9, 5)).max() > 1e-3
     turned = attention.rotate(jnp.ones((1, 1, 1, 2)), jnp.array([[1]]))[0, 0, 0]
     np.testing.assert_allclose(turned, [math.cos(1) - math.sin(1), math.cos(1) + math.sin(1)], rtol=1e-6)
-
-
-@pytest.mark.parametrize("turn", [False, True])
-def test_products_have_the_gradients_of_a_product(turn: bool) -> None:
-    x, kernel, weight = drawn(2, 3, 5), drawn(5, 4), drawn(2, 3, 4)
-
-    def mine(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        return jnp.sum(jnp.square(layers.product(x, kernel, jnp.dtype("float32"), turn)) * weight)
-
-    def plain(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        return jnp.sum(jnp.square(x @ kernel) * weight)
-
-    for got, wanted in zip(*(jax.grad(f, argnums=(0, 1))(x, kernel) for f in (mine, plain)), strict=True):
-        np.testing.assert_allclose(got, wanted, rtol=2e-5, atol=1e-5)
-
-
-def test_a_bfloat16_product_has_a_float32_kernel_gradient_and_float32_logits() -> None:
-    x, kernel = drawn(2, 3, 5).astype(jnp.bfloat16), drawn(5, 4)
-    logits, back = jax.vjp(lambda x, k: layers.product(x, k, jnp.dtype("float32")), x, kernel)
-    assert logits.dtype == jnp.float32
-    of_x, of_kernel = back(logits)
-    assert (of_x.dtype, of_kernel.dtype) == (jnp.bfloat16, jnp.float32)
 
 
 def test_look_up_gathers_here_and_multiplies_one_hot_on_a_tpu() -> None:
@@ -178,7 +115,7 @@ def test_dropout_shares_its_mask_along_the_length_and_keeps_the_mean() -> None:
 
 def test_norm_divides_by_the_root_mean_square() -> None:
     x = drawn(2, 3, 8) * 5
-    norm = layers.RMSNorm(layers.Precision("bfloat16"))
+    norm = layers.RMSNorm(layers.Numerics("bfloat16"))
     scale = {"params": {"scale": drawn(8)}}
     wanted = x / np.sqrt(np.mean(np.square(x), axis=-1, keepdims=True) + 1e-6) * scale["params"]["scale"][None, None]
     got = norm.apply(scale, x)

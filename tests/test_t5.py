@@ -17,6 +17,7 @@ from flax import serialization
 from flanx import optim
 from flanx.config import gin_folder
 from flanx.errors import UserError
+from flanx.kernels import KERNELS
 from flanx.loss import correct_tokens, cross_entropy_with_z_loss
 from flanx.models import first_nonfinite, layers
 from flanx.models.find_nonfinite import largest_outputs
@@ -70,12 +71,13 @@ def read_legacy(folder: pathlib.Path) -> Any:
     return load(serialization.msgpack_restore((folder / "checkpoint").read_bytes()))["optimizer"]
 
 
-def test_twenty_steps_are_those_of_t5x(golden_dir: pathlib.Path) -> None:
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_twenty_steps_are_those_of_t5x(golden_dir: pathlib.Path, kernels: str) -> None:
     """Its logits, cross-entropy, z-loss, accuracy, final parameters and final moments."""
     folder = golden_dir / "t5x_tiny"
     record = json.loads((folder / "metrics.json").read_text())
     names = ("vocab_size", "emb_dim", "num_heads", "num_encoder_layers", "num_decoder_layers", "head_dim", "mlp_dim")
-    model = T5(**{name: record["config"][name] for name in names})
+    model = T5(**{name: record["config"][name] for name in names}, kernels=kernels)
     with np.load(folder / "batches.npz") as file:
         arrays = {key: jnp.asarray(file[key]) for key in file.files}
     batches = [
@@ -114,13 +116,14 @@ def test_twenty_steps_are_those_of_t5x(golden_dir: pathlib.Path) -> None:
             np.testing.assert_allclose(leaf, wanted[field], rtol=1e-3, atol=1e-7, err_msg=f"{name_of(path)} {field}")
 
 
-def test_logits_are_those_stored_with_the_tests(params: Any, packed: dict[str, jax.Array]) -> None:
-    """A small golden of ours; `python -m tests.test_t5` writes it anew, where a change of numbers is meant."""
-    np.testing.assert_allclose(golden_logits(params, packed), json.loads(GOLDEN.read_text()), atol=2e-5)
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_logits_are_those_stored_with_the_tests(kernels: str, params: Any, packed: dict[str, jax.Array]) -> None:
+    """A small golden of ours; `python -m tests.test_t5` rewrites it, where a change of numbers is intended."""
+    np.testing.assert_allclose(golden_logits(params, packed, kernels), json.loads(GOLDEN.read_text()), atol=2e-5)
 
 
-def golden_logits(params: Any, packed: dict[str, jax.Array]) -> Any:
-    return np.asarray(TINY.logits(params, packed))[:, ::5, ::16]
+def golden_logits(params: Any, packed: dict[str, jax.Array], kernels: str = "plain") -> Any:
+    return np.asarray(dataclasses.replace(TINY, kernels=kernels).logits(params, packed))[:, ::5, ::16]
 
 
 # --- other forms of the same model ---------------------------------------------------------------------------------

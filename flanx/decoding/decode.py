@@ -277,8 +277,7 @@ def stream(
         keys = np.zeros((rows, 2), np.uint32)
         keys[: len(chosen)] = [prompt_key(prompt, seed) for prompt in chosen]
         arrays = pad_rows(chosen, rows, length), keys, np.arange(rows) < len(chosen)
-        arrays = map(batching.device_put, arrays)
-        return _start(model, params, *arrays, max_new=max_new, samples=samples, shared=shared)
+        return _start(model, params, *map(batching.device_put, arrays), max_new=max_new, samples=samples, shared=shared)
 
     for length, numbers in batching.buckets(prompts).items():
         rows = rows_of(len(numbers), batching.size, length)

@@ -29,23 +29,34 @@ class Model(Protocol):
     vocab_size: int
     packing: str
 
+    def __hash__(self) -> int:
+        """A model is a static argument of jitted functions."""
+        ...
+
     def init(self, rng: jax.Array) -> Any:
-        """Fresh parameters, boxed with their logical axis names; call it under `jit` or `eval_shape`."""
+        """New parameters, boxed with their logical axis names; call it under `jit` or `eval_shape`."""
+        ...
 
     def logits(self, params: Params, batch: Batch, dropout_rng: jax.Array | None = None) -> jax.Array:
         """Logits of the next token, float32 [B, T, V]. No dropout where `dropout_rng` is None."""
+        ...
 
     def prefill(self, params: Params, inputs: jax.Array, max_new: int) -> tuple[Cache, jax.Array]:
         """Reads inputs [B, S] (0 pads on the right): a cache for `max_new` steps, and the first step's tokens [B]."""
+        ...
 
     def decode_step(self, params: Params, cache: Cache, tokens: jax.Array) -> tuple[jax.Array, Cache]:
         """Takes tokens [B] at each row's own position: logits of the next token [B, V], and the cache after it."""
+        ...
 
     def outputs(self, params: Params, batch: Batch) -> Mapping[str, Any]:
         """Every module's output on the batch, nested by module name under "__call__", in the order of the program."""
+        ...
 
     def num_params(self) -> int:
         """Number of parameters, from the sizes alone."""
+        ...
 
     def flops_per_token(self, inputs: int, targets: int) -> float:
         """Training FLOPs (forward and backward, nothing recomputed) per token of a row of inputs + targets tokens."""
+        ...

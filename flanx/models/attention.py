@@ -9,13 +9,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
-from flanx.models.layers import NORMAL, Array, Dense, Dropout, Precision, constrain, parameter
-
-MASKED = -1e10  # T5X's logit of a masked pair; finite, so that a row without any key stays finite
-TILE = 2**18  # scores in a tile on a CPU: 1 MiB, a core's second cache
-SMALLEST = 2**14  # queries times keys of a row from which on tiles pay
+from flanx import kernels as tuned
+from flanx.kernels import MASKED, operand
+from flanx.models.layers import NORMAL, Array, Dense, Dropout, Numerics, constrain, parameter
 
 
 def relative_buckets(distance: Any, bidirectional: bool, num_buckets: int = 32, max_distance: int = 128) -> Any:
@@ -85,7 +82,15 @@ def rotate(x: Array, position: Array, base: float = 10_000.0) -> Array:
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
 
 
-def attend(query: Array, key: Array, value: Array, bias: Array | None, mask: Array | None, kind: str = "auto") -> Array:
+def attend(
+    query: Array,
+    key: Array,
+    value: Array,
+    bias: Array | None,
+    mask: Array | None,
+    kind: str = "auto",
+    kernels: str = "plain",
+) -> Array:
     """Softmax attention without scaling (T5 folds it into the query's initial values; others scale the query).
 
     Args:
@@ -93,6 +98,7 @@ def attend(query: Array, key: Array, value: Array, bias: Array | None, mask: Arr
       bias: float32 [1 or b, h, q, k] added to the scores, or None.
       mask: bool [b, 1, q, k], True where the query may see the key, or None.
       kind: "exact", or "fused" for the backend's kernel (cuDNN), or "auto": fused on a GPU in bfloat16, else exact.
+      kernels: of exact attention, "plain" or "tuned"; see `flanx.kernels`.
 
     Returns:
       [b, q, h, d] in the type of `value`.
@@ -102,105 +108,20 @@ def attend(query: Array, key: Array, value: Array, bias: Array | None, mask: Arr
     if kind == "fused":
         bias = None if bias is None else bias.astype(query.dtype)
         return jax.nn.dot_product_attention(query, key, value, bias, mask, scale=1.0)
-    return attend_exactly(query, key, value, bias, mask)
+    exact = tuned.attend if kernels == "tuned" else attend_plainly
+    return exact(query, key, value, bias, mask)
 
 
-@jax.custom_vjp
-def attend_exactly(query: Array, key: Array, value: Array, bias: Array | None, mask: Array | None) -> Array:
-    """`attend` in plain operations, softmax in float32; divides by the softmax's sum after the product with values.
-
-    So neither pass makes the array of normalized weights, and the gradient needs no sum over the keys. Where no
-    gradient is wanted, one CPU goes by tiles.
-    """
-
-    def plainly(*arrays: Array) -> Array:
-        return _attend_forward(*arrays)[0]
-
-    arrays = (query, key, value, bias, mask)
-    (queries, keys), single = (query.shape[1], key.shape[1]), query.dtype == jnp.float32
-    worth = single and queries > 1 and queries * keys >= SMALLEST
-    if not worth or jax.sharding.get_abstract_mesh().size > 1:  # rows that lie on several devices do not go in turn
-        return plainly(*arrays)
-    return lax.platform_dependent(*arrays, cpu=_attend_by_tile, default=plainly)
-
-
-def _attend_by_tile(query: Array, key: Array, value: Array, bias: Array | None, mask: Array | None) -> Array:
-    """`attend_exactly` in float32, one head and some queries of one row at a time: scores stay in a core's own cache.
-
-    As one product over all rows and heads the same takes twice the time: XLA's CPU code writes the scores to memory and
-    reads them again for their maximum, for the exponentials, for their sum and for the product with the values.
-    """
-    (b, q, h, d), k = query.shape, key.shape[1]
-    length = max((n for n in range(32, q + 1) if q % n == 0 and n * k <= TILE), default=q)
-    parts = q // length
-    queries, keys, values = map(heads_first, (query, key, value))
-
-    def one(number: Array) -> Array:
-        row, head, first = number // (h * parts), number // parts % h, number % parts * length
-
-        def cut(x: Array, size: int) -> Array:
-            """x [b, h, size or more, n] -> [size, n]; an axis of one serves all rows, heads or queries."""
-            at = (row if x.shape[0] > 1 else 0, head if x.shape[1] > 1 else 0, first if x.shape[2] > size else 0, 0)
-            return lax.dynamic_slice(x, at, (1, 1, min(size, x.shape[2]), x.shape[3]))[0, 0]
-
-        scores = cut(queries, length) @ cut(keys, k).T
-        if bias is not None:
-            scores += cut(bias, length)
-        if mask is not None:
-            scores = jnp.where(cut(mask, length), scores, MASKED)
-        weights = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True))
-        return weights @ cut(values, k) / jnp.sum(weights, axis=-1, keepdims=True)
-
-    return heads_first(lax.map(one, jnp.arange(b * h * parts)).reshape(b, h, q, d))
-
-
-def _operand(keys: Array) -> tuple[str, Array]:
-    """Keys or values as an einsum's operand: a single head [b, k, 1, d] has no letter and meets every query's head."""
-    return ("bkhd", keys) if keys.shape[2] > 1 else ("bkd", keys[:, :, 0])
-
-
-def _attend_forward(
-    query: Array, key: Array, value: Array, bias: Array | None, mask: Array | None
-) -> tuple[Array, tuple[Any, ...]]:
-    (k, keys), (v, values) = _operand(key), _operand(value)
+def attend_plainly(query: Array, key: Array, value: Array, bias: Array | None, mask: Array | None) -> Array:
+    """`attend` in plain operations, softmax in float32."""
+    (k, keys), (v, values) = operand(key), operand(value)
     scores = jnp.einsum(f"bqhd,{k}->bhqk", query, keys, preferred_element_type=jnp.float32)
     if bias is not None:
-        scores += jnp.broadcast_to(bias, scores.shape)
+        scores += bias
     if mask is not None:
         scores = jnp.where(mask, scores, MASKED)
-    weights = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True))
-    total = jnp.swapaxes(jnp.sum(weights, axis=-1), 1, 2)[..., None]  # [b, q, h, 1]
-    weights = weights.astype(value.dtype)
-    seen = jnp.einsum(f"bhqk,{v}->bqhd", weights, values, preferred_element_type=jnp.float32) / total
-    return seen.astype(value.dtype), (query, key, value, bias, weights, total, seen)
-
-
-def _attend_backward(residual: tuple[Any, ...], gradient: Array) -> tuple[Array | None, ...]:
-    query, key, value, bias, weights, total, seen = residual
-    (k, keys), (v, values) = _operand(key), _operand(value)
-    gradient = gradient / total  # float32
-    inner = jnp.swapaxes(jnp.sum(gradient * seen, axis=-1), 1, 2)[..., None]  # [b, h, q, 1]
-    gradient = gradient.astype(value.dtype)
-    of_value = jnp.einsum(f"bhqk,bqhd->{v}", weights, gradient).astype(value.dtype).reshape(value.shape)
-    of_scores = jnp.einsum(f"bqhd,{v}->bhqk", gradient, values, preferred_element_type=jnp.float32)
-    of_scores = weights * (of_scores - inner)
-    of_bias = None if bias is None else _sum_rows(of_scores) if bias.shape[0] == 1 else of_scores
-    of_scores = of_scores.astype(query.dtype)
-    of_query = jnp.einsum(f"bhqk,{k}->bqhd", of_scores, keys)
-    of_key = jnp.einsum(f"bhqk,bqhd->{k}", of_scores, query).reshape(key.shape)
-    return of_query, of_key, of_value, of_bias, None
-
-
-attend_exactly.defvjp(_attend_forward, _attend_backward)
-
-
-def _sum_rows(x: Array) -> Array:
-    """x [b, ...] summed to [1, ...]; on a CPU as a product, as XLA takes forty times longer for such a sum there."""
-
-    def by_product(x: Array) -> Array:
-        return jnp.tensordot(jnp.ones((1, x.shape[0]), x.dtype), x, (1, 0), precision=lax.Precision.HIGHEST)
-
-    return lax.platform_dependent(x, cpu=by_product, default=lambda x: jnp.sum(x, axis=0, keepdims=True))
+    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+    return jnp.einsum(f"bhqk,{v}->bqhd", weights, values)
 
 
 class Attention(nn.Module):
@@ -214,18 +135,18 @@ class Attention(nn.Module):
     head_dim: int
     emb_dim: int
     dropout_rate: float
-    precision: Precision
+    numerics: Numerics
     kind: str = "auto"
 
     def setup(self) -> None:
         def init_query(*args: Any) -> Array:
             return NORMAL(*args) / np.sqrt(self.head_dim).astype(np.float32)
 
-        joined, axes = self.num_heads * self.head_dim, ("embed", "joined_kv")
-        self.query = Dense(joined, axes, self.precision, init_query)
-        self.key = Dense(joined, axes, self.precision, NORMAL)
-        self.value = Dense(joined, axes, self.precision, NORMAL)
-        self.out = Dense(self.emb_dim, axes[::-1], self.precision, NORMAL)
+        joined = self.num_heads * self.head_dim
+        self.query = Dense(joined, ("embed", "joined_kv"), self.numerics, init_query)
+        self.key = Dense(joined, ("embed", "joined_kv"), self.numerics, NORMAL)
+        self.value = Dense(joined, ("embed", "joined_kv"), self.numerics, NORMAL)
+        self.out = Dense(self.emb_dim, ("joined_kv", "embed"), self.numerics, NORMAL)
         self.dropout = Dropout(self.dropout_rate, shared=(-1,))
 
     def split(self, x: Array) -> Array:
@@ -244,7 +165,7 @@ class Attention(nn.Module):
 
     def from_cache(self, x: Array, key: Array, value: Array, bias: Array | None, mask: Array | None) -> Array:
         """x [b, q, m] looks at given keys and values [b, k, h, d] -> [b, q, m]."""
-        seen = attend(self.split(self.query(x)), key, value, bias, mask, self.kind)
+        seen = attend(self.split(self.query(x)), key, value, bias, mask, self.kind, self.numerics.kernels)
         return self.out(seen.reshape(*x.shape[:-1], self.num_heads * self.head_dim))
 
     def recall(self, x: Array, key: Array, value: Array, bias: Array | None, mask: Array) -> Array:
@@ -266,14 +187,6 @@ def segment_mask(query_segments: Array, key_segments: Array, causal: bool = Fals
 def write(cache: Array, new: Array, position: Array) -> Array:
     """Writes new [b, 1, g, d] into cache [b, k, g, d] at position int32 [b], one per row."""
     return cache.at[np.arange(cache.shape[0]), position].set(new[:, 0])
-
-
-def heads_first(x: Array) -> Array:
-    """[b, k, h, d] -> [b, h, k, d] (or back), the layout of a cache: one query's product with it is one per head.
-
-    In the other layout XLA's CPU compiler turns the whole cache round at every step, at seven times the cost.
-    """
-    return jnp.swapaxes(x, 1, 2)
 
 
 def write_heads(cache: Array, new: Array, position: Array) -> Array:

@@ -5,7 +5,6 @@ Letters of shapes and einsum strings: b rows, l/q/k lengths (any, query, key), m
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,9 +12,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.linen.spmd import with_logical_constraint
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
+from flanx import kernels as tuned
 from flanx.errors import UserError, nearest
 
 Array = jax.Array
@@ -29,7 +30,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": nn.relu,
     "silu": nn.silu,
 }
-PRODUCT = "product"  # JAX's policies do not see a product inside `product`'s own gradient rule, so it has a name
+PRODUCT = "product"  # JAX's policies do not see a product inside a tuned kernel's own gradient rule, so it has a name
 _KEEP_PRODUCTS = jax.checkpoint_policies.save_only_these_names(PRODUCT)
 REMAT_POLICIES: dict[str, Callable[..., Any] | None] = {
     "none": None,  # keep everything
@@ -42,14 +43,18 @@ REMAT_POLICIES: dict[str, Callable[..., Any] | None] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Precision:
-    """Which number has which type: parameters and sums in float32, activations in `activations`.
+class Numerics:
+    """Which number has which type, and which kernels compute it.
 
-    Softmax, norms, relative position bias, logits and loss are float32 whatever the activations are; the optimizer
-    sees only float32 parameters and gradients.
+    Parameters and sums are float32, activations of the type `activations`. Softmax, norms, relative position bias,
+    logits and loss are float32 whatever the activations are; the optimizer sees only float32 parameters and gradients.
+
+    Attributes:
+      kernels: "plain", or "tuned" for those of `flanx.kernels`.
     """
 
     activations: str = "float32"
+    kernels: str = "plain"
 
     def __post_init__(self) -> None:
         if self.activations in ("float16", "fp16", "half"):
@@ -57,100 +62,82 @@ class Precision:
                 "dtype = 'float16': T5's MLP outputs reach about 120,000 and float16 ends at 65,504; use 'bfloat16'"
             )
         check_name("dtype", self.activations, ("float32", "bfloat16"))
+        check_name("kernels", self.kernels, tuned.KERNELS)
 
     @property
     def dtype(self) -> jnp.dtype:
         """The type of activations."""
         return jnp.dtype(self.activations)
 
+    def product(self, x: Array, kernel: Array, out_dtype: jnp.dtype) -> Array:
+        """`product`, or the tuned kernel of that name."""
+        if self.kernels == "tuned":
+            return tuned.product(x, kernel, out_dtype)
+        return product(x, kernel, out_dtype)
+
 
 def check_name(field: str, name: str, known: Sequence[str]) -> None:
-    """Raises UserError where a model's field has a value that is not in the table."""
+    """Raises UserError where a model's field has an unknown value."""
     if name not in known:
         raise UserError(f"{field} = '{name}': known are {', '.join(known)}{nearest(name, known)}")
 
 
 def parameter(module: nn.Module, name: str, init: Init, axes: tuple[str, ...], shape: Sequence[int]) -> Array:
     """A float32 parameter whose axes have logical names."""
-    return module.param(name, nn.with_logical_partitioning(init, axes), tuple(shape), jnp.float32)
+    boxed: Any = nn.with_logical_partitioning(init, axes)  # `param` unboxes what the initializer boxes
+    return module.param(name, boxed, tuple(shape), jnp.float32)
 
 
 def constrain(x: Array, axes: Sequence[str]) -> Array:
-    """`x` where the rules in force have its axes; nothing to do outside of a partitioner's scope.
+    """`x` sharded as the rules in force say; unchanged outside of a partitioner's scope.
 
-    Raises UserError for an axis without a rule, which linen would leave unsplit without a word.
+    Raises UserError for an axis without a rule, which linen would silently leave unsplit.
     """
     known = {name for name, _ in nn.get_logical_axis_rules()}
     for axis in axes if known else ():
         if axis not in known:
             raise UserError(f"no partitioning rule for axis '{axis}' of an activation {axes}{nearest(axis, known)}")
-    return nn.with_logical_constraint(x, tuple(axes))
+    return with_logical_constraint(x, tuple(axes))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def product(x: Array, kernel: Array, out_dtype: jnp.dtype, turn_gradient: bool = False) -> Array:
-    """x [..., i] times kernel [i, o], in the type of x, as [..., o] of type `out_dtype`; sums are float32 inside.
-
-    For the kernel's gradient either x or the result's gradient is copied into a transposed layout. XLA's CPU compiler
-    fuses the arithmetic that makes it into that copy, number by number, which costs as much as the product itself. So
-    x is turned, or where x is the arithmetic (activations of an MLP) the gradient.
-    """
+def product(x: Array, kernel: Array, out_dtype: jnp.dtype) -> Array:
+    """x [..., i] times kernel [i, o], in the type of x, as [..., o] of type `out_dtype`; sums are float32 inside."""
     return jnp.matmul(x, kernel.astype(x.dtype), preferred_element_type=out_dtype)
 
 
-def _product_forward(x: Array, kernel: Array, out_dtype: jnp.dtype, turn_gradient: bool) -> tuple[Array, Any]:
-    return product(x, kernel, out_dtype, turn_gradient), (x, kernel)
-
-
-def _product_backward(
-    out_dtype: jnp.dtype, turn_gradient: bool, residual: tuple[Array, Array], gradient: Array
-) -> tuple[Array, Array]:
-    x, kernel = residual
-    gradient = gradient.astype(x.dtype)
-    tokens = tuple(range(x.ndim - 1))
-    of_x = lax.dot_general(gradient, kernel.astype(x.dtype), (((x.ndim - 1,), (1,)), ((), ())))
-    turn_gradient = turn_gradient and x.dtype == jnp.float32  # on a CPU XLA has no transposed bf16 product into float32
-    turned, other = (gradient, x) if turn_gradient else (x, gradient)
-    of_kernel = lax.dot_general(turned, other, ((tokens, tokens), ((), ())), preferred_element_type=jnp.float32)
-    return of_x, of_kernel.T if turn_gradient else of_kernel
-
-
-product.defvjp(_product_forward, _product_backward)
-
-
 class Dense(nn.Module):
-    """A product with `kernel` [in, features], no bias; `turn_gradient` as in `product`."""
+    """A product with `kernel` [in, features], no bias."""
 
     features: int
     axes: tuple[str, str]
-    precision: Precision
+    numerics: Numerics
     init_kernel: Init = TRUNCATED
-    turn_gradient: bool = False
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """x [..., in] -> [..., features]."""
         kernel = parameter(self, "kernel", self.init_kernel, self.axes, (x.shape[-1], self.features))
-        found = product(x.astype(self.precision.dtype), kernel, self.precision.dtype, self.turn_gradient)
-        return checkpoint_name(found, PRODUCT)
+        dtype = self.numerics.dtype
+        return checkpoint_name(self.numerics.product(x.astype(dtype), kernel, dtype), PRODUCT)
 
 
 class Head(nn.Module):
     """A product with `kernel` [m, v] into float32 logits."""
 
     vocab_size: int
+    numerics: Numerics
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """x [b, l, m] -> float32 [b, l, v]."""
         kernel = parameter(self, "kernel", TRUNCATED, ("embed", "vocab"), (x.shape[-1], self.vocab_size))
-        return product(x, kernel, jnp.dtype("float32"))
+        return self.numerics.product(x, kernel, jnp.dtype("float32"))
 
 
 class RMSNorm(nn.Module):
     """Division by the root mean square over the last axis, and a scale: T5's layer norm, in float32."""
 
-    precision: Precision
+    numerics: Numerics
     epsilon: float = 1e-6
 
     @nn.compact
@@ -159,11 +146,11 @@ class RMSNorm(nn.Module):
         scale = parameter(self, "scale", nn.initializers.ones, ("embed",), (x.shape[-1],))
         x = x.astype(jnp.float32)
         x = x * lax.rsqrt(jnp.mean(lax.square(x), axis=-1, keepdims=True) + self.epsilon)
-        return (x * jnp.expand_dims(scale, range(x.ndim - 1))).astype(self.precision.dtype)
+        return (x * jnp.expand_dims(scale, range(x.ndim - 1))).astype(self.numerics.dtype)
 
 
 class Dropout(nn.Module):
-    """Dropout, on where the call to `apply` brings a "dropout" rng; one mask is shared along `shared` axes.
+    """Dropout, on where `apply` is given a "dropout" rng; one mask is shared along `shared` axes.
 
     T5X shares it along the length of a row [b, l, m] nearly everywhere.
     """
@@ -173,7 +160,7 @@ class Dropout(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """Any shape, unchanged; kept values are divided by the share that is kept."""
+        """Any shape, unchanged; kept values are divided by the probability of being kept."""
         if self.rate == 0.0 or not self.has_rng("dropout"):
             return x
         shape = [1 if i - x.ndim in self.shared else n for i, n in enumerate(x.shape)]
@@ -181,43 +168,17 @@ class Dropout(nn.Module):
         return x * (keep / (1.0 - self.rate)).astype(x.dtype)
 
 
-@jax.custom_vjp
 def look_up(table: Array, tokens: Array) -> Array:
     """Rows of `table` [v, m] at `tokens` [b, l] -> [b, l, m]: a gather, or on a TPU a product with one-hot tokens.
 
     The gradient is a scatter-add, or on a TPU the transposed product, which a table split over devices needs.
     """
-    return _look_up_forward(table, tokens)[0]
-
-
-def _one_hot(tokens: Array, size: int, dtype: jnp.dtype) -> Array:
-    return jax.nn.one_hot(tokens, size, dtype=dtype)
-
-
-def _look_up_forward(table: Array, tokens: Array) -> tuple[Array, tuple[Array, Array]]:
-    found = lax.platform_dependent(
+    return lax.platform_dependent(
         table,
         tokens,
-        tpu=lambda t, i: _one_hot(i, t.shape[0], t.dtype) @ t,
+        tpu=lambda t, i: jax.nn.one_hot(i, t.shape[0], dtype=t.dtype) @ t,
         default=lambda t, i: jnp.take(t, i, axis=0, mode="clip"),
     )
-    return found, (tokens, table[:, :0])
-
-
-def _look_up_backward(residual: tuple[Array, Array], gradient: Array) -> tuple[Array, None]:
-    tokens, empty = residual
-    shape = (empty.shape[0], gradient.shape[-1])
-
-    def product(g: Array, i: Array) -> Array:
-        return jnp.einsum("blv,blm->vm", _one_hot(i, shape[0], g.dtype), g)
-
-    def scatter(g: Array, i: Array) -> Array:
-        return jnp.zeros(shape, g.dtype).at[i].add(g, mode="drop")
-
-    return lax.platform_dependent(gradient, tokens, tpu=product, default=scatter), None
-
-
-look_up.defvjp(_look_up_forward, _look_up_backward)
 
 
 class Embed(nn.Module):
@@ -225,7 +186,7 @@ class Embed(nn.Module):
 
     vocab_size: int
     emb_dim: int
-    precision: Precision
+    numerics: Numerics
 
     def setup(self) -> None:
         init = nn.initializers.normal(1.0)
@@ -233,11 +194,11 @@ class Embed(nn.Module):
 
     def __call__(self, tokens: Array) -> Array:
         """tokens int32 [b, l] -> [b, l, m]."""
-        return look_up(self.embedding.astype(self.precision.dtype), tokens)
+        return look_up(self.embedding.astype(self.numerics.dtype), tokens)
 
     def attend(self, x: Array) -> Array:
         """x [b, l, m] -> float32 logits [b, l, v], scaled by 1/sqrt(m)."""
-        logits = product(x, self.embedding.T, jnp.dtype("float32"))
+        logits = self.numerics.product(x, self.embedding.T, jnp.dtype("float32"))
         return logits / np.sqrt(self.emb_dim).astype(np.float32)
 
 
@@ -248,7 +209,7 @@ class MLP(nn.Module):
     emb_dim: int
     activations: tuple[str, ...]
     dropout_rate: float
-    precision: Precision
+    numerics: Numerics
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -256,11 +217,11 @@ class MLP(nn.Module):
         names = ["wi"] if len(self.activations) == 1 else [f"wi_{i}" for i in range(len(self.activations))]
         hidden: Any = 1
         for name, activation in zip(names, self.activations, strict=True):
-            part = Dense(self.mlp_dim, ("embed", "mlp"), self.precision, name=name)(x)
+            part = Dense(self.mlp_dim, ("embed", "mlp"), self.numerics, name=name)(x)
             hidden = hidden * ACTIVATIONS[activation](part)
         hidden = Dropout(self.dropout_rate)(hidden)
         hidden = constrain(hidden, ("batch", "length", "mlp"))
-        return Dense(self.emb_dim, ("mlp", "embed"), self.precision, turn_gradient=True, name="wo")(hidden)
+        return Dense(self.emb_dim, ("mlp", "embed"), self.numerics, name="wo")(hidden)
 
 
 def stack_layers(layer: type[nn.Module], config: Any, num_layers: int) -> list[nn.Module]:
@@ -279,7 +240,7 @@ def stack_layers(layer: type[nn.Module], config: Any, num_layers: int) -> list[n
         layer,
         variable_axes={"params": 0, "intermediates": 0},
         split_rngs={"params": True, "dropout": True},
-        in_axes=nn.broadcast,
+        in_axes=nn.broadcast,  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  flax annotates an int
         length=num_layers,
         metadata_params={nn.PARTITION_NAME: "layers"},
     )

@@ -96,10 +96,10 @@ class Attention(nn.Module):
     def setup(self) -> None:
         c = self.config
         joined = c.num_heads * c.head_dim
-        self.query = Dense(joined, ("embed", "joined_kv"), c.precision, NORMAL)
-        self.key = Dense(c.head_dim, ("embed", "kv"), c.precision, NORMAL)
-        self.value = Dense(c.head_dim, ("embed", "kv"), c.precision, NORMAL)
-        self.out = Dense(c.emb_dim, ("joined_kv", "embed"), c.precision, NORMAL)
+        self.query = Dense(joined, ("embed", "joined_kv"), c.numerics, NORMAL)
+        self.key = Dense(c.head_dim, ("embed", "kv"), c.numerics, NORMAL)
+        self.value = Dense(c.head_dim, ("embed", "kv"), c.numerics, NORMAL)
+        self.out = Dense(c.emb_dim, ("joined_kv", "embed"), c.numerics, NORMAL)
         self.dropout = Dropout(c.dropout_rate, shared=(-1,))
 
     def keys_and_values(self, x: Array, position: Array) -> tuple[Array, Array]:
@@ -111,8 +111,8 @@ class Attention(nn.Module):
         c = self.config
         query = self.query(x).reshape(*x.shape[:-1], c.num_heads, c.head_dim)
         query = constrain(query, ("batch", "length", "heads", "kv"))
-        query = rotate(query, position) * np.asarray(c.head_dim**-0.5, c.precision.dtype)
-        seen = attend(query, key, value, None, mask, c.attention)
+        query = rotate(query, position) * np.asarray(c.head_dim**-0.5, c.numerics.dtype)
+        seen = attend(query, key, value, None, mask, c.attention, c.kernels)
         return self.out(seen.reshape(*x.shape[:-1], c.num_heads * c.head_dim))
 
     def __call__(self, x: Array, position: Array, mask: Array) -> Array:
@@ -128,9 +128,9 @@ class Layer(nn.Module):
 
     def setup(self) -> None:
         c = self.config
-        self.layer_norm = RMSNorm(c.precision)
+        self.layer_norm = RMSNorm(c.numerics)
         self.attention = Attention(c)
-        self.mlp = MLP(c.mlp_dim, c.emb_dim, ("silu", "linear"), c.dropout_rate, c.precision)
+        self.mlp = MLP(c.mlp_dim, c.emb_dim, ("silu", "linear"), c.dropout_rate, c.numerics)
         self.dropout = Dropout(c.dropout_rate)
 
     def __call__(self, x: Array, position: Array, mask: Array) -> tuple[Array, None]:
@@ -161,7 +161,7 @@ class Decoder(nn.Module):
     def setup(self) -> None:
         c = self.config
         self.layers = stack_layers(Layer, c, c.num_layers)
-        self.decoder_norm = RMSNorm(c.precision)
+        self.decoder_norm = RMSNorm(c.numerics)
         self.dropout = Dropout(c.dropout_rate)
 
     def mask(self, segments: Array, readable: Array) -> Array:
@@ -209,7 +209,7 @@ class Transformer(nn.Module):
 
     def setup(self) -> None:
         c = self.config
-        self.token_embedder = Embed(c.vocab_size, c.emb_dim, c.precision)
+        self.token_embedder = Embed(c.vocab_size, c.emb_dim, c.numerics)
         self.decoder = Decoder(c)
 
     def __call__(self, tokens: Array, segments: Array, position: Array, readable: Array) -> Array:

@@ -12,8 +12,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
+from flanx.kernels import heads_first
 from flanx.models import Cache, Params
-from flanx.models.attention import Attention, RelativeBias, heads_first, segment_mask, write_heads
+from flanx.models.attention import Attention, RelativeBias, segment_mask, write_heads
 from flanx.models.base import LinenModel
 from flanx.models.layers import (
     ACTIVATIONS,
@@ -101,16 +102,16 @@ class T5(LinenModel):
 
 
 def _norm(config: T5, name: str | None = None) -> RMSNorm:
-    return RMSNorm(config.precision, name=name)
+    return RMSNorm(config.numerics, name=name)
 
 
 def _attention(config: T5) -> Attention:
     c = config
-    return Attention(c.num_heads, c.head_dim, c.emb_dim, c.dropout_rate, c.precision, c.attention)
+    return Attention(c.num_heads, c.head_dim, c.emb_dim, c.dropout_rate, c.numerics, c.attention)
 
 
 def _mlp(config: T5) -> MLP:
-    return MLP(config.mlp_dim, config.emb_dim, config.mlp_activations, config.dropout_rate, config.precision)
+    return MLP(config.mlp_dim, config.emb_dim, config.mlp_activations, config.dropout_rate, config.numerics)
 
 
 class EncoderLayer(nn.Module):
@@ -219,7 +220,7 @@ class Decoder(nn.Module):
         self.decoder_norm = _norm(c)
         self.dropout = Dropout(c.dropout_rate)
         if not c.tied_head:
-            self.logits_dense = Head(c.vocab_size)
+            self.logits_dense = Head(c.vocab_size, c.numerics)
 
     def __call__(self, x: Array, encoded: Array, segments: Array, encoded_segments: Array) -> Array:
         """Embedded targets [b, t, m], encoded [b, s, m], segment numbers of both -> [b, t, m], normed."""
@@ -261,7 +262,7 @@ class Transformer(nn.Module):
 
     def setup(self) -> None:
         c = self.config
-        self.token_embedder = Embed(c.vocab_size, c.emb_dim, c.precision)
+        self.token_embedder = Embed(c.vocab_size, c.emb_dim, c.numerics)
         self.encoder = Encoder(c)
         self.decoder = Decoder(c)
 

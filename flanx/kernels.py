@@ -1,0 +1,154 @@
+"""Attention and products tuned for XLA's CPU compiler: what models with kernels "tuned" use.
+
+They compute what the plain ones of `flanx.models` compute, with gradients of their own (`jax.custom_vjp`): reverse mode
+works, `jax.jvp` and `jax.hessian` do not. On any backend attention keeps fewer arrays for the backward pass, and the
+gradients of kernels stay float32 under bfloat16 activations. Letters of shapes: see `flanx.models.layers`.
+
+Kept is what takes 5% or more off the processor time of a training step (`benchmarks/train_step.py`, in which each was
+replaced by the plain form, measured in turns): `product` 19%, `attend` 9%, of which the sum over rows 8%.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+Array = jax.Array
+
+KERNELS = ("plain", "tuned")
+MASKED = -1e10  # T5X's logit of a masked pair; finite, so that a row without any key stays finite
+TILE = 2**18  # scores in a tile on a CPU: 1 MiB, a core's second-level cache
+SMALLEST = 2**14  # queries times keys of a row from which on tiles pay
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def product(x: Array, kernel: Array, out_dtype: jnp.dtype) -> Array:
+    """`layers.product`, whose gradient of the kernel transposes x.
+
+    XLA's CPU compiler transposes the result's gradient instead, and computes the arithmetic that makes it inside of
+    that copy, number by number, which costs as much as the product itself.
+    """
+    return jnp.matmul(x, kernel.astype(x.dtype), preferred_element_type=out_dtype)
+
+
+def _product_forward(x: Array, kernel: Array, out_dtype: jnp.dtype) -> tuple[Array, tuple[Array, Array]]:
+    return product(x, kernel, out_dtype), (x, kernel)
+
+
+def _product_backward(out_dtype: jnp.dtype, residual: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+    x, kernel = residual
+    gradient = gradient.astype(x.dtype)
+    tokens = tuple(range(x.ndim - 1))
+    of_x = lax.dot_general(gradient, kernel.astype(x.dtype), (((x.ndim - 1,), (1,)), ((), ())))
+    return of_x, lax.dot_general(x, gradient, ((tokens, tokens), ((), ())), preferred_element_type=jnp.float32)
+
+
+product.defvjp(_product_forward, _product_backward)
+
+
+@jax.custom_vjp
+def attend(query: Array, key: Array, value: Array, bias: Array | None, mask: Array | None) -> Array:
+    """`attention.attend_plainly`, but divides by the softmax's sum after the product with values.
+
+    So neither pass makes the array of normalized weights, and the gradient needs no sum over the keys. Where no
+    gradient is computed, a single CPU device works tile by tile.
+    """
+
+    def whole(*arrays: Any) -> Array:
+        return _attend_forward(*arrays)[0]
+
+    arrays = (query, key, value, bias, mask)
+    (queries, keys), single = (query.shape[1], key.shape[1]), query.dtype == jnp.float32
+    by_tiles = single and queries > 1 and queries * keys >= SMALLEST
+    if not by_tiles or jax.sharding.get_abstract_mesh().size > 1:  # tiles of rows on several devices are not sequential
+        return whole(*arrays)
+    return lax.platform_dependent(*arrays, cpu=_attend_by_tile, default=whole)
+
+
+def _attend_by_tile(query: Array, key: Array, value: Array, bias: Array | None, mask: Array | None) -> Array:
+    """`attend` in float32, one head and some queries of one row at a time: scores stay in a core's own cache.
+
+    As one product over all rows and heads the same takes twice the time: XLA's CPU code writes the scores to memory and
+    reads them again for their maximum, for the exponentials, for their sum and for the product with the values.
+    """
+    (b, q, h, d), k = query.shape, key.shape[1]
+    length = max((n for n in range(32, q + 1) if q % n == 0 and n * k <= TILE), default=q)
+    parts = q // length
+    queries, keys, values = map(heads_first, (query, key, value))
+
+    def tile(number: Array) -> Array:
+        row, head, first = number // (h * parts), number // parts % h, number % parts * length
+
+        def cut(x: Array, size: int) -> Array:
+            """x [b, h, size or more, n] -> [size, n]; an axis of one serves all rows, heads or queries."""
+            start = (row if x.shape[0] > 1 else 0, head if x.shape[1] > 1 else 0, first if x.shape[2] > size else 0, 0)
+            return lax.dynamic_slice(x, start, (1, 1, min(size, x.shape[2]), x.shape[3]))[0, 0]
+
+        scores = cut(queries, length) @ cut(keys, k).T
+        if bias is not None:
+            scores += cut(bias, length)
+        if mask is not None:
+            scores = jnp.where(cut(mask, length), scores, MASKED)
+        weights = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True))
+        return weights @ cut(values, k) / jnp.sum(weights, axis=-1, keepdims=True)
+
+    return heads_first(lax.map(tile, jnp.arange(b * h * parts)).reshape(b, h, q, d))
+
+
+def operand(keys: Array) -> tuple[str, Array]:
+    """Keys or values as an einsum's operand: a single head [b, k, 1, d] has no letter and meets every query's head."""
+    return ("bkhd", keys) if keys.shape[2] > 1 else ("bkd", keys[:, :, 0])
+
+
+def heads_first(x: Array) -> Array:
+    """[b, k, h, d] -> [b, h, k, d] (or back), the layout of a cache: one query's product with it is one per head.
+
+    In the other layout XLA's CPU compiler transposes the whole cache at every step, at seven times the cost.
+    """
+    return jnp.swapaxes(x, 1, 2)
+
+
+def _attend_forward(
+    query: Array, key: Array, value: Array, bias: Array | None, mask: Array | None
+) -> tuple[Array, tuple[Any, ...]]:
+    (k, keys), (v, values) = operand(key), operand(value)
+    scores = jnp.einsum(f"bqhd,{k}->bhqk", query, keys, preferred_element_type=jnp.float32)
+    if bias is not None:
+        scores += jnp.broadcast_to(bias, scores.shape)
+    if mask is not None:
+        scores = jnp.where(mask, scores, MASKED)
+    weights = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True))
+    total = jnp.swapaxes(jnp.sum(weights, axis=-1), 1, 2)[..., None]  # [b, q, h, 1]
+    weights = weights.astype(value.dtype)
+    attended = jnp.einsum(f"bhqk,{v}->bqhd", weights, values, preferred_element_type=jnp.float32) / total
+    return attended.astype(value.dtype), (query, key, value, bias, weights, total, attended)
+
+
+def _attend_backward(residual: tuple[Any, ...], gradient: Array) -> tuple[Array | None, ...]:
+    query, key, value, bias, weights, total, attended = residual
+    (k, keys), (v, values) = operand(key), operand(value)
+    gradient = gradient / total  # float32
+    inner = jnp.swapaxes(jnp.sum(gradient * attended, axis=-1), 1, 2)[..., None]  # [b, h, q, 1]
+    gradient = gradient.astype(value.dtype)
+    of_value = jnp.einsum(f"bhqk,bqhd->{v}", weights, gradient).astype(value.dtype).reshape(value.shape)
+    of_scores = jnp.einsum(f"bqhd,{v}->bhqk", gradient, values, preferred_element_type=jnp.float32)
+    of_scores = weights * (of_scores - inner)
+    of_bias = None if bias is None else _sum_rows(of_scores) if bias.shape[0] == 1 else of_scores
+    of_scores = of_scores.astype(query.dtype)
+    of_query = jnp.einsum(f"bhqk,{k}->bqhd", of_scores, keys)
+    of_key = jnp.einsum(f"bhqk,bqhd->{k}", of_scores, query).reshape(key.shape)
+    return of_query, of_key, of_value, of_bias, None
+
+
+attend.defvjp(_attend_forward, _attend_backward)
+
+
+def _sum_rows(x: Array) -> Array:
+    """x [b, ...] summed to [1, ...]; on a CPU as a product, as XLA takes forty times longer for such a sum there."""
+
+    def by_product(x: Array) -> Array:
+        return jnp.tensordot(jnp.ones((1, x.shape[0]), x.dtype), x, (1, 0), precision=lax.Precision.HIGHEST)
+
+    return lax.platform_dependent(x, cpu=by_product, default=lambda x: jnp.sum(x, axis=0, keepdims=True))
