@@ -93,7 +93,7 @@ def main() -> None:
     keep_freed_memory()  # as `flanx evaluate` does
     sizes = SMALL if args.size == "small" else XL
     count, new, repeats = (16 if args.quick else 64), 64, (1 if args.quick else 2)
-    model = t5.T5(**sizes, kernels="tuned", dtype="float32" if args.size == "small" else "bfloat16")
+    model = t5.T5(**sizes, dtype="float32" if args.size == "small" else "bfloat16")
     params = jax.jit(lambda key: nn.unbox(model.init(key)))(jax.random.key(0))
     rng = np.random.default_rng(0)
     prompts = rng.integers(3, 32_000, size=(count, 512))

@@ -19,8 +19,6 @@ Array = jax.Array
 
 KERNELS = ("plain", "tuned")
 MASKED = -1e10  # T5X's logit of a masked pair; finite, so that a row without any key stays finite
-TILE = 2**18  # scores in a tile on a CPU: 1 MiB, a core's second-level cache
-SMALLEST = 2**14  # queries times keys of a row from which on tiles pay
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -52,62 +50,14 @@ product.defvjp(_product_forward, _product_backward)
 def attend(query: Array, key: Array, value: Array, bias: Array | None, mask: Array | None) -> Array:
     """`attention.attend_plainly`, but divides by the softmax's sum after the product with values.
 
-    So neither pass makes the array of normalized weights, and the gradient needs no sum over the keys. Where no
-    gradient is computed, a single CPU device works tile by tile.
+    So neither pass makes the array of normalized weights, and the gradient needs no sum over the keys.
     """
-
-    def whole(*arrays: Any) -> Array:
-        return _attend_forward(*arrays)[0]
-
-    arrays = (query, key, value, bias, mask)
-    (queries, keys), single = (query.shape[1], key.shape[1]), query.dtype == jnp.float32
-    by_tiles = single and queries > 1 and queries * keys >= SMALLEST
-    if not by_tiles or jax.sharding.get_abstract_mesh().size > 1:  # tiles of rows on several devices are not sequential
-        return whole(*arrays)
-    return lax.platform_dependent(*arrays, cpu=_attend_by_tile, default=whole)
-
-
-def _attend_by_tile(query: Array, key: Array, value: Array, bias: Array | None, mask: Array | None) -> Array:
-    """`attend` in float32, one head and some queries of one row at a time: scores stay in a core's own cache.
-
-    As one product over all rows and heads the same takes twice the time: XLA's CPU code writes the scores to memory and
-    reads them again for their maximum, for the exponentials, for their sum and for the product with the values.
-    """
-    (b, q, h, d), k = query.shape, key.shape[1]
-    length = max((n for n in range(32, q + 1) if q % n == 0 and n * k <= TILE), default=q)
-    parts = q // length
-    queries, keys, values = map(heads_first, (query, key, value))
-
-    def tile(number: Array) -> Array:
-        row, head, first = number // (h * parts), number // parts % h, number % parts * length
-
-        def cut(x: Array, size: int) -> Array:
-            """x [b, h, size or more, n] -> [size, n]; an axis of one serves all rows, heads or queries."""
-            start = (row if x.shape[0] > 1 else 0, head if x.shape[1] > 1 else 0, first if x.shape[2] > size else 0, 0)
-            return lax.dynamic_slice(x, start, (1, 1, min(size, x.shape[2]), x.shape[3]))[0, 0]
-
-        scores = cut(queries, length) @ cut(keys, k).T
-        if bias is not None:
-            scores += cut(bias, length)
-        if mask is not None:
-            scores = jnp.where(cut(mask, length), scores, MASKED)
-        weights = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True))
-        return weights @ cut(values, k) / jnp.sum(weights, axis=-1, keepdims=True)
-
-    return heads_first(lax.map(tile, jnp.arange(b * h * parts)).reshape(b, h, q, d))
+    return _attend_forward(query, key, value, bias, mask)[0]
 
 
 def operand(keys: Array) -> tuple[str, Array]:
     """Keys or values as an einsum's operand: a single head [b, k, 1, d] has no letter and meets every query's head."""
     return ("bkhd", keys) if keys.shape[2] > 1 else ("bkd", keys[:, :, 0])
-
-
-def heads_first(x: Array) -> Array:
-    """[b, k, h, d] -> [b, h, k, d] (or back), the layout of a cache: one query's product with it is one per head.
-
-    In the other layout XLA's CPU compiler transposes the whole cache at every step, at seven times the cost.
-    """
-    return jnp.swapaxes(x, 1, 2)
 
 
 def _attend_forward(

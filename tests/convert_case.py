@@ -4,10 +4,10 @@ import dataclasses
 
 import numpy as np
 
-from flanx.convert.lazy_tensor import Tensor, held
-from flanx.convert.t5_shapes import Layout
+from flanx.convert.lazy_tensor import LazyTensor, in_memory
+from flanx.convert.t5_shapes import T5Sizes
 
-SMALL = Layout(
+SMALL = T5Sizes(
     vocab_size=160,
     emb_dim=128,
     num_heads=4,
@@ -22,17 +22,17 @@ ONE_LAYER = dataclasses.replace(SMALL, num_encoder_layers=1, num_decoder_layers=
 PLAIN_TIED = dataclasses.replace(SMALL, gated=False, tied=True)
 
 
-def draw(layout: Layout = SMALL, optimizer: bool = False, step: int = 7) -> dict[str, Tensor]:
-    """Random parameters of a layout, small enough for sane logits; with Adafactor's state and a step if asked for."""
+def draw(sizes: T5Sizes = SMALL, optimizer: bool = False, step: int = 7) -> dict[str, LazyTensor]:
+    """Random parameters of a sizes, small enough for sane logits; with Adafactor's state and a step if asked for."""
     rng = np.random.default_rng(0)
 
-    def normal(shape: tuple[int, ...]) -> Tensor:
-        return held((0.1 * rng.standard_normal(shape)).astype(np.float32))
+    def normal(shape: tuple[int, ...]) -> LazyTensor:
+        return in_memory((0.1 * rng.standard_normal(shape)).astype(np.float32))
 
-    tensors = {f"target/{name}": normal(shape) for name, shape in layout.shapes().items()}
+    tensors = {f"target/{name}": normal(shape) for name, shape in sizes.shapes().items()}
     if optimizer:
-        tensors["state/step"] = held(np.asarray(step, np.int32))
-        for name, shape in layout.shapes().items():
+        tensors["state/step"] = in_memory(np.asarray(step, np.int32))
+        for name, shape in sizes.shapes().items():
             moments = dict.fromkeys(("m", "v", "v_row", "v_col"), (1,))
             if len(shape) == 2 and min(shape) >= 128:
                 second, largest = np.argsort(shape, kind="stable")
@@ -40,17 +40,17 @@ def draw(layout: Layout = SMALL, optimizer: bool = False, step: int = 7) -> dict
             else:
                 moments["v"] = shape
             for moment, size in moments.items():
-                zeros = held(np.zeros((1,), np.float32))
+                zeros = in_memory(np.zeros((1,), np.float32))
                 tensors[f"state/param_states/{name}/{moment}"] = zeros if size == (1,) else normal(size)
     return tensors
 
 
-def values(tensors: dict[str, Tensor]) -> dict[str, np.ndarray]:
+def values(tensors: dict[str, LazyTensor]) -> dict[str, np.ndarray]:
     """Everything read."""
     return {name: np.asarray(tensor.read()) for name, tensor in tensors.items()}
 
 
-def assert_same(left: dict[str, Tensor], right: dict[str, Tensor]) -> None:
+def assert_same(left: dict[str, LazyTensor], right: dict[str, LazyTensor]) -> None:
     """The same names, dtypes and bits."""
     a, b = values(left), values(right)
     assert a.keys() == b.keys()

@@ -15,9 +15,9 @@ from flanx import checkpoint, optim, train, train_step
 from flanx.checkpoint import RestoreCheckpointConfig
 from flanx.cli import main
 from flanx.convert import flanx_format, hf, logit_parity, orbax_item, t5x
-from flanx.convert.lazy_tensor import BFLOAT16, Tensor, fingerprint, held, nest, parameters
-from flanx.convert.storage import at
-from flanx.convert.t5_shapes import Layout
+from flanx.convert.lazy_tensor import BFLOAT16, LazyTensor, fingerprint, in_memory, nest, parameters
+from flanx.convert.storage import open_storage
+from flanx.convert.t5_shapes import T5Sizes
 from flanx.errors import UserError
 from tests.convert_case import ONE_LAYER, SMALL, assert_same, draw
 
@@ -26,7 +26,7 @@ from tests.convert_case import ONE_LAYER, SMALL, assert_same, draw
 def theirs(tmp_path: pathlib.Path) -> pathlib.Path:
     """A T5X checkpoint of step 7 with an optimizer state."""
     folder = tmp_path / "t5x" / "checkpoint_7"
-    t5x.write_legacy(at(folder), draw(optimizer=True), 7)
+    t5x.write_legacy(open_storage(folder), draw(optimizer=True), 7)
     return folder
 
 
@@ -41,7 +41,7 @@ def test_t5x_to_flanx_and_back_keeps_every_bit_and_the_step(theirs: pathlib.Path
     note = json.loads((tmp_path / "ours" / "flanx_convert.json").read_text())
     assert note["fingerprint"] == mark and note["step"] == 7 and note["from"] == "t5x"
     assert convert(tmp_path / "ours", tmp_path / "back", "--to", "t5x") == 0
-    assert_same(t5x.read_legacy(at(tmp_path / "back" / "checkpoint_7")), draw(optimizer=True))
+    assert_same(t5x.read_legacy(open_storage(tmp_path / "back" / "checkpoint_7")), draw(optimizer=True))
     assert not list(tmp_path.glob("*.partial"))
 
 
@@ -49,14 +49,14 @@ def test_flanx_to_hf_and_back_keeps_every_bit(theirs: pathlib.Path, tmp_path: pa
     assert convert(theirs, tmp_path / "ours", "--drop-optimizer") == 0
     assert convert(tmp_path / "ours", tmp_path / "hf", "--to", "hf") == 0
     assert convert(tmp_path / "hf", tmp_path / "back") == 0
-    assert_same(flanx.convert.open_source(tmp_path / "back").tensors, draw())
+    assert_same(flanx.convert.open_checkpoint(tmp_path / "back").tensors, draw())
 
 
 def test_bfloat16_widens_back_to_the_same_values(theirs: pathlib.Path, tmp_path: pathlib.Path):
     assert convert(theirs, tmp_path / "half", "--to", "hf", "--dtype", "bfloat16") == 0
     assert convert(tmp_path / "half", tmp_path / "ours") == 0
     assert convert(tmp_path / "ours", tmp_path / "again", "--to", "hf", "--dtype", "bfloat16") == 0
-    ours = flanx.convert.open_source(tmp_path / "ours").tensors
+    ours = flanx.convert.open_checkpoint(tmp_path / "ours").tensors
     assert {tensor.dtype for tensor in ours.values()} == {np.dtype(np.float32)}
     assert fingerprint(ours) == fingerprint({name: tensor.cast(BFLOAT16) for name, tensor in draw().items()})
     name = "model.safetensors"
@@ -64,9 +64,9 @@ def test_bfloat16_widens_back_to_the_same_values(theirs: pathlib.Path, tmp_path:
 
 
 def test_a_checkpoint_without_optimizer_state_goes_to_t5x_with_a_fresh_one(tmp_path: pathlib.Path):
-    hf.write(at(tmp_path / "hf"), draw(), SMALL, {})
+    hf.write(open_storage(tmp_path / "hf"), draw(), SMALL, {})
     assert convert(tmp_path / "hf", tmp_path / "out", "--to", "t5x") == 0
-    source = flanx.convert.open_source(tmp_path / "out" / "checkpoint_0")
+    source = flanx.convert.open_checkpoint(tmp_path / "out" / "checkpoint_0")
     like = draw(optimizer=True)
     assert {name: t.shape for name, t in source.tensors.items()} == {name: t.shape for name, t in like.items()}
     assert source.step == 0
@@ -74,12 +74,12 @@ def test_a_checkpoint_without_optimizer_state_goes_to_t5x_with_a_fresh_one(tmp_p
 
 
 def test_another_model_goes_between_flanx_and_t5x(tmp_path: pathlib.Path, capsys):
-    palm = {"target/decoder/layers_0/mlp/wi/kernel": held(np.ones((4, 6), np.float32))}
-    t5x.write_legacy(at(tmp_path / "checkpoint_0"), palm, 0)
+    palm = {"target/decoder/layers_0/mlp/wi/kernel": in_memory(np.ones((4, 6), np.float32))}
+    t5x.write_legacy(open_storage(tmp_path / "checkpoint_0"), palm, 0)
     assert convert(tmp_path / "checkpoint_0", tmp_path / "ours") == 0
-    assert_same(flanx.convert.open_source(tmp_path / "ours").tensors, palm)
+    assert_same(flanx.convert.open_checkpoint(tmp_path / "ours").tensors, palm)
     assert convert(tmp_path / "ours", tmp_path / "hf", "--to", "hf") == 2
-    assert "is no T5" in capsys.readouterr().err
+    assert "is not a T5" in capsys.readouterr().err
 
 
 def mesh() -> jax.sharding.Mesh:
@@ -95,7 +95,7 @@ def spread(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
 
 def test_a_converted_run_resumes_on_a_mesh_with_its_optimizer_state(tmp_path: pathlib.Path):
     want = draw(ONE_LAYER, optimizer=True)
-    t5x.write_legacy(at(tmp_path / "theirs"), want, 7)
+    t5x.write_legacy(open_storage(tmp_path / "theirs"), want, 7)
     assert convert(tmp_path / "theirs", tmp_path / "run") == 0
     model, optimizer = logit_parity.model(ONE_LAYER, {}), optim.adafactor(1e-3)
     abstract = jax.eval_shape(train_step.Trainer(model, optimizer).init)
@@ -115,21 +115,21 @@ def test_a_converted_run_resumes_on_a_mesh_with_its_optimizer_state(tmp_path: pa
     saved.save(state)
     saved.close()
     assert convert(tmp_path / "saved", tmp_path / "out", "--to", "t5x") == 0
-    assert_same(t5x.read_legacy(at(tmp_path / "out" / "checkpoint_7")), want)
+    assert_same(t5x.read_legacy(open_storage(tmp_path / "out" / "checkpoint_7")), want)
     checkpoint.save_params(tmp_path / "bare", state.params)
-    assert_same(flanx.convert.open_source(tmp_path / "bare").tensors, draw(ONE_LAYER))
+    assert_same(flanx.convert.open_checkpoint(tmp_path / "bare").tensors, draw(ONE_LAYER))
 
 
 @pytest.mark.parametrize("version", ["0_1_0"])
 def test_a_run_of_every_version_is_read(version: str, tmp_path: pathlib.Path):
     """A run that this version saved after one step; a version that changes the form of runs adds its own here."""
     kept = pathlib.Path(__file__).parent / "checkpoints" / f"flanx_{version}"
-    layout = Layout(8, 4, 2, 2, 6, 1, 1, gated=True, tied=False)
-    source = flanx.convert.open_source(kept)
-    assert source.layout == layout and source.step == 1
+    sizes = T5Sizes(8, 4, 2, 2, 6, 1, 1, gated=True, tied=False)
+    source = flanx.convert.open_checkpoint(kept)
+    assert source.sizes == sizes and source.step == 1
     assert fingerprint(source.tensors) == "3185a31e5d3d00590fc17e8438da0ad3f61d0038b5560234dd7954c4e7fd60e5"
     run = shutil.copytree(kept, tmp_path / "run")  # Orbax may tidy up where it reads
-    model, optimizer = logit_parity.model(layout, {}), optim.adafactor(1e-3)
+    model, optimizer = logit_parity.model(sizes, {}), optim.adafactor(1e-3)
     abstract = jax.eval_shape(train_step.Trainer(model, optimizer).init)
     state = checkpoint.Checkpoints(run).restore(jax.tree.map(spread, abstract))
     assert int(state.opt_state.count) == 1
@@ -155,7 +155,9 @@ def test_an_optimizer_that_t5x_does_not_have_is_named(tmp_path: pathlib.Path, ca
 def test_an_optimizer_that_is_not_at_the_runs_step_is_refused(tmp_path: pathlib.Path, capsys):
     """T5X keeps one number for both; a run that starts from a parent's step has two."""
     moments = {("opt_state", "count"): np.int32(3), ("step",): np.int32(5), ("params", "decoder", "x"): np.ones(2)}
-    orbax_item.write(at(tmp_path / "run" / "default"), [(keys, held(np.asarray(v))) for keys, v in moments.items()])
+    orbax_item.write(
+        open_storage(tmp_path / "run" / "default"), [(keys, in_memory(np.asarray(v))) for keys, v in moments.items()]
+    )
     assert convert(tmp_path / "run", tmp_path / "out", "--to", "t5x") == 2
     assert "5 steps but 3 updates" in capsys.readouterr().err
     assert convert(tmp_path / "run", tmp_path / "out", "--to", "t5x", "--drop-optimizer") == 0
@@ -164,11 +166,11 @@ def test_an_optimizer_that_is_not_at_the_runs_step_is_refused(tmp_path: pathlib.
 @pytest.mark.parametrize("form", ["t5x", "hf", "flanx"])
 def test_every_format_is_placed_straight_on_a_mesh(tmp_path: pathlib.Path, form: str):
     if form == "hf":
-        hf.write(at(tmp_path), draw(), SMALL, {})
+        hf.write(open_storage(tmp_path), draw(), SMALL, {})
     elif form == "t5x":
-        t5x.write_legacy(at(tmp_path), draw(), 0)
+        t5x.write_legacy(open_storage(tmp_path), draw(), 0)
     else:
-        flanx_format.write(at(tmp_path), draw())
+        flanx_format.write(open_storage(tmp_path), draw())
     shapes = {name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in SMALL.shapes().items()}
     target = jax.tree.map(spread, nest(shapes))
     params = flanx.convert.restore(tmp_path, target)
@@ -177,11 +179,11 @@ def test_every_format_is_placed_straight_on_a_mesh(tmp_path: pathlib.Path, form:
 
 
 def test_a_device_reads_its_own_part_alone(tmp_path: pathlib.Path):
-    t5x.write_legacy(at(tmp_path), draw(), 0)
-    source = flanx.convert.open_source(tmp_path)
+    t5x.write_legacy(open_storage(tmp_path), draw(), 0)
+    source = flanx.convert.open_checkpoint(tmp_path)
     name = "token_embedder/embedding"
     inner, asked = source.tensors[f"target/{name}"], []
-    watched = Tensor(inner.shape, inner.dtype, lambda index: (asked.append(index[0]), inner.fetch(index))[1])
+    watched = LazyTensor(inner.shape, inner.dtype, lambda index: (asked.append(index[0]), inner.fetch(index))[1])
     source.tensors[f"target/{name}"] = watched
     shapes = {key: jax.ShapeDtypeStruct(shape, np.float32) for key, shape in SMALL.shapes().items()}
     flanx.convert.restore(source, jax.tree.map(spread, nest(shapes)))
@@ -191,13 +193,13 @@ def test_a_device_reads_its_own_part_alone(tmp_path: pathlib.Path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: s.update(extra=s["token_embedder/embedding"]), "has no 'extra', which the model wants"),
+        (lambda s: s.update(extra=s["token_embedder/embedding"]), "has no 'extra', which the model needs"),
         (lambda s: s.pop("encoder/encoder_norm/scale"), "holds 'encoder/encoder_norm/scale', which the model does not"),
         (lambda s: s.update({"encoder/encoder_norm/scale": (64,)}), r"'encoder/encoder_norm/scale' is \[128\]"),
     ],
 )
 def test_a_model_that_does_not_fit_is_refused_by_name(tmp_path: pathlib.Path, change, message: str):
-    t5x.write_legacy(at(tmp_path), draw(), 0)
+    t5x.write_legacy(open_storage(tmp_path), draw(), 0)
     shapes = SMALL.shapes()
     change(shapes)
     with pytest.raises(UserError, match=message):
@@ -205,15 +207,15 @@ def test_a_model_that_does_not_fit_is_refused_by_name(tmp_path: pathlib.Path, ch
 
 
 def test_a_recipe_that_names_its_parent_refuses_another(tmp_path: pathlib.Path):
-    t5x.write_legacy(at(tmp_path / "a"), draw(), 0)
-    hf.write(at(tmp_path / "b"), draw(), SMALL, {})
+    t5x.write_legacy(open_storage(tmp_path / "a"), draw(), 0)
+    hf.write(open_storage(tmp_path / "b"), draw(), SMALL, {})
     mark = flanx.convert.expect_parent(tmp_path / "a", None)
     assert flanx.convert.expect_parent(tmp_path / "b", mark) == mark
     other = draw()
-    other["target/encoder/encoder_norm/scale"] = held(
+    other["target/encoder/encoder_norm/scale"] = in_memory(
         other["target/encoder/encoder_norm/scale"].read() + np.float32(1e-6)
     )
-    t5x.write_legacy(at(tmp_path / "c"), other, 0)
+    t5x.write_legacy(open_storage(tmp_path / "c"), other, 0)
     with pytest.raises(UserError, match=f"the recipe's parent is {mark}"):
         flanx.convert.expect_parent(tmp_path / "c", mark)
 
@@ -227,26 +229,26 @@ def test_layers_are_stacked_for_a_model_that_scans_them(theirs: pathlib.Path, tm
     wo = [draw(optimizer=True)[f"target/decoder/layers_{i}/mlp/wo/kernel"].read() for i in range(3)]
     np.testing.assert_array_equal(state.params["decoder"]["layers"]["mlp"]["wo"]["kernel"], np.stack(wo))
     assert convert(tmp_path / "run", tmp_path / "back", "--to", "t5x") == 0
-    assert_same(t5x.read_legacy(at(tmp_path / "back" / "checkpoint_7")), draw(optimizer=True))
+    assert_same(t5x.read_legacy(open_storage(tmp_path / "back" / "checkpoint_7")), draw(optimizer=True))
 
 
 @pytest.mark.slow
 def test_an_mt5_goes_out_as_an_mt5(tmp_path: pathlib.Path):
     pytest.importorskip("transformers", reason="transformers is in the extra hf")
-    layout = dataclasses.replace(ONE_LAYER, vocab_size=250_112, emb_dim=8, head_dim=2, mlp_dim=8)
-    t5x.write_legacy(at(tmp_path / "checkpoint_0"), draw(layout), 0)
+    sizes = dataclasses.replace(ONE_LAYER, vocab_size=250_112, emb_dim=8, head_dim=2, mlp_dim=8)
+    t5x.write_legacy(open_storage(tmp_path / "checkpoint_0"), draw(sizes), 0)
     assert convert(tmp_path / "checkpoint_0", tmp_path / "out", "--to", "hf", "--verify") == 0
     assert json.loads((tmp_path / "out" / "config.json").read_text())["model_type"] == "mt5"
     assert convert(tmp_path / "out", tmp_path / "back") == 0
-    assert fingerprint(flanx.convert.open_source(tmp_path / "back").tensors) == fingerprint(draw(layout))
+    assert fingerprint(flanx.convert.open_checkpoint(tmp_path / "back").tensors) == fingerprint(draw(sizes))
 
 
 @pytest.mark.parametrize("form", ["t5x", "hf"])
 def test_a_run_starts_from_another_format_without_a_copy(tmp_path: pathlib.Path, form: str):
     if form == "hf":
-        hf.write(at(tmp_path), draw(), SMALL, {})
+        hf.write(open_storage(tmp_path), draw(), SMALL, {})
     else:
-        t5x.write_legacy(at(tmp_path), draw(), 0)
+        t5x.write_legacy(open_storage(tmp_path), draw(), 0)
     shapes = {name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in SMALL.shapes().items()}
     params = checkpoint.load_params(tmp_path, jax.tree.map(spread, nest(shapes)))
     assert fingerprint(params) == fingerprint(draw())
@@ -254,7 +256,7 @@ def test_a_run_starts_from_another_format_without_a_copy(tmp_path: pathlib.Path,
 
 def test_a_run_records_its_parent_and_refuses_another(tmp_path: pathlib.Path):
     parent, run = tmp_path / "parent", tmp_path / "run"
-    t5x.write_legacy(at(parent), draw(ONE_LAYER), 0)
+    t5x.write_legacy(open_storage(parent), draw(ONE_LAYER), 0)
     mark = fingerprint(draw(ONE_LAYER))
     recorded = {"initial_checkpoint_path": str(parent), "initial_checkpoint_fingerprint": mark}
     assert train.parent_metadata(run, RestoreCheckpointConfig(str(parent))) == recorded
@@ -271,10 +273,10 @@ def test_a_run_records_its_parent_and_refuses_another(tmp_path: pathlib.Path):
 FORMS = {"gated_untied": ONE_LAYER, "plain_tied": dataclasses.replace(ONE_LAYER, gated=False, tied=True)}
 
 
-@pytest.mark.parametrize("layout", FORMS.values(), ids=FORMS.keys())
-def test_verify_holds_against_transformers(tmp_path: pathlib.Path, layout: Layout, capsys):
+@pytest.mark.parametrize("sizes", FORMS.values(), ids=FORMS.keys())
+def test_verify_holds_against_transformers(tmp_path: pathlib.Path, sizes: T5Sizes, capsys):
     pytest.importorskip("transformers", reason="transformers is in the extra hf")
-    t5x.write_legacy(at(tmp_path / "checkpoint_0"), draw(layout), 0)
+    t5x.write_legacy(open_storage(tmp_path / "checkpoint_0"), draw(sizes), 0)
     assert convert(tmp_path / "checkpoint_0", tmp_path / "out", "--verify") == 0
     printed = capsys.readouterr().out
     assert "argmax agreement 100.00%: the same" in printed and "read back: the same" in printed
@@ -283,8 +285,8 @@ def test_verify_holds_against_transformers(tmp_path: pathlib.Path, layout: Layou
 
 def golden_of(folder: pathlib.Path) -> pathlib.Path:
     """A golden as a machine with transformers would leave it, with flanx's logits for transformers'."""
-    source = flanx.convert.open_source(folder)
-    inputs, targets = logit_parity.prompts(source.layout.vocab_size)
+    source = flanx.convert.open_checkpoint(folder)
+    inputs, targets = logit_parity.prompts(source.sizes.vocab_size)
     logits = logit_parity.flanx_logits(source, {}, inputs, targets)
     np.savez(folder / "golden.npz", inputs=inputs, targets=targets, logits=logits)
     return folder / "golden.npz"
@@ -294,7 +296,7 @@ def test_verify_without_transformers_takes_a_golden_and_its_exit_status_is_the_p
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys
 ):
     theirs = tmp_path / "checkpoint_0"
-    t5x.write_legacy(at(theirs), draw(ONE_LAYER), 0)
+    t5x.write_legacy(open_storage(theirs), draw(ONE_LAYER), 0)
     monkeypatch.setattr(logit_parity, "has_transformers", lambda: False)
     good = golden_of(theirs)
     assert convert(theirs, tmp_path / "good", "--verify", "--golden", good) == 0
@@ -310,7 +312,7 @@ def test_verify_without_transformers_takes_a_golden_and_its_exit_status_is_the_p
     assert f"no file {theirs}/parity.npz" in capsys.readouterr().err
     bad.write_text("not a golden")
     assert convert(theirs, tmp_path / "none", "--verify", "--golden", bad) == 2
-    assert "is no golden of --verify" in capsys.readouterr().err
+    assert "is not a golden of --verify" in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
 
 
@@ -320,7 +322,7 @@ def test_a_golden_of_transformers_that_lies_with_the_tests_holds(
 ):
     """What `--verify` left beside these drawn checkpoints where transformers 5.23 was installed."""
     theirs = tmp_path / "checkpoint_0"
-    t5x.write_legacy(at(theirs), draw(FORMS[name]), 0)
+    t5x.write_legacy(open_storage(theirs), draw(FORMS[name]), 0)
     golden = pathlib.Path(__file__).parent / "golden" / f"parity_{name}.npz"
     monkeypatch.setattr(logit_parity, "has_transformers", lambda: False)
     assert convert(theirs, tmp_path / "out", "--verify", "--golden", golden) == 0
@@ -357,7 +359,7 @@ def test_a_source_that_is_damaged_leaves_nothing_behind(theirs: pathlib.Path, tm
         (("t5x", "out", "--dtype", "float16"), "activations overflow float16"),
         (("t5x", "out", "--dtype", "int8"), "no dtype 'int8'"),
         (("t5x", "out", "--from", "hf"), "config.json"),
-        (("ours", "out"), "say --to t5x or --to hf"),
+        (("ours", "out"), "add --to t5x or --to hf"),
         (("t5x", "out", "--to", "hf", "--stacked"), "leave it out for --to hf"),
     ],
 )
@@ -367,7 +369,7 @@ def test_bad_input_is_one_line_and_status_2(
     (tmp_path / "empty").mkdir()
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").touch()
-    flanx_format.write(at(tmp_path / "ours"), draw())
+    flanx_format.write(open_storage(tmp_path / "ours"), draw())
     source, dest, *flags = arguments
     assert convert(tmp_path / source, tmp_path / dest, *flags) == 2
     error = capsys.readouterr().err
@@ -386,17 +388,17 @@ print(status, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["flanx", "t5x", "hf"])
 def test_peak_memory_is_under_twice_the_largest_tensor_and_a_gigabyte(tmp_path: pathlib.Path, kind: str):
-    layout = Layout(32_128, 1024, 16, 64, 2816, 12, 12, gated=True, tied=False)
-    largest, total = 32_128 * 1024 * 4, sum(4 * int(np.prod(shape)) for shape in layout.shapes().values())
+    sizes = T5Sizes(32_128, 1024, 16, 64, 2816, 12, 12, gated=True, tied=False)
+    largest, total = 32_128 * 1024 * 4, sum(4 * int(np.prod(shape)) for shape in sizes.shapes().values())
 
-    def zeros(shape: tuple[int, ...]) -> Tensor:  # drawn when asked for: the test holds no checkpoint either
-        return Tensor(shape, np.dtype(np.float32), lambda index: np.zeros(shape, np.float32)[index])
+    def zeros(shape: tuple[int, ...]) -> LazyTensor:  # drawn when asked for: the test holds no checkpoint either
+        return LazyTensor(shape, np.dtype(np.float32), lambda index: np.zeros(shape, np.float32)[index])
 
-    tensors = {f"target/{name}": zeros(shape) for name, shape in layout.shapes().items()}
+    tensors = {f"target/{name}": zeros(shape) for name, shape in sizes.shapes().items()}
     if kind == "flanx":
-        hf.write(at(tmp_path / "in"), tensors, layout, {})
+        hf.write(open_storage(tmp_path / "in"), tensors, sizes, {})
     else:
-        flanx_format.write(at(tmp_path / "in"), tensors)
+        flanx_format.write(open_storage(tmp_path / "in"), tensors)
     command = [sys.executable, "-c", MEASURE, "convert", str(tmp_path / "in"), str(tmp_path / "out"), "--to", kind]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     status, peak = map(int, printed.splitlines()[-1].split())

@@ -9,24 +9,24 @@ import pytest
 
 import flanx.convert
 from flanx.convert import hf, safetensor
-from flanx.convert.lazy_tensor import BFLOAT16, held, parameters
-from flanx.convert.storage import at
+from flanx.convert.lazy_tensor import BFLOAT16, in_memory, parameters
+from flanx.convert.storage import open_storage
 from flanx.errors import UserError
 from tests.convert_case import PLAIN_TIED, SMALL, assert_same, draw, values
 
-LAYOUTS = pytest.mark.parametrize("layout", [SMALL, PLAIN_TIED], ids=["gated untied", "plain tied"])
+SIZES = pytest.mark.parametrize("sizes", [SMALL, PLAIN_TIED], ids=["gated untied", "plain tied"])
 
 
-def write(folder: pathlib.Path, layout=SMALL, tensors=None, **config) -> pathlib.Path:
+def write(folder: pathlib.Path, sizes=SMALL, tensors=None, **config) -> pathlib.Path:
     """A Hugging Face folder of random parameters."""
-    hf.write(at(folder), draw(layout) if tensors is None else tensors, layout, config)
+    hf.write(open_storage(folder), draw(sizes) if tensors is None else tensors, sizes, config)
     return folder
 
 
 def edit(folder: pathlib.Path, change) -> None:
     """Applies `change` to the dict of a folder's tensors, under Hugging Face's names."""
     path = folder / "model.safetensors"
-    tensors = {name: held(tensor.read().copy()) for name, tensor in safetensor.read(path).items()}
+    tensors = {name: in_memory(tensor.read().copy()) for name, tensor in safetensor.read(path).items()}
     change(tensors)
     safetensor.write(path, tensors)
 
@@ -36,9 +36,9 @@ def edit_config(folder: pathlib.Path, **change) -> None:
     (folder / "config.json").write_text(json.dumps({k: v for k, v in config.items() if v is not None}))
 
 
-@LAYOUTS
-def test_the_table_is_one_to_one(layout):
-    names = list(layout.shapes())
+@SIZES
+def test_the_table_is_one_to_one(sizes):
+    names = list(sizes.shapes())
     there = [hf.translate(name, to_t5x=False) for name in names]
     assert len({name for name, _ in there}) == len(names)
     assert [hf.translate(name, to_t5x=True) for name, _ in there] == list(
@@ -78,12 +78,12 @@ def test_the_table_knows_the_names_that_transformers_uses():
     assert hf.translate("encoder.block.x.layer.0.layer_norm.weight", to_t5x=True) is None
 
 
-@LAYOUTS
+@SIZES
 @pytest.mark.parametrize("dtype", [np.dtype(np.float32), BFLOAT16], ids=["float32", "bfloat16"])
-def test_round_trip_is_bit_for_bit(tmp_path: pathlib.Path, layout, dtype: np.dtype):
-    tensors = {name: tensor.cast(dtype) for name, tensor in draw(layout).items()}
-    source = flanx.convert.open_source(write(tmp_path, layout, tensors))
-    assert source.kind == "hf" and source.layout == layout
+def test_round_trip_is_bit_for_bit(tmp_path: pathlib.Path, sizes, dtype: np.dtype):
+    tensors = {name: tensor.cast(dtype) for name, tensor in draw(sizes).items()}
+    source = flanx.convert.open_checkpoint(write(tmp_path, sizes, tensors))
+    assert source.kind == "hf" and source.sizes == sizes
     assert_same(source.tensors, tensors)
     assert source.config["dtype"] == dtype.name
 
@@ -96,16 +96,16 @@ def test_round_trip_in_shards_is_bit_for_bit(tmp_path: pathlib.Path, monkeypatch
     files = sorted(path.name for path in tmp_path.glob("*.safetensors"))
     assert len(files) > 3 and set(index["weight_map"].values()) == set(files)
     assert index["metadata"]["total_size"] == sum(t.read().nbytes for t in tensors.values())
-    assert_same(flanx.convert.open_source(tmp_path).tensors, tensors)
+    assert_same(flanx.convert.open_checkpoint(tmp_path).tensors, tensors)
     (tmp_path / files[1]).unlink()
     with pytest.raises(UserError, match=f"no file '{files[1]}'"):
-        flanx.convert.open_source(tmp_path)
+        flanx.convert.open_checkpoint(tmp_path)
 
 
 def test_the_safetensors_package_reads_what_is_written_and_the_other_way_round(tmp_path: pathlib.Path):
     package = pytest.importorskip("safetensors.numpy", reason="safetensors is in the extra hf")
     arrays = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.asarray([7], np.int64)}
-    safetensor.write(tmp_path / "ours", {name: held(array) for name, array in arrays.items()})
+    safetensor.write(tmp_path / "ours", {name: in_memory(array) for name, array in arrays.items()})
     package.save_file(arrays, tmp_path / "theirs")
     theirs = package.load_file(tmp_path / "ours")
     ours = values(safetensor.read(tmp_path / "theirs"))
@@ -117,22 +117,27 @@ def test_the_safetensors_package_reads_what_is_written_and_the_other_way_round(t
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t: t.update({"encoder.block.0.layer.0.SelfAttention.r.weight": held(np.ones(3))}), "SelfAttention.r.w"),
+        (
+            lambda t: t.update({"encoder.block.0.layer.0.SelfAttention.r.weight": in_memory(np.ones(3))}),
+            "SelfAttention.r.w",
+        ),
         (
             lambda t: t.pop("decoder.block.1.layer.2.DenseReluDense.wo.weight"),
             "no 'target/decoder/layers_1/mlp/wo/kernel'",
         ),
         (
-            lambda t: t.update({"encoder.block.1.layer.0.SelfAttention.q.weight": held(np.ones((3, 128), np.float32))}),
+            lambda t: t.update(
+                {"encoder.block.1.layer.0.SelfAttention.q.weight": in_memory(np.ones((3, 128), np.float32))}
+            ),
             r"'target/encoder/layers_1/attention/query/kernel' is \[128, 3\]",
         ),
         (
-            lambda t: t.update({"encoder.embed_tokens.weight": held(np.zeros((160, 128), np.float32))}),
+            lambda t: t.update({"encoder.embed_tokens.weight": in_memory(np.zeros((160, 128), np.float32))}),
             "'encoder.embed_tokens.weight' differs",
         ),
         (
-            lambda t: t.update({"encoder.block.7.layer.0.layer_norm.weight": held(np.ones((128,), np.float32))}),
-            "'target/encoder/layers_7/pre_attention_layer_norm/scale', which no T5",
+            lambda t: t.update({"encoder.block.7.layer.0.layer_norm.weight": in_memory(np.ones((128,), np.float32))}),
+            "'target/encoder/layers_7/pre_attention_layer_norm/scale', which a T5 of these sizes does not have",
         ),
     ],
     ids=["unknown", "missing", "mis-shaped", "unequal copy", "layer too many"],
@@ -141,7 +146,7 @@ def test_a_wrong_tensor_is_refused_by_name(tmp_path: pathlib.Path, change, messa
     write(tmp_path)
     edit(tmp_path, change)
     with pytest.raises(UserError, match=message):
-        flanx.convert.open_source(tmp_path)
+        flanx.convert.open_checkpoint(tmp_path)
 
 
 def test_copies_and_the_unused_table_of_old_files_are_consumed(tmp_path: pathlib.Path):
@@ -150,10 +155,10 @@ def test_copies_and_the_unused_table_of_old_files_are_consumed(tmp_path: pathlib
     def old(tensors):
         for name in ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "lm_head.weight"):
             tensors[name] = tensors["shared.weight"]
-        tensors[hf.UNUSED[0]] = held(np.zeros((32, 4), np.float32))
+        tensors[hf.UNUSED[0]] = in_memory(np.zeros((32, 4), np.float32))
 
     edit(tmp_path, old)
-    assert_same(flanx.convert.open_source(tmp_path).tensors, draw(PLAIN_TIED))
+    assert_same(flanx.convert.open_checkpoint(tmp_path).tensors, draw(PLAIN_TIED))
 
 
 @pytest.mark.parametrize(
@@ -172,13 +177,13 @@ def test_the_head_is_what_the_logits_say(tmp_path: pathlib.Path, config, head: s
 
     def change(tensors):
         if head != "absent":
-            tensors["lm_head.weight"] = held(own) if head == "own" else tensors["shared.weight"]
+            tensors["lm_head.weight"] = in_memory(own) if head == "own" else tensors["shared.weight"]
 
     edit(tmp_path, change)
     edit_config(tmp_path, **config)
-    source = flanx.convert.open_source(tmp_path)
+    source = flanx.convert.open_checkpoint(tmp_path)
     params = parameters(source.tensors)
-    assert source.layout.tied is tied
+    assert source.sizes.tied is tied
     if not tied:
         embedding = params["token_embedder/embedding"].read()
         want = own if head == "own" else embedding
@@ -189,30 +194,30 @@ def test_a_head_that_config_ties_and_the_file_does_not_is_refused(tmp_path: path
     write(tmp_path, SMALL)
     edit_config(tmp_path, tie_word_embeddings=True, scale_decoder_outputs=True)
     with pytest.raises(UserError, match=r"'lm_head\.weight' differs from 'shared\.weight'"):
-        flanx.convert.open_source(tmp_path)
+        flanx.convert.open_checkpoint(tmp_path)
 
 
 def test_other_models_and_damaged_files_are_refused(tmp_path: pathlib.Path):
     write(tmp_path)
     whole = (tmp_path / "model.safetensors").read_bytes()
     for content, message in (
-        (whole[:-5], "is not whole"),
-        (b"\xff" * 64, "not a whole safetensors"),
+        (whole[:-5], "is truncated"),
+        (b"\xff" * 64, "is a truncated safetensors"),
         (b"\x04" + bytes(7) + b"nope", "not a safetensors file"),
     ):
         (tmp_path / "model.safetensors").write_bytes(content)
         with pytest.raises(UserError, match=message):
-            flanx.convert.open_source(tmp_path)
+            flanx.convert.open_checkpoint(tmp_path)
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(UserError, match="no weights in"):
-        flanx.convert.open_source(tmp_path)
+        flanx.convert.open_checkpoint(tmp_path)
     write(tmp_path)
     edit_config(tmp_path, d_kv=None)
     with pytest.raises(UserError, match="has no 'd_kv'"):
-        flanx.convert.open_source(tmp_path)
+        flanx.convert.open_checkpoint(tmp_path)
     edit_config(tmp_path, model_type="bart")
     with pytest.raises(UserError, match="model_type 'bart'"):
-        flanx.convert.open_source(tmp_path)
+        flanx.convert.open_checkpoint(tmp_path)
 
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["torch >= 1.6", "torch < 1.6"])
@@ -224,10 +229,10 @@ def test_torch_files_are_read_without_running_what_they_hold(tmp_path: pathlib.P
     state["encoder.embed_tokens.weight"] = state["shared.weight"]
     (tmp_path / "model.safetensors").unlink()
     torch.save(state, tmp_path / "pytorch_model.bin", _use_new_zipfile_serialization=zipped)
-    assert_same(flanx.convert.open_source(tmp_path).tensors, tensors)
+    assert_same(flanx.convert.open_checkpoint(tmp_path).tensors, tensors)
     torch.save({"a": pathlib.PurePosixPath("x")}, tmp_path / "pytorch_model.bin", _use_new_zipfile_serialization=zipped)
     with pytest.raises(UserError, match="cannot be read as tensors alone"):
-        flanx.convert.open_source(tmp_path)
+        flanx.convert.open_checkpoint(tmp_path)
 
 
 def test_no_torch_transformers_tensorflow_or_t5x_is_imported(tmp_path: pathlib.Path):

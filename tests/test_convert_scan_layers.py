@@ -7,8 +7,8 @@ import pytest
 
 import flanx.convert
 from flanx.convert import logit_parity, scan_layers, t5x
-from flanx.convert.lazy_tensor import flatten, held, nest, parameters
-from flanx.convert.storage import at
+from flanx.convert.lazy_tensor import flatten, in_memory, nest, parameters
+from flanx.convert.storage import open_storage
 from flanx.errors import UserError
 from tests.convert_case import SMALL, assert_same, draw, values
 
@@ -27,7 +27,7 @@ def of_scalable_t5(tensors, own_bias: bool = False):
         for key in [key for key in arrays if key.startswith(f"target/{name}/layers_0/")]:
             parts = [arrays.pop(key.replace("layers_0", f"layers_{i}")) for i in range(layers)]
             stacked[key.replace(f"{name}/layers_0", f"{name}/{name}")] = np.stack(parts, axis=1)
-    return {name: held(array) for name, array in (stacked | arrays).items()}
+    return {name: in_memory(array) for name, array in (stacked | arrays).items()}
 
 
 def test_t5x_scanned_checkpoint_is_unrolled(tmp_path: pathlib.Path):
@@ -35,9 +35,9 @@ def test_t5x_scanned_checkpoint_is_unrolled(tmp_path: pathlib.Path):
     scanned = of_scalable_t5(tensors)
     assert scanned["target/decoder/decoder/mlp/wo/kernel"].shape == (144, 3, 128)
     assert scanned["target/encoder/encoder/pre_mlp_layer_norm/scale"].shape == (128, 2)
-    t5x.write_legacy(at(tmp_path), scanned, 3)
-    source = flanx.convert.open_source(tmp_path)
-    assert source.layout == SMALL and source.step == 3
+    t5x.write_legacy(open_storage(tmp_path), scanned, 3)
+    source = flanx.convert.open_checkpoint(tmp_path)
+    assert source.sizes == SMALL and source.step == 3
     assert_same({name: t for name, t in source.tensors.items() if name.startswith("target/")}, tensors)
 
 
@@ -68,7 +68,7 @@ def state_of_scalable_t5(tensors):
         found[f"{place}/v_row"] = np.stack(of_axis[embed], axis=layer_axis[embed])
         found[f"{place}/v_col"] = np.stack(of_axis[1 - embed], axis=layer_axis[1 - embed])
         found |= {f"{place}/{m}": each[m][0] for m in ("v", "m")}
-    return {name: held(array) for name, array in found.items()}
+    return {name: in_memory(array) for name, array in found.items()}
 
 
 def scanned_with_state():
@@ -82,8 +82,8 @@ def test_optimizer_state_of_t5x_scanned_layers_is_unrolled(tmp_path: pathlib.Pat
     tensors, scanned = scanned_with_state()
     assert scanned["state/param_states/encoder/encoder/mlp/wo/kernel/v_row"].shape == (2, 128)  # of [144, 2, 128]
     assert scanned["state/param_states/encoder/encoder/mlp/wi_0/kernel/v_row"].shape == (128, 2)  # of [128, 2, 144]
-    t5x.write_legacy(at(tmp_path), scanned, 7)
-    assert_same(flanx.convert.open_source(tmp_path).tensors, tensors)
+    t5x.write_legacy(open_storage(tmp_path), scanned, 7)
+    assert_same(flanx.convert.open_checkpoint(tmp_path).tensors, tensors)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_optimizer_state_of_t5x_scanned_layers_is_unrolled(tmp_path: pathlib.Pat
             {"state/param_states/encoder/encoder/relpos_bias/rel_embedding/v": np.eye(4, 2)[:, :, None] * np.ones(32)},
             "'state/param_states/encoder/layers_1/relpos_bias/rel_embedding/v' differs",
         ),
-        ({"state/param_states/encoder/encoder/mlp/w/kernel/v": np.ones((2, 2))}, "is a state of no parameter"),
+        ({"state/param_states/encoder/encoder/mlp/w/kernel/v": np.ones((2, 2))}, "is a state without its parameter"),
         (
             {
                 "target/encoder/encoder/mlp/wi_0/kernel": np.ones((128, 2, 64)),
@@ -106,7 +106,7 @@ def test_optimizer_state_of_t5x_scanned_layers_is_unrolled(tmp_path: pathlib.Pat
 def test_state_that_has_no_unrolled_form_is_refused_with_the_repair(change, message: str):
     _, scanned = scanned_with_state()
     with pytest.raises(UserError, match=message) as caught:
-        scan_layers.unroll(scanned | {name: held(array) for name, array in change.items()}, "here")
+        scan_layers.unroll(scanned | {name: in_memory(array) for name, array in change.items()}, "here")
     assert "add --drop-optimizer" in str(caught.value)
 
 
@@ -123,9 +123,9 @@ def test_stack_and_unroll_are_opposites_with_the_optimizer_state():
 
 
 def test_a_scanned_model_takes_an_unrolled_checkpoint_and_computes_the_same(tmp_path: pathlib.Path):
-    t5x.write_legacy(at(tmp_path), draw(), 0)
-    source = flanx.convert.open_source(tmp_path)
-    plain = logit_parity.model(source.layout, {})
+    t5x.write_legacy(open_storage(tmp_path), draw(), 0)
+    source = flanx.convert.open_checkpoint(tmp_path)
+    plain = logit_parity.model(source.sizes, {})
     scanned = dataclasses.replace(plain, scan_layers=True)
     inputs, targets = logit_parity.prompts(SMALL.vocab_size)
     batch = {

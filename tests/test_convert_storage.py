@@ -11,7 +11,7 @@ import pytest
 
 from flanx.convert import t5x
 from flanx.convert.lazy_tensor import fingerprint
-from flanx.convert.storage import at
+from flanx.convert.storage import open_storage
 from flanx.errors import UserError
 from tests.convert_case import ONE_LAYER, draw
 
@@ -66,7 +66,7 @@ print(sorted({"tensorflow", "fsspec", "gcsfs"} & set(sys.modules)))
 def test_checkpoints_in_a_bucket_are_read_and_written_without_tensorflow(tmp_path: pathlib.Path):
     """A server on this machine stands for the bucket: there is no network in the test."""
     bucket, out = tmp_path / "bucket", tmp_path / "out"
-    t5x.write_legacy(at(bucket / "theirs" / "checkpoint_7"), draw(ONE_LAYER, optimizer=True), 7)
+    t5x.write_legacy(open_storage(bucket / "theirs" / "checkpoint_7"), draw(ONE_LAYER, optimizer=True), 7)
     handler = type("Handler", (Bucket,), {"root": bucket})
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -78,22 +78,22 @@ def test_checkpoints_in_a_bucket_are_read_and_written_without_tensorflow(tmp_pat
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "[]"
     assert (bucket / "ours" / "checkpoints" / "checkpoint_7" / "default" / "_METADATA").is_file()
-    assert fingerprint(t5x.read_legacy(at(out / "checkpoint_7"))) == fingerprint(draw(ONE_LAYER))
+    assert fingerprint(t5x.read_legacy(open_storage(out / "checkpoint_7"))) == fingerprint(draw(ONE_LAYER))
 
 
 def test_places_of_folders(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    assert str(at("a")) == f"{tmp_path}/a"
-    remote = at("gs://bucket/some/place/")
+    assert str(open_storage("a")) == f"{tmp_path}/a"
+    remote = open_storage("gs://bucket/some/place/")
     assert (str(remote), remote.name, str(remote.parent)) == ("gs://bucket/some/place", "place", "gs://bucket/some")
     assert remote.kvstore() == {"driver": "gcs", "bucket": "bucket", "path": "some/place/"}
-    assert at("gs://bucket").kvstore()["path"] == ""
+    assert open_storage("gs://bucket").kvstore()["path"] == ""
     with pytest.raises(UserError, match="copy it there first"):
         remote.local()
 
 
 def test_files_of_a_folder(tmp_path: pathlib.Path):
-    folder = at(tmp_path / "new")
+    folder = open_storage(tmp_path / "new")
     assert folder.children() == set()
     folder.write("a.json", '{"x": 1}')
     (folder / "sub").write("b", b"\x00")

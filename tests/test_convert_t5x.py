@@ -10,8 +10,8 @@ from flax import serialization
 import flanx.convert
 from flanx import optim, train_step
 from flanx.convert import flanx_format, hf, orbax_item, t5x, zarr
-from flanx.convert.lazy_tensor import BFLOAT16, held, nest, parameters
-from flanx.convert.storage import at
+from flanx.convert.lazy_tensor import BFLOAT16, in_memory, nest, parameters
+from flanx.convert.storage import open_storage
 from flanx.errors import UserError
 from flanx.models import t5
 from tests.convert_case import SMALL, assert_same, draw, values
@@ -26,21 +26,21 @@ def tiny(golden_dir: pathlib.Path) -> pathlib.Path:
 def legacy(tmp_path: pathlib.Path) -> pathlib.Path:
     """A checkpoint of T5X's form, written by us, to damage."""
     folder = tmp_path / "checkpoint_7"
-    t5x.write_legacy(at(folder), draw(optimizer=True), 7)
+    t5x.write_legacy(open_storage(folder), draw(optimizer=True), 7)
     return folder
 
 
 @pytest.mark.parametrize("step", [0, 20])
 def test_t5x_legacy_and_orbax_hold_the_same_parameters_and_optimizer_state(tiny: pathlib.Path, step: int):
-    legacy = flanx.convert.open_source(tiny / "legacy" / f"checkpoint_{step}")
-    orbax = flanx.convert.open_source(tiny / "orbax" / f"checkpoint_{step}")
+    legacy = flanx.convert.open_checkpoint(tiny / "legacy" / f"checkpoint_{step}")
+    orbax = flanx.convert.open_checkpoint(tiny / "orbax" / f"checkpoint_{step}")
     assert legacy.step == orbax.step == step
     assert len(legacy.tensors) == 52 * 5 + 1  # a parameter and its m, v, v_row, v_col; the step
     assert_same(legacy.tensors, orbax.tensors)
 
 
 def test_t5x_step_20_holds_the_parameters_that_t5x_printed(tiny: pathlib.Path):
-    params = parameters(flanx.convert.open_source(tiny / "legacy" / "checkpoint_20").tensors)
+    params = parameters(flanx.convert.open_checkpoint(tiny / "legacy" / "checkpoint_20").tensors)
     with np.load(tiny / "params_final.npz") as final:
         assert {name.replace("/", ".") for name in params} == set(final.files)
         for name, tensor in params.items():
@@ -48,11 +48,11 @@ def test_t5x_step_20_holds_the_parameters_that_t5x_printed(tiny: pathlib.Path):
 
 
 def test_a_folder_of_checkpoints_opens_at_its_newest_step(tiny: pathlib.Path):
-    assert flanx.convert.open_source(tiny / "legacy").step == 20
-    assert flanx.convert.open_source(tiny / "orbax").step == 20
+    assert flanx.convert.open_checkpoint(tiny / "legacy").step == 20
+    assert flanx.convert.open_checkpoint(tiny / "orbax").step == 20
 
 
-def state_of(source: flanx.convert.Source) -> train_step.TrainState:
+def state_of(source: flanx.convert.OpenCheckpoint) -> train_step.TrainState:
     """A training state of what a checkpoint holds."""
     arrays = values(source.tensors)
     moments = {
@@ -65,8 +65,8 @@ def state_of(source: flanx.convert.Source) -> train_step.TrainState:
 
 def test_training_goes_on_from_t5x_as_t5x_did(tiny: pathlib.Path):
     """From T5X's step 0, 20 steps give T5X's step 20, moments included; step 21 from either is the same."""
-    start = flanx.convert.open_source(tiny / "legacy" / "checkpoint_0")
-    later = flanx.convert.open_source(tiny / "orbax" / "checkpoint_20")
+    start = flanx.convert.open_checkpoint(tiny / "legacy" / "checkpoint_0")
+    later = flanx.convert.open_checkpoint(tiny / "orbax" / "checkpoint_20")
     model = t5.T5(
         vocab_size=384, emb_dim=128, num_heads=4, head_dim=32, mlp_dim=256, num_encoder_layers=2, num_decoder_layers=2
     )
@@ -90,25 +90,25 @@ def test_training_goes_on_from_t5x_as_t5x_did(tiny: pathlib.Path):
 
 def test_legacy_round_trip_is_bit_for_bit(tmp_path: pathlib.Path):
     tensors = draw(optimizer=True, step=7)
-    t5x.write_legacy(at(tmp_path / "checkpoint_7"), tensors, 7)
-    assert_same(t5x.read_legacy(at(tmp_path / "checkpoint_7")), tensors)
+    t5x.write_legacy(open_storage(tmp_path / "checkpoint_7"), tensors, 7)
+    assert_same(t5x.read_legacy(open_storage(tmp_path / "checkpoint_7")), tensors)
 
 
 def test_tensors_of_many_blocks_keep_their_bits(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("flanx.convert.lazy_tensor.BLOCK_BYTES", 10_000)
-    t5x.write_legacy(at(tmp_path / "t5x"), draw(), 0)
-    flanx_format.write(at(tmp_path / "flanx"), draw())
-    hf.write(at(tmp_path / "hf"), draw(), SMALL, {})
+    t5x.write_legacy(open_storage(tmp_path / "t5x"), draw(), 0)
+    flanx_format.write(open_storage(tmp_path / "flanx"), draw())
+    hf.write(open_storage(tmp_path / "hf"), draw(), SMALL, {})
     chunks = json.loads((tmp_path / "t5x" / "target.token_embedder.embedding" / ".zarray").read_text())["chunks"]
     assert chunks == [18, 128]  # 160 rows of 512 bytes in nine chunks, the last one short
     for form in ("t5x", "flanx", "hf"):
-        tensors = flanx.convert.open_source(tmp_path / form).tensors
+        tensors = flanx.convert.open_checkpoint(tmp_path / form).tensors
         assert_same({f"target/{name}": tensor for name, tensor in parameters(tensors).items()}, draw())
 
 
 def test_legacy_export_of_t5x_is_laid_out_as_t5x_lays_it_out(tiny: pathlib.Path, tmp_path: pathlib.Path):
     theirs = tiny / "legacy" / "checkpoint_20"
-    t5x.write_legacy(at(tmp_path), t5x.read_legacy(at(theirs)), 20)
+    t5x.write_legacy(open_storage(tmp_path), t5x.read_legacy(open_storage(theirs)), 20)
     assert {p.name for p in tmp_path.iterdir()} == {p.name for p in theirs.iterdir()}
     ours, golden = (serialization.msgpack_restore((place / "checkpoint").read_bytes()) for place in (tmp_path, theirs))
     for (name, leaf), (other, want) in zip(sorted(t5x.leaves_of(ours)), sorted(t5x.leaves_of(golden)), strict=True):
@@ -123,8 +123,8 @@ def test_legacy_export_of_t5x_is_laid_out_as_t5x_lays_it_out(tiny: pathlib.Path,
 
 def test_bfloat16_parameters_keep_their_bits(tmp_path: pathlib.Path):
     tensors = {name: tensor.cast(BFLOAT16) for name, tensor in draw().items()}
-    t5x.write_legacy(at(tmp_path), tensors, 0)
-    back = t5x.read_legacy(at(tmp_path))
+    t5x.write_legacy(open_storage(tmp_path), tensors, 0)
+    back = t5x.read_legacy(open_storage(tmp_path))
     del back["state/step"]
     assert_same(back, tensors)
 
@@ -132,11 +132,11 @@ def test_bfloat16_parameters_keep_their_bits(tmp_path: pathlib.Path):
 def test_the_message_file_may_be_gzipped(legacy: pathlib.Path):
     plain = (legacy / "checkpoint").read_bytes()
     (legacy / "checkpoint").write_bytes(gzip.compress(plain))
-    assert len(t5x.read_legacy(at(legacy))) == 5 * len(SMALL.shapes()) + 1
+    assert len(t5x.read_legacy(open_storage(legacy))) == 5 * len(SMALL.shapes()) + 1
 
 
 def test_specs_of_gcs_checkpoints_name_bucket_and_path():
-    folder = at("gs://bucket/some/checkpoint_5")
+    folder = open_storage("gs://bucket/some/checkpoint_5")
     assert zarr.spec(folder, "target.a")["kvstore"] == {
         "driver": "gcs",
         "bucket": "bucket",
@@ -146,7 +146,7 @@ def test_specs_of_gcs_checkpoints_name_bucket_and_path():
 
 
 def rewrite(folder: pathlib.Path, change: dict[str, object]) -> None:
-    """Writes the message file anew with some leaves changed."""
+    """Writes the message file again with some leaves changed."""
     tree = serialization.msgpack_restore((folder / "checkpoint").read_bytes())
     leaves = dict(t5x.leaves_of(tree["optimizer"])) | change
     content = {"version": 3, "optimizer": nest(leaves)}
@@ -161,14 +161,14 @@ def spec_of(folder: pathlib.Path, name: str) -> dict:
 def test_specs_written_for_gcs_or_by_old_tensorstore_read_alike(legacy: pathlib.Path):
     name = "target/encoder/encoder_norm/scale"
     spec = spec_of(legacy, name)
-    want = t5x.read_legacy(at(legacy))[name].read()
+    want = t5x.read_legacy(open_storage(legacy))[name].read()
     array = spec["kvstore"]["path"].strip("/")
     for kvstore, more in (
         ({"driver": "gcs", "bucket": "t5x-dummy-bucket", "path": array}, {}),
         ({"driver": "gfile"}, {"path": array}),
     ):
         rewrite(legacy, {name: spec | {"kvstore": kvstore} | more})
-        np.testing.assert_array_equal(t5x.read_legacy(at(legacy))[name].read(), want)
+        np.testing.assert_array_equal(t5x.read_legacy(open_storage(legacy))[name].read(), want)
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_specs_written_for_gcs_or_by_old_tensorstore_read_alike(legacy: pathlib.
         (lambda f: (f / "target.encoder.encoder_norm.scale" / ".zarray").unlink(), "target/encoder/encoder_norm/scale"),
         (
             lambda f: rewrite(f, {"target/encoder/extra/kernel": spec_of(f, "target/encoder/encoder_norm/scale")}),
-            "'target/encoder/extra/kernel', which no T5",
+            "'target/encoder/extra/kernel', which a T5 of these sizes does not have",
         ),
         (
             lambda f: rewrite(f, {"target/decoder/decoder_norm/scale": np.zeros((5,), np.float32)}),
@@ -222,29 +222,29 @@ def test_specs_written_for_gcs_or_by_old_tensorstore_read_alike(legacy: pathlib.
 def test_a_damaged_checkpoint_is_refused_by_name(legacy: pathlib.Path, damage, message: str):
     damage(legacy)
     with pytest.raises(UserError, match=message):
-        flanx.convert.open_source(legacy)
+        flanx.convert.open_checkpoint(legacy)
 
 
 def test_a_missing_parameter_is_named(tmp_path: pathlib.Path):
     tensors = draw()
     del tensors["target/decoder/layers_1/mlp/wo/kernel"]
-    t5x.write_legacy(at(tmp_path), tensors, 0)
+    t5x.write_legacy(open_storage(tmp_path), tensors, 0)
     with pytest.raises(UserError, match="has no 'target/decoder/layers_1/mlp/wo/kernel'"):
-        flanx.convert.open_source(tmp_path)
+        flanx.convert.open_checkpoint(tmp_path)
 
 
 def test_a_truncated_array_is_refused_when_read(legacy: pathlib.Path):
     part = legacy / "target.token_embedder.embedding" / "0.0"
     part.write_bytes(part.read_bytes()[:100])
     with pytest.raises(UserError, match="'target/token_embedder/embedding' cannot be read"):
-        flanx.convert.fingerprint(flanx.convert.open_source(legacy).tensors)
+        flanx.convert.fingerprint(flanx.convert.open_checkpoint(legacy).tensors)
 
 
 def test_orbax_of_2023_with_its_aggregate_file_is_read(tmp_path: pathlib.Path):
-    array = held(np.arange(6, dtype=np.float32).reshape(2, 3))
-    zarr.write_array(at(tmp_path), "target.a", array, zarr.GZIP)
+    array = in_memory(np.arange(6, dtype=np.float32).reshape(2, 3))
+    zarr.write_array(open_storage(tmp_path), "target.a", array, zarr.GZIP)
     tree = {"target": {"a": "PLACEHOLDER://target.a"}, "state": {"step": np.int32(3)}}
     (tmp_path / "checkpoint").write_bytes(serialization.msgpack_serialize(tree))
-    found = values(orbax_item.read(at(tmp_path)))
+    found = values(orbax_item.read(open_storage(tmp_path)))
     np.testing.assert_array_equal(found["target/a"], array.read())
     assert found["state/step"] == 3

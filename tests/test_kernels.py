@@ -158,20 +158,6 @@ def test_attention_and_its_gradient_equal_the_plain_formula(attend: Any, key_hea
         np.testing.assert_allclose(mine, theirs, atol=1e-5)
 
 
-@pytest.mark.parametrize(("queries", "keys"), [(128, 192), (129, 128), (1, 2**14), (96, 2**13)])
-@pytest.mark.parametrize("key_heads", [2, 1])
-@pytest.mark.parametrize("bias_rows", [1, 2])
-def test_attention_by_tiles_equals_the_plain_formula(queries: int, keys: int, key_heads: int, bias_rows: int) -> None:
-    query, key, value = normal(2, queries, 2, 4), normal(2, keys, key_heads, 4), normal(2, keys, key_heads, 4)
-    bias, mask = normal(bias_rows, 2, queries, keys), jnp.asarray(NORMAL((2, 1, queries, keys)) > -0.5)
-    tiled = "scan" in str(jax.make_jaxpr(kernels.attend)(query, key, value, bias, mask))
-    assert tiled == (queries > 1)
-    for given in ((bias, mask), (0 * bias, mask | True)):
-        wanted = plain_attention(query, key, value, *given)
-        np.testing.assert_allclose(kernels.attend(query, key, value, *given), wanted, atol=5e-6)
-    np.testing.assert_allclose(kernels.attend(query, key, value, None, None), wanted, atol=5e-6)
-
-
 def test_products_have_the_gradients_of_a_product() -> None:
     x, kernel, weight = normal(2, 3, 5), normal(5, 4), normal(2, 3, 4)
 

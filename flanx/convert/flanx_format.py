@@ -1,18 +1,19 @@
-"""flanx's own checkpoints under T5X's names: read unread, and written a tensor at a time.
+"""flanx's own checkpoints under T5X's names: read lazily, and written a tensor at a time.
 
 A run holds checkpoints/checkpoint_<step>/default with {step, params, opt_state}; parameters alone are one Orbax item.
-Our Adafactor keeps T5X's moments in T5X's shapes, so its state goes both ways as it is.
+Our Adafactor keeps T5X's moments in T5X's shapes, so its state is converted both ways unchanged.
 """
 
 import json
 import re
 import time
+from typing import Any
 
 import numpy as np
 
 from flanx.convert import orbax_item
-from flanx.convert.lazy_tensor import STATE, TARGET, Tensor, Tensors, held
-from flanx.convert.storage import Folder
+from flanx.convert.lazy_tensor import STATE, TARGET, LazyTensor, LazyTensors, in_memory
+from flanx.convert.storage import Storage
 from flanx.errors import UserError
 
 FOLDER, ITEM = "checkpoints", "default"
@@ -22,17 +23,17 @@ _PARAM_STATE = re.compile(rf"{STATE}param_states/(.+)/({'|'.join(MOMENTS)})")
 _MOMENT = re.compile(rf"opt_state/({'|'.join(MOMENTS)})/(.+)")
 
 
-def item_folder(folder: Folder) -> Folder | None:
+def item_folder(folder: Storage) -> Storage | None:
     """The Orbax item of a run (its newest checkpoint), of a step folder, or of parameters alone; None if not there."""
     if FOLDER in folder.children():
         names = (folder / FOLDER).children()
         steps = [int(match[1]) for name in names if (match := re.fullmatch(r"checkpoint_(\d+)", name))]
         return folder / FOLDER / f"checkpoint_{max(steps)}" / ITEM if steps else None
-    return next((place for place in (folder / ITEM, folder) if orbax_item.is_item(place)), None)
+    return next((item for item in (folder / ITEM, folder) if orbax_item.is_item(item)), None)
 
 
-def read(folder: Folder, optimizer: bool = True) -> dict[str, Tensor]:
-    """The tensors of a checkpoint of flanx by T5X's names, unread.
+def read(folder: Storage, optimizer: bool = True) -> dict[str, LazyTensor]:
+    """The tensors of a checkpoint of flanx by T5X's names, lazily.
 
     Args:
       optimizer: whether to read the optimizer's state, which must be Adafactor's.
@@ -40,11 +41,11 @@ def read(folder: Folder, optimizer: bool = True) -> dict[str, Tensor]:
     item = item_folder(folder)
     if item is None:
         raise UserError(f"no flanx checkpoint in {folder}; give a run folder, a step folder or a converted checkpoint")
-    found = orbax_item.read(item)
-    if not any(name.startswith("params/") for name in found):
-        return {TARGET + name: tensor for name, tensor in found.items()}
-    tensors = {STEP: found.pop("step")}
-    for name, tensor in found.items():
+    leaves = orbax_item.read(item)
+    if not any(name.startswith("params/") for name in leaves):
+        return {TARGET + name: tensor for name, tensor in leaves.items()}
+    tensors = {STEP: leaves.pop("step")}
+    for name, tensor in leaves.items():
         if name.startswith("params/"):
             tensors[TARGET + name.removeprefix("params/")] = tensor
         elif optimizer:
@@ -52,7 +53,7 @@ def read(folder: Folder, optimizer: bool = True) -> dict[str, Tensor]:
     return tensors
 
 
-def _take_moment(tensors: dict[str, Tensor], name: str, tensor: Tensor, item: Folder) -> None:
+def _take_moment(tensors: dict[str, LazyTensor], name: str, tensor: LazyTensor, item: Storage) -> None:
     if name == "opt_state/count":
         count, step = int(tensor.read()), int(tensors[STEP].read())
         if count != step:
@@ -66,7 +67,7 @@ def _take_moment(tensors: dict[str, Tensor], name: str, tensor: Tensor, item: Fo
     tensors[f"{STATE}param_states/{match[2]}/{match[1]}"] = tensor
 
 
-def write(folder: Folder, tensors: Tensors) -> None:
+def write(folder: Storage, tensors: LazyTensors) -> None:
     """Writes parameters alone to `folder`, or a run's first checkpoint under it when there is an optimizer state.
 
     Raises UserError where `folder` holds a checkpoint already.
@@ -78,17 +79,22 @@ def write(folder: Folder, tensors: Tensors) -> None:
         return
     step = int(tensors[STEP].read())
     if FOLDER in folder.children():
-        raise UserError(f"{folder / FOLDER} is there already; give another folder")
-    number = held(np.asarray(step, np.int32))
-    unused = held(np.zeros((1,), np.float32))
+        raise UserError(f"{folder / FOLDER} exists already; give another folder")
+    number = in_memory(np.asarray(step, np.int32))
+    unused = in_memory(np.zeros((1,), np.float32))
     leaves = [(("step",), number), (("opt_state", "count"), number)]
     leaves += [(("params", *name.split("/")), tensor) for name, tensor in params.items()]
     for moment in MOMENTS:
         leaves += [(("opt_state", moment, *name.split("/")), moments.get((name, moment), unused)) for name in params]
-    place = folder / FOLDER / f"checkpoint_{step}"
-    orbax_item.write(place / ITEM, leaves)
+    step_folder = folder / FOLDER / f"checkpoint_{step}"
+    orbax_item.write(step_folder / ITEM, leaves)
     now = time.time_ns()
     handler = "orbax.checkpoint._src.handlers.standard_checkpoint_handler.StandardCheckpointHandler"
-    record = {"item_handlers": {ITEM: handler}, "metrics": {}, "performance_metrics": {}, "custom_metadata": {}}
+    record: dict[str, Any] = {
+        "item_handlers": {ITEM: handler},
+        "metrics": {},
+        "performance_metrics": {},
+        "custom_metadata": {},
+    }
     record |= {"init_timestamp_nsecs": now, "commit_timestamp_nsecs": now}
-    place.write("_CHECKPOINT_METADATA", json.dumps(record))
+    step_folder.write("_CHECKPOINT_METADATA", json.dumps(record))

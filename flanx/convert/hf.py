@@ -14,12 +14,15 @@ from typing import Any
 import numpy as np
 
 from flanx.convert import safetensor, torch_bin
-from flanx.convert.lazy_tensor import TARGET, Tensor, Tensors
-from flanx.convert.storage import Folder, at
-from flanx.convert.t5_shapes import Layout, check
+from flanx.convert.lazy_tensor import TARGET, LazyTensor, LazyTensors
+from flanx.convert.storage import Storage, open_storage
+from flanx.convert.t5_shapes import T5Sizes, check
 from flanx.errors import UserError, nearest
 
-SAME, FLIPPED = "same", "flipped"  # flipped: torch's Linear and Embedding tables lie transposed beside T5X's kernels
+SAME, FLIPPED = (
+    "same",
+    "flipped",
+)  # flipped: torch's Linear and Embedding tables lie transposed, compared with T5X's kernels
 
 # Hugging Face name, T5X name, how the values lie. <field> stands for the alternatives in FIELDS on either side.
 TABLE = (
@@ -82,21 +85,21 @@ def _pattern(template: str, to_t5x: bool) -> re.Pattern[str]:
         if field in seen:
             return f"(?P={field})"
         seen.add(field)
-        words = FIELDS[field] if to_t5x else FIELDS[field].values()
-        return f"(?P<{field}>{'|'.join(words) or r'[0-9]+'})"
+        names = FIELDS[field] if to_t5x else FIELDS[field].values()
+        return f"(?P<{field}>{'|'.join(names) or r'[0-9]+'})"
 
     return re.compile(re.sub("<(.)>", group, template.replace(".", r"\.")))
 
 
 def _fill(template: str, values: Mapping[str, str], to_t5x: bool) -> str:
-    def word(match: re.Match[str]) -> str:
-        value, words = values[match[1]], FIELDS[match[1]]
-        return (words if to_t5x else {v: k for k, v in words.items()}).get(value, value)
+    def name(match: re.Match[str]) -> str:
+        value, names = values[match[1]], FIELDS[match[1]]
+        return (names if to_t5x else {v: k for k, v in names.items()}).get(value, value)
 
-    return re.sub("<(.)>", word, template)
+    return re.sub("<(.)>", name, template)
 
 
-def _oriented(tensor: Tensor, how: str) -> Tensor:
+def _oriented(tensor: LazyTensor, how: str) -> LazyTensor:
     return tensor.transposed() if how == FLIPPED else tensor
 
 
@@ -104,15 +107,15 @@ def _oriented(tensor: Tensor, how: str) -> Tensor:
 class Contents:
     """What a Hugging Face folder holds: parameters under T5X's names, sizes, config.json as it is."""
 
-    tensors: dict[str, Tensor]
-    layout: Layout
+    tensors: dict[str, LazyTensor]
+    sizes: T5Sizes
     config: dict[str, Any]
 
 
-def read(folder: Folder) -> Contents:
+def read(folder: Storage) -> Contents:
     """Reads a folder; no values yet, except to compare second copies of the embedding.
 
-    Raises UserError for a model that is no T5, and for a tensor that is unknown, missing, mis-shaped or a copy that
+    Raises UserError for a model that is not a T5, and for a tensor that is unknown, missing, mis-shaped or a copy that
     is not equal.
     """
     path = folder.local()
@@ -120,28 +123,28 @@ def read(folder: Folder) -> Contents:
     if config.get("model_type") not in ("t5", "mt5"):
         raise UserError(f"{folder}/config.json: model_type '{config.get('model_type')}'; flanx converts t5 and mt5")
     files = _open(path)
-    tensors: dict[str, Tensor] = {}
+    tensors: dict[str, LazyTensor] = {}
     for name, tensor in files.items():
         if name in COPIES or name in UNUSED:
             continue
         translated = translate(name, to_t5x=True)
         if translated is None:
-            raise UserError(f"{folder}: '{name}' is no tensor of a T5{nearest(name, [row[0] for row in TABLE])}")
+            raise UserError(f"{folder}: '{name}' is not a tensor of a T5{nearest(name, [row[0] for row in TABLE])}")
         tensors[TARGET + translated[0]] = _oriented(tensor, translated[1])
     for name in COPIES:
         if name in files:
             _expect_equal(files[name], files.get("shared.weight"), name, folder)
-    _settle_head(tensors, files, config, folder)
+    _resolve_head(tensors, files, config, folder)
     absent = [key for key in ("vocab_size", "d_model", "num_heads", "d_kv", "d_ff", "num_layers") if key not in config]
     if absent:
         raise UserError(f"{folder}/config.json has no '{absent[0]}'; download it again")
-    layout = _layout(config, TARGET + "decoder/logits_dense/kernel" not in tensors)
-    check(tensors, layout, folder)
-    return Contents(tensors, layout, config)
+    sizes = _sizes(config, TARGET + "decoder/logits_dense/kernel" not in tensors)
+    check(tensors, sizes, folder)
+    return Contents(tensors, sizes, config)
 
 
-def _settle_head(tensors: dict[str, Tensor], files: Tensors, config: Mapping[str, Any], folder: Any) -> None:
-    """Makes the head tied (scaled logits, no matrix) or untied (a matrix, logits as they are), as T5X knows them.
+def _resolve_head(tensors: dict[str, LazyTensor], files: LazyTensors, config: Mapping[str, Any], folder: Any) -> None:
+    """Makes the head tied (scaled logits, no matrix) or untied (a matrix, unscaled logits), as T5X has it.
 
     Hugging Face has two switches, the scale and the tie, and releases differ in which of them config.json states.
     """
@@ -157,21 +160,23 @@ def _settle_head(tensors: dict[str, Tensor], files: Tensors, config: Mapping[str
         tensors[head] = embedding.transposed()
 
 
-def _expect_equal(copy: Tensor, original: Tensor | None, name: str, folder: Any) -> None:
-    equal = original is not None and copy.shape == original.shape
-    rows = copy.block_rows()
-    for start in range(0, copy.shape[0] if equal else 0, rows):
-        index = (slice(start, start + rows), *(slice(0, n) for n in copy.shape[1:]))
-        equal = equal and np.array_equal(copy.read(index), original.read(index))
-    if not equal:
+def _expect_equal(copy: LazyTensor, original: LazyTensor | None, name: str, folder: Any) -> None:
+    if original is None or not _equal(copy, original):
         raise UserError(
             f"{folder}: '{name}' differs from 'shared.weight', but config.json ties them; "
             "set tie_word_embeddings to false in config.json if the head is its own"
         )
 
 
-def _layout(config: Mapping[str, Any], tied: bool) -> Layout:
-    return Layout(
+def _equal(copy: LazyTensor, original: LazyTensor) -> bool:
+    """Whether two tensors have the same values; compared in blocks of rows."""
+    rows, others = copy.block_rows(), tuple(slice(0, n) for n in copy.shape[1:])
+    indices = [(slice(start, start + rows), *others) for start in range(0, copy.shape[0], rows)]
+    return copy.shape == original.shape and all(np.array_equal(copy.read(i), original.read(i)) for i in indices)
+
+
+def _sizes(config: Mapping[str, Any], tied: bool) -> T5Sizes:
+    return T5Sizes(
         vocab_size=config["vocab_size"],
         emb_dim=config["d_model"],
         num_heads=config["num_heads"],
@@ -185,9 +190,9 @@ def _layout(config: Mapping[str, Any], tied: bool) -> Layout:
     )
 
 
-def _open(path: Path) -> dict[str, Tensor]:
+def _open(path: Path) -> dict[str, LazyTensor]:
     """The tensors of whichever of the four file layouts the folder has."""
-    readers: tuple[tuple[str, Callable[[Path], dict[str, Tensor]]], ...] = (
+    readers: tuple[tuple[str, Callable[[Path], dict[str, LazyTensor]]], ...] = (
         ("model.safetensors", safetensor.read),
         ("pytorch_model.bin", torch_bin.read),
     )
@@ -195,22 +200,24 @@ def _open(path: Path) -> dict[str, Tensor]:
         if (path / name).exists():
             return reader(path / name)
         if (path / f"{name}.index.json").exists():
-            place = at(path).read_json(f"{name}.index.json")["weight_map"]
-            shards = {file: _shard(path, file, reader) for file in sorted(set(place.values()))}
-            for tensor, file in place.items():
+            file_of = open_storage(path).read_json(f"{name}.index.json")["weight_map"]
+            shards = {file: _shard(path, file, reader) for file in sorted(set(file_of.values()))}
+            for tensor, file in file_of.items():
                 if tensor not in shards[file]:
-                    raise UserError(f"{path / file} has no '{tensor}', which the index places there; download it again")
-            return {tensor: shards[file][tensor] for tensor, file in place.items()}
+                    raise UserError(
+                        f"{path / file} has no '{tensor}', which the index expects there; download it again"
+                    )
+            return {tensor: shards[file][tensor] for tensor, file in file_of.items()}
     raise UserError(f"no weights in {path}: neither model.safetensors nor pytorch_model.bin, nor an index of either")
 
 
-def _shard(path: Path, file: str, reader: Callable[[Path], dict[str, Tensor]]) -> dict[str, Tensor]:
+def _shard(path: Path, file: str, reader: Callable[[Path], dict[str, LazyTensor]]) -> dict[str, LazyTensor]:
     if not (path / file).exists():
         raise UserError(f"no file '{file}' in {path}, which the index names; download it")
     return reader(path / file)
 
 
-def write(folder: Folder, tensors: Tensors, layout: Layout, config: Mapping[str, Any]) -> None:
+def write(folder: Storage, tensors: LazyTensors, sizes: T5Sizes, config: Mapping[str, Any]) -> None:
     """Writes config.json, generation_config.json and the weights (safetensors, in shards of at most 5 GB).
 
     Args:
@@ -219,22 +226,23 @@ def write(folder: Folder, tensors: Tensors, layout: Layout, config: Mapping[str,
     """
     path = folder.local()
     path.mkdir(parents=True, exist_ok=True)
-    out: dict[str, Tensor] = {}
-    for name in layout.shapes():
-        other, how = translate(name, to_t5x=False)
-        out[other] = _oriented(tensors[TARGET + name], how)
+    out: dict[str, LazyTensor] = {}
+    for name in sizes.shapes():
+        translated = translate(name, to_t5x=False)
+        assert translated is not None, name  # every name of a T5 has its row in the table
+        out[translated[0]] = _oriented(tensors[TARGET + name], translated[1])
     _write_shards(path, out)
-    whole = config_of(layout, config) | {"dtype": next(iter(out.values())).dtype.name}
-    generation = {key: whole[key] for key in ("decoder_start_token_id", "eos_token_id", "pad_token_id")}
+    full = config_of(sizes, config) | {"dtype": next(iter(out.values())).dtype.name}
+    generation = {key: full[key] for key in ("decoder_start_token_id", "eos_token_id", "pad_token_id")}
     (path / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")
-    (path / "config.json").write_text(json.dumps(whole, indent=2, sort_keys=True) + "\n")
+    (path / "config.json").write_text(json.dumps(full, indent=2, sort_keys=True) + "\n")
 
 
-def config_of(layout: Layout, extra: Mapping[str, Any]) -> dict[str, Any]:
-    """config.json of a T5 of these sizes; `extra` fills in what sizes do not tell."""
-    model_type = extra.get("model_type", "mt5" if layout.vocab_size == _MT5_VOCAB_SIZE else "t5")
+def config_of(sizes: T5Sizes, extra: Mapping[str, Any]) -> dict[str, Any]:
+    """config.json of a T5 of these sizes; `extra` holds what sizes do not show."""
+    model_type = extra.get("model_type", "mt5" if sizes.vocab_size == _MT5_VOCAB_SIZE else "t5")
     return {
-        "feed_forward_proj": "gated-gelu" if layout.gated else "relu",
+        "feed_forward_proj": "gated-gelu" if sizes.gated else "relu",
         "dropout_rate": 0.1,
         "layer_norm_epsilon": 1e-6,
         "relative_attention_max_distance": 128,
@@ -249,21 +257,21 @@ def config_of(layout: Layout, extra: Mapping[str, Any]) -> dict[str, Any]:
         "architectures": ["MT5ForConditionalGeneration" if model_type == "mt5" else "T5ForConditionalGeneration"],
         "model_type": model_type,
         "is_encoder_decoder": True,
-        "vocab_size": layout.vocab_size,
-        "d_model": layout.emb_dim,
-        "d_kv": layout.head_dim,
-        "d_ff": layout.mlp_dim,
-        "num_heads": layout.num_heads,
-        "num_layers": layout.num_encoder_layers,
-        "num_decoder_layers": layout.num_decoder_layers,
-        "relative_attention_num_buckets": layout.num_buckets,
-        "tie_word_embeddings": layout.tied,
-        "scale_decoder_outputs": layout.tied,
+        "vocab_size": sizes.vocab_size,
+        "d_model": sizes.emb_dim,
+        "d_kv": sizes.head_dim,
+        "d_ff": sizes.mlp_dim,
+        "num_heads": sizes.num_heads,
+        "num_layers": sizes.num_encoder_layers,
+        "num_decoder_layers": sizes.num_decoder_layers,
+        "relative_attention_num_buckets": sizes.num_buckets,
+        "tie_word_embeddings": sizes.tied,
+        "scale_decoder_outputs": sizes.tied,
     }
 
 
-def _write_shards(path: Path, tensors: dict[str, Tensor]) -> None:
-    shards: list[dict[str, Tensor]] = [{}]
+def _write_shards(path: Path, tensors: dict[str, LazyTensor]) -> None:
+    shards: list[dict[str, LazyTensor]] = [{}]
     filled = 0
     for name, tensor in tensors.items():
         size = int(np.prod(tensor.shape)) * tensor.dtype.itemsize
@@ -279,6 +287,6 @@ def _write_shards(path: Path, tensors: dict[str, Tensor]) -> None:
     for file, shard in zip(files, shards, strict=True):
         safetensor.write(path / file, shard)
     total = sum(int(np.prod(t.shape)) * t.dtype.itemsize for t in tensors.values())
-    place = {name: file for file, shard in zip(files, shards, strict=True) for name in shard}
-    index = {"metadata": {"total_size": total}, "weight_map": place}
+    file_of = {name: file for file, shard in zip(files, shards, strict=True) for name in shard}
+    index = {"metadata": {"total_size": total}, "weight_map": file_of}
     (path / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")

@@ -1,4 +1,4 @@
-"""The form in the middle of every conversion: T5X's flat names, each with a tensor that is read when asked for.
+"""The form in the middle of every conversion: T5X's flat names, each with a lazy tensor.
 
 Names are T5X's (`target/encoder/layers_0/attention/query/kernel`, `state/param_states/.../v_row`, `state/step`), so a
 reader and a writer of one format need to know nothing of any other.
@@ -18,11 +18,11 @@ from flanx.errors import UserError
 Index = tuple[slice, ...]
 TARGET, STATE = "target/", "state/"
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
-BLOCK_BYTES = 64 * 2**20  # what a writer holds of one tensor beside the tensor itself; T5X's own chunk size
+BLOCK_BYTES = 64 * 2**20  # what a writer holds of one tensor besides the tensor itself; T5X's own chunk size
 
 
 @dataclasses.dataclass(frozen=True)
-class Tensor:
+class LazyTensor:
     """A tensor that is still on disk.
 
     Attributes:
@@ -38,22 +38,22 @@ class Tensor:
         """The values, or the part of them that `index` names (slices of step 1)."""
         return self.fetch(tuple(slice(0, n) for n in self.shape) if index is None else index)
 
-    def transposed(self) -> "Tensor":
+    def transposed(self) -> "LazyTensor":
         """The same tensor with its axes in reverse order; nothing is read or copied."""
-        return Tensor(self.shape[::-1], self.dtype, lambda index: self.fetch(index[::-1]).T)
+        return LazyTensor(self.shape[::-1], self.dtype, lambda index: self.fetch(index[::-1]).T)
 
-    def cast(self, dtype: np.dtype) -> "Tensor":
+    def cast(self, dtype: np.dtype) -> "LazyTensor":
         """The same tensor in another dtype, where it is a floating one; integers stay."""
         if self.dtype == dtype or not is_floating(self.dtype):
             return self
-        return Tensor(self.shape, dtype, lambda index: self.fetch(index).astype(dtype))
+        return LazyTensor(self.shape, dtype, lambda index: self.fetch(index).astype(dtype))
 
     def block_rows(self) -> int:
         """Rows of the first axis in one block: as even as can be, and at most BLOCK_BYTES unless one row has more."""
         row_bytes = math.prod(self.shape[1:]) * self.dtype.itemsize
         most = max(1, BLOCK_BYTES // max(1, row_bytes))
-        pieces = max(1, math.ceil(self.shape[0] / most))
-        return max(1, math.ceil(self.shape[0] / pieces))
+        parts = max(1, math.ceil(self.shape[0] / most))
+        return max(1, math.ceil(self.shape[0] / parts))
 
     def row_blocks(self) -> Iterator[tuple[int, np.ndarray]]:
         """(first row, rows) over the first axis, `block_rows` at a time, from one read of the whole tensor.
@@ -65,7 +65,7 @@ class Tensor:
             yield start, values[start : start + self.block_rows()]
 
 
-Tensors = Mapping[str, Tensor]
+LazyTensors = Mapping[str, LazyTensor]
 
 
 def is_floating(dtype: np.dtype) -> bool:
@@ -73,14 +73,14 @@ def is_floating(dtype: np.dtype) -> bool:
     return dtype == BFLOAT16 or np.issubdtype(dtype, np.floating)
 
 
-def held(values: np.ndarray) -> Tensor:
-    """A Tensor over an array that is in memory already."""
-    return Tensor(values.shape, values.dtype, lambda index: values[index])
+def in_memory(values: np.ndarray) -> LazyTensor:
+    """A LazyTensor over an array that is in memory already."""
+    return LazyTensor(values.shape, values.dtype, lambda index: values[index])
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """A nested mapping as {'a/b/c': leaf}. A flat mapping stays as it is."""
-    flat = {}
+    flat: dict[str, Any] = {}
     for name, value in tree.items():
         if isinstance(value, Mapping):
             flat |= flatten(value, f"{prefix}{name}/")
@@ -106,10 +106,10 @@ def parameters(tensors: Mapping[str, Any]) -> dict[str, Any]:
     return {name.removeprefix(TARGET): tensor for name, tensor in tensors.items() if name.startswith(TARGET)}
 
 
-def expect_shape(tensor: Tensor, shape: tuple[int, ...], name: str, place: Any) -> None:
+def expect_shape(tensor: LazyTensor, shape: tuple[int, ...], name: str, path: Any) -> None:
     """Raises UserError that names the tensor, unless it has `shape`."""
     if tuple(tensor.shape) != tuple(shape):
-        raise UserError(f"{place}: '{name}' is {list(tensor.shape)}, expected {list(shape)}; the checkpoint is damaged")
+        raise UserError(f"{path}: '{name}' is {list(tensor.shape)}, expected {list(shape)}; the checkpoint is damaged")
 
 
 def digest(values: np.ndarray) -> str:
@@ -118,9 +118,9 @@ def digest(values: np.ndarray) -> str:
     bfloat16 and float16 widen without loss, so a checkpoint has one digest in every storage dtype that holds it.
     """
     sha = hashlib.sha256()
-    for _, block in held(np.atleast_1d(values)).row_blocks():
+    for _, block in in_memory(np.atleast_1d(values)).row_blocks():
         wide = block.astype("<f4") if is_floating(block.dtype) else block
-        sha.update(np.ascontiguousarray(wide))
+        sha.update(np.ascontiguousarray(wide).data)
     return sha.hexdigest()
 
 
@@ -128,7 +128,7 @@ def fingerprint(params: Mapping[str, Any]) -> str:
     """sha256 hex of a parameter tree: of its sorted names, shapes and values; one for every format that holds it.
 
     Args:
-      params: nested or flat, of arrays or Tensors, with T5X's names; `target/` before them is ignored, and so is
+      params: nested or flat, of arrays or LazyTensors, with T5X's names; `target/` before them is ignored, and so is
         everything under `state/`, when any name starts with `target/`.
     """
     flat = flatten(params)
@@ -136,6 +136,6 @@ def fingerprint(params: Mapping[str, Any]) -> str:
     sha = hashlib.sha256()
     for name in sorted(flat):
         leaf = flat[name]
-        values = leaf.read() if isinstance(leaf, Tensor) else np.asarray(leaf)
+        values = leaf.read() if isinstance(leaf, LazyTensor) else np.asarray(leaf)
         sha.update(f"{name} {list(values.shape)} {digest(values)}\n".encode())
     return sha.hexdigest()

@@ -1,4 +1,4 @@
-"""Does flanx compute from a checkpoint what transformers computes from it? Logits of fixed prompts, side by side."""
+"""Does flanx compute from a checkpoint what transformers computes from it? Logits of fixed prompts, compared."""
 
 import dataclasses
 import importlib.util
@@ -9,14 +9,14 @@ from typing import Any
 import jax
 import numpy as np
 
+from flanx.convert.formats import OpenCheckpoint
 from flanx.convert.lazy_tensor import nest, parameters
-from flanx.convert.open_checkpoint import Source
-from flanx.convert.storage import Folder
-from flanx.convert.t5_shapes import Layout
+from flanx.convert.storage import Storage
+from flanx.convert.t5_shapes import T5Sizes
 from flanx.errors import UserError
 from flanx.models import t5
 
-GOLDEN = "parity.npz"  # prompts and transformers' logits, left beside a result for machines without transformers
+GOLDEN = "parity.npz"  # prompts and transformers' logits, left next to a result for machines without transformers
 TOLERANCE = 1e-4  # of the largest |logit|: float32 sums in another order; a wrong transpose or scale gives about 1
 _LENGTHS = ((24, 10), (17, 7), (24, 3), (5, 10))  # (inputs, targets) of each prompt; unequal, so that masks count
 ACTIVATIONS = {  # Hugging Face's feed_forward_proj -> flanx's mlp_activations
@@ -46,7 +46,7 @@ class Parity:
 
     @property
     def holds(self) -> bool:
-        """Whether the two are the same but for the order of sums. A value that is not finite never is."""
+        """Whether the two are the same but for the order of sums. A value that is not finite is never the same."""
         return self.difference <= TOLERANCE * max(1.0, self.largest) and self.agreement == 1.0
 
     def __str__(self) -> str:
@@ -73,19 +73,21 @@ def shifted(targets: np.ndarray) -> np.ndarray:
     return np.pad(targets, ((0, 0), (1, 0)))[:, :-1]
 
 
-def model(layout: Layout, config: dict[str, Any]) -> t5.T5:
+def model(sizes: T5Sizes, config: dict[str, Any]) -> t5.T5:
     """flanx's T5 of these sizes; `config` is Hugging Face's config.json as far as it is known."""
-    projection = config.get("feed_forward_proj", "gated-gelu" if layout.gated else "relu")
+    projection = config.get("feed_forward_proj", "gated-gelu" if sizes.gated else "relu")
     if projection not in ACTIVATIONS:
-        raise UserError(f"feed_forward_proj '{projection}' is not computed by flanx; it knows {', '.join(ACTIVATIONS)}")
-    if layout.num_buckets != 32 or config.get("relative_attention_max_distance", 128) != 128:
+        raise UserError(
+            f"feed_forward_proj '{projection}' is not implemented in flanx; known are {', '.join(ACTIVATIONS)}"
+        )
+    if sizes.num_buckets != 32 or config.get("relative_attention_max_distance", 128) != 128:
         raise UserError("flanx's T5 has 32 relative-position buckets up to distance 128; this checkpoint has others")
-    sizes = dataclasses.asdict(layout)
-    del sizes["gated"], sizes["num_buckets"]
-    return t5.T5(tied_head=sizes.pop("tied"), mlp_activations=ACTIVATIONS[projection], **sizes)
+    return sizes.model(ACTIVATIONS[projection])
 
 
-def flanx_logits(checkpoint: Source, config: dict[str, Any], inputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
+def flanx_logits(
+    checkpoint: OpenCheckpoint, config: dict[str, Any], inputs: np.ndarray, targets: np.ndarray
+) -> np.ndarray:
     """Logits of flanx's T5, float32 [prompts, targets, vocab]."""
     params = nest({name: tensor.read().astype(np.float32) for name, tensor in parameters(checkpoint.tensors).items()})
     batch = {
@@ -95,7 +97,7 @@ def flanx_logits(checkpoint: Source, config: dict[str, Any], inputs: np.ndarray,
         "decoder_segment_ids": (targets > 0).astype(np.int32),
     }
     with jax.default_matmul_precision("float32"):
-        return np.asarray(jax.jit(model(checkpoint.layout, config).logits)(params, batch))
+        return np.asarray(jax.jit(model(checkpoint.t5_sizes(), config).logits)(params, batch))
 
 
 def has_transformers() -> bool:
@@ -105,11 +107,11 @@ def has_transformers() -> bool:
 
 def transformers_logits(folder: Path, inputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """Logits of transformers' model in `folder`."""
-    import torch
-    import transformers
+    import torch  # noqa: PLC0415  the extra `hf`
+    import transformers  # noqa: PLC0415
 
     transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()  # it warns of every head that is its own, which is T5.1.1's
+    transformers.utils.logging.set_verbosity_error()  # it warns of every head that is not tied, which is T5.1.1's
     reference = transformers.AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32).eval()
     tokens, teacher = torch.from_numpy(inputs).long(), torch.from_numpy(shifted(targets)).long()
     with torch.no_grad():
@@ -120,13 +122,15 @@ def transformers_logits(folder: Path, inputs: np.ndarray, targets: np.ndarray) -
 def compare(ours: np.ndarray, theirs: np.ndarray, targets: np.ndarray, reference: str) -> Parity:
     """Compares logits at the positions of targets."""
     if ours.shape != theirs.shape:
-        raise UserError(f"{reference}: logits {list(theirs.shape)}, flanx has {list(ours.shape)}; another checkpoint's")
+        raise UserError(
+            f"{reference}: logits {list(theirs.shape)}, flanx has {list(ours.shape)}; it belongs to another checkpoint"
+        )
     ours, theirs = ours[targets > 0], theirs[targets > 0]
     agreement = float(np.mean(ours.argmax(-1) == theirs.argmax(-1)))
     return Parity(float(np.max(np.abs(ours - theirs))), float(np.max(np.abs(theirs))), agreement, reference)
 
 
-def expect_reference(golden: Folder) -> None:
+def expect_reference(golden: Storage) -> None:
     """Raises UserError where there is nothing to compare with: neither transformers nor the file `golden`."""
     if not has_transformers() and golden.name not in golden.parent.children():
         raise UserError(
@@ -135,13 +139,13 @@ def expect_reference(golden: Folder) -> None:
         )
 
 
-def verify(written: Source, folder: Path, config: dict[str, Any], golden: Folder) -> tuple[Parity, dict]:
+def verify(written: OpenCheckpoint, folder: Path, config: dict[str, Any], golden: Storage) -> tuple[Parity, dict]:
     """Compares flanx on `written` with transformers on `folder`, or with the file `golden` where that is not installed.
 
     Returns the parity, and what to keep as a golden: inputs, targets, logits (empty where a golden was read).
     """
     if has_transformers():
-        inputs, targets = prompts(written.layout.vocab_size)
+        inputs, targets = prompts(written.t5_sizes().vocab_size)
         theirs = transformers_logits(folder, inputs, targets)
         kept = {"inputs": inputs, "targets": targets, "logits": theirs}
         return compare(flanx_logits(written, config, inputs, targets), theirs, targets, "transformers"), kept
@@ -149,5 +153,5 @@ def verify(written: Source, folder: Path, config: dict[str, Any], golden: Folder
         with np.load(io.BytesIO(golden.parent.read(golden.name))) as file:
             inputs, targets, theirs = file["inputs"], file["targets"], file["logits"]
     except (ValueError, KeyError) as error:
-        raise UserError(f"{golden} is no golden of --verify ({error}); give another with --golden") from error
+        raise UserError(f"{golden} is not a golden of --verify ({error}); give another with --golden") from error
     return compare(flanx_logits(written, config, inputs, targets), theirs, targets, str(golden)), {}

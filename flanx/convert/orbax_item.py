@@ -1,4 +1,4 @@
-"""One Orbax item (a folder with `_METADATA` and arrays): read unread, written a tensor at a time.
+"""One Orbax item (a folder with `_METADATA` and arrays): read lazily, written a tensor at a time.
 
 T5X's Orbax checkpoints hold one, `state/`; a run of flanx holds one a step, `default/`. Orbax itself writes only trees
 that are in memory; what is written here, Orbax restores.
@@ -10,26 +10,26 @@ from collections.abc import Sequence
 import numpy as np
 
 from flanx.convert import zarr
-from flanx.convert.lazy_tensor import Tensor, held
-from flanx.convert.storage import Folder
+from flanx.convert.lazy_tensor import LazyTensor, in_memory
+from flanx.convert.storage import Storage
 from flanx.convert.t5x import leaves_of, unpack
 from flanx.errors import UserError
 
 METADATA = "_METADATA"
 _DICT, _SEQUENCE = 2, 1  # Orbax's kinds of tree keys
-_PLACEHOLDER = "PLACEHOLDER://"  # how the aggregate file of Orbax before 2024 points at an array beside it
+_PLACEHOLDER = "PLACEHOLDER://"  # how the aggregate file of Orbax before 2024 points at an array next to it
 _NO_ARRAY = ("None", "Dict", "List", "Tuple", "NamedTuple")  # value types of empty nodes
 
 Key = tuple[str, ...]
 
 
-def is_item(folder: Folder) -> bool:
-    """Whether an Orbax item lies in `folder`."""
+def is_item(folder: Storage) -> bool:
+    """Whether `folder` is an Orbax item."""
     return METADATA in folder.children()
 
 
-def read(folder: Folder) -> dict[str, Tensor]:
-    """All arrays of an item by the '/'-joined keys of their tree, unread."""
+def read(folder: Storage) -> dict[str, LazyTensor]:
+    """All arrays of an item by the '/'-joined keys of their tree, lazily."""
     children = folder.children()
     ocdbt = "manifest.ocdbt" in children
     if METADATA not in children:
@@ -43,24 +43,24 @@ def read(folder: Folder) -> dict[str, Tensor]:
     return zarr.open_arrays(folder, arrays, ocdbt, bool(metadata.get("use_zarr3")))
 
 
-def _read_aggregate(folder: Folder, ocdbt: bool) -> dict[str, Tensor]:
+def _read_aggregate(folder: Storage, ocdbt: bool) -> dict[str, LazyTensor]:
     """An item of Orbax before 2024: msgpack with small values inside and placeholders for arrays."""
     inline, arrays = {}, {}
     for name, leaf in leaves_of(unpack(folder)):
         if isinstance(leaf, str) and leaf.startswith(_PLACEHOLDER):
             arrays[name] = leaf.removeprefix(_PLACEHOLDER)
         elif leaf is not None:
-            inline[name] = held(np.asarray(leaf))
+            inline[name] = in_memory(np.asarray(leaf))
     return inline | zarr.open_arrays(folder, arrays, ocdbt)
 
 
-def write(folder: Folder, leaves: Sequence[tuple[Key, Tensor | None]]) -> None:
-    """Writes an item that Orbax restores; appears whole or not at all on a local disk.
+def write(folder: Storage, leaves: Sequence[tuple[Key, LazyTensor | None]]) -> None:
+    """Writes an item that Orbax restores; appears atomically on a local disk.
 
     Args:
       folder: must not hold an item yet; other files in it stay.
       leaves: (keys, tensor) for each leaf, in the tree's order; a key that is a number is an index of a sequence. A
-        tensor of None is an empty node, which Orbax wants to find again.
+        tensor of None is an empty node, which Orbax expects when it restores.
     """
     if is_item(folder):
         raise UserError(f"{folder} holds a checkpoint already; give another folder or remove it")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from flanx.convert.lazy_tensor import BFLOAT16, Index, Tensor
+from flanx.convert.lazy_tensor import BFLOAT16, Index, LazyTensor
 from flanx.errors import UserError
 
 _NAMES = {
@@ -25,13 +25,13 @@ _NAMES = {
 _DTYPES = {name: dtype for dtype, name in _NAMES.items()}
 
 
-def read(path: Path) -> dict[str, Tensor]:
-    """The tensors of one file, unread. Raises UserError where the file is not whole or holds a dtype unknown here."""
+def read(path: Path) -> dict[str, LazyTensor]:
+    """The tensors of one file, lazily. Raises UserError where the file is truncated or has a dtype unknown here."""
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if length > size - 8:
-            raise UserError(f"{path} is not a whole safetensors file; download it again")
+            raise UserError(f"{path} is a truncated safetensors file; download it again")
         try:
             header = json.loads(file.read(length))
         except ValueError as error:
@@ -44,8 +44,8 @@ def read(path: Path) -> dict[str, Tensor]:
             raise UserError(f"{path}: '{name}' has dtype {entry['dtype']}; flanx reads {', '.join(_DTYPES)}")
         dtype = _DTYPES[entry["dtype"]]
         if end - start != math.prod(shape) * dtype.itemsize or 8 + length + end > size:
-            raise UserError(f"{path}: '{name}' {list(shape)} is not whole; download the file again")
-        tensors[name] = Tensor(shape, dtype, _Reader(path, 8 + length + start, shape, dtype))
+            raise UserError(f"{path}: '{name}' {list(shape)} is truncated; download the file again")
+        tensors[name] = LazyTensor(shape, dtype, _Reader(path, 8 + length + start, shape, dtype))
     return tensors
 
 
@@ -53,17 +53,17 @@ class _Reader:
     """Maps one tensor's bytes for as long as its values are in use, so that read pages do not pile up."""
 
     def __init__(self, path: Path, offset: int, shape: tuple[int, ...], dtype: np.dtype) -> None:
-        self._place = (path, offset, shape, dtype)
+        self._span = (path, offset, shape, dtype)
 
     def __call__(self, index: Index) -> np.ndarray:
-        path, offset, shape, dtype = self._place
+        path, offset, shape, dtype = self._span
         if 0 in shape:
             return np.zeros(shape, dtype)
         bytes_ = np.memmap(path, np.uint8, "r", offset, math.prod(shape) * dtype.itemsize)
         return bytes_.view(np.ndarray).view(dtype).reshape(shape)[index]
 
 
-def write(path: Path, tensors: Mapping[str, Tensor]) -> None:
+def write(path: Path, tensors: Mapping[str, LazyTensor]) -> None:
     """Writes one file; holds one tensor at a time."""
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}  # transformers refuses a file that does not say so
     end = 0

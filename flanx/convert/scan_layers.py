@@ -1,4 +1,4 @@
-"""Layers of their own, or all layers of a stack in one tensor: the two forms, and the way between them, unread.
+"""Unrolled layers, or all layers of a stack in one tensor: the two forms, and lazy conversion between them.
 
 | form | name | axis of the layers |
 |---|---|---|
@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from flanx.convert.lazy_tensor import STATE, TARGET, Index, Tensor, Tensors
+from flanx.convert.lazy_tensor import STATE, TARGET, Index, LazyTensor, LazyTensors
 from flanx.errors import UserError
 from flanx.optim import factored_axes
 
@@ -32,18 +32,19 @@ def is_stacked(names: Any) -> bool:
     return any("/layers/" in f"/{name}" for name in names)
 
 
-def unroll(tensors: Tensors, place: Any) -> dict[str, Tensor]:
-    """Every stacked tensor, of either form, as one tensor for each layer; others as they are.
+def unroll(tensors: LazyTensors, path: Any) -> dict[str, LazyTensor]:
+    """Every stacked tensor, of either form, as one tensor for each layer; others unchanged.
 
     Raises UserError where T5X's layers have biases of their own, or moments that Adafactor here does not keep.
     """
-    flat: dict[str, Tensor] = {}
+    flat: dict[str, LazyTensor] = {}
     for name, tensor in tensors.items():
+        axis: int | None
         ours, theirs = _FLANX.fullmatch(name), _T5X.fullmatch(name)
         if ours:
             names, axis, count = f"{ours[1]}layers_{{}}/{ours[2]}", 0, tensor.shape[0]
         elif theirs:
-            kept, axis, count = _of_t5x(theirs, tensor, tensors, place)
+            kept, axis, count = _of_t5x(theirs, tensor, tensors, path)
             names = f"{theirs[1]}{theirs[2]}/layers_{{}}/{kept}"
         else:
             flat[name] = tensor
@@ -51,11 +52,11 @@ def unroll(tensors: Tensors, place: Any) -> dict[str, Tensor]:
         for i in range(count):
             flat[names.format(i)] = tensor if axis is None else _layer(tensor, axis, i)
     for prefix in ("target/encoder", "target/decoder", f"{_MOMENTS}encoder", f"{_MOMENTS}decoder"):
-        _share_bias(flat, prefix, place)
+        _share_bias(flat, prefix, path)
     return flat
 
 
-def _of_t5x(name: re.Match[str], tensor: Tensor, tensors: Tensors, place: Any) -> tuple[str, int | None, int]:
+def _of_t5x(name: re.Match[str], tensor: LazyTensor, tensors: LazyTensors, path: Any) -> tuple[str, int | None, int]:
     """A tensor of T5X's stacked form: its name inside a layer here, the axis of the layers (None: the same tensor for
     all of them), and their number."""
     _, stack, inside = name.groups()
@@ -64,7 +65,7 @@ def _of_t5x(name: re.Match[str], tensor: Tensor, tensors: Tensors, place: Any) -
     inside, _, moment = inside.rpartition("/")
     param = tensors.get(f"{TARGET}{stack}/{stack}/{inside}")
     if name[1] != _MOMENTS or param is None:
-        raise UserError(f"{place}: '{name[0]}' is a state of no parameter; add --drop-optimizer")
+        raise UserError(f"{path}: '{name[0]}' is a state without its parameter; add --drop-optimizer")
     count = param.shape[1]
     if tensor.shape == (1,):  # a moment that the parameter does not use
         return f"{inside}/{moment}", None, count
@@ -76,42 +77,42 @@ def _of_t5x(name: re.Match[str], tensor: Tensor, tensors: Tensors, place: Any) -
     axes = factored_axes((param.shape[0], param.shape[2]), LEAST_FACTORED)
     if axes is None:
         raise UserError(
-            f"{place}: '{name[0]}' is a factored moment of a parameter with an axis below {LEAST_FACTORED}, "
+            f"{path}: '{name[0]}' is a factored moment of a parameter with an axis below {LEAST_FACTORED}, "
             "which flanx does not factor; add --drop-optimizer"
         )
     return f"{inside}/{'v_row' if axes[0] == mine else 'v_col'}", 1 - mine, count
 
 
-def _layer(tensor: Tensor, axis: int, i: int) -> Tensor:
+def _layer(tensor: LazyTensor, axis: int, i: int) -> LazyTensor:
     def fetch(index: Index) -> np.ndarray:
         return tensor.fetch((*index[:axis], slice(i, i + 1), *index[axis:])).squeeze(axis)
 
-    return Tensor(tensor.shape[:axis] + tensor.shape[axis + 1 :], tensor.dtype, fetch)
+    return LazyTensor(tensor.shape[:axis] + tensor.shape[axis + 1 :], tensor.dtype, fetch)
 
 
-def _share_bias(tensors: dict[str, Tensor], prefix: str, place: Any) -> None:
+def _share_bias(tensors: dict[str, LazyTensor], prefix: str, path: Any) -> None:
     """Takes the relative bias of a stack, or a moment of it, out of its layers, where all of them have the same."""
-    found = defaultdict(list)
+    biases: dict[str, list[str]] = defaultdict(list)
     for name in sorted(tensors):
         if match := re.fullmatch(rf"{prefix}/layers_\d+/(relpos_bias/rel_embedding(?:/\w+)?)", name):
-            found[match[1]].append(name)
-    for inside, own in found.items():
+            biases[match[1]].append(name)
+    for inside, own in biases.items():
         first = tensors[own[0]].read()
         for name in own[1:]:
             if not np.array_equal(first, tensors[name].read()):
                 repair = "; add --drop-optimizer" if prefix.startswith(STATE) else ""
                 raise UserError(
-                    f"{place}: '{name}' differs from layer 0's; flanx's T5 has one relative bias in a stack{repair}"
+                    f"{path}: '{name}' differs from layer 0's; flanx's T5 has one relative bias in a stack{repair}"
                 )
         tensors[f"{prefix}/{inside}"] = tensors[own[0]]
         for name in own:
             del tensors[name]
 
 
-def stack(tensors: Tensors) -> dict[str, Tensor]:
+def stack(tensors: LazyTensors) -> dict[str, LazyTensor]:
     """Unrolled layers as flanx's stacked form. The layers of a name must have one shape."""
-    stacked: dict[str, Tensor] = {}
-    layers: dict[str, dict[int, Tensor]] = defaultdict(dict)
+    stacked: dict[str, LazyTensor] = {}
+    layers: dict[str, dict[int, LazyTensor]] = defaultdict(dict)
     for name, tensor in tensors.items():
         match = _LAYER.fullmatch(name)
         if match:
@@ -121,8 +122,8 @@ def stack(tensors: Tensors) -> dict[str, Tensor]:
     return stacked | {name: _stacked([each[i] for i in sorted(each)]) for name, each in layers.items()}
 
 
-def _stacked(each: list[Tensor]) -> Tensor:
+def _stacked(each: list[LazyTensor]) -> LazyTensor:
     def fetch(index: Index) -> np.ndarray:
         return np.stack([tensor.fetch(index[1:]) for tensor in each[index[0]]])
 
-    return Tensor((len(each), *each[0].shape), each[0].dtype, fetch)
+    return LazyTensor((len(each), *each[0].shape), each[0].dtype, fetch)

@@ -13,63 +13,63 @@ from flanx.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
-class Folder:
-    """A folder that may not exist; `str` of it is its place as the user knows it.
+class Storage:
+    """A folder that may not exist; `str` of it is its path as the user gave it.
 
     Attributes:
-      place: an absolute local path, or gs://bucket/path.
+      path: an absolute local path, or gs://bucket/path.
     """
 
-    place: str
+    path: str
 
     def __str__(self) -> str:
-        return self.place
+        return self.path
 
     def __fspath__(self) -> str:
-        return self.place
+        return self.path
 
-    def __truediv__(self, name: str) -> "Folder":
-        return Folder(f"{self.place}/{name}")
+    def __truediv__(self, name: str) -> "Storage":
+        return Storage(f"{self.path}/{name}")
 
     @property
-    def parent(self) -> "Folder":
-        """The folder that it lies in."""
-        return Folder(self.place.rpartition("/")[0])
+    def parent(self) -> "Storage":
+        """The folder that contains it."""
+        return Storage(self.path.rpartition("/")[0])
 
     @property
     def name(self) -> str:
-        """The last part of its place."""
-        return self.place.rpartition("/")[2]
+        """The last part of its path."""
+        return self.path.rpartition("/")[2]
 
     @property
     def is_remote(self) -> bool:
-        """Whether it lies in a bucket."""
-        return self.place.startswith("gs://")
+        """Whether it is in a bucket."""
+        return self.path.startswith("gs://")
 
     def local(self) -> Path:
         """The folder as a path. Raises UserError where it is remote."""
         if self.is_remote:
-            raise UserError(f"{self}: Hugging Face folders lie on a local disk; copy it there first")
-        return Path(self.place)
+            raise UserError(f"{self}: Hugging Face folders are read and written on a local disk; copy it there first")
+        return Path(self.path)
 
     def kvstore(self) -> dict[str, Any]:
         """tensorstore's description."""
-        bucket = re.fullmatch(r"gs://([^/]+)/?(.*)", self.place)
+        bucket = re.fullmatch(r"gs://([^/]+)/?(.*)", self.path)
         if bucket:
             return {"driver": "gcs", "bucket": bucket[1], "path": f"{bucket[2]}/" if bucket[2] else ""}
-        return {"driver": "file", "path": f"{self.place}/"}
+        return {"driver": "file", "path": f"{self.path}/"}
 
     def children(self) -> set[str]:
         """Names of the files and folders in it; empty where it does not exist."""
         if self.is_remote:
             keys = self._do("list", lambda store: store.list())
             return {key.decode().partition("/")[0] for key in keys}
-        path = Path(self.place)
+        path = Path(self.path)
         return set(os.listdir(path)) if path.is_dir() else set()
 
     def read(self, file: str) -> bytes:
         """The content of one of its files. Raises UserError where that is not there."""
-        if not self.is_remote and not (Path(self.place) / file).is_file():
+        if not self.is_remote and not (Path(self.path) / file).is_file():
             raise UserError(f"no file '{self}/{file}'; the checkpoint is incomplete or of another format")
         result = self._do("read", lambda store: store.read(file))
         if result.state != "value":
@@ -84,7 +84,7 @@ class Folder:
             raise UserError(f"{self}/{file} is not JSON ({error}); copy the checkpoint again") from error
 
     def write(self, file: str, content: bytes | str) -> None:
-        """Writes one file, whole or not at all."""
+        """Writes one file, atomically."""
         data = content.encode() if isinstance(content, str) else content
         self._do("write to", lambda store: store.write(file, data))
 
@@ -95,12 +95,12 @@ class Folder:
             raise UserError(f"cannot {what} {self} ({brief(error)})") from error
 
 
-def at(path: str | os.PathLike) -> Folder:
+def open_storage(path: str | os.PathLike) -> Storage:
     """The folder at a local path or gs:// URL."""
     text = os.fspath(path)
     if text.startswith("gs://"):
-        return Folder(text.rstrip("/"))
-    return Folder(str(Path(text).expanduser().absolute()))
+        return Storage(text.rstrip("/"))
+    return Storage(str(Path(text).expanduser().absolute()))
 
 
 def brief(error: Exception) -> str:

@@ -1,25 +1,22 @@
-"""Which tensors a T5 has, and their shapes: every checkpoint that comes in or goes out is held against this."""
+"""Which tensors a T5 has, and their shapes: every checkpoint that is read or written is checked against this."""
 
 import dataclasses
 import re
 from collections.abc import Mapping
 from typing import Any
 
-from flanx.convert.lazy_tensor import parameters
-from flanx.errors import UserError, nearest
+import flax.linen as nn
+import jax
 
-_ATTENTION = ("query", "key", "value", "out")
-_STACKS = {  # stack -> its attentions and norms inside a layer
-    "encoder": (("attention",), ("pre_attention_layer_norm", "pre_mlp_layer_norm")),
-    "decoder": (
-        ("self_attention", "encoder_decoder_attention"),
-        ("pre_self_attention_layer_norm", "pre_cross_attention_layer_norm", "pre_mlp_layer_norm"),
-    ),
-}
+from flanx.convert.lazy_tensor import flatten, parameters
+from flanx.errors import UserError, nearest
+from flanx.models.t5 import T5
+
+GATED, PLAIN = ("gelu", "linear"), ("relu",)  # T5.1.1's and T5's MLP
 
 
 @dataclasses.dataclass(frozen=True)
-class Layout:
+class T5Sizes:
     """The sizes of a T5 of any version (T5, T5.1.1, LM-adapted, Flan-T5, mT5).
 
     Attributes:
@@ -38,25 +35,23 @@ class Layout:
     tied: bool
     num_buckets: int = 32
 
+    def model(self, mlp_activations: tuple[str, ...] | None = None) -> T5:
+        """flanx's T5 of these sizes; no tensor shows its activations, T5's own where none are given."""
+        sizes = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        gated, tied, _ = sizes.pop("gated"), sizes.pop("tied"), sizes.pop("num_buckets")
+        return T5(tied_head=tied, mlp_activations=mlp_activations or (GATED if gated else PLAIN), **sizes)
+
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """T5X's parameter names (without `target/`) and shapes."""
-        joined = self.num_heads * self.head_dim
-        shapes: dict[str, tuple[int, ...]] = {"token_embedder/embedding": (self.vocab_size, self.emb_dim)}
-        if not self.tied:
-            shapes["decoder/logits_dense/kernel"] = (self.emb_dim, self.vocab_size)
-        for stack, layers in (("encoder", self.num_encoder_layers), ("decoder", self.num_decoder_layers)):
-            attentions, norms = _STACKS[stack]
-            shapes[f"{stack}/relpos_bias/rel_embedding"] = (self.num_heads, self.num_buckets)
-            shapes[f"{stack}/{stack}_norm/scale"] = (self.emb_dim,)
-            for layer in (f"{stack}/layers_{i}" for i in range(layers)):
-                shapes |= {f"{layer}/{norm}/scale": (self.emb_dim,) for norm in norms}
-                for attention in attentions:
-                    shapes |= {f"{layer}/{attention}/{name}/kernel": (self.emb_dim, joined) for name in _ATTENTION[:3]}
-                    shapes[f"{layer}/{attention}/out/kernel"] = (joined, self.emb_dim)
-                inputs = ("wi_0", "wi_1") if self.gated else ("wi",)
-                shapes |= {f"{layer}/mlp/{name}/kernel": (self.emb_dim, self.mlp_dim) for name in inputs}
-                shapes[f"{layer}/mlp/wo/kernel"] = (self.mlp_dim, self.emb_dim)
-        return shapes
+        """T5X's parameter names (without `target/`) and shapes: those of the model's own initialization."""
+        one_program = dataclasses.replace(self.model(), scan_layers=True)  # as long to trace as one layer
+        shapes: dict[str, tuple[int, ...]] = {}
+        for name, leaf in flatten(nn.unbox(jax.eval_shape(one_program.init, jax.random.key(0)))).items():
+            stack, layers, inside = name.partition("/layers/")
+            if layers:
+                shapes |= {f"{stack}/layers_{i}/{inside}": leaf.shape[1:] for i in range(leaf.shape[0])}
+            else:
+                shapes[name] = leaf.shape
+        return shapes | {name: (self.num_heads, self.num_buckets) for name in shapes if "relpos_bias" in name}
 
 
 def is_t5(tensors: Mapping[str, Any]) -> bool:
@@ -64,8 +59,8 @@ def is_t5(tensors: Mapping[str, Any]) -> bool:
     return any(name.startswith("encoder/") for name in parameters(tensors))
 
 
-def infer(tensors: Mapping[str, Any], place: Any) -> Layout:
-    """The layout that a T5's parameters (`target/...`, unrolled) show.
+def infer(tensors: Mapping[str, Any], path: Any) -> T5Sizes:
+    """The sizes that a T5's parameters (`target/...`, unrolled) show; `path` is for messages.
 
     Raises UserError where a tensor that fixes a size is missing.
     """
@@ -73,7 +68,7 @@ def infer(tensors: Mapping[str, Any], place: Any) -> Layout:
 
     def shape(name: str) -> tuple[int, ...]:
         if name not in shapes:
-            raise UserError(f"{place} has no 'target/{name}'{nearest(name, shapes)}")
+            raise UserError(f"{path} has no 'target/{name}'{nearest(name, shapes)}")
         return shapes[name]
 
     def count(stack: str) -> int:
@@ -82,7 +77,7 @@ def infer(tensors: Mapping[str, Any], place: Any) -> Layout:
     vocab_size, emb_dim = shape("token_embedder/embedding")
     num_heads, num_buckets = shape("encoder/relpos_bias/rel_embedding")
     joined = shape("encoder/layers_0/attention/query/kernel")[-1]
-    return Layout(
+    return T5Sizes(
         vocab_size=vocab_size,
         emb_dim=emb_dim,
         num_heads=num_heads,
@@ -96,17 +91,19 @@ def infer(tensors: Mapping[str, Any], place: Any) -> Layout:
     )
 
 
-def check(tensors: Mapping[str, Any], layout: Layout, place: Any) -> None:
-    """Raises UserError that names the first parameter that `layout` lacks, misses, or has in another shape."""
-    expected = layout.shapes()
-    found = parameters(tensors)
-    for name in sorted(found):
+def check(tensors: Mapping[str, Any], sizes: T5Sizes, path: Any) -> None:
+    """Raises UserError for the first parameter that is unknown, missing or of another shape."""
+    expected = sizes.shapes()
+    params = parameters(tensors)
+    for name in sorted(params):
         if name not in expected:
-            raise UserError(f"{place} holds 'target/{name}', which no T5 of these sizes has{nearest(name, expected)}")
-    for name, shape in expected.items():
-        if name not in found:
-            raise UserError(f"{place} has no 'target/{name}'; it should be there with shape {list(shape)}")
-        if tuple(found[name].shape) != shape:
             raise UserError(
-                f"{place}: 'target/{name}' is {list(found[name].shape)}; the other sizes want {list(shape)}"
+                f"{path} holds 'target/{name}', which a T5 of these sizes does not have{nearest(name, expected)}"
+            )
+    for name, shape in expected.items():
+        if name not in params:
+            raise UserError(f"{path} has no 'target/{name}' of shape {list(shape)}")
+        if tuple(params[name].shape) != shape:
+            raise UserError(
+                f"{path}: 'target/{name}' is {list(params[name].shape)}; its other tensors imply {list(shape)}"
             )

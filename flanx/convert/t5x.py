@@ -1,7 +1,7 @@
 """T5X's legacy checkpoint format (msgpack + zarr), both ways. (Its Orbax format is read by `orbax_item`.)
 
 It is a file `checkpoint`, msgpack of {version, optimizer: {state: {step, param_states}, target}}, whose leaves are
-small arrays, or descriptions of zarr arrays that lie beside it. The public T5, Flan-T5 checkpoints have it.
+small arrays, or descriptions of zarr arrays next to it. The public T5, Flan-T5 checkpoints have it.
 Neither T5X nor TensorFlow is needed.
 """
 
@@ -14,8 +14,8 @@ import numpy as np
 from flax import serialization
 
 from flanx.convert import zarr
-from flanx.convert.lazy_tensor import TARGET, Tensor, Tensors, expect_shape, held, nest
-from flanx.convert.storage import Folder
+from flanx.convert.lazy_tensor import TARGET, LazyTensor, LazyTensors, expect_shape, in_memory, nest
+from flanx.convert.storage import Storage
 from flanx.errors import UserError
 
 MESSAGES = "checkpoint"  # the msgpack file
@@ -23,7 +23,7 @@ VERSION = 3  # of the format since June 2021: bfloat16 arrays are stored as such
 _STEP = re.compile(r"checkpoint_(\d+)")
 
 
-def step_folder(folder: Folder) -> Folder:
+def step_folder(folder: Storage) -> Storage:
     """`folder` itself, or its newest `checkpoint_<step>` when it is a folder of those."""
     children = folder.children()
     if children & {MESSAGES, "state"}:
@@ -32,8 +32,8 @@ def step_folder(folder: Folder) -> Folder:
     return folder / f"checkpoint_{max(steps)}" if steps else folder
 
 
-def read_legacy(folder: Folder) -> dict[str, Tensor]:
-    """All tensors of a legacy checkpoint, by T5X's flat names, unread.
+def read_legacy(folder: Storage) -> dict[str, LazyTensor]:
+    """All tensors of a legacy checkpoint, by T5X's flat names, lazily.
 
     Raises UserError where the msgpack file is absent, not T5X's, older than version 2, or an array does not have the
     shape that the msgpack file gives it.
@@ -47,11 +47,11 @@ def read_legacy(folder: Folder) -> dict[str, Tensor]:
     inline, arrays, shapes = {}, {}, {}
     for name, leaf in leaves_of(tree["optimizer"]):
         if isinstance(leaf, Mapping):
-            place = leaf["kvstore"].get("path") or leaf.get("path")  # tensorstore before 0.1.14 had it one level up
-            arrays[name] = str(place).strip("/")
+            path = leaf["kvstore"].get("path") or leaf.get("path")  # tensorstore before 0.1.14 had it one level up
+            arrays[name] = str(path).strip("/")
             shapes[name] = tuple(leaf["metadata"]["shape"])
         elif leaf is not None:
-            inline[name] = held(np.asarray(leaf))
+            inline[name] = in_memory(np.asarray(leaf))
     tensors = inline | zarr.open_arrays(folder, arrays)
     for name, shape in shapes.items():
         expect_shape(tensors[name], shape, name, folder)
@@ -60,8 +60,8 @@ def read_legacy(folder: Folder) -> dict[str, Tensor]:
     return tensors
 
 
-def unpack(folder: Folder) -> Any:
-    """The msgpack file of a folder. Raises UserError where there is none, or another thing of that name."""
+def unpack(folder: Storage) -> Any:
+    """The msgpack file of a folder. Raises UserError where there is none, or a file of another format."""
     content = folder.read(MESSAGES)
     if content.startswith(b"model_checkpoint_path"):
         raise UserError(f"{folder} is a Mesh TensorFlow checkpoint; convert it with T5X's convert_tf_checkpoint first")
@@ -75,16 +75,16 @@ def unpack(folder: Folder) -> Any:
 
 def leaves_of(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     """(flat name, leaf) where a description of an array counts as a leaf."""
-    found = []
+    leaves: list[tuple[str, Any]] = []
     for name, node in tree.items():
         if isinstance(node, Mapping) and not {"driver", "kvstore", "metadata"} <= node.keys():
-            found += leaves_of(node, f"{prefix}{name}/")
+            leaves += leaves_of(node, f"{prefix}{name}/")
         else:
-            found.append((prefix + name, node))
-    return found
+            leaves.append((prefix + name, node))
+    return leaves
 
 
-def write_legacy(folder: Folder, tensors: Tensors, step: int) -> None:
+def write_legacy(folder: Storage, tensors: LazyTensors, step: int) -> None:
     """Writes a checkpoint that T5X restores: parameters and full second moments as zarr, the small rest in msgpack.
 
     Args:

@@ -6,18 +6,18 @@ from typing import Any
 
 import numpy as np
 
-from flanx.convert.lazy_tensor import BFLOAT16, Index, Tensor
+from flanx.convert.lazy_tensor import BFLOAT16, Index, LazyTensor
 from flanx.errors import UserError
 
 
-def read(path: Path) -> dict[str, Tensor]:
+def read(path: Path) -> dict[str, LazyTensor]:
     """The tensors of a torch file, without running code in it. Raises UserError where torch is not installed."""
     try:
-        import torch
+        import torch  # noqa: PLC0415  the extra `hf`
     except ImportError as error:
         raise UserError(f"{path} needs torch: pip install 'flanx[hf]', or give a folder with safetensors") from error
 
-    # torch before 1.6 wrote a stream that cannot be mapped: that one file has to be in memory whole
+    # torch before 1.6 wrote a stream that cannot be mapped: such a file is held in memory whole
     mapped = zipfile.is_zipfile(path)
 
     def load() -> dict[str, Any]:
@@ -27,15 +27,15 @@ def read(path: Path) -> dict[str, Tensor]:
             raise UserError(f"{path} cannot be read as tensors alone ({str(error).splitlines()[0]})") from error
 
     def fetch(name: str, index: Index) -> np.ndarray:
-        # loaded anew (the file is only mapped), so that pages of tensors that are done do not pile up
+        # loaded again (the file is only mapped), so that pages of tensors that are done do not pile up
         values = (load() if mapped else whole)[name][index]
         if values.dtype == torch.bfloat16:
             return values.contiguous().view(torch.uint16).numpy().view(BFLOAT16)
         return values.numpy()
 
-    def tensor(name: str, values: Any) -> Tensor:
+    def tensor(name: str, values: Any) -> LazyTensor:
         dtype = BFLOAT16 if values.dtype == torch.bfloat16 else torch.empty(0, dtype=values.dtype).numpy().dtype
-        return Tensor(tuple(values.shape), dtype, lambda index: fetch(name, index))
+        return LazyTensor(tuple(values.shape), dtype, lambda index: fetch(name, index))
 
     whole = load()
     return {name: tensor(name, values) for name, values in whole.items()}

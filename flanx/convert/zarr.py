@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import tensorstore as ts
 
-from flanx.convert.lazy_tensor import Index, Tensor
-from flanx.convert.storage import Folder, brief
+from flanx.convert.lazy_tensor import Index, LazyTensor
+from flanx.convert.storage import Storage, brief
 from flanx.errors import UserError
 
 _CONTEXT = ts.Context({"file_io_concurrency": {"limit": 4}, "data_copy_concurrency": {"limit": 2}})
@@ -14,7 +14,7 @@ GZIP = {"id": "gzip", "level": 1}  # T5X's compressor of the legacy format
 ZSTD = {"id": "zstd", "level": 1}  # Orbax's
 
 
-def spec(folder: Folder, array: str, ocdbt: bool = False, zarr3: bool = False) -> dict[str, Any]:
+def spec(folder: Storage, array: str, ocdbt: bool = False, zarr3: bool = False) -> dict[str, Any]:
     """tensorstore's description of one array of a folder."""
     store = folder.kvstore()
     if ocdbt:
@@ -24,7 +24,9 @@ def spec(folder: Folder, array: str, ocdbt: bool = False, zarr3: bool = False) -
     return {"driver": "zarr3" if zarr3 else "zarr", "kvstore": store}
 
 
-def open_arrays(folder: Folder, arrays: dict[str, str], ocdbt: bool = False, zarr3: bool = False) -> dict[str, Tensor]:
+def open_arrays(
+    folder: Storage, arrays: dict[str, str], ocdbt: bool = False, zarr3: bool = False
+) -> dict[str, LazyTensor]:
     """Opens {name: array} at once and reads no values. Raises UserError naming the first array that is not there."""
     opening = {
         name: ts.open(spec(folder, array, ocdbt, zarr3), open=True, context=_CONTEXT) for name, array in arrays.items()
@@ -37,11 +39,11 @@ def open_arrays(folder: Folder, arrays: dict[str, str], ocdbt: bool = False, zar
             raise UserError(
                 f"{folder}: '{name}' cannot be opened ({brief(error)}); the checkpoint is incomplete, copy it again"
             ) from error
-        tensors[name] = Tensor(tuple(store.shape), store.dtype.numpy_dtype, _reader(store, name, folder))
+        tensors[name] = LazyTensor(tuple(store.shape), store.dtype.numpy_dtype, _reader(store, name, folder))
     return tensors
 
 
-def _reader(store: ts.TensorStore, name: str, folder: Folder):
+def _reader(store: ts.TensorStore, name: str, folder: Storage):
     def fetch(index: Index) -> np.ndarray:
         try:
             return np.asarray(store[index].read().result())
@@ -53,7 +55,7 @@ def _reader(store: ts.TensorStore, name: str, folder: Folder):
     return fetch
 
 
-def write_array(folder: Folder, array: str, tensor: Tensor, compressor: dict[str, Any]) -> dict[str, Any]:
+def write_array(folder: Storage, array: str, tensor: LazyTensor, compressor: dict[str, Any]) -> dict[str, Any]:
     """Writes one array, a block of rows at a time; returns its zarr metadata (shape, chunks, compressor)."""
     chunks = [tensor.block_rows(), *tensor.shape[1:]] if tensor.shape else []
     metadata = {"shape": list(tensor.shape), "chunks": chunks, "compressor": compressor}

@@ -12,9 +12,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
-from flanx.kernels import heads_first
 from flanx.models import Cache, Params
-from flanx.models.attention import Attention, RelativeBias, segment_mask, write_heads
+from flanx.models.attention import Attention, RelativeBias, heads_first, segment_mask, write_heads
 from flanx.models.base import LinenModel
 from flanx.models.layers import (
     ACTIVATIONS,

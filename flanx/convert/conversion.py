@@ -1,0 +1,200 @@
+"""One conversion: a checkpoint written in another format, and the proof that both compute the same."""
+
+import contextlib
+import dataclasses
+import io
+import json
+import math
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+import flanx
+from flanx.convert import flanx_format, hf, logit_parity, scan_layers, t5x
+from flanx.convert.formats import NOTE, OpenCheckpoint, open_checkpoint
+from flanx.convert.lazy_tensor import BFLOAT16, STATE, TARGET, LazyTensor, fingerprint, in_memory, parameters
+from flanx.convert.storage import Storage, open_storage
+from flanx.data import remote
+from flanx.data import vocabulary as vocabularies
+from flanx.errors import UserError
+from flanx.optim import factored_axes
+
+DTYPES = {"float32": np.dtype(np.float32), "bfloat16": BFLOAT16}
+
+
+@dataclasses.dataclass(frozen=True)
+class Conversion:
+    """What to write of a checkpoint, and where.
+
+    Attributes:
+      kind: format of `dest`: "flanx", "t5x" or "hf".
+      dtype: of the parameters, a name in DTYPES.
+      stacked: one tensor for all layers of a stack; flanx's format alone.
+      vocabulary: "byte" or a SentencePiece model, for the tokenizer's files; None: they are copied.
+      config: entries of Hugging Face's config.json that no tensor shows; they override the source's.
+    """
+
+    source: OpenCheckpoint
+    dest: Storage
+    kind: str
+    dtype: str = "float32"
+    stacked: bool = False
+    vocabulary: str | None = None
+    config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            reason = "T5's activations overflow float16" if self.dtype == "float16" else f"no dtype '{self.dtype}'"
+            raise UserError(f"--dtype {self.dtype}: {reason}; use {' or '.join(DTYPES)}")
+        if self.kind == "hf":
+            self.source.t5_sizes()
+        if self.stacked and self.kind != "flanx":
+            raise UserError(f"--stacked writes flanx's form of scan_layers; leave it out for --to {self.kind}")
+        if self.dest.children() or (not self.dest.is_remote and self.dest.local().is_file()):
+            raise UserError(f"DEST '{self.dest}' is not empty; give another folder")
+
+    def run(self, verify_with: Storage | None = None) -> "Result":
+        """Writes `dest`, with a note of its origin.
+
+        Args:
+          verify_with: a golden to verify the result with where transformers is not installed; None: do not verify.
+        """
+        if verify_with is not None:
+            self.source.t5_sizes()
+            logit_parity.expect_reference(verify_with)
+        dtype = DTYPES[self.dtype]
+        source = dataclasses.replace(
+            self.source,
+            tensors={n: t.cast(dtype) if n.startswith(TARGET) else t for n, t in self.source.tensors.items()},
+            config={**self.source.config, **self.config},
+        )
+        with atomic(self.dest) as folder:
+            written = self._write(source, folder)
+            mark = fingerprint(written.tensors)
+            note = {"source": str(self.source.given), "from": source.kind, "to": self.kind, "dtype": self.dtype}
+            note |= {"step": source.step, "fingerprint": mark, "config": dict(source.config)}
+            folder.write(NOTE, json.dumps(note | {"flanx": flanx.__version__}, indent=2) + "\n")
+            verified = verify_with is None or verify(source, written, folder, mark, verify_with)
+        shapes = [tensor.shape for tensor in parameters(written.tensors).values()]
+        return Result(len(shapes), sum(map(math.prod, shapes)), mark, verified)
+
+    def _write(self, source: OpenCheckpoint, folder: Storage) -> OpenCheckpoint:
+        """Writes `source` to `folder`, with its tokenizer's files, and opens the result."""
+        if self.kind == "hf":
+            hf.write(folder, source.tensors, source.t5_sizes(), source.config)
+        elif self.kind == "flanx":
+            flanx_format.write(folder, scan_layers.stack(source.tensors) if self.stacked else source.tensors)
+        else:
+            tensors, step = with_optimizer_state(source)
+            t5x.write_legacy(folder / f"checkpoint_{step}", tensors, step)
+        if self.kind != "t5x":
+            write_tokenizer(source.given, folder, self.vocabulary, wanted=self.kind == "hf")
+        written = open_checkpoint(folder, self.kind)
+        return written if written.config else dataclasses.replace(written, config=source.config)
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What a conversion wrote.
+
+    Attributes:
+      num_tensors, num_params, fingerprint: of the parameters.
+      verified: False where --verify found a difference.
+    """
+
+    num_tensors: int
+    num_params: int
+    fingerprint: str
+    verified: bool
+
+
+@contextlib.contextmanager
+def atomic(dest: Storage) -> Iterator[Storage]:
+    """A folder to write in that becomes `dest` at the end; after an error nothing of it is left.
+
+    In a bucket it is `dest` itself: the file without which a folder is no checkpoint is written last there.
+    """
+    if dest.is_remote:
+        yield dest
+        return
+    partial = open_storage(f"{dest}.partial")
+    shutil.rmtree(partial.local(), ignore_errors=True)  # of a conversion that was killed
+    partial.local().mkdir(parents=True)
+    try:
+        yield partial
+    except BaseException:
+        shutil.rmtree(partial.local(), ignore_errors=True)
+        raise
+    if dest.local().exists():
+        dest.local().rmdir()
+    partial.local().rename(dest.local())
+
+
+def with_optimizer_state(source: OpenCheckpoint) -> tuple[dict[str, LazyTensor], int]:
+    """What T5X restores: the tensors with an optimizer state, and the step.
+
+    Where there is none, it is Adafactor's at step 0, all zeros: T5X's first update ignores it.
+    """
+    tensors = dict(source.tensors)
+    if any(name.startswith(f"{STATE}param_states/") for name in tensors):
+        return tensors, source.step
+    unused = in_memory(np.zeros((1,), np.float32))
+    for name in source.tensors:
+        if not name.startswith(TARGET):
+            continue
+        shape = source.tensors[name].shape
+        axes = factored_axes(shape, scan_layers.LEAST_FACTORED)
+        state = dict.fromkeys(flanx_format.MOMENTS, unused)
+        if axes:
+            state["v_row"] = in_memory(np.zeros(np.delete(shape, axes[1]), np.float32))
+            state["v_col"] = in_memory(np.zeros(np.delete(shape, axes[0]), np.float32))
+        else:
+            state["v"] = in_memory(np.zeros(shape, np.float32))
+        for moment, tensor in state.items():
+            tensors[f"{STATE}param_states/{name.removeprefix(TARGET)}/{moment}"] = tensor
+    return tensors, 0
+
+
+def write_tokenizer(source: Storage, folder: Storage, vocabulary: str | None, wanted: bool) -> None:
+    """Tokenizer files that transformers loads: made from `vocabulary`, else copied from `source`."""
+    if vocabulary is not None:
+        loaded = vocabularies.load(vocabulary)
+        config: dict[str, Any] = {"extra_ids": loaded.extra_ids, "tokenizer_class": "T5Tokenizer"}
+        if vocabulary == "byte":
+            config["tokenizer_class"] = "ByT5Tokenizer"
+        else:
+            folder.write("spiece.model", remote.read(vocabulary))
+        config |= {"eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
+        folder.write("tokenizer_config.json", json.dumps(config, indent=2) + "\n")
+        return
+    names = source.children() & set(hf.TOKENIZER_FILES)
+    for name in names:
+        folder.write(name, source.read(name))
+    if wanted and not names:
+        print(f"no tokenizer files in {source}: add --vocabulary SPEC to write them")
+
+
+def verify(source: OpenCheckpoint, written: OpenCheckpoint, folder: Storage, mark: str, golden: Storage) -> bool:
+    """Whether values and logits are the same in both; prints both results, keeps a golden next to the checkpoint.
+
+    `mark` is the fingerprint of `written`.
+    """
+    same_values = fingerprint(source.tensors) == mark
+    print(f"parameters read back: {'the same' if same_values else 'NOT the same'}")
+    config = dict(source.config)
+    with tempfile.TemporaryDirectory() as temporary:
+        if "hf" in (source.kind, written.kind):
+            reference, ours = (folder, source) if written.kind == "hf" else (source.folder, written)
+        else:
+            reference, ours = open_storage(temporary), written
+            hf.write(reference, source.tensors, source.t5_sizes(), config)
+        parity, kept = logit_parity.verify(ours, reference.local(), config, golden)
+    if kept:
+        content = io.BytesIO()
+        np.savez(content, **kept)
+        folder.write(logit_parity.GOLDEN, content.getvalue())
+    print(parity)
+    return same_values and parity.holds

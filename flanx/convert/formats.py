@@ -1,0 +1,158 @@
+"""Opens a checkpoint of any format, and puts it on a mesh without an intermediate copy."""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from flanx.convert import flanx_format, hf, orbax_item, scan_layers, t5x
+from flanx.convert.lazy_tensor import STATE, TARGET, LazyTensor, fingerprint, flatten, nest, parameters
+from flanx.convert.storage import Storage, open_storage
+from flanx.convert.t5_shapes import T5Sizes, check, infer, is_t5
+from flanx.errors import UserError, nearest
+
+KINDS = ("t5x", "hf", "flanx")
+NOTE = "flanx_convert.json"  # what a conversion leaves next to its result
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenCheckpoint:
+    """A checkpoint that is open and not read.
+
+    Attributes:
+      kind: one of KINDS.
+      folder: the checkpoint's own: a step's folder, where `given` holds several.
+      tensors: `target/...` unrolled, `state/param_states/...` and `state/step` where it has them.
+      sizes: sizes, if it is a T5; None for another model.
+      config: what Hugging Face's config.json says of the model beyond sizes; empty where it is not recorded.
+      given: the folder that was asked for, which may hold tokenizer files.
+    """
+
+    kind: str
+    folder: Storage
+    tensors: dict[str, LazyTensor]
+    sizes: T5Sizes | None
+    config: Mapping[str, Any]
+    given: Storage
+
+    def t5_sizes(self) -> T5Sizes:
+        """Sizes. Raises UserError for a model that is not a T5."""
+        if self.sizes is None:
+            raise UserError(
+                f"{self.folder} is not a T5: Hugging Face's form and --verify exist for T5 alone; use --to flanx or t5x"
+            )
+        return self.sizes
+
+    @property
+    def step(self) -> int:
+        """Steps done; 0 where the checkpoint does not say."""
+        step = self.tensors.get(f"{STATE}step")
+        return 0 if step is None else int(step.read())
+
+
+def detect(folder: Storage) -> str:
+    """The kind of checkpoint in `folder`. Raises UserError where there is none."""
+    children = folder.children()
+    if not children:
+        raise UserError(f"no folder '{folder}', or nothing in it")
+    if "config.json" in children:
+        return "hf"
+    if t5x.step_folder(folder).children() & {t5x.MESSAGES, "state"}:
+        return "t5x"
+    if flanx_format.item_folder(folder) is not None:
+        return "flanx"
+    raise UserError(f"no checkpoint in '{folder}': no config.json, T5X 'checkpoint' or 'state', nor Orbax _METADATA")
+
+
+def open_checkpoint(path: str | os.PathLike, kind: str = "auto", optimizer: bool = True) -> OpenCheckpoint:
+    """Opens a checkpoint of T5X (legacy or Orbax), Hugging Face or flanx, and checks it against its own sizes.
+
+    Args:
+      path: local, or gs:// for T5X's and flanx's.
+      kind: one of KINDS, or "auto".
+      optimizer: whether to open the optimizer's state as well.
+    """
+    given = open_storage(path)
+    kind = detect(given) if kind == "auto" else kind
+    if kind not in KINDS:
+        raise UserError(f"no checkpoint format '{kind}'{nearest(kind, KINDS)}")
+    if kind == "hf":
+        contents = hf.read(given)
+        return OpenCheckpoint(kind, given, contents.tensors, contents.sizes, contents.config, given)
+    if kind == "t5x":
+        folder = t5x.step_folder(given)
+        in_orbax = "state" in folder.children()
+        tensors = orbax_item.read(folder / "state") if in_orbax else t5x.read_legacy(folder)
+    else:
+        folder = given
+        tensors = flanx_format.read(given, optimizer)
+    if not optimizer:
+        tensors = {name: t for name, t in tensors.items() if not name.startswith(f"{STATE}param_states/")}
+    if not parameters(tensors):
+        raise UserError(f"{folder} holds no parameters (no name starts with '{TARGET}')")
+    tensors = scan_layers.unroll(tensors, folder)
+    sizes = infer(tensors, folder) if is_t5(tensors) else None
+    if sizes is not None:
+        check(tensors, sizes, folder)
+    note = given.read_json(NOTE) if NOTE in given.children() else {}
+    return OpenCheckpoint(kind, folder, tensors, sizes, note.get("config", {}), given)
+
+
+def restore(path: str | os.PathLike | OpenCheckpoint, target: Any) -> Any:
+    """Parameters of a checkpoint of any format, put where `target` says; every device reads its own part alone.
+
+    Args:
+      path: what `open_checkpoint` takes, or what it gave.
+      target: nested dict of jax.ShapeDtypeStruct with shardings, T5X's names, layers unrolled or stacked.
+
+    Raises UserError that names a parameter which only one side has, or which has another shape.
+    """
+    source = path if isinstance(path, OpenCheckpoint) else open_checkpoint(path, optimizer=False)
+    wanted = flatten(target)
+    tensors = parameters(source.tensors)
+    if scan_layers.is_stacked(wanted):
+        tensors = scan_layers.stack(tensors)
+    for name in [*wanted, *tensors]:
+        if name not in tensors:
+            raise UserError(f"{source.folder} has no '{name}', which the model needs{nearest(name, tensors)}")
+        if name not in wanted:
+            raise UserError(f"{source.folder} holds '{name}', which the model does not have{nearest(name, wanted)}")
+        if tensors[name].shape != tuple(wanted[name].shape):
+            shapes = list(tensors[name].shape), list(wanted[name].shape)
+            raise UserError(f"{source.folder}: '{name}' is {shapes[0]}, the model has {shapes[1]}")
+    return nest({name: _device_put(tensors[name], wanted[name]) for name in wanted})
+
+
+def expect_parent(path: str | os.PathLike | OpenCheckpoint, wanted: str | None) -> str:
+    """The fingerprint of a parent checkpoint, for a run to record.
+
+    The first host reads all of the parameters, one at a time, and sends it to the others.
+
+    Raises UserError where a recipe names another (`wanted`): the LM-adapted and the plain T5.1.1 differ and look alike.
+    """
+    source = path if isinstance(path, OpenCheckpoint) else open_checkpoint(path, optimizer=False)
+    actual = fingerprint(source.tensors) if jax.process_index() == 0 else "00" * 32
+    actual = bytes(multihost_utils.broadcast_one_to_all(np.frombuffer(bytes.fromhex(actual), np.uint8))).hex()
+    if wanted is not None and actual != wanted:
+        raise UserError(
+            f"{source.folder} has fingerprint {actual}, but the recipe's parent is {wanted}; "
+            "give that checkpoint, or take the parent's fingerprint out of the recipe"
+        )
+    return actual
+
+
+def _device_put(tensor: LazyTensor, target: jax.ShapeDtypeStruct) -> jax.Array:
+    parts: dict[tuple[tuple[int, int], ...], np.ndarray] = {}
+
+    def part(index: tuple[slice, ...] | None) -> np.ndarray:
+        assert index is not None  # None is for arrays without a shape
+        spans = tuple(each.indices(size)[:2] for each, size in zip(index, tensor.shape, strict=True))
+        if spans not in parts:  # devices that hold the same part share one read
+            parts[spans] = np.asarray(tensor.read(tuple(slice(*span) for span in spans)), target.dtype)
+        return parts[spans]
+
+    return jax.make_array_from_callback(tensor.shape, target.sharding, part)
