@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from flanx.data import store, vocabulary
 from flanx.data.task import select, sources
 from flanx.data.task.row import Record, text_of
 from flanx.data.task.spec import TaskSpec
@@ -57,13 +58,13 @@ class Index:
         number, count = len(self.tasks), 0
         for count, values in enumerate(records, 1):
             for value in values:
-                said = words(value)
-                if len(said) >= WHOLE:
-                    same = self.wholes.setdefault(hash(said[:WHOLE]), [])
-                    if not any(known[:2] == (len(said), hash(said)) for known in same):
-                        same.append((len(said), hash(said), (number, count)))
-                for i in range(len(said) - NGRAM + 1):
-                    self.grams.setdefault(hash(said[i : i + NGRAM]), (number, count))
+                run = words(value)
+                if len(run) >= WHOLE:
+                    same = self.wholes.setdefault(hash(run[:WHOLE]), [])
+                    if not any(known[:2] == (len(run), hash(run)) for known in same):
+                        same.append((len(run), hash(run), (number, count)))
+                for i in range(len(run) - NGRAM + 1):
+                    self.grams.setdefault(hash(run[i : i + NGRAM]), (number, count))
         self.tasks.append(task)
         self.items.append(count)
 
@@ -71,11 +72,11 @@ class Index:
         """(items of which a whole text stands in these, items that share a run of words with them)."""
         whole, shared = set(), set()
         for value in values:
-            said = words(value)
-            for i in range(len(said) - WHOLE + 1):
-                if same := self.wholes.get(hash(said[i : i + WHOLE])):
-                    whole |= {hit for length, key, hit in same if hash(said[i : i + length]) == key}
-                if hit := self.grams.get(hash(said[i : i + NGRAM])):  # near the end it is shorter, and in no table
+            run = words(value)
+            for i in range(len(run) - WHOLE + 1):
+                if same := self.wholes.get(hash(run[i : i + WHOLE])):
+                    whole |= {hit for length, key, hit in same if hash(run[i : i + length]) == key}
+                if hit := self.grams.get(hash(run[i : i + NGRAM])):  # near the end it is shorter, and in no table
                     shared.add(hit)
         return whole, shared
 
@@ -103,15 +104,13 @@ def _absent(task: TaskSpec, data_dir: str | None) -> str | None:
 
 def _stored(path: str, wanted: set[str] | None, limit: int) -> Iterator[tuple[str, str, Iterator[list[str]]]]:
     """(task, style, its examples as texts) of a store; `wanted`: of these tasks only."""
-    from flanx.data import store, vocabulary
-
-    held = store.open_store(path)
-    said = vocabulary.load(held.vocabulary)
-    for name in sorted(held.tasks if wanted is None else wanted & held.tasks.keys()):
-        for style, parts in held.tasks[name].parts.items():
+    opened = store.open_store(path)
+    tokenizer = vocabulary.load(opened.vocabulary)
+    for name in sorted(opened.tasks if wanted is None else wanted & opened.tasks.keys()):
+        for style, parts in opened.tasks[name].parts.items():
             part = parts[0]  # of several renderings the first: they show the same rows
             count = min(part.examples, limit or part.examples)
-            yield name, style, ([said.decode(ids) for ids in held.example(part, i)] for i in range(count))
+            yield name, style, ([tokenizer.decode(ids) for ids in opened.example(part, i)] for i in range(count))
 
 
 class Overlap:
@@ -150,8 +149,8 @@ class Overlap:
     def suites(self) -> dict[str, dict[str, int]]:
         """Of each held-out suite: its items, how many of them are found by either measure, in how many tasks."""
         suites: dict[str, dict[str, Any]] = {}
-        for task, count in zip(self.index.tasks, self.index.items, strict=True):
-            suite = suites.setdefault(task.collection, {"items": 0, "whole": set(), "shared": set(), "tasks": set()})
+        for spec, count in zip(self.index.tasks, self.index.items, strict=True):
+            suite = suites.setdefault(spec.collection, {"items": 0, "whole": set(), "shared": set(), "tasks": set()})
             suite["items"] += count
         for (task, held), hits in self.found.items():
             suite = suites[self.index.tasks[held].collection]
@@ -199,8 +198,8 @@ def _report(args: argparse.Namespace, overlap: Overlap, absent: dict[str, str]) 
     pairs, suites, rows = overlap.pairs(), overlap.suites(), overlap.rows
     if args.json:
         sizes = {task.name: n for task, n in zip(overlap.index.tasks, overlap.index.items, strict=True)}
-        said = {"pairs": pairs, "suites": suites, "compared": dict(rows), "held_out": sizes, "absent": absent}
-        print(json.dumps(said, ensure_ascii=False))
+        report = {"pairs": pairs, "suites": suites, "compared": dict(rows), "held_out": sizes, "absent": absent}
+        print(json.dumps(report, ensure_ascii=False))
         return 0
     for pair in pairs:
         print(

@@ -9,6 +9,7 @@ import os
 import pathlib
 
 from flanx.errors import UserError
+from flanx.files import write_atomic
 
 URLS = ("gs://", "s3://", "http://", "https://")
 
@@ -18,7 +19,7 @@ def is_remote(path: str) -> bool:
 
 
 def cache_dir() -> pathlib.Path:
-    """Where copies of remote files lie: FLANX_CACHE, or ~/.cache/flanx."""
+    """The folder of the copies of remote files: FLANX_CACHE, or ~/.cache/flanx."""
     return pathlib.Path(os.environ.get("FLANX_CACHE") or pathlib.Path.home() / ".cache" / "flanx")
 
 
@@ -29,7 +30,7 @@ def read(path: str) -> bytes:
             return pathlib.Path(path).expanduser().read_bytes()
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    import tensorstore
+    import tensorstore  # noqa: PLC0415  (local files do without it)
 
     folder, _, name = str(path).rpartition("/")
     try:
@@ -42,12 +43,9 @@ def read(path: str) -> bytes:
 
 
 def copy(source: str, target: pathlib.Path) -> None:
-    """Copies a file or URL to a local path, if it is not there; a killed copy never looks like a whole one."""
+    """Copies a file or URL to a local path, if it is not there."""
     if not target.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.with_name(f"{target.name}.{os.getpid()}.part")
-        part.write_bytes(read(source))
-        part.replace(target)
+        write_atomic(target, read(source))
 
 
 def local(path: str) -> str:

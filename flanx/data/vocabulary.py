@@ -27,13 +27,20 @@ FIRST_BYTE = 3  # the three special ids come first
 class Vocabulary(Protocol):
     """What the store, the decoder and the model configuration need of a vocabulary."""
 
-    spec: str  # "byte", or the path or URL of the SentencePiece model
-    extra_ids: int
-    size: int  # all ids, the extra ones included
-    pad_id: int
-    eos_id: int
-    unk_id: int
-    fingerprint: str  # equal fingerprints mean equal ids for every text
+    @property
+    def spec(self) -> str: ...  # "byte", or the path or URL of the SentencePiece model
+    @property
+    def extra_ids(self) -> int: ...
+    @property
+    def size(self) -> int: ...  # all ids, the extra ones included
+    @property
+    def pad_id(self) -> int: ...
+    @property
+    def eos_id(self) -> int: ...
+    @property
+    def unk_id(self) -> int: ...
+    @property
+    def fingerprint(self) -> str: ...  # equal fingerprints mean equal ids for every text
 
     def encode(self, text: str) -> list[int]: ...
     def sequence(self, text: str) -> np.ndarray: ...  # the same as i32[n + 1], with EOS at its end
@@ -91,7 +98,7 @@ class SentencePiece:
 
     @functools.cached_property
     def _processor(self) -> Any:
-        import sentencepiece
+        import sentencepiece  # noqa: PLC0415  (a byte vocabulary does without it)
 
         # A serialized protocol buffer may be extended by appending to it: the extra ids are further pieces.
         extra = b"".join(_user_piece(f"\u2581<extra_id_{i}>") for i in reversed(range(self.extra_ids)))
@@ -107,7 +114,7 @@ class SentencePiece:
     def size(self) -> int:
         return self._processor.GetPieceSize()
 
-    @functools.cached_property
+    @property
     def fingerprint(self) -> str:
         return f"sentencepiece-{self.extra_ids}-{hashlib.sha256(self._model).hexdigest()}"
 

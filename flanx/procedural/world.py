@@ -24,7 +24,8 @@ def headings(start: str, *turns: str) -> list[str]:
 
 def truths(x: str) -> list[str]:
     """Truth after each term of a formula read from left to right: `"T and not F or F"` -> [T, T, T]."""
-    result, joint, turned = [], "", False
+    result: list[str] = []
+    joint, turned = "", False
     for word in x.split():
         if word in ("and", "or"):
             joint = word

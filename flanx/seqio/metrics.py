@@ -5,6 +5,7 @@ They serve SeqIO's and T5X's own evaluators during training; the paper's held-ou
 
 import re
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import sacrebleu
 import scipy.stats
@@ -86,7 +87,8 @@ def pearson(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, flo
     sides = [[number(text) for text in texts] for texts in (targets, predictions)]
     if min(len(set(side)) for side in sides) < 2:
         return {"pearson": 0.0}
-    return {"pearson": 100 * float(scipy.stats.pearsonr(*sides).statistic)}
+    correlation: Any = scipy.stats.pearsonr(*sides)
+    return {"pearson": 100 * float(correlation.statistic)}
 
 
 METRICS: dict[str, Metric] = {

@@ -86,7 +86,8 @@ def _example(store: Store, volume: int, record: int) -> tuple[np.ndarray, np.nda
 
 def _ragged(rows: list[np.ndarray]) -> tf.RaggedTensor:
     lengths = [len(row) for row in rows]
-    return tf.RaggedTensor.from_row_lengths(np.concatenate(rows).astype(np.int32), lengths)
+    make = tf.RaggedTensor.from_row_lengths  # pyright: ignore[reportAttributeAccessIssue]  (not in TensorFlow's stubs)
+    return make(np.concatenate(rows).astype(np.int32), lengths)
 
 
 @seqio.map_over_dataset

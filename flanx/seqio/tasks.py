@@ -37,7 +37,7 @@ class Source(seqio.DataSource):
         self, spec: TaskSpec, style: str, vocabulary: Any, rendering: int, data_dir: Any, max_bad_rows: int,
         inversion: float,
     ) -> None:  # fmt: skip
-        sizes = {split: spec.num_examples if split == "train" else None for split in spec.splits}
+        sizes: Any = {split: spec.num_examples if split == "train" else None for split in spec.splits}
         super().__init__(spec.splits, num_input_examples=sizes)
         self.spec, self.style, self.vocabulary = spec, style, vocabulary
         self.rendering, self.data_dir, self.max_bad_rows = rendering, data_dir, max_bad_rows
@@ -96,7 +96,7 @@ _COLUMNS = (  # name in the data set, attribute of Rendered, type
 )
 
 
-def _tokenize(data: tf.data.Dataset, output_features: dict[str, seqio.Feature]) -> tf.data.Dataset:
+def _tokenize(data: tf.data.Dataset, output_features: dict[str, Any]) -> tf.data.Dataset:
     """Tokens with EOS under `inputs` and `targets`, the texts under `*_pretokenized`."""
 
     def encode(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -114,7 +114,7 @@ def make_task(
     spec: TaskSpec, style: str, vocabulary: Any = None, rendering: int = 0,
     data_dir: str | os.PathLike | None = None, max_bad_rows: int = MAX_BAD_ROWS, inversion: float = INVERSION,
 ) -> seqio.Task:  # fmt: skip
-    """One (task, prompt style) as a SeqIO task that stands in no registry.
+    """One (task, prompt style) as a SeqIO task that is in no registry.
 
     `vocabulary` is one of flanx's or of SeqIO's; None: FLANX_VOCABULARY, else T5's.
     `rendering` draws other templates and exemplars; `inversion` is the rate of inverted examples against 1.
@@ -144,7 +144,7 @@ def _as_text(text: Any, **unused: Any) -> str:
     return text.decode("utf-8") if isinstance(text, bytes) else str(text)
 
 
-def _features(vocabulary: Any) -> dict[str, seqio.Feature]:
+def _features(vocabulary: Any) -> dict[str, Any]:
     tokens = vocabulary if isinstance(vocabulary, seqio.Vocabulary) else to_seqio(vocabulary)
     return {name: seqio.Feature(tokens, add_eos=True) for name in ("inputs", "targets")}
 
@@ -157,17 +157,19 @@ def default_vocabulary() -> Any:
 
 
 class Mixture(seqio.Mixture):
-    """A mixture that goes on without the tasks whose files are absent, and says which ones those are."""
+    """A mixture that leaves out the tasks whose files are absent, with a warning for each."""
 
     def get_dataset(self, sequence_length: Any, split: str = "train", *args: Any, **kwargs: Any) -> tf.data.Dataset:
         """As SeqIO's; raises UserError where no task has its data."""
         sources = {task.name: task.source for task in self.tasks if isinstance(task.source, Source)}
-        absent = {name: source.missing(split) for name, source in sources.items() if split in source.splits}
-        absent = {name: line for name, line in absent.items() if line}
+        absent: dict[str, str] = {}
+        for name, source in sources.items():
+            if split in source.splits and (line := source.missing(split)):
+                absent[name] = line
         if not absent:
             return super().get_dataset(sequence_length, split, *args, **kwargs)
         for line in sorted(set(absent.values())):
-            _log.warning("mixture %s goes on without %s", self.name, line)
+            _log.warning("mixture %s leaves out %s", self.name, line)
         left = [(task, self.get_rate(task)) for task in self.tasks if task.name not in absent]
         if not left:
             raise UserError(f"mixture {self.name}: no task has its data; the first: {next(iter(absent.values()))}")

@@ -81,7 +81,7 @@ def plan(args: argparse.Namespace) -> int:
         raise UserError(f"--rate {args.rate:g}: give MB a second, above 0")
     found = find_downloads(select.find_specs(args.mixture, args.licence), folder(args))
     missing = [n for n in found if not n.present]
-    sums = {
+    sums: dict[str, Any] = {
         "needs": len(found),
         "present": len(found) - len(missing),
         "bytes": sum(n.bytes or 0 for n in missing if n.access != "user"),

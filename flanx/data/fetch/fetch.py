@@ -84,9 +84,9 @@ def _fetch_p3(
     folder = pathlib.Path(data_dir).expanduser() / kind / config
     paths = [folder / f"{name}-{number:05d}-of-{len(urls):05d}.parquet" for number in range(len(urls))]
     for url, path in zip(urls, paths, strict=True):
-        tell = functools.partial(received.update, path.name)
         if not path.is_file():
-            _first_good(mirrors.places(url), lambda one, path=path, tell=tell: download_file(one, path, tell))
+            report = functools.partial(received.update, path.name)
+            _first_good(mirrors.places(url), functools.partial(download_file, path=path, report=report))
     return _compare(task, split, data_dir, first, paths)
 
 
@@ -112,9 +112,11 @@ def _aside(paths: list[pathlib.Path], ending: str) -> pathlib.Path:
 
 def _try_first_row(task: TaskSpec, split: str, path: pathlib.Path) -> None:
     """Sets aside a file that is not what the task reads (a log-in page, another layout). Raises ValueError."""
+    reason: object = None
     try:
         _, record = next(source.READERS[task.source.split(":", 1)[0]](path, task), (None, BadRow("it is empty")))
-        reason = record if isinstance(record, BadRow) else None
+        if isinstance(record, BadRow):
+            reason = record
     except UserError as e:
         reason = e
     if reason is not None:

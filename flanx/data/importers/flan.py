@@ -20,6 +20,7 @@ from flanx.data.task import spec, tables
 from flanx.data.task.fields import parse
 from flanx.data.task.template import Prompt, parse_block
 from flanx.errors import UserError
+from flanx.files import write_atomic
 
 TEMPLATES = "flan/v2/templates.py"  # PATTERNS, FEWSHOT_PATTERNS, INLINE_FS_PATTERNS
 BRANCHED = "flan/v2/flan_templates_branched.py"  # PATTERNS of the prompts without options
@@ -115,7 +116,9 @@ def _assignments(path: pathlib.Path) -> Iterator[tuple[str, str | None, ast.expr
         reason = e.strerror if isinstance(e, OSError) else e
         raise UserError(f"{path}: {reason}; is this a clone of google-research/FLAN?") from e
     for node in tree.body:
-        target = node.targets[0] if isinstance(node, ast.Assign) else None
+        if not isinstance(node, ast.Assign):
+            continue
+        target = node.targets[0]
         if isinstance(target, ast.Name):
             yield target.id, None, node.value
         elif isinstance(target, ast.Subscript) and isinstance(target.value, ast.Name):
@@ -129,15 +132,15 @@ def _options(text: str) -> str:
 def _pair(node: ast.expr) -> list[str]:
     texts = ast.literal_eval(node)
     if not isinstance(texts, tuple) or len(texts) != 2:
-        raise ValueError("no pair of texts")
+        raise ValueError("not a pair of texts")
     return [_options(t) for t in texts]
 
 
 def _pattern(node: ast.expr) -> dict[str, Any]:
     """A FewShotPattern(...) call as a prompt with a head and a few-shot style of its own."""
     if not isinstance(node, ast.Call) or node.args:
-        raise ValueError("no FewShotPattern with named arguments")
-    given = {**FEW, **{k.arg: ast.literal_eval(k.value) for k in node.keywords}}
+        raise ValueError("not a FewShotPattern with named arguments")
+    given = {**FEW, **{k.arg: ast.literal_eval(k.value) for k in node.keywords if k.arg}}
     head, mark, tail = given["input_pattern"].partition("{{inputs}}")
     if not mark or tail != "{final_suffix}" or given["final_suffix"]:
         raise ValueError(f"input_pattern {given['input_pattern']!r} puts more after the exemplars")
@@ -159,15 +162,20 @@ def read(path: pathlib.Path) -> tuple[dict[str, Groups], list[str]]:
         convert = _pattern if name == "FEWSHOT_PATTERNS" else _pair
         if key is not None:  # an alias: PATTERNS["a"] = PATTERNS["b"]
             try:
+                if not isinstance(value, ast.Subscript):
+                    raise ValueError("not an alias of another group")
                 found[name][key] = found[name][ast.literal_eval(value.slice)]
-            except (AttributeError, KeyError, ValueError) as e:
+            except (KeyError, ValueError) as e:
                 failed.append(f"{name}[{key!r}]: {type(e).__name__}: {e}")
         elif isinstance(value, ast.Dict):
             for group, prompts in zip(value.keys, value.values, strict=True):
+                if group is None or not isinstance(prompts, ast.List | ast.Tuple):
+                    failed.append(f"{name}: {ast.unparse(prompts)[:80]} is not a list of prompts under a name")
+                    continue
                 label = ast.literal_eval(group)
                 try:
                     found[name][label] = [convert(node) for node in prompts.elts]
-                except (ValueError, TypeError, AttributeError) as e:
+                except (ValueError, TypeError) as e:
                     failed.append(f"{name}[{label!r}]: {e}")
     return found, failed
 
@@ -244,7 +252,7 @@ def import_flan(args: argparse.Namespace) -> int:
                 rows.setdefault(task.collection, {})[task.name.removeprefix(f"{task.collection}_")] = row
                 used |= {value for key, value in row.items() if key != "fields"}
     note = "# Made by `flanx tasks import-flan` from a clone of google-research/FLAN (Apache-2.0).\n\n"
-    user_file.write(
+    write_atomic(
         output / "templates" / "flan.toml", note + "\n".join(user_file.section(n, t) for n, t in sorted(blocks.items()))
     )
     for collection, table in rows.items():
@@ -267,7 +275,7 @@ def import_flan(args: argparse.Namespace) -> int:
 def _write_rows(folder: pathlib.Path, collection: str, table: dict[str, dict[str, Any]], note: str) -> None:
     """Rows as TOML, or as CSV where there are many."""
     if len(table) <= 100:
-        user_file.write(
+        write_atomic(
             folder / f"{collection}.toml", note + "\n".join(user_file.section(n, row) for n, row in table.items())
         )
         return
@@ -276,4 +284,4 @@ def _write_rows(folder: pathlib.Path, collection: str, table: dict[str, dict[str
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["name", *keys])
     writer.writerows([[name, *(row.get(key, "") for key in keys)] for name, row in table.items()])
-    user_file.write(folder / f"{collection}.csv", re.sub(r"\r", "", text.getvalue()))
+    write_atomic(folder / f"{collection}.csv", re.sub(r"\r", "", text.getvalue()))

@@ -18,7 +18,9 @@ from collections.abc import Iterator
 from typing import IO, Any
 
 from flanx.data.importers import user_file
+from flanx.data.task.sources import parquet_rows
 from flanx.errors import UserError
+from flanx.files import write_atomic
 
 KEYS = ("inputs", "targets", "task_name", "task_source", "template_type")
 OPEN_FILES = 200  # at most so many tasks' files at once
@@ -37,17 +39,12 @@ def _files(path: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _records(path: pathlib.Path) -> Iterator[tuple[str, Any]]:
-    """(place, record or None where the row is none)."""
+    """(location, record or None where the line is not one)."""
     if path.suffix == ".parquet":
-        import pyarrow.parquet  # comes with TFDS; only Parquet exports need it
-
-        number = 0
-        for batch in pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=1024):
-            for record in batch.to_pylist():
-                yield f"{path}[{number}]", record
-                number += 1
+        yield from ((f"{path}[{number}]", row) for number, row in enumerate(parquet_rows(path)))
         return
     opener = gzip.open if path.suffix == ".gz" else open
+    record: Any
     with opener(path, "rt", encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
             try:
@@ -64,7 +61,8 @@ def _row(record: Any) -> dict[str, str] | None:
         return None
     row = {key: record.get(key, record.get(f"_{key}")) for key in KEYS}
     for key in ("inputs", "targets", "task_name"):
-        if not isinstance(row[key], str) or not row[key].strip():
+        value = row[key]
+        if not isinstance(value, str) or not value.strip():
             return None
     return {key: str(value or "") for key, value in row.items()}
 
@@ -101,18 +99,19 @@ class _Parts:
 
 
 def _part(path: pathlib.Path, folder: pathlib.Path) -> tuple[dict[str, dict[str, str]], dict[str, int], int]:
-    """Writes a file a task into `folder`: (first row by task, number of rows by task, bad rows)."""
-    parts, rows, bad = _Parts(folder), {}, 0
+    """Writes one file per task into `folder`: (first row by task, number of rows by task, bad rows)."""
+    parts, bad = _Parts(folder), 0
+    rows: dict[str, dict[str, str]] = {}
     names: dict[tuple[str, str], str] = {}
     try:
         for file in _files(path):
-            for place, record in _records(file):
+            for location, record in _records(file):
                 row = _row(record)
                 if row is None:
                     bad += 1
-                    print(f"{place}: no inputs, targets or task_name (row left out)")
+                    print(f"{location}: no inputs, targets or task_name (row left out)")
                     if bad > MAX_BAD_ROWS:
-                        raise UserError(f"{place}: more than {MAX_BAD_ROWS} bad rows; is this an export?")
+                        raise UserError(f"{location}: more than {MAX_BAD_ROWS} bad rows; is this an export?")
                     continue
                 name = names.get((row["task_name"], row["template_type"])) or _name(row, names)
                 names[row["task_name"], row["template_type"]] = name
@@ -126,7 +125,7 @@ def _part(path: pathlib.Path, folder: pathlib.Path) -> tuple[dict[str, dict[str,
 
 
 def import_export(args: argparse.Namespace) -> int:
-    """Parts the export, writes its table, says what was made of it."""
+    """Divides the export into tasks, writes their table, prints what was made."""
     path, output = pathlib.Path(args.path).expanduser(), pathlib.Path(args.output).expanduser().resolve()
     if not path.exists():
         raise UserError(f"no file or folder {path}")
@@ -153,7 +152,7 @@ def import_export(args: argparse.Namespace) -> int:
             "templates": collection, "dataset": row["task_name"], "category": row["template_type"],
             "num_examples": seen[name], "note": row["task_source"],
         })  # fmt: skip
-    user_file.write(output / "tables" / f"{collection}.toml", table)
+    write_atomic(output / "tables" / f"{collection}.toml", table)
     user_file.check(output)
     total = sum(seen.values())
     print(f"{len(rows)} tasks, {total:,} examples, {bad} bad rows; {output / 'tables' / f'{collection}.toml'}")

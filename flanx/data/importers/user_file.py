@@ -6,7 +6,6 @@ They go into a folder that the environment's FLANX_TABLES names from then on (`<
 import argparse
 import csv
 import json
-import os
 import pathlib
 import re
 import tomllib
@@ -14,6 +13,7 @@ from typing import Any
 
 from flanx.data.task import tables
 from flanx.errors import UserError, nearest
+from flanx.files import write_atomic
 
 COLLECTION = "own"
 
@@ -34,25 +34,17 @@ def section(name: str, row: dict[str, Any]) -> str:
     return f"[{name}]\n" + "".join(f"{key} = {quote(value)}\n" for key, value in row.items())
 
 
-def write(path: pathlib.Path, text: str) -> None:
-    """Writes a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(path.name + ".part")
-    draft.write_text(text, encoding="utf-8")
-    os.replace(draft, path)
-
-
 def declare(output: pathlib.Path, name: str, block: str, extra: str = "") -> None:
-    """Adds a collection to the folder's own collections.toml and its template block, unless they stand there."""
+    """Adds a collection to the folder's own collections.toml and its template block, unless they are there already."""
     path = output / "tables" / "collections.toml"
     text = path.read_text(encoding="utf-8") if path.exists() else "# Collections of this folder.\n"
     if name not in tomllib.loads(text):
-        write(path, f'{text}\n[{name}]\nrole = "extra"\n{extra}')
-    write(output / "templates" / f"{name}.toml", block)
+        write_atomic(path, f'{text}\n[{name}]\nrole = "extra"\n{extra}')
+    write_atomic(output / "templates" / f"{name}.toml", block)
 
 
 def check(output: pathlib.Path) -> None:
-    """Loads the tables with this folder added, so that a mistake shows now. Raises UserError."""
+    """Loads the tables with this folder added. Raises UserError at a mistake."""
     folders = [*tables.roots(), output.resolve()]
     tables.read(dict.fromkeys(folders))
 
@@ -105,7 +97,7 @@ def add(args: argparse.Namespace) -> int:
     text = table.read_text(encoding="utf-8") if table.exists() else ""
     if name in tomllib.loads(text):
         raise UserError(f"{table}: a task '{name}' stands there already; choose another --name")
-    write(table, f"{text}\n{section(name, row)}".lstrip())
+    write_atomic(table, f"{text}\n{section(name, row)}".lstrip())
     check(output)
     print(f"task {COLLECTION}_{name} ({', '.join(columns)}) in {table}\n{hint(output, f'{COLLECTION}_{name}')}")
     return 0

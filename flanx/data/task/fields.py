@@ -4,7 +4,7 @@
 
 The text is parsed with `ast` into a list of known operations; nothing in it is ever evaluated. Operations read a name
 from what the pipeline has made so far, else from the raw record (dots lead into nested records; into a list of
-records too), and write to what comes out: only names that some operation wrote can stand in a template. Arguments are
+records too), and write to what comes out: a template may use only names that some operation wrote. Arguments are
 field names (bare; `record['label-coarse']` where a name is no Python name), or literals: texts, numbers, lists,
 dictionaries. flanx/data/task/ops.py holds the whole language.
 """
@@ -59,14 +59,15 @@ def _argument(node: ast.expr) -> Any:
         raise ValueError(f"{ast.unparse(node)!r} is neither a field nor a literal") from e
 
 
-def _calls(node: ast.expr) -> Iterable[ast.Call]:
+def _calls(node: ast.expr) -> Iterable[tuple[str, ast.Call]]:
+    """(name of the operation, its call) of a chain `a(...) | b(...)`."""
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
         yield from _calls(node.left)
         yield from _calls(node.right)
     elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-        yield node
+        yield node.func.id, node
     else:
-        raise ValueError(f"{ast.unparse(node)!r} is no operation")
+        raise ValueError(f"{ast.unparse(node)!r} is not an operation")
 
 
 @functools.lru_cache(maxsize=4096)
@@ -74,15 +75,14 @@ def parse(text: str) -> Pipeline:
     """The pipeline of a `fields` text. Raises UserError with the reason (the caller adds file and line)."""
     try:
         steps = []
-        for call in _calls(ast.parse(text.strip(), mode="eval").body):
-            name = call.func.id
+        for name, call in _calls(ast.parse(text.strip(), mode="eval").body):
             if name not in OPS:
                 raise ValueError(f"unknown operation '{name}'{nearest(name, OPS)}")
             try:
-                if any(k.arg is None for k in call.keywords):
-                    raise ValueError("'**' is no argument")
-                args = [_argument(a) for a in call.args]
-                steps.append(OPS[name](*args, **{k.arg: _argument(k.value) for k in call.keywords}))
+                keywords = {keyword.arg: _argument(keyword.value) for keyword in call.keywords if keyword.arg}
+                if len(keywords) < len(call.keywords):
+                    raise ValueError("'**' is not an argument")
+                steps.append(OPS[name](*(_argument(argument) for argument in call.args), **keywords))
             except (TypeError, AttributeError, re.error) as e:
                 raise ValueError(f"{ast.unparse(call)}: {e}") from e
     except (SyntaxError, ValueError, RecursionError, MemoryError) as e:

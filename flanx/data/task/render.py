@@ -88,7 +88,7 @@ def _fields_as_text(
         values = {name: text_of(record[name], name).strip() for name in prompt.fields if name != "options"}
     except KeyError as e:
         raise BadRow(f"no field {e} for template {prompt.name}") from e
-    options = record.get("options")
+    options = record.get("options") or ()
     listed = listed and bool(options) and "options" in prompt.fields
     if listed:
         texts = [text_of(o, "options").strip() for o in options]

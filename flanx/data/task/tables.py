@@ -223,7 +223,7 @@ def csv_rows(path: pathlib.Path, cell: Callable[[str, str], Any] = parse_cell) -
             location = f"{path}:{reader.line_num}"
             if len(cells) != len(header):
                 raise UserError(f"{location}: {len(cells)} columns instead of {len(header)}")
-            row = {}
+            row: dict[str, Any] = {}
             for key, text in zip(header, cells, strict=True):
                 try:
                     row |= {key: cell(key, text)} if text else {}
