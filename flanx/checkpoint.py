@@ -1,6 +1,6 @@
-"""Checkpoints of a run: Orbax, written whole or not at all, N kept and every k-th for ever.
+"""Checkpoints of a run: Orbax, written completely or not at all, N kept and every k-th for good.
 
-A checkpoint lies at MODEL_DIR/checkpoints/checkpoint_<step> and holds {step, params, opt_state}; parameters carry
+A checkpoint is MODEL_DIR/checkpoints/checkpoint_<step> with {step, params, opt_state}; parameters carry
 T5X's names. A save is asynchronous; a step folder gets its name only when all of it is on disk.
 """
 
@@ -16,6 +16,7 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
+from flanx import convert
 from flanx.errors import UserError
 from flanx.train_step import TrainState
 
@@ -30,8 +31,8 @@ class SaveCheckpointConfig:
     Attributes:
       period: steps between saves.
       keep: newest checkpoints to keep; None for all.
-      keep_period: every checkpoint at a multiple of this step is kept for ever.
-      timeout: seconds after which a save that still goes on is named and the process ends with status 74.
+      keep_period: every checkpoint at a multiple of this step is kept for good.
+      timeout: seconds after which a save that has not finished ends the process, with a message and status 74.
     """
 
     period: int = 1000
@@ -49,8 +50,8 @@ class RestoreCheckpointConfig:
     """The parameters that a run starts from.
 
     Attributes:
-      path: a run, a step folder, what `flanx convert` wrote or reads; None to start afresh.
-      fingerprint: the only parent that will do, as `flanx convert` prints it; None for any.
+      path: a run, a step folder, what `flanx convert` wrote or reads; None for new parameters.
+      fingerprint: the parent's, as `flanx convert` prints it; another parent is an error. None for any.
     """
 
     path: str | None = None
@@ -61,7 +62,7 @@ class Checkpoints:
     """The checkpoints of one run.
 
     Attributes:
-      folder: where they lie, `checkpoints` in the run's folder.
+      folder: `checkpoints` in the run's folder.
     """
 
     def __init__(self, folder: str | os.PathLike, config: SaveCheckpointConfig | None = None) -> None:
@@ -74,7 +75,7 @@ class Checkpoints:
             step_prefix="checkpoint",
             cleanup_tmp_directories=True,
         )
-        # the handler is named: a manager that has saved nothing yet could not read the shapes of what is there
+        # an explicit handler: without one, a manager that has saved nothing cannot read shapes
         handler = ocp.StandardCheckpointHandler()
         self._manager = ocp.CheckpointManager(epath.Path(self.folder).resolve(), item_handlers=handler, options=options)
 
@@ -92,7 +93,7 @@ class Checkpoints:
             self._starting = False
 
     def _watch(self, step: int) -> None:
-        """Ends the process when this save hangs: a job that waits for ever keeps its chips and tells nobody."""
+        """Ends the process when this save hangs: a job that waits without end keeps its chips and reports nothing."""
         self._watched = mine = object()
 
         def look() -> None:
@@ -102,14 +103,13 @@ class Checkpoints:
                     print(
                         f"flanx: process {jax.process_index()} on {socket.gethostname()}: the save of step {step} to "
                         f"{self.folder} has not ended after {self._timeout:.0f} s; ending (status {HUNG}); the same "
-                        "command goes on from the last good checkpoint",
+                        "command resumes from the last good checkpoint",
                         file=sys.stderr,
                         flush=True,
                     )
                     os._exit(HUNG)
-                    return
                 time.sleep(tick)
-                waited += tick  # not by the clock: a process that was stopped and goes on has lost no time
+                waited += tick  # not by the clock: a process that was suspended has lost no time
 
         threading.Thread(target=look, name="flanx-save-watch", daemon=True).start()
 
@@ -120,8 +120,8 @@ class Checkpoints:
         """
         step = self.latest() if step is None else step
         if step is None or step not in self._manager.all_steps():
-            found = ", ".join(map(str, self._manager.all_steps())) or "none"
-            raise UserError(f"no checkpoint of step {step} in {self.folder} (there: {found})")
+            steps = ", ".join(map(str, self._manager.all_steps())) or "none"
+            raise UserError(f"no checkpoint of step {step} in {self.folder} (there: {steps})")
         wanted = _tree(target)
         _check_shapes(self._manager.item_metadata(step), wanted, f"{self.folder}/checkpoint_{step}")
         return TrainState(**self._manager.restore(step, args=ocp.args.StandardRestore(wanted)))
@@ -140,18 +140,16 @@ def _tree(state: TrainState) -> dict[str, Any]:
     return {"step": state.step, "params": state.params, "opt_state": state.opt_state}
 
 
-def _check_shapes(metadata: Any, wanted: Any, place: str) -> None:
-    """Raises UserError for the first array that one side lacks or holds in another shape."""
-    there, here = _leaves(getattr(metadata, "tree", metadata)), _leaves(wanted)
-    for name in [*here, *there]:
-        if name not in there:
-            raise UserError(f"{place} has no '{name}': another model or optimizer wrote it")
+def _check_shapes(metadata: Any, wanted: Any, path: str) -> None:
+    """Raises UserError for the first array that is missing on one side or has another shape."""
+    saved, here = _leaves(getattr(metadata, "tree", metadata)), _leaves(wanted)
+    for name in [*here, *saved]:
+        if name not in saved:
+            raise UserError(f"{path} has no '{name}': another model or optimizer wrote it")
         if name not in here:
-            raise UserError(f"{place} holds '{name}', which this model or optimizer does not have")
-        if tuple(there[name].shape) != tuple(here[name].shape):
-            raise UserError(
-                f"{place}: '{name}' is {list(there[name].shape)}, this model wants {list(here[name].shape)}"
-            )
+            raise UserError(f"{path} has '{name}', which this model or optimizer does not have")
+        if tuple(saved[name].shape) != tuple(here[name].shape):
+            raise UserError(f"{path}: '{name}' is {list(saved[name].shape)}, in this model {list(here[name].shape)}")
 
 
 def _leaves(tree: Any) -> dict[str, Any]:
@@ -161,7 +159,7 @@ def _leaves(tree: Any) -> dict[str, Any]:
 
 
 def save_params(folder: str | os.PathLike, params: Any) -> None:
-    """Writes parameters alone (T5X's names) to `folder`, whole or not at all."""
+    """Writes parameters alone (T5X's names) to `folder`, completely or not at all."""
     with ocp.StandardCheckpointer() as writer:
         writer.save(epath.Path(folder).resolve(), params, force=True)
 
@@ -171,7 +169,7 @@ def load_params(path: str | os.PathLike, target: Any) -> Any:
 
     `path` is what `save_params` wrote, a step folder `.../checkpoint_<step>` of a run, or a run's MODEL_DIR (its newest
     checkpoint); or a checkpoint of T5X or Hugging Face, which is placed without a copy. Raises UserError
-    where nothing of that kind is found or a tensor does not fit.
+    where there is none of these or a tensor does not fit.
     """
     folder = epath.Path(path)
     if (folder / FOLDER).is_dir():
@@ -182,8 +180,6 @@ def load_params(path: str | os.PathLike, target: Any) -> Any:
     item = folder / "default"
     source = item if item.is_dir() else folder
     if not (source / "_METADATA").exists():
-        from flanx import convert  # not at the top: most runs never leave our own format
-
         return convert.restore(path, target)
     with ocp.PyTreeCheckpointer() as reader:
         metadata = reader.metadata(source.resolve()).item_metadata

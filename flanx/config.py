@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import gin
+from gin import config as gin_config
 from gin import config_parser
 
 from flanx.errors import Preempted, UserError, nearest
@@ -26,43 +27,46 @@ from flanx.files import local_folder, write_atomic
 
 
 def gin_folder() -> pathlib.Path:
-    """The folder of flanx's gin files: `flanx/gin` in a wheel, `gin/` beside `flanx/` in an editable install."""
+    """The folder of flanx's gin files: `flanx/gin` in a wheel, `gin/` next to `flanx/` in an editable install."""
     package = pathlib.Path(__file__).resolve().parent
     return next(p for p in (package / "gin", package.parent / "gin", package) if p.is_dir())
 
 
 class _Reference(str):
-    """A %macro or @function among the values of a gin file; it reads as it stands there."""
+    """A %macro or @function among the values of a gin file, printed as it is written there."""
 
     __repr__ = str.__str__
 
 
 class _Recorder(config_parser.ParserDelegate):
-    """Keeps the macros that a statement refers to, instead of binding them."""
+    """Records the macros that a statement refers to, instead of binding them."""
 
     def __init__(self) -> None:
         self.references: list[str] = []
 
-    def configurable_reference(self, scoped_configurable_name: str, evaluate: bool) -> str:
+    # gin's base class returns None where it means any value
+    def configurable_reference(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, scoped_configurable_name: str, evaluate: bool
+    ) -> str:
         return _Reference(f"@{scoped_configurable_name}{'()' if evaluate else ''}")
 
-    def macro(self, macro_name: str) -> str:
+    def macro(self, macro_name: str) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
         self.references.append(macro_name)
         return _Reference("%" + macro_name)
 
 
-def _place(location: config_parser.Location | None) -> str:
+def _location(location: config_parser.Location | None) -> str:
     if location is None:
         return "the command line"
     return f"{location.filename}:{location.line_num}" if location.filename else "the command line"
 
 
 class Scan:
-    """What a set of gin files defines and refers to, in the order of reading.
+    """What gin files define and refer to, in the order of reading.
 
     Attributes:
-      defined, referenced: {macro: the first place}.
-      bound: {macro or "module.function.parameter": [(place, value as it stands there)]}; the last one holds.
+      defined, referenced: {macro: file and line of the first}.
+      bound: {macro or "module.function.parameter": [(file and line, value as written there)]}; the last one holds.
       files: the files read.
     """
 
@@ -73,8 +77,8 @@ class Scan:
         self.bound: dict[str, list[tuple[str, str]]] = {}
         self.files: list[str] = []
 
-    def read(self, name: str, place: str) -> None:
-        path = self._find(name, place)
+    def read(self, name: str, location: str) -> None:
+        path = self._find(name, location)
         self.files.append(str(path))
         with open(path, encoding="utf-8") as file:
             self.read_statements(file)
@@ -82,50 +86,50 @@ class Scan:
     def read_statements(self, text: Any) -> None:
         recorder = _Recorder()
         for statement in config_parser.ConfigParser(text, recorder):
-            place = _place(statement.location)
+            location = _location(statement.location)
             for macro in recorder.references:
-                self.referenced.setdefault(macro, place)
+                self.referenced.setdefault(macro, location)
             recorder.references.clear()
             if isinstance(statement, config_parser.IncludeStatement):
-                self.read(statement.filename, place)
+                self.read(statement.filename, location)
             elif isinstance(statement, config_parser.ImportStatement):
-                _check_import(statement, place)
+                _check_import(statement, location)
             elif isinstance(statement, config_parser.BindingStatement):
                 scope = f"{statement.scope}/" if statement.scope else ""
                 key = scope + ".".join(filter(None, (statement.selector, statement.arg_name)))
-                self.bound.setdefault(key, []).append((place, repr(statement.value)))
+                self.bound.setdefault(key, []).append((location, repr(statement.value)))
                 if not statement.arg_name:
-                    self.defined.setdefault(statement.selector, place)
+                    self.defined.setdefault(statement.selector, location)
 
-    def _find(self, name: str, place: str) -> pathlib.Path:
+    def _find(self, name: str, location: str) -> pathlib.Path:
         for folder in ["", *self.search_paths]:
             if (path := pathlib.Path(folder, name)).is_file():
                 return path
         known = [p.relative_to(f).as_posix() for f in map(pathlib.Path, self.search_paths) for p in f.rglob("*.gin")]
         raise UserError(
-            f"no gin file '{name}' ({place}; searched ., {', '.join(self.search_paths)})" + nearest(name, known)
+            f"no gin file '{name}' ({location}; searched ., {', '.join(self.search_paths)})" + nearest(name, known)
         )
 
 
-def _check_import(statement: config_parser.ImportStatement, place: str) -> None:
-    """Refuses an import of a module or name that does not exist, before gin tries it."""
+def _check_import(statement: config_parser.ImportStatement, location: str) -> None:
+    """Raises UserError for an import of a module that does not exist, before gin tries it."""
     if statement.module.startswith("__gin__"):
         return
     parent, _, _ = statement.module.rpartition(".")
     try:
-        found = importlib.util.find_spec(statement.module) is not None
+        exists = importlib.util.find_spec(statement.module) is not None
         siblings = []
-        if not found and parent:
+        if not exists and parent:
             package = importlib.util.find_spec(parent)
             folders = list(package.submodule_search_locations or []) if package else []
             siblings = [f"{parent}.{p.stem}" for folder in folders for p in pathlib.Path(folder).glob("*")]
     except ImportError:
-        found, siblings = False, []
-    if not found:
-        raise UserError(f"no module '{statement.module}' ({place})" + nearest(statement.module, siblings))
+        exists, siblings = False, []
+    if not exists:
+        raise UserError(f"no module '{statement.module}' ({location})" + nearest(statement.module, siblings))
 
 
-_LAST = Scan(())  # of the newest `parse`; like gin's own bindings, one for the process
+_LAST = Scan(())  # of the last `parse`; like gin's own bindings, one per process
 
 
 def parse(
@@ -133,9 +137,9 @@ def parse(
 ) -> None:
     """Binds `gin_files`, then `bindings` ("MACRO=VALUE" or "module.function.parameter=VALUE").
 
-    With `whole` False macros that are required may stay unset, for who reads only some parameters.
+    With `whole` False required macros may stay unset, for a caller that reads only some parameters.
 
-    Raises UserError, one line with file:line and the nearest known name, for an unknown file, module, macro,
+    Raises UserError with file:line and the nearest known name for an unknown file, module, macro,
     configurable or parameter, for a syntax error, for a macro that nothing uses and for one that is required and unset.
     """
     global _LAST
@@ -164,7 +168,7 @@ def parse(
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps gin from logging an error for every search path in which a file is not, before the one in which it is."""
+    """Suppresses the error that gin logs for every search path without the file, before the one that has it."""
     root = logging.getLogger()
 
     def is_kept(record: logging.LogRecord) -> bool:
@@ -180,36 +184,36 @@ def _quiet() -> Iterator[None]:
 def _split(binding: str) -> tuple[str, str]:
     key, equals, value = binding.partition("=")
     if not equals or not key.strip():
-        raise UserError(f"'{binding}' (the command line) is no binding: write --gin.NAME=VALUE")
+        raise UserError(f"'{binding}' (the command line) is not a binding: write --gin.NAME=VALUE")
     return key.strip(), value.strip()
 
 
 def _check_macros(scan: Scan) -> None:
-    for macro, place in scan.referenced.items():
+    for macro, location in scan.referenced.items():
         if macro not in scan.defined and not macro.startswith("gin."):
             raise UserError(
-                f"no gin macro '{macro}' ({place}); define it or bind --gin.{macro}=VALUE"
+                f"no gin macro '{macro}' ({location}); define it or bind --gin.{macro}=VALUE"
                 + nearest(macro, scan.defined)
             )
-    for macro, place in scan.defined.items():
+    for macro, location in scan.defined.items():
         if macro not in scan.referenced:
-            raise UserError(f"gin macro '{macro}' ({place}) is used by nothing" + nearest(macro, scan.referenced))
+            raise UserError(f"gin macro '{macro}' ({location}) is used by nothing" + nearest(macro, scan.referenced))
 
 
 def _explain(error: Exception) -> UserError:
-    """One line from gin's error: its first line and the place that gin or Python attached to it."""
+    """A UserError from gin's error: its first line, and the file and line that gin or Python attached to it."""
     text = str(error.args[0] if isinstance(error, SyntaxError) and error.args else error).strip()
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     first = lines[0] if lines else type(error).__name__
     if isinstance(error, SyntaxError):
-        place = f"{error.filename}:{error.lineno}" if error.filename else "the command line"
-        quoted = "" if error.filename else "; a text needs quotes of its own: --gin.NAME=\"'text'\""
-        return UserError(f"{first.rstrip('.')} ({place}){quoted}")
+        location = f"{error.filename}:{error.lineno}" if error.filename else "the command line"
+        quoted = "" if error.filename else "; a string needs its own quotes: --gin.NAME=\"'text'\""
+        return UserError(f"{first.rstrip('.')} ({location}){quoted}")
     required = re.match(r"(\S+)/macro\.value set to `%gin\.REQUIRED`", first)
     if required:
         return UserError(f"gin macro '{required[1]}' has no value: add --gin.{required[1]}=VALUE")
-    found = re.search(r'In file "([^"]+)", line (\d+)', text)
-    place = f"{found[1]}:{found[2]}" if found else "the command line"
+    where = re.search(r'In file "([^"]+)", line (\d+)', text)
+    location = f"{where[1]}:{where[2]}" if where else "the command line"
     unknown = re.match(r"No configurable matching '(\S+?)'", first)
     parameter = re.match(r"Configurable '(\S+)' doesn't have a parameter named '(\S+)'", first)
     hint = ""
@@ -217,30 +221,31 @@ def _explain(error: Exception) -> UserError:
         hint = nearest(unknown[1], [key for _, key in _bound()])
     if parameter:
         hint = nearest(parameter[2], _parameters(parameter[1]))
-    return UserError(f"{first.rstrip('.')} ({place}){hint}")
+    return UserError(f"{first.rstrip('.')} ({location}){hint}")
 
 
 def last_scan() -> Scan:
-    """What the newest `parse` read."""
+    """What the last `parse` read."""
     return _LAST
 
 
 def bound_functions() -> dict[str, Callable[..., Any]]:
-    """The functions and classes that the newest `parse` binds, by their whole names."""
+    """The functions and classes that the last `parse` binds, by their full names."""
     selectors = dict.fromkeys(selector for _, selector in _bound() if not selector.startswith("gin."))
-    return {selector: gin.config._REGISTRY.get_match(selector).wrapped for selector in selectors}
+    matches = {selector: gin_config._REGISTRY.get_match(selector) for selector in selectors}
+    return {selector: match.wrapped for selector, match in matches.items() if match is not None}
 
 
 def _bound() -> list[tuple[str, str]]:
-    return list(gin.config._CONFIG)
+    return list(gin_config._CONFIG)
 
 
 def _parameters(selector: str) -> list[str]:
     try:
-        configurable = gin.config._REGISTRY.get_match(selector)
-        return list(gin.config._get_cached_arg_spec(configurable.wrapped).args)
-    except (AttributeError, KeyError, ValueError):
-        return []
+        match = gin_config._REGISTRY.get_match(selector)
+    except (KeyError, ValueError):
+        match = None
+    return list(gin_config._get_cached_arg_spec(match.wrapped).args) if match is not None else []
 
 
 def value(macro: str) -> Any:
@@ -259,38 +264,38 @@ def call(function: Callable[..., Any], folder: str | os.PathLike | None = None) 
     """Calls `function` with its gin bindings.
 
     With `folder`, the whole resolved config is written to `folder/config.gin` before the call (it can be given back
-    as `--gin_file`), and what the call really used to `folder/operative_config.gin` after it. A folder that is made for
-    a call that refuses its input is taken away again.
+    as `--gin_file`), and what the call used to `folder/operative_config.gin` after it. A folder that was created for a
+    call that rejects its input is removed again.
     """
     with contextlib.nullcontext() if folder is None else _recorded(local_folder(folder)):
         try:
             return gin.get_configurable(function)()
-        except (UserError, Preempted) as error:  # without the lines that gin adds to say which call it was
+        except (UserError, Preempted) as error:  # without the lines that gin adds about the call
             plain = Preempted if isinstance(error, Preempted) else UserError
             raise plain(str(error).splitlines()[0]) from error
         except TypeError as error:
             own = re.escape(function.__name__)
             missing = re.search(rf"Required bindings for `(\S*{own})` not provided in config: (\[.*?\])", str(error))
             absent = re.match(rf"({own})\(\) missing \d+ required .*? arguments?: (.*)", str(error).splitlines()[0])
-            if found := missing or absent:
-                name = found[1]
+            if match := missing or absent:
+                name = match[1]
                 raise UserError(
-                    f"gin binds no {found[2]} of {name}: add it to a gin file or as --gin.{name}.NAME=VALUE"
+                    f"gin binds no {match[2]} of {name}: add it to a gin file or as --gin.{name}.NAME=VALUE"
                 ) from error
             raise
 
 
 @contextlib.contextmanager
 def _recorded(folder: pathlib.Path) -> Iterator[None]:
-    """Writes what a call is given before it, and what it used after it."""
-    made = not folder.exists()
+    """Writes the config of a call before it, and what it used after it."""
+    is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     given = folder / "config.gin"
     write_atomic(given, text())
     try:
         yield
     except UserError:
-        if made and list(folder.iterdir()) == [given]:
+        if is_new and list(folder.iterdir()) == [given]:
             given.unlink()
             folder.rmdir()
         raise
@@ -313,25 +318,25 @@ def parameter(function: Callable[..., Any] | str, name: str, default: Any = None
 
 
 def make(function: Callable[..., Any]) -> Any:
-    """Calls `function`, a class as a rule, with its gin bindings; nothing is written."""
+    """Calls `function`, as a rule a class, with its gin bindings; nothing is written."""
     return call(function)
 
 
 def text() -> str:
-    """The whole resolved config, which can be given back as a --gin_file: without macros that nothing uses any more,
-    because what referred to them was bound anew, and with every dict in its own order, which gin would sort."""
-    every, unused = dict(gin.config._CONFIG), {""}
+    """The whole resolved config, which can be given as a --gin_file: without macros that nothing uses any more because
+    what referred to them was overridden, and with every dict in its own order, which gin would sort."""
+    every, unused = dict(gin_config._CONFIG), {""}
     printer = types.SimpleNamespace(pformat=functools.partial(pprint.pformat, sort_dicts=False))
-    gin.config.pprint, kept = printer, gin.config.pprint
+    gin_config.pprint, kept = printer, gin_config.pprint  # type: ignore[assignment]  # a dict keeps its order
     try:
         while unused:
             scan = Scan(())
             scan.read_statements(gin.config_str())
             unused = set(scan.defined) - set(scan.referenced)
             for macro in unused:
-                del gin.config._CONFIG[macro, "gin.macro"]
+                del gin_config._CONFIG[macro, "gin.macro"]
         return gin.config_str()
     finally:
-        gin.config.pprint = kept
-        gin.config._CONFIG.clear()
-        gin.config._CONFIG.update(every)
+        gin_config.pprint = kept
+        gin_config._CONFIG.clear()
+        gin_config._CONFIG.update(every)

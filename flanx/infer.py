@@ -129,7 +129,7 @@ class Answers:
             if self._header:
                 write_atomic(self._part, jsonl.line(self._header))
             else:
-                jsonl.mend(self._part)
+                jsonl.truncate(self._part)
             self._file = open(self._part, "a", encoding="utf-8", buffering=1)  # noqa: SIM115  closed by `close`
         if self._file is not None:
             self._file.write(jsonl.line(self.answers[number]))

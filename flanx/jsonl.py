@@ -1,7 +1,7 @@
-"""Files of one JSON object a line that grow while their process may be killed at any moment.
+"""Files with one JSON object per line that grow while their process may be killed at any moment.
 
-A line counts when its line feed is written. No other character ends one: a text may hold U+2028 or U+0085, at which
-`str.splitlines` would break it.
+A line is complete when its line feed is written. No other character ends one: a text may contain U+2028 or U+0085, at
+which `str.splitlines` would break it.
 """
 
 import json
@@ -17,30 +17,32 @@ def line(record: Any) -> str:
 
 
 def lines(path: pathlib.Path) -> list[str]:
-    """All lines, the last one perhaps cut. Raises UserError where they are not UTF-8."""
+    """All lines, the last one perhaps truncated. Raises UserError where they are not UTF-8."""
     return _split(path, path.read_bytes())
 
 
 def records(path: pathlib.Path) -> list[dict[str, Any]]:
-    """What stands in the lines that were written to their end; nothing where there is no file.
+    """The records of the complete lines; none where there is no file.
 
-    Raises UserError naming the line that is no JSON object.
+    Raises UserError naming the line that is not a JSON object.
     """
     raw = path.read_bytes() if path.exists() else b""
-    found = []
+    found: list[dict[str, Any]] = []
     for number, text in enumerate(_split(path, raw[: raw.rfind(b"\n") + 1]), 1):
         try:
             record = json.loads(text)
         except ValueError:
             record = None
         if not isinstance(record, dict):
-            raise UserError(f"{path}:{number}: no JSON object; the file is damaged or not of flanx: move it away")
+            raise UserError(
+                f"{path}:{number}: not a JSON object; the file is damaged or not written by flanx: move it away"
+            )
         found.append(record)
     return found
 
 
-def mend(path: pathlib.Path) -> None:
-    """Cuts off what a kill left of a last line, so that the next one stands on its own."""
+def truncate(path: pathlib.Path) -> None:
+    """Removes an incomplete last line, left by a kill, so that the next one starts on its own."""
     with open(path, "r+b") as file:
         file.truncate(file.read().rfind(b"\n") + 1)
 

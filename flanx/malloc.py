@@ -1,4 +1,4 @@
-"""How a program whose only device is the CPU holds its memory."""
+"""glibc's malloc for a program whose only device is the CPU."""
 
 import ctypes
 import importlib.util

@@ -19,6 +19,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 import optax
+from flax.linen import spmd
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -52,16 +53,16 @@ _REPLICATED: Rules = tuple(
         *("relpos_buckets", "abspos_buckets", "length", "layers", "stack", "mlp_activations"),
     )
 )
-PRESETS: Mapping[Any, Rules] = {key: _BATCH_AND_MODEL + embed for key, embed in _EMBED.items()} | {"fsdp": _FSDP}
-SMALL = 2**20  # bytes; an array below it may stay whole where its axis does not divide
-LARGE = 2**24  # bytes; an array from here on is reported when every device holds all of it
+PRESETS: Mapping[Any, Rules] = {key: (*_BATCH_AND_MODEL, *embed) for key, embed in _EMBED.items()} | {"fsdp": _FSDP}
+SMALL = 2**20  # bytes; a smaller array may be replicated where its axis does not divide
+LARGE = 2**24  # bytes; an array of this size or more is reported when every device holds all of it
 
 
 def rules(activations: int = 1, parameters: int = 1, extra: Rules = (), preset: str | None = None) -> Rules:
     """Logical axis rules: T5X's preset for 1-D or 2-D partitioning of activations and parameters, or `preset="fsdp"`.
 
-    `extra` comes first and so wins. `extra=[("length", "model")]` with preset (1, 2) is sequence parallelism: what
-    lies between the layers is split along its length.
+    `extra` comes first and so wins. `extra=[("length", "model")]` with preset (1, 2) is sequence parallelism: the
+    activations between the layers are split along their length.
     """
     key = preset or (activations, parameters)
     if key not in PRESETS:
@@ -79,18 +80,20 @@ class Partitioner:
     Attributes:
       num_partitions: devices along `model` (T5X's name), or "auto": `flanx.plan.search` then picks it and the rules.
       logical_axis_rules: pairs (logical axis, mesh axis, a tuple of them, or None); see `rules`.
-      devices: the devices to use; None for all.
+      devices: the jax.Device objects to use; None for all.
       num_replicas: devices along `replica`; None for one per TPU slice.
     """
 
     num_partitions: int | str = 1
     logical_axis_rules: Rules = dataclasses.field(default_factory=rules)
-    devices: Sequence[jax.Device] | None = None
+    devices: Sequence[Any] | None = None
     num_replicas: int | None = None
 
     @functools.cached_property
     def mesh(self) -> Mesh:
         """The (replica, data, model) mesh. Raises UserError where the devices do not divide."""
+        if isinstance(self.num_partitions, str):
+            raise UserError(f"num_partitions = '{self.num_partitions}' is for `flanx train` and `plan`; give a number")
         devices = list(self.devices if self.devices is not None else jax.devices())
         slices = len({getattr(d, "slice_index", None) for d in devices})
         replicas = self.num_replicas or slices
@@ -107,15 +110,15 @@ class Partitioner:
 
     @contextlib.contextmanager
     def scope(self) -> Iterator[Mesh]:
-        """The mesh and the rules in force; sharding constraints of the models are no-ops outside of it."""
+        """Activates mesh and rules; sharding constraints of the models are no-ops outside."""
         with jax.set_mesh(self.mesh), nn.logical_axis_rules(tuple(self.logical_axis_rules)):
             yield self.mesh
 
     def shardings(self, boxed: Any) -> Any:
         """Shardings of a tree of boxed (abstract) parameters, unboxed.
 
-        A mesh axis that does not divide its dimension leaves an array below 1 MiB whole along it. Raises UserError
-        where the array is larger, and for an axis without a rule.
+        An array below 1 MiB is not split along a dimension that its mesh axis does not divide. Raises UserError for a
+        larger array, and for an axis without a rule.
         """
         return jax.tree_util.tree_map_with_path(self._sharding, boxed, is_leaf=_is_boxed)
 
@@ -127,7 +130,7 @@ class Partitioner:
         for axis in names:
             if axis is not None and axis not in known:
                 raise UserError(f"no partitioning rule for axis '{axis}' of {name}" + nearest(axis, known))
-        spec = list(nn.logical_to_mesh_axes(names, tuple(self.logical_axis_rules)))
+        spec = list(spmd.logical_to_mesh_axes(names, tuple(self.logical_axis_rules)) or ())
         for i, axes in enumerate(spec):
             parts = self._size(axes)
             if array.shape[i] % parts:
@@ -146,8 +149,8 @@ class Partitioner:
     def optimizer_shardings(self, optimizer: optax.GradientTransformation, params: Any, shardings: Any) -> Any:
         """Shardings of the optimizer's state.
 
-        A leaf of its parameter's shape lies as that; one that lacks a dimension (a factored moment) lies as the rest
-        of its parameter; any other is everywhere.
+        A leaf of its parameter's shape has the parameter's sharding; one without one of the dimensions (a factored
+        moment) that of the other dimensions; any other is replicated.
         """
         everywhere = self.everywhere()
         return optax.tree_map_params(
@@ -160,24 +163,24 @@ class Partitioner:
         )
 
     def replicated(self, params: Any, shardings: Any) -> list[tuple[str, int]]:
-        """(name, bytes) of each large array that every device of a replica holds whole, the largest first."""
+        """(name, bytes) of each large array that every device of a replica holds all of, the largest first."""
         if self.mesh.shape["data"] * self.mesh.shape["model"] == 1:
             return []
         pairs = zip(jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(shardings), strict=True)
-        found = [
+        arrays = [
             (jax.tree_util.keystr(path, simple=True, separator="/"), array.size * array.dtype.itemsize)
             for (path, array), sharding in pairs
             if sharding.is_fully_replicated
         ]
-        return sorted([entry for entry in found if entry[1] >= LARGE], key=lambda entry: -entry[1])
+        return sorted([entry for entry in arrays if entry[1] >= LARGE], key=lambda entry: -entry[1])
 
     def everywhere(self) -> NamedSharding:
-        """The sharding of an array that every device holds whole."""
+        """The sharding of a replicated array."""
         return NamedSharding(self.mesh, PartitionSpec())
 
     def batch_sharding(self) -> NamedSharding:
-        """The sharding of a batch [rows, length]: rows as the rule of "batch" says, lengths whole."""
-        (rows,) = nn.logical_to_mesh_axes(("batch",), tuple(self.logical_axis_rules))
+        """The sharding of a batch [rows, length]: rows by the rule of "batch", lengths not split."""
+        (rows,) = spmd.logical_to_mesh_axes(("batch",), tuple(self.logical_axis_rules)) or (None,)
         return NamedSharding(self.mesh, PartitionSpec(rows))
 
     def batch_shards(self) -> int:
@@ -192,29 +195,32 @@ class Partitioner:
                 f"BATCH_SIZE = {batch_size} does not divide over {shards} data shards; use a multiple of {shards}, "
                 "or a larger num_partitions"
             )
-        slices = [i[0] for i in self.batch_sharding().addressable_devices_indices_map((batch_size,)).values()]
-        return range(min(s.start or 0 for s in slices), max(batch_size if s.stop is None else s.stop for s in slices))
+        indices = self.batch_sharding().addressable_devices_indices_map((batch_size,)).values()
+        bounds = [index[0].indices(batch_size) for index in indices if index is not None]
+        return range(min(start for start, _, _ in bounds), max(stop for _, stop, _ in bounds))
 
     def global_batch(self, rows: Mapping[str, np.ndarray], batch_size: int) -> dict[str, jax.Array]:
         """This host's rows (as `host_rows` names them) as global arrays [batch_size, length]."""
         sharding, first = self.batch_sharding(), self.host_rows(batch_size).start
 
-        def place(array: np.ndarray) -> jax.Array:
-            def part(index: tuple[slice, ...]) -> np.ndarray:
-                start, stop, _ = index[0].indices(batch_size)
-                return array[start - first : stop - first]
+        def shard(array: np.ndarray, index: Any) -> np.ndarray:
+            start, stop, _ = index[0].indices(batch_size)
+            return array[start - first : stop - first]
 
-            return jax.make_array_from_callback((batch_size, *array.shape[1:]), sharding, part)
-
-        return {name: place(array) for name, array in rows.items()}
+        return {
+            name: jax.make_array_from_callback(
+                (batch_size, *array.shape[1:]), sharding, functools.partial(shard, array)
+            )
+            for name, array in rows.items()
+        }
 
 
 def _is_boxed(leaf: Any) -> bool:
     return isinstance(leaf, nn.meta.AxisMetadata)
 
 
-def _grid(shape: tuple[int, ...], devices: Sequence[jax.Device], slices: int) -> np.ndarray:
-    """Devices in mesh order [replica, data, model]; several slices are told apart along `replica`, then `data`."""
+def _grid(shape: tuple[int, ...], devices: Sequence[Any], slices: int) -> np.ndarray:
+    """Devices in mesh order [replica, data, model]; several slices are split along `replica`, then `data`."""
     if slices == 1:
         return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
     replicas, data, model = shape
@@ -240,13 +246,14 @@ def _reduced(shape: tuple[int, ...], full: tuple[int, ...], sharding: NamedShard
 
 
 def cache_compilations(folder: str | os.PathLike | None = "auto") -> None:
-    """Keeps compiled programs on disk, so that a restart does not compile again.
+    """Caches compiled programs on disk, so that a restart does not compile again.
 
-    "auto" is what JAX's own settings say, else $XDG_CACHE_HOME/flanx/xla (or ~/.cache/flanx/xla), and nothing on a CPU:
+    "auto" is JAX's own setting, else $XDG_CACHE_HOME/flanx/xla (or ~/.cache/flanx/xla), and nothing on a CPU:
     programs for one kind of CPU must not be loaded on another that shares the folder. None switches it off.
     """
     if folder == "auto":
-        if jax.config.jax_compilation_cache_dir:
+        # jax sets its flags as attributes at run time
+        if jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
             return
         cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
         folder = None if jax.default_backend() == "cpu" else cache / "flanx" / "xla"
@@ -274,12 +281,12 @@ def explain_exhausted(state: Any, partitioner: Partitioner) -> Iterator[None]:
         mesh = " x ".join(f"{axis} {n}" for axis, n in partitioner.mesh.shape.items())
         raise UserError(
             f"out of memory on {mesh}: the state takes {sum(sizes.values()) / 1e9:.3g} GB a device (largest: {named}); "
-            f"next: {_next_layout(partitioner)}; `flanx plan` says what fits"
+            f"next: {_next_layout(partitioner)}; `flanx plan` finds what fits"
         ) from error
 
 
 def _next_layout(partitioner: Partitioner) -> str:
-    """What divides more than `partitioner` does."""
+    """A layout that splits the state over more devices than `partitioner` does."""
     split = [a for name, a in partitioner.logical_axis_rules if name == "embed" and a and "data" in a]
     data, model = partitioner.mesh.shape["data"], partitioner.mesh.shape["model"]
     if not split and data > 1:

@@ -81,7 +81,7 @@ def train(
                     state, metrics = step_fn(state, batch)
                 watch.record(step, metrics, batch, state.params)
                 is_last = stops(step)
-                evaluates = bool(eval_period) and step % eval_period == 0 and step < train_steps
+                evaluates = bool(eval_period and step % eval_period == 0 and step < train_steps)
                 if is_last or evaluates or step % checkpoints.period == 0:
                     watch.flush(state.params)
                     saved.save(state)

@@ -94,8 +94,8 @@ class Trainer:
         """
         rng = jax.random.fold_in(jax.random.key(self.seed), state.step) if self.dropout else None
         grads, metrics = accumulate(jax.grad(self.loss, has_aux=True), self.num_microbatches)(state.params, batch, rng)
-        if (divisor := self.loss_normalizing_factor) is not None:
-            divisor = jnp.maximum(metrics["tokens"], 1.0) if divisor == "tokens" else divisor
+        if (factor := self.loss_normalizing_factor) is not None:
+            divisor = jnp.maximum(metrics["tokens"], 1.0) if isinstance(factor, str) else factor
             grads = jax.tree.map(lambda g: g / divisor, grads)
         updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)

@@ -87,7 +87,7 @@ def test_memory_that_runs_out_while_the_state_is_made_is_explained_too() -> None
 
     partitioner = partition.Partitioner(2)
     whole = jax.ShapeDtypeStruct((4,), np.float32, sharding=partitioner.everywhere())
-    trainer = types.SimpleNamespace(fresh=fresh, abstract_state=lambda _: TrainState(whole, {"wi": whole}, ()))
+    trainer = types.SimpleNamespace(init=fresh, abstract_state=lambda _: TrainState(whole, {"wi": whole}, ()))
     nothing_saved = types.SimpleNamespace(latest=lambda: None)
     with pytest.raises(UserError, match="out of memory on replica 1 x data 4 x model 2"):
         train.init_state(trainer, partitioner, nothing_saved, None)

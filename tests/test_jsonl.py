@@ -1,4 +1,4 @@
-"""Files that grow line by line: what a kill cut is left out, what is damaged is named."""
+"""Files that grow line by line: what a kill truncated is left out, what is damaged is named."""
 
 import pathlib
 
@@ -17,7 +17,7 @@ def test_every_cut_leaves_the_lines_before_it(tmp_path: pathlib.Path) -> None:
         path.write_bytes(whole[:end])
         found = jsonl.records(path)
         assert found == [{"text": text.replace("\ud800", "?")} for text in TEXTS[: whole[:end].count(b"\n")]]
-        jsonl.mend(path)
+        jsonl.truncate(path)
         with open(path, "a", encoding="utf-8") as file:
             file.write(jsonl.line({"text": "next"}))
         assert jsonl.records(path) == [*found, {"text": "next"}]
@@ -27,8 +27,8 @@ def test_every_cut_leaves_the_lines_before_it(tmp_path: pathlib.Path) -> None:
 @pytest.mark.parametrize(
     ("raw", "message"),
     [
-        (b'{"a": 1}\n{"a": \n{"a": 2}\n', "rows.jsonl:2: no JSON object"),
-        (b'{"a": 1}\n[1]\n', "rows.jsonl:2: no JSON object"),
+        (b'{"a": 1}\n{"a": \n{"a": 2}\n', "rows.jsonl:2: not a JSON object"),
+        (b'{"a": 1}\n[1]\n', "rows.jsonl:2: not a JSON object"),
         (b'{"a": "\xff"}\n', "not UTF-8"),
     ],
 )

@@ -93,7 +93,7 @@ class Writer:
         if header is None or header.get("run") != json.loads(json.dumps(self.header["run"])):
             path.unlink(missing_ok=True)
             return header is not None
-        jsonl.mend(path)
+        jsonl.truncate(path)
         self.done |= {(task, row["id"]) for row in rows if "id" in row}
         return False
 

@@ -178,17 +178,17 @@ class Batches:
         assert self._recipe is not None
         seed = sampling.key(self.seed, "rows", chunk)
         rows = packer.pack(self._sizes(draws), self._capacities, self._recipe, seed, fit)
-        return Plan(*(column[rows.order] for column in draws[:-1]), rows.starts)
+        return Plan._make([*(column[rows.order] for column in draws[:-1]), rows.starts])
 
 
 def _slice(plan: Plan, first: int, last: int) -> Plan:
     """The rows first, ..., last - 1 of a plan."""
     a, b = plan.starts[first], plan.starts[last]
-    return Plan(*(column[a:b] for column in plan[:-1]), plan.starts[first : last + 1] - a)
+    return Plan._make([*(column[a:b] for column in plan[:-1]), plan.starts[first : last + 1] - a])
 
 
 def _join(plans: list[Plan]) -> Plan:
     columns = (np.concatenate(columns) for columns in zip(*(plan[:-1] for plan in plans), strict=True))
     shifts = np.cumsum([0, *(len(plan.volume) for plan in plans)])
     starts = [plan.starts[:-1] + shift for plan, shift in zip(plans, shifts, strict=False)]
-    return Plan(*columns, np.concatenate([*starts, shifts[-1:]]))
+    return Plan._make([*columns, np.concatenate([*starts, shifts[-1:]])])

@@ -21,8 +21,10 @@ def run(jobs: Sequence[Job], options: Sequence[str] = ()) -> Iterator[Outcome]:
     `options`: Beam's own command line, as `--runner=FlinkRunner --parallelism=64`.
     """
     try:
-        import apache_beam  # noqa: PLC0415  (an extra, heavy)
-        from apache_beam.options.pipeline_options import PipelineOptions  # noqa: PLC0415
+        import apache_beam  # pyright: ignore[reportMissingImports]  # noqa: PLC0415  (an extra)
+        from apache_beam.options.pipeline_options import (  # pyright: ignore[reportMissingImports]  # noqa: PLC0415
+            PipelineOptions,
+        )
     except ImportError as error:
         raise UserError("--runner=beam needs Apache Beam: `pip install 'flanx[beam]'`") from error
     by_name = {_name(job): job for job in jobs}

@@ -116,11 +116,11 @@ def describe_mixture(
         most = max(row["epochs"] for row in rows)
         collections[name] = {"tasks": len(rows), "share": share, "drawn": drawn * share, "most_epochs": most}
     used = plan.length.sum(axis=0)
-    rows = len(plan.starts) - 1
+    num_rows = len(plan.starts) - 1
     if batches.packing == "decoder_only":
-        padding = {"rows": 1 - used.sum() / (rows * sum(batches.limits))}
+        padding = {"rows": 1 - used.sum() / (num_rows * sum(batches.limits))}
     else:
-        padding = {side: 1 - used[i] / (rows * batches.limits[i]) for i, side in enumerate(_SIDES)}
+        padding = {side: 1 - used[i] / (num_rows * batches.limits[i]) for i, side in enumerate(_SIDES)}
     of_row = np.add.reduceat(plan.length, np.minimum(plan.starts[:-1], len(plan.source) - 1), axis=0)
     if batches.packing == "encoder_decoder":  # of the side that fills first, row by row
         padding["first_full"] = 1 - (of_row / batches.limits).max(axis=1).mean()
