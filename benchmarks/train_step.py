@@ -6,9 +6,13 @@ the median over rounds. The floor is the step's analytic FLOPs at the speed of a
 same rounds.
 
     python benchmarks/train_step.py [--quick] [--rounds N] [--rows R] [--inputs S] [--targets T]
+
+With --kernels the step is compared with itself instead: each kernel of `flanx.kernels` replaced by its plain form, and
+all of them, in turns in one process. A kernel that gains less than 5% of the processor time goes.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import statistics
@@ -16,6 +20,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
+from unittest import mock
 
 VOCAB, LAYERS = 32_128, 8
 SIZES = {"emb_dim": 512, "num_heads": 6, "head_dim": 64, "mlp_dim": 1024}
@@ -29,6 +35,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--inputs", type=int, default=512)
     parser.add_argument("--targets", type=int, default=128)
     parser.add_argument("--layers", type=int, default=LAYERS)
+    parser.add_argument("--kernels", action="store_true", help="compare the tuned kernels with their plain forms")
     parser.add_argument("--worker", choices=("flanx", "transformers"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.quick:
@@ -53,6 +60,8 @@ def flanx_step(args: argparse.Namespace) -> Iterator[tuple[str, Callable[[], Non
     import jax.numpy as jnp
     import numpy as np
 
+    from flanx import kernels
+    from flanx.models import attention, layers
     from flanx.models.t5 import T5
     from flanx.optim import adafactor
     from flanx.train_step import Trainer
@@ -72,16 +81,29 @@ def flanx_step(args: argparse.Namespace) -> Iterator[tuple[str, Callable[[], Non
     }
     batch = {name: jnp.asarray(array, jnp.int32) for name, array in batch.items()}
     state = jax.jit(trainer.init)()
-    train_step = jax.jit(trainer.step, donate_argnums=0)
+
+    def compiled(name: str = "", plain: Any = None) -> Callable[..., Any]:
+        """The step, with the tuned kernel `name` replaced by `plain`."""
+        with mock.patch.object(kernels, name, plain) if name else contextlib.nullcontext():
+            jax.clear_caches()
+            return jax.jit(trainer.step, donate_argnums=0).lower(state, batch).compile()
+
+    def job(train_step: Callable[..., Any]) -> Callable[[], None]:
+        def step() -> None:
+            nonlocal state
+            state, _ = train_step(state, batch)
+            jax.block_until_ready(state)
+
+        return step
+
     square = jnp.ones((2048, 2048), jnp.float32)
     multiply = jax.jit(lambda a: a @ a)
 
-    def step() -> None:
-        nonlocal state
-        state, _ = train_step(state, batch)
-        jax.block_until_ready(state)
-
-    yield "step", step
+    yield "step", job(compiled())
+    if args.kernels:
+        yield "products", job(compiled("product", layers.product))
+        yield "attention", job(compiled("attend", attention.attend_plainly))
+        yield "sum over rows", job(compiled("_sum_rows", lambda x: jnp.sum(x, axis=0, keepdims=True)))
     yield "product", lambda: jax.block_until_ready(multiply(square))
 
 
@@ -136,6 +158,7 @@ class Worker:
 
     def __init__(self, name: str, args: argparse.Namespace) -> None:
         sizes = [f"--{key}={getattr(args, key)}" for key in ("rows", "inputs", "targets", "layers")]
+        sizes += ["--kernels"] if args.kernels else []
         environment = os.environ | {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
         command = [sys.executable, __file__, "--worker", name, *sizes]
         self._process = subprocess.Popen(
@@ -169,10 +192,23 @@ def report(metric: str, value: float, unit: str, peer: str | None = None, peer_v
     print(json.dumps({"benchmark": "train_step"} | line), flush=True)
 
 
+def compare_kernels(args: argparse.Namespace) -> None:
+    """How many times the processor time of the tuned step each plain form takes; the median over rounds."""
+    worker, names = Worker("flanx", args), ("products", "attention", "sum over rows")
+    rounds = [{name: worker.run(name)[1] for name in ("step", *names)} for _ in range(args.rounds)]
+    worker.close()
+    for name in names:
+        ratio = statistics.median(each[name] / each["step"] for each in rounds)
+        report(f"cpu_seconds_with_plain_{name.replace(' ', '_')}", ratio, "x the tuned step")
+
+
 def main() -> None:
     args = arguments()
     if args.worker:
         work({"flanx": flanx_step, "transformers": transformers_step}[args.worker](args))
+        return
+    if args.kernels:
+        compare_kernels(args)
         return
     from flanx.models.t5 import T5
 

@@ -13,7 +13,7 @@ def keep_freed_memory() -> bool:
     """Keeps freed memory in the process instead of giving it back to the kernel; True where that was set.
 
     XLA's CPU backend asks for hundreds of megabytes in every step and frees them at its end. glibc takes such blocks
-    from the kernel and returns them, and the kernel clears each page anew: 1.7 GB a step of T5.1.1-small, 12% of its
+    from the kernel and returns them, and the kernel clears each page again: 1.7 GB a step of T5.1.1-small, 12% of its
     processor time. With one heap that never shrinks the same pages serve every step. To be called before jax starts
     its threads; only on Linux with glibc, and not where an accelerator may do the work.
     """

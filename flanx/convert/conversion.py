@@ -74,7 +74,12 @@ class Conversion:
         with atomic(self.dest) as folder:
             written = self._write(source, folder)
             mark = fingerprint(written.tensors)
-            note = {"source": str(self.source.given), "from": source.kind, "to": self.kind, "dtype": self.dtype}
+            note: dict[str, Any] = {
+                "source": str(self.source.given),
+                "from": source.kind,
+                "to": self.kind,
+                "dtype": self.dtype,
+            }
             note |= {"step": source.step, "fingerprint": mark, "config": dict(source.config)}
             folder.write(NOTE, json.dumps(note | {"flanx": flanx.__version__}, indent=2) + "\n")
             verified = verify_with is None or verify(source, written, folder, mark, verify_with)

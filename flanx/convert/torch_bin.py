@@ -28,7 +28,7 @@ def read(path: Path) -> dict[str, LazyTensor]:
 
     def fetch(name: str, index: Index) -> np.ndarray:
         # loaded again (the file is only mapped), so that pages of tensors that are done do not pile up
-        values = (load() if mapped else whole)[name][index]
+        values = (load() if mapped else loaded)[name][index]
         if values.dtype == torch.bfloat16:
             return values.contiguous().view(torch.uint16).numpy().view(BFLOAT16)
         return values.numpy()
@@ -37,5 +37,5 @@ def read(path: Path) -> dict[str, LazyTensor]:
         dtype = BFLOAT16 if values.dtype == torch.bfloat16 else torch.empty(0, dtype=values.dtype).numpy().dtype
         return LazyTensor(tuple(values.shape), dtype, lambda index: fetch(name, index))
 
-    whole = load()
-    return {name: tensor(name, values) for name, values in whole.items()}
+    loaded = load()
+    return {name: tensor(name, values) for name, values in loaded.items()}

@@ -311,5 +311,5 @@ def _output(out: np.ndarray, length: np.ndarray, non_finite: bool, eos_id: int, 
 
 def generate(model: Model, params: Params, prompts: Sequence[Prompt], **options: Any) -> list[Output]:
     """`stream`, collected in the order of the prompts."""
-    found = dict(stream(model, params, prompts, **options))
-    return [found[number] for number in range(len(prompts))]
+    outputs = dict(stream(model, params, prompts, **options))
+    return [outputs[number] for number in range(len(prompts))]

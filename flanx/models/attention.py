@@ -50,7 +50,7 @@ class RelativeBias(nn.Module):
         self.rel_embedding = parameter(self, "rel_embedding", init, axes, shape)
 
     def __call__(self, length: int) -> Array:
-        """float32 [1, h, q, k] for a row of `length` positions: one number per distance, laid along the diagonals.
+        """float32 [1, h, q, k] for a row of `length` positions: one number per distance, constant along the diagonals.
 
         Two reshapes lay them: a row of 2 * length numbers, repeated, read in rows of one less moves on by one each.
         """

@@ -26,7 +26,7 @@ class LinenModel:
       scan_layers: one loop over stacked layers instead of one program text per layer: compiles faster, same numbers.
       attention: "auto", "exact" or "fused"; see `attention.attend`.
       kernels: "plain", which every transformation of jax takes, or "tuned", those of `flanx.kernels`: faster on a CPU,
-        gradients in reverse mode alone. The numbers are the same, so it is no part of what a run is (`repr`).
+        gradients in reverse mode alone. The numbers are the same, so it is left out of a run's identity (`repr`).
     """
 
     dropout_rate: float = 0.0

@@ -27,9 +27,9 @@ def largest_outputs(model: Any, params: Any, batch: Mapping[str, Any]) -> dict[s
 
     @jax.jit
     def largest(params: Any, batch: Mapping[str, Any]) -> jax.Array:
-        found = list(_walk(model.outputs(params, batch)))
-        names.extend(name for name, _ in found)  # here, because jit hands dicts back sorted by key
-        return jnp.stack([jnp.max(jnp.abs(x.astype(jnp.float32))) for _, x in found])
+        outputs = list(_walk(model.outputs(params, batch)))
+        names.extend(name for name, _ in outputs)  # here, because jit hands dicts back sorted by key
+        return jnp.stack([jnp.max(jnp.abs(x.astype(jnp.float32))) for _, x in outputs])
 
     sizes: dict[str, float] = {}
     for name, size in zip(names, jax.device_get(largest(params, dict(batch))).tolist(), strict=True):

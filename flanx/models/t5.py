@@ -114,7 +114,7 @@ def _mlp(config: T5) -> MLP:
 
 
 class EncoderLayer(nn.Module):
-    """Self-attention and MLP, each behind a norm and beside a residual."""
+    """Self-attention and MLP, each with a norm before it and a residual around it."""
 
     config: T5
 
@@ -134,7 +134,7 @@ class EncoderLayer(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """Causal self-attention, attention to the inputs and MLP, each behind a norm and beside a residual."""
+    """Causal self-attention, attention to the inputs and MLP, each with a norm before it and a residual around it."""
 
     config: T5
 
