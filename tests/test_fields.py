@@ -93,7 +93,7 @@ def test_rows_left_out_on_purpose(text):
         ("keep(b.absent)", "no column 'b.absent'"),
         ("choose(label, ['only'])", "label 1 of 'label' is outside 1 options"),
         ("map(label, {'0': 'x'})", "'label' is '1', not one of 0"),
-        ("number(a, 1)", "'a' is no number"),
+        ("number(a, 1)", "'a' is not a number"),
         ("strip(b)", "'b' is dict, not text"),
     ],
 )
@@ -112,7 +112,7 @@ def test_bad_rows_say_why(text, reason):
         ("keep(__import__('os'))", "neither a field nor a literal"),
         ("keep(a) | (lambda: 1)()", "is not an operation"),
         ("x.keep(a)", "is not an operation"),
-        ("keep('a')", "'a' is no field name"),
+        ("keep('a')", "'a' is not a field name"),
         ("choose(a)", "missing 1 required"),
         ("strip('x')", "name a field"),
         ("replace(a, 'x')", "missing 1 required"),

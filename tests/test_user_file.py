@@ -40,7 +40,7 @@ def test_two_columns_of_a_file_become_a_task(kind, output, tmp_path, capsys):
     assert [(r.inputs, r.targets) for r in rendered("own_my_data")] == [("How {many}?", "3"), ("Who?", "me")]
     again = ["tasks", "add", str(path), "--inputs", "the question", "--targets", "a", "--output", str(output)]
     assert main(again) == 2
-    assert "stands there already" in capsys.readouterr().err
+    assert "it already has a task" in capsys.readouterr().err
     assert main([*again, "--name", "other"]) == 0
     assert len(rendered("own_other")) == 2
 

@@ -1,6 +1,6 @@
 """Overlap of training tasks with held-out ones: `flanx tasks audit`.
 
-Two measures, for every held-out suite: items of which a whole text stands in a training text word for word ("whole", by
+Two measures, for every held-out suite: items of which a whole text occurs in a training text word for word ("whole", by
 hash), and items that share 13 words in a row with one ("shared"). Words are lower case, without punctuation; single
 letters go, since option marks are written in many ways. What is searched are the fields of the rows before any
 template, or the examples of a built store as the model gets them (`--store`).
@@ -69,7 +69,7 @@ class Index:
         self.items.append(count)
 
     def find(self, values: list[str]) -> tuple[set[Hit], set[Hit]]:
-        """(items of which a whole text stands in these, items that share a run of words with them)."""
+        """(items of which a whole text occurs in these, items that share a run of words with them)."""
         whole, shared = set(), set()
         for value in values:
             run = words(value)

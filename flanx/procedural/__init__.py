@@ -2,7 +2,7 @@
 
 A program names what is drawn (see `draw.py`; the digit is the level of difficulty) and the operations to do on it in
 order (see `text.py`, `number.py`, `world.py`). The tasks are rows of `tasks/tables/suite_*.csv`, whose source is
-`suite:<program>`; their templates stand in `tasks/templates/suite.toml`, the words for operations in `wording.toml`.
+`suite:<program>`; their templates are in `tasks/templates/suite.toml`, the words for operations in `wording.toml`.
 
 Example i of (program, split) depends on nothing else. An input belongs to one split by its own hash, whatever the
 program, so what is drawn for training is never met in validation or test, not even in another task.

@@ -183,7 +183,7 @@ def _repeated_key(draw: Stream, level: int) -> Fields:
 
 
 def _ruled(draw: Stream, level: int) -> Fields:
-    """A word and the two letters p and q of a rule; p stands in the word, q does not."""
+    """A word and the two letters p and q of a rule; p occurs in the word, q does not."""
     letters = draw.sample(LETTERS, 4 + level)
     word = letters[: 2 + level]
     p, q = draw.choice(word), letters[-1]

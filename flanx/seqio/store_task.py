@@ -107,9 +107,9 @@ def store_mixture(name: str, store_dir: str | os.PathLike[str], mixture: Mixture
     asked = Mixture(mixture) if isinstance(mixture, str) else mixture
     if not asked.resolve(store).sources:
         raise UserError(f"mixture '{asked.name}' is empty: nothing to read")
-    words = vocabulary.load(store.vocabulary, store.manifest["vocabulary"]["extra_ids"])
-    store.check_vocabulary(words.fingerprint)
-    feature = seqio.Feature(to_seqio(words), add_eos=False, dtype=tf.int32)
+    loaded = vocabulary.load(store.vocabulary, store.manifest["vocabulary"]["extra_ids"])
+    store.check_vocabulary(loaded.fingerprint)
+    feature = seqio.Feature(to_seqio(loaded), add_eos=False, dtype=tf.int32)
     return seqio.TaskRegistry.add(
         name,
         source=Source(str(store_dir), asked, seed),

@@ -211,7 +211,7 @@ def _tasks(names: str, loaded: tables.Tables) -> list[spec.TaskSpec]:
 
 
 def _row(group: str, task: spec.TaskSpec, more: str, blocks: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """What is laid over the row of a task, and the blocks that it cannot take because a field is missing."""
+    """The keys that override the row of a task, and the blocks that it cannot use because a field is missing."""
     fields = " | ".join(filter(None, [task.fields or f"keep({', '.join(task.columns)})", more]))
     names = parse(fields).outputs | {"options"}
     row: dict[str, Any] = {"fields": fields} if more else {}

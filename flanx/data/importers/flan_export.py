@@ -68,7 +68,7 @@ def _row(record: Any) -> dict[str, str] | None:
 
 
 def _name(row: dict[str, str], taken: dict[tuple[str, str], str]) -> str:
-    """A task's name: that of the export and its template type, told apart where cleaning makes two the same."""
+    """A task's name: that of the export and its template type, numbered where cleaning makes two equal."""
     stem = user_file.clean(f"{row['task_name']}_{row['template_type']}")
     used = set(taken.values())
     return next(n for n in itertools.chain([stem], (f"{stem}_{i}" for i in itertools.count(2))) if n not in used)

@@ -96,7 +96,7 @@ def add(args: argparse.Namespace) -> int:
     table = output / "tables" / f"{COLLECTION}.toml"
     text = table.read_text(encoding="utf-8") if table.exists() else ""
     if name in tomllib.loads(text):
-        raise UserError(f"{table}: a task '{name}' stands there already; choose another --name")
+        raise UserError(f"{table}: it already has a task '{name}'; choose another --name")
     write_atomic(table, f"{text}\n{section(name, row)}".lstrip())
     check(output)
     print(f"task {COLLECTION}_{name} ({', '.join(columns)}) in {table}\n{hint(output, f'{COLLECTION}_{name}')}")

@@ -61,12 +61,12 @@ def _task_master(columns: Columns, draw: Draw) -> Columns | None:
 
 
 def _mark_pronoun(columns: Columns, draw: Draw) -> Columns:
-    """The pronoun at word `span2_index` between stars (it may stand in the text more than once)."""
+    """The pronoun at word `span2_index` between stars (it may occur in the text more than once)."""
     words = columns["text"].split(" ")
     pronoun = columns["span2_text"]
-    place = columns["span2_index"]
-    if 0 <= place < len(words) and words[place].lower().startswith(pronoun.lower()):
-        words[place] = f"*{words[place][: len(pronoun)]}*{words[place][len(pronoun) :]}"
+    index = columns["span2_index"]
+    if 0 <= index < len(words) and words[index].lower().startswith(pronoun.lower()):
+        words[index] = f"*{words[index][: len(pronoun)]}*{words[index][len(pronoun) :]}"
     return {"text": " ".join(words), "pronoun": pronoun, "noun": columns["span1_text"]}
 
 

@@ -1,8 +1,8 @@
 """Licences of data sets in four classes, and the filter over them that `--licence` and `Mixture.licence` set.
 
-A licence is an SPDX identifier or, for terms that have none, one of our words (`custom`: terms of their own, to be
-read); several that hold together are joined by " AND ", and the strictest counts. `unknown` is what no source states,
-and what stands in no class here: it is never permissive.
+A licence is an SPDX identifier or, for terms that have none, a name of ours (`custom`: terms of their own, to be read);
+several that apply together are joined by " AND ", and the strictest counts. `unknown` is a licence that no source
+states, or one in no class here: it is never permissive.
 """
 
 from collections.abc import Iterable, Mapping
@@ -38,14 +38,14 @@ def classify(licence: str) -> str:
 
 def parse(asked: str) -> frozenset[str]:
     """The classes and licences of a filter, as "permissive,CC-BY-SA-4.0". UserError for a word that is neither."""
-    words = [word.strip() for word in asked.split(",")]
-    for word in words:
-        if word not in ORDER and word not in _CLASS:
+    names = [name.strip() for name in asked.split(",")]
+    for name in names:
+        if name not in ORDER and name not in _CLASS:
             raise UserError(
-                f"no licence or class '{word}'{nearest(word, [*ORDER, *_CLASS])}; classes are {', '.join(ORDER)}, "
+                f"no licence or class '{name}'{nearest(name, [*ORDER, *_CLASS])}; classes are {', '.join(ORDER)}, "
                 "licences are written as CC-BY-SA-4.0, and commas stand between them"
             )
-    return frozenset(words)
+    return frozenset(names)
 
 
 def allows(asked: frozenset[str], licence: str) -> bool:

@@ -40,7 +40,7 @@ def _names(args: Iterable[Any], op: str) -> list[Field]:
     fields = list(args)
     for arg in fields:
         if not isinstance(arg, Field):
-            raise ValueError(f"{op}: {arg!r} is no field name")
+            raise ValueError(f"{op}: {arg!r} is not a field name")
     return fields
 
 
@@ -180,7 +180,7 @@ def _number(field: Field, step: float) -> Step:
         try:
             return f"{round(float(said) / step) * step:.6g}"
         except (TypeError, ValueError, OverflowError) as e:
-            raise BadRow(f"'{field.path}' is no number") from e
+            raise BadRow(f"'{field.path}' is not a number") from e
 
     return _make(field.last, [field], value)
 
@@ -225,7 +225,7 @@ def _above(field: Field, bound: float) -> Step:
 
 
 def _lacks(field: Field, *parts: str) -> Step:
-    """lacks(text, 'UNK', '#'): only rows whose text holds none of these."""
+    """lacks(text, 'UNK', '#'): only rows whose text contains none of these."""
     return _filter([field], lambda value: not any(part in text_of(value, field.path) for part in parts))
 
 

@@ -13,7 +13,7 @@ _TOKEN = re.compile(r"\{\{|\}\}|\{([A-Za-z_]\w*)\}|[{}]")
 
 
 def compile_text(text: str) -> tuple[tuple[str, str | None], ...]:
-    """A template text as (literal, field or None) pairs. Raises ValueError on a brace that is no field."""
+    """A template text as (literal, field or None) pairs. Raises ValueError on a brace that is not part of a field."""
     pieces: list[tuple[str, str | None]] = []
     literal, end = "", 0
     for hit in _TOKEN.finditer(text):
