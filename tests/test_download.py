@@ -1,5 +1,6 @@
 """Benchmark files from the hub and from TFDS give the same suites as files in a folder; what fails says where."""
 
+import contextlib
 import csv
 import io
 import json
@@ -15,6 +16,7 @@ from flanx.data.fetch import http
 from flanx.errors import UserError
 from flanx.evals import download as origin
 from flanx.evals import files, registry
+from flanx.seqio import tfds
 
 SAMPLE = registry.SAMPLE_DIR
 NAMES = (
@@ -160,9 +162,10 @@ def prepared(monkeypatch: pytest.MonkeyPatch) -> None:
         return _tfds(builder, split)
 
     def child(command: list[str], **_: object) -> types.SimpleNamespace:
-        assert command[1:3] == ["-m", "flanx.evals.download"]
-        origin.main(command[3:])
-        return types.SimpleNamespace(returncode=0)
+        assert command[1:3] == ["-m", "flanx.seqio.tfds"]
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            tfds.main(command[3:])
+        return types.SimpleNamespace(returncode=0, stdout=printed.getvalue())
 
     as_numpy: Callable = lambda rows: rows  # noqa: E731
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", types.SimpleNamespace(load=load, as_numpy=as_numpy))

@@ -15,14 +15,13 @@ import os
 import pathlib
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from flanx.data import remote
 from flanx.data.fetch import http
 from flanx.errors import UserError
 from flanx.files import write_atomic
-from flanx.seqio import tfds
 
 HUB, TFDS = "hub", "tfds"
 _RAW = "https://raw.githubusercontent.com"
@@ -183,9 +182,9 @@ def jsonl(records: Iterable[Mapping[str, Any]]) -> str:
 
 
 def _export(root: pathlib.Path, name: str, what: str) -> None:
-    """Has a child process write the file from a prepared TFDS data set."""
+    """Writes the file from the records of a prepared TFDS data set, which a child process prints."""
     builder, split = BUILDERS[name]
-    command = [sys.executable, "-m", "flanx.evals.download", builder, split, str(root / name)]
+    command = [sys.executable, "-m", "flanx.seqio.tfds", builder, split]
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
     )
@@ -195,15 +194,6 @@ def _export(root: pathlib.Path, name: str, what: str) -> None:
             f"{what}: TFDS has no prepared {builder} ({lines[-1][:200]}); prepare it with `tfds build {builder}`, put "
             f'{name} into {root}, or set DATA_DIR = "{HUB}"'
         )
+    records = map(json.loads, done.stdout.splitlines())
+    write_atomic(root / name, (jsonl if name.endswith(".jsonl") else squad)(records))
     _record(root, name, f"tfds:{builder} {split}")
-
-
-def main(arguments: Sequence[str]) -> None:
-    """`python -m flanx.evals.download BUILDER SPLIT FILE`: writes a split of a prepared TFDS data set."""
-    builder, split, path = arguments
-    records = tfds.records(builder, split)
-    write_atomic(pathlib.Path(path), (jsonl if path.endswith(".jsonl") else squad)(records))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

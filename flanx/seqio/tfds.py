@@ -1,10 +1,11 @@
 """TensorFlow Datasets as records of plain Python values; the one module that imports tensorflow_datasets.
 
-`python -m flanx.seqio.tfds NAME` downloads and prepares a data set, as `flanx tasks fetch` does.
+`python -m flanx.seqio.tfds NAME [SPLIT]` does so in a process of its own, for those that do not import TensorFlow.
 """
 
+import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from flanx.errors import UserError
@@ -49,5 +50,13 @@ def prepare(name: str) -> None:
     _package(name).builder(name).download_and_prepare()
 
 
+def main(arguments: Sequence[str]) -> None:
+    """`NAME` prepares a data set; `NAME SPLIT` prints the records of a split as JSON, one a line."""
+    if len(arguments) == 1:
+        return prepare(*arguments)
+    for record in records(*arguments):
+        print(json.dumps(record))  # ASCII: no line break but the one between records
+
+
 if __name__ == "__main__":
-    prepare(sys.argv[1])
+    main(sys.argv[1:])
