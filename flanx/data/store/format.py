@@ -156,7 +156,7 @@ def open_store(path: str | os.PathLike[str]) -> Store:
 
     A store in a bucket (gs://...) is copied file by file into the local cache first; mount the bucket to avoid that.
     """
-    if remote.is_remote(str(path)):
+    if "://" in str(path):
         path = _copy_from_bucket(str(path))
     folder = pathlib.Path(path).expanduser()
     manifest = read_manifest(folder)

@@ -158,6 +158,8 @@ def training(name: str, names: Sequence[str], tasks: Tasks) -> tuple[list[str], 
 
 def licensed(name: str, asked: str | None, names: Sequence[str], tasks: Tasks) -> tuple[list[str], dict[str, str]]:
     """(tasks that the licence filter leaves, {task that it refuses: reason}). UserError where none of them is left."""
+    if asked is None:
+        return list(names), {}
     refused = licence.refused(asked, tasks, names)
     kept = [task for task in names if task not in refused]
     present = [task for task in names if "missing" not in tasks[task]]
