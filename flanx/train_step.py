@@ -81,7 +81,7 @@ class Trainer:
         """The parameters boxed with the names of their axes, and the state; `plan` asks for them layout by layout."""
         return jax.eval_shape(lambda: self.model.init(jax.random.key(0))), jax.eval_shape(self.init)
 
-    def jit(self, target: TrainState, **options: Any) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    def jit(self, target: TrainState, **options: Any) -> jax.stages.Wrapped:
         """`step` jitted: the state is donated and keeps the shardings of `target` (see `abstract_state`)."""
         shardings = jax.tree.map(lambda s: s.sharding, target)
         return jax.jit(self.step, donate_argnums=0, out_shardings=(shardings, None), **options)

@@ -82,7 +82,7 @@ def test_published_rationales_of_mmlu_score_all(data_dir: pathlib.Path) -> None:
         _, shots = mmlu.cot_exemplars(data_dir, subject)
         for shot in shots:
             rationale = shot.partition("\nA: ")[2]
-            # The gold letter stands in the last "The answer is (X)"; nothing else in the file says it.
+            # The gold letter is in the last "The answer is (X)" and nowhere else in the file.
             gold = re.findall(r"answer is \(?([A-E])\b", rationale)[-1]
             assert answers.extract(rationale, "letter", True) == gold, (subject, rationale)
             total += 1

@@ -12,7 +12,7 @@ import time
 import pytest
 
 from flanx import config
-from flanx.cli import sweep as door
+from flanx.cli import sweep as command
 from flanx.cli.main import main
 from flanx.errors import UserError
 from flanx.sweep import dependencies, report
@@ -66,12 +66,12 @@ ONE = "grid.Sweep.axes = {'size': {'a': [], 'b': []}}"
 def test_wrong_input_is_one_line_and_exit_status_2(tmp_path, capsys, lines, flags, said):
     name = sweep_gin(tmp_path, f"grid.Sweep.bindings = {BOUND}", *lines)
     assert main(["sweep", f"--gin_file={name}", *flags]) == 2
-    told = capsys.readouterr()
-    assert said in told.err and told.err.count("\n") == 1
+    printed = capsys.readouterr()
+    assert said in printed.err and printed.err.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
 
-def test_a_dry_run_tells_what_waits_and_what_it_costs_and_writes_nothing(tmp_path, capsys):
+def test_a_dry_run_prints_what_waits_and_what_it_costs_and_writes_nothing(tmp_path, capsys):
     child = ["TRAIN_STEPS=0", {"INITIAL_CHECKPOINT_PATH": f"{tmp_path}/out/runs/a"}]
     axes = f"grid.Sweep.axes = {{'p': {{'a': [], 'b': {child}}}}}"
     name = sweep_gin(tmp_path, f"grid.Sweep.bindings = {BOUND}", axes)
@@ -86,7 +86,7 @@ def test_a_dry_run_tells_what_waits_and_what_it_costs_and_writes_nothing(tmp_pat
     assert "estimate of `flanx plan` on v4:2x2x1" in capsys.readouterr().out
 
 
-def test_the_door_runs_a_sweep_and_leaves_its_report(tmp_path, program, capsys):
+def test_the_command_runs_a_sweep_and_leaves_its_report(tmp_path, program, capsys):
     bindings = BOUND.replace("{'STORE_DIR'", "{'D': 1, 'TASKS': 2, 'STORE_DIR'")
     (tmp_path / "more.gin").write_text("D = 0\nTASKS = 0\nUSED = [%D, %TASKS]\nALSO = %USED\nEVAL_PERIOD = %ALSO\n")
     name = sweep_gin(tmp_path, f"grid.Sweep.bindings = {bindings}", ONE)
@@ -171,13 +171,13 @@ def test_a_real_sweep_killed_at_random_moments_ends_with_the_same_results(tmp_pa
 def test_a_store_that_is_not_built_stops_its_own_points(monkeypatch):
     codes = {"good": 0, "part": 1, "bad": 2}
     monkeypatch.setattr(
-        door.subprocess, "run", lambda command, check: subprocess.CompletedProcess(command, codes[command[-1]])
+        command.subprocess, "run", lambda words, check: subprocess.CompletedProcess(words, codes[words[-1]])
     )
     stores = {name: [name] for name in codes}
     needs = {name: dependencies.Dependencies(None, 5, name, "byte") for name in codes} | {
         "eval": dependencies.Dependencies("p", 0, "bad", "byte")
     }
-    blocked, complete = door.build_stores(stores, needs)
+    blocked, complete = command.build_stores(stores, needs)
     assert list(blocked) == ["bad"] and "exit status 2" in blocked["bad"] and not complete
     with pytest.raises(UserError, match="no store was built"):
-        door.build_stores({"bad": ["bad"]}, {"bad": needs["bad"]})
+        command.build_stores({"bad": ["bad"]}, {"bad": needs["bad"]})

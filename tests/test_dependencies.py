@@ -22,7 +22,7 @@ def wanted(sweep: Sweep, **paths: str | None) -> dict[str, dependencies.Dependen
 
 
 def family(out: pathlib.Path, **more: object) -> Sweep:
-    """Two evaluations of one training run, which stands last."""
+    """Two evaluations of one training run, which comes last."""
     parent = out / "runs" / "trained"
     axes = {
         "point": {

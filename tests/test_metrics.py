@@ -18,7 +18,7 @@ def published() -> tuple[dict[Key, float], dict[Key, dict[str, float]]]:
     """Table 5's figures, and the per-task values of tables 17 to 21."""
     whole: dict[Key, float] = {}
     tasks: dict[Key, dict[str, float]] = collections.defaultdict(dict)
-    text = importlib.resources.files("flanx.sweep").joinpath("published.csv").read_text(encoding="utf-8")
+    text = importlib.resources.files("flanx.evals").joinpath("published.csv").read_text(encoding="utf-8")
     for row in csv.DictReader(text.splitlines()):
         key = (row["model"], row["benchmark"])
         if row["table"] == "5":

@@ -63,7 +63,7 @@ def test_every_other_binding_of_a_recipe_has_a_source_too(name):
     fields = {n: field.value for n, field in row.fields.items() if n.count(".") == 2}
     assert fields == {path: plain(gin.query_parameter(path)) for path in fields}
     literal = re.findall(r"^(\S+\.\w+\.\w+) = (?![%@\\])", config.text(), re.MULTILINE)
-    sizes = re.compile(r"(t5\.T5|palm\.PaLM)\.")  # told by MODEL
+    sizes = re.compile(r"(t5\.T5|palm\.PaLM)\.")  # given by MODEL
     assert {path for path in literal if not sizes.match(path)} <= set(fields)
 
 

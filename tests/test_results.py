@@ -11,5 +11,5 @@ def test_points_of_one_model_share_the_step_that_is_best_for_their_mean(tmp_path
     for point in sweep.points():
         made = {step: {"suite_rule": entry(score)} for step, score in curves[point.name].items()}
         sweep_maker.leave(point.folder, made)
-    # step 15 is not of both; 10 has the better mean; a parent evaluated as it is stands by itself
+    # only one has step 15; 10 has the better mean; a parent that is only evaluated is a group of its own
     assert results.choices(sweep, sweep.points()) == {"d1_2": 10, "d1_8": 10, "d2_2": 0, "d2_8": 10}

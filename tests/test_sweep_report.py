@@ -113,8 +113,8 @@ def test_the_chosen_step_is_the_best_by_the_named_score_and_the_report_shows_wha
     table = {(r["size"], r["tasks"], r["checkpoint"], r["score"]): r for r in rows(written[1])}
     assert float(table["d1", "2", "chosen", "words"]["mean"]) == pytest.approx(19.0)  # step 5: the better rule score
     lines = next(text for text in written if text.name == "report.md").read_text().splitlines()
-    (told,) = [line for line in lines if line.startswith("| d1 | 2 | words | 5 | [19.0](runs/d1_2_0/evals/step_5/")]
-    assert told.endswith("| -5.0 |") and "| 10 | [24.0](runs/d1_2_0/evals/step_10/scores.json)" in told
+    (row,) = [line for line in lines if line.startswith("| d1 | 2 | words | 5 | [19.0](runs/d1_2_0/evals/step_5/")]
+    assert row.endswith("| -5.0 |") and "| 10 | [24.0](runs/d1_2_0/evals/step_10/scores.json)" in row
     shared = dataclasses.replace(sweep, choose_per=["size"])
     assert set(results.choices(shared, shared.points()).values()) == {5}
     results.write_choices(sweep)

@@ -20,7 +20,7 @@ def tables() -> dict[str, dict[str, dict[str, float]]]:
 
 def rows() -> list[dict[str, str]]:
     """Every row of the file."""
-    text = importlib.resources.files("flanx.sweep").joinpath("published.csv").read_text(encoding="utf-8")
+    text = importlib.resources.files("flanx.evals").joinpath("published.csv").read_text(encoding="utf-8")
     return list(csv.DictReader(io.StringIO(text)))
 
 

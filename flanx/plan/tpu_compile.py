@@ -112,6 +112,7 @@ def compile_layout(request: Mapping[str, Any]) -> CompilerReport:
             raise
         return _report(began, False, needs, arguments, 0.0, [])
     memory = compiled.memory_analysis()
+    assert memory is not None  # the TPU compiler always has one
     needs = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
     needs += memory.generated_code_size_in_bytes - memory.alias_size_in_bytes
     analysis = compiled.cost_analysis() or {}
