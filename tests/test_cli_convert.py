@@ -379,8 +379,8 @@ def test_bad_input_is_one_line_and_status_2(
 
 MEASURE = """
 import resource, sys
-from flanx import cli
-status = cli.main(sys.argv[1:])
+from flanx.cli import main
+status = main.main(sys.argv[1:])
 print(status, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 """
 
