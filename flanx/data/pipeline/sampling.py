@@ -10,9 +10,10 @@ Random numbers come from a hash of 64 bits defined here, not from numpy's genera
 """
 
 import dataclasses
-import hashlib
 
 import numpy as np
+
+from flanx.data.task.select import hash_of as key
 
 DRAWS = 1 << 17
 ROUNDS = 6
@@ -20,11 +21,6 @@ LEAST_SIDE = 8  # smaller networks reach only some of the permutations of a hand
 MASK = (1 << 64) - 1
 ROUND_STEP = 0xD1342543DE82EF95  # any odd number: keeps the rounds of the network apart
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio: steps of splitmix64
-
-
-def key(*words: str | int) -> int:
-    """64 bits from SHA-256 of the words: the same on every machine."""
-    return int.from_bytes(hashlib.sha256("\x1f".join(map(str, words)).encode()).digest()[:8], "little")
 
 
 def mix(x: np.ndarray) -> np.ndarray:
