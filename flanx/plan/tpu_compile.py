@@ -116,7 +116,7 @@ def compile_layout(request: Mapping[str, Any]) -> CompilerReport:
     needs = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
     needs += memory.generated_code_size_in_bytes - memory.alias_size_in_bytes
     analysis = compiled.cost_analysis() or {}
-    found = hlo.collectives(compiled.as_text(), len(devices), topology.slices)
+    found = hlo.collectives(compiled.as_text() or "", len(devices), topology.slices)
     arguments = memory.argument_size_in_bytes
     accessed = analysis.get("bytes accessed", 0.0)
     return _report(began, True, needs, arguments, accessed, [dataclasses.asdict(c) for c in found])
