@@ -133,7 +133,7 @@ def test_samples_of_our_own_writing_ship_for_every_suite(name: str) -> None:
 def test_a_missing_subject_is_an_error_unless_named(data_dir: pathlib.Path) -> None:
     with pytest.raises(UserError, match=r"MMLU abstract_algebra: no file .*abstract_algebra_val.csv"):
         registry.load("mmlu_direct", str(data_dir))
-    with pytest.raises(UserError, match="no task of it has data"):
+    with pytest.raises(UserError, match="none of its tasks has data"):
         registry.load("mmlu_direct", str(data_dir), allow_missing=mmlu.SUBJECTS)
 
 
