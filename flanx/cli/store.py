@@ -10,8 +10,8 @@ from typing import Any
 from flanx import config
 from flanx.cli.gin_flags import add_gin_arguments, parse_gin
 from flanx.cli.table import print_table
-from flanx.data import store
-from flanx.data.store import build, plot, stats
+from flanx.data import mixture_stats, store
+from flanx.data.store import build, stats
 from flanx.errors import UserError
 
 _HELD = ("examples", "rendered", "tokens", "unknown")  # columns of `show`
@@ -103,9 +103,9 @@ def _mix(args: argparse.Namespace) -> int:
     parse_gin(args, whole=False)  # a run's files have more macros, which may stay unset
     for macro in ("STORE_DIR", "MIXTURE_OR_TASK_NAME"):
         config.value(macro)
-    table = config.call(stats.describe_mixture)
+    table = config.call(mixture_stats.describe_mixture)
     if args.plot:
-        plot.draw(table, args.plot)
+        mixture_stats.draw(table, args.plot)
     if args.json:
         return _write_json(table, args.json)
     mixture, rates = table["mixture"], table["mixture"]["rates"] or {}
