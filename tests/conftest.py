@@ -42,6 +42,21 @@ def golden_dir() -> pathlib.Path:
     return _shared("FLANX_GOLDEN_DIR", "golden")
 
 
+@pytest.fixture(scope="session")
+def cases_dir() -> pathlib.Path:
+    """The folder of outputs judged by a person (FLANX_CASES_DIR), or a skip that says where it was looked for."""
+    return _shared("FLANX_CASES_DIR", "cases")
+
+
+@pytest.fixture(scope="session")
+def bbh_outputs() -> pathlib.Path:
+    """The folder code-davinci-002-outputs of suzgunmirac/BIG-Bench-Hard (FLANX_BBH_OUTPUTS), or a skip."""
+    folder = os.environ.get("FLANX_BBH_OUTPUTS")
+    if not folder:
+        pytest.skip("set FLANX_BBH_OUTPUTS to code-davinci-002-outputs of github.com/suzgunmirac/BIG-Bench-Hard")
+    return pathlib.Path(folder)
+
+
 @pytest.fixture
 def program(tmp_path: pathlib.Path) -> tuple[str, ...]:
     """The stand-in for `flanx train`, as sweeps start it."""

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 
-from flanx.evals.answer_text import CONCLUDING, NOTHING, UNCLEAR, Mention, Reading, comparable, given, sentences
+from flanx.evals.answer_text import CONCLUDING, DENIED, NOTHING, UNCLEAR, Mention, Reading, comparable, given, sentences
 
 Options = Mapping[str, str]  # {letter: text}
 
@@ -14,7 +14,9 @@ _NAMED = r"(?:options?|choices?|answers?|letter)"
 _MARKED = r"\(\s*([A-Za-z])\s*\)"
 # A letter without brackets: not a word ("A city", "I think"), and not a part of one.
 _BARE = r"(?<![\w'(./-])([A-Z])(?![\w'])(?!\.\w)"
-_LETTER = re.compile(rf"{_MARKED}|(?<!\w)\(([A-Z])(?!\w)|{_BARE}")
+_LETTER = re.compile(
+    rf"{_MARKED}|(?<!\w)\(([A-Z])(?!\w)|{_BARE}|\b(?:[Oo]ption|[Cc]hoice|[Ll]etter)\s+([a-z])(?![\w'])"
+)
 _WORD_BEHIND = {  # what makes these two letters words
     "A": re.compile(r"\s+(?!(?:is|was|or|and|but|because|seems|must|would|should|has|as|since|which)\b)[a-z]"),
     "I": re.compile(r"\s+(?!(?:is|or|and|because|since)\b)[a-z]"),
@@ -47,8 +49,8 @@ def letter(said: str, options: Options) -> Reading:
     said = _brackets(said)
     for sentence in sentences(said)[:1]:
         reading = given(sentence, _letters(sentence, options), conclusions=True)
-        if reading == NOTHING and (found := _option(sentence, options)):
-            return Reading(found)
+        if reading == NOTHING:
+            reading = given(sentence, _texts(sentence, options))
         if reading == NOTHING and (ordinal := _ORDINAL.search(sentence)):
             return _known(LETTERS[_ORDINALS.index(ordinal[1].lower())], options)
         return reading
@@ -58,20 +60,24 @@ def letter(said: str, options: Options) -> Reading:
 def first_letter(text: str, options: Options) -> Reading:
     """The letter of an output without a rationale."""
     text = _brackets(text)
-    if label := re.match(r"\W*([A-Za-z])\s*(?:[.):]|,|-\s|$)(?!\w)", text):
-        rest = text[label.end() :]
-        if label[1].upper() in LETTERS and not re.match(r"\s*(?:is|isn't)\b", rest):
-            return _known(label[1].upper(), options) if not _other(label[1], rest) else UNCLEAR
+    if label := re.match(r"\W*([A-Za-z])\s*(?:[.):]|,|-\s|$)", text):
+        value, rest = label[1].upper(), text[label.end() :]
+        is_label = not rest[:1].isalnum() or comparable(rest).startswith(
+            comparable(options.get(value, "?"))
+        )  # not U.S.
+        if value in LETTERS and is_label and not re.match(r"\s*(?:is|isn't)\b", rest):
+            first = sentences(text)[0]
+            return UNCLEAR if given(first, _letters(first, options)) == UNCLEAR else _known(value, options)
     for sentence in sentences(text):
         reading = letter(sentence, options)
-        if reading != NOTHING:
+        if reading not in (NOTHING, DENIED):
             return reading
     return NOTHING
 
 
 _OPENING = re.compile(
     r"^(?:(?:i\s+(?:think|believe|would say)\s+(?:that\s+)?)?(?:it|this)(?:\s+is|'s|\s+must be)\s+"
-    r"|(?:i|we)\s+(?:would\s+)?(?:choose|pick|select|go with)\s+)",
+    r"|(?:i|we)\s+(?:would\s+|will\s+)?(?:choose|pick|select|go with|say|think)\s+)",
     re.IGNORECASE,
 )
 _ALONE = re.compile(
@@ -92,7 +98,7 @@ def concluding_letter(text: str, options: Options) -> Reading:
         if comparable(value) == comparable(last) and len(value.split()) <= 2:
             return Reading(key)
     marked = [found.upper() for found in re.findall(_MARKED, last)]
-    if marked and len(set(marked)) == 1 and not re.sub(_MARKED, "", last).strip(" .,"):  # (B) (B) (B)
+    if len(marked) > 1 and len(set(marked)) == 1 and not re.sub(_MARKED, "", last).strip(" .,"):  # (B) (B) (B)
         return _known(marked[0], options)
     denied = re.fullmatch(rf"not\W+{_MARKED}.*\b(?:so|but|it is)\W+(?:it is\W+)?{_MARKED}\W*", last, re.IGNORECASE)
     if denied:
@@ -102,8 +108,9 @@ def concluding_letter(text: str, options: Options) -> Reading:
         return NOTHING
     value = match["letter"].upper()
     others = set(re.findall(_MARKED, " ".join(earlier))) - {value}
-    is_closed = match["close"] or re.search(r"[.!。]$", last)
-    if others and (match["text"] or match["named"] or not is_closed or last.endswith('"')):
+    ends = re.search(rf"[.!。]$|{_CORRECT}\W*$", last, re.IGNORECASE)
+    is_closed = match["close"] or ends
+    if others and (match["text"] or match["named"] or not ends):
         return NOTHING
     if match["text"] and (match["named"] or comparable(match["text"]) != comparable(options.get(value, ""))):
         return NOTHING
@@ -122,7 +129,7 @@ def _letters(text: str, options: Options) -> list[Mention]:
     """The letters that a sentence mentions."""
     found = []
     for match in _LETTER.finditer(text):
-        value = match[1] or match[2] or match[3]
+        value = match[1] or match[2] or match[3] or match[4]
         if match[3] and value in "AI" and _WORD_BEHIND[value].match(text, match.end()):
             continue
         if value.upper() in (options or LETTERS):
@@ -136,23 +143,20 @@ def _known(value: str, options: Options) -> Reading:
     return Reading(value) if value in (options or LETTERS) else NOTHING
 
 
-def _other(value: str, rest: str) -> bool:
-    """Whether "A" is followed by "or B"."""
-    return (
-        bool(re.match(r"\W*(?:or|and|/|&|,)?\W*\(?[A-Z]\)(?!\w)|\W*(?:or|and)\W+[A-Z]\b", rest))
-        and value not in rest[:6]
-    )
-
-
-def _option(sentence: str, options: Options) -> str | None:
-    """The letter of the option whose text begins a sentence."""
-    text = re.sub(rf"^(?:(?:the|{_NAMED})\s+)*", "", comparable(sentence))
-    fitting = [
-        (len(value), key)
-        for key, value in ((key, comparable(value)) for key, value in options.items())
-        if value and re.match(rf"{re.escape(value)}(?!\w)", text)
-    ]
-    return max(fitting)[1] if fitting else None
+def _texts(sentence: str, options: Options) -> list[Mention]:
+    """The options whose texts begin a sentence, end it behind "is", or are joined to one that does."""
+    found: list[Mention] = []
+    for key, value in sorted(options.items(), key=lambda option: -len(option[1])):
+        text = comparable(value)
+        for match in re.finditer(rf"(?<!\w){re.escape(text)}(?!\w)", sentence, re.IGNORECASE) if text else ():
+            if not any(match.start() < other.end and other.start < match.end() for other in found):
+                found.append(Mention(match.start(), match.end(), key))
+    found.sort()
+    if not found:
+        return []
+    opening = re.fullmatch(rf"\W*(?:(?:not|so|the|{_NAMED})\s+)*", sentence[: found[0].start], re.IGNORECASE)
+    closing = re.search(r"\b(?:is|are|was|not|be)\s+(?:the\s+|a\s+)?$", sentence[: found[0].start], re.IGNORECASE)
+    return found if opening or (closing and not sentence[found[-1].end :].strip(" .!\"')")) else []
 
 
 # --- one of two words ------------------------------------------------------------------------------------------------
@@ -173,6 +177,10 @@ def word(said: str, kind: str) -> Reading:
     if kind == "true_false":  # the value of an equation, or of "... is True"
         first = re.split(r"=|\bis\b", first)[-1]
     words = WORDS[kind]
+    if kind == "validity" and re.search(
+        rf"\b(?:{'|'.join(words)})\b", turn := re.split(r"(?<!anything) but ", first)[-1], re.IGNORECASE
+    ):
+        first = turn
     mentions = [
         Mention(match.start(), match.end(), match[0].lower())
         for match in re.finditer(rf"\b(?:{'|'.join(words)})\b", first, re.IGNORECASE)
@@ -211,7 +219,9 @@ def concluding_word(text: str, kind: str) -> Reading:
     if len(found) > 1 and kind != "true_false":
         return NOTHING
     if kind == "validity" and re.fullmatch(
-        r"(?:the|this)?\s*(?:argument|it|reasoning|conclusion)?\s*is\b[\w\s']*\b(?:in)?valid\.", last, re.IGNORECASE
+        r"(?:the|this)?\s*(?:argument|it|reasoning|conclusion)?\s*(?:is|isn't|cannot|can't|could)\b[\w\s']*\b(?:in)?valid\.",
+        last,
+        re.IGNORECASE,
     ):
         return word(last, kind)
     if (

@@ -108,13 +108,13 @@ _LITERAL = r"\d{1,3}(?: \d{3})+(?!\d)(?:[.,]\d+)?|\d[\d.,'_]*\d|\d|(?<!\d)\.\d+"
 def _literal(language: str) -> re.Pattern[str]:
     scales = "|".join(sorted(map(re.escape, _scales(language)), key=len, reverse=True))
     ending = rf"(?!{WORD})" if not languages()[language].get("compound") or language == "de" else "(?![a-z])"
-    scale = rf"(?:\s?-?(?i:{scales}){ending}\.?|[kKMB]\b)"
+    scale = rf"(?:\s?-?(?i:{scales}){ending}\.?|[kKMB](?![A-Za-z]))"
     prefix = rf"(?:(?i:{scales})\s+)?" if languages()[language].get("prefix_scale") else ""
     return re.compile(
         rf"""(?P<mixed>(?<![\w.,])\d+\s+\d+\s?/\s?\d+)(?![\d/])
         |(?<![A-Za-z_\d])(?<!\d[.,])(?<![A-Za-z]-)(?P<prefix>{prefix.replace(" ", "[ ]")})
          (?P<body>{_LITERAL.replace(" ", "[ ]")})(?!\d)(?P<power>[eE][+-]?\d{{1,2}}(?!\d))?
-         (?P<scale>(?:{scale.replace(" ", "[ ]")}){{0,3}})(?!\s?[xyzn](?![A-Za-z]))
+         (?P<scale>(?:{scale.replace(" ", "[ ]")}){{0,3}})(?![xyzn](?![A-Za-z]))
         |(?P<sign>[-+*/^()=])""",
         re.VERBOSE,
     )
@@ -154,7 +154,7 @@ def _tokens(text: str, language: str) -> list[_Token]:
             and last.kind == "number"
             and last.value.denominator == 1
             and value * factor < _last_scale(text, last, language)
-            and not text[last.end : match.start()].strip()
+            and text[last.end : match.start()].strip() in ("", *languages()[language].get("joins", ()))
         ):
             found[-1] = _Token(last.start, end, "number", last.value + value * factor)
         else:
@@ -311,7 +311,17 @@ def _vocabulary(language: str) -> tuple[re.Pattern[str], re.Pattern[str], dict[s
     return re.compile(run, re.IGNORECASE), re.compile(one, re.IGNORECASE), words
 
 
-_HALVES = {"half": 2, "halves": 2, "third": 3, "thirds": 3, "quarter": 4, "quarters": 4, "fourths": 4, "fifth": 5}
+_HALVES = {
+    "half": 2,
+    "halves": 2,
+    "third": 3,
+    "thirds": 3,
+    "quarter": 4,
+    "quarters": 4,
+    "fourth": 4,
+    "fourths": 4,
+    "fifth": 5,
+}
 _FRACTION = re.compile(rf"\b(?:(an?|\w+)[\s-]+)?({'|'.join(_HALVES)})\b", re.IGNORECASE)
 
 
@@ -329,7 +339,7 @@ def _words(text: str, language: str) -> list[Any]:
                 found.append(_Number(match.start(), match.end(), str(value), True))
         if found:
             break
-    for match in _FRACTION.finditer(text) if language == "en" else ():
+    for match in _FRACTION.finditer(text) if language == "en" and "dozen" not in text else ():
         above = _vocabulary("en")[2].get((match[1] or "a").lower(), (1, False))[0]
         found = [_Number(match.start(), match.end(), str(Fraction(above, _HALVES[match[2].lower()])), True)]
     return found
@@ -346,6 +356,8 @@ def _total(words: Sequence[tuple[int, bool]], language: str) -> int | None:
             while parts and parts[-1] < value:
                 below += parts.pop()
             parts.append((below or 1) * value)
+        elif parts and not value:  # 一千零五
+            continue
         elif not parts or _adds(parts[-1], value, language):
             parts.append(value)
         else:

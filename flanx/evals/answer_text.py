@@ -41,6 +41,7 @@ def whole_words(phrase: str) -> str:
 _CHARACTERS = dict.fromkeys(map(ord, "‐‑‒–−"), "-") | dict.fromkeys(map(ord, "’‘`´"), "'")
 _CHARACTERS |= dict.fromkeys(map(ord, "“”„«»"), '"') | {ord("٫"): ".", ord("٬"): ",", ord("×"): "*", ord("÷"): "/"}
 _LATEX = [
+    (r"(?<=\d)\s*\*\*\s*(?=\d)", "^"),
     (r"<<[^<>\n]*>>", ""),  # GSM8K's calculator annotations
     (r"\\[dt]?frac\s*\{\s*([\d.]+)\s*\}\s*\{\s*([\d.]+)\s*\}", r" \1/\2 "),
     (r"\\[dt]?frac\s*(\d)\s*(\d)", r" \1/\2 "),
@@ -54,9 +55,8 @@ _LATEX = [
     (r"\\div(?![a-zA-Z])", "/"),
     (r"\\(?:left|right|displaystyle|quad)(?![a-zA-Z])", ""),
     (r"\\([%$#&_{}])", r"\1"),
-    (r"\\[()\[\],;:!]|\*\*(?!\s*\d)|(?<!\d)\*\*(?=\s*\d)|__|`", ""),
+    (r"\\[()\[\],;:!]|\*\*|__|`", ""),
     (r"<(b|i|em|strong)>(.*?)</\1>", r"\2"),
-    (r"(?<=\d)\s*\*\*\s*(?=\d)", "^"),
 ]
 _LATEX_PATTERNS = [(re.compile(pattern), text) for pattern, text in _LATEX]
 

@@ -20,6 +20,7 @@ nothing: its closing sentence, where that is nothing but an answer ("Therefore (
 was read so (`read_by_fallback`).
 """
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -47,6 +48,7 @@ FALLBACKS = ("conclusion", "none")
 
 ANNOUNCED, DIRECT, FALLBACK = "announced", "direct", "fallback"
 _BRACKETS = "()[]{}<>"
+_CORRECTED = re.compile(r"\b(?:sorry|wait|no|actually|correction|i mean)\W*(?:so\s+|that\s+)?$", re.IGNORECASE)
 _TRIED = 20  # announcements looked at in an output that loops
 
 
@@ -75,7 +77,9 @@ def read(
         return Answer(said[-1].strip().split("\n")[0].strip() or None, ANNOUNCED)
     text = until_next_question(plain(text))
     announced = announcements(text)
-    for part in announced[:-_TRIED:-1] if cot else announced[:_TRIED]:
+    # Without a rationale the first counts, but for a correction ("... Sorry, the answer is B").
+    last_first = cot or any(_CORRECTED.search(text[: part.start]) for part in announced[1:_TRIED])
+    for part in announced[:-_TRIED:-1] if last_first else announced[:_TRIED]:
         reading = _announced(part.text, kind, language, options or {})
         if part.inverted and reading.answer is None:
             continue
@@ -122,14 +126,13 @@ def same(
 
 
 def loops(text: str) -> bool:
-    """Whether an output ends in the same words over and over: five times or more, over 60 characters at least."""
+    """Whether an output ends in the same text over and over: four times at least, over 60 characters or more."""
     tail = text.rstrip()[-2000:]
-    return any(
-        tail[-5 * period : -period] == tail[-4 * period :]
-        for period in range(1, len(tail) // 5 + 1)
-        if 5 * period >= 60 or tail[-60:-period] == tail[-60 + period :]
-        if len(tail) >= 60
-    )
+    for period in range(1, len(tail) // 4 + 1):
+        span = max(4 * period, 60)
+        if span <= len(tail) and tail[-span:-period] == tail[period - span :]:
+            return True
+    return False
 
 
 def has_stop(text: str, stop: Sequence[str]) -> bool:
@@ -180,11 +183,12 @@ def _concluding(text: str, kind: str, language: str, options: Mapping[str, str])
         return reading if reading != NOTHING else numbers.repeated(text, language)
     if kind in choices.WORDS:
         return choices.concluding_word(text, kind)
-    return _list(text, kind) if len(sentences(text)) == 1 else NOTHING
+    is_one = len(sentences(text)) <= 1 and "\n" not in text
+    return _list(text, kind) if is_one else NOTHING
 
 
 def _list(text: str, kind: str) -> Reading:
-    """Brackets, words or free text: what the first line gives, or a list with an item a line."""
+    """Brackets, words or free text: what the first line gives, or a list of words with one a line."""
     lines = [line.strip() for line in text.split("\n") if line.strip()]
     if kind == "brackets":
         line = next((line for line in lines if any(c in _BRACKETS for c in line)), "")
@@ -192,11 +196,13 @@ def _list(text: str, kind: str) -> Reading:
     first = lines[0] if lines else ""
     if kind == "text":
         return Reading(comparable(first) or None)
-    items = [re.sub(r"^(?:\d+[.):]|[-*•·–])\s*", "", line) for line in lines]
+    items = [re.sub(r"^(?:\d+[.):]|[-*•·])\s*", "", line) for line in lines]
     if len(items) > 1 and all(len(item.split()) == 1 for item in items[:2]):
-        items = items[: next((i for i, item in enumerate(items) if len(item.split()) != 1), len(items))]
-        first = " ".join(items)
-    first = re.sub(r"(?:^|(?<=[\s,;]))\d+[.):]\s*", " ", first)
-    first = re.sub(r",?\s*(?:in|by)\s+(?:alphabetical|lexicographic\w*|sorted)\s+order.*|[.]\s.*", "", first)
-    found = [word.strip("\"'.,;:!?[]()*•") for word in re.split(r"[\s,;<]+", first)]
+        first = " ".join(itertools.takewhile(lambda item: len(item.split()) == 1, items))
+    first = re.sub(r"\(\d+\)|(?<![^\s,;(])(?:\d+[.):]|[a-z]\))(?=\s)", " ", first)  # 1. apple 2. banana
+    first = re.sub(
+        r",?\s*(?:in|by)\s+(?:alphabetical|lexicographic\w*|sorted)\s+order.*|,\s*sorted\b.*|[.]\s.*", "", first
+    )
+    first = re.sub(r",\s*and\s", " ", first)
+    found = [word.strip("\"'.,;:!?[](){}*•") for word in re.split(r"[\s,;<>|→•]+|->|(?<!\w)[-*](?!\w)", first)]
     return Reading(" ".join(word.lower() for word in found if word) or None)
