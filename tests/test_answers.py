@@ -156,6 +156,8 @@ def test_same_distinguishes_wrong_from_unreadable() -> None:
     assert answers.same("So the answer is Monsters, Inc.", "Monsters, Inc", "letter", cot=True) is True
     assert answers.same("The answer is 70000", "70,000", "number") is True
     assert answers.same("Die Antwort lautet 114.200.", "114,200", "number", True, "de") is True  # golds are English
+    assert answers.same("Die Antwort lautet 114,200.", "114,200", "number", True, "de") is True  # as it stands there
+    assert answers.same("Die Antwort lautet 114,200.", "114200", "number", True, "de") is False  # 114.2
     assert answers.same("0.75", "3/4", "number") is True
     assert answers.same("OLLEH", "olleh", "exact") is False
     assert answers.same("rev; up. Answer: OLLEH", "OLLEH", "final", cot=True) is True

@@ -1,5 +1,6 @@
 """Suites by name: wrong names and wrong files are reported, and the hash of every suite is what it has been."""
 
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -8,7 +9,7 @@ import pytest
 
 from flanx.errors import UserError
 from flanx.evals import registry
-from flanx.evals.spec import Suite
+from flanx.evals.spec import Suite, hashed
 
 HASHES = json.loads(pathlib.Path(__file__).with_name("golden").joinpath("suite_hashes.json").read_text())
 
@@ -16,6 +17,13 @@ HASHES = json.loads(pathlib.Path(__file__).with_name("golden").joinpath("suite_h
 def test_hashes_on_the_sample_data_have_not_changed() -> None:
     assert set(registry.names()) <= set(HASHES)
     assert {name: registry.load(name, registry.SAMPLE).hash for name in HASHES} == HASHES
+
+
+def test_a_later_field_changes_the_hash_only_where_it_is_used() -> None:
+    suite = registry.load("gsm8k_cot", registry.SAMPLE)
+    assert "fallback" not in hashed(suite.spec) and "max_new" in hashed(suite.spec)
+    changed = dataclasses.replace(suite, spec=dataclasses.replace(suite.spec, fallback="none"))
+    assert changed.hash != suite.hash and hashed(changed.spec)["fallback"] == "none"
 
 
 def test_every_spec_has_its_family_and_the_groups_that_its_tasks_have() -> None:

@@ -5,7 +5,7 @@ import random
 
 import numpy as np
 
-from flanx.evals import scores
+from flanx.evals import answers, metrics, scores
 from flanx.evals.generations import Generation
 from flanx.evals.spec import Spec
 from tests.echo_case import score
@@ -48,3 +48,33 @@ def test_the_interval_of_a_task_is_the_same_whichever_tasks_are_scored_with_it()
 def test_summary_keeps_finite_numbers(tmp_path: pathlib.Path) -> None:
     scores = score(tmp_path)
     assert np.isfinite([scores["suites"]["gsm8k_zero_shot"][k] for k in ("score", "low", "high", "unknown")]).all()
+
+
+def test_fallbacks_and_loops_are_counted_apart() -> None:
+    outputs = ["3 + 2 = 5", "The answer is 5.", "3 + 2 = 5", "So " + "3 + 2 = " * 40]
+    drawn = [generation(id=str(i), task="a", outputs=[text], ended=[i != 2]) for i, text in enumerate(outputs)]
+    entry = scores.summarize(Spec("s", "gsm8k", cot=True), "hash", drawn)
+    assert (entry["score"], entry["read_by_fallback"]) == (50.0, 0.25)  # the third was truncated: no conclusion
+    assert (entry["unfinished"], entry["looping"], entry["extraction_failed"]) == (0.25, 0.25, 0.5)
+    entry = scores.summarize(Spec("s", "gsm8k", cot=True, fallback="none"), "hash", drawn)
+    assert (entry["score"], entry["read_by_fallback"]) == (25.0, 0.0)
+    entry = scores.summarize(Spec("s", "gsm8k"), "hash", drawn)  # without rationales there is nothing to announce
+    assert entry["read_by_fallback"] == 0.0
+
+
+def test_the_options_of_a_letter_come_from_the_prompt() -> None:
+    prompt = "Q: Which?\n(A) x (B) y (C) z (D) w\nA: (B)\n\nQ: Capital?\n(A) London (B) Paris (C) Rome (D) Oslo\nA:"
+    change = {"prompt": prompt, "targets": ["(B)"], "kind": "letter", "task": "a"}
+    drawn = [generation(id=text, outputs=[text], **change) for text in ("Paris", "London", "y", "(E)")]
+    entry = scores.summarize(Spec("s", "mmlu"), "hash", drawn)
+    assert (entry["score"], entry["extraction_failed"]) == (25.0, 0.5)
+
+
+def test_scores_name_their_versions_and_an_average_never_mixes_them() -> None:
+    versions = {"extractor": answers.EXTRACTOR_VERSION, "scorer": metrics.SCORER_VERSION}
+    assert scores.summarize(SPEC, "hash", rows())["versions"] == versions
+    tasks = {task: {"score": 50.0} for task in metrics.BBH_BOUNDS}
+    suites = {name: {"score": 50.0, "tasks": tasks, "versions": versions} for name in metrics.HEADLINE}
+    assert scores.headline(suites) is not None
+    suites["mgsm_cot"] = suites["mgsm_cot"] | {"versions": versions | {"extractor": 1}}
+    assert scores.headline(suites) is None

@@ -97,7 +97,10 @@ def write_scores(folder: pathlib.Path, suites: Mapping[str, Any], run: Mapping[s
 
 
 def headline(suites: Mapping[str, Any]) -> float | None:
-    """The normalized average where all six suites are complete, else None."""
+    """The normalized average where all six suites are complete and of the same versions, else None."""
+    versions = [suites[name].get("versions") for name in metrics.HEADLINE if name in suites]
+    if any(each != versions[0] for each in versions):
+        return None
     try:
         return metrics.normalized_average(
             {name: entry["score"] for name, entry in suites.items()},
