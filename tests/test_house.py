@@ -79,3 +79,80 @@ def test_packages_import_one_another_in_one_direction():
     }  # it holds what needs SeqIO or TFDS, and is called for that
     both = sorted((a, b) for a, b in arrows if (b, a) in arrows and a < b)
     assert not both
+
+
+# modules without a test file of their name -> the files that test them
+TESTED_IN = {
+    "checkpoint": "test_fault test_train",
+    "cli.gin_flags": "test_cli_main",
+    "convert.conversion": "test_cli_convert",
+    "convert.flanx_format": "test_convert_t5x test_cli_convert",
+    "convert.formats": "test_cli_convert test_convert_storage",
+    "convert.logit_parity": "test_cli_convert test_convert_hf",
+    "convert.orbax_item": "test_convert_t5x",
+    "convert.safetensor": "test_convert_hf",
+    "convert.t5_shapes": "test_convert_hf test_convert_t5x",
+    "convert.torch_bin": "test_convert_hf",
+    "convert.zarr": "test_convert_t5x",
+    "coordination": "test_cluster",
+    "data.dataset": "test_gin test_train",
+    "data.fetch.checksums": "test_fetch",
+    "data.fetch.downloads": "test_fetch",
+    "data.fetch.http": "test_fetch",
+    "data.fetch.mirrors": "test_fetch",
+    "data.fetch.running": "test_fetch",
+    "data.importers.flan_export": "test_user_file",
+    "data.mixture_stats": "test_cli_store",
+    "data.pipeline.features": "test_batches",
+    "data.pipeline.prefetch": "test_batches",
+    "data.remote": "test_convert_storage test_vocabulary",
+    "data.store.assemble": "test_build test_store_format",
+    "data.store.build_worker": "test_build",
+    "data.store.selection": "test_build",
+    "data.store.shard": "test_build test_store_format",
+    "data.store.stats": "test_cli_store",
+    "data.task.functions": "test_fields test_tables_muffin",
+    "data.task.ops": "test_fields",
+    "data.task.row": "test_fields",
+    "data.task.sources": "test_seqio_tasks test_tables_muffin",
+    "data.task.tables": "test_spec test_collections",
+    "data.task.template": "test_render test_prompt_golden",
+    "decoding.beam_search": "test_decode",
+    "decoding.kv_cache": "test_decode",
+    "decoding.length_buckets": "test_decode",
+    "decoding.loglikelihood": "test_decode",
+    "errors": "test_cli_main",
+    "evals.families.bbh": "test_benchmarks",
+    "evals.families.gsm8k": "test_benchmarks",
+    "evals.families.mgsm": "test_benchmarks",
+    "evals.families.mmlu": "test_benchmarks",
+    "evals.families.tydiqa": "test_benchmarks",
+    "loss": "test_train_step test_packed_loss",
+    "models.attention": "test_layers test_t5",
+    "models.base": "test_t5 test_palm",
+    "models.find_nonfinite": "test_fault",
+    "procedural.draw": "test_procedural",
+    "procedural.number": "test_procedural",
+    "procedural.operation": "test_procedural",
+    "procedural.text": "test_procedural",
+    "procedural.world": "test_procedural",
+    "seqio.packages": "test_light",
+    "seqio.tfds": "test_download test_tables_muffin",
+    "seqio.user_tasks": "test_build",
+    "seqio.vocabularies": "test_vocabulary",
+}
+
+
+def test_every_module_has_a_test_file_of_its_name_or_says_where_it_is_tested():
+    tests = {file.stem for file in (ROOT / "tests").glob("test_*.py")}
+    without = set()
+    for module, file in SOURCES.items():
+        *packages, name = module.split(".")
+        if (
+            file.name != "__init__.py"
+            and name != "__main__"
+            and not {f"test_{name}", f"test_{packages[-1]}_{name}"} & tests
+        ):
+            without.add(module.removeprefix("flanx."))
+    assert without == set(TESTED_IN)
+    assert {name for names in TESTED_IN.values() for name in names.split()} <= tests

@@ -207,7 +207,7 @@ def _tasks(names: str, loaded: tables.Tables) -> list[spec.TaskSpec]:
         return [t for t in loaded.tasks.values() if t.collection == "t0_sf" and "choose" not in t.fields]
     if names == "t0_sf:choose":
         return [t for t in loaded.tasks.values() if t.collection == "t0_sf" and "choose" in t.fields]
-    return [t for n in names.split() for t in loaded.tasks.values() if t.name == n or t.collection == n]
+    return [t for n in names.split() for t in loaded.tasks.values() if n in (t.name, t.collection)]
 
 
 def _row(group: str, task: spec.TaskSpec, more: str, blocks: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
