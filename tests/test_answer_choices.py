@@ -51,7 +51,8 @@ def test_closing_letters() -> None:
         "Look at (B)",
     ):
         assert choices.concluding_letter(earlier + text, CITIES) == NOTHING, text
-    assert choices.concluding_letter("(A) is old.\n(B", CITIES) == NOTHING  # goes through the options, and is cut
+    for text in ("(A) is old.\n(B", "It is large.\n(A)", "It is large.\nOption (A)", 'It is one of four. "Paris"'):
+        assert choices.concluding_letter(text, CITIES) == NOTHING, text  # goes through the options, and is cut
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """Answers out of a few: the letter of an option, or one of two words."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from flanx.evals.answer_text import CONCLUDING, DENIED, NOTHING, UNCLEAR, Mention, Reading, comparable, given, sentences
 
@@ -93,9 +93,10 @@ def concluding_letter(text: str, options: Options) -> Reading:
     Parts of a rationale that goes through the options, as `Option (B): "text".`, are not, wherever it ends.
     """
     *earlier, last = sentences(_brackets(text)) or [""]
+    starts_line = bool(earlier) and _brackets(text).rpartition("\n")[2].strip() == last
     last = _OPENING.sub("", CONCLUDING.sub("", last, count=1))
     for key, value in options.items():  # an option of a word or two: longer ones are sentences of the rationale
-        if comparable(value) == comparable(last) and len(value.split()) <= 2:
+        if comparable(value) == comparable(last) and len(value.split()) <= 2 and not last.startswith('"'):
             return Reading(key)
     marked = [found.upper() for found in re.findall(_MARKED, last)]
     if len(marked) > 1 and len(set(marked)) == 1 and not re.sub(_MARKED, "", last).strip(" .,"):  # (B) (B) (B)
@@ -104,19 +105,25 @@ def concluding_letter(text: str, options: Options) -> Reading:
     if denied:
         return _known(denied[2].upper(), options)
     match = _ALONE.fullmatch(last)
-    if not match:
-        return NOTHING
-    value = match["letter"].upper()
+    return (
+        _known(match["letter"].upper(), options) if match and _closes(match, earlier, starts_line, options) else NOTHING
+    )
+
+
+def _closes(match: re.Match[str], earlier: Sequence[str], starts_line: bool, options: Options) -> bool:
+    """Whether a last sentence of the shape `_ALONE` is an answer, and not the place where a rationale was truncated."""
+    last, value = match[0], match["letter"].upper()
     others = set(re.findall(_MARKED, " ".join(earlier))) - {value}
     ends = re.search(rf"[.!。]$|{_CORRECT}\W*$", last, re.IGNORECASE)
-    is_closed = match["close"] or ends
-    if others and (match["text"] or match["named"] or not ends):
-        return NOTHING
     if match["text"] and (match["named"] or comparable(match["text"]) != comparable(options.get(value, ""))):
-        return NOTHING
-    if earlier and not is_closed and (value in "AI" or earlier[-1].endswith("?")):  # an article, or a name that is cut
-        return NOTHING
-    return _known(value, options)
+        return False
+    if others and (match["text"] or match["named"]):
+        return False
+    if ends or not earlier:
+        return True
+    # Not the start of a list of the options, the article "A", or a name.
+    is_word = not match["close"] and (value in "AI" or earlier[-1].endswith("?"))
+    return not (others or starts_line or is_word)
 
 
 def _brackets(text: str) -> str:
