@@ -132,3 +132,24 @@ def test_the_blocks_of_a_page_run_one_after_another(page, tmp_path, data_dir):
         program = [sys.executable, "-c", text] if block.is_python else ["bash", "-c", text]
         done = subprocess.run(program, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{block}\n{text}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+
+
+PATHS = re.compile(
+    r"(?<![\w./-])((?:flanx|tests|tasks|benchmarks|launch|docs|gin)/[\w./-]*\w|(?:sweeps|runs|mixtures|evals|recipes)/\w+\.gin)"
+)
+
+
+ELSEWHERE = (
+    "flanx/gin",
+    "runs/tran.gin",
+    "tasks/mmlu/default",
+    "tasks/mmlu/continuation",
+)  # in a wheel, a wrong name, paths of lm-evaluation-harness
+
+
+@pytest.mark.parametrize("page", [ROOT / "CONTRIBUTING.md", *PAGES], ids=lambda page: str(page.relative_to(ROOT)))
+def test_files_that_a_page_names_exist(page):
+    text = page.read_text(encoding="utf-8")
+    for name in (match[1] for match in PATHS.finditer(text) if text[match.end() : match.end() + 1] not in ("<", "*")):
+        known = any((folder / name).exists() for folder in (ROOT, ROOT / "gin"))
+        assert known or name in ELSEWHERE, name
