@@ -44,10 +44,9 @@ def options_of(prompt: str) -> dict[str, str]:
 # --- letters ---------------------------------------------------------------------------------------------------------
 
 
-def letter(said: str, options: Options) -> Reading:
+def letter(announced: str, options: Options) -> Reading:
     """The letter that an announced text gives: its own, an ordinal ("the second option"), or an option's text."""
-    said = _brackets(said)
-    for sentence in sentences(said)[:1]:
+    for sentence in sentences(_brackets(announced))[:1]:
         reading = given(sentence, _letters(sentence, options), conclusions=True)
         if reading == NOTHING:
             reading = given(sentence, _texts(sentence, options))
@@ -178,9 +177,9 @@ _STATEMENTS = {
 }
 
 
-def word(said: str, kind: str) -> Reading:
+def word(announced: str, kind: str) -> Reading:
     """The word that an announced text gives: "not valid" is invalid, "not false" is an expression and no answer."""
-    first = (sentences(said) or [""])[0]
+    first = (sentences(announced) or [""])[0]
     if kind == "true_false":  # the value of an equation, or of "... is True"
         first = re.split(r"=|\bis\b", first)[-1]
     words = WORDS[kind]

@@ -44,8 +44,8 @@ def repeated(text: str, language: str) -> Reading:
     result = _mentions(earlier[-1].rpartition("=")[2][:_MAX_SENTENCE], language)
     if "=" not in earlier[-1] or not result or {mention.value for mention in mentions} != {result[0].value}:
         return NOTHING
-    said, again = (set(re.findall(r"\w+", re.sub(r"[\d.,]+", " ", each.lower()))) for each in (earlier[-1], last))
-    return Reading(result[0].value) if again <= said else NOTHING
+    first, again = (set(re.findall(r"\w+", re.sub(r"[\d.,]+", " ", each.lower()))) for each in (earlier[-1], last))
+    return Reading(result[0].value) if again <= first else NOTHING
 
 
 def _of_sentence(sentence: str, language: str) -> Reading:
@@ -214,7 +214,7 @@ class _Parser:
         self.text, self.tokens, self.index, self.numbers, self.depth = text, tokens, index, 0, 0
 
     def _next(self, kinds: str | tuple[str, ...]) -> str | None:
-        """The kind of the next token if it is one of these and nothing but blanks or a currency stands before it."""
+        """The kind of the next token if it is one of these and only blanks or a currency precede it."""
         if self.index >= len(self.tokens):
             return None
         token = self.tokens[self.index]

@@ -151,8 +151,8 @@ def announcements(text: str) -> list[Announced]:
     ends = [*(match.start() for match in matches), len(text)]
     found = []
     for match, end in zip(matches, ends[1:], strict=True):
-        said = ANNOUNCE.sub(" ", text[match.end() : end]).lstrip(" \t\n:=—").rstrip()
-        found.append(Announced(match.start(), said, False))
+        behind = ANNOUNCE.sub(" ", text[match.end() : end]).lstrip(" \t\n:=—").rstrip()
+        found.append(Announced(match.start(), behind, False))
     for match in INVERTED.finditer(text):
         before = sentences(text[max(0, match.start() - _LONGEST) : match.start()])
         if before and not text[: match.start()].rstrip().endswith((".", "\n")):

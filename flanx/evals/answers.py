@@ -71,10 +71,10 @@ def read(
     if kind == "exact":
         return Answer(text.strip() or None, DIRECT)
     if kind in ("final", "last"):
-        said = re.split(r"\b[Aa]nswer(?:\s+is|:)", text)[1:]
-        if not said:
+        parts = re.split(r"\b[Aa]nswer(?:\s+is|:)", text)[1:]
+        if not parts:
             return Answer((text.strip() or None) if kind == "last" else None, FALLBACK)
-        return Answer(said[-1].strip().split("\n")[0].strip() or None, ANNOUNCED)
+        return Answer(parts[-1].strip().split("\n")[0].strip() or None, ANNOUNCED)
     text = until_next_question(plain(text))
     announced = announcements(text)
     # Without a rationale the first counts, but for a correction ("... Sorry, the answer is B").
