@@ -3,12 +3,24 @@
 import contextlib
 import os
 import pathlib
+import urllib.parse
+import urllib.request
 from collections.abc import Iterator
 from typing import BinaryIO
 
 import filelock
 
 from flanx.errors import UserError
+
+
+def local_path(path: str | os.PathLike) -> pathlib.Path:
+    """`path` as a local path, of a file:// URL too, with ~ for the home folder. Raises UserError for another URL."""
+    text = os.fspath(path)
+    if text.startswith("file://"):
+        text = urllib.request.url2pathname(urllib.parse.urlsplit(text).path)
+    if "://" in text:
+        raise UserError(f"'{path}' is a URL; a local file or folder is wanted")
+    return pathlib.Path(text).expanduser()
 
 
 def local_folder(path: str | os.PathLike) -> pathlib.Path:

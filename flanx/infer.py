@@ -15,12 +15,16 @@ from typing import Any, TextIO
 
 from flanx import cluster, jsonl
 from flanx.data import vocabulary as vocabularies
+from flanx.data.task import text
+from flanx.data.task.row import BadRow, text_of
 from flanx.decoding import decode
 from flanx.errors import UserError
 from flanx.files import write_atomic
 from flanx.models import Model
 from flanx.partition import Partitioner
 from flanx.predictor import Prediction, Predictor
+
+OURS = ("prediction", "predictions", "ended")  # fields of an answer
 
 
 def infer(
@@ -39,12 +43,13 @@ def infer(
 ) -> pathlib.Path:
     """Answers every prompt of a file and returns the path of `out_dir`/predictions.jsonl.
 
-    A line of the answer holds `index`, `inputs`, `prediction` (`predictions` where samples > 1), `ended`
-    (False: truncated at the longest output), and the other fields of the prompt's own line.
+    A line of the answer holds `index` (the prompt's place from 0, unless prompts have a field of that name), `inputs`,
+    `prediction` (`predictions` where samples > 1), `ended` (False: truncated at the longest output), and the other
+    fields of the prompt's own line.
 
     Args:
       checkpoint: a run, a step folder of a run, or what `flanx convert` wrote or reads.
-      prompts: .jsonl with a text in "inputs", or any other file with a prompt on each line.
+      prompts: JSONL, JSON, CSV or TSV with a text in "inputs", or any other file with a prompt on each line.
       lengths: {"inputs": I, "targets": T}, tokens of the longest prompt and the longest output.
       method: greedy, or how tokens are drawn.
 
@@ -79,34 +84,49 @@ def infer(
 
 
 def read_prompts(path: pathlib.Path) -> list[dict[str, Any]]:
-    """The prompts of a file, each at least {"inputs": text}. Raises UserError naming the line that is malformed."""
+    """The prompts of a file, each at least {"inputs": text}: JSONL, a JSON array, CSV or TSV with that column, else a
+    prompt a line. Raises UserError naming the line that is malformed."""
+    path = path.expanduser()
     if not path.is_file():
         raise UserError(f"no file of prompts '{path}'")
-    lines = [line.removesuffix("\r") for line in jsonl.lines(path)]
-    if path.suffix != ".jsonl":
-        return [{"inputs": line} for line in lines]
+    if text.kind_of(path) is None:
+        rows = [{"inputs": line} for _, line in text.lines(path)]
+        while rows and not rows[-1]["inputs"].strip():
+            rows.pop()
+        for number, row in enumerate(rows, 1):
+            if not row["inputs"].strip():
+                raise UserError(f"{path}:{number}: an empty prompt; remove the line")
+        return rows
     rows = []
-    for number, line in enumerate(lines, 1):
+    for location, record in text.records(path):
+        if isinstance(record, BadRow):
+            raise UserError(f"{location}: {record}")
+        found = record.get("inputs")
+        if isinstance(found, bool) or not isinstance(found, str | int | float):
+            raise UserError(f'{location}: the text "inputs" is missing; write {{"inputs": "..."}} on every line')
         try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise UserError(f"{path}:{number}: not a JSON object ({error})") from error
-        if not isinstance(row, dict) or not isinstance(row.get("inputs"), str):
-            raise UserError(f'{path}:{number}: the text "inputs" is missing; write {{"inputs": "..."}} on every line')
-        rows.append(row)
+            rows.append({**record, "inputs": text_of(found, "inputs")})
+        except BadRow as error:
+            raise UserError(f"{location}: {error}") from None
     return rows
 
 
 class Answers:
     """The answers of one set of prompts under one set of arguments, kept line by line as they come.
 
+    A kept line holds what is ours alone (`index`: the prompt's place, the answer), so that no field of a prompt is
+    taken for one of them; `finish` puts both together. Where prompts have an "index" of their own, that one is written.
+
     Nothing is written before the first answer, so that input that is refused leaves nothing.
     """
 
     def __init__(self, folder: pathlib.Path, rows: Sequence[Mapping[str, Any]], settings: Sequence[Any]) -> None:
         self._rows, self._folder = rows, folder
+        for number, row in enumerate(rows):
+            if taken := next((name for name in OURS if name in row), None):
+                raise UserError(f'prompt {number}: its field "{taken}" is one that answers have; give it another name')
         self._file: TextIO | None = None
-        header = {"hash": hashlib.sha256(json.dumps([settings, list(rows)]).encode()).hexdigest()[:16]}
+        header = {"version": 2, "hash": hashlib.sha256(json.dumps([settings, list(rows)]).encode()).hexdigest()[:16]}
         self._part, self._final = folder / "predictions.part", folder / "predictions.jsonl"
         kept = jsonl.records(self._part)
         if kept and kept[0] != header:
@@ -123,7 +143,7 @@ class Answers:
         answer = {"predictions": texts, "ended": ended}
         if len(texts) == 1:
             answer = {"prediction": texts[0], "ended": ended[0]}
-        self.answers[number] = {"index": number, **self._rows[number], **answer}
+        self.answers[number] = {"index": number, **answer}
         if self._file is None and cluster.is_first():
             self._folder.mkdir(parents=True, exist_ok=True)
             if self._header:
@@ -143,6 +163,11 @@ class Answers:
         """Writes all answers in the order of the prompts."""
         if cluster.is_first():
             self._folder.mkdir(parents=True, exist_ok=True)
-            write_atomic(self._final, "".join(jsonl.line(self.answers[n]) for n in range(len(self._rows))))
+            own = any("index" in row for row in self._rows)
+            lines = []
+            for number, row in enumerate(self._rows):
+                answer = {key: value for key, value in self.answers[number].items() if key != "index"}
+                lines.append(jsonl.line({**({} if own else {"index": number}), **row, **answer}))
+            write_atomic(self._final, "".join(lines))
         print(os.fspath(self._final))
         return self._final

@@ -8,9 +8,12 @@ import jax
 import pytest
 
 from flanx import checkpoint, jsonl
+from flanx import infer as infer_module
 from flanx.cli import main
 from flanx.decoding import decode
+from flanx.errors import UserError
 from flanx.models.t5 import T5
+from flanx.predictor import Prediction
 
 MODEL = T5(vocab_size=384, emb_dim=16, num_heads=2, head_dim=8, mlp_dim=16, num_encoder_layers=1, num_decoder_layers=1)
 PROMPTS = [{"inputs": "a\u2028c", "id": 7}, {"inputs": "d" * 40}, {"inputs": "xyz"}]
@@ -98,3 +101,45 @@ def test_a_prompt_may_be_as_long_as_the_limit_and_not_one_token_longer(parameter
     assert infer(parameters, path, tmp_path / "short", bound % 15) == 2
     assert "one.jsonl:1: 16 tokens, the longest prompt has 15" in capsys.readouterr().err
     assert infer(parameters, path, tmp_path / "long", bound % 16) == 0
+
+
+def test_an_index_of_the_prompts_own_does_not_count_as_ours(tmp_path):
+    rows = [{"index": 2, "inputs": "a"}, {"index": 0, "inputs": "b"}, {"index": "x", "inputs": "c"}, {"inputs": "d"}]
+
+    def run(numbers):
+        answers = infer_module.Answers(tmp_path / "out", rows, ["s"])
+        for number in numbers:
+            if number not in answers.done:
+                answers.add(number, Prediction([f"to {rows[number]['inputs']}"], [True], False))
+        answers.close()
+        return answers
+
+    run([0, 1])
+    run(range(4)).finish()
+    found = read(tmp_path / "out")
+    assert [row["prediction"] for row in found] == ["to a", "to b", "to c", "to d"]
+    assert [row.get("index") for row in found] == [2, 0, "x", None]
+    with pytest.raises(UserError, match='prompt 0: its field "ended" is one that answers have'):
+        infer_module.Answers(tmp_path / "other", [{"inputs": "a", "ended": "yes"}], ["s"])
+
+
+@pytest.mark.parametrize(
+    ("name", "raw"),
+    [
+        ("p.txt", b"\xef\xbb\xbfone\r\ntwo\r\n\r\n"),
+        ("p.txt", "one\ntwo\n".encode("utf-16")),
+        ("p.JSONL", b'\xef\xbb\xbf{"inputs": "one"}\r\n\r\n{"inputs": "two"}\r\n'),
+        ("p.json", b'[{"inputs": "one"},\n {"inputs": "two"}]'),
+        ("p.csv", b"inputs\none\ntwo\n"),
+    ],
+)
+def test_prompts_are_read_in_every_form(tmp_path, name, raw):
+    (tmp_path / name).write_bytes(raw)
+    assert infer_module.read_prompts(tmp_path / name) == [{"inputs": "one"}, {"inputs": "two"}]
+
+
+def test_prompts_that_cannot_be_read_are_named(tmp_path):
+    for raw, message in ((b"caf\xe9\n", "p.txt:1: not UTF-8"), (b"a\n\nb\n", "p.txt:2: an empty prompt")):
+        (tmp_path / "p.txt").write_bytes(raw)
+        with pytest.raises(UserError, match=message):
+            infer_module.read_prompts(tmp_path / "p.txt")

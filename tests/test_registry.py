@@ -91,7 +91,7 @@ def test_bytes_that_are_no_text_and_twice_given_ids(tmp_path: pathlib.Path) -> N
     with pytest.raises(UserError, match="id 'finnish-s2-0' of fi occurs twice"):
         _load_there(tmp_path / "data", "tydiqa")
     (tmp_path / "data" / "gsm8k" / "test.jsonl").write_bytes(b'{"question": "\xff"}\n')
-    with pytest.raises(UserError, match="is not UTF-8"):
+    with pytest.raises(UserError, match="not UTF-8"):
         _load_there(tmp_path / "data", "gsm8k_cot")
 
 
@@ -101,3 +101,22 @@ def test_a_language_without_rows_is_an_error_unless_named() -> None:
         registry.load("tydiqa", folder)
     loaded = registry.load("tydiqa", folder, allow_missing=("ar", "bn", "id", "ko", "ru", "te"))
     assert {item.task for item in loaded.items} == {"fi", "sw"}
+
+
+@pytest.mark.parametrize("change", [lambda raw: b"\xef\xbb\xbf" + raw, lambda raw: raw.replace(b"\n", b"\r\n")])
+@pytest.mark.parametrize(
+    "name", ["bbh_direct", "bbh_cot", "mmlu_test_direct", "mmlu_test_cot", "mgsm_cot", "gsm8k_cot", "tydiqa"]
+)
+def test_a_mark_and_line_ends_of_windows_change_no_item(tmp_path: pathlib.Path, change, name: str) -> None:
+    shutil.copytree(registry.SAMPLE_DIR, tmp_path / "plain")
+    shutil.copytree(registry.SAMPLE_DIR, tmp_path / "windows")
+    for path in (tmp_path / "windows").rglob("*"):
+        if path.suffix in (".json", ".jsonl", ".csv", ".tsv", ".txt"):
+            path.write_bytes(change(path.read_bytes()))
+    missing = ("ar", "bn", "id", "ko", "ru", "te") if name == "tydiqa" else ()
+    name = name if missing else f"{name}[{','.join(registry.load(name, registry.SAMPLE).spec.tasks)}]"
+    plain, windows = (registry.load(name, str(tmp_path / which), missing) for which in ("plain", "windows"))
+    assert [dataclasses.replace(item, location="") for item in windows.items] == [
+        dataclasses.replace(item, location="") for item in plain.items
+    ]
+    assert windows.hash == plain.hash

@@ -112,3 +112,59 @@ def test_quoted_values_are_read_back_as_they_are():
 
     values = {"a": 'x "y" \\ \n \x7f \u05d0 {}', "b": ["1", "\t"], "c": {"train": "train[1:]"}, "d": True, "e": 3}
     assert tomllib.loads(user_file.section("s", values)) == {"s": values}
+
+
+@pytest.mark.parametrize(
+    "folder", ["C# course", "a{split}b", "[set A]", "na\u00efve \u6570", 'say "hi"', "back\\slash", "*star", "5%", "~"]
+)  # fmt: skip
+def test_odd_folders_are_read_from(folder, output, tmp_path):
+    (tmp_path / folder).mkdir()
+    path = tmp_path / folder / "x#1.jsonl"
+    path.write_text('{"q.1": "What?", "a": 1234567.0}\n')
+    command = ["tasks", "add", str(path), "--inputs", "q.1", "--targets", "a", "--output", str(output)]
+    assert main(command) == 0
+    assert [(r.inputs, r.targets) for r in rendered("own_x_1")] == [("What?", "1234567")]
+
+
+def test_urls_of_files_and_links_mean_their_file(output, tmp_path):
+    (tmp_path / "real.csv").write_text("q,a\nWhat?,that\n")
+    (tmp_path / "link.CSV").symlink_to(tmp_path / "real.csv")
+    for path in ((tmp_path / "real.csv").as_uri(), str(tmp_path / "link.CSV")):
+        assert main(["tasks", "add", path, "--inputs", "q", "--targets", "a", "--output", output.as_uri()]) == 0
+    assert len(rendered("own_link")) == len(rendered("own_real")) == 1
+
+
+def test_what_a_file_holds_is_said_when_it_is_added(output, tmp_path, capsys):
+    path = tmp_path / "x.jsonl"
+    path.write_text('{"q": "a", "a": "b"}\n\n{"q": "a", "a": "b"}\n{"q": "c", "a": NaN}\n{"q": "d"}\n')
+    assert main(["tasks", "add", str(path), "--inputs", "q", "--targets", "a", "--output", str(output)]) == 0
+    said = capsys.readouterr().out
+    assert "2 rows; 1 of them repeat another one; 2 left out, the first at" in said and "x.jsonl:4: 'a' is nan" in said
+    path.write_bytes("q,a\ncafé,b\n".encode("cp1252"))
+    path = path.rename(tmp_path / "y.csv")
+    before = sorted(output.rglob("*"))
+    assert main(["tasks", "add", str(path), "--inputs", "q", "--targets", "a", "--output", str(output)]) == 2
+    assert "y.csv:2: not UTF-8" in capsys.readouterr().err and sorted(output.rglob("*")) == before
+
+
+def test_what_the_user_has_edited_stays(output, tmp_path, capsys):
+    (tmp_path / "x.jsonl").write_text('{"q": "a", "a": "b"}\n')
+    add = ["tasks", "add", str(tmp_path / "x.jsonl"), "--inputs", "q", "--targets", "a", "--output", str(output)]
+    assert main(add) == 0
+    block = output / "templates" / "own.toml"
+    block.write_text(block.read_text().replace('["{inputs}", "{targets}"]]', '["Say: {inputs}", "{targets}"]]'))
+    assert main([*add, "--name", "y"]) == 0
+    assert [r.inputs for r in rendered("own_y")] == ["Say: a"]
+
+    write_export(tmp_path / "export")
+    again = ["tasks", "import-export", str(tmp_path / "export"), "--output", str(output)]
+    assert main([*again, "--collection", "own"]) == 2  # the table of `tasks add`
+    assert main(again) == 0 and main(again) == 0
+    table, mine = output / "tables" / "export.toml", output / "data" / "export" / "mine.jsonl"
+    mine.write_text("{}\n")
+    assert main(again) == 2 and mine.exists()
+    mine.unlink()
+    table.write_text(edited := table.read_text() + "# mine\n")
+    capsys.readouterr()
+    assert main(again) == 2 and table.read_text() == edited
+    assert "export.toml: edited, or not made by this command" in capsys.readouterr().err

@@ -1,12 +1,12 @@
 """Reading benchmark files from a folder, errors name the file and line."""
 
-import csv
-import io
-import json
+import contextlib
 import pathlib
 from collections.abc import Iterator
 from typing import Any
 
+from flanx.data.task import text
+from flanx.data.task.row import BadRow, text_of
 from flanx.errors import UserError
 from flanx.evals import download
 
@@ -29,49 +29,54 @@ def present(path: pathlib.Path) -> bool:
 
 
 def read_text(path: pathlib.Path, what: str) -> str:
-    """A text file in UTF-8, its line ends as they are."""
-    try:
-        return existing(path, what).read_bytes().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{what}: {path} is not UTF-8 ({error.reason} at byte {error.start})") from None
+    """A text file, its lines ended by LF whatever the file has."""
+    with _told(what):
+        return text.read(existing(path, what))
 
 
 def read_json(path: pathlib.Path, what: str) -> Any:
     """A JSON file."""
-    try:
-        return json.loads(read_text(path, what))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{what}: {path}:{error.lineno}: not JSON: {error.msg}") from None
+    with _told(what):
+        return text.read_json(existing(path, what))
 
 
 def read_lines(path: pathlib.Path, what: str) -> Iterator[tuple[str, dict]]:
     """(location, record) of a JSONL file."""
-    for number, line in enumerate(read_text(path, what).split("\n"), 1):
-        if line.strip():
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise UserError(f"{what}: {path}:{number}: not JSON: {error.msg}") from None
-            yield f"{path}:{number}", record
+    with _told(what):
+        for location, record in text.json_rows(existing(path, what)):
+            if isinstance(record, BadRow):
+                raise UserError(f"{location}: {record}")
+            yield location, record
 
 
 def read_rows(path: pathlib.Path, what: str, columns: int, delimiter: str) -> Iterator[tuple[str, list[str]]]:
-    """(location, cells) of a CSV (delimiter ",") or a plain TSV file (tab, no quoting)."""
-    text = read_text(path, what)
-    if delimiter == "\t":
-        rows = ((n, line.rstrip("\r").split("\t")) for n, line in enumerate(text.split("\n"), 1) if line)
-    else:
-        reader = csv.reader(io.StringIO(text, newline=""))
-        rows = ((reader.line_num, row) for row in reader if row)
-    for number, row in rows:
-        if len(row) != columns:
-            raise UserError(f"{what}: {path}:{number}: {len(row)} columns, expected {columns}")
-        yield f"{path}:{number}", row
+    """(location, cells) of a CSV (delimiter ",") or a TSV file (tab)."""
+    with _told(what):
+        found = existing(path, what)
+        for number, row in text.tsv_rows(found) if delimiter == "\t" else text.csv_rows(found):
+            if isinstance(row, BadRow):
+                raise UserError(f"{path}:{number}: {row}")
+            if len(row) != columns:
+                raise UserError(f"{path}:{number}: {len(row)} columns, expected {columns}")
+            yield f"{path}:{number}", row
+
+
+@contextlib.contextmanager
+def _told(what: str) -> Iterator[None]:
+    """Names the benchmark in an error of its files."""
+    try:
+        yield
+    except UserError as error:
+        raise error if str(error).startswith(what) else UserError(f"{what}: {error}") from error.__cause__
 
 
 def value(record: Any, key: str, location: str) -> str:
-    """A text field of a record."""
-    if not isinstance(record, dict) or not isinstance(record.get(key), str):
+    """A field of a record, a text or a number, as text."""
+    found = record.get(key) if isinstance(record, dict) else None
+    if isinstance(found, bool) or not isinstance(found, str | int | float):
         known = ", ".join(map(str, record)) if isinstance(record, dict) else type(record).__name__
         raise UserError(f"{location}: no text column '{key}' (there is: {known})")
-    return record[key]
+    try:
+        return text_of(found, key)
+    except BadRow as error:
+        raise UserError(f"{location}: {error}") from None

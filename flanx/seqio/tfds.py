@@ -31,13 +31,21 @@ def records(name: str, split: str) -> Iterator[dict[str, Any]]:
 
 
 def plain(value: Any) -> Any:
-    """A TFDS value (numpy, bytes, nested) as texts, numbers, lists and dictionaries."""
+    """A TFDS value (numpy, bytes, nested) as texts, numbers, lists and dictionaries.
+
+    Bytes that are not UTF-8 stay bytes, which no prompt takes; floats of 16 and 32 bits become their shortest decimals.
+    """
     if isinstance(value, bytes):
-        return value.decode("utf-8", errors="replace")
+        try:
+            return value.decode("utf-8")
+        except UnicodeDecodeError:
+            return value
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     if hasattr(value, "to_list"):  # a ragged tensor
         return plain(value.to_list())
+    if getattr(value, "dtype", None) in ("float32", "float16"):
+        value = value.astype(str).astype(float)
     if hasattr(value, "tolist"):
         return plain(value.tolist())
     if isinstance(value, list | tuple):
@@ -55,7 +63,7 @@ def main(arguments: Sequence[str]) -> None:
     if len(arguments) == 1:
         return prepare(*arguments)
     for record in records(*arguments):
-        print(json.dumps(record))  # ASCII: no line break but the one between records
+        print(json.dumps(record, default=lambda value: None))  # ASCII: no line break but the one between records
 
 
 if __name__ == "__main__":

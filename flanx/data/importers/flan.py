@@ -20,7 +20,7 @@ from flanx.data.task import spec, tables
 from flanx.data.task.fields import parse
 from flanx.data.task.template import Prompt, parse_block
 from flanx.errors import UserError
-from flanx.files import write_atomic
+from flanx.files import local_path
 
 TEMPLATES = "flan/v2/templates.py"  # PATTERNS, FEWSHOT_PATTERNS, INLINE_FS_PATTERNS
 BRANCHED = "flan/v2/flan_templates_branched.py"  # PATTERNS of the prompts without options
@@ -233,7 +233,7 @@ def _row(group: str, task: spec.TaskSpec, more: str, blocks: dict[str, Any]) -> 
 
 def import_flan(args: argparse.Namespace) -> int:
     """Reads the clone, writes templates and rows, prints what was converted and what was not."""
-    clone, output = pathlib.Path(args.clone).expanduser(), pathlib.Path(args.output).expanduser()
+    clone, output = local_path(args.clone), local_path(args.output)
     found, failed = read(clone / TEMPLATES)
     branched, more_failed = read(clone / BRANCHED)
     failed += more_failed
@@ -252,7 +252,7 @@ def import_flan(args: argparse.Namespace) -> int:
                 rows.setdefault(task.collection, {})[task.name.removeprefix(f"{task.collection}_")] = row
                 used |= {value for key, value in row.items() if key != "fields"}
     note = "# Made by `flanx tasks import-flan` from a clone of google-research/FLAN (Apache-2.0).\n\n"
-    write_atomic(
+    user_file.write_made(
         output / "templates" / "flan.toml", note + "\n".join(user_file.section(n, t) for n, t in sorted(blocks.items()))
     )
     for collection, table in rows.items():
@@ -275,7 +275,7 @@ def import_flan(args: argparse.Namespace) -> int:
 def _write_rows(folder: pathlib.Path, collection: str, table: dict[str, dict[str, Any]], note: str) -> None:
     """Rows as TOML, or as CSV where there are many."""
     if len(table) <= 100:
-        write_atomic(
+        user_file.write_made(
             folder / f"{collection}.toml", note + "\n".join(user_file.section(n, row) for n, row in table.items())
         )
         return
@@ -284,4 +284,4 @@ def _write_rows(folder: pathlib.Path, collection: str, table: dict[str, dict[str
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["name", *keys])
     writer.writerows([[name, *(row.get(key, "") for key in keys)] for name, row in table.items()])
-    write_atomic(folder / f"{collection}.csv", re.sub(r"\r", "", text.getvalue()))
+    user_file.write_made(folder / f"{collection}.csv", re.sub(r"\r", "", text.getvalue()))

@@ -9,62 +9,45 @@ ends.
 import argparse
 import collections
 import contextlib
-import gzip
 import itertools
 import json
+import os
 import pathlib
 import shutil
-from collections.abc import Iterator
-from typing import IO, Any
+import tempfile
+from typing import IO
 
 from flanx.data.importers import user_file
-from flanx.data.task.sources import parquet_rows
+from flanx.data.task import text
+from flanx.data.task.row import BadRow, Record, text_of
 from flanx.errors import UserError
-from flanx.files import write_atomic
+from flanx.files import local_path
 
 KEYS = ("inputs", "targets", "task_name", "task_source", "template_type")
 OPEN_FILES = 200  # at most so many tasks' files at once
 MAX_BAD_ROWS = 100
+MADE = ".made"  # in a folder of ours: the names of the files that an import wrote
 
 
 def _files(path: pathlib.Path) -> list[pathlib.Path]:
     if path.is_file():
         return [path]
-    found = sorted(
-        p for p in path.rglob("*") if p.name.endswith((".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet"))
-    )
+    found = sorted(p for p in path.rglob("*") if p.is_file() and text.kind_of(p))
     if not found:
-        raise UserError(f"{path}: no .jsonl, .jsonl.gz or .parquet file there")
+        raise UserError(f"{path}: no .jsonl, .json, .csv, .tsv or .parquet file there")
     return found
 
 
-def _records(path: pathlib.Path) -> Iterator[tuple[str, Any]]:
-    """(location, record or None where the line is not one)."""
-    if path.suffix == ".parquet":
-        yield from ((f"{path}[{number}]", row) for number, row in enumerate(parquet_rows(path)))
-        return
-    opener = gzip.open if path.suffix == ".gz" else open
-    record: Any
-    with opener(path, "rt", encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                record = json.loads(line) if line.strip() else None
-            except ValueError:
-                record = line
-            if record is not None:
-                yield f"{path}:{number}", record
-
-
-def _row(record: Any) -> dict[str, str] | None:
+def _row(record: Record | BadRow) -> dict[str, str] | None:
     """The five texts of a row under their plain names; None where inputs, targets or the task's name are no texts."""
-    if not isinstance(record, dict):
+    if isinstance(record, BadRow):
         return None
-    row = {key: record.get(key, record.get(f"_{key}")) for key in KEYS}
-    for key in ("inputs", "targets", "task_name"):
-        value = row[key]
-        if not isinstance(value, str) or not value.strip():
-            return None
-    return {key: str(value or "") for key, value in row.items()}
+    found = {key: record.get(key, record.get(f"_{key}")) for key in KEYS}
+    try:
+        row = {key: "" if value is None else text_of(value, key) for key, value in found.items()}
+    except BadRow:
+        return None
+    return row if all(row[key].strip() for key in ("inputs", "targets", "task_name")) else None
 
 
 def _name(row: dict[str, str], taken: dict[tuple[str, str], str]) -> str:
@@ -105,7 +88,7 @@ def _part(path: pathlib.Path, folder: pathlib.Path) -> tuple[dict[str, dict[str,
     names: dict[tuple[str, str], str] = {}
     try:
         for file in _files(path):
-            for location, record in _records(file):
+            for location, record in text.records(file):
                 row = _row(record)
                 if row is None:
                     bad += 1
@@ -124,24 +107,47 @@ def _part(path: pathlib.Path, folder: pathlib.Path) -> tuple[dict[str, dict[str,
     return rows, parts.seen, bad
 
 
+def _check_own(folder: pathlib.Path) -> None:
+    """Raises UserError where the folder holds what an earlier import did not write: it will be replaced."""
+    if not folder.exists():
+        return
+    mark = folder / MADE
+    own = {MADE, *(mark.read_text(encoding="utf-8").split("\n") if mark.is_file() else ())}
+    for one in sorted(folder.iterdir()):
+        if one.name not in own:
+            raise UserError(f"{one}: not written by import-export; move it away, or choose another --collection")
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
 def import_export(args: argparse.Namespace) -> int:
     """Divides the export into tasks, writes their table, prints what was made."""
-    path, output = pathlib.Path(args.path).expanduser(), pathlib.Path(args.output).expanduser().resolve()
+    path, output = local_path(args.path), local_path(args.output).absolute()
     if not path.exists():
         raise UserError(f"no file or folder {path}")
     collection = user_file.clean(args.collection)
+    table_file = output / "tables" / f"{collection}.toml"
+    user_file.write_made(table_file, "", dry_run=True)
     folder = output / "data" / collection
-    draft = folder.with_name(f".{collection}.part")  # the files of a refused export leave nothing behind
-    draft.mkdir(parents=True, exist_ok=True)
-    try:
+    _check_own(folder)
+    empty = [one for one in (folder.parent, output) if not one.exists()]
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = pathlib.Path(tempfile.mkdtemp(prefix=f".{collection}.", dir=folder.parent))
+    try:  # the files of a refused export leave nothing behind
         rows, seen, bad = _part(path, draft)
+        (draft / MADE).write_text("".join(f"{name}.jsonl\n" for name in sorted(rows)), encoding="utf-8")
+        draft.chmod(0o777 & ~_umask())
         shutil.rmtree(folder, ignore_errors=True)
         draft.rename(folder)
     except BaseException:
-        shutil.rmtree(draft)
-        for empty in (draft.parent, output):
+        shutil.rmtree(draft, ignore_errors=True)
+        for one in empty:
             with contextlib.suppress(OSError):  # something of the user's is in it
-                empty.rmdir()
+                one.rmdir()
         raise
     block = user_file.section(collection, {"none": ["{inputs}", "{targets}"], "prompts": [["{inputs}", "{targets}"]]})
     user_file.declare(output, collection, block, f'[{collection}.defaults]\nstyles = ["zsopt"]\ncap = 30000\n')
@@ -152,9 +158,9 @@ def import_export(args: argparse.Namespace) -> int:
             "templates": collection, "dataset": row["task_name"], "category": row["template_type"],
             "num_examples": seen[name], "note": row["task_source"],
         })  # fmt: skip
-    write_atomic(output / "tables" / f"{collection}.toml", table)
+    user_file.write_made(table_file, table)
     user_file.check(output)
     total = sum(seen.values())
-    print(f"{len(rows)} tasks, {total:,} examples, {bad} bad rows; {output / 'tables' / f'{collection}.toml'}")
+    print(f"{len(rows)} tasks, {total:,} examples, {bad} bad rows; {table_file}")
     print(user_file.hint(output, f"{collection}_{next(iter(rows))}"))
     return 0

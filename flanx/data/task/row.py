@@ -3,7 +3,9 @@
 What goes wrong with a row is a BadRow (counted, reported) or a SkipRow (left out on purpose).
 """
 
+import decimal
 import hashlib
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -32,12 +34,17 @@ def walk(value: Any, path: str) -> Any:
 
 
 def lookup(made: Record, raw: Record, path: str) -> Any:
-    """The value at a path of what the operations have made so far, else of the raw record. Raises BadRow."""
+    """The value at a path of what the operations have made so far, else of the raw record. Raises BadRow.
+
+    A column whose own name has dots is found by that name."""
+    if path in raw and path not in made:
+        return raw[path]
     return walk(made if path.split(".", 1)[0] in made else raw, path)
 
 
 def text_of(value: Any, name: str = "value") -> str:
-    """A value as the text of a prompt: whole numbers without a fraction, lists joined by a comma."""
+    """A value as the text of a prompt: numbers with all their digits, whole ones without a fraction, lists joined by a
+    comma. Raises BadRow for what has no text: NaN and infinities, null, dictionaries, bytes."""
     if isinstance(value, str):
         return value
     if isinstance(value, bool):
@@ -45,10 +52,19 @@ def text_of(value: Any, name: str = "value") -> str:
     if isinstance(value, int):
         return str(value)
     if isinstance(value, float):
-        return f"{value:g}"
+        return _number(value, name)
     if isinstance(value, (list, tuple)):
         return ", ".join(text_of(item, name) for item in value)
     raise BadRow(f"'{name}' is {type(value).__name__}, not text")
+
+
+def _number(value: float, name: str) -> str:
+    """The shortest decimals that give the value back; an exponent only below 1e-7 and from 1e21 on."""
+    if not math.isfinite(value):
+        raise BadRow(f"'{name}' is {value}, not a number")
+    if value.is_integer() and abs(value) < 1e21:
+        return str(int(value))
+    return f"{decimal.Decimal(repr(value)):f}" if 1e-7 <= abs(value) < 1e21 else repr(value)
 
 
 def draw(key: str, label: str, n: int) -> int:

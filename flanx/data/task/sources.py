@@ -13,11 +13,8 @@
 `train[5%:]`.
 """
 
-import csv
 import glob
-import gzip
 import itertools
-import json
 import logging
 import os
 import pathlib
@@ -26,15 +23,15 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from flanx import procedural
+from flanx.data.task import text
 from flanx.data.task.fields import parse
 from flanx.data.task.row import BadRow, Record, SkipRow, draw, text_of
 from flanx.data.task.spec import TaskSpec
+from flanx.data.task.text import Raw
 from flanx.errors import UserError
 
-csv.field_size_limit(1 << 30)  # a cell may be a whole document
 MAX_BAD_ROWS = 100  # a file with more of them is an error; gin and callers can set another limit
 P3_ENDINGS = (".parquet", ".jsonl", ".jsonl.gz")
-Raw = Iterator[tuple[str, Record | BadRow]]  # (location for messages, the record or what is wrong with it)
 _log = logging.getLogger("flanx")
 
 
@@ -61,7 +58,10 @@ def files(spec: TaskSpec, split: str, data_dir: str | os.PathLike | None = None)
         root = pathlib.Path(location) if os.path.isabs(location) else folder / "p3" / location
         paths = sorted(glob.glob(f"{glob.escape(str(root))}/{name}*"))
         return [pathlib.Path(path) for path in paths if path.endswith(P3_ENDINGS)] or [root]
-    path = folder / location.split("#", 1)[0].replace("{split}", name)
+    path = folder / pathlib.Path(location).expanduser()  # {split} and # in a name that is there are the name's own
+    if not path.exists():
+        location = location.rpartition("#")[0] if kind == "json" and "#" in location else location
+        path = folder / pathlib.Path(location.replace("{split}", name)).expanduser()
     packed = path.with_name(path.name + ".gz")
     return [packed if packed.exists() and not path.exists() else path]
 
@@ -107,66 +107,45 @@ def _repair(spec: TaskSpec) -> str:
 # ---- readers of files ------------------------------------------------------------------------------------------------
 
 
-def _open(path: pathlib.Path) -> Any:
-    opener = gzip.open if path.suffix == ".gz" else open
-    return opener(path, "rt", encoding="utf-8", errors="replace", newline="")
-
-
 def _read_tsv(path: pathlib.Path, spec: TaskSpec) -> Raw:
-    with _open(path) as lines:
-        for number, line in enumerate(lines, 1):
-            location = f"{path}:{number}"
-            cells = line.rstrip("\r\n").split("\t")
-            if len(cells) != len(spec.columns):
-                yield (
-                    location,
-                    BadRow(f"{len(cells)} columns instead of {len(spec.columns)} ({', '.join(spec.columns)})"),
-                )
-                continue
-            cells = [cell.replace("\\n", "\n").strip() for cell in cells]
-            empty = [name for name, cell in zip(spec.columns, cells, strict=True) if not cell]
-            yield location, BadRow(f"empty {empty[0]}") if empty else dict(zip(spec.columns, cells, strict=True))
+    """Rows without blanks around their cells; in a plain file a literal `\\n` is a line break."""
+    plain = not text.is_quoted(path)
+    for number, cells in text.tsv_rows(path):
+        record = _columns(spec, cells)
+        if not isinstance(record, BadRow):
+            record = {k: (v.replace("\\n", "\n") if plain else v).strip() for k, v in record.items()}
+            if empty := [name for name, cell in record.items() if not cell]:
+                record = BadRow(f"empty {empty[0]}")
+        yield f"{path}:{number}", record
 
 
 def _read_csv(path: pathlib.Path, spec: TaskSpec) -> Raw:
-    with _open(path) as lines:
-        reader = csv.reader(lines)
-        for cells in reader:
-            location = f"{path}:{reader.line_num}"
-            if len(cells) != len(spec.columns):
-                yield (
-                    location,
-                    BadRow(f"{len(cells)} columns instead of {len(spec.columns)} ({', '.join(spec.columns)})"),
-                )
-            else:
-                yield location, dict(zip(spec.columns, cells, strict=True))
+    for number, cells in text.csv_rows(path):
+        yield f"{path}:{number}", _columns(spec, cells)
+
+
+def _columns(spec: TaskSpec, cells: list[str] | BadRow) -> Record | BadRow:
+    """The cells under the columns of the task."""
+    if isinstance(cells, BadRow):
+        return cells
+    if len(cells) != len(spec.columns):
+        return BadRow(f"{len(cells)} columns instead of {len(spec.columns)} ({', '.join(spec.columns)})")
+    return dict(zip(spec.columns, cells, strict=True))
 
 
 def _read_jsonl(path: pathlib.Path, spec: TaskSpec) -> Raw:
-    with _open(path) as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            location = f"{path}:{number}"
-            try:
-                record = json.loads(line)
-            except (ValueError, RecursionError) as e:
-                yield location, BadRow(f"not JSON: {e}")
-                continue
-            yield location, record if isinstance(record, dict) else BadRow("not a JSON object")
+    return text.json_rows(path)
 
 
-def _load_json(path: pathlib.Path) -> Any:
-    with _open(path) as file:
-        try:
-            return json.load(file)
-        except (ValueError, RecursionError) as e:
-            raise UserError(f"{path}: not JSON: {e}") from e
+def _key(path: pathlib.Path, spec: TaskSpec) -> str:
+    """The key behind the last # of a source; none where the file's own name has that #."""
+    location = spec.source.partition(":")[2]
+    return "" if str(path).removesuffix(".gz").endswith(location) else location.rpartition("#")[2]
 
 
 def _read_json(path: pathlib.Path, spec: TaskSpec) -> Raw:
-    value = _load_json(path)
-    key = spec.source.partition("#")[2]
+    value = text.read_json(path)
+    key = _key(path, spec)
     for part in filter(None, key.split(".")):
         if not isinstance(value, dict) or part not in value:
             raise UserError(f"{path}: no key '{key}', which task {spec.name} reads")
@@ -179,7 +158,7 @@ def _read_json(path: pathlib.Path, spec: TaskSpec) -> Raw:
 
 def _read_niv2(path: pathlib.Path, spec: TaskSpec) -> Raw:
     """A Super-NaturalInstructions file."""
-    return instances(_load_json(path), str(path))
+    return instances(text.read_json(path), str(path))
 
 
 def instances(task: Any, location: str) -> Raw:
@@ -190,10 +169,16 @@ def instances(task: Any, location: str) -> Raw:
         definition = task["Definition"]
         definition = "\n".join(definition) if isinstance(definition, list) else str(definition)
         examples = [
-            {"input": e["input"], "output": text_of(e["output"]), "explanation": e.get("explanation") or ""}
+            {
+                "input": text_of(e["input"], "input"),
+                "output": text_of(e["output"], "output"),
+                "explanation": text_of(e.get("explanation") or "", "explanation"),
+            }
             for e in task.get("Positive Examples") or []
         ]
         items = list(task["Instances"])
+    except BadRow as e:
+        raise UserError(f"{location}: a worked example whose {e}") from e
     except (KeyError, TypeError, AttributeError) as e:
         raise UserError(f"{location}: not a Super-NaturalInstructions task ({type(e).__name__}: {e})") from e
     for number, item in enumerate(items):
@@ -212,18 +197,8 @@ def _read_p3(path: pathlib.Path, spec: TaskSpec) -> Raw:
     if path.suffix != ".parquet":
         yield from _read_jsonl(path, spec)
         return
-    for number, record in enumerate(parquet_rows(path)):
+    for number, record in enumerate(text.parquet_rows(path)):
         yield f"{path}[{number}]", record
-
-
-def parquet_rows(path: pathlib.Path) -> Iterator[Record]:
-    """The rows of a Parquet file, a thousand in memory at a time."""
-    try:
-        import pyarrow.parquet  # noqa: PLC0415  (large, comes with TFDS; only Parquet files need it)
-    except ImportError as e:
-        raise UserError(f"{path}: Parquet files need pyarrow: pip install pyarrow") from e
-    for batch in pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=1024):
-        yield from batch.to_pylist()
 
 
 READERS: dict[str, Callable[[pathlib.Path, TaskSpec], Raw]] = {

@@ -3,7 +3,6 @@
 The format and the keys of a row are described in flanx/data/task/spec.py.
 """
 
-import csv
 import functools
 import importlib.util
 import os
@@ -14,7 +13,9 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from flanx.data.task import text
 from flanx.data.task.licence import UNKNOWN, classify
+from flanx.data.task.row import BadRow
 from flanx.data.task.spec import TaskSpec, parse_cell, parse_row
 from flanx.data.task.template import Block, Shot, Style, parse_block
 from flanx.errors import UserError, nearest
@@ -183,8 +184,8 @@ def _check_templates(spec: TaskSpec, blocks: dict[str, Block], good: set[tuple[s
 def toml(path: pathlib.Path) -> dict[str, Any]:
     """A TOML file. Raises UserError with the line."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        return tomllib.loads(text.read(path))
+    except tomllib.TOMLDecodeError as e:
         line = re.search(r"line (\d+)", str(e))
         raise UserError(f"{path}:{line[1] if line else 1}: {e}") from e
 
@@ -193,7 +194,7 @@ def _lines(path: pathlib.Path) -> dict[str, int]:
     """Line of each section header and of each `section.key` of a TOML file (tomllib does not keep them)."""
     lines: dict[str, int] = {}
     section = ""
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in text.lines(path):
         if hit := re.match(r"\s*\[+\s*([^\]]+?)\s*\]+", line):
             section = hit[1].replace('"', "").replace("'", "")
             lines.setdefault(section, number)
@@ -214,22 +215,25 @@ def toml_rows(path: pathlib.Path) -> Iterator[Row]:
 
 def csv_rows(path: pathlib.Path, cell: Callable[[str, str], Any] = parse_cell) -> Iterator[Row]:
     """The lines of a CSV file with a column `name`; `cell(key, text)` is the value of a cell, or a ValueError."""
-    with path.open(encoding="utf-8", newline="") as lines:
-        reader = csv.reader(lines)
-        header = next(reader, [])
-        if "name" not in header:
-            raise UserError(f"{path}:1: no column 'name'")
-        for cells in reader:
-            location = f"{path}:{reader.line_num}"
-            if len(cells) != len(header):
-                raise UserError(f"{location}: {len(cells)} columns instead of {len(header)}")
-            row: dict[str, Any] = {}
-            for key, text in zip(header, cells, strict=True):
-                try:
-                    row |= {key: cell(key, text)} if text else {}
-                except (ValueError, KeyError) as e:
-                    raise UserError(f"{location}: {key} is {text!r}") from e
-            yield row.pop("name", ""), row, location
+    header: list[str] = []
+    for number, cells in text.csv_rows(path):
+        location = f"{path}:{number}"
+        if isinstance(cells, BadRow):
+            raise UserError(f"{location}: {cells}")
+        if not header:
+            header = text.unique(cells, location)
+            if "name" not in header:
+                raise UserError(f"{path}:1: no column 'name'")
+            continue
+        if len(cells) != len(header):
+            raise UserError(f"{location}: {len(cells)} columns instead of {len(header)}")
+        row: dict[str, Any] = {}
+        for key, value in zip(header, cells, strict=True):
+            try:
+                row |= {key: cell(key, value)} if value else {}
+            except (ValueError, KeyError) as e:
+                raise UserError(f"{location}: {key} is {value!r}") from e
+        yield row.pop("name", ""), row, location
 
 
 def _add_rows(
@@ -264,7 +268,7 @@ def _add_licences(root: pathlib.Path, licences: dict[tuple[str, str], str]) -> N
     path = root / "tables" / "licences.csv"
     if not path.is_file():
         return
-    for name, row, location in csv_rows(path, lambda key, text: text):
+    for name, row, location in csv_rows(path, lambda key, cell: cell):
         if set(row) != {"collection", "licence", "stated"}:
             raise UserError(
                 f"{location}: a row is collection,name,licence,stated: what it is, and the page that says so"
