@@ -22,7 +22,8 @@ import gin
 from gin import config as gin_config
 from gin import config_parser
 
-from flanx.errors import Preempted, UserError, nearest
+from flanx import settings
+from flanx.errors import UserError, nearest
 from flanx.files import local_folder, write_atomic
 
 
@@ -43,11 +44,13 @@ class _Recorder(config_parser.ParserDelegate):
 
     def __init__(self) -> None:
         self.references: list[str] = []
+        self.scopes: set[str] = set()
 
     # gin's base class returns None where it means any value
     def configurable_reference(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, scoped_configurable_name: str, evaluate: bool
     ) -> str:
+        self.scopes.add(scoped_configurable_name.rpartition("/")[0])
         return _Reference(f"@{scoped_configurable_name}{'()' if evaluate else ''}")
 
     def macro(self, macro_name: str) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -67,6 +70,7 @@ class Scan:
     Attributes:
       defined, referenced: {macro: file and line of the first}.
       bound: {macro or "module.function.parameter": [(file and line, value as written there)]}; the last one holds.
+      scopes: the scopes in which something is called, "" aside.
       files: the files read.
     """
 
@@ -75,13 +79,27 @@ class Scan:
         self.defined: dict[str, str] = {}
         self.referenced: dict[str, str] = {}
         self.bound: dict[str, list[tuple[str, str]]] = {}
+        self.scopes: set[str] = set()
         self.files: list[str] = []
+        self._open: list[pathlib.Path] = []  # files that are being read, an included one after its includer
 
     def read(self, name: str, location: str) -> None:
         path = self._find(name, location)
+        if path.resolve() in self._open:
+            raise UserError(f"gin file '{name}' includes itself ({location}); remove the include")
         self.files.append(str(path))
+        self._open.append(path.resolve())
+        try:
+            text = path.read_bytes().decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"gin file {path} is not UTF-8 ({error.reason} at byte {error.start}); convert it"
+            ) from error
+        if "\0" in text:
+            raise UserError(f"gin file {path} is not a text: it holds a zero byte; is it another file?")
         with open(path, encoding="utf-8") as file:
             self.read_statements(file)
+        self._open.pop()
 
     def read_statements(self, text: Any) -> None:
         recorder = _Recorder()
@@ -90,6 +108,7 @@ class Scan:
             for macro in recorder.references:
                 self.referenced.setdefault(macro, location)
             recorder.references.clear()
+            self.scopes |= recorder.scopes
             if isinstance(statement, config_parser.IncludeStatement):
                 self.read(statement.filename, location)
             elif isinstance(statement, config_parser.ImportStatement):
@@ -153,8 +172,9 @@ def parse(
         for key, _ in given:
             if "." not in key and key not in known:
                 raise UserError(f"no gin macro '{key}' (the command line)" + nearest(key, known))
-        scan.read_statements("\n".join(f"{key} = {value}" for key, value in given))
-        _check_macros(scan)
+        for key, text in given:
+            _read_binding(scan, key, text)
+        _check_macros(scan, whole)
         gin.clear_config()
         for folder in folders:
             gin.add_config_file_search_path(folder)
@@ -162,8 +182,12 @@ def parse(
             gin.parse_config_files_and_bindings(
                 [str(f) for f in gin_files], [f"{key} = {value}" for key, value in given], finalize_config=whole
             )
+    except RecursionError as error:
+        raise UserError(f"{', '.join(map(str, gin_files))}: nested too deeply; is it a gin file?") from error
     except (ValueError, SyntaxError, OSError, ImportError, AttributeError, TypeError, NameError) as error:
         raise _explain(error) from error
+    _check_scopes(scan)
+    _check_values(scan)
 
 
 @contextlib.contextmanager
@@ -181,23 +205,121 @@ def _quiet() -> Iterator[None]:
         root.removeFilter(is_kept)
 
 
+def _read_binding(scan: Scan, key: str, text: str) -> None:
+    try:
+        scan.read_statements(f"{key} = {text}")
+    except (SyntaxError, ValueError, RecursionError) as error:
+        shown = text if len(text) < 80 else text[:77] + "..."
+        raise UserError(
+            f"--gin.{key}={shown} (the command line): not a gin value; a number stands as it is, a string needs "
+            f"its own quotes: --gin.{key}=\"'text'\""
+        ) from error
+
+
 def _split(binding: str) -> tuple[str, str]:
     key, equals, value = binding.partition("=")
-    if not equals or not key.strip():
+    if not equals or not key.strip() or "\n" in key:
         raise UserError(f"'{binding}' (the command line) is not a binding: write --gin.NAME=VALUE")
     return key.strip(), value.strip()
 
 
-def _check_macros(scan: Scan) -> None:
-    for macro, location in scan.referenced.items():
-        if macro not in scan.defined and not macro.startswith("gin."):
-            raise UserError(
-                f"no gin macro '{macro}' ({location}); define it or bind --gin.{macro}=VALUE"
-                + nearest(macro, scan.defined)
-            )
+def _check_macros(scan: Scan, whole: bool) -> None:
+    """Raises UserError naming every macro without a value, with the files that would give it one."""
+    required = [m for m in scan.defined if scan.bound[m][-1][1] == "%gin.REQUIRED" and m in scan.referenced and whole]
+    undefined = [m for m in scan.referenced if m not in scan.defined and not m.startswith("gin.")]
+    lines = [f"gin macro '{macro}' has no value: add --gin.{macro}=VALUE{_givers(macro)}" for macro in required]
+    for macro in undefined:
+        location = scan.referenced[macro]
+        lines.append(
+            f"no gin macro '{macro}' ({location}); define it or bind --gin.{macro}=VALUE"
+            + (_givers(macro) or nearest(macro, scan.defined))
+        )
+    if lines:
+        raise UserError("\n".join(_few(lines)))
     for macro, location in scan.defined.items():
         if macro not in scan.referenced:
             raise UserError(f"gin macro '{macro}' ({location}) is used by nothing" + nearest(macro, scan.referenced))
+
+
+def _few(lines: Sequence[str]) -> list[str]:
+    """Five lines at most, the last of them saying how many more there are."""
+    return [*lines] if len(lines) <= 5 else [*lines[:4], f"and {len(lines) - 4} more"]
+
+
+def _givers(macro: str) -> str:
+    """The folder of flanx's own gin files that give the macro a value, as a hint."""
+    pattern = re.compile(rf"^{re.escape(macro)}\s*=\s*(?!%gin\.REQUIRED|None\b)", re.MULTILINE)
+    files = sorted(p for f in ("models", "mixtures", "evals") for p in (gin_folder() / f).rglob("*.gin"))
+    folders = dict.fromkeys(
+        p.relative_to(gin_folder()).parts[0] for p in files if pattern.search(p.read_text(encoding="utf-8"))
+    )
+    return f", or a --gin_file of {' or '.join(f'{folder}/' for folder in folders)}" if folders else ""
+
+
+def _check_scopes(scan: Scan) -> None:
+    """Raises UserError for a binding in a scope in which nothing is called: gin would ignore it."""
+    for (scope, selector), parameters in gin_config._CONFIG.items():
+        if scope and selector != "gin.macro" and scope not in scan.scopes:
+            raise UserError(
+                f"nothing is called in the scope of '{scope}/{selector}.{next(iter(parameters), '')}', "
+                "which has no effect; "
+                f"write it without '{scope}/'"
+            )
+
+
+def _check_values(scan: Scan) -> None:
+    """Checks every bound value (see `flanx.settings`) and replaces it by what the parameter takes."""
+    lines: list[str] = []
+    for (_, selector), parameters in list(gin_config._CONFIG.items()):
+        match = gin_config._REGISTRY.get_match(selector) if not selector.startswith("gin.") else None
+        for name in list(parameters) if match is not None else ():
+            holder, key, source = _holder(parameters, name)
+            value = _plain(holder[key])
+            if value is gin.REQUIRED:
+                continue
+            try:
+                taken = settings.check(match.wrapped, name, value)
+            except settings.Wrong as wrong:
+                full = f"{selector}.{name}"
+                rows = [r for k, v in scan.bound.items() for r in v if k == source or f".{full}".endswith(f".{k}")]
+                location = rows[-1][0] if rows else "the command line"
+                shown = source or full.removeprefix("flanx.")
+                of = f" ({full.removeprefix('flanx.')})" if source else ""
+                text = repr(value) if len(repr(value)) < 80 else repr(value)[:77] + "..."
+                lines.append(f"{shown} is {text} ({location}); it takes {wrong}{of}")
+                continue
+            if settings.UNCHECKED not in _leaves(value) and (taken != value or repr(taken) != repr(value)):
+                holder[key] = taken
+    if lines:
+        raise UserError("\n".join(_few(list(dict.fromkeys(lines)))))
+
+
+def _holder(parameters: Any, name: str) -> tuple[Any, str, str]:
+    """(dict, key, macro) where the value of a parameter stands: its own binding, or the last of the macros it names."""
+    holder, key, macro = parameters, name, ""
+    while isinstance(holder[key], gin_config.ConfigurableReference) and holder[key].selector == "gin.macro":
+        scope = "/".join(holder[key].scopes)
+        if (scope, "gin.macro") not in gin_config._CONFIG:
+            break
+        holder, key, macro = gin_config._CONFIG[scope, "gin.macro"], "value", scope
+    return holder, key, macro
+
+
+def _plain(value: Any) -> Any:
+    """A bound value with its macros replaced, and UNCHECKED where a function's result or a function stands."""
+    if isinstance(value, gin_config.ConfigurableReference):
+        if value.selector != "gin.macro":
+            return settings.UNCHECKED
+        bound = gin_config._CONFIG.get(("/".join(value.scopes), "gin.macro"))
+        return _plain(bound["value"]) if bound else settings.UNCHECKED
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return type(value)(map(_plain, value)) if isinstance(value, list | tuple) else value
+
+
+def _leaves(value: Any) -> list[Any]:
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else None
+    return [value] if parts is None else [leaf for part in parts for leaf in _leaves(part)]
 
 
 def _explain(error: Exception) -> UserError:
@@ -269,10 +391,8 @@ def call(function: Callable[..., Any], folder: str | os.PathLike | None = None) 
     """
     with contextlib.nullcontext() if folder is None else _recorded(local_folder(folder)):
         try:
-            return gin.get_configurable(function)()
-        except (UserError, Preempted) as error:  # without the lines that gin adds about the call
-            plain = Preempted if isinstance(error, Preempted) else UserError
-            raise plain(str(error).splitlines()[0]) from error
+            with _own_errors():
+                return gin.get_configurable(function)()
         except TypeError as error:
             own = re.escape(function.__name__)
             missing = re.search(rf"Required bindings for `(\S*{own})` not provided in config: (\[.*?\])", str(error))
@@ -283,6 +403,21 @@ def call(function: Callable[..., Any], folder: str | os.PathLike | None = None) 
                     f"gin binds no {match[2]} of {name}: add it to a gin file or as --gin.{name}.NAME=VALUE"
                 ) from error
             raise
+
+
+@contextlib.contextmanager
+def _own_errors() -> Iterator[None]:
+    """Lets errors pass as they are: gin would replace each by another one, without its attributes, and add lines."""
+    kept = gin_config.utils.augment_exception_message_and_reraise
+
+    def raise_again(error: Exception, message: str) -> None:
+        raise error
+
+    gin_config.utils.augment_exception_message_and_reraise = raise_again
+    try:
+        yield
+    finally:
+        gin_config.utils.augment_exception_message_and_reraise = kept
 
 
 @contextlib.contextmanager

@@ -1,10 +1,17 @@
 """The program `flanx`: one table of commands. Bad input is a short message on standard error and exit status 2."""
 
 import argparse
+import contextlib
+import csv
+import errno
 import importlib
+import json
 import os
 import signal
 import sys
+import tarfile
+import tomllib
+import zipfile
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -23,6 +30,36 @@ class Command(NamedTuple):
     folder: str = ""  # macro
     computes: bool = False  # whether it may keep the CPU busy for long
 
+
+ISSUES = "https://github.com/flanx/flanx/issues"
+OF_THE_INPUT = (
+    UnicodeError,
+    RecursionError,
+    EOFError,
+    OSError,
+    csv.Error,
+    json.JSONDecodeError,
+    tomllib.TOMLDecodeError,
+    tarfile.TarError,
+    zipfile.BadZipFile,
+)
+OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE)
+REPAIRS = {
+    errno.ENOSPC: "; make room there and run the same command again",
+    errno.EDQUOT: "; make room in your quota and run the same command again",
+    errno.EACCES: "; change its permissions, or give a path that is yours",
+    errno.EPERM: "; change its owner or permissions, or give a path that is yours",
+    errno.EROFS: "; give a path that can be written",
+    errno.ENOENT: "; give a path that exists",
+    errno.ENOTDIR: "; a part of the path is a file: give a folder",
+    errno.EISDIR: "; give a file",
+    errno.EEXIST: "; give another path, or a folder",
+    errno.ENAMETOOLONG: "; give a shorter path",
+    errno.EADDRINUSE: "; choose another port",
+    errno.ENOLCK: "; the file system has no locks: give a path on another one",
+    errno.ENOTSUP: "; the file system cannot do this: give a path on another one",
+    errno.EMFILE: "; raise the limit (ulimit -n)",
+}
 
 COMMANDS = {
     "train": Command("fine-tune a model on a mixture", "flanx.train:train", "MODEL_DIR", True),
@@ -53,6 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     for each, command in COMMANDS.items():
         subparser = commands.add_parser(each, help=command.summary, description=command.summary)
+        subparser.add_argument("--debug", action="store_true", help="show the traceback of an error")
         if each == name and command.function:
             gin_flags.add_gin_arguments(subparser)
             cluster.add_arguments(subparser)
@@ -67,12 +105,46 @@ def main(argv: Sequence[str] | None = None) -> int:
         if COMMANDS[name].function:
             return run_call(COMMANDS[name], args)
         return importlib.import_module(f"flanx.cli.{name}").run(args)
-    except (UserError, Preempted) as error:
-        print(f"flanx {name}: {error}", file=sys.stderr)
-        return 75 if isinstance(error, Preempted) else 2
     except KeyboardInterrupt:
         print(f"flanx {name}: interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        if args.debug and not isinstance(error, Preempted):
+            raise
+        status, message = describe(error)
+        print(f"flanx {name}: {message}", file=sys.stderr)
+        return status
+
+
+def describe(error: Exception) -> tuple[int, str]:
+    """(exit status, message of one to five lines) of an error that ends a command."""
+    if isinstance(error, Preempted):
+        return 75, str(error)
+    if isinstance(error, UserError):
+        return 2, str(error)
+    text = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+    if isinstance(error, OSError) and error.errno is not None:
+        paths = " -> ".join(
+            str(p) for p in (error.filename, error.filename2) if isinstance(p, str | bytes | os.PathLike)
+        )
+        path = paths or text
+        what = error.strerror if paths else os.strerror(error.errno)
+        return (1 if error.errno in OF_THE_MACHINE else 2), f"{path[:300]}: {what}{REPAIRS.get(error.errno, '')}"
+    if isinstance(error, MemoryError):
+        return 1, f"out of memory ({text}); give the machine more, or the command less at once"
+    if isinstance(error, OF_THE_INPUT):
+        return 2, f"{_kind(error)}: {text}; look at the input, and run it with --debug to see where it was read"
+    return 1, (
+        f"{type(error).__name__}: {text}\nThis is an error of flanx {flanx.__version__}, not of yours: run the command "
+        f"again with --debug and send the traceback to {ISSUES}"
+    )
+
+
+def _kind(error: Exception) -> str:
+    kinds = {UnicodeError: "not text in UTF-8", RecursionError: "nested too deeply", json.JSONDecodeError: "not JSON"}
+    return next((text for kind, text in kinds.items() if isinstance(error, kind)), "a file cannot be read")
 
 
 def entry() -> None:
@@ -89,10 +161,14 @@ def entry() -> None:
             status = main()
         except SystemExit as end:  # argparse's, after --help or a wrong flag
             status = end.code
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in filter(None, (sys.stdout, sys.stderr)):  # None: closed before the start
+            stream.flush()
     except BrokenPipeError:
         status = 128 + signal.SIGPIPE  # as of a program that the signal ends
+    except OSError as error:  # the standard output's: a full disk
+        with contextlib.suppress(OSError, AttributeError):
+            print(f"flanx: standard output: {error.strerror}", file=sys.stderr, flush=True)
+        status = 1
     os._exit(status if isinstance(status, int) else 0)
 
 

@@ -1,0 +1,262 @@
+"""What gin may bind: every value is checked against the annotation of its parameter and the range of its name.
+
+One house, one vocabulary: a parameter's name means the same wherever it stands, so that a range belongs to a name. The
+check runs when the gin files are parsed, before anything is read, written or compiled. A number that is whole is taken
+as an int (`TRAIN_STEPS=1e6`); "~" and "file://" in a path become what they mean. Nothing else is converted: '64' for 64
+may be a mistake of quoting that also hit other values.
+"""
+
+import collections.abc
+import dataclasses
+import functools
+import inspect
+import math
+import os
+import pathlib
+import re
+import types
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any
+
+UNCHECKED = object()  # a value that only a call can give: a function's result
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """Numbers from `low` to `high`; with `open_low` or `open_high` without the end itself."""
+
+    low: float
+    high: float = math.inf
+    open_low: bool = False
+    open_high: bool = False
+
+    def __contains__(self, number: float) -> bool:
+        above = number > self.low if self.open_low else number >= self.low
+        return above and (number < self.high if self.open_high else number <= self.high)
+
+    def __str__(self) -> str:
+        low = f"above {self.low:g}" if self.open_low else f"{self.low:g} or more"
+        if self.high == math.inf:
+            return low
+        if self.low == -math.inf:
+            return f"at most {self.high:g}"
+        high = f"below {self.high:g}" if self.open_high else f"{self.high:g} at most"
+        return f"{low}, {high}"
+
+
+COUNT, NATURAL = Range(1, 2**31 - 1), Range(0, 2**31 - 1)
+RATE, POSITIVE, SHARE = Range(0), Range(0, open_low=True), Range(0, 1)
+BELOW_ONE = Range(0, 1, open_high=True)
+
+# of numbers, also of those inside a list or the values of a dict
+RANGES: Mapping[str, Range] = {
+    "alpha": RATE,
+    "activations": Range(1, 2),
+    "batch_size": Range(1, 10_000_000),
+    "beams": NATURAL,
+    "caps": RATE,
+    "clipping_threshold": POSITIVE,
+    "cot_ratio": SHARE,
+    "decay_rate": Range(0, 1),
+    "dropout_rate": BELOW_ONE,
+    "b1": BELOW_ONE,
+    "b2": BELOW_ONE,
+    "emb_dim": COUNT,
+    "eps": POSITIVE,
+    "epsilon": RATE,
+    "eval_period": COUNT,
+    "extra_ids": NATURAL,
+    "final": RATE,
+    "global_norm": POSITIVE,
+    "head_dim": COUNT,
+    "inversion": RATE,
+    "keep": COUNT,
+    "keep_period": COUNT,
+    "label_smoothing": BELOW_ONE,
+    "learning_rate": RATE,
+    "lengths": Range(1, 10_000_000),
+    "log_period": COUNT,
+    "loss_normalizing_factor": POSITIVE,
+    "max_bad_rows": NATURAL,
+    "min_dim_size_to_factor": COUNT,
+    "min_parameter_scale": RATE,
+    "mlp_dim": COUNT,
+    "momentum": BELOW_ONE,
+    "num_decoder_layers": COUNT,
+    "num_encoder_layers": COUNT,
+    "num_heads": COUNT,
+    "num_layers": COUNT,
+    "num_microbatches": COUNT,
+    "num_partitions": COUNT,
+    "num_replicas": COUNT,
+    "num_tasks": NATURAL,
+    "parameters": Range(1, 2),
+    "period": COUNT,
+    "rate": RATE,
+    "rates": RATE,
+    "renderings": COUNT,
+    "samples": COUNT,
+    "seed": Range(0, 2**32 - 1),
+    "self_consistency": NATURAL,
+    "step_offset": NATURAL,
+    "styles": RATE,
+    "task_feature_lengths": Range(1, 10_000_000),
+    "temperature": Range(0, 1000),
+    "timeout": POSITIVE,
+    "top_k": NATURAL,
+    "top_p": Range(0, 1, open_low=True),
+    "total_steps": NATURAL,
+    "train_steps": NATURAL,
+    "vocab_size": COUNT,
+    "warmup_steps": NATURAL,
+    "weight_decay": RATE,
+    "weight_decay_lr_exponent": RATE,
+    "workers": NATURAL,
+    "z_loss": RATE,
+}
+FOLDERS = ("model_dir", "out_dir")  # written, so that they lie on a file system
+PATHS = (*FOLDERS, "checkpoint", "data_dir", "path", "prompts", "store_dir", "vocabulary")
+CHOICES: Mapping[str, tuple[str, ...]] = {"num_partitions": ("auto",), "loss_normalizing_factor": ("tokens",)}
+
+
+class Wrong(Exception):
+    """What is expected instead of a value."""
+
+
+@functools.cache
+def annotations(function: Callable[..., Any]) -> dict[str, Any]:
+    """{parameter: its type} of a function or class; without those whose types cannot be resolved."""
+    owner = function
+    if inspect.isclass(function) and not dataclasses.is_dataclass(function):
+        owner = function.__init__
+    try:
+        return {name: hint for name, hint in typing.get_type_hints(owner).items() if name != "return"}
+    except (NameError, TypeError, AttributeError):
+        return {}
+
+
+def check(function: Callable[..., Any], name: str, value: Any) -> Any:
+    """`value` as the parameter `name` of `function` takes it. Raises Wrong with what it takes.
+
+    `value` is what gin bound, macros replaced, UNCHECKED for what only a call gives.
+    """
+    if function.__module__.partition(".")[0] != "flanx":
+        return value
+    hint = annotations(function).get(name, Any)
+    if value is None and not _takes(hint, type(None)):
+        raise Wrong(f"a value is needed: {_describe(hint, name)}")
+    value = _convert(hint, name, value)
+    return _path(name, value) if name in PATHS and isinstance(value, str) else value
+
+
+def _takes(hint: Any, kind: type) -> bool:
+    return hint is Any or hint is kind or kind in typing.get_args(hint) or Any in typing.get_args(hint)
+
+
+def _convert(hint: Any, name: str, value: Any) -> Any:
+    """The value in the type of the hint; Wrong where it has another one or is out of range."""
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if value is UNCHECKED or hint in (Any, object):
+        return value
+    if origin in (typing.Union, types.UnionType):
+        return _convert_any(parts, hint, name, value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return _ranged(name, hint, value)
+    if hint is int and isinstance(value, float) and value.is_integer():
+        return _ranged(name, hint, int(value))
+    if hint in (int, float):
+        if type(value) is not hint:
+            raise Wrong(_describe(hint, name))
+        return _ranged(name, hint, value)
+    if hint in (str, bool, type(None)):
+        return _expect(type(value) is (type(None) if hint is None else hint), value, hint, name)
+    if origin is typing.Literal:
+        return _expect(value in parts, value, hint, name)
+    if origin in (collections.abc.Sequence, list, tuple):
+        _expect(isinstance(value, list | tuple), value, hint, name)
+        kinds = parts[:1] if origin is not tuple or Ellipsis in parts else ()
+        return type(value)(_convert(kinds[0], name, item) for item in value) if kinds else value
+    if origin in (collections.abc.Mapping, dict):
+        _expect(isinstance(value, Mapping), value, hint, name)
+        return {_convert(parts[0], name, key): _convert(parts[1], name, item) for key, item in value.items()}
+    if origin is collections.abc.Callable:
+        return _expect(callable(value), value, hint, name)
+    if inspect.isclass(hint) and isinstance(value, str | int | float | bool | list | tuple | dict):
+        return _expect(issubclass(hint, os.PathLike) and isinstance(value, str), value, hint, name)
+    return value
+
+
+def _convert_any(parts: tuple[Any, ...], hint: Any, name: str, value: Any) -> Any:
+    for part in sorted(parts, key=lambda part: part is not type(value)):
+        try:
+            return _convert(part, name, value)
+        except Wrong:
+            continue
+    raise Wrong(_describe(hint, name))
+
+
+def _expect(holds: bool, value: Any, hint: Any, name: str) -> Any:
+    if not holds:
+        raise Wrong(_describe(hint, name))
+    if isinstance(value, str) and name in CHOICES and value not in CHOICES[name]:
+        raise Wrong(_describe(hint, name))
+    return value
+
+
+def _ranged(name: str, hint: Any, number: float) -> float:
+    if not math.isfinite(number) or number not in RANGES.get(name, Range(-math.inf)):
+        raise Wrong(_describe(hint, name))
+    return number
+
+
+def _path(name: str, text: str) -> str:
+    """A path as its reader takes it: "~" is the home folder, "file://" nothing."""
+    text = text.removeprefix("file://")
+    if not text.strip() or any(ord(c) < 32 for c in text):
+        raise Wrong("a path is needed, not an empty one" if not text.strip() else "a path without control characters")
+    if re.match(r"[a-z0-9]+:(?!//)", text) and name != "vocabulary":
+        raise Wrong(f"a path; '{text}' is neither one nor a URL (a URL has ://)")
+    if "://" in text:
+        if name in FOLDERS:
+            raise Wrong("a folder: a run writes to a file system; mount the bucket (gcsfuse) and give that path")
+        return text
+    if text.startswith("~"):
+        expanded = os.path.expanduser(text)
+        if expanded.startswith("~"):
+            raise Wrong(f"a path; there is no home folder '{pathlib.PurePath(text).parts[0]}'")
+        text = expanded
+    if any(len(os.fsencode(part)) > 255 for part in pathlib.PurePath(text).parts) or len(os.fsencode(text)) > 4000:
+        raise Wrong("a shorter path: file systems take 255 bytes for a name")
+    return text
+
+
+def _describe(hint: Any, name: str) -> str:
+    """What a parameter takes, in words."""
+    options = [_kind(part) for part in (typing.get_args(hint) if _is_union(hint) else (hint,))]
+    options = list(dict.fromkeys(options))
+    if name in CHOICES:
+        options = [" or ".join(f"'{choice}'" for choice in CHOICES[name]) if o == "a text" else o for o in options]
+    limits = f", {RANGES[name]}" if name in RANGES else ""
+    return " or ".join(options) + limits
+
+
+def _is_union(hint: Any) -> bool:
+    return typing.get_origin(hint) in (typing.Union, types.UnionType)
+
+
+def _kind(hint: Any) -> str:
+    """A type in words."""
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    names = {int: "a whole number", float: "a number", str: "a text", bool: "True or False", type(None): "None"}
+    if hint in names:
+        return names[hint]
+    if origin is typing.Literal:
+        return " or ".join(map(repr, parts))
+    if origin in (collections.abc.Sequence, list, tuple):
+        return f"a list of {_kind(parts[0]).removeprefix('a ')}s" if parts else "a list"
+    if origin in (collections.abc.Mapping, dict):
+        return "a dict {" + " : ".join(_kind(part).removeprefix("a ") for part in parts) + "}"
+    if origin is collections.abc.Callable:
+        return "a function (@module.function)"
+    return f"a {hint.__name__} (@module.name())" if inspect.isclass(hint) else "a value"
