@@ -271,8 +271,10 @@ def _check_values(scan: Scan) -> None:
     """Checks every bound value (see `flanx.settings`) and replaces it by what the parameter takes."""
     lines: list[str] = []
     for (_, selector), parameters in list(gin_config._CONFIG.items()):
-        match = gin_config._REGISTRY.get_match(selector) if not selector.startswith("gin.") else None
-        for name in list(parameters) if match is not None else ():
+        match = gin_config._REGISTRY.get_match(selector)
+        if match is None or selector.startswith("gin."):
+            continue
+        for name in list(parameters):
             holder, key, source = _holder(parameters, name)
             value = _plain(holder[key])
             if value is gin.REQUIRED:

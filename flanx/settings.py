@@ -156,38 +156,42 @@ def _takes(hint: Any, kind: type) -> bool:
 
 def _convert(hint: Any, name: str, value: Any) -> Any:
     """The value in the type of the hint; Wrong where it has another one or is out of range."""
-    origin, parts = typing.get_origin(hint), typing.get_args(hint)
     if value is UNCHECKED or hint in (Any, object):
         return value
-    if origin in (typing.Union, types.UnionType):
-        return _convert_any(parts, hint, name, value)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return _ranged(name, hint, value)
-    if hint is int and isinstance(value, float) and value.is_integer():
-        return _ranged(name, hint, int(value))
+    kind = _origin(hint)
+    if kind is typing.Union:
+        return _convert_any(typing.get_args(hint), hint, name, value)
     if hint in (int, float):
-        if type(value) is not hint:
-            raise Wrong(_describe(hint, name))
-        return _ranged(name, hint, value)
-    if hint in (str, bool, type(None)):
-        return _expect(type(value) is (type(None) if hint is None else hint), value, hint, name)
-    if origin is typing.Literal:
-        return _expect(value in parts, value, hint, name)
-    if origin in (collections.abc.Sequence, list, tuple):
-        _expect(isinstance(value, list | tuple), value, hint, name)
-        kinds = parts[:1] if origin is not tuple or Ellipsis in parts else ()
-        return type(value)(_convert(kinds[0], name, item) for item in value) if kinds else value
-    if origin in (collections.abc.Mapping, dict):
-        _expect(isinstance(value, Mapping), value, hint, name)
-        return {_convert(parts[0], name, key): _convert(parts[1], name, item) for key, item in value.items()}
-    if origin is collections.abc.Callable:
-        return _expect(callable(value), value, hint, name)
-    if inspect.isclass(hint) and isinstance(value, str | int | float | bool | list | tuple | dict):
-        return _expect(issubclass(hint, os.PathLike) and isinstance(value, str), value, hint, name)
+        return _number(hint, name, value)
+    if kind in (list, dict):
+        return _items(hint, name, value)
+    if kind is typing.Literal:
+        holds = value in typing.get_args(hint)
+    elif kind is collections.abc.Callable:
+        holds = callable(value)
+    elif hint in (str, bool, type(None)):
+        holds = type(value) is hint and (hint is not str or value in CHOICES.get(name, (value,)))
+    elif hint is os.PathLike:
+        holds = isinstance(value, str | os.PathLike)
+    else:  # a class, whose instances only a call gives
+        holds = not (inspect.isclass(hint) and isinstance(value, str | int | float | bool | list | tuple | dict))
+    if not holds:
+        raise Wrong(_describe(hint, name))
     return value
 
 
+def _origin(hint: Any) -> Any:
+    """The kind of a hint: Union, list for every sequence, dict for every mapping, its own origin otherwise."""
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        return typing.Union
+    if origin in (collections.abc.Sequence, list, tuple):
+        return list
+    return dict if origin in (collections.abc.Mapping, dict) else origin
+
+
 def _convert_any(parts: tuple[Any, ...], hint: Any, name: str, value: Any) -> Any:
+    """The value as the first type that takes it, its own before the others."""
     for part in sorted(parts, key=lambda part: part is not type(value)):
         try:
             return _convert(part, name, value)
@@ -196,18 +200,26 @@ def _convert_any(parts: tuple[Any, ...], hint: Any, name: str, value: Any) -> An
     raise Wrong(_describe(hint, name))
 
 
-def _expect(holds: bool, value: Any, hint: Any, name: str) -> Any:
-    if not holds:
+def _items(hint: Any, name: str, value: Any) -> Any:
+    """A list or dict with every item converted; a tuple of several types as it is."""
+    parts = typing.get_args(hint)
+    if _origin(hint) is dict and isinstance(value, Mapping):
+        return {_convert(parts[0], name, key): _convert(parts[1], name, item) for key, item in value.items()}
+    if _origin(hint) is list and isinstance(value, list | tuple):
+        is_mixed = typing.get_origin(hint) is tuple and Ellipsis not in parts
+        return value if is_mixed else type(value)(_convert(parts[0], name, item) for item in value)
+    raise Wrong(_describe(hint, name))
+
+
+def _number(hint: Any, name: str, value: Any) -> float:
+    """A number as int or float; a whole float is an int, True and False are none."""
+    if hint is int and isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int if hint is int else int | float):
         raise Wrong(_describe(hint, name))
-    if isinstance(value, str) and name in CHOICES and value not in CHOICES[name]:
+    if not abs(value) < math.inf or value not in RANGES.get(name, Range(-math.inf)):
         raise Wrong(_describe(hint, name))
     return value
-
-
-def _ranged(name: str, hint: Any, number: float) -> float:
-    if not math.isfinite(number) or number not in RANGES.get(name, Range(-math.inf)):
-        raise Wrong(_describe(hint, name))
-    return number
 
 
 def _path(name: str, text: str) -> str:
@@ -233,7 +245,7 @@ def _path(name: str, text: str) -> str:
 
 def _describe(hint: Any, name: str) -> str:
     """What a parameter takes, in words."""
-    options = [_kind(part) for part in (typing.get_args(hint) if _is_union(hint) else (hint,))]
+    options = [_kind(part) for part in (typing.get_args(hint) if _origin(hint) is typing.Union else (hint,))]
     options = list(dict.fromkeys(options))
     if name in CHOICES:
         options = [" or ".join(f"'{choice}'" for choice in CHOICES[name]) if o == "a text" else o for o in options]
@@ -241,22 +253,16 @@ def _describe(hint: Any, name: str) -> str:
     return " or ".join(options) + limits
 
 
-def _is_union(hint: Any) -> bool:
-    return typing.get_origin(hint) in (typing.Union, types.UnionType)
-
-
 def _kind(hint: Any) -> str:
     """A type in words."""
-    origin, parts = typing.get_origin(hint), typing.get_args(hint)
-    names = {int: "a whole number", float: "a number", str: "a text", bool: "True or False", type(None): "None"}
-    if hint in names:
-        return names[hint]
-    if origin is typing.Literal:
-        return " or ".join(map(repr, parts))
-    if origin in (collections.abc.Sequence, list, tuple):
-        return f"a list of {_kind(parts[0]).removeprefix('a ')}s" if parts else "a list"
-    if origin in (collections.abc.Mapping, dict):
-        return "a dict {" + " : ".join(_kind(part).removeprefix("a ") for part in parts) + "}"
-    if origin is collections.abc.Callable:
+    if _origin(hint) is collections.abc.Callable:
         return "a function (@module.function)"
-    return f"a {hint.__name__} (@module.name())" if inspect.isclass(hint) else "a value"
+    names = {int: "a whole number", float: "a number", str: "a text", bool: "True or False", type(None): "None"}
+    if hint in names or inspect.isclass(hint):
+        return names.get(hint, f"a {getattr(hint, '__name__', hint)} (@module.name())")
+    literal = typing.get_origin(hint) is typing.Literal
+    parts = [repr(part) if literal else _kind(part).removeprefix("a ") for part in typing.get_args(hint)]
+    if literal:
+        return " or ".join(parts)
+    kinds = {list: f"a list of {''.join(parts[:1])}s", dict: f"a dict {{{': '.join(parts)}}}"}
+    return kinds.get(_origin(hint), "another value")
