@@ -10,6 +10,7 @@ and passes without it.
 import argparse
 import ast
 import concurrent.futures
+import dataclasses
 import datetime
 import fnmatch
 import functools
@@ -24,11 +25,19 @@ import tempfile
 import threading
 import time
 import tomllib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 LIMIT = 600  # seconds for the tests of one break
-CODE = re.compile(r"(?:FAILED|ERROR) (\S+)")
+TOO_LONG = "no end in time"
+SHARED = {  # where tests find real data: the variable, and the folder in shared/ next to the repository
+    "FLANX_CASES_DIR": "cases",
+    "FLANX_DATA_DIR": "data",
+    "FLANX_GOLDEN_DIR": "golden",
+    "FLANX_REFERENCE_DIR": "reference",
+}
+FAILED = re.compile(r"^(?:FAILED|ERROR) ([^\s\[]+)", re.MULTILINE)  # a test of several cases counts as one
 
 
 @dataclass(frozen=True)
@@ -72,28 +81,27 @@ def imported_by() -> dict[str, list[str]]:
     return found
 
 
-def tests_of(each: Break) -> list[str]:
-    """Test files to try, the one of the module's name first."""
+def tests_of(each: Break) -> list[list[str]]:
+    """Test files to try: those of the module's name, then, where these catch nothing, all others that import it."""
     last = each.module.rpartition(".")[2]
     files = imported_by().get(each.module, [])
     named = [f"tests/test_{last}.py", *(f"tests/{f.name}" for f in (ROOT / "tests").glob(f"test_*_{last}.py"))]
     first = [f for f in named if (ROOT / f).is_file()]
-    return list(dict.fromkeys([*first, *files]))
+    return [group for group in (first, [f for f in files if f not in first]) if group]
 
 
-def run(folder: pathlib.Path, tests: list[str]) -> tuple[int, list[str]]:
-    """pytest's status over `tests` in a copy of the repository (-1: it took too long), and the tests that failed."""
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-m", "not slow", "-p", "no:cacheprovider", *tests]
-    shared = {"FLANX_DATA_DIR": "data", "FLANX_GOLDEN_DIR": "golden", "FLANX_REFERENCE_DIR": "reference"}
-    paths = {name: os.environ.get(name, str(ROOT.parent / "shared" / sub)) for name, sub in shared.items()}
+def run(folder: pathlib.Path, tests: Iterable[str], *options: str, limit: int | None = LIMIT) -> list[str]:
+    """The tests that fail in a copy of the repository; TOO_LONG where they take more than `limit` seconds."""
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "not slow", "-p", "no:cacheprovider", *options, *tests]
+    paths = {name: os.environ.get(name, str(ROOT.parent / "shared" / sub)) for name, sub in SHARED.items()}
     environment = os.environ | paths | {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
     try:
         done = subprocess.run(
-            command, cwd=folder, env=environment, capture_output=True, text=True, timeout=LIMIT, check=False
+            command, cwd=folder, env=environment, capture_output=True, text=True, timeout=limit, check=False
         )
     except subprocess.TimeoutExpired:
-        return -1, []
-    return done.returncode, CODE.findall(done.stdout)
+        return [TOO_LONG]
+    return FAILED.findall(done.stdout)
 
 
 @dataclass(frozen=True)
@@ -104,51 +112,42 @@ class Verdict:
     seconds: float
 
 
-class Pool:
-    """Copies of the repository, one for each thread; and one that is never broken."""
+class Copies:
+    """Copies of the repository, one for each thread."""
 
     def __init__(self, folder: pathlib.Path) -> None:
         self._folder = folder
         self._local = threading.local()
-        self._lock = threading.Lock()
-        self._sound: dict[str, bool] = {}
-        self._made = 0
-        self.plain = self._copy("plain")
-
-    def _copy(self, name: str) -> pathlib.Path:
-        target = self._folder / name
-        listed = subprocess.check_output(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, text=True)
-        for file in filter(None, listed.split("\n")):
-            if (ROOT / file).is_file():
-                (target / file).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(ROOT / file, target / file)
-        return target
 
     def mine(self) -> pathlib.Path:
+        """This thread's copy."""
         if not hasattr(self._local, "folder"):
-            with self._lock:
-                self._made += 1
-                self._local.folder = self._copy(f"copy{self._made}")
+            self._local.folder = target = self._folder / str(threading.get_ident())
+            listed = subprocess.check_output(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, text=True)
+            for file in filter(None, listed.split("\n")):
+                if (ROOT / file).is_file():
+                    (target / file).parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copy2(ROOT / file, target / file)
         return self._local.folder
 
-    def passes(self, test: str) -> bool:
-        """Whether a test passes where nothing is broken."""
-        with self._lock:
-            if test not in self._sound:
-                self._sound[test] = run(self.plain, [test])[0] == 0
-            return self._sound[test]
-
     def judge(self, each: Break) -> Verdict:
-        """Breaks a copy, runs the tests, mends the copy."""
+        """Breaks a copy, runs the tests until one fails, mends the copy."""
         start, path = time.monotonic(), self.mine() / each.file
         whole = path.read_text(encoding="utf-8")
         path.write_text(whole.replace(each.find, each.replace), encoding="utf-8")
+        failed: list[str] = []
         try:
-            status, failed = run(self.mine(), tests_of(each))
+            for tests in tests_of(each):
+                failed = failed or run(self.mine(), tests, "-x")
         finally:
             path.write_text(whole, encoding="utf-8")
-        by = "" if status == 0 or not tests_of(each) else next((t for t in failed if self.passes(t)), "")
-        return Verdict(by or ("no end in time" if status == -1 else ""), time.monotonic() - start)
+        return Verdict(failed[0] if failed else "", time.monotonic() - start)
+
+    def sound(self, verdicts: Sequence[Verdict]) -> list[Verdict]:
+        """The verdicts without the tests that also fail where nothing is broken."""
+        tests = sorted({verdict.by for verdict in verdicts} - {"", TOO_LONG})
+        failed = run(self.mine(), tests, limit=None) if tests else []
+        return [dataclasses.replace(v, by="") if v.by in failed else v for v in verdicts]
 
 
 def page(breaks: list[Break], verdicts: list[Verdict], seconds: float) -> str:
@@ -180,10 +179,11 @@ def main() -> int:
     breaks = [b for b in load() if fnmatch.fnmatch(b.file, args.only) or fnmatch.fnmatch(b.what, args.only)]
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as folder, concurrent.futures.ThreadPoolExecutor(args.jobs) as threads:
-        pool, verdicts = Pool(pathlib.Path(folder)), []
-        for each, verdict in zip(breaks, threads.map(pool.judge, breaks), strict=True):
+        copies, verdicts = Copies(pathlib.Path(folder)), []
+        for each, verdict in zip(breaks, threads.map(copies.judge, breaks), strict=True):
             verdicts.append(verdict)
             print(f"{verdict.by or 'NOT CAUGHT'}  {verdict.seconds:.0f} s  {each.file}: {each.what}", flush=True)
+        verdicts = copies.sound(verdicts)
     caught = sum(bool(v.by) for v in verdicts)
     print(f"{caught} of {len(breaks)} caught")
     if args.out and args.only == "*":

@@ -356,3 +356,10 @@ def test_sizes_of_tfds_sources_come_from_its_own_checksums():
         "1.5 MB",
         "2.7 GB",
     ]
+
+
+def test_every_task_of_a_source_that_fails_is_quarantined(tables, tmp_path):
+    with (tables / "tables" / "mine.toml").open("a") as file:
+        file.write('[one_more]\nsource = "jsonl:one.jsonl"\n')
+    assert run(fetch.fetch, tmp_path, mixture="mine_one*") == 1
+    assert set(json.loads((tmp_path / "quarantine.json").read_text())) == {"mine_one", "mine_one_more"}

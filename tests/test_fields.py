@@ -80,7 +80,8 @@ def test_every_operation_is_tried_above_or_in_the_tables():
 
 @pytest.mark.parametrize("text", ["pick(x, empty)", "where(label, 0)", "unless(label, 1)", "above(score, 9)",
                                   "nonempty(empty)", "lacks(a, 'O')", "differ(a, a)", "at(x, list, 9)",
-                                  "const(no, ['']) | number_lines(t, no)"])  # fmt: skip
+                                  "const(no, ['']) | number_lines(t, no)",
+                                  "const(hidden, -1) | choose(hidden, ['no', 'yes'])"])  # fmt: skip
 def test_rows_left_out_on_purpose(text):
     with pytest.raises(SkipRow):
         parse(text).run(RECORD, first)

@@ -83,7 +83,6 @@ def test_packages_import_one_another_in_one_direction():
 
 # modules without a test file of their name -> the files that test them
 TESTED_IN = {
-    "checkpoint": "test_fault test_train",
     "cli.gin_flags": "test_cli_main",
     "convert.conversion": "test_cli_convert",
     "convert.flanx_format": "test_convert_t5x test_cli_convert",
@@ -114,7 +113,6 @@ TESTED_IN = {
     "data.task.functions": "test_fields test_tables_muffin",
     "data.task.ops": "test_fields",
     "data.task.row": "test_fields",
-    "data.task.sources": "test_seqio_tasks test_tables_muffin",
     "data.task.tables": "test_spec test_collections",
     "data.task.template": "test_render test_prompt_golden",
     "decoding.beam_search": "test_decode",

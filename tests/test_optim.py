@@ -142,3 +142,35 @@ def test_correct_tokens_counts_weighted_hits() -> None:
     targets = jnp.array([[1, 1, 2]])
     assert loss.correct_tokens(logits, targets, jnp.array([[1, 1, 1]])) == 2
     assert loss.correct_tokens(logits, targets, jnp.array([[1, 1, 0]])) == 1
+
+
+def test_second_moments_restart_at_the_step_offset() -> None:
+    params, *gradients = trees(2)
+    optimizer = optim.adafactor(0.5, factored=False, step_offset=5)
+    old = jax.tree.map(lambda p: jnp.full_like(p, 9.0), params)  # of the run that is finetuned
+    state = optimizer.init(params)._replace(count=jnp.asarray(5, jnp.int32), v=old)
+    first, second = (jnp.square(gradient["vector"]) for gradient in gradients)
+    _, state = optimizer.update(gradients[0], state, params)
+    np.testing.assert_allclose(state.v["vector"], first, rtol=1e-5)
+    _, state = optimizer.update(gradients[1], state, params)
+    kept = 1 - 2**-0.8
+    np.testing.assert_allclose(state.v["vector"], kept * first + (1 - kept) * second, rtol=1e-5)
+
+
+def test_updates_are_relative_to_the_parameter_and_never_to_less_than_the_least_scale() -> None:
+    params = {name: jnp.full((200,), value) for name, value in (("zero", 0.0), ("tiny", 1e-5), ("large", 3.0))}
+    gradient = jax.tree.map(jnp.ones_like, params)
+    optimizer = optim.adafactor(0.5, min_parameter_scale=1e-3)
+    updates, _ = optimizer.update(gradient, optimizer.init(params), params)
+    for name, wanted in (("zero", -0.5e-3), ("tiny", -0.5e-3), ("large", -1.5)):
+        np.testing.assert_allclose(updates[name], wanted, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("before", "wanted"), [(100.0, 0.1), (0.01, 1.0)])
+def test_clipping_shrinks_large_updates_and_leaves_small_ones(before: float, wanted: float) -> None:
+    """A gradient of 1 over second moments that were `before` for a long time."""
+    params = {"vector": jnp.ones((200,))}
+    optimizer = optim.adafactor(1.0)
+    state = optimizer.init(params)._replace(count=jnp.asarray(10**6, jnp.int32), v={"vector": jnp.full((200,), before)})
+    updates, _ = optimizer.update({"vector": jnp.ones((200,))}, state, params)
+    np.testing.assert_allclose(updates["vector"], -wanted, rtol=1e-3)

@@ -56,3 +56,13 @@ def test_a_layout_that_does_not_fit_leads_to_the_next_smaller_one(traced: cost_m
     assert chosen[0].layout == asked[1] and chosen[0].fits and chosen[0].source == "compiled"
     assert not search.compile_best(plans, traced, compiler(99), compilations=1).best.fits
     assert 1 < len(asked) <= search.ATTEMPTS
+
+
+def test_a_plan_fits_up_to_the_last_byte_of_the_chip(traced: cost_model.Trace) -> None:
+    plan = search.ranked(RUN, traced, hardware.parse("v5e:2x4"))[0]
+
+    def fits(hbm_bytes: float) -> bool:
+        chip = dataclasses.replace(plan.topology.chip, hbm_bytes=hbm_bytes)
+        return dataclasses.replace(plan, topology=dataclasses.replace(plan.topology, chip=chip)).fits
+
+    assert fits(plan.hbm) and not fits(plan.hbm - 1)

@@ -108,6 +108,18 @@ def test_every_lettered_answer_is_read_back_by_the_evaluation():
             assert [extraction.extract(one, "letter") for one in said] == ["A", "B", "C"]
 
 
+@pytest.mark.parametrize("right", ["no", "maybe", "yes"])
+def test_the_target_is_the_mark_that_stands_before_the_right_option(right):
+    records = {f"train:{n}": {"question": "q?", "options": ["no", "maybe", "yes"], "answer": right} for n in range(60)}
+    marked = 0
+    for row in records:
+        made = render(records=records, row=row)
+        before = made.inputs[: made.inputs.rindex(right)]
+        marked += made.targets != right
+        assert made.targets == right or re.search(rf"{re.escape(made.targets)}\W*$", before), made
+    assert marked > 10
+
+
 @pytest.mark.parametrize("options", [["0", "1", "2"], ["A", "B"], ["1.5", "-2", "30%"], ["i", "ii"], ["(a)", "(b)"]])
 def test_options_that_read_like_marks_get_bullets(options):
     for i in range(60):

@@ -119,3 +119,11 @@ def test_random_numbers_never_change():
     assert sampling.noise(1, 2).tolist() == [10451216379200822465, 13757245211066428519]
     found = sampling.permute(np.arange(6), np.full(6, 6), np.full(6, 99, np.uint64)).tolist()
     assert found == [5, 2, 3, 1, 0, 4]
+
+
+def test_rare_sources_do_not_all_come_in_the_same_chunk():
+    """A hundred sources, each due once in ten chunks: every chunk gets some ten of them."""
+    made = sampling.Order(sources([1.0] * 100, [10] * 100), 0, draws=10)
+    drawn = [len(made.chunk(number).source) for number in range(30)]
+    assert sum(drawn[:10]) == sum(drawn[10:20]) == sum(drawn[20:]) == 100
+    assert min(drawn) > 0 and max(drawn) < 30

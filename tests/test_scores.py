@@ -78,3 +78,12 @@ def test_scores_name_their_versions_and_an_average_never_mixes_them() -> None:
     assert scores.headline(suites) is not None
     suites["mgsm_cot"] = suites["mgsm_cot"] | {"versions": versions | {"extractor": 1}}
     assert scores.headline(suites) is None
+
+
+def test_a_score_is_flagged_where_more_than_a_twentieth_has_no_answer() -> None:
+    for failed, flagged in ((3, False), (4, True)):
+        drawn = [generation(id=str(i), task="a", outputs=["5"], ended=[True]) for i in range(60)]
+        for row in drawn[:failed]:
+            row.outputs = ["no idea"]
+        entry = scores.summarize(Spec("s", "gsm8k"), "hash", drawn)
+        assert (entry["extraction_failed"], entry["flagged"]) == (failed / 60, flagged)

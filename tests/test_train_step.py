@@ -1,5 +1,6 @@
 """The step: sharded equals unsharded, microbatches equal the whole batch, and what the compiler made of the rules."""
 
+import dataclasses
 import functools
 import re
 from collections.abc import Mapping
@@ -209,3 +210,52 @@ def test_state_is_donated_and_a_host_array_is_refused() -> None:
         assert jax.tree.leaves(state.params)[0].is_deleted()
         with pytest.raises(Exception, match="Disallowed host-to-device transfer"), jax.transfer_guard("disallow"):
             step(start(trainer(), partitioner), batch("decoder_only"))
+
+
+# --- randomness and the divisor of a step, on a model of one number --------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Noise:
+    """A model whose logits are a parameter times the noise of its rng."""
+
+    def logits(self, params: Any, batch: Mapping[str, Any], rng: jax.Array) -> jax.Array:
+        return params["scale"] * jax.random.normal(rng, (*batch["decoder_target_tokens"].shape, 5))
+
+
+def noise_step(state_step: int = 0, **options: Any) -> dict[str, float]:
+    """The metrics of a step on four equal rows of six positions, four of them tokens, three of these targets."""
+    rows = {"target_tokens": [3, 1, 4, 1, 0, 0], "loss_weights": [0, 1, 1, 1, 0, 0], "segment_ids": [1, 1, 1, 1, 0, 0]}
+    made = {f"decoder_{name}": jnp.array([row] * 4) for name, row in rows.items()}
+    trainer = Trainer(Noise(), SGD, **{"loss_normalizing_factor": None} | options)
+    state = trainer.init_from_params({"scale": jnp.ones(())}).replace(step=jnp.asarray(state_step))
+    return {name: float(value) for name, value in trainer.step(state, made)[1].items()}
+
+
+def test_dropout_is_a_function_of_seed_and_step() -> None:
+    first = noise_step()["loss"]
+    assert noise_step()["loss"] == first
+    assert noise_step(1)["loss"] != first
+    assert noise_step(seed=1)["loss"] != first
+
+
+def test_each_microbatch_has_its_own_dropout_and_the_sum_holds_all_of_them() -> None:
+    rng = jax.random.fold_in(jax.random.key(0), 7)
+    rows = {"target_tokens": [3, 1, 4, 1, 0, 0], "loss_weights": [0, 1, 1, 1, 0, 0], "segment_ids": [1, 1, 1, 1, 0, 0]}
+    one = {f"decoder_{name}": jnp.array([row] * 2) for name, row in rows.items()}
+    losses = [
+        float(Trainer(Noise(), SGD).loss({"scale": jnp.ones(())}, one, jax.random.fold_in(rng, part))[0])
+        for part in range(2)
+    ]
+    found = noise_step(7, num_microbatches=2)
+    assert losses[0] != losses[1]
+    assert found["loss"] == pytest.approx(sum(losses), rel=1e-6) and found["tokens"] == 12
+
+
+def test_the_gradient_is_divided_by_target_tokens_or_by_a_number() -> None:
+    whole = noise_step()
+    assert (whole["tokens"], whole["filled"], whole["positions"]) == (12, 16, 24)
+    by_tokens, by_seven = (noise_step(loss_normalizing_factor=factor) for factor in ("tokens", 7.0))
+    assert by_tokens["grad_norm"] == pytest.approx(whole["grad_norm"] / 12, rel=1e-6)
+    assert by_seven["grad_norm"] == pytest.approx(whole["grad_norm"] / 7, rel=1e-6)
+    assert by_tokens["loss"] == whole["loss"]  # metrics are sums
