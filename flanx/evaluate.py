@@ -23,7 +23,7 @@ from flanx.data import vocabulary as vocabularies
 from flanx.data.vocabulary import Vocabulary
 from flanx.decoding import beam_search, decode
 from flanx.errors import UserError
-from flanx.evals import answers, generations, registry, scores
+from flanx.evals import generations, registry, scores, stops
 from flanx.evals.fitting import FittedPrompt, fit
 from flanx.evals.spec import Spec, Suite
 from flanx.models import Model
@@ -173,7 +173,7 @@ def _generate(predictor: Predictor, spec: Spec, prompts: Sequence[FittedPrompt])
     if spec.beams:
         method = beam_search.Beam(spec.beams, spec.length_penalty)
     tokens = [prompt.tokens for prompt in prompts]
-    stop = functools.partial(answers.has_stop, stop=spec.stop) if spec.stop and not spec.beams else None
+    stop = functools.partial(stops.has_stop, stop=spec.stop) if spec.stop and not spec.beams else None
     for number, prediction in predictor.generate(tokens, method, spec.samples, spec.max_new, stop):
         row = prompts[number].generation(predictor.vocabulary)
         row.outputs, row.ended, row.broken = prediction.texts, prediction.ended, prediction.non_finite

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flanx.evals import answer_text, answers, generations, marking, registry
+from flanx.evals import answer_text, answers, generations, marking, registry, stops
 from flanx.evals.answer_choices import options_of
 from flanx.evals.families import bbh, mgsm
 
@@ -257,7 +257,7 @@ def test_codex_scores_what_the_authors_scored(bbh_outputs: pathlib.Path) -> None
         verdicts = []
         for output in outputs:
             options = options_of(output["input"]) if bbh.KIND[task] == "letter" else {}
-            text = answers.until_stop(output["prediction"], ("\n\nQ:",))
+            text = stops.until_stop(output["prediction"], ("\n\nQ:",))
             verdicts.append(answers.same(text, output["target"], bbh.KIND[task], mode == "cot", "en", options) is True)
         score = 100 * sum(verdicts) / len(verdicts)
         cells += 1
@@ -285,7 +285,7 @@ def test_outputs_are_read_as_a_person_reads_them(cases_dir: pathlib.Path) -> Non
         spec, task = registry.resolve(row["suite"]), row["task"]
         kind = bbh.KIND[task] if spec.family == "bbh" else "letter" if spec.family == "mmlu" else "number"
         options = CITIES if spec.family == "mmlu" else DATES if task == "date_understanding" else {}
-        text, language = answers.until_stop(row["out"], spec.stop), task if spec.family == "mgsm" else "en"
+        text, language = stops.until_stop(row["out"], spec.stop), task if spec.family == "mgsm" else "en"
         verdict = answers.same(text, row["gold"], kind, spec.cot, language, options) is True
         wrong[bool(row["human"])] += verdict != bool(row["human"])
     assert wrong[True] == 0, "an answer that a person reads as right is lost"

@@ -22,7 +22,7 @@ was read so (`read_by_fallback`).
 
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from flanx.evals import answer_choices as choices
@@ -136,17 +136,6 @@ def loops(text: str) -> bool:
         if span <= len(tail) and tail[-span:-period] == tail[period - span :]:
             return True
     return False
-
-
-def has_stop(text: str, stop: Sequence[str]) -> bool:
-    """Whether one of the stop texts occurs in a text, other than at its very beginning."""
-    return any(each in text.lstrip() for each in stop)
-
-
-def until_stop(text: str, stop: Sequence[str]) -> str:
-    """The text before the first of the stop texts; leading blanks are stripped first, so none of them stops it."""
-    text = text.lstrip()
-    return text[: min((text.find(each) for each in stop if each in text), default=len(text))]
 
 
 # --- by kind: (announced text, kind, language, options) -> reading ---------------------------------------------------

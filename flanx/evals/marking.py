@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from flanx.evals import answers, metrics
+from flanx.evals import answers, metrics, stops
 from flanx.evals.answer_choices import options_of
 from flanx.evals.generations import Generation
 from flanx.evals.spec import Spec
@@ -42,7 +42,7 @@ def grade(spec: Spec, row: Generation) -> Grade:
         return grade_ranked(row.option_scores, row.options, row.targets, spec.scoring == "rank_normalized")
     if row.broken:
         return NON_FINITE
-    texts = [answers.until_stop(text, spec.stop) for text in row.outputs]
+    texts = [stops.until_stop(text, spec.stop) for text in row.outputs]
     if spec.metric == "f1":
         return grade_passage(texts[0].strip(), row.targets, row.language)
     options = options_of(row.prompt) if row.kind == "letter" else {}

@@ -43,17 +43,19 @@ NAME = re.compile(rf"([a-z0-9_]+)(?:\[([^\]]*)\])?{SUFFIX}")
 @functools.cache
 def specs() -> dict[str, Spec]:
     """The suites by name. Shots, splits and modes of the first six: paper.md section 3."""
-    question, long = ("\n\nQ:",), 512
+    question, long = ("Q:",), 512
     bbh_direct = Spec("bbh_direct", "bbh", "direct", shots=3, stop=question)
     bbh_cot = Spec("bbh_cot", "bbh", "cot", shots=3, cot=True, stop=question, max_new=long)
     gsm8k_cot = Spec("gsm8k_cot", "gsm8k", "cot", shots=8, cot=True, stop=question, max_new=long)
-    mgsm_cot = Spec("mgsm_cot", "mgsm", "cot", tasks=mgsm.PAPER, shots=8, cot=True, stop=("\n\n",), max_new=long)
+    mgsm_cot = Spec(
+        "mgsm_cot", "mgsm", "cot", tasks=mgsm.PAPER, shots=8, cot=True, stop=("Q:", "Question:"), max_new=long
+    )
     rows = [
         bbh_direct,
         bbh_cot,
         dataclasses.replace(bbh_direct, name="bbh_zero_shot", variant="zero_shot", shots=0),
         dataclasses.replace(bbh_cot, name="bbh_zero_shot_cot", variant="zero_shot_cot", shots=0),
-        Spec("tydiqa", "tydiqa", "direct", split="dev", shots=1, stop=("\n",), metric="f1", max_new=64),
+        Spec("tydiqa", "tydiqa", "direct", split="dev", shots=1, stop=("\n", "Q:"), metric="f1", max_new=64),
         mgsm_cot,
         dataclasses.replace(mgsm_cot, name="mgsm_direct", variant="direct", cot=False, max_new=32),
         gsm8k_cot,
@@ -162,6 +164,8 @@ def load(name: str, data_dir: str, allow_missing: Sequence[str] = ()) -> Suite:
     else:
         folder = download.folder(data_dir) if data_dir in (download.HUB, download.TFDS) else pathlib.Path(data_dir)
         present = [t for t in wanted if t not in spec.allow_missing or family.has(folder, t, spec)]
+    if spec.stop:
+        spec = dataclasses.replace(spec, stop=family.stops(spec, folder, present))
     items: list[Item] = []
     for task in present:
         rows = family.items(spec, folder, task)

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 MAX_FAILED = 0.05  # a larger share of extraction failures flags a score in every table
@@ -67,7 +67,7 @@ class Spec:
       cot: the output holds a rationale; its last announced answer counts.
       scoring: "generate", or "rank" (log-probability of each option), "rank_normalized" (per byte of its text), or
         "likelihood" (of the first gold answer: the geometric mean of its tokens' probabilities).
-      stop: an output ends before the first of these texts.
+      stop: an output ends before the first of these texts, see `stops`; MGSM adds the labels of its exemplars.
       max_new: new tokens at most (a model with shorter targets has its own limit).
       samples, temperature, top_k, top_p: with more than one sample the majority answer counts.
       beams, length_penalty: the best output of a beam search; 0 beams: none.
@@ -132,6 +132,10 @@ class Family(Protocol):
 
     def groups(self, spec: Spec) -> Groups:
         """Named means over some of the tasks."""
+        ...
+
+    def stops(self, spec: Spec, folder: pathlib.Path, present: Sequence[str]) -> tuple[str, ...]:
+        """The stop texts of the spec with the tasks `present`, those that stand in the data included."""
         ...
 
     def has(self, folder: pathlib.Path, task: str, spec: Spec) -> bool:

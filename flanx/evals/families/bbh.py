@@ -8,6 +8,7 @@ is X." The direct prompt is the same with the answers alone (paper.md section 3.
 import functools
 import pathlib
 import re
+from collections.abc import Sequence
 
 from flanx.errors import UserError
 from flanx.evals import files
@@ -74,6 +75,11 @@ def tasks(spec: Spec) -> tuple[str, ...]:
 def groups(spec: Spec) -> Groups:
     """The NLP and the algorithmic sub-tasks."""
     return (("nlp", NLP), ("alg", ALG))
+
+
+def stops(spec: Spec, folder: pathlib.Path, present: Sequence[str]) -> tuple[str, ...]:
+    """The spec's own."""
+    return spec.stop
 
 
 def has(folder: pathlib.Path, task: str, spec: Spec) -> bool:

@@ -4,6 +4,7 @@ Layout (openai/grade-school-math): gsm8k/test.jsonl with question and answer; th
 """
 
 import pathlib
+from collections.abc import Sequence
 
 from flanx.errors import UserError
 from flanx.evals import files
@@ -21,6 +22,11 @@ def tasks(spec: Spec) -> tuple[str, ...]:
 def groups(spec: Spec) -> Groups:
     """None."""
     return ()
+
+
+def stops(spec: Spec, folder: pathlib.Path, present: Sequence[str]) -> tuple[str, ...]:
+    """The spec's own."""
+    return spec.stop
 
 
 def has(folder: pathlib.Path, task: str, spec: Spec) -> bool:

@@ -7,6 +7,7 @@ their labels ("Question: ", "Step-by-Step Answer: "), from which the labels of t
 
 import functools
 import pathlib
+from collections.abc import Sequence
 
 from flanx.errors import UserError
 from flanx.evals import files
@@ -24,6 +25,12 @@ def tasks(spec: Spec) -> tuple[str, ...]:
 def groups(spec: Spec) -> Groups:
     """None."""
     return ()
+
+
+def stops(spec: Spec, folder: pathlib.Path, present: Sequence[str]) -> tuple[str, ...]:
+    """The spec's own, and the labels of questions in the languages scored, as their exemplars have them."""
+    labels = [label([question for question, _, _ in exemplars(folder, task)], f"MGSM {task}") for task in present]
+    return tuple(dict.fromkeys((*spec.stop, *(text.strip() for text in labels))))
 
 
 def has(folder: pathlib.Path, task: str, spec: Spec) -> bool:

@@ -16,6 +16,7 @@ Variants, which differ by up to 7 points on the same model:
 import functools
 import pathlib
 import re
+from collections.abc import Sequence
 
 from flanx.errors import UserError
 from flanx.evals import files
@@ -51,6 +52,11 @@ def _path(folder: pathlib.Path, split: str, subject: str) -> pathlib.Path:
 def groups(spec: Spec) -> Groups:
     """None."""
     return ()
+
+
+def stops(spec: Spec, folder: pathlib.Path, present: Sequence[str]) -> tuple[str, ...]:
+    """The spec's own."""
+    return spec.stop
 
 
 def has(folder: pathlib.Path, task: str, spec: Spec) -> bool:

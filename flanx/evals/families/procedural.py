@@ -7,6 +7,7 @@ templates. Either way a plain answer counts as well as one after a rationale, so
 
 import functools
 import pathlib
+from collections.abc import Sequence
 
 from flanx.data.task import sources, tables
 from flanx.data.task.render import Renderer
@@ -48,6 +49,11 @@ def groups(spec: Spec) -> Groups:
             found.setdefault("words", []).append(name)
     order = KINDS if spec.variant == "held_out" else sorted(found)
     return tuple((group, tuple(found[group])) for group in order)
+
+
+def stops(spec: Spec, folder: pathlib.Path, present: Sequence[str]) -> tuple[str, ...]:
+    """The spec's own."""
+    return spec.stop
 
 
 def has(folder: pathlib.Path, task: str, spec: Spec) -> bool:

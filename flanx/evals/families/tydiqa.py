@@ -8,6 +8,7 @@ is an error.
 
 import functools
 import pathlib
+from collections.abc import Sequence
 
 from flanx.errors import UserError
 from flanx.evals import files
@@ -37,6 +38,11 @@ def _path(folder: pathlib.Path, split: str) -> pathlib.Path:
 def groups(spec: Spec) -> Groups:
     """None."""
     return ()
+
+
+def stops(spec: Spec, folder: pathlib.Path, present: Sequence[str]) -> tuple[str, ...]:
+    """The spec's own."""
+    return spec.stop
 
 
 def has(folder: pathlib.Path, task: str, spec: Spec) -> bool:
