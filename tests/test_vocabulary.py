@@ -74,3 +74,35 @@ def test_a_file_that_is_no_model_is_named(tmp_path, content):
         file.write_bytes(content)
     with pytest.raises(UserError, match=r"words\.model"):
         vocabulary.load(str(file))
+
+
+def trained(folder: pathlib.Path, name: str, **ids: object) -> str:
+    """A SentencePiece model of 64 pieces or more with these special ids."""
+    sentencepiece = pytest.importorskip("sentencepiece")
+    lines = [f"question {i}: what is {i} plus {i * 3}? the answer is {i * 4}." for i in range(200)]
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(lines), model_prefix=str(folder / name), vocab_size=64, hard_vocab_limit=False,
+        minloglevel=2, **ids,
+    )  # fmt: skip
+    return str(folder / f"{name}.model")
+
+
+def test_a_model_whose_id_0_is_a_piece_of_text_is_refused(tmp_path):
+    word = trained(tmp_path, "word0", pad_id=-1, bos_id=-1, eos_id=1, unk_id=2)
+    with pytest.raises(UserError, match=r"word0.model: id 0 is the ordinary piece .*--pad_id=0"):
+        vocabulary.load(word)
+    assert vocabulary.load(trained(tmp_path, "start0", pad_id=-1, bos_id=0, eos_id=1, unk_id=2)).pad_id == 0
+    with pytest.raises(UserError, match="must be 1 and 2"):
+        vocabulary.load(trained(tmp_path, "llama", pad_id=-1, unk_id=0, bos_id=1, eos_id=2))
+
+
+def test_a_piece_that_only_begins_as_a_sentinel_is_none(tmp_path):
+    ids = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}
+    assert vocabulary.load(trained(tmp_path, "like", user_defined_symbols=["<extra_id_0>x"], **ids)).extra_ids == 100
+    assert vocabulary.load(trained(tmp_path, "own", user_defined_symbols=["<extra_id_0>"], **ids)).extra_ids == 0
+
+
+@pytest.mark.parametrize("spec", [None, 5, "", ["byte"]])
+def test_what_is_no_spec_is_refused(spec):
+    with pytest.raises(UserError, match="VOCABULARY is"):
+        vocabulary.load(spec)

@@ -108,7 +108,18 @@ class SentencePiece:
             raise UserError(f"{self.spec}: not a SentencePiece model") from error
         if (processor.eos_id(), processor.unk_id()) != (EOS_ID, UNK_ID):
             raise UserError(f"{self.spec}: ids of end and unknown must be 1 and 2, as in T5's models")
+        if not (processor.IsControl(PAD_ID) or processor.IsUnused(PAD_ID)):
+            raise UserError(
+                f"{self.spec}: id 0 is the ordinary piece {processor.IdToPiece(PAD_ID)!r}, and 0 is padding here; train "
+                "the model with --pad_id=0 --eos_id=1 --unk_id=2 --bos_id=-1"
+            )
         return processor
+
+    @property
+    def has_sentinels(self) -> bool:
+        """Whether T5's extra ids are among the model's own pieces."""
+        unknown = self._processor.unk_id()
+        return any(self._processor.PieceToId(piece) != unknown for piece in ("<extra_id_0>", "\u2581<extra_id_0>"))
 
     @property
     def size(self) -> int:
@@ -130,17 +141,23 @@ class SentencePiece:
         return self._processor.DecodeIds([i if i < size else UNK_ID for i in _until_eos(ids)])
 
 
-@functools.lru_cache(maxsize=16)
 def load(spec: str, extra_ids: int | None = None) -> Vocabulary:
     """The vocabulary of a spec: "byte", or the path or URL of a SentencePiece model.
 
     `extra_ids`: how many sentinels are added at the end; by default 0 for bytes, and 100, T5's number, for a
     SentencePiece model that has none among its own pieces.
     """
+    if not isinstance(spec, str) or not spec:
+        raise UserError(f"VOCABULARY is {spec!r}; give 'byte', or the path or URL of a SentencePiece model")
+    return _load(spec, extra_ids)
+
+
+@functools.lru_cache(maxsize=16)
+def _load(spec: str, extra_ids: int | None) -> Vocabulary:
     if spec == "byte":
         return Bytes(extra_ids or 0)
     vocabulary = SentencePiece(spec, extra_ids or 0)
-    if extra_ids is None and b"<extra_id_0>" not in vocabulary._model:
+    if extra_ids is None and not vocabulary.has_sentinels:
         vocabulary = SentencePiece(spec, 100)
     _ = vocabulary.size  # a wrong file is a wrong configuration: say so at once
     return vocabulary
