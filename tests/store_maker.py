@@ -38,14 +38,17 @@ def make(
     facts: Mapping[str, Mapping] | None = None,
     missing: Mapping[str, Mapping] | None = None,
     lengths: tuple[int, int] = (30, 10),
+    empty: Iterable[str] = (),
 ) -> store.Store:
-    """A store of tasks {`collection/name`: number of examples}; `facts` are laid over each task's."""
+    """A store of tasks {`collection/name`: number of examples}; `facts` are laid over each task's, `empty` names the
+    `task_style` that have none."""
     tasks, made = {}, {}
     for path, n in sizes.items():
         collection, name = path.split("/")
         tasks[name] = {"collection": collection, "cap": None, "held_out": False, "cot": collection == "cot"}
         tasks[name] |= (facts or {}).get(name, {})
         for style in styles:
-            made[name, style] = [examples(f"{name} {style} {r}", n, lengths) for r in range(renderings)]
+            count = 0 if f"{name}_{style}" in empty else n
+            made[name, style] = [examples(f"{name} {style} {r}", count, lengths) for r in range(renderings)]
     assemble.write_store(folder, tasks, made, WORDS, {k: dict(v) for k, v in (missing or {}).items()})
     return store.open_store(folder)

@@ -139,7 +139,39 @@ def test_tasks_that_the_store_records_as_missing_are_left_out_and_recorded(lacki
     assert set(resolved.tasks) == {"cot_0", "cot_1"}
     assert resolved.missing == {"cot_9": "no file cot_9.tsv"}
     assert resolved.describe()["missing"] == {"cot_9": "no file cot_9.tsv"}
-    assert len(Mixture("cot", num_tasks=3).resolve(lacking).tasks) == 2  # nine CoT sets asked for, seven there
+    with pytest.raises(UserError, match="holds 2 tasks of 'cot' and records 1 as missing"):
+        Mixture("cot", num_tasks=3).resolve(lacking)
+    assert len(Mixture("cot", num_tasks=3, allow_missing=True).resolve(lacking).tasks) == 2
+
+
+def test_num_tasks_counts_tasks_that_are_there(tmp_path):
+    opened = store_maker.make(tmp_path, {f"cot/cot_{i}": 5 for i in range(4)}, missing=MISSING)
+    for count in range(1, 5):
+        resolved = Mixture("cot", num_tasks=count).resolve(opened)
+        assert len(resolved.tasks) == count and set(resolved.missing) <= {"cot_9"}
+
+
+def test_the_rate_of_a_collection_grows_with_what_it_holds(paper):
+    whole = Mixture("proportion_a").resolve(paper).tasks
+    assert Mixture("proportion_a", num_tasks=24).resolve(paper).tasks == pytest.approx(whole)
+    at_12 = {"muffin": 0.52, "t0_sf": 0.15, "cot": 0.03}  # whole collections: the paper's ratio
+    total = sum(at_12.values())
+    found = Mixture("proportion_a", num_tasks=12).resolve(paper).collections
+    assert found == pytest.approx({name: rate / total for name, rate in at_12.items()})
+    for count in range(1, 25):  # no task is ever drawn more often, against its neighbours, than in the whole mixture
+        some = Mixture("proportion_a", num_tasks=count).resolve(paper).tasks
+        ratios = {share / whole[name] for name, share in some.items()}
+        assert max(ratios) == pytest.approx(min(ratios))
+    assert Mixture("proportion_a", num_tasks=13).resolve(paper).collections["niv2"] < 0.05
+
+
+def test_a_style_without_examples_takes_no_weight(tmp_path):
+    sizes = {"cot/cot_a": 40, "niv2/niv2_a": 40, "niv2/niv2_b": 40}
+    opened = store_maker.make(tmp_path, sizes, styles=("zsopt", "fsopt"), empty=("niv2_a_fsopt", "niv2_b_fsopt"))
+    assert Mixture("cot_niv2").resolve(opened).collections == pytest.approx({"cot": 0.5, "niv2": 0.5})
+    few = Mixture("cot_niv2", styles={"fsopt": 1}, allow_missing=True).resolve(opened)
+    assert few.collections == {"cot": 1.0}
+    assert few.missing == {"niv2_a": "no examples of style fsopt", "niv2_b": "no examples of style fsopt"}
 
 
 def test_a_missing_task_by_name_is_an_error(lacking):

@@ -110,8 +110,8 @@ class SentencePiece:
             raise UserError(f"{self.spec}: ids of end and unknown must be 1 and 2, as in T5's models")
         if not (processor.IsControl(PAD_ID) or processor.IsUnused(PAD_ID)):
             raise UserError(
-                f"{self.spec}: id 0 is the ordinary piece {processor.IdToPiece(PAD_ID)!r}, and 0 is padding here; train "
-                "the model with --pad_id=0 --eos_id=1 --unk_id=2 --bos_id=-1"
+                f"{self.spec}: id 0 is the ordinary piece {processor.IdToPiece(PAD_ID)!r}, and 0 is padding here; "
+                "train the model with --pad_id=0 --eos_id=1 --unk_id=2 --bos_id=-1"
             )
         return processor
 

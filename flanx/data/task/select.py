@@ -12,8 +12,14 @@ data do not have this key. A token store gives this metadata of its manifest, `o
 A name is a mixture of `tasks/tables/mixtures.toml`, a collection, a group of one (`dialog`, a part of Muffin: where a
 mixture names the group, its tasks count there alone), a task, or one style of a task. The size of a task is
 min(examples, cap); `rates` then give the share of all draws of each collection, `styles` divide the draws of a task
-over its prompt styles, and `inversion` is how often an inverted example (the answer asks for the question) is drawn
-against 1 for a plain one. Held-out tasks are never drawn.
+over those of its prompt styles that have examples, and `inversion` is how often an inverted example (the answer asks
+for the question) is drawn against 1 for a plain one. Held-out tasks are never drawn, and NUM_TASKS counts tasks that
+have data.
+
+Where NUM_TASKS leaves out tasks of a collection, the collection's rate is multiplied by the part of its size that is
+left, before rates are brought to the sum 1: no task is drawn more often for being one of the first of its collection
+(the paper repeats no task more than once), and where collections are whole (9, 89, 282 and 1,836 tasks of the paper's
+mixtures) their rates are in the paper's ratio.
 """
 
 import dataclasses
@@ -195,16 +201,21 @@ def resolve(
     names, held_out = (names, ()) if evaluation else training(asked.name, names, tasks)
     names, refused = licensed(asked.name, asked.licence, names, tasks)
     ranked = task_order({name: tasks[name] for name in names}, collections, asked.seed, section.get("balance"))
+    styles = {style: 1.0} if style else setting["styles"]
+    inversion = INVERSION if setting["inversion"] is None else setting["inversion"]
+    empty = _without_examples(ranked, tasks, styles, inversion)
+    ranked = [name for name in ranked if name not in empty]
     names, missing = _take(asked, ranked, absent, tasks, where)
-    weights = {name: _size(name, tasks[name], setting["caps"] or {}, where) for name in names}
+    sizes = {
+        name: _size(name, tasks[name], setting["caps"] or {}, where) for name in ranked if "missing" not in tasks[name]
+    }
+    weights = {name: sizes[name] for name in names}
     rates = _rates_of_one(asked.name, setting["rates"]) if names else None
     if rates is not None:
-        weights = _rated(asked.name, weights, rates, tasks)
+        weights = _rated(asked.name, weights, sizes, rates, tasks)
         missing |= _unrated(asked, rates, tasks, where)
     if names and asked.cot_ratio is not None:
         weights = _with_cot(asked.name, weights, asked.cot_ratio, tasks)
-    styles = {style: 1.0} if style else setting["styles"]
-    inversion = INVERSION if setting["inversion"] is None else setting["inversion"]
     shares = [
         share
         for name in sorted(weights)
@@ -215,7 +226,7 @@ def resolve(
     if names and not total:
         raise UserError(f"mixture '{asked.name}': nothing to draw, as every task has the cap or the rate 0")
     shares = [dataclasses.replace(share, weight=share.weight / total) for share in shares]
-    return Selection(tuple(shares), rates, missing | refused, held_out)
+    return Selection(tuple(shares), rates, missing | empty | refused, held_out)
 
 
 def _check(asked: MixtureSpec) -> None:
@@ -284,11 +295,12 @@ def _take(
     asked: MixtureSpec, ranked: Sequence[str], absent: dict[str, str], tasks: Tasks, where: str
 ) -> tuple[list[str], dict[str, str]]:
     """The first NUM_TASKS tasks that have data; {task among them that has none, or collection: reason}."""
-    count = len(ranked) if asked.num_tasks is None else asked.num_tasks
-    without_data = sum("missing" in tasks[name] for name in ranked)
-    if count > len(ranked) and not asked.allow_missing:
+    present = [name for name in ranked if "missing" not in tasks[name]]
+    count = len(present) if asked.num_tasks is None else asked.num_tasks
+    if count > len(present) and not asked.allow_missing:
+        without_data = len(ranked) - len(present)
         raise UserError(
-            f"NUM_TASKS {count}: {where} holds {len(ranked) - without_data} tasks of '{asked.name}'"
+            f"NUM_TASKS {count}: {where} holds {len(present)} tasks of '{asked.name}'"
             + (f" and records {without_data} as missing" if without_data else "")
             + "; build more, or set allow_missing"
         )
@@ -297,13 +309,33 @@ def _take(
             f"mixture '{asked.name}': {where} has no collection {', '.join(absent)}; build it, lower NUM_TASKS, or set "
             "allow_missing"
         )
-    chosen = [name for name in ranked[:count] if "missing" not in tasks[name]]
-    missing = {name: str(tasks[name]["missing"]) for name in ranked[:count] if "missing" in tasks[name]}
-    if count and not chosen:
+    chosen = present[:count]
+    if not chosen and ranked and asked.num_tasks != 0:
         raise UserError(f"mixture '{asked.name}': none of its tasks is in {where}")
-    if count > len(ranked) or asked.num_tasks is None:
+    last = ranked.index(chosen[-1]) + 1 if chosen and count < len(present) else len(ranked) if count else 0
+    missing = {name: str(tasks[name]["missing"]) for name in ranked[:last] if "missing" in tasks[name]}
+    if count > len(present) or asked.num_tasks is None:
         missing |= absent
     return chosen, missing
+
+
+def _without_examples(
+    names: Sequence[str], tasks: Tasks, styles: Mapping[str, float] | None, inversion: float
+) -> dict[str, str]:
+    """{task whose styles that are asked for hold no example: reason}."""
+    found = {}
+    for name in names:
+        task = tasks[name]
+        asked = [style for style in task["styles"] if styles is None or styles.get(style)] if "styles" in task else []
+        if asked and task.get("examples") != 0 and not any(_drawn(task["styles"][one], inversion) for one in asked):
+            found[name] = f"no examples of style {', '.join(asked)}"
+    return found
+
+
+def _drawn(counts: tuple[int, int], inversion: float) -> list[tuple[bool, float]]:
+    """(inverted, odds) of what a style with so many plain and inverted examples can draw."""
+    pair = zip((False, True), (1.0, inversion), counts, strict=True)
+    return [(inverted, odds) for inverted, odds, examples in pair if odds and examples]
 
 
 def _size(name: str, task: Mapping[str, Any], caps: Mapping[str, int], where: str) -> float:
@@ -326,17 +358,21 @@ def _rates_of_one(name: str, rates: Mapping[str, float] | None) -> dict[str, flo
     return {collection: rate / total for collection, rate in rates.items()}
 
 
-def _rated(name: str, sizes: Mapping[str, float], rates: Mapping[str, float], tasks: Tasks) -> dict[str, float]:
-    """Scales the sizes of tasks so that the collections that have tasks get their rates, or shares in their ratio."""
-    sums = total_by((tasks[task]["collection"], size) for task, size in sizes.items())
-    for collection, total in sums.items():
+def _rated(
+    name: str, weights: Mapping[str, float], sizes: Mapping[str, float], rates: Mapping[str, float], tasks: Tasks
+) -> dict[str, float]:
+    """Scales the sizes of the tasks taken so that each collection gets its rate, times the part of its size (`sizes`:
+    of all its tasks that have data) that was taken."""
+    taken = total_by((tasks[task]["collection"], size) for task, size in weights.items())
+    whole = total_by((tasks[task]["collection"], size) for task, size in sizes.items())
+    for collection, total in taken.items():
         if collection not in rates:
             raise UserError(f"mixture '{name}': no rate for collection '{collection}'{nearest(collection, rates)}")
         if rates[collection] and not total:
             raise UserError(f"mixture '{name}': collection '{collection}' has a rate, and its tasks have the cap 0")
     return {
-        task: size * rates[collection] / sums[collection]
-        for task, size in sizes.items()
+        task: size * rates[collection] / whole[collection]
+        for task, size in weights.items()
         if rates[collection := tasks[task]["collection"]]
     }
 
@@ -372,14 +408,13 @@ def _style_shares(
 ) -> Iterable[Share]:
     """Divides a task's weight over its styles, and each style's over plain and inverted examples."""
     rates = {style: 1.0 if styles is None else float(styles.get(style, 0.0)) for style in task["styles"]}
-    total = math.fsum(rates.values())
-    if not total:
+    if not math.fsum(rates.values()):
         asked = ", ".join(style for style, rate in (styles or {}).items() if rate)
         raise UserError(f"task {name} has the styles {', '.join(rates)}, none of {asked}")
+    present = {style: _drawn(task["styles"][style], inversion) for style in rates}
+    total = math.fsum(rate for style, rate in rates.items() if present[style])
     for style, rate in rates.items():
-        pair = zip((False, True), (1.0, inversion), task["styles"][style], strict=True)
-        present = [(inverted, odds) for inverted, odds, examples in pair if odds and examples]
-        for inverted, odds in present:
+        for inverted, odds in present[style]:
             if rate:
-                share = weight * rate / total * odds / sum(other for _, other in present)
+                share = weight * rate / total * odds / sum(other for _, other in present[style])
                 yield Share(name, task["collection"], style, inverted, share)
