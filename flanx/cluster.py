@@ -22,6 +22,7 @@ from typing import Any
 from flanx.coordination import Connection, ProcessId
 from flanx.errors import Preempted, UserError
 
+STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # a run saves its state and ends
 JAX_SILENCE = 24 * 3600  # seconds; `coordination` notices a lost process, JAX would also end a suspended one
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
@@ -195,8 +196,17 @@ def preemption() -> Iterator[Callable[[int], bool]]:
     if threading.current_thread() is not threading.main_thread():  # only the main thread may handle signals
         yield lambda step: False
         return
-    previous = signal.signal(signal.SIGTERM, lambda *_: received.set())
+    kept = {number: signal.getsignal(number) for number in STOPS}
+
+    def stop(number: int, _: object) -> None:
+        received.set()
+        signal.signal(number, kept[number])  # a second Ctrl-C does not wait for the save
+
+    for number in STOPS:
+        if kept[number] is not signal.SIG_IGN:  # as under nohup
+            signal.signal(number, stop)
     try:
         yield lambda step: received.is_set()
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in kept.items():
+            signal.signal(number, handler)

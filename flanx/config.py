@@ -24,7 +24,7 @@ from gin import config_parser
 
 from flanx import settings
 from flanx.errors import UserError, nearest
-from flanx.files import local_folder, write_atomic
+from flanx.files import local_folder, lock, write_atomic
 
 
 def gin_folder() -> pathlib.Path:
@@ -424,21 +424,30 @@ def _own_errors() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _recorded(folder: pathlib.Path) -> Iterator[None]:
-    """Writes the config of a call before it, and what it used after it."""
+    """Writes the config of a call before it, and what it used after it, alone in the folder.
+
+    A call that rejects its input leaves the folder as it was.
+    """
     is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    given = folder / "config.gin"
-    write_atomic(given, text())
-    try:
-        yield
-    except UserError:
-        if is_new and list(folder.iterdir()) == [given]:
-            given.unlink()
-            folder.rmdir()
-        raise
-    finally:
-        if folder.exists():
-            write_atomic(folder / "operative_config.gin", gin.operative_config_str())
+    given, operative, locked = folder / "config.gin", folder / "operative_config.gin", folder / ".flanx.lock"
+    with lock(locked, busy=f"{folder}: another flanx command is writing there; wait for it, or give another folder"):
+        earlier = given.read_bytes() if given.exists() else None
+        write_atomic(given, text())
+        try:
+            yield
+        except UserError:
+            if earlier is None:
+                given.unlink(missing_ok=True)
+            else:
+                write_atomic(given, earlier)
+            if is_new and {file.name for file in folder.iterdir()} <= {locked.name}:
+                locked.unlink(missing_ok=True)
+                folder.rmdir()
+            raise
+        finally:
+            if folder.exists() and given.exists():
+                write_atomic(operative, gin.operative_config_str())
 
 
 def parameter(function: Callable[..., Any] | str, name: str, default: Any = None) -> Any:

@@ -26,6 +26,7 @@ from flanx.errors import UserError
 from flanx.evals import generations, registry, scores, stops
 from flanx.evals.fitting import FittedPrompt, fit
 from flanx.evals.spec import Spec, Suite
+from flanx.files import read_json
 from flanx.models import Model
 from flanx.partition import Partitioner
 from flanx.predictor import Predictor
@@ -119,7 +120,7 @@ def training(checkpoint: str | None, out_dir: pathlib.Path) -> dict[str, Any] | 
     )
     for folder in folders:
         if (folder / "run.json").is_file():
-            return json.loads((folder / "run.json").read_text(encoding="utf-8"))
+            return read_json(folder / "run.json")
     return None
 
 

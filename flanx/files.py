@@ -1,12 +1,13 @@
 """What a command writes: complete files or none, and locks that end with their process."""
 
 import contextlib
+import json
 import os
 import pathlib
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import filelock
 
@@ -59,6 +60,28 @@ def write_atomic(path: pathlib.Path, content: str | bytes, durable: bool = True)
     """Replaces `path` by `content` (text as UTF-8); see `open_atomic`."""
     with open_atomic(path, durable) as file:
         file.write(content.encode("utf-8") if isinstance(content, str) else content)
+
+
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+    """The object in a JSON file; {} where there is no file. Raises UserError for a damaged one."""
+    try:
+        found = json.loads(path.read_bytes().decode("utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise UserError(
+            f"{path} is damaged: not a JSON object (cut off by a copy or a full disk?); restore or remove it"
+        )
+    return found
+
+
+def umask() -> int:
+    """The process's mask of permissions, for folders that `tempfile.mkdtemp` makes the owner's alone."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def _sync_folder(folder: pathlib.Path) -> None:

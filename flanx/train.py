@@ -18,7 +18,7 @@ from flanx.data.dataset import DatasetConfig
 from flanx.data.pipeline.batches import Batches
 from flanx.data.pipeline.prefetch import Loader
 from flanx.errors import Preempted, UserError
-from flanx.files import local_folder, write_atomic
+from flanx.files import local_folder, read_json, write_atomic
 from flanx.partition import Partitioner, cache_compilations, explain_exhausted
 from flanx.plan import search
 from flanx.train_metrics import Watch
@@ -55,11 +55,14 @@ def train(
       Preempted: after SIGTERM, with the state saved.
     """
     folder = local_folder(model_dir)
+    if (folder / "manifest.json").exists():
+        raise UserError(f"MODEL_DIR {folder} is a token store (it has manifest.json); give the run a folder of its own")
     if is_done(folder, train_steps):
         print(f"{folder.name}: already done (step {train_steps}); delete {folder / 'done.json'} to run it again")
         return
     batches = dataset.open(trainer.model, trainer.seed) if train_steps else None
-    write_run_metadata(folder, identity(trainer, batches) | parent_metadata(folder, initial_checkpoint), fork)
+    metadata = identity(trainer, batches) | parent_metadata(folder, initial_checkpoint)
+    check_run_metadata(folder, metadata, fork)
     cache_compilations(compilation_cache)
     if partitioner.num_partitions == "auto":
         lengths = dataset.task_feature_lengths
@@ -71,6 +74,7 @@ def train(
 
     with partitioner.scope(), cluster.preemption() as stops, contextlib.closing(checkpoints.open(folder)) as saved:
         state, target = init_state(trainer, partitioner, saved, initial_checkpoint.path)
+        write_run_metadata(folder, metadata)  # not before: a run that is refused leaves the folder to the next one
         report_replicated(partitioner, target.params, folder.name)
         step_fn, done = trainer.jit(target), int(state.step)
         watch = Watch(folder, trainer.model, done, train_steps, log_period, saved.latest)
@@ -101,8 +105,12 @@ def train(
 
 def is_done(folder: pathlib.Path, train_steps: int) -> bool:
     """Whether the run in `folder` reached `train_steps` and was evaluated."""
-    done = folder / "done.json"
-    return done.exists() and json.loads(done.read_text())["step"] >= train_steps
+    step = read_json(folder / "done.json").get("step", -1)
+    if not isinstance(step, int):
+        raise UserError(
+            f"{folder / 'done.json'} is damaged: its step is {step!r}; remove it to run the last part again"
+        )
+    return step >= train_steps
 
 
 def identity(trainer: Trainer, batches: Batches | None) -> dict[str, Any]:
@@ -121,8 +129,7 @@ def parent_metadata(folder: pathlib.Path, parent: RestoreCheckpointConfig) -> di
 
     Raises UserError where the parent is not the one whose fingerprint is required.
     """
-    path = folder / "run.json"
-    recorded = json.loads(path.read_text()) if path.exists() else {}
+    recorded = read_json(folder / "run.json")
     is_same = recorded.get("initial_checkpoint_path") == parent.path
     fingerprint = recorded.get("initial_checkpoint_fingerprint") if is_same else None
     if parent.path is not None and (fingerprint is None or parent.fingerprint not in (None, fingerprint)):
@@ -130,14 +137,14 @@ def parent_metadata(folder: pathlib.Path, parent: RestoreCheckpointConfig) -> di
     return {"initial_checkpoint_path": parent.path, "initial_checkpoint_fingerprint": fingerprint}
 
 
-def write_run_metadata(folder: pathlib.Path, metadata: Mapping[str, Any], fork: bool) -> None:
-    """Writes run.json, or checks it against `metadata`, which must be the same on all hosts.
+def check_run_metadata(folder: pathlib.Path, metadata: Mapping[str, Any], fork: bool) -> None:
+    """Checks run.json, where there is one, against `metadata`, which must be the same on all hosts.
 
     Raises UserError naming the field that changed.
     """
     path, metadata = folder / "run.json", json.loads(json.dumps(metadata))  # as it is when it is read
     if path.exists() and not fork:
-        recorded = json.loads(path.read_text())
+        recorded = read_json(path)
         for key in metadata:
             if recorded.get(key) != metadata[key]:
                 raise UserError(
@@ -145,9 +152,13 @@ def write_run_metadata(folder: pathlib.Path, metadata: Mapping[str, Any], fork: 
                     "choose another MODEL_DIR, or bind train.fork = True to resume it nevertheless"
                 )
     cluster.agree("the run", metadata)
+
+
+def write_run_metadata(folder: pathlib.Path, metadata: Mapping[str, Any]) -> None:
+    """Writes run.json."""
     folder.mkdir(parents=True, exist_ok=True)
     if cluster.is_first():
-        write_atomic(path, json.dumps(metadata, indent=1) + "\n")
+        write_atomic(folder / "run.json", json.dumps(metadata, indent=1) + "\n")
 
 
 def init_state(

@@ -310,7 +310,7 @@ def test_held_out_tasks_belong_to_no_store(tables, tmp_path):
 PROGRAM = """
 import os, signal, sys
 from flanx.data.store import build
-from flanx.data.task import spec
+from flanx.data.task import tables as task_tables
 
 task_tables.load_tables()
 folder, data, moments = sys.argv[1], sys.argv[2], sys.argv[3].split(",")

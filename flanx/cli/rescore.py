@@ -1,11 +1,11 @@
 """`flanx rescore`: computes the scores of kept generations again, offline."""
 
 import argparse
-import json
 import pathlib
 
 from flanx.evals import scores
 from flanx.evals.rescore import differences, evaluations, rescore
+from flanx.files import read_json
 
 SHOWN = 5  # differing values named for each suite
 
@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
 def _rescore(folder: pathlib.Path, check: bool) -> bool:
     """Scores one evaluation again; whether anything in its scores.json differs."""
     path = folder / "scores.json"
-    old = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"suites": {}}
+    old = {"suites": {}} | read_json(path)
     suites, run_ = rescore(folder)
     print(folder)
     changed = False

@@ -20,6 +20,7 @@ from flanx.convert.storage import Storage, open_storage
 from flanx.data import remote
 from flanx.data import vocabulary as vocabularies
 from flanx.errors import UserError
+from flanx.files import umask
 from flanx.optim import factored_axes
 
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": BFLOAT16}
@@ -125,9 +126,10 @@ def atomic(dest: Storage) -> Iterator[Storage]:
     if dest.is_remote:
         yield dest
         return
-    partial = open_storage(f"{dest}.partial")
-    shutil.rmtree(partial.local(), ignore_errors=True)  # of a conversion that was killed
-    partial.local().mkdir(parents=True)
+    parent = dest.local().parent
+    parent.mkdir(parents=True, exist_ok=True)
+    partial = open_storage(tempfile.mkdtemp(prefix=f"{dest.local().name}.partial-", dir=parent))
+    partial.local().chmod(0o777 & ~umask())
     try:
         yield partial
     except BaseException:

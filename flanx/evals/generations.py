@@ -7,6 +7,7 @@ A line is appended as each item finishes, so a killed evaluation resumes where i
 """
 
 import dataclasses
+import itertools
 import json
 import pathlib
 from collections import Counter
@@ -62,6 +63,24 @@ def generation_path(folder: pathlib.Path, suite: str, task: str) -> pathlib.Path
     return folder / "generations" / f"{clean}__{task}.jsonl"
 
 
+ASIDE = "generations_set_aside"  # of other checkpoints; never deleted: they cost hours
+
+
+def set_aside(path: pathlib.Path) -> pathlib.Path:
+    """Moves a generation file out of the way, under the next free number; its new path."""
+    folder = path.parent.parent / ASIDE
+    folder.mkdir(exist_ok=True)
+    number = next(n for n in itertools.count(1) if not (folder / f"{path.stem}.{n}.jsonl").exists())
+    return path.rename(folder / f"{path.stem}.{number}.jsonl")
+
+
+def _is_same_run(old: Any, new: dict[str, Any]) -> bool:
+    """Whether the same parameters were asked the same way; how a checkpoint's path is written does not matter."""
+    if not isinstance(old, dict) or not new.get("parameters"):
+        return old == new
+    return {**old, "checkpoint": None} == {**new, "checkpoint": None}
+
+
 class Writer:
     """Appends to the generation files of a suite and knows which items are done.
 
@@ -79,7 +98,9 @@ class Writer:
         self._files: dict[str, Any] = {}
         replaced = sum([self._resume(task, path) for task, path in self.paths.items()])
         if replaced:
-            print(f"{suite.spec.name}: {replaced} files of another checkpoint, seed or version are overwritten")
+            print(
+                f"{suite.spec.name}: {replaced} files of another checkpoint, seed or version kept in {folder / ASIDE}"
+            )
 
     def _resume(self, task: str, path: pathlib.Path) -> bool:
         """Reads which items an earlier run finished; True where its file is of another run and is deleted."""
@@ -90,8 +111,9 @@ class Writer:
                 f"{path} holds generations of another spec ({header.get('hash')}, now {self.header['hash']}); "
                 "give another folder, or delete it"
             )
-        if header is None or header.get("run") != json.loads(json.dumps(self.header["run"])):
-            path.unlink(missing_ok=True)
+        if header is None or not _is_same_run(header.get("run"), json.loads(json.dumps(self.header["run"]))):
+            if path.exists():
+                set_aside(path)
             return header is not None
         jsonl.truncate(path)
         self.done |= {(task, row["id"]) for row in rows if "id" in row}

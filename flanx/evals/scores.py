@@ -13,7 +13,7 @@ from flanx.evals import answers, marking, metrics
 from flanx.evals.generations import VERSIONS, Generation
 from flanx.evals.marking import Grade
 from flanx.evals.spec import MAX_FAILED, Spec
-from flanx.files import write_atomic
+from flanx.files import read_json, write_atomic
 
 
 def summarize(spec: Spec, hash_: str, rows: Sequence[Generation]) -> dict[str, Any]:
@@ -86,8 +86,8 @@ def write_scores(folder: pathlib.Path, suites: Mapping[str, Any], run: Mapping[s
     path = folder / "scores.json"
     kept: dict[str, Any] = {}
     if path.exists():
-        earlier = json.loads(path.read_text(encoding="utf-8"))
-        kept = earlier["suites"] if earlier.get("run") == json.loads(json.dumps(dict(run))) else {}
+        earlier = read_json(path)
+        kept = earlier.get("suites", {}) if earlier.get("run") == json.loads(json.dumps(dict(run))) else {}
     scores: dict[str, Any] = {"step": run.get("step"), "suites": kept | dict(suites), "run": dict(run)}
     average = headline(scores["suites"])
     if average is not None:

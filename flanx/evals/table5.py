@@ -6,7 +6,6 @@ No cell is blank: a suite that was not run is marked as such, a score with too m
 import csv
 import dataclasses
 import io
-import json
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -15,6 +14,7 @@ from flanx.errors import UserError
 from flanx.evals import metrics
 from flanx.evals.published import tables
 from flanx.evals.spec import MAX_FAILED
+from flanx.files import read_json
 
 COLUMNS = ("normalized_average", *metrics.HEADLINE)
 TITLES = ("norm. avg.", "MMLU direct", "MMLU CoT", "BBH direct", "BBH CoT", "TyDiQA", "MGSM CoT")
@@ -43,7 +43,7 @@ class Line:
         if model and model not in published():
             known = ", ".join(sorted(published()))
             raise UserError(f"Table 5 has no model '{model}'; after '=' give one of {known}, or leave both out")
-        return cls(name, json.loads(found[-1].read_text(encoding="utf-8")), model or None)
+        return cls(name, read_json(found[-1]), model or None)
 
 
 def _step(path: pathlib.Path) -> tuple[int, str]:

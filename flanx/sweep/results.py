@@ -4,10 +4,12 @@ import dataclasses
 import json
 import math
 import pathlib
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from flanx.files import write_atomic
+from flanx.errors import UserError
+from flanx.files import read_json, write_atomic
 from flanx.sweep import score_expressions
 from flanx.sweep.document import csv_text
 from flanx.sweep.grid import Point, Sweep
@@ -70,8 +72,12 @@ def evaluations(folder: pathlib.Path) -> dict[int, pathlib.Path]:
 
 
 def read(path: pathlib.Path) -> dict[str, Any]:
-    """A JSON file, or {} where there is none."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    """A JSON file, or {} where there is none. A damaged one is named, and counts as absent: the others are reported."""
+    try:
+        return read_json(path)
+    except UserError as error:
+        print(f"note: {error}", file=sys.stderr)
+        return {}
 
 
 def collect(sweep: Sweep, states: Mapping[str, tuple[str, str]]) -> list[Outcome]:

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from flanx.files import lock, write_atomic
+from flanx.files import lock, read_json, write_atomic
 from flanx.sweep.grid import Point
 
 NOT_RUN, WAITING, RUNNING, RETRYING, DONE, FAILED = "not run", "waiting", "running", "retrying", "done", "failed"
@@ -34,7 +34,7 @@ class State:
 
     def read(self) -> Entries:
         """Every point's entry."""
-        return json.loads(self.path.read_text(encoding="utf-8")) if self.path.exists() else {}
+        return read_json(self.path)
 
     def write(self, name: str, **changes: Any) -> None:
         """Updates the entry of a point."""

@@ -22,16 +22,17 @@ from typing import Any
 from flanx.data import vocabulary as vocabularies
 from flanx.data.store import assemble, beam_runner, build_worker
 from flanx.data.store.build_job import Job
-from flanx.data.store.format import INVERTED, Store, read_manifest
+from flanx.data.store.format import INVERTED, MANIFEST, Store, read_manifest
 from flanx.data.store.selection import KEPT, PlannedTask, find, plan
 from flanx.data.store.shard import PARTS, Shard, read_metadata, written_parts
 from flanx.data.task import sources
 from flanx.errors import UserError, nearest
-from flanx.files import lock
+from flanx.files import local_path, lock
 from flanx.progress import Progress
 
 RUNNERS = ("processes", "beam")
 FAILED = "failed"
+MARKER = ".flanx_store"  # what a build leaves first: only then are the folder's parts its own, to write and to delete
 
 
 @dataclasses.dataclass
@@ -89,7 +90,7 @@ def build_store(
     if renderings < 1:
         raise UserError(f"renderings {renderings}: 1 or more")
     started = time.monotonic()
-    folder = pathlib.Path(store_dir).expanduser()
+    folder = local_path(store_dir)
     loaded = vocabularies.load(vocabulary, extra_ids)
     names = [tasks] if isinstance(tasks, str) else list(tasks)
     imports = [imports] if isinstance(imports, str) else list(imports)
@@ -116,17 +117,30 @@ def build_store(
 
 @contextlib.contextmanager
 def _locked(folder: pathlib.Path) -> Iterator[None]:
-    """Holds the folder's lock: two builds of one store would undo each other."""
+    """Holds the folder's lock: two builds of one store would undo each other. A refused one leaves nothing."""
+    is_new = not folder.exists()
     try:
+        _check_own(folder)
         folder.mkdir(parents=True, exist_ok=True)
         held = lock(folder / ".lock", busy=f"{folder}: another build of this store is running; wait for it")
         held.__enter__()
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror})") from error
     try:
+        (folder / MARKER).touch()
         yield
     finally:
+        if is_new and {file.name for file in folder.iterdir()} <= {".lock", MARKER}:
+            shutil.rmtree(folder)
         held.__exit__(None, None, None)
+
+
+def _check_own(folder: pathlib.Path) -> None:
+    """Raises UserError for a folder that holds files and is no store: a build writes and deletes in its own alone."""
+    if not folder.is_dir() or (folder / MARKER).exists() or (folder / MANIFEST).exists():
+        return
+    if others := sorted(file.name for file in folder.iterdir() if file.name != ".lock"):
+        raise UserError(f"{folder} is no token store and not empty (it holds {others[0]}); give another STORE_DIR")
 
 
 def _open_old(folder: pathlib.Path, loaded: vocabularies.Vocabulary) -> Store | None:
