@@ -1,14 +1,13 @@
 """`make mutate`: breaks flanx in the places of mutations.toml, one at a time, and counts what the quick suite catches.
 
 A break is a text of one file that is replaced by another; the text must be there exactly once. The tests tried are
-those that import the broken module, the one of its name first. A break counts as caught by a test that fails with it
-and passes without it.
+those of the broken module (tests/test_house.py says which), then all others that import it. A break counts as caught by
+a test that fails with it and passes without it.
 
     python tests/mutate.py [--only PATTERN] [--jobs 2] [--out docs/mutation.md]
 """
 
 import argparse
-import ast
 import concurrent.futures
 import dataclasses
 import datetime
@@ -27,6 +26,8 @@ import time
 import tomllib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+
+import test_house
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 LIMIT = 600  # seconds for the tests of one break
@@ -70,24 +71,19 @@ def imported_by() -> dict[str, list[str]]:
     """{module: test files that import it or something of it}."""
     found: dict[str, list[str]] = {}
     for file in sorted((ROOT / "tests").glob("test_*.py")):
-        names: set[str] = set()
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Import):
-                names |= {alias.name for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and node.module:
-                names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-        for name in names:
+        for name in test_house.imports(file):
             found.setdefault(name, []).append(f"tests/{file.name}")
     return found
 
 
 def tests_of(each: Break) -> list[list[str]]:
-    """Test files to try: those of the module's name, then, where these catch nothing, all others that import it."""
+    """Test files to try: those that stand for the module, then, where these catch nothing, others that import it."""
     last = each.module.rpartition(".")[2]
-    files = imported_by().get(each.module, [])
-    named = [f"tests/test_{last}.py", *(f"tests/{f.name}" for f in (ROOT / "tests").glob(f"test_*_{last}.py"))]
-    first = [f for f in named if (ROOT / f).is_file()]
-    return [group for group in (first, [f for f in files if f not in first]) if group]
+    listed = test_house.TESTED_IN.get(each.module.removeprefix("flanx."), "").split()
+    patterns = [f"test_{last}.py", f"test_*_{last}.py", *(f"{name}.py" for name in listed)]
+    first = [f"tests/{file.name}" for pattern in patterns for file in sorted((ROOT / "tests").glob(pattern))]
+    others = [file for file in imported_by().get(each.module, []) if file not in first]
+    return [group for group in (first, others) if group]
 
 
 def run(folder: pathlib.Path, tests: Iterable[str], *options: str, limit: int | None = LIMIT) -> list[str]:
@@ -150,14 +146,14 @@ class Copies:
         return [dataclasses.replace(v, by="") if v.by in failed else v for v in verdicts]
 
 
-def page(breaks: list[Break], verdicts: list[Verdict], seconds: float) -> str:
+def page(breaks: Sequence[Break], verdicts: Sequence[Verdict]) -> str:
     """The result as Markdown."""
     caught = sum(bool(v.by) for v in verdicts)
     lines = [
         "# Mutation check",
         "",
         f"{caught} of {len(breaks)} breaks are caught by the quick suite ({100 * caught / len(breaks):.0f}%).",
-        f"`make mutate`, {datetime.date.today()}, Python {platform.python_version()}, {seconds / 60:.0f} minutes.",
+        f"`make mutate`, {datetime.date.today()}, Python {platform.python_version()}.",
         "",
         "Each line is a fault put into the code by itself (tests/mutations.toml), and the test that fails with it.",
         "",
@@ -177,7 +173,6 @@ def main() -> int:
     parser.add_argument("--out", type=pathlib.Path, help="write the result there, when every break was tried")
     args = parser.parse_args()
     breaks = [b for b in load() if fnmatch.fnmatch(b.file, args.only) or fnmatch.fnmatch(b.what, args.only)]
-    start = time.monotonic()
     with tempfile.TemporaryDirectory() as folder, concurrent.futures.ThreadPoolExecutor(args.jobs) as threads:
         copies, verdicts = Copies(pathlib.Path(folder)), []
         for each, verdict in zip(breaks, threads.map(copies.judge, breaks), strict=True):
@@ -187,7 +182,7 @@ def main() -> int:
     caught = sum(bool(v.by) for v in verdicts)
     print(f"{caught} of {len(breaks)} caught")
     if args.out and args.only == "*":
-        args.out.write_text(page(breaks, verdicts, time.monotonic() - start), encoding="utf-8")
+        args.out.write_text(page(breaks, verdicts), encoding="utf-8")
     return int(caught < 0.9 * len(breaks))
 
 

@@ -91,6 +91,13 @@ def test_sampling_depends_on_the_seed_and_stays_within_its_bounds() -> None:
     assert any(len({tuple(t) for t in o.tokens}) > 1 for o in several)
 
 
+def test_every_sample_and_every_position_has_noise_of_its_own() -> None:
+    """So hot that every token is nearly as likely as any other: what is drawn twice has had the same noise."""
+    for output in run(prompts(8), method=decode.Sample(1e3), samples=3):
+        assert len({tuple(tokens) for tokens in output.tokens}) == 3
+        assert all(len(set(tokens)) > len(tokens) / 2 for tokens in output.tokens)
+
+
 def test_sampling_draws_from_the_right_distribution() -> None:
     logits = jnp.log(jnp.asarray([0.5, 0.3, 0.15, 0.05]))
     keys = jax.random.split(jax.random.key(0), 8000).reshape(8000, 1)

@@ -125,7 +125,7 @@ TESTED_IN = {
     "evals.families.mgsm": "test_benchmarks",
     "evals.families.mmlu": "test_benchmarks",
     "evals.families.tydiqa": "test_benchmarks",
-    "loss": "test_train_step test_packed_loss",
+    "loss": "test_optim test_packed_loss test_train_step",
     "models.attention": "test_layers test_t5",
     "models.base": "test_t5 test_palm",
     "models.find_nonfinite": "test_fault",

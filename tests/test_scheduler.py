@@ -31,6 +31,13 @@ def test_a_failing_point_is_named_and_the_others_finish(tmp_path, program):
     assert sorted(runs) == ["d1_13", "d1_13", "d1_2", "d2_13", "d2_13", "d2_2"]
 
 
+def test_a_run_that_exits_without_its_last_file_is_not_done(tmp_path):
+    sweep = make_sweep(tmp_path)
+    launcher = Launcher((sys.executable, "-c", "print('so far')"), retries=0)
+    (status,) = scheduler.run_points(sweep.points()[:1], 1, "", lambda _: None, launcher)
+    assert (status.state, status.reason) == (FAILED, "exit status 0: so far")
+
+
 def test_two_drivers_on_one_folder_never_run_a_point_twice(tmp_path, program):
     code = f"""
 import pathlib, sys
