@@ -1,6 +1,8 @@
 """Rows become SeqIO examples: chain-of-thought files, bad rows, absent files, names in the registries."""
 
+import functools
 import itertools
+import json
 import logging
 import time
 
@@ -215,3 +217,68 @@ def test_a_group_has_its_own_part_of_a_mixture_that_names_it():
     talks = [w for name, w in weights.items() if tables.tasks[name].group == "dialog"]
     assert len(talks) == 3 and sum(talks) / sum(weights.values()) == pytest.approx(0.03)
     assert len(seqio.get_mixture_or_task("program_synthesis").tasks) == 5 * 2
+
+
+def test_a_target_that_is_cut_ends_with_the_end_of_sequence(tmp_path):
+    write_cot(tmp_path, [f"How many is {i}?\t{i}\t{'Count. ' * 20}" for i in range(5)])
+    task = register.make_task(GSM8K, "zsopt", BYTE, data_dir=tmp_path)
+    for example in task.get_dataset({"inputs": 12, "targets": 9}, "train", shuffle=False).as_numpy_iterator():
+        assert example["inputs"].size == 12 and example["targets"].size == 9
+        assert example["inputs"][-1] == example["targets"][-1] == 1
+
+
+def registered_over(tmp_path, monkeypatch, name, collections):
+    """A mixture of the tables, without its other collections, that reads from `tmp_path`."""
+    monkeypatch.setenv("FLANX_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("FLANX_VOCABULARY", "byte")
+    register.default_vocabulary.cache_clear()
+    tables = task_tables.load()
+    tasks = {n: t for n, t in select.of_tables(tables.tasks).items() if t["collection"] in collections}
+    parts = [(register.make_task(tables.tasks[task], style, BYTE), sum(share.values()))
+             for (task, style), share in register.shares(name, tasks).items()]  # fmt: skip
+    mixture = register.Mixture(name, parts)
+    mixture.reshare = functools.partial(register._reshared, name, tasks)
+    return mixture
+
+
+def test_absent_tasks_and_empty_styles_leave_the_shares_as_asked(tmp_path, monkeypatch):
+    """Two of nine CoT sets, one of them with a row too few for exemplars, and one NIV2 task: still 50 to 50."""
+    write_cot(tmp_path, [f"How many is {i}?\t{i}\tCount." for i in range(30)], "creak")
+    write_cot(tmp_path, ["How many?\t1\tCount."])
+    name = next(n for n in task_tables.load_tables() if n.startswith("niv2_"))
+    folder = tmp_path / "natural_instructions" / "tasks"
+    folder.mkdir(parents=True)
+    source = task_tables.load_tables()[name].source.partition(":")[2]
+    rows = [{"input": f"in {i}", "output": [f"out {i}"]} for i in range(40)]
+    task = {"Definition": "Do.", "Positive Examples": [], "Instances": rows}
+    (folder / f"{source}.json").write_text(json.dumps(task))
+    mixture = registered_over(tmp_path, monkeypatch, "cot_niv2", ("cot", "niv2"))
+    shares = {}
+
+    class Taken:
+        def __init__(self, name, left):
+            shares.update({task.name: rate for task, rate in left})
+
+        def get_dataset(self, *unused):
+            """Nothing: the rates are what is looked at."""
+
+    monkeypatch.setattr(seqio, "Mixture", Taken)
+    monkeypatch.setattr(register, "LIVE_PAIRS", 10**6)
+    mixture.get_dataset({"inputs": 64, "targets": 64}, "train")
+    assert "cot_gsm8k_fsopt" not in shares and shares["cot_gsm8k_zsopt"] > 0
+    total = sum(shares.values())
+    assert sum(rate for task, rate in shares.items() if task.startswith("cot_")) / total == pytest.approx(0.5)
+
+
+def test_a_split_that_no_task_has_and_many_live_pairs_are_told(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("FLANX_DATA_DIR", str(tmp_path))
+    write_cot(tmp_path, [f"How many is {i}?\t{i}\tCount." for i in range(9)])
+    mixture = register.Mixture("one", [(register.make_task(GSM8K, "zsopt", BYTE), 1.0)])
+    with pytest.raises(
+        UserError, match="mixture one: no task has its data; the first: task cot_gsm8k: no split 'test'"
+    ):
+        mixture.get_dataset(None, "test")
+    monkeypatch.setattr(register, "LIVE_PAIRS", 0)
+    with caplog.at_level(logging.WARNING, "flanx"):
+        mixture.get_dataset({"inputs": 64, "targets": 64}, "train")
+    assert "store_mixture('mine', STORE_DIR, 'one')" in caplog.text

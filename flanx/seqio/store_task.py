@@ -11,7 +11,7 @@ training, and none repeated inside an epoch. Packing is the SeqIO converter's.
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from flanx.data.pipeline.mixture import Mixture
 from flanx.data.store import Store, open_store
 from flanx.errors import UserError
 from flanx.seqio.packages import seqio, tf
+from flanx.seqio.tasks import trim
 from flanx.seqio.vocabularies import to_seqio
 
 BATCH = 512  # examples handed to TensorFlow at a time
@@ -90,17 +91,6 @@ def _ragged(rows: list[np.ndarray]) -> tf.RaggedTensor:
     return make(np.concatenate(rows).astype(np.int32), lengths)
 
 
-@seqio.map_over_dataset
-def _trim(example: Mapping[str, tf.Tensor], sequence_length: Mapping[str, int] | None) -> Mapping[str, tf.Tensor]:
-    """Cuts each side to its length, its last token being the end of sequence, as flanx's own reader does."""
-    trimmed = dict(example)
-    for name, length in (sequence_length or {}).items():
-        tokens = example[name]
-        end = tf.cast(tf.size(tokens) > length, tf.int32)  # one where something is cut
-        trimmed[name] = tf.concat([tokens[: length - end], tf.fill([end], vocabulary.EOS_ID)], 0)
-    return trimmed
-
-
 def store_mixture(name: str, store_dir: str | os.PathLike[str], mixture: Mixture | str, seed: int = 0) -> seqio.Task:
     """Registers a mixture over a store as the SeqIO task `name`, and returns it. `mixture`: a Mixture or its name."""
     store = open_store(store_dir)
@@ -113,6 +103,6 @@ def store_mixture(name: str, store_dir: str | os.PathLike[str], mixture: Mixture
     return seqio.TaskRegistry.add(
         name,
         source=Source(str(store_dir), asked, seed),
-        preprocessors=[_trim],
+        preprocessors=[trim],
         output_features={"inputs": feature, "targets": feature},
     )

@@ -10,7 +10,7 @@ import itertools
 import logging
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -20,6 +20,7 @@ from flanx.data.task.render import Rendered, render_rows
 from flanx.data.task.sources import MAX_BAD_ROWS, missing
 from flanx.data.task.spec import INVERSION, TaskSpec
 from flanx.data.task.tables import Tables, load, load_mixtures
+from flanx.data.vocabulary import EOS_ID
 from flanx.errors import UserError
 from flanx.seqio.metrics import METRICS
 from flanx.seqio.packages import seqio, tf
@@ -74,6 +75,14 @@ class Source(seqio.DataSource):
                 f"{shard.num_shards} of '{split}'; leave it out of the mixture, or use fewer shards"
             )
 
+    def is_empty(self, split: str) -> bool:
+        """Whether the split has no example of this style."""
+        rows = render_rows(
+            self.spec, self.style, split, self.data_dir, self.rendering, self.count, self.max_bad_rows,
+            inversion=self.inversion,
+        )  # fmt: skip
+        return next(rows, None) is None
+
     def get_dataset(
         self, split: str = "train", shuffle: bool = True, seed: int | None = None,
         shard_info: seqio.ShardInfo | None = None, **unused: Any,
@@ -110,6 +119,19 @@ def _tokenize(data: tf.data.Dataset, output_features: dict[str, Any]) -> tf.data
     return data.map(encode, num_parallel_calls=tf.data.AUTOTUNE)
 
 
+@seqio.map_over_dataset
+def trim(example: Mapping[str, Any], sequence_length: Mapping[str, int | None] | None) -> Mapping[str, Any]:
+    """Cuts each side to its length, its last token being the end of sequence, as flanx's own reader does. (SeqIO's own
+    cut, which then finds nothing left to do, would take the end of sequence away.)"""
+    trimmed = dict(example)
+    for name in ("inputs", "targets"):
+        if length := (sequence_length or {}).get(name):
+            tokens = example[name]
+            end = tf.cast(tf.size(tokens) > length, tf.int32)  # one where something is cut
+            trimmed[name] = tf.concat([tokens[: length - end], tf.fill([end], tf.cast(EOS_ID, tokens.dtype))], 0)
+    return trimmed
+
+
 def make_task(
     spec: TaskSpec, style: str, vocabulary: Any = None, rendering: int = 0,
     data_dir: str | os.PathLike | None = None, max_bad_rows: int = MAX_BAD_ROWS, inversion: float = INVERSION,
@@ -130,7 +152,7 @@ def make_task(
         name,
         source=Source(spec, style, vocabulary, rendering, data_dir, max_bad_rows, inversion),
         output_features=_features(vocabulary),
-        preprocessors=[_tokenize],
+        preprocessors=[_tokenize, trim],
         postprocess_fn=_as_text,
         metric_fns=[METRICS[name] for name in spec.metrics],
     )
@@ -156,21 +178,52 @@ def default_vocabulary() -> Any:
     return to_seqio(vocabularies.load("byte")) if named == "byte" else seqio.SentencePieceVocabulary(named)
 
 
+LIVE_PAIRS = 400  # (task, style) pairs above which tf.data takes minutes and gigabytes before the first example
+
+
 class Mixture(seqio.Mixture):
-    """A mixture that leaves out the tasks whose files are absent, with a warning for each."""
+    """A mixture that leaves out the tasks whose files are absent and the styles that have no example, with a warning
+    for each; what is left keeps the shares that are asked for.
+
+    `reshare(missing, empty)` gives the rates of the pairs (task, style) where tasks are missing ({task: reason}) and
+    pairs are empty; without it each pair keeps its own rate.
+    """
+
+    reshare: Callable[[dict[str, str], set[tuple[str, str]]], dict[tuple[str, str], float]] | None = None
 
     def get_dataset(self, sequence_length: Any, split: str = "train", *args: Any, **kwargs: Any) -> tf.data.Dataset:
         """As SeqIO's; raises UserError where no task has its data."""
+        if len(self.tasks) > LIVE_PAIRS:
+            _log.warning(
+                "mixture %s reads %d (task, style) pairs live, which takes tf.data minutes and gigabytes; build a "
+                "store and name it: flanx.seqio.store_task.store_mixture('mine', STORE_DIR, '%s') starts in seconds",
+                self.name, len(self.tasks), self.name,
+            )  # fmt: skip
         sources = {task.name: task.source for task in self.tasks if isinstance(task.source, Source)}
         absent: dict[str, str] = {}
+        missing: dict[str, str] = {}  # by task
+        empty: set[tuple[str, str]] = set()
         for name, source in sources.items():
-            if split in source.splits and (line := source.missing(split)):
-                absent[name] = line
+            if split not in source.splits:
+                absent[name] = missing[source.spec.name] = f"task {source.spec.name}: no split '{split}'"
+            elif line := source.missing(split):
+                absent[name] = missing[source.spec.name] = line
+            elif split == "train" and len(self.tasks) <= LIVE_PAIRS and source.is_empty(split):
+                absent[name] = f"task {source.spec.name}: no example of style {source.style}"
+                empty.add((source.spec.name, source.style))
         if not absent:
             return super().get_dataset(sequence_length, split, *args, **kwargs)
         for line in sorted(set(absent.values())):
             _log.warning("mixture %s leaves out %s", self.name, line)
-        left = [(task, self.get_rate(task)) for task in self.tasks if task.name not in absent]
+        rates = self.reshare(missing, empty) if self.reshare and len(absent) < len(self.tasks) else None
+        left = []
+        for task in self.tasks:
+            source = sources.get(task.name)
+            rate = (
+                self.get_rate(task) if rates is None or source is None else rates.get((source.spec.name, source.style))
+            )
+            if task.name not in absent and rate:
+                left.append((task, rate))
         if not left:
             raise UserError(f"mixture {self.name}: no task has its data; the first: {next(iter(absent.values()))}")
         return seqio.Mixture(self.name, left).get_dataset(sequence_length, split, *args, **kwargs)
@@ -224,7 +277,20 @@ def _register(tables: Tables) -> None:
         if name not in known:
             parts = [(_with_inversion(tables.tasks[task], style, share), sum(share.values()))
                      for (task, style), share in shares(name, tasks).items()]  # fmt: skip
-            seqio.MixtureRegistry.add_provider(name, Mixture(name, parts))
+            mixture = Mixture(name, parts)
+            mixture.reshare = functools.partial(_reshared, name, tasks)
+            seqio.MixtureRegistry.add_provider(name, mixture)
+
+
+def _reshared(
+    name: str, tasks: select.Tasks, missing: dict[str, str], empty: set[tuple[str, str]]
+) -> dict[tuple[str, str], float]:
+    """The rates of a mixture of the tables over what is there."""
+    there = {}
+    for task, facts in tasks.items():
+        styles = {style: (0, 0) if (task, style) in empty else counts for style, counts in facts["styles"].items()}
+        there[task] = {**facts, "styles": styles} | ({"missing": missing[task]} if task in missing else {})
+    return {pair: sum(share.values()) for pair, share in shares(name, there).items()}
 
 
 def _with_inversion(spec: TaskSpec, style: str, share: dict[bool, float]) -> seqio.Task:

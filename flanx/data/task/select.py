@@ -25,12 +25,13 @@ mixtures) their rates are in the paper's ratio.
 import dataclasses
 import fnmatch
 import hashlib
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from flanx.data.task import licence
-from flanx.data.task.spec import INVERSION, TaskSpec
+from flanx.data.task.spec import INVERSION, STYLES, TaskSpec
 from flanx.data.task.tables import find_style, load_mixtures, load_tables
 from flanx.errors import UserError, nearest
 
@@ -191,8 +192,9 @@ def resolve(
     """The shares of a mixture over these tasks. Raises UserError where the tasks cannot give what is asked.
 
     `where` names the tasks in messages. `evaluation` admits held-out tasks: never for what a model is trained on."""
-    _check(asked)
     section = mixtures.get(asked.name, {})
+    homes = (home for task in tasks.values() for home in (task["collection"], task.get("group")) if home)
+    _check(asked, itertools.chain(tasks, homes, section.get("collections", ()), section.get("rates", ())))
     setting = {key: getattr(asked, key) for key in ("rates", "caps", "styles", "inversion")}
     setting = {key: section.get(key) if value is None else value for key, value in setting.items()}
     collections = _collections(asked.name, section, setting["rates"] or {}, tasks)
@@ -229,17 +231,29 @@ def resolve(
     return Selection(tuple(shares), rates, missing | empty | refused, held_out)
 
 
-def _check(asked: MixtureSpec) -> None:
-    if asked.cot_ratio is not None and not 0 <= asked.cot_ratio <= 1:
+def _check(asked: MixtureSpec, known: Iterable[str]) -> None:
+    """Raises UserError for values that mean nothing; `known`: the collections, groups and tasks that caps may name."""
+    here = f"mixture '{asked.name}'"
+    if asked.cot_ratio is not None and not (_is_number(asked.cot_ratio) and 0 <= asked.cot_ratio <= 1):
         raise UserError(f"COT_RATIO {asked.cot_ratio}: a share of the draws, from 0 to 1")
-    if asked.num_tasks is not None and asked.num_tasks < 0:
-        raise UserError(f"NUM_TASKS {asked.num_tasks}: 0 or more")
-    for what in ("rates", "caps", "styles"):
-        for key, value in (getattr(asked, what) or {}).items():
-            if not (value >= 0 and math.isfinite(value)):
-                raise UserError(f"mixture '{asked.name}': {what} of '{key}' is {value}; give 0 or more")
-    if asked.inversion is not None and not asked.inversion >= 0:
-        raise UserError(f"mixture '{asked.name}': inversion is {asked.inversion}; give 0 or more")
+    count = asked.num_tasks
+    if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 0):
+        raise UserError(f"NUM_TASKS {count}: a whole number, 0 or more")
+    for what, names in (("rates", None), ("caps", set(known)), ("styles", set(STYLES))):
+        given = getattr(asked, what)
+        if given is not None and not isinstance(given, Mapping):
+            raise UserError(f"{here}: {what} is {given!r}; give {{name: number}}")
+        for key, value in (given or {}).items():
+            if not (_is_number(value) and value >= 0):
+                raise UserError(f"{here}: {what} of '{key}' is {value!r}; give 0 or more")
+            if names is not None and key not in names:
+                raise UserError(f"{here}: {what} names '{key}', which it does not have{nearest(str(key), names)}")
+    if asked.inversion is not None and not (_is_number(asked.inversion) and asked.inversion >= 0):
+        raise UserError(f"{here}: inversion is {asked.inversion}; give 0 or more")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _collections(name: str, section: Mapping[str, Any], rates: Mapping[str, float], tasks: Tasks) -> list[str]:
