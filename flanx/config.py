@@ -130,10 +130,32 @@ class Scan:
         )
 
 
+IMPORTS = ("flanx", "jax", "seqio")  # what a gin file may import of itself
+IMPORTS_VARIABLE = "FLANX_IMPORTS"  # what --import allows beside them; the runs of a sweep inherit it
+
+
+def allow_imports(modules: Sequence[str]) -> None:
+    """Lets gin files import these modules, here and in every process that this one starts."""
+    kept = [name for name in os.environ.get(IMPORTS_VARIABLE, "").split(",") if name]
+    os.environ[IMPORTS_VARIABLE] = ",".join(dict.fromkeys([*kept, *modules]))
+
+
 def _check_import(statement: config_parser.ImportStatement, location: str) -> None:
     """Raises UserError for an import of a module that does not exist, before gin tries it."""
-    if statement.module.startswith("__gin__"):
+    root = statement.module.partition(".")[0]
+    if root == "__gin__":
         return
+    if root in ("t5x", "__main__"):
+        raise UserError(
+            f"'{statement.module}' ({location}) is T5X's, and flanx runs without it: include runs/train.gin "
+            "and a file of models/ instead; the macros have T5X's names"
+        )
+    allowed = [*IMPORTS, *filter(None, os.environ.get(IMPORTS_VARIABLE, "").split(","))]
+    if not any(f"{statement.module}.".startswith(f"{module}.") for module in allowed):
+        raise UserError(
+            f"the gin file imports '{statement.module}' ({location}), which runs its code: if you trust it, add "
+            f"--import={root}"
+        )
     parent, _, _ = statement.module.rpartition(".")
     try:
         exists = importlib.util.find_spec(statement.module) is not None
@@ -433,13 +455,16 @@ def _recorded(folder: pathlib.Path) -> Iterator[None]:
     given, operative, locked = folder / "config.gin", folder / "operative_config.gin", folder / ".flanx.lock"
     with lock(locked, busy=f"{folder}: another flanx command is writing there; wait for it, or give another folder"):
         earlier = given.read_bytes() if given.exists() else None
+        own = {given.name, operative.name, locked.name}
+        others = {file.name for file in folder.iterdir()} - own
         write_atomic(given, text())
         try:
             yield
         except UserError:
-            if earlier is None:
+            has_worked = {file.name for file in folder.iterdir()} - own != others
+            if earlier is None and not has_worked:
                 given.unlink(missing_ok=True)
-            else:
+            elif earlier is not None and not has_worked:
                 write_atomic(given, earlier)
             if is_new and {file.name for file in folder.iterdir()} <= {locked.name}:
                 locked.unlink(missing_ok=True)
@@ -486,3 +511,10 @@ def text() -> str:
         gin_config.pprint = kept
         gin_config._CONFIG.clear()
         gin_config._CONFIG.update(every)
+
+
+def assignments(text: str) -> dict[str, str]:
+    """{macro or parameter: its value as text} of a gin file without includes, such as `text` gives."""
+    scan = Scan(())
+    scan.read_statements(text)
+    return {name: rows[-1][1] for name, rows in scan.bound.items()}

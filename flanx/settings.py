@@ -41,7 +41,7 @@ class Range:
             return low
         if self.low == -math.inf:
             return f"at most {self.high:g}"
-        high = f"below {self.high:g}" if self.open_high else f"{self.high:g} at most"
+        high = f"below {self.high:g}" if self.open_high else f"{self.high:,.10g} at most"
         return f"{low}, {high}"
 
 

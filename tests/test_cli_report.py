@@ -13,7 +13,7 @@ from tests.sweep_maker import entry
 def test_a_report_is_made_again_from_the_sweeps_folder_wherever_it_lies(tmp_path, capsys):
     (tmp_path / "own.gin").write_text(
         "from __gin__ import dynamic_registration\nfrom flanx.sweep import grid\n"
-        "OUT_DIR = 'nowhere'\nLABELS = {'z': [], 'a': []}\nUNUSED = 3\n"
+        "OUT_DIR = 'nowhere'\nLABELS = {'z': [], 'a': []}\nUNUSED = 'x'\n"
         "grid.Sweep:\n  out_dir = %OUT_DIR\n  gin_files = []\n  axes = {'size': %LABELS, 'b': {2: [], 1: []}}\n"
         "  title = %UNUSED\n"
     )

@@ -88,7 +88,7 @@ def test_a_dry_run_prints_what_waits_and_what_it_costs_and_writes_nothing(tmp_pa
 
 def test_the_command_runs_a_sweep_and_leaves_its_report(tmp_path, program, capsys):
     bindings = BOUND.replace("{'STORE_DIR'", "{'D': 1, 'TASKS': 2, 'STORE_DIR'")
-    (tmp_path / "more.gin").write_text("D = 0\nTASKS = 0\nUSED = [%D, %TASKS]\nALSO = %USED\nEVAL_PERIOD = %ALSO\n")
+    (tmp_path / "more.gin").write_text("D = 5\nTASKS = %D\nUSED = %TASKS\nALSO = %USED\nEVAL_PERIOD = %ALSO\n")
     name = sweep_gin(tmp_path, f"grid.Sweep.bindings = {bindings}", ONE)
     text = pathlib.Path(name).read_text().replace("'evals/suite.gin'", f"'evals/suite.gin', '{tmp_path}/more.gin'")
     pathlib.Path(name).write_text(text)

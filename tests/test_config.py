@@ -135,4 +135,6 @@ def test_a_refused_call_leaves_no_folder_of_its_own(gin_file, tmp_path):
     config.parse([gin_file(f"t.refuse.steps = 1\nt.refuse.folder = '{tmp_path / 'run'}'\n")])
     with pytest.raises(UserError):
         config.call(refuse, tmp_path / "run")
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {"config.gin", "kept", "operative_config.gin"}
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {
+        *("config.gin", "kept", "operative_config.gin", ".flanx.lock")
+    }

@@ -2,6 +2,7 @@
 
 import argparse
 import fnmatch
+import itertools
 import os
 import pathlib
 import shlex
@@ -40,6 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         help="only the points whose name matches, as 'T5-*'; may be given again",
     )
+    again = parser.add_mutually_exclusive_group()
+    again.add_argument("--redo", action="store_true", help="run points again that are done with other settings")
+    again.add_argument("--keep", action="store_true", help="keep points that are done with other settings")
     parser.add_argument("--retries", type=int, default=2, help="attempts after a crash (default 2)")
     parser.add_argument("--retry_wait", type=float, default=10.0, metavar="S", help="before the first, then doubled")
     parser.add_argument(
@@ -65,12 +69,34 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         return dry_run(points, of_points, stores, sweep, args)
     parents = dependencies.parents(sweep, points, of_points)
+    settle_changed(points, args)
     out = make_folder(sweep.out_dir)
     write_atomic(out / GIN, text)
     blocked, complete = build_stores(stores, of_points)
     statuses = watch(sweep, points, args.jobs, args.gin_search_paths, launcher, parents, blocked)
     publish(sweep, statuses)
     return 0 if complete and all(status.state == DONE for status in statuses) else 1
+
+
+def settle_changed(points: Sequence[Point], args: argparse.Namespace) -> None:
+    """Raises UserError naming points that are done with other settings, unless --redo or --keep says what to do.
+
+    With --redo their folders are set aside, as runs/<point>.<n>, and they run again.
+    """
+    changed = {} if args.keep else dependencies.changed(points, args.gin_search_paths)
+    if changed and not args.redo:
+        name, lines = next(iter(changed.items()))
+        more = f"\n(and {len(changed) - 1} more points)" if len(changed) > 1 else ""
+        listed = "; ".join(lines[:4]) + ("; ..." if len(lines) > 4 else "")
+        raise UserError(
+            f"{name} is done with other settings: {listed}{more}\n"
+            "give another OUT_DIR; or --redo to run such points again (their folders are set aside); or --keep to "
+            "report them as they are"
+        )
+    for point in points:
+        if point.name in changed:
+            number = next(n for n in itertools.count(1) if not point.folder.with_name(f"{point.name}.{n}").exists())
+            print(f"{point.name}: set aside as {point.folder.rename(point.folder.with_name(f'{point.name}.{number}'))}")
 
 
 def chosen(points: Sequence[Point], patterns: Sequence[str] | None) -> list[Point]:

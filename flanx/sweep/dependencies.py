@@ -44,6 +44,9 @@ class Dependencies:
     vocabulary: str
 
 
+MOVABLE = ("MODEL_DIR", "INITIAL_CHECKPOINT_PATH")
+
+
 def dependencies(points: Sequence[Point], search_paths: str) -> dict[str, Dependencies]:
     """The dependencies of every point by name. Parses each point's gin, so a wrong macro of any is reported at once."""
     paths = [p for p in search_paths.split(",") if p]
@@ -52,6 +55,26 @@ def dependencies(points: Sequence[Point], search_paths: str) -> dict[str, Depend
         config.parse(point.gin_files, point.all_bindings(), paths)
         result[point.name] = Dependencies(*(config.value(macro) for macro in MACROS))
     return result
+
+
+def changed(points: Sequence[Point], search_paths: str) -> dict[str, list[str]]:
+    """What differs from the config that a finished point recorded: {point: ["NAME was 1, now 2"]}.
+
+    Where a run lies and which checkpoint of its parent it takes do not count.
+    """
+    paths = [p for p in search_paths.split(",") if p]
+    found = {}
+    for point in points:
+        recorded = point.folder / "config.gin"
+        if not is_done(point.folder) or not recorded.exists():
+            continue
+        old = config.assignments(recorded.read_text(encoding="utf-8"))
+        config.parse(point.gin_files, point.all_bindings(), paths)
+        new = config.assignments(config.text())
+        names = [n for n in {**old, **new} if old.get(n) != new.get(n) and n not in MOVABLE]
+        if names:
+            found[point.name] = [f"{n} was {old.get(n, 'unset')}, now {new.get(n, 'unset')}" for n in names]
+    return found
 
 
 # ---- stores ----------------------------------------------------------------------------------------------------------
