@@ -1,5 +1,6 @@
 """What every test shares: eight forced host devices, strict numerics, the place of the real data."""
 
+import importlib.util
 import os
 import pathlib
 import sys
@@ -16,6 +17,16 @@ import pytest
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+HAS_SEQIO = all(importlib.util.find_spec(name) for name in ("seqio", "tensorflow", "tensorflow_datasets"))
+collect_ignore_glob = [] if HAS_SEQIO else ["test_seqio_*.py"]
+
+
+def pytest_report_header() -> str:
+    return (
+        ""
+        if HAS_SEQIO
+        else "no SeqIO, TensorFlow, TFDS here: tests/test_seqio_*.py are left out, others skip what needs them"
+    )
 
 
 def _shared(variable: str, default: str) -> pathlib.Path:

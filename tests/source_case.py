@@ -12,6 +12,8 @@ import os
 import pathlib
 import warnings
 
+import pytest
+
 from flanx.data.task import sources
 from flanx.data.task.row import BadRow, Record
 from flanx.data.task.spec import TaskSpec
@@ -51,7 +53,7 @@ VARIED = (
 @functools.cache
 def mocked(task: TaskSpec) -> list[Record]:
     """The records that TFDS makes of the builder's features, through our own reader and the row's own split."""
-    import tensorflow_datasets as tfds
+    tfds = pytest.importorskip("tensorflow_datasets")
 
     with tfds.testing.mock_data(num_examples=MOCKED), warnings.catch_warnings():
         warnings.simplefilter("ignore")
