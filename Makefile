@@ -51,7 +51,7 @@ docs: $(CHECK)/.ready
 
 # Breaks the code in the places of tests/mutations.toml, one at a time, and counts the breaks that the tests catch.
 mutate: $(READY)
-	@$(BIN)/python tests/mutate.py --out docs/mutation.md $(MUTATE_FLAGS)
+	@$(BIN)/python -m tests.mutate --out docs/mutation.md $(MUTATE_FLAGS)
 
 # The environment, from the lock file alone (names, versions, hashes), then flanx itself without dependencies.
 $(READY): $(LOCK) setup.py

@@ -4,7 +4,7 @@ A break is a text of one file that is replaced by another; the text must be ther
 those of the broken module (tests/test_house.py says which), then all others that import it. A break counts as caught by
 a test that fails with it and passes without it.
 
-    python tests/mutate.py [--only PATTERN] [--jobs 2] [--out docs/mutation.md]
+    python -m tests.mutate [--only PATTERN] [--jobs 2] [--out docs/mutation.md]
 """
 
 import argparse
@@ -27,7 +27,7 @@ import tomllib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-import test_house
+from tests import test_house
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 LIMIT = 600  # seconds for the tests of one break
