@@ -6,6 +6,7 @@ import importlib.resources
 
 import numpy as np
 import pytest
+import scipy.stats
 
 from flanx.errors import UserError
 from flanx.evals import metrics
@@ -71,25 +72,53 @@ def test_normalized_average_refuses_what_is_not_whole() -> None:
 def test_interval_holds_the_mean_and_shrinks_with_more_items() -> None:
     few = {"a": [1.0, 0.0] * 20, "b": [1.0] * 40}
     many = {"a": [1.0, 0.0] * 2000, "b": [1.0] * 4000}
-    low, high = metrics.interval(few, "seed")
+    (low, high), narrow = whole(few), whole(many)
     assert low < 75 < high
-    assert metrics.interval(few, "seed") == (low, high)
-    narrow = metrics.interval(many, "seed")
     assert narrow[1] - narrow[0] < (high - low) / 5
     # The standard error of the mean of the two tasks: half of sqrt(0.25 / 40), in per cent.
-    assert high - low == pytest.approx(2 * 1.96 * 100 * 0.5 * np.sqrt(0.25 / 40), rel=0.2)
+    assert high - low == pytest.approx(2 * 1.96 * 100 * 0.5 * np.sqrt(0.25 / 40), rel=0.1)
+    # tasks are independent of each other: of two that have the same scores the mean varies less than one
+    assert high - low < 0.85 * (whole({"a": few["a"]})[1] - whole({"a": few["a"]})[0])
 
 
-def test_interval_depends_neither_on_the_order_of_tasks_and_items_nor_on_the_other_tasks() -> None:
+def whole(tasks: dict[str, list[float]]) -> tuple[float, float]:
+    found = metrics.interval(tasks)
+    assert found is not None
+    return found
+
+
+def test_interval_is_the_same_in_any_order() -> None:
     rng = np.random.default_rng(0)
     tasks = {name: rng.random(size).tolist() for name, size in (("a", 60), ("b", 30), ("c", 4))}
-    wanted = metrics.interval(tasks, "seed")
-    assert metrics.interval({task: tasks[task][::-1] for task in "cab"}, "seed") == wanted
-    assert metrics.interval(tasks, "another seed") != wanted
-    # tasks are resampled independently of each other: of two that have the same scores the mean varies less than one
-    low, high = metrics.interval({"x": tasks["a"], "y": tasks["a"]}, "seed")
-    one_low, one_high = metrics.interval({"x": tasks["a"]}, "seed")
-    assert high - low < 0.85 * (one_high - one_low)
+    assert metrics.interval({task: tasks[task][::-1] for task in "cab"}) == metrics.interval(tasks)
+
+
+def test_interval_of_one_task_is_wilsons_and_never_has_no_width() -> None:
+    for right, items in ((0, 4), (1, 4), (4, 4), (7, 10), (250, 250), (0, 1319)):
+        wanted = scipy.stats.binomtest(right, items).proportion_ci(0.95, "wilson")
+        found = whole({"a": [1.0] * right + [0.0] * (items - right)})
+        assert found == pytest.approx((100 * wanted.low, 100 * wanted.high), abs=1e-9)
+        assert found[0] < found[1]
+    low, high = whole({"a": [1.0] * 4, "b": [0.0] * 4})  # no spread within tasks
+    assert high - low > 50
+    assert metrics.interval({"a": [1.0, 0.0, 1.0]}) is None and metrics.interval({"a": [1.0] * 9, "b": [0.0]}) is None
+
+
+@pytest.mark.parametrize("items", [4, 8, 40])
+@pytest.mark.parametrize("count", [1, 2, 8, 27])
+@pytest.mark.parametrize("shape", [(1, 1), (8, 8), (1, 9), (9, 1)])
+def test_intervals_cover_what_they_say(items: int, count: int, shape: tuple[float, float]) -> None:
+    """Tasks' true accuracies are drawn from Beta(shape), then items; the target is the mean over these tasks."""
+    rng = np.random.default_rng(items * 1000 + count)
+    covered, runs = 0, 600
+    for _ in range(runs):
+        accuracy = rng.beta(*shape, count)
+        right = rng.binomial(items, accuracy)
+        tasks = {str(i): [1.0] * int(n) + [0.0] * int(items - n) for i, n in enumerate(right)}
+        low, high = whole(tasks)
+        covered += bool(low <= 100 * accuracy.mean() <= high)
+    noise = 2 * np.sqrt(0.95 * 0.05 / runs)
+    assert 0.93 - noise <= covered / runs <= 0.97 + noise
 
 
 def test_mean_is_the_same_in_any_order() -> None:
@@ -98,7 +127,34 @@ def test_mean_is_the_same_in_any_order() -> None:
     assert metrics.mean([]) == 0.0
 
 
-def test_passages_are_compared_in_normal_form() -> None:
-    assert metrics.passage_form("“টোকিও।”", "bn") == metrics.passage_form("টোকিও", "bn")
-    assert metrics.passage_form("The  Bank.", "en") == "bank" and metrics.passage_form("The Bank.", "fi") == "the bank"
-    assert metrics.passage_f1("joessa ja meressä", "joessa", "fi") == 0.5
+# (prediction, gold, exact match, F1) as SQuAD 1.1's evaluation script, which TyDiQA's baseline calls, computes them.
+OFFICIAL = [
+    ("“টোকিও”", "টোকিও", 0.0, 0.000000),
+    ("টোকিও।", "টোকিও", 0.0, 0.000000),
+    ("The Bank", "bank", 1.0, 1.000000),
+    ("a joki", "joki", 1.0, 1.000000),
+    ("joessa ja meressä", "joessa", 0.0, 0.500000),
+    ("1,234", "1234", 1.0, 1.000000),
+    ("1.234", "1 234", 0.0, 0.000000),
+    ("Москва — столица", "Москва", 0.0, 0.500000),
+    ("«Москва»", "Москва", 0.0, 0.000000),
+    ("القاهرة،", "القاهرة", 0.0, 0.000000),
+    ("서울特別市", "서울", 0.0, 0.000000),
+    ("Jakarta-Pusat", "jakarta pusat", 0.0, 0.000000),
+    ("an 8 a", "8", 1.0, 1.000000),
+    ("హైదరాబాద్.", "హైదరాబాద్", 1.0, 1.000000),
+    ("tarehe 5 Mei", "5 Mei 1990", 0.0, 0.666667),
+    ("", "joki", 0.0, 0.000000),
+    ("the", "a", 1.0, 0.000000),
+]
+
+
+@pytest.mark.parametrize(("text", "gold", "exact", "f1"), OFFICIAL)
+def test_passages_are_scored_as_by_the_official_script(text: str, gold: str, exact: float, f1: float) -> None:
+    assert float(metrics.passage_form(text) == metrics.passage_form(gold)) == exact
+    assert metrics.passage_f1(text, gold) == pytest.approx(f1, abs=1e-6)
+
+
+def test_a_form_for_every_language() -> None:
+    assert metrics.unicode_form("“টোকিও।”", "bn") == metrics.unicode_form("টোকিও", "bn")
+    assert metrics.unicode_form("The  Bank.", "en") == "bank" and metrics.unicode_form("The Bank.", "fi") == "the bank"

@@ -18,6 +18,7 @@ from flanx import config
 from flanx.cli.gin_flags import add_gin_arguments, parse_gin
 from flanx.cli.table import print_table
 from flanx.errors import UserError
+from flanx.evals.scores import interval_text
 from flanx.files import write_atomic
 from flanx.plan import hardware
 from flanx.sweep import cost, dependencies, report, results
@@ -275,6 +276,6 @@ def print_scores(sweep: Sweep, outcomes: Sequence[Outcome]) -> None:
             rows.append([*labels, f"no score ({outcome.absence})", "", "", ""])
         for name, entry in outcome.suites.items():
             score = f"{entry['score']:.1f}{'!' if entry['flagged'] else ''}"
-            rows.append([*labels, name, score, f"{entry['low']:.1f} to {entry['high']:.1f}", f"{entry['n']:,}"])
+            rows.append([*labels, name, score, interval_text(entry, " to "), f"{entry['n']:,}"])
     left = [*sweep.axes, "checkpoint", "suite"]
     print_table([*left, "score", "95% interval", "items"], rows, left=left)

@@ -20,6 +20,7 @@ class Grade:
     Attributes:
       exact: 0 or 1, or the likelihood of the gold answer where that is the score; f1: 0 to 1.
       failed: no answer could be extracted; non_finite: logits or log-probabilities were not finite.
+      unicode_exact, unicode_f1: of passages, in `metrics.unicode_form` in place of SQuAD's.
       answer: the answer that was compared; fallback: nothing was announced, and the closing sentence was read for it.
     """
 
@@ -29,6 +30,8 @@ class Grade:
     non_finite: bool
     answer: str | None
     fallback: bool = False
+    unicode_exact: float = 0.0
+    unicode_f1: float = 0.0
 
 
 NON_FINITE = Grade(0.0, 0.0, False, True, None)
@@ -44,7 +47,7 @@ def grade(spec: Spec, row: Generation) -> Grade:
         return NON_FINITE
     texts = [stops.until_stop(text, spec.stop) for text in row.outputs]
     if spec.metric == "f1":
-        return grade_passage(texts[0].strip(), row.targets, row.language)
+        return grade_passage(texts, row.targets, row.language)
     options = options_of(row.prompt) if row.kind == "letter" else {}
     # A text that was truncated draws no conclusion.
     finished = [*row.ended, *[True] * (len(texts) - len(row.ended))]
@@ -52,11 +55,23 @@ def grade(spec: Spec, row: Generation) -> Grade:
     return grade_generated(texts, row.targets, row.kind, spec.cot, row.language, options, fallback)
 
 
-def grade_passage(text: str, targets: Sequence[str], language: str) -> Grade:
-    """Grades a passage: exact match and F1 of words."""
-    exact = max(float(metrics.passage_form(text, language) == metrics.passage_form(t, language) != "") for t in targets)
-    f1 = max(metrics.passage_f1(text, target, language) for target in targets)
-    return Grade(exact, f1, not text, False, text or None)
+def grade_passage(texts: Sequence[str], targets: Sequence[str], language: str) -> Grade:
+    """Grades the samples of a passage question by SQuAD's script; of several the most frequent normal form counts."""
+    said = [text.strip() for text in texts]
+    forms = Counter(metrics.passage_form(text) for text in said if text)
+    winner = forms.most_common(1)[0][0] if forms else ""  # in a tie the first
+    text = next((text for text in said if text and metrics.passage_form(text) == winner), "")
+    golds = [metrics.passage_form(target) for target in targets]
+    fair, fair_golds = metrics.unicode_form(text, language), [metrics.unicode_form(t, language) for t in targets]
+    return Grade(
+        exact=float(winner in golds),
+        f1=max(metrics.words_f1(winner, gold) for gold in golds),
+        failed=not text,
+        non_finite=False,
+        answer=text or None,
+        unicode_exact=float(fair != "" and fair in fair_golds),
+        unicode_f1=max(metrics.words_f1(fair, gold) for gold in fair_golds),
+    )
 
 
 def grade_generated(

@@ -1,26 +1,24 @@
-"""Means, bootstrap intervals, F1 of passages, and the paper's normalized average.
+"""Means, intervals, F1 of passages, and the paper's normalized average.
 
 Scores are percentages. A suite's score is the unweighted mean over its tasks (paper.md section 3). Every function
 gives the same number in whatever order items and tasks come.
 """
 
-import hashlib
 import math
 import re
+import statistics
 import string
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-import numpy as np
-
 from flanx.errors import UserError
 
 # Raised when comparing answers or a metric changes a score; extraction has its own, `answers.EXTRACTOR_VERSION`.
-SCORER_VERSION = 1
+SCORER_VERSION = 2
 
-BOOTSTRAPS = 1000
 CONFIDENCE = 95  # percent, of the intervals
+LEAST_ITEMS = 4  # of a task, for an interval
 
 HEADLINE = ("mmlu_direct", "mmlu_cot", "bbh_direct", "bbh_cot", "tydiqa", "mgsm_cot")
 
@@ -85,38 +83,69 @@ def normalized_average(scores: Mapping[str, float], tasks: Mapping[str, Mapping[
     return mean(normalized(name, scores[name], tasks.get(name, {})) for name in HEADLINE)
 
 
-def passage_form(text: str, language: str) -> str:
-    """SQuAD's normal form: lower case, no punctuation, single blanks; English articles go as well."""
+def passage_form(text: str) -> str:
+    """SQuAD 1.1's normal form: lower case, without ASCII punctuation and a, an, the, single blanks.
+
+    TyDiQA's GoldP is scored so in every language (google-research-datasets/tydiqa, gold_passage_baseline).
+    """
+    text = "".join(c for c in text.lower() if c not in string.punctuation)
+    return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
+
+
+def unicode_form(text: str, language: str) -> str:
+    """A form that is fair to every language: no punctuation of any script, articles removed in English alone."""
     text = "".join(c for c in text.lower() if c not in string.punctuation and unicodedata.category(c)[0] != "P")
     if language == "en":
         text = re.sub(r"\b(a|an|the)\b", " ", text)
     return " ".join(text.split())
 
 
-def passage_f1(text: str, target: str, language: str) -> float:
-    """F1 of the words of two answers in normal form."""
-    ours, theirs = passage_form(text, language).split(), passage_form(target, language).split()
+def words_f1(text: str, target: str) -> float:
+    """F1 of the words of two answers that are in normal form."""
+    ours, theirs = text.split(), target.split()
     common = sum((Counter(ours) & Counter(theirs)).values())
     return 2 * common / (len(ours) + len(theirs)) if common else 0.0
 
 
-def interval(tasks: Mapping[str, Sequence[float]], seed: str) -> tuple[float, float]:
-    """The bootstrap interval, in percent, of the mean over tasks; items are resampled within each task.
+def passage_f1(text: str, target: str) -> float:
+    """F1 of the words of two answers in SQuAD's normal form."""
+    return words_f1(passage_form(text), passage_form(target))
+
+
+def interval(tasks: Mapping[str, Sequence[float]]) -> tuple[float, float] | None:
+    """The 95% interval, in percent, of the mean over tasks; the items are a sample of each task, the tasks are fixed.
+
+    Wilson's interval for as many items as would give a single proportion the standard error of the mean over tasks
+    (surveys do so with the effective sample size); of one task it is Wilson's own. In simulations
+    it covers 93% to 97% on average, see tests.
 
     Args:
       tasks: {task: score of each item, 0 to 1}.
-      seed: each task has a generator of its own, seeded with this text and its name, so the interval depends neither
-        on the order of tasks and items nor on which other tasks there are.
+
+    Returns:
+      (low, high), or None where a task has fewer than `LEAST_ITEMS` items.
     """
-    means = np.zeros(BOOTSTRAPS)
-    for task, scores in sorted(tasks.items()):
-        rng = np.random.default_rng(int.from_bytes(hashlib.sha256(f"{seed} {task}".encode()).digest()[:8], "little"))
-        values, counts = np.unique(np.asarray(scores, np.float64), return_counts=True)
-        resampled = rng.multinomial(len(scores), counts / len(scores), size=BOOTSTRAPS)
-        means += resampled @ values / len(scores)
-    edge = (100 - CONFIDENCE) / 2
-    low, high = np.percentile(means * (100 / len(tasks)), [edge, 100 - edge])
-    return float(low), float(high)
+    least = min(len(scores) for scores in tasks.values())
+    if least < LEAST_ITEMS:
+        return None
+    means = {task: mean(scores) for task, scores in tasks.items()}
+    center = min(max(mean(means.values()), 0.0), 1.0)
+    variance = (
+        math.fsum(
+            math.fsum((score - means[task]) ** 2 for score in scores) / (len(scores) - 1) / len(scores)
+            for task, scores in tasks.items()
+        )
+        / len(tasks) ** 2
+    )
+    spread = center * (1 - center)
+    if spread == 0:  # all right, or all wrong
+        items = float(sum(map(len, tasks.values())))
+    else:
+        items = max(spread / variance, least) if variance else float(least)
+    z = statistics.NormalDist().inv_cdf(0.5 + CONFIDENCE / 200)
+    middle = (center + z * z / (2 * items)) / (1 + z * z / items)
+    half = z / (1 + z * z / items) * math.sqrt(spread / items + (z / (2 * items)) ** 2)
+    return 100 * max(middle - half, 0.0), 100 * min(middle + half, 1.0)
 
 
 def mean(values: Iterable[float]) -> float:

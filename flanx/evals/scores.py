@@ -15,6 +15,15 @@ from flanx.evals.marking import Grade
 from flanx.evals.spec import MAX_FAILED, Spec
 from flanx.files import read_json, write_atomic
 
+PASSAGE_METRICS = ("f1", "unicode_exact", "unicode_f1")  # beside SQuAD's exact match: its F1, and both in a fairer form
+
+
+def interval_text(entry: Mapping[str, Any], join: str) -> str:
+    """The interval of a suite or task, or why there is none."""
+    if entry["low"] is None:
+        return f"no interval: under {metrics.LEAST_ITEMS} items a task"
+    return f"{entry['low']:.1f}{join}{entry['high']:.1f}"
+
 
 def summarize(spec: Spec, hash_: str, rows: Sequence[Generation]) -> dict[str, Any]:
     """The entry of one suite in scores.json, from its generations in any order. Percentages; shares from 0 to 1."""
@@ -25,12 +34,12 @@ def summarize(spec: Spec, hash_: str, rows: Sequence[Generation]) -> dict[str, A
     # Exact match leads everywhere (TyDiQA too: paper.md section 3); F1 is reported in addition.
     exact = {task: [grade.exact for _, grade in pairs] for task, pairs in graded.items()}
     tasks = {
-        task: _entry(spec, 100 * metrics.mean(exact[task]), metrics.interval({task: exact[task]}, hash_), pairs)
+        task: _entry(spec, 100 * metrics.mean(exact[task]), metrics.interval({task: exact[task]}), pairs)
         for task, pairs in graded.items()
     }
     score = metrics.mean(entry["score"] for entry in tasks.values())
     every = [pair for pairs in graded.values() for pair in pairs]
-    result = _entry(spec, score, metrics.interval(exact, hash_), every) | {
+    result = _entry(spec, score, metrics.interval(exact), every) | {
         "spec": hash_,
         "scoring": spec.scoring,
         "samples": spec.samples,
@@ -38,7 +47,8 @@ def summarize(spec: Spec, hash_: str, rows: Sequence[Generation]) -> dict[str, A
         "tasks": tasks,
     }
     if spec.metric == "f1":
-        result["f1"] = metrics.mean(entry["f1"] for entry in tasks.values())
+        for name in PASSAGE_METRICS:
+            result[name] = metrics.mean(entry[name] for entry in tasks.values())
     groups = {
         name: metrics.mean(tasks[task]["score"] for task in members)
         for name, members in spec.groups
@@ -52,7 +62,7 @@ def summarize(spec: Spec, hash_: str, rows: Sequence[Generation]) -> dict[str, A
 
 
 def _entry(
-    spec: Spec, score: float, interval: tuple[float, float], pairs: Sequence[tuple[Generation, Grade]]
+    spec: Spec, score: float, interval: tuple[float, float] | None, pairs: Sequence[tuple[Generation, Grade]]
 ) -> dict[str, Any]:
     """Score and warnings over some items."""
     rows = [row for row, _ in pairs]
@@ -61,8 +71,8 @@ def _entry(
     prompt_tokens, target_tokens = sum(r.prompt_tokens for r in rows), sum(r.target_tokens for r in rows)
     entry = {
         "score": score,
-        "low": interval[0],
-        "high": interval[1],
+        "low": interval and interval[0],
+        "high": interval and interval[1],
         "metric": "likelihood" if spec.scoring == "likelihood" else "exact_match",
         "n": len(rows),
         "extraction_failed": failed,
@@ -77,7 +87,8 @@ def _entry(
         "unknown_targets": sum(r.target_unknown for r in rows) / max(target_tokens, 1),
     }
     if spec.metric == "f1":
-        entry["f1"] = 100 * metrics.mean(grade.f1 for _, grade in pairs)
+        for name in PASSAGE_METRICS:
+            entry[name] = 100 * metrics.mean(getattr(grade, name) for _, grade in pairs)
     return entry
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from flanx.errors import UserError
 from flanx.evals import metrics
 from flanx.evals.published import tables
+from flanx.evals.scores import interval_text
 from flanx.evals.spec import MAX_FAILED
 from flanx.files import read_json
 
@@ -70,7 +71,7 @@ def cell(scores: dict[str, Any], column: str) -> str:
 
 def value_of(entry: dict[str, Any]) -> str:
     """One suite's score as text."""
-    text = f"{entry['score']:.1f} [{entry['low']:.1f}, {entry['high']:.1f}]"
+    text = f"{entry['score']:.1f} [{interval_text(entry, ', ')}]"
     return text + (f" ! {100 * entry['extraction_failed']:.0f}% without an answer" if entry["flagged"] else "")
 
 
@@ -109,7 +110,7 @@ def markdown(lines: Sequence[Line]) -> str:
     if others:
         out += ["", "| run | suite | score | items | spec |", "|---|---|---|---|---|", *others]
     flag = f"no answer could be extracted from more than {100 * MAX_FAILED:.0f}% of the outputs"
-    note = f"[low, high]: {metrics.CONFIDENCE}% bootstrap intervals. !: {flag}, or logits were not finite; do not quote"
+    note = f"[low, high]: {metrics.CONFIDENCE}% intervals. !: {flag}, or logits were not finite; do not quote"
     out += ["", f"{note} such a score."]
     missing = {
         f"{line.label}, {name}: {', '.join(entry['missing'])}"

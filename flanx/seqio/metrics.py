@@ -55,8 +55,8 @@ def squad(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float
     """Exact match and F1 of words in SQuAD's normal form."""
     pairs = list(zip(targets, predictions, strict=True))
     return {
-        "em": _mean([passage_form(t, "en") == passage_form(p, "en") for t, p in pairs]),
-        "f1": _mean([passage_f1(p, t, "en") for t, p in pairs]),
+        "em": _mean([passage_form(t) == passage_form(p) for t, p in pairs]),
+        "f1": _mean([passage_f1(p, t) for t, p in pairs]),
     }
 
 

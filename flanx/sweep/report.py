@@ -12,6 +12,7 @@ from typing import Any
 from flanx import config
 from flanx.errors import UserError, nearest
 from flanx.evals import published, table5
+from flanx.evals.scores import interval_text
 from flanx.files import write_atomic
 from flanx.sweep import document, figure_specs, figures, results, score_expressions, statistics
 from flanx.sweep.document import Cell, Document, Section, Span, Table, csv_text
@@ -262,7 +263,7 @@ def _every_score(sweep: Sweep, outcomes: Sequence[Outcome]) -> Table:
             [
                 suite,
                 Cell([Span(f"{entry['score']:.1f}", outcome.scores), Span("!" * entry["flagged"])], "number score"),
-                Cell([Span(f"{entry['low']:.1f} to {entry['high']:.1f}")], "number"),
+                Cell([Span(interval_text(entry, " to "))], "number"),
                 Cell([Span(f"{entry['n']:,}")], "number"),
                 Cell([Span(f"{entry['extraction_failed']:.1%}")], "number"),
                 outcome.store[:12],

@@ -90,7 +90,9 @@ def _evaluate(part: Part, entry: Mapping[str, Any]) -> Estimate | str:
 
 
 def _rescaled(entry: Mapping[str, Any], bound: float) -> Estimate:
-    low, score, high = (metrics.normalize(entry[key], bound) for key in ("low", "score", "high"))
+    whole = entry["low"] is None  # too few items for an interval: nothing is ruled out
+    edges = (0.0, 100.0) if whole else (entry["low"], entry["high"])
+    low, score, high = (metrics.normalize(value, bound) for value in (edges[0], entry["score"], edges[1]))
     return Estimate(score, low, high, bool(entry.get("flagged")))
 
 
