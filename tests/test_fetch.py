@@ -1,11 +1,14 @@
 """Plan and fetch against a server of this machine: resume, retry, quarantine, progress, the hub's Parquet listing."""
 
 import argparse
+import contextlib
 import hashlib
 import http.server
 import json
 import re
+import socket
 import threading
+import time
 
 import pyarrow as pa
 import pyarrow.parquet
@@ -23,6 +26,8 @@ FILES: dict[str, bytes] = {}
 SEEN: list[tuple[str, str | None]] = []
 BREAKS: list[int] = []  # bytes after which the next replies break off
 BUSY: list[int] = []  # statuses that the next replies have instead
+LIES: dict[str, str] = {}  # headers of partial replies
+MOVED: dict[str, str] = {}  # path -> where it redirects to
 MEET = None  # a barrier that replies wait at
 
 
@@ -47,9 +52,19 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if start > len(body):
             self.send_error(416)
             return
+        if self.path in MOVED:
+            self.send_response(302)
+            self.send_header("Location", MOVED[self.path])
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
         self.send_response(206 if start else 200)
+        for name, value in LIES.items() if start else ():
+            self.send_header(name, value)
+        tag = LIES.get("ETag", tag) if start else tag
         self.send_header("Content-Length", str(len(body) - start))
-        self.send_header("ETag", tag)
+        if not (start and "ETag" in LIES):
+            self.send_header("ETag", tag)
         self.end_headers()
         self.wfile.write(body[start : start + BREAKS.pop(0) if BREAKS else None])
 
@@ -59,7 +74,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch):
-    FILES.clear(), SEEN.clear(), BREAKS.clear(), BUSY.clear()
+    FILES.clear(), SEEN.clear(), BREAKS.clear(), BUSY.clear(), LIES.clear(), MOVED.clear()
     monkeypatch.setattr(download, "WAIT_S", 0.01)
     made = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=lambda: made.serve_forever(0.02), daemon=True).start()
@@ -363,3 +378,63 @@ def test_every_task_of_a_source_that_fails_is_quarantined(tables, tmp_path):
         file.write('[one_more]\nsource = "jsonl:one.jsonl"\n')
     assert run(fetch.fetch, tmp_path, mixture="mine_one*") == 1
     assert set(json.loads((tmp_path / "quarantine.json").read_text())) == {"mine_one", "mine_one_more"}
+
+
+@pytest.mark.parametrize("lie", [{"Content-Range": "bytes 0-9/20"}, {"ETag": '"another"'}])
+def test_a_rest_that_is_not_ours_is_not_appended(server, tmp_path, lie):
+    FILES["/x"] = bytes(range(256)) * 9
+    BREAKS.append(1000)
+    LIES.update(lie)
+    download.download(f"{server}/x", tmp_path / "x")
+    assert (tmp_path / "x").read_bytes() == FILES["/x"]
+    assert [wanted for _, wanted in SEEN] == [None, "bytes=1000-", None]
+
+
+def test_a_server_does_not_choose_addresses_of_this_network(server, tmp_path, monkeypatch):
+    MOVED["/x"] = "ftp://example.org/x"
+    FILES["/x"] = b"x"
+    monkeypatch.setattr(download, "_is_local", lambda url: "10.0.0.1" in url)
+    monkeypatch.setattr(download, "TRIES", 1)
+    with pytest.raises(ValueError, match=r"points to ftp://example.org/x, which is not a public http address"):
+        download.download(f"{server}/x", tmp_path / "x")
+    MOVED["/x"] = "http://10.0.0.1/"
+    with pytest.raises(ValueError, match="not a public http address"):
+        download.download(f"{server}/x", tmp_path / "x")
+    with pytest.raises(ValueError, match="not a public http address"):
+        download.check_pointed("file:///etc/passwd", "https://example.org/listing")
+
+
+def test_secrets_of_urls_are_not_told():
+    text = "http://me:pw@host/a?token=abc: 404; https://h/b?sig=1 (x); s3://k:s@b/c"
+    assert download.without_secrets(text) == "http://host/a?...: 404; https://h/b?... (x); s3://b/c"
+
+
+def test_a_file_with_too_few_examples_is_not_ready(tables, server, tmp_path):
+    table = tables / "tables" / "mine.toml"
+    table.write_text('[a]\nsource = "tsv:a.tsv"\nnum_examples = 1000\n')
+    FILES["/a.tsv"] = b"q\ta\n" * 500
+    assert main(["tasks", "fetch", "mine_a", "--data_dir", str(tmp_path / "d")]) == 1
+    reason = json.loads((tmp_path / "d" / "quarantine.json").read_text())["mine_a"]
+    assert "500 of the 1,000 examples of mine_a; the file is truncated" in reason
+
+
+def test_a_stop_ends_a_stalled_read_at_once(tmp_path):
+    listening = socket.create_server(("127.0.0.1", 0))
+    url = f"http://127.0.0.1:{listening.getsockname()[1]}/x"
+    ended = threading.Event()
+
+    def report(have, size):
+        raise download.Stopped
+
+    def stalled():
+        with contextlib.suppress(download.Stopped):
+            download.download(url, tmp_path / "x", report)
+        ended.set()
+
+    threading.Thread(target=stalled, daemon=True).start()
+    accepted, _ = listening.accept()
+    while not download._sockets:
+        time.sleep(0.01)
+    download.interrupt()
+    assert ended.wait(5)
+    accepted.close(), listening.close()

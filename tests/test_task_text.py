@@ -5,8 +5,6 @@ import gzip
 import json
 import pathlib
 
-import pyarrow as pa
-import pyarrow.parquet
 import pytest
 
 from flanx.data.task import text
@@ -122,9 +120,11 @@ def test_what_has_no_text_is_a_bad_row(value):
 
 
 def test_parquet_gives_the_digits_of_32_bits(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
     path = tmp_path / "x.parquet"
     table = pa.table({"x": pa.array([3.8, float("nan"), None], pa.float32()), "y": [0.1, 0.2, 0.3]})
-    pyarrow.parquet.write_table(table, path)
+    parquet.write_table(table, path)
     rows = read(path)
     assert rows[0] == {"x": 3.8, "y": 0.1} and rows[2]["x"] is None
     path.write_bytes(path.read_bytes()[:-9])
@@ -142,3 +142,11 @@ def test_worked_examples_that_are_not_text():
     assert list(instances(task, "x.json")) == []
     with pytest.raises(UserError, match=r"x\.json: a worked example whose 'output' is dict, not text"):
         list(instances({**task, "Positive Examples": [{"input": "a", "output": {}}]}, "x.json"))
+
+
+def test_a_packed_file_that_swells_beyond_text_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(text, "MOST_UNPACKED", 1 << 16)
+    path = tmp_path / "x.jsonl.gz"
+    path.write_bytes(gzip.compress(b" " * 4_000_000))
+    with pytest.raises(UserError, match="unpacks to more than 200 times its size"):
+        read(path)

@@ -1,11 +1,12 @@
 """Ids equal SeqIO's; wrong specs are one clear line."""
 
 import pathlib
+import socket
 from typing import Any
 
 import pytest
 
-from flanx.data import vocabulary
+from flanx.data import remote, vocabulary
 from flanx.errors import UserError
 
 
@@ -115,3 +116,11 @@ def test_a_piece_that_only_begins_as_a_sentinel_is_none(tmp_path):
 def test_what_is_no_spec_is_refused(spec):
     with pytest.raises(UserError, match="VOCABULARY is"):
         vocabulary.load(spec)
+
+
+def test_an_address_without_an_answer_is_a_line_in_seconds(monkeypatch):
+    listening = socket.create_server(("127.0.0.1", 0))
+    monkeypatch.setattr(remote, "ANSWER_S", 0.5)
+    with pytest.raises(UserError, match=r"x\.model: no answer within 0.5 s"):
+        remote.read(f"http://127.0.0.1:{listening.getsockname()[1]}/x.model", 0.5)
+    listening.close()

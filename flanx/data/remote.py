@@ -11,6 +11,8 @@ import pathlib
 from flanx.errors import UserError
 from flanx.files import write_atomic
 
+ANSWER_S = 15  # of an address, and of a small file
+COPY_S = 3600  # of a whole volume
 URLS = ("gs://", "s3://", "http://", "https://")
 
 
@@ -23,8 +25,8 @@ def cache_dir() -> pathlib.Path:
     return pathlib.Path(os.environ.get("FLANX_CACHE") or pathlib.Path.home() / ".cache" / "flanx")
 
 
-def read(path: str) -> bytes:
-    """The bytes of a file; one line that names it where it cannot be read."""
+def read(path: str, timeout: float = ANSWER_S) -> bytes:
+    """The bytes of a file; one line that names it where it cannot be read, or where a URL gives none in `timeout` s."""
     if not is_remote(path):
         try:
             return pathlib.Path(path).expanduser().read_bytes()
@@ -34,7 +36,12 @@ def read(path: str) -> bytes:
 
     folder, _, name = str(path).rpartition("/")
     try:
-        result = tensorstore.KvStore.open(folder + "/").result().read(name).result()
+        store = tensorstore.KvStore.open(folder + "/").result(timeout=ANSWER_S)
+        result = store.read(name).result(timeout=timeout)
+    except TimeoutError as error:
+        raise UserError(
+            f"{path}: no answer within {timeout} s; is the address right, and is there a network?"
+        ) from error
     except ValueError as error:
         raise UserError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from error
     if result.state != "value":
@@ -45,7 +52,7 @@ def read(path: str) -> bytes:
 def copy(source: str, target: pathlib.Path) -> None:
     """Copies a file or URL to a local path, if it is not there."""
     if not target.exists():
-        write_atomic(target, read(source))
+        write_atomic(target, read(source, COPY_S))
 
 
 def local(path: str) -> str:

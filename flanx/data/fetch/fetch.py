@@ -21,13 +21,12 @@ import sys
 import time
 import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from flanx.data.fetch import checksums, mirrors
 from flanx.data.fetch.downloads import Download, find_downloads, folder, shares
-from flanx.data.fetch.http import TIMEOUT_S
+from flanx.data.fetch.http import check_pointed, open_url, without_secrets
 from flanx.data.fetch.http import download as download_file
 from flanx.data.fetch.running import DownloadedBytes, Running
 from flanx.data.task import select
@@ -38,6 +37,8 @@ from flanx.errors import UserError
 from flanx.files import lock, write_atomic
 
 PREPARE = ("-m", "flanx.seqio.tfds")  # downloads and prepares a TFDS data set
+LISTING_BYTES = 10_000_000  # of a hub's list of files
+WHOLE = 0.99  # part of the stated examples below which a file is truncated; a few bad rows are usual
 RATE_BYTES = 1_000_000  # a smaller fetch says nothing about the line
 Receipt = dict[str, Any]  # rows and sha256 of a split
 
@@ -74,10 +75,12 @@ def _fetch_p3(
     listing = task.url.replace("{config}", config).replace("{split}", name)
 
     def listed(url: str) -> list[str]:
-        with urllib.request.urlopen(url, timeout=TIMEOUT_S) as reply:
-            urls = json.load(reply)
-        if not isinstance(urls, list) or not urls:
+        with open_url(url) as reply:
+            urls = json.loads(reply.read(LISTING_BYTES))
+        if not isinstance(urls, list) or not urls or not all(isinstance(one, str) for one in urls):
             raise ValueError(f"{url} lists no files")
+        for one in urls:
+            check_pointed(one, url)
         return urls
 
     urls = _first_good(mirrors.places(listing), listed)
@@ -134,6 +137,10 @@ def _compare(task: TaskSpec, split: str, data_dir: str, first: Receipt | None, p
         now = checksums.examples(task, split, data_dir)
     except (OSError, EOFError, ValueError, UserError) as e:
         raise _unreadable(paths, e) from e
+    stated = task.num_examples if split == "train" else None
+    if stated and not first and now["rows"] < WHOLE * stated:
+        reason = f"{now['rows']:,} of the {stated:,} examples of {task.name}; the file is truncated"
+        raise _unreadable(paths, reason)
     if reason := checksums.difference(split, first, now):
         kept = _aside(paths, ".changed")
         raise ValueError(f"{reason}; kept as {kept}; to take it, remove {task.source} from {checksums.FILE}")
@@ -263,6 +270,7 @@ def _fetch_all(found: list[Download], data_dir: str, jobs: int, running: Running
         try:
             for done in concurrent.futures.as_completed(waiting):
                 download, (reason, said) = waiting[done], done.result()
+                reason = reason and without_secrets(reason)
                 running.finish(download.name, reason or said)
                 tried += [task.name for task in download.tasks]
                 failed |= {task.name: reason for task in download.tasks if reason}

@@ -4,19 +4,27 @@ The bytes received so far are in `<file>.part`, and the server's ETag or Last-Mo
 two versions of a file are never joined. The file itself appears when it is complete.
 """
 
+import contextlib
 import http.client
+import ipaddress
 import os
 import pathlib
+import re
+import shutil
+import socket
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
+import weakref
 from collections.abc import Callable
 from typing import Any
 
 TRIES = 4  # in a row without one new byte
 WAIT_S = 1.0  # before the second try; doubled before each further one
 MOST_WAIT_S = 60.0  # whatever the server asks for
-TIMEOUT_S = 60
+TIMEOUT_S = 60  # without a byte
+CONNECT_S = 10
 BLOCK = 1 << 18  # bytes
 
 Report = Callable[[int, int | None], None]  # (bytes of the file that are received, its size where known)
@@ -24,6 +32,76 @@ Report = Callable[[int, int | None], None]  # (bytes of the file that are receiv
 
 class Stopped(Exception):
     """What `report` raises to stop a download; the bytes received so far stay."""
+
+
+_sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+
+
+def interrupt() -> None:
+    """Ends the reads of all downloads at once: a server that stalls would hold them for TIMEOUT_S."""
+    for one in list(_sockets):
+        with contextlib.suppress(OSError):
+            one.shutdown(socket.SHUT_RDWR)
+
+
+def without_secrets(text: str) -> str:
+    """The text without user names, passwords and queries of the URLs in it."""
+    return re.sub(r"(\w+://)(?:[^/\s@]*@)?([^\s?]*)\?[^\s;:)]*", r"\1\2?...", re.sub(r"(\w+://)[^/\s@]*@", r"\1", text))
+
+
+def check_pointed(url: str, source: str) -> None:
+    """Raises ValueError where `source`, a server's answer, points to what a server should not choose: a scheme that is
+    not http, or an address of this machine or its network. A source that is local itself may."""
+    parts = urllib.parse.urlsplit(url)
+    if _is_local(source):
+        return
+    if parts.scheme not in ("http", "https") or _is_local(url):
+        raise ValueError(f"{source} points to {url}, which is not a public http address")
+
+
+def _is_local(url: str) -> bool:
+    parts = urllib.parse.urlsplit(url)
+    if parts.scheme == "file" or not parts.hostname:
+        return True
+    try:
+        found = {str(info[4][0]) for info in socket.getaddrinfo(parts.hostname, None)}
+    except OSError:
+        return False  # not reachable at all
+    return any(not ipaddress.ip_address(one.partition("%")[0]).is_global for one in found)
+
+
+class _Redirect(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+        check_pointed(newurl, req.full_url)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _tracked(kind: type[http.client.HTTPConnection]) -> type[http.client.HTTPConnection]:
+    """A connection that has CONNECT_S to come about, and whose socket `interrupt` knows."""
+
+    class Tracked(kind):
+        def connect(self) -> None:
+            self.timeout = CONNECT_S
+            super().connect()
+            self.sock.settimeout(TIMEOUT_S)
+            _sockets.add(self.sock)
+
+    return Tracked
+
+
+class _Http(urllib.request.HTTPHandler):
+    def http_open(self, req: Any) -> Any:
+        return self.do_open(_tracked(http.client.HTTPConnection), req)
+
+
+class _Https(urllib.request.HTTPSHandler):
+    def https_open(self, req: Any) -> Any:
+        return self.do_open(_tracked(http.client.HTTPSConnection), req)
+
+
+def open_url(request: str | urllib.request.Request) -> Any:
+    """As urllib's `urlopen`, with the limits of this module."""
+    return urllib.request.build_opener(_Http, _Https, _Redirect).open(request, timeout=TIMEOUT_S)
 
 
 def download(url: str, path: pathlib.Path, report: Report = lambda have, size: None) -> None:
@@ -72,10 +150,15 @@ def _transfer(url: str, draft: pathlib.Path, mark: pathlib.Path, report: Report)
     known = mark.read_text(encoding="utf-8") if mark.exists() else ""
     have = _size(draft) if known else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-", "If-Range": known} if have else {})
-    with urllib.request.urlopen(request, timeout=TIMEOUT_S) as reply:
+    with open_url(request) as reply:
         if reply.status != 206:
             have = 0
+        elif reason := _other_part(reply, have, known):
+            draft.unlink(missing_ok=True)
+            raise OSError(f"{url}: {reason}")
         size = _total(reply, have)
+        if size is not None and size - have > (free := shutil.disk_usage(draft.parent).free):
+            raise ValueError(f"{url}: {size:,} bytes, and {draft.parent} has {free:,} free")
         with draft.open("ab" if have else "wb") as file:
             mark.write_text(_version(reply), encoding="utf-8")
             report(have, size)
@@ -85,6 +168,16 @@ def _transfer(url: str, draft: pathlib.Path, mark: pathlib.Path, report: Report)
                 report(have, size)
     if size is not None and have != size:
         raise EOFError(f"{url}: {have:,} of {size:,} bytes")
+
+
+def _other_part(reply: Any, have: int, known: str) -> str | None:
+    """Why a partial reply is not the rest of what we have; None where it is."""
+    said = reply.headers.get("Content-Range")
+    if said is not None and not re.match(rf"bytes {have}-", said):
+        return f"asked for the bytes from {have:,} on, answered with {said!r}"
+    if (version := _version(reply)) and version != known:
+        return "the rest is of another version of the file"
+    return None
 
 
 def _version(reply: Any) -> str:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 
 from flanx.data.fetch.downloads import Download, format_bytes
-from flanx.data.fetch.http import Stopped
+from flanx.data.fetch.http import Stopped, interrupt
 from flanx.progress import Progress
 
 LINE_PERIOD_S = 10.0  # between two lines on a long download, where standard error is no terminal
@@ -42,6 +42,7 @@ class Running:
     def stop(self) -> None:
         """Stops all downloads."""
         self._stopped.set()
+        interrupt()
         for process in list(self._processes):
             process.kill()
 

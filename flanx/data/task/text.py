@@ -19,6 +19,7 @@ import gzip
 import io
 import itertools
 import json
+import os
 import pathlib
 import re
 import unicodedata
@@ -31,6 +32,7 @@ from flanx.errors import UserError, nearest
 
 csv.field_size_limit(1 << 30)  # a cell may be a whole document
 HEAD = 1 << 20  # bytes that tell the encoding and the line ends
+MOST_RATIO, MOST_UNPACKED = 200, 1 << 26  # of a packed file: times its size, and bytes that are always allowed
 KINDS = ("jsonl", "json", "csv", "tsv", "parquet")
 _MARKS = (  # the longer first: UTF-16's mark begins UTF-32's
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -56,7 +58,25 @@ def kind_of(path: pathlib.Path) -> str | None:
 def _binary(path: pathlib.Path) -> BinaryIO:
     with path.open("rb") as file:
         packed = file.read(2) == b"\x1f\x8b"
-    return cast(BinaryIO, gzip.open(path, "rb")) if packed else path.open("rb")
+    return cast(BinaryIO, _Unpacked(path, "rb")) if packed else path.open("rb")
+
+
+class _Unpacked(gzip.GzipFile):
+    """A packed file that ends in an error where it holds far more than text can be packed into so few bytes."""
+
+    count = 0
+
+    def read1(self, size: int = -1) -> bytes:
+        return self._checked(super().read1(size))
+
+    def read(self, size: int | None = -1) -> bytes:
+        return self._checked(super().read(size))
+
+    def _checked(self, block: bytes) -> bytes:
+        self.count += len(block)
+        if self.count > max(MOST_UNPACKED, MOST_RATIO * os.path.getsize(self.name)):
+            raise OSError(f"unpacks to more than {MOST_RATIO} times its size; that is no text")
+        return block
 
 
 def _form(path: pathlib.Path) -> tuple[str, bool]:
