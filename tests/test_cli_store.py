@@ -73,7 +73,7 @@ def test_verify(folder, capsys):
         (["mix", "FOLDER"], "gin macro 'MIXTURE_OR_TASK_NAME' has no value"),
         (["mix", "--gin.MIXTURE_OR_TASK_NAME='cot'"], "gin macro 'STORE_DIR' has no value"),
         (["mix", "FOLDER", "--gin.MIXTURE_OR_TASK_NAME='muffi'"], "did you mean 'muffin'"),
-        (["mix", "FOLDER", "--gin.MIXTURE_OR_TASK_NAME='cot'", "--gin.COT_RATIO=2"], "COT_RATIO 2"),
+        (["mix", "FOLDER", "--gin.MIXTURE_OR_TASK_NAME='cot'", "--gin.COT_RATIO=2"], "COT_RATIO is 2"),
         (["mix", "FOLDER", "--gin.MIXTURE_OR_TASK_NAME='cot'", "--gin.NUM_TASKS=4"], "NUM_TASKS 4: the store"),
         (
             ["build", "--gin.STORE_DIR='/x'", "--gin.VOCABULARY='byte'", "--gin.MIXTURE_OR_TASK_NAME='no_such'"],
@@ -82,7 +82,7 @@ def test_verify(folder, capsys):
         (["build", "--gin.STORE_DIR='/x'"], "VOCABULARY"),
     ],
 )
-def test_bad_input_is_one_line_and_status_2(folder, asked, message, capsys):
+def test_bad_input_is_a_few_lines_and_status_2(folder, asked, message, capsys):
     assert main.main(["store", *(folder if a == "FOLDER" else a for a in asked)]) == 2
     err = capsys.readouterr().err
-    assert message in err and err.count("\n") == 1 and "Traceback" not in err
+    assert message in err and 1 <= err.count("\n") <= 5 and "Traceback" not in err
