@@ -16,7 +16,7 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
-from flanx import convert
+from flanx import checksums, convert
 from flanx.errors import UserError
 from flanx.train_step import TrainState
 
@@ -69,6 +69,7 @@ class Checkpoints:
         config = config or SaveCheckpointConfig()
         self.folder, self._timeout = epath.Path(folder) / FOLDER, config.timeout
         self._starting = False  # a save is being handed over
+        self._unsealed: int | None = None  # the step that was saved last and has no checksums yet
         options = ocp.CheckpointManagerOptions(
             max_to_keep=config.keep,
             keep_period=config.keep_period,
@@ -86,11 +87,42 @@ class Checkpoints:
     def save(self, state: TrainState) -> None:
         """Starts an asynchronous save of `state`, unless its step is saved already."""
         step = int(state.step)
+        self._seal()
         if step != self.latest():
+            self._unsealed = step
             self._starting = True
             self._watch(step)
             self._manager.save(step, args=ocp.args.StandardSave(_tree(state)), force=True)
             self._starting = False
+
+    def _seal(self) -> None:
+        """Records the checksums of the newest checkpoint, when all of it is on disk."""
+        if self._unsealed is not None:
+            self._manager.wait_until_finished()
+            folder = self.folder / f"checkpoint_{self._unsealed}"
+            if jax.process_index() == 0 and folder.is_dir():
+                checksums.write(folder)
+            self._unsealed = None
+
+    def _set_damaged_aside(self) -> None:
+        """Moves damaged checkpoints, newest first, to MODEL_DIR/damaged, until one is intact or none is left.
+
+        Raises UserError where nothing intact is left, and where several processes would have to agree on it.
+        """
+        while (step := self.latest()) is not None:
+            folder = self.folder / f"checkpoint_{step}"
+            try:
+                _verify(folder)
+                return
+            except UserError as error:
+                earlier = [s for s in self._manager.all_steps() if s < step]
+                if not earlier or jax.process_count() > 1:
+                    raise
+                aside = self.folder.parent / "damaged" / f"checkpoint_{step}"
+                aside.parent.mkdir(exist_ok=True)
+                folder.rename(aside)
+                self._manager.reload()
+                print(f"note: {error}; it is set aside as {aside}, and the run goes on from step {max(earlier)}")
 
     def _watch(self, step: int) -> None:
         """Ends the process when this save hangs: a job that waits without end keeps its chips and reports nothing."""
@@ -118,7 +150,9 @@ class Checkpoints:
 
         Raises UserError, naming the first array, where the checkpoint does not fit the model.
         """
-        step = self.latest() if step is None else step
+        if step is None:
+            self._set_damaged_aside()
+            step = self.latest()
         if step is None or step not in self._manager.all_steps():
             steps = ", ".join(map(str, self._manager.all_steps())) or "none"
             raise UserError(f"no checkpoint of step {step} in {self.folder} (there: {steps})")
@@ -127,13 +161,22 @@ class Checkpoints:
         return TrainState(**self._manager.restore(step, args=ocp.args.StandardRestore(wanted)))
 
     def wait(self) -> None:
-        """Blocks until the save under way is on disk."""
+        """Blocks until the save under way is on disk, its checksums too."""
         self._manager.wait_until_finished()
+        self._seal()
 
     def close(self) -> None:
         """Waits for the save under way and releases the writer."""
         self._manager.wait_until_finished()
         self._manager.close()
+
+
+def _verify(folder: epath.Path) -> None:
+    """Raises UserError where a file of the checkpoint is missing or has changed."""
+    metadata = folder / "default" / "_METADATA"
+    if not metadata.exists() or not metadata.stat().length:
+        raise UserError(f"{metadata} is missing or empty: the checkpoint is damaged or half copied; copy it again")
+    checksums.verify(folder)
 
 
 def _tree(state: TrainState) -> dict[str, Any]:
@@ -178,6 +221,8 @@ def load_params(path: str | os.PathLike, target: Any) -> Any:
             raise UserError(f"no finished checkpoint in {folder / FOLDER}")
         folder = folder / FOLDER / f"checkpoint_{latest}"
     item = folder / "default"
+    if item.is_dir():
+        _verify(folder)
     source = item if item.is_dir() else folder
     if not (source / "_METADATA").exists():
         return convert.restore(path, target)

@@ -1,0 +1,25 @@
+"""Damage of a folder is found and named."""
+
+import pytest
+
+from flanx import checksums
+from flanx.errors import UserError
+
+
+def test_a_changed_missing_or_cut_file_is_named(tmp_path):
+    (tmp_path / "d").mkdir()
+    chunk = tmp_path / "d" / "0.0"
+    chunk.write_bytes(b"\0" * 100)
+    checksums.write(tmp_path)
+    checksums.verify(tmp_path)
+    for damage in (b"\0" * 99, b"\0" * 99 + b"\1", b""):
+        chunk.write_bytes(damage)
+        with pytest.raises(UserError, match=r"0\.0 has changed"):
+            checksums.verify(tmp_path)
+    chunk.unlink()
+    with pytest.raises(UserError, match=r"0\.0 is missing"):
+        checksums.verify(tmp_path)
+
+
+def test_a_folder_without_a_record_is_taken(tmp_path):
+    checksums.verify(tmp_path)
