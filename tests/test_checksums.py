@@ -3,6 +3,8 @@
 import pytest
 
 from flanx import checksums
+from flanx.convert import flanx_format
+from flanx.convert.storage import open_storage
 from flanx.errors import UserError
 
 
@@ -23,3 +25,13 @@ def test_a_changed_missing_or_cut_file_is_named(tmp_path):
 
 def test_a_folder_without_a_record_is_taken(tmp_path):
     checksums.verify(tmp_path)
+
+
+def test_a_damaged_checkpoint_is_not_converted(tmp_path):
+    item = tmp_path / "checkpoint_3" / "default"
+    item.mkdir(parents=True)
+    (item / "_METADATA").write_text("{}")
+    checksums.write(item.parent)
+    (item / "_METADATA").write_text("[]")
+    with pytest.raises(UserError, match="_METADATA has changed"):
+        flanx_format.read(open_storage(item.parent))
