@@ -161,7 +161,8 @@ def _run_suite(predictor: Predictor, suite: Suite, folder: pathlib.Path, run: Ma
     if cluster.is_first():
         print(
             f"{spec.name}: {result['score']:.1f} ({scores.interval_text(result, ' to ')}), "
-            f"{100 * result['extraction_failed']:.1f}% without an answer; "
+            + "".join(f"{what}, " for what in scores.partial(result))
+            + f"{100 * result['extraction_failed']:.1f}% without an answer; "
             f"{len(items)} items in {seconds:.1f} s, {len(items) / max(seconds, 1e-9):.1f} items/s"
             + (f", {len(rows) - len(items)} done before" if len(rows) > len(items) else "")
         )

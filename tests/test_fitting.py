@@ -37,3 +37,5 @@ def test_a_prompt_of_the_whole_length_is_kept_and_one_token_more_is_not() -> Non
     assert (shorter.text, shorter.shots, shorter.cut) == ("Head.\nQuery?", 0, False)
     cut = fit(item, spec, BYTES, len("Head.\nQuery?"))
     assert (cut.cut, BYTES.decode(cut.tokens), len(cut.tokens)) == (True, "ead.\nQuery?", len("Head.\nQuery?"))
+    assert cut.generation(BYTES).prompt == "ead.\nQuery?"  # what the model got
+    assert (exact.generation(BYTES).prompt, exact.generation(BYTES).shots_available) == (text, 1)

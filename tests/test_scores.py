@@ -88,3 +88,10 @@ def test_a_score_is_flagged_where_more_than_a_twentieth_has_no_answer() -> None:
             row.outputs = ["no idea"]
         entry = scores.summarize(Spec("s", "gsm8k"), "hash", drawn)
         assert (entry["extraction_failed"], entry["flagged"]) == (failed / 60, flagged)
+
+
+def test_a_subject_with_fewer_exemplars_dropped_none() -> None:
+    spec = Spec("s", "gsm8k", shots=5)
+    drawn = [generation(id=str(i), outputs=["5"], ended=[True], shots=4, shots_available=4 + i) for i in range(2)]
+    assert scores.summarize(spec, "hash", drawn)["shots_dropped"] == 0.5
+    assert scores.summarize(spec, "hash", [generation(outputs=["5"], shots=4)])["shots_dropped"] == 1.0  # as before

@@ -28,7 +28,7 @@ def test_report_has_no_blank_that_reads_as_success(tmp_path: pathlib.Path) -> No
     assert f"| {average:.1f} | 40.0 [38.0, 42.0] |" in shown
     assert "| published: Flan-T5-XL | 19.1 | 52.4 | 45.5 | 41.0 | 35.2 | 16.6 | 1.9 |" in shown
     cell = "40.0 [38.0, 42.0] ! 20% without an answer"
-    assert f"| {part} | needs all six | not run | not run | not run | {cell} | not run |" in shown
+    assert f"| {part} | needs all six, whole | not run | not run | not run | {cell} | not run |" in shown
     assert f"| {part} | gsm8k_cot | {cell} | 100 | abc |" in shown
     assert "|  |" not in shown
     assert "mgsm 0 (free answers)" in shown and "word_sorting 0 (recovered by fit" in shown
@@ -38,3 +38,22 @@ def test_report_has_no_blank_that_reads_as_success(tmp_path: pathlib.Path) -> No
         table5.Line.read(f"{whole}=Flan-T5-LX")
     with pytest.raises(UserError, match="holds no scores"):
         table5.Line.read(str(tmp_path / "nothing"))
+
+
+@pytest.mark.parametrize(
+    ("change", "mark"),
+    [
+        ({"data": {"folder": "sample"}}, "sample data"),
+        ({"missing": ["de", "fr"]}, "2 tasks left out"),
+        ({"truncated": 1.0}, "100% of prompts truncated"),
+        ({"shots_dropped": 0.25}, "25% of prompts without all exemplars"),
+    ],
+)
+def test_partial_numbers_look_partial(tmp_path: pathlib.Path, change: dict[str, object], mark: str) -> None:
+    folder = fake(tmp_path / "run", metrics.HEADLINE)
+    written = json.loads((folder / "scores.json").read_text())
+    suites = written["suites"] | {"mgsm_cot": written["suites"]["mgsm_cot"] | change}
+    assert scores.headline(written["suites"]) is not None
+    whole_prompts = "prompts" in mark
+    assert (scores.headline(suites) is None) == (not whole_prompts)
+    assert f"40.0 [38.0, 42.0] ({mark})" == table5.value_of(suites["mgsm_cot"])

@@ -30,7 +30,8 @@ class Generation:
     Attributes:
       outputs: the texts of its samples, as the model wrote them; ended: whether each reached its end of sequence.
       option_scores: log-probabilities of its options, for specs that rank; None for a number that is not finite.
-      shots: exemplars that fitted; cut: whether the prompt was truncated.
+      shots: exemplars that fitted; shots_available: that there were, None in files of earlier versions.
+      prompt: the text that the model got; cut: whether its beginning was truncated.
       prompt_tokens, prompt_unknown, target_tokens, target_unknown: counts, for the share of unknown tokens.
       broken: whether logits were not finite.
     """
@@ -52,6 +53,7 @@ class Generation:
     ended: list[bool] = dataclasses.field(default_factory=list)
     options: list[str] = dataclasses.field(default_factory=list)
     option_scores: list[float | None] = dataclasses.field(default_factory=list)
+    shots_available: int | None = None
 
 
 _FIELDS = {field.name for field in dataclasses.fields(Generation)}
@@ -156,7 +158,7 @@ def read(path: pathlib.Path) -> tuple[dict[str, Any], list[Generation]]:
                 raise UserError(f"{path}:1: no header with spec, hash, items and run; not a generation file of flanx")
             header = record
             continue
-        wrong = sorted(set(record) ^ _FIELDS) if isinstance(record, dict) else ["?"]
+        wrong = sorted(({*record} ^ _FIELDS) - ({"shots_available"} - {*record})) if isinstance(record, dict) else ["?"]
         if wrong:
             raise UserError(f"{path}:{number}: unexpected or missing column '{wrong[0]}'" + nearest(wrong[0], _FIELDS))
         if record["id"] in seen:

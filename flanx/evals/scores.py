@@ -15,6 +15,7 @@ from flanx.evals.marking import Grade
 from flanx.evals.spec import MAX_FAILED, Spec
 from flanx.files import read_json, write_atomic
 
+SAMPLE = "sample"  # the DATA_DIR of the small samples of our own writing
 PASSAGE_METRICS = ("f1", "unicode_exact", "unicode_f1")  # beside SQuAD's exact match: its F1, and both in a fairer form
 
 
@@ -23,6 +24,23 @@ def interval_text(entry: Mapping[str, Any], join: str) -> str:
     if entry["low"] is None:
         return f"no interval: under {metrics.LEAST_ITEMS} items a task"
     return f"{entry['low']:.1f}{join}{entry['high']:.1f}"
+
+
+def partial(entry: Mapping[str, Any]) -> list[str]:
+    """What a suite's score leaves of the benchmark, or of its prompts, in a few words each; [] where it is whole."""
+    cut, dropped = entry.get("truncated", 0), entry.get("shots_dropped", 0)
+    return [
+        *_incomplete(entry),
+        *([f"{100 * cut:.0f}% of prompts truncated"] if cut else []),
+        *([f"{100 * dropped:.0f}% of prompts without all exemplars"] if dropped else []),
+    ]
+
+
+def _incomplete(entry: Mapping[str, Any]) -> list[str]:
+    """Why a suite's score is not of the whole benchmark."""
+    missing = entry.get("missing", [])
+    is_sample = entry.get("data", {}).get("folder") == SAMPLE
+    return ["sample data"] * is_sample + [f"{len(missing)} tasks left out"] * bool(missing)
 
 
 def summarize(spec: Spec, hash_: str, rows: Sequence[Generation]) -> dict[str, Any]:
@@ -80,7 +98,9 @@ def _entry(
         "flagged": failed > MAX_FAILED or non_finite > 0,
         "broken": non_finite,
         "truncated": metrics.mean(r.cut for r in rows),
-        "shots_dropped": metrics.mean(r.shots < spec.shots for r in rows),
+        "shots_dropped": metrics.mean(
+            r.shots < (spec.shots if r.shots_available is None else r.shots_available) for r in rows
+        ),
         "unfinished": metrics.mean(not all(r.ended) for r in rows),
         "looping": metrics.mean(any(map(answers.loops, r.outputs)) for r in rows),
         "unknown": sum(r.prompt_unknown for r in rows) / max(prompt_tokens, 1),
@@ -90,6 +110,11 @@ def _entry(
         for name in PASSAGE_METRICS:
             entry[name] = 100 * metrics.mean(getattr(grade, name) for _, grade in pairs)
     return entry
+
+
+def _dropped(spec: Spec, row: Generation) -> bool:
+    """Whether a prompt lost exemplars that its task has."""
+    return row.shots < (spec.shots if row.shots_available is None else row.shots_available)
 
 
 def write_scores(folder: pathlib.Path, suites: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, Any]:
@@ -108,7 +133,9 @@ def write_scores(folder: pathlib.Path, suites: Mapping[str, Any], run: Mapping[s
 
 
 def headline(suites: Mapping[str, Any]) -> float | None:
-    """The normalized average where all six suites are complete and of the same versions, else None."""
+    """The normalized average where all six suites are whole and of the same versions, else None."""
+    if any(_incomplete(suites[name]) for name in metrics.HEADLINE if name in suites):
+        return None
     versions = [suites[name].get("versions") for name in metrics.HEADLINE if name in suites]
     if any(each != versions[0] for each in versions):
         return None

@@ -13,14 +13,14 @@ from typing import Any
 from flanx.errors import UserError
 from flanx.evals import metrics
 from flanx.evals.published import tables
-from flanx.evals.scores import interval_text
+from flanx.evals.scores import interval_text, partial
 from flanx.evals.spec import MAX_FAILED
 from flanx.files import read_json
 
 COLUMNS = ("normalized_average", *metrics.HEADLINE)
 TITLES = ("norm. avg.", "MMLU direct", "MMLU CoT", "BBH direct", "BBH CoT", "TyDiQA", "MGSM CoT")
 NOT_RUN = "not run"
-INCOMPLETE = "needs all six"
+INCOMPLETE = "needs all six, whole"
 NOT_PRINTED = "not printed"
 
 
@@ -72,6 +72,7 @@ def cell(scores: dict[str, Any], column: str) -> str:
 def value_of(entry: dict[str, Any]) -> str:
     """One suite's score as text."""
     text = f"{entry['score']:.1f} [{interval_text(entry, ', ')}]"
+    text += "".join(f" ({what})" for what in partial(entry))
     return text + (f" ! {100 * entry['extraction_failed']:.0f}% without an answer" if entry["flagged"] else "")
 
 
