@@ -139,8 +139,8 @@ def _compare(task: TaskSpec, split: str, data_dir: str, first: Receipt | None, p
         raise _unreadable(paths, e) from e
     stated = task.num_examples if split == "train" else None
     if stated and not first and now["rows"] < WHOLE * stated:
-        reason = f"{now['rows']:,} of the {stated:,} examples of {task.name}; the file is truncated"
-        raise _unreadable(paths, reason)
+        said = f"{now['rows']:,} of the {stated:,} examples of {task.name}; the file is truncated"
+        raise _unreadable(paths, said)
     if reason := checksums.difference(split, first, now):
         kept = _aside(paths, ".changed")
         raise ValueError(f"{reason}; kept as {kept}; to take it, remove {task.source} from {checksums.FILE}")

@@ -76,27 +76,32 @@ class _Redirect(urllib.request.HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def _tracked(kind: type[http.client.HTTPConnection]) -> type[http.client.HTTPConnection]:
+class _HttpConnection(http.client.HTTPConnection):
     """A connection that has CONNECT_S to come about, and whose socket `interrupt` knows."""
 
-    class Tracked(kind):
-        def connect(self) -> None:
-            self.timeout = CONNECT_S
-            super().connect()
-            self.sock.settimeout(TIMEOUT_S)
-            _sockets.add(self.sock)
+    def connect(self) -> None:
+        self.timeout = CONNECT_S
+        super().connect()
+        self.sock.settimeout(TIMEOUT_S)
+        _sockets.add(self.sock)
 
-    return Tracked
+
+class _HttpsConnection(http.client.HTTPSConnection):
+    def connect(self) -> None:
+        self.timeout = CONNECT_S
+        super().connect()
+        self.sock.settimeout(TIMEOUT_S)
+        _sockets.add(self.sock)
 
 
 class _Http(urllib.request.HTTPHandler):
     def http_open(self, req: Any) -> Any:
-        return self.do_open(_tracked(http.client.HTTPConnection), req)
+        return self.do_open(_HttpConnection, req)
 
 
 class _Https(urllib.request.HTTPSHandler):
     def https_open(self, req: Any) -> Any:
-        return self.do_open(_tracked(http.client.HTTPSConnection), req)
+        return self.do_open(_HttpsConnection, req)
 
 
 def open_url(request: str | urllib.request.Request) -> Any:
