@@ -1,5 +1,6 @@
 import importlib.util
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -276,3 +277,60 @@ def test_transformers_loads_the_folder_its_generation_config_and_its_tokenizer(t
     assert len(tokenizer) == ours.size
     assert tokenizer("this is a test").input_ids == [*ours.encode("this is a test"), ours.eos_id]
     assert tokenizer.convert_tokens_to_ids("<extra_id_0>") == ours.size - 1
+
+
+def lie(folder: pathlib.Path, change) -> None:
+    """Applies `change` to the header of a folder's safetensors file; `change` returns what stands in its place."""
+    path = folder / "model.safetensors"
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.dumps(change(json.loads(content[8 : 8 + length]))).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header + content[8 + length :])
+
+
+def entry(**change):
+    """Changes the entry of the table in a header."""
+    return lambda header: header | {"shared.weight": header["shared.weight"] | change}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda header: [], "no dict of tensors"),
+        (lambda header: header | {"shared.weight": []}, "does not say dtype, shape and two offsets of 'shared.weight'"),
+        (entry(shape=3), "does not say"),
+        (entry(shape=[-1, -4096]), "does not say"),
+        (entry(data_offsets=[-8, 0]), "does not say"),
+        (entry(data_offsets=[0]), "does not say"),
+        (entry(dtype=["F32"]), "does not say"),
+        (entry(dtype="BF16"), "does not fill"),
+        (entry(shape=[10**12, 10**12]), "does not fill"),
+        (lambda header: header | {"twice": header["shared.weight"]}, "where the last one ends"),
+    ],
+)
+def test_headers_that_lie_are_refused(tmp_path: pathlib.Path, change, message: str):
+    folder = write(tmp_path / "hf")
+    lie(folder, change)
+    with pytest.raises(UserError, match=message):
+        hf.read(open_storage(folder))
+
+
+def test_files_outside_the_folder_pipes_and_absurd_sizes_are_refused(tmp_path: pathlib.Path):
+    folder = write(tmp_path / "hf")
+    for layers, message in ((10**9, "tensors in all"), (-1, "not a size"), ("2", "not a size")):
+        edit_config(folder, num_layers=layers)
+        with pytest.raises(UserError, match=message):
+            hf.read(open_storage(folder))
+    weights = folder / "model.safetensors"
+    weights.rename(tmp_path / "outside.safetensors")
+    index = folder / "model.safetensors.index.json"
+    for weight_map in ({"shared.weight": "../outside.safetensors"}, {"shared.weight": "/etc/passwd"}, {"a": 3}):
+        index.write_text(json.dumps({"weight_map": weight_map}))
+        with pytest.raises(UserError, match="no file of the folder"):
+            hf.read(open_storage(folder))
+    index.write_text("[]")
+    with pytest.raises(UserError, match="no 'weight_map'"):
+        hf.read(open_storage(folder))
+    os.mkfifo(weights)
+    with pytest.raises(UserError, match="not a regular file"):
+        hf.read(open_storage(folder))

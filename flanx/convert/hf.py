@@ -120,6 +120,8 @@ def read(folder: Storage) -> Contents:
     """
     path = folder.local()
     config = folder.read_json("config.json")
+    if not isinstance(config, dict):
+        raise UserError(f"{folder}/config.json is no dict; download it again")
     if config.get("model_type") not in ("t5", "mt5"):
         raise UserError(f"{folder}/config.json: model_type '{config.get('model_type')}'; flanx converts t5 and mt5")
     files = _open(path)
@@ -138,6 +140,12 @@ def read(folder: Storage) -> Contents:
     absent = [key for key in ("vocab_size", "d_model", "num_heads", "d_kv", "d_ff", "num_layers") if key not in config]
     if absent:
         raise UserError(f"{folder}/config.json has no '{absent[0]}'; download it again")
+    for key in ("vocab_size", "d_model", "num_heads", "d_kv", "d_ff", "num_layers", "num_decoder_layers"):
+        value = config.get(key)
+        if value is not None and (type(value) is not int or value < 1):
+            raise UserError(f"{folder}/config.json: {key} is {value!r}, not a size; download it again")
+        if value is not None and key.endswith("_layers") and value > len(files):
+            raise UserError(f"{folder}/config.json: {key} is {value}, but the folder has {len(files)} tensors in all")
     sizes = _sizes(config, TARGET + "decoder/logits_dense/kernel" not in tensors)
     check(tensors, sizes, folder)
     return Contents(tensors, sizes, config)
@@ -200,7 +208,7 @@ def _open(path: Path) -> dict[str, LazyTensor]:
         if (path / name).exists():
             return reader(path / name)
         if (path / f"{name}.index.json").exists():
-            file_of = open_storage(path).read_json(f"{name}.index.json")["weight_map"]
+            file_of = _weight_map(path, f"{name}.index.json")
             shards = {file: _shard(path, file, reader) for file in sorted(set(file_of.values()))}
             for tensor, file in file_of.items():
                 if tensor not in shards[file]:
@@ -209,6 +217,20 @@ def _open(path: Path) -> dict[str, LazyTensor]:
                     )
             return {tensor: shards[file][tensor] for tensor, file in file_of.items()}
     raise UserError(f"no weights in {path}: neither model.safetensors nor pytorch_model.bin, nor an index of either")
+
+
+def _weight_map(path: Path, name: str) -> dict[str, str]:
+    """Tensor -> file of an index. Raises UserError where it has none, or names a file outside the folder."""
+    index = open_storage(path).read_json(name)
+    file_of = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(file_of, dict):
+        raise UserError(f"{path / name} has no 'weight_map' of tensors to files; download it again")
+    for tensor, file in file_of.items():
+        if not isinstance(file, str) or file != Path(file).name:
+            raise UserError(
+                f"{path / name}: '{tensor}' is in {file!r}, which is no file of the folder; download it again"
+            )
+    return file_of
 
 
 def _shard(path: Path, file: str, reader: Callable[[Path], dict[str, LazyTensor]]) -> dict[str, LazyTensor]:

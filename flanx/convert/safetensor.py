@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeGuard
 
 import numpy as np
 
@@ -25,28 +26,62 @@ _NAMES = {
 _DTYPES = {name: dtype for dtype, name in _NAMES.items()}
 
 
+_MOST_HEADER_BYTES = 100_000_000  # the limit of the safetensors package
+
+
 def read(path: Path) -> dict[str, LazyTensor]:
-    """The tensors of one file, lazily. Raises UserError where the file is truncated or has a dtype unknown here."""
+    """The tensors of one file, lazily.
+
+    Raises UserError where it is no regular file, is truncated, has a dtype unknown here, or a header whose spans do not
+    fill the file one after the other, each with its tensor's size.
+    """
+    if not path.is_file():
+        raise UserError(f"{path} is not a regular file; download it again")
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if length > size - 8:
             raise UserError(f"{path} is a truncated safetensors file; download it again")
+        if length > _MOST_HEADER_BYTES:
+            raise UserError(f"{path}: a header of {length} bytes is no safetensors file's; download it again")
         try:
             header = json.loads(file.read(length))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{path} is not a safetensors file ({error}); download it again") from error
+    if not isinstance(header, dict):
+        raise UserError(f"{path}: the header is no dict of tensors; download it again")
     header.pop("__metadata__", None)
-    tensors = {}
-    for name, entry in header.items():
-        shape, (start, end) = tuple(entry["shape"]), entry["data_offsets"]
-        if entry["dtype"] not in _DTYPES:
-            raise UserError(f"{path}: '{name}' has dtype {entry['dtype']}; flanx reads {', '.join(_DTYPES)}")
-        dtype = _DTYPES[entry["dtype"]]
-        if end - start != math.prod(shape) * dtype.itemsize or 8 + length + end > size:
+    spans = {name: _span(path, name, entry) for name, entry in header.items()}
+    tensors, before = {}, 0
+    for name, (shape, dtype, start, end) in sorted(spans.items(), key=lambda item: item[1][2:]):
+        if 8 + length + end > size:
             raise UserError(f"{path}: '{name}' {list(shape)} is truncated; download the file again")
+        if start != before:
+            raise UserError(
+                f"{path}: '{name}' starts at byte {start}, not {before}, where the last one ends; download it again"
+            )
+        before = end
         tensors[name] = LazyTensor(shape, dtype, _Reader(path, 8 + length + start, shape, dtype))
-    return tensors
+    return {name: tensors[name] for name in spans}
+
+
+def _span(path: Path, name: str, entry: object) -> tuple[tuple[int, ...], np.dtype, int, int]:
+    """(shape, dtype, start, end) of one entry of a header. Raises UserError where it does not say them, or lies."""
+    entry = entry if isinstance(entry, dict) else {}
+    shape, span, kind = entry.get("shape"), entry.get("data_offsets"), entry.get("dtype")
+    if not (_are_sizes(shape) and _are_sizes(span) and len(span) == 2 and isinstance(kind, str)):
+        raise UserError(f"{path}: the header does not say dtype, shape and two offsets of '{name}'; download it again")
+    if kind not in _DTYPES:
+        raise UserError(f"{path}: '{name}' has dtype {kind}; flanx reads {', '.join(_DTYPES)}")
+    if span[1] - span[0] != math.prod(shape) * _DTYPES[kind].itemsize:
+        raise UserError(
+            f"{path}: '{name}' {kind} {shape} does not fill bytes {span[0]} to {span[1]}: truncated; download it again"
+        )
+    return tuple(shape), _DTYPES[kind], span[0], span[1]
+
+
+def _are_sizes(value: object) -> TypeGuard[list[int]]:
+    return isinstance(value, list) and all(type(n) is int and n >= 0 for n in value)
 
 
 class _Reader:
