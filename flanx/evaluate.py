@@ -23,7 +23,7 @@ from flanx.data import vocabulary as vocabularies
 from flanx.data.vocabulary import Vocabulary
 from flanx.decoding import beam_search, decode
 from flanx.errors import UserError
-from flanx.evals import generations, registry, scores, stops
+from flanx.evals import generations, registry, scores, stops, writable
 from flanx.evals.fitting import FittedPrompt, fit
 from flanx.evals.spec import Spec, Suite
 from flanx.files import read_json
@@ -143,6 +143,10 @@ def _run_suite(predictor: Predictor, suite: Suite, folder: pathlib.Path, run: Ma
     """Evaluates the items that are not done yet, then scores all of them."""
     spec, vocabulary, began = suite.spec, predictor.vocabulary, time.monotonic()
     count = functools.lru_cache(maxsize=4096)(lambda text: len(vocabulary.encode(text)))
+    texts = {text for item in suite.items for text in (item.head, *item.shots, item.query, *item.targets)}
+    unwritable = writable.unwritable(vocabulary, texts)
+    if unwritable and cluster.is_first():
+        print(f"{spec.name}: the vocabulary cannot write {', '.join(unwritable)}")
     with cluster.first_alone(f"{spec.name}: kept generations are read"):
         writer = generations.Writer(folder, suite, run)
     with contextlib.closing(writer):

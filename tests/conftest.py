@@ -14,6 +14,9 @@ os.environ["FLANX_IMPORTS"] = "tests"  # gin files of the tests bind functions o
 import jax
 import pytest
 
+from flanx.data import vocabulary
+from tests import t5_vocabulary
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -77,3 +80,9 @@ def program(tmp_path: pathlib.Path) -> tuple[str, ...]:
     path = tmp_path / "stand_in.py"
     path.write_text(STAND_IN)
     return (sys.executable, str(path))
+
+
+@pytest.fixture(scope="session")
+def t5_like(tmp_path_factory: pytest.TempPathFactory) -> vocabulary.Vocabulary:
+    """A small vocabulary like T5's: no line breaks, white space collapsed, NFKC."""
+    return vocabulary.load(t5_vocabulary.train(tmp_path_factory.mktemp("t5_like")))

@@ -1,40 +1,16 @@
 """Outputs end at the label of an invented next question, however a vocabulary writes line breaks, in every language."""
 
-import io
 import json
 import pathlib
 
 import pytest
-import sentencepiece
 
 from flanx.data import vocabulary
 from flanx.data.vocabulary import Vocabulary
 from flanx.evals import marking, registry, stops
 from flanx.evals.spec import Item, Spec
+from tests.t5_vocabulary import LABELS
 from tests.test_marking import generation
-
-# Labels as MGSM's exemplars have them; the rest are our own words.
-LABELS = {
-    "bn": "প্রশ্ন:", "de": "Frage:", "en": "Question:", "es": "Pregunta:", "fr": "Question :", "ja": "問題：",
-    "ru": "Задача:", "sw": "Swali:", "te": "ప్రశ్న:", "th": "โจทย์:", "zh": "问题：",
-}  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def t5_like(tmp_path_factory: pytest.TempPathFactory) -> Vocabulary:
-    """A SentencePiece model like T5's: nmt_nfkc, white space collapsed, no piece for a line break."""
-    text = [
-        f"{label} {word} 0 1 2 3 4 5 6 7 8 9 A: Q: The answer is . + 5." for label in LABELS.values() for word in "ab"
-    ]
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(text * 4), model_writer=model, vocab_size=150, normalization_rule_name="nmt_nfkc",
-        remove_extra_whitespaces=True, pad_id=0, eos_id=1, unk_id=2, bos_id=-1, character_coverage=1.0,
-        hard_vocab_limit=False, minloglevel=2,
-    )  # fmt: skip
-    path = tmp_path_factory.mktemp("t5_like") / "sentencepiece.model"
-    path.write_bytes(model.getvalue())
-    return vocabulary.load(str(path))
 
 
 @pytest.mark.parametrize("language", LABELS)

@@ -46,6 +46,7 @@ def test_report_has_no_blank_that_reads_as_success(tmp_path: pathlib.Path) -> No
         ({"data": {"folder": "sample"}}, "sample data"),
         ({"missing": ["de", "fr"]}, "2 tasks left out"),
         ({"truncated": 1.0}, "100% of prompts truncated"),
+        ({"unknown": 0.25}, "25.0% of prompt tokens unknown"),
         ({"shots_dropped": 0.25}, "25% of prompts without all exemplars"),
     ],
 )
@@ -54,6 +55,6 @@ def test_partial_numbers_look_partial(tmp_path: pathlib.Path, change: dict[str, 
     written = json.loads((folder / "scores.json").read_text())
     suites = written["suites"] | {"mgsm_cot": written["suites"]["mgsm_cot"] | change}
     assert scores.headline(written["suites"]) is not None
-    whole_prompts = "prompts" in mark
+    whole_prompts = "prompt" in mark
     assert (scores.headline(suites) is None) == (not whole_prompts)
     assert f"40.0 [38.0, 42.0] ({mark})" == table5.value_of(suites["mgsm_cot"])

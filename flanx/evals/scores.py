@@ -16,6 +16,7 @@ from flanx.evals.spec import MAX_FAILED, Spec
 from flanx.files import read_json, write_atomic
 
 SAMPLE = "sample"  # the DATA_DIR of the small samples of our own writing
+_UNKNOWN = {"unknown": "prompt tokens", "unknown_targets": "gold tokens"}
 PASSAGE_METRICS = ("f1", "unicode_exact", "unicode_f1")  # beside SQuAD's exact match: its F1, and both in a fairer form
 
 
@@ -31,6 +32,7 @@ def partial(entry: Mapping[str, Any]) -> list[str]:
     cut, dropped = entry.get("truncated", 0), entry.get("shots_dropped", 0)
     return [
         *_incomplete(entry),
+        *(f"{100 * entry[k]:.1f}% of {name} unknown" for k, name in _UNKNOWN.items() if entry.get(k, 0) >= 0.001),
         *([f"{100 * cut:.0f}% of prompts truncated"] if cut else []),
         *([f"{100 * dropped:.0f}% of prompts without all exemplars"] if dropped else []),
     ]
