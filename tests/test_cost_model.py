@@ -94,3 +94,15 @@ def test_microbatches_add_the_sum_of_gradients_and_nothing_else() -> None:
     assert of_parts.gradients == of_one.gradients == of_one.params
     assert of_parts.flops == pytest.approx(4 * of_one.flops)
     assert of_parts.batch == pytest.approx(4 * of_one.batch)
+
+
+def test_a_ring_sends_a_sum_around_twice(traced: cost_model.Trace) -> None:
+    """x [batch, mlp] @ w [mlp, embed], mlp split over `model`: partial sums of the [batch, embed] result."""
+    shapes = (cost_model.ROWS, 1039), (1039, 1021)  # the stand-ins of batch, mlp and embed
+    product = jax.make_jaxpr(lambda x, w: x @ w)(*(jax.ShapeDtypeStruct(shape, "float32") for shape in shapes))
+    for data, model in ((4, 2), (2, 4)):
+        walk = cost_model._Walk(traced, mesh_layout.MeshLayout(1, data, model, "(1, 1)").partitioner())
+        walk.run(product.jaxpr)
+        result = 4 * RUN.batch_size / data * SMALL.emb_dim  # bytes on one chip
+        assert walk.collectives == {("all-reduce", ("model",)): pytest.approx(2 * result * (model - 1) / model)}
+        assert walk.flops == pytest.approx(2 * RUN.batch_size * SMALL.mlp_dim * SMALL.emb_dim / 8)

@@ -61,3 +61,16 @@ def test_a_writer_resumes_after_a_truncated_line(tmp_path: pathlib.Path) -> None
 def test_names_of_files_have_no_character_that_file_systems_refuse(tmp_path: pathlib.Path) -> None:
     path = generations.generation_path(tmp_path, "bbh_direct[a,b,:20]+sc", "a")
     assert path == tmp_path / "generations" / "bbh_direct-a-b--20--sc__a.jsonl"
+
+
+def test_items_done_by_the_same_parameters_are_kept_and_those_of_others_set_aside(tmp_path: pathlib.Path) -> None:
+    suite = registry.load("gsm8k_zero_shot", registry.SAMPLE)
+    run = {"parameters": "0123", "seed": 0, "checkpoint": "out/run"}
+    item = suite.items[0]
+    for change, done in (({}, 0), ({"checkpoint": "./out/run"}, 1), ({"parameters": "4567"}, 0), ({"seed": 1}, 0)):
+        run |= change
+        with contextlib.closing(generations.Writer(tmp_path, suite, run)) as writer:
+            assert len(writer.done) == done, change
+            if not done:
+                writer.add(generation(id=item.id, task=item.task))
+    assert len(list((tmp_path / generations.ASIDE).iterdir())) == 2

@@ -49,3 +49,10 @@ def report_groups():
 def test_a_wrong_term_is_named(text, said):
     with pytest.raises(UserError, match=said):
         score_expressions.parse(text)
+
+
+def test_the_interval_of_a_mean_is_that_of_independent_scores():
+    found = score_expressions.mean(
+        [score_expressions.Estimate(50.0, 47.0, 56.0), score_expressions.Estimate(60.0, 56.0, 68.0)]
+    )
+    assert (found.score, found.low, found.high) == (55.0, 55.0 - 5.0 / 2, 55.0 + 10.0 / 2)  # 3, 4 -> 5; 6, 8 -> 10
