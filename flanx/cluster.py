@@ -200,7 +200,7 @@ def preemption() -> Iterator[Callable[[int], bool]]:
 
     def stop(number: int, _: object) -> None:
         received.set()
-        signal.signal(number, kept[number])  # a second Ctrl-C does not wait for the save
+        signal.signal(number, kept[signal.Signals(number)])  # a second Ctrl-C does not wait for the save
 
     for number in STOPS:
         if kept[number] is not signal.SIG_IGN:  # as under nohup

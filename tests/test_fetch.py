@@ -10,8 +10,6 @@ import socket
 import threading
 import time
 
-import pyarrow as pa
-import pyarrow.parquet
 import pytest
 
 from flanx.cli.main import main
@@ -116,8 +114,9 @@ def run(function, folder, mixture="mine", **more):
 
 def test_a_failing_task_is_quarantined_and_the_rest_is_usable(tables, server, tmp_path, capsys):
     FILES["/one.jsonl"] = LINES
+    pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     table = pa.table({"inputs_pretokenized": ["in"], "targets_pretokenized": ["out"]})
-    pyarrow.parquet.write_table(table, tmp_path / "x.parquet")
+    parquet.write_table(table, tmp_path / "x.parquet")
     FILES["/parquet/some_config/train"] = json.dumps([f"{server}/x.parquet"]).encode()
     FILES["/x.parquet"] = (tmp_path / "x.parquet").read_bytes()
     folder = tmp_path / "data"
@@ -308,8 +307,9 @@ def test_verify_reads_what_is_in_place_and_gives_it_a_receipt(tables, tmp_path):
 
 
 def test_a_split_of_which_some_files_came_is_not_whole(tables, server, tmp_path, capsys):
+    pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     table = pa.table({"inputs_pretokenized": ["q"], "targets_pretokenized": ["a"]})
-    pa.parquet.write_table(table, tmp_path / "rows.parquet")
+    parquet.write_table(table, tmp_path / "rows.parquet")
     FILES["/parquet/some_config/train"] = json.dumps([f"{server}/0.parquet", f"{server}/1.parquet"]).encode()
     FILES["/0.parquet"] = (tmp_path / "rows.parquet").read_bytes()
     folder = tmp_path / "data"

@@ -3,8 +3,6 @@
 import gzip
 import json
 
-import pyarrow as pa
-import pyarrow.parquet
 import pytest
 
 from flanx.cli.main import main
@@ -68,7 +66,8 @@ def write_export(folder):
                 for r in rows[5:12]
             )
         )
-    pyarrow.parquet.write_table(pa.Table.from_pylist(rows[12:]), folder / "c.parquet")
+    pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(pa.Table.from_pylist(rows[12:]), folder / "c.parquet")
     return rows
 
 
