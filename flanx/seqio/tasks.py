@@ -218,10 +218,9 @@ class Mixture(seqio.Mixture):
         rates = self.reshare(missing, empty) if self.reshare and len(absent) < len(self.tasks) else None
         left = []
         for task in self.tasks:
-            source = sources.get(task.name)
-            rate = (
-                self.get_rate(task) if rates is None or source is None else rates.get((source.spec.name, source.style))
-            )
+            rate = self.get_rate(task)
+            if rates is not None and (own := sources.get(task.name)) is not None:
+                rate = rates.get((own.spec.name, own.style))
             if task.name not in absent and rate:
                 left.append((task, rate))
         if not left:

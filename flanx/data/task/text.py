@@ -176,7 +176,13 @@ def csv_rows(path: pathlib.Path, delimiter: str = ",") -> Iterator[tuple[int, li
     if delimiter == "," and ";" in first and "," not in first:
         delimiter = ";"
     kept: list[str] = []  # the lines of the row at hand
-    reader = csv.reader((kept.append(line) or line for line in itertools.chain([first], text)), delimiter=delimiter)
+
+    def keeping() -> Iterator[str]:
+        for line in itertools.chain([first], text):
+            kept.append(line)
+            yield line
+
+    reader = csv.reader(keeping(), delimiter=delimiter)
     last = 0
     while True:
         kept.clear()
