@@ -95,6 +95,7 @@ TESTED_IN = {
     "convert.zarr": "test_convert_t5x",
     "coordination": "test_cluster",
     "data.dataset": "test_gin test_train",
+    "data.fetch.checksums": "test_fetch",
     "data.fetch.downloads": "test_fetch",
     "data.fetch.http": "test_fetch",
     "data.fetch.mirrors": "test_fetch",
