@@ -171,7 +171,7 @@ def _convert(hint: Any, name: str, value: Any) -> Any:
         holds = callable(value)
     elif hint in (str, bool, type(None)):
         holds = type(value) is hint and (hint is not str or value in CHOICES.get(name, (value,)))
-    elif hint is os.PathLike:
+    elif os.PathLike in (hint, kind):
         holds = isinstance(value, str | os.PathLike)
     else:  # a class, whose instances only a call gives
         holds = not (inspect.isclass(hint) and isinstance(value, str | int | float | bool | list | tuple | dict))

@@ -131,3 +131,8 @@ def test_a_gin_file_that_is_none(content: bytes, tmp_path: pathlib.Path):
     (tmp_path / "a.gin").write_bytes(content)
     with pytest.raises(UserError, match=r"a\.gin"):
         config.parse([str(tmp_path / "a.gin")])
+
+
+def test_a_folder_that_is_a_number_is_refused_for_a_build_too():
+    with pytest.raises(UserError, match="STORE_DIR is 5"):
+        config.parse(["runs/store.gin"], ["STORE_DIR=5", "VOCABULARY='byte'", "MIXTURE_OR_TASK_NAME='suite_text'"])
