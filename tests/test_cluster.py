@@ -125,7 +125,7 @@ def test_another_store_mixture_or_model_on_one_host_is_named(
         identity = train.identity(train_step.Trainer(model, optim.adafactor(1e-3)), batches)
         if i == 1:
             identity["batches"] = "of another store"
-        train.write_run_metadata(tmp_path / str(i), identity, fork=False)
+        train.check_run_metadata(tmp_path / str(i), identity, fork=False)
     monkeypatch.undo()
     assert agree_with(monkeypatch, [told[0], told[0]]) is None
     for other in told[1:]:

@@ -144,7 +144,7 @@ def test_a_store_in_a_bucket_is_read_through_the_cache(made, tmp_path, monkeypat
     monkeypatch.setenv("FLANX_CACHE", str(tmp_path / "cache"))
     asked = []
 
-    def read(url: str) -> bytes:
+    def read(url: str, timeout: float = 0.0) -> bytes:
         asked.append(url)
         return (made.path / url.removeprefix("gs://bucket/store/")).read_bytes()
 
