@@ -363,8 +363,12 @@ def test_plan_counts_what_is_there_and_what_is_not(tables, tmp_path, capsys):
 
 
 def test_sizes_of_tfds_sources_come_from_its_own_checksums():
+    pytest.importorskip("tensorflow_datasets")
     assert downloads.tfds_bytes("tfds:super_glue/rte") == 750920
     assert downloads.tfds_bytes("tfds:nothing") is None
+
+
+def test_sizes_are_written_for_people():
     assert [downloads.format_bytes(n) for n in (None, 999, 1_500_000, 2_700_000_000)] == [
         "?",
         "999 B",
