@@ -1,6 +1,6 @@
 """Packaging of flanx: metadata, minimum versions with reasons, extras, package data.
 
-`tasks/` and `gin/` stand at the top of the repository, where people look for them, and are installed as
+`tasks/` and `gin/` are at the top of the repository, where people look for them, and are installed as
 `flanx.tasks` (a package) and `flanx/gin` (data). Both forms work from a wheel and with `pip install -e .`.
 """
 

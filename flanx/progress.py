@@ -1,4 +1,4 @@
-"""The one display of progress, on standard error: rows by name, live on a terminal, lines of text elsewhere."""
+"""Progress of builds and downloads, on standard error: rows by name, live on a terminal, lines of text elsewhere."""
 
 import math
 import threading

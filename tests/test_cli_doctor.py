@@ -9,7 +9,7 @@ from flanx.cli import doctor, main
 
 
 def findings(capsys: pytest.CaptureFixture, *flags: str, status: int = 0) -> dict[str, dict[str, str]]:
-    """What the door prints as JSON, by subject."""
+    """What the command prints as JSON, by subject."""
     assert main.main(["doctor", "--json", *flags]) == status
     return {finding["subject"]: finding for finding in json.loads(capsys.readouterr().out)}
 

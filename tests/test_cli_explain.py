@@ -10,7 +10,7 @@ RUN = ["explain", "--gin_file=runs/train.gin", "--gin_file=mixtures/suite.gin", 
 
 
 def explain(capsys: pytest.CaptureFixture, *more: str) -> dict[str, dict]:
-    """What the door prints as JSON."""
+    """What the command prints as JSON."""
     assert main.main([*RUN, "--json", *more]) == 0
     return json.loads(capsys.readouterr().out)
 

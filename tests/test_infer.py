@@ -28,7 +28,7 @@ def parameters(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 
 def infer(parameters: pathlib.Path, prompts: pathlib.Path, out: pathlib.Path, *more: str) -> int:
-    """The door's exit status."""
+    """The command's exit status."""
     sizes = ("emb_dim=16", "num_heads=2", "head_dim=8", "mlp_dim=16", "num_encoder_layers=1", "num_decoder_layers=1")
     bound = {"CHECKPOINT_PATH": f"'{parameters}'", "PROMPTS": f"'{prompts}'", "INFER_OUTPUT_DIR": f"'{out}'"}
     bound |= {"VOCABULARY": "'byte'", "TASK_FEATURE_LENGTHS": "{'inputs': 48, 'targets': 4}", "BATCH_SIZE": "8"}

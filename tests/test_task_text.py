@@ -1,4 +1,4 @@
-"""Text files as people have them, through the one reader and through the doors that use it."""
+"""Text files as people have them, through the one reader and through the commands that use it."""
 
 import codecs
 import gzip

@@ -135,7 +135,7 @@ class Family(Protocol):
         ...
 
     def stops(self, spec: Spec, folder: pathlib.Path, present: Sequence[str]) -> tuple[str, ...]:
-        """The stop texts of the spec with the tasks `present`, those that stand in the data included."""
+        """The stop texts of the spec with the tasks `present`, those of the data included."""
         ...
 
     def has(self, folder: pathlib.Path, task: str, spec: Spec) -> bool:

@@ -1,4 +1,4 @@
-"""Where an output ends although the model goes on: at the label of a next question.
+"""Where an output ends although the model continues: at the label of a next question.
 
 A stop text that begins with a letter is a label ("Q:", "Frage:"): it ends an output wherever it stands outside a word,
 with any white space before it and before its colon, and with a colon of either width. T5's SentencePiece turns line

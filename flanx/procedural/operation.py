@@ -1,7 +1,7 @@
 """What an operation of the embedded suite is, and how its arguments are read out of the text.
 
 An operation goes from text to text; it takes and gives a kind of text. "items" means a word, a list of one-letter
-items, or digits, and comes out as the kind that went in. The operations stand in `text.py`, `number.py` and `world.py`,
+items, or digits, and comes out as the kind that went in. The operations are in `text.py`, `number.py` and `world.py`,
 the words that ask for them in `wording.toml`.
 """
 

@@ -12,7 +12,7 @@ from flanx.errors import UserError
 
 
 def load() -> dict[str, list[str]]:
-    """{beginning of a URL: what may stand in its place}, of all roots in order."""
+    """{beginning of a URL: what may replace it}, of all roots in order."""
     found: dict[str, list[str]] = {}
     for root in tables.roots():
         path = pathlib.Path(root) / "tables" / "mirrors.toml"

@@ -7,7 +7,7 @@ examples fill the inputs and others the targets.
 
 A chunk must give the same number of rows whatever its lengths, or no step could be found without packing all before
 it; so the number is set a little above what a chunk needs (`plan`), and the few rows to spare are filled by dividing
-rows in two. Every example of the chunk stands in exactly one row.
+rows in two. Every example of the chunk is in exactly one row.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ Rule = Callable[..., Fit]
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """Which example of a chunk stands in which row.
+    """Which example of a chunk is in which row.
 
     `order` i64[n]: examples sorted by row, inside a row as drawn; `starts` i64[R + 1]: row r holds
     order[starts[r]:starts[r + 1]].
