@@ -17,8 +17,8 @@ import time
 import jax
 
 from flanx import checkpoint, optim, train
-from flanx.data.dataset import DatasetConfig
 from flanx.data.pipeline import mixture
+from flanx.data.pipeline.batches import DatasetConfig
 from flanx.models import t5
 from flanx.partition import Partitioner
 from flanx.train_metrics import Watch
@@ -52,7 +52,7 @@ def measure(folder: pathlib.Path, blocks: int, steps: int, rows: int) -> tuple[f
     partitioner, trainer = Partitioner(devices=jax.devices()[:1]), Trainer(MODEL, optim.adafactor(1e-3))
     lengths = {"inputs": 256, "targets": 64}
     dataset = DatasetConfig(mixture.Mixture("own"), str(run_case.store_dir()), "byte", lengths, rows)
-    batches, saved = dataset.open(MODEL, 0), checkpoint.Checkpoints(folder / "run")
+    batches, saved = dataset.open(MODEL.vocab_size, MODEL.packing, 0), checkpoint.Checkpoints(folder / "run")
     with contextlib.closing(saved), partitioner.scope():
         state, target = train.init_state(trainer, partitioner, saved, None)
         step_fn = trainer.jit(target)

@@ -61,7 +61,7 @@ def flanx_step(args: argparse.Namespace) -> Iterator[tuple[str, Callable[[], Non
     import numpy as np
 
     from flanx import kernels
-    from flanx.models import attention, layers
+    from flanx.models import layers
     from flanx.models.t5 import T5
     from flanx.optim import adafactor
     from flanx.train_step import Trainer
@@ -102,7 +102,7 @@ def flanx_step(args: argparse.Namespace) -> Iterator[tuple[str, Callable[[], Non
     yield "step", job(compiled())
     if args.kernels:
         yield "products", job(compiled("product", layers.product))
-        yield "attention", job(compiled("attend", attention.attend_plainly))
+        yield "attention", job(compiled("attend", layers.attend_plainly))
         yield "sum over rows", job(compiled("_sum_rows", lambda x: jnp.sum(x, axis=0, keepdims=True)))
     yield "product", lambda: jax.block_until_ready(multiply(square))
 

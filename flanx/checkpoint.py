@@ -16,7 +16,7 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
-from flanx import checksums, convert
+from flanx import convert, files
 from flanx.errors import UserError
 from flanx.train_step import TrainState
 
@@ -101,7 +101,7 @@ class Checkpoints:
             self._manager.wait_until_finished()
             folder = self.folder / f"checkpoint_{self._unsealed}"
             if jax.process_index() == 0 and folder.is_dir():
-                checksums.write(folder)
+                files.write_checksums(folder)
             self._unsealed = None
 
     def _set_damaged_aside(self) -> None:
@@ -176,7 +176,7 @@ def _verify(folder: epath.Path) -> None:
     metadata = folder / "default" / "_METADATA"
     if not metadata.exists() or not metadata.stat().length:
         raise UserError(f"{metadata} is missing or empty: the checkpoint is damaged or half copied; copy it again")
-    checksums.verify(folder)
+    files.verify_checksums(folder)
 
 
 def _tree(state: TrainState) -> dict[str, Any]:

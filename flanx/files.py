@@ -1,4 +1,5 @@
-"""What a command writes: complete files or none, and locks that end with their process."""
+"""What a command writes: complete files or none, JSONL that survives a kill, checksums, locks that end with their
+process."""
 
 import contextlib
 import json
@@ -6,12 +7,16 @@ import os
 import pathlib
 import urllib.parse
 import urllib.request
+import zlib
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 import filelock
 
 from flanx.errors import UserError
+
+CHECKSUMS = "flanx_checksums.json"
+BLOCK = 1 << 22  # bytes read at a time
 
 
 def local_path(path: str | os.PathLike) -> pathlib.Path:
@@ -110,3 +115,87 @@ def lock(path: pathlib.Path, busy: str | None = None) -> Iterator[None]:
         yield
     finally:
         held.release()
+
+
+# ---- JSONL: one object per line, in files that grow while their process may be killed -------------------------------
+
+
+# A line is complete when its line feed is written. No other character ends one: a text may contain U+2028 or U+0085,
+# at which `str.splitlines` would break it.
+
+
+def json_line(record: Any) -> str:
+    """The record as a line, line feed included; half a surrogate pair, which UTF-8 cannot hold, becomes "?"."""
+    return json.dumps(record, ensure_ascii=False).encode("utf-8", "replace").decode("utf-8") + "\n"
+
+
+def json_lines(path: pathlib.Path) -> list[str]:
+    """All lines, the last one perhaps truncated. Raises UserError where they are not UTF-8."""
+    return _split_lines(path, path.read_bytes())
+
+
+def read_jsonl(path: pathlib.Path) -> list[dict[str, Any]]:
+    """The records of the complete lines; none where there is no file.
+
+    Raises UserError naming the line that is not a JSON object.
+    """
+    raw = path.read_bytes() if path.exists() else b""
+    found: list[dict[str, Any]] = []
+    for number, text in enumerate(_split_lines(path, raw[: raw.rfind(b"\n") + 1]), 1):
+        try:
+            record = json.loads(text)
+        except ValueError:
+            record = None
+        if not isinstance(record, dict):
+            raise UserError(
+                f"{path}:{number}: not a JSON object; the file is damaged or not written by flanx: move it away"
+            )
+        found.append(record)
+    return found
+
+
+def truncate_jsonl(path: pathlib.Path) -> None:
+    """Removes an incomplete last line, left by a kill, so that the next one starts on its own."""
+    with open(path, "r+b") as file:
+        file.truncate(file.read().rfind(b"\n") + 1)
+
+
+def _split_lines(path: pathlib.Path, raw: bytes) -> list[str]:
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 ({error.reason} at byte {error.start})") from None
+    return text.removesuffix("\n").split("\n") if text else []
+
+
+# ---- checksums of a folder, written when it is complete and compared before it is used ------------------------------
+
+
+# A missing chunk of an array reads as zeros and a flipped bit as another number; neither is an error of its own.
+
+
+def write_checksums(folder: str | os.PathLike) -> None:
+    """Records every file of the folder, as {path: [bytes, CRC-32]}."""
+    root = pathlib.Path(folder)
+    files = sorted(p for p in root.rglob("*") if p.is_file() and p.name != CHECKSUMS)
+    record = {p.relative_to(root).as_posix(): [p.stat().st_size, _crc(p)] for p in files}
+    write_atomic(root / CHECKSUMS, json.dumps(record, indent=0) + "\n")
+
+
+def verify_checksums(folder: str | os.PathLike) -> None:
+    """Compares the files with their record, where there is one. Raises UserError naming the first that differs."""
+    root = pathlib.Path(folder)
+    for name, (size, crc) in read_json(root / CHECKSUMS).items():
+        path = root / name
+        if not path.is_file():
+            raise UserError(f"{path} is missing: the checkpoint is damaged or half copied; copy it again")
+        if path.stat().st_size != size or _crc(path) != crc:
+            raise UserError(f"{path} has changed since it was written: the checkpoint is damaged; copy it again")
+
+
+def _crc(path: pathlib.Path) -> int:
+    crc = 0
+    with open(path, "rb") as file:
+        while block := file.read(BLOCK):
+            crc = zlib.crc32(block, crc)
+    return crc

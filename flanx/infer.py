@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
-from flanx import cluster, jsonl
+from flanx import cluster, files
 from flanx.data import vocabulary as vocabularies
 from flanx.data.task import text
 from flanx.data.task.row import BadRow, text_of
@@ -128,7 +128,7 @@ class Answers:
         self._file: TextIO | None = None
         header = {"version": 2, "hash": hashlib.sha256(json.dumps([settings, list(rows)]).encode()).hexdigest()[:16]}
         self._part, self._final = folder / "predictions.part", folder / "predictions.jsonl"
-        kept = jsonl.records(self._part)
+        kept = files.read_jsonl(self._part)
         if kept and kept[0] != header:
             raise UserError(f"{folder} holds answers to other prompts or of other arguments; choose another folder")
         self.answers = {row["index"]: row for row in kept[1:]}
@@ -147,12 +147,12 @@ class Answers:
         if self._file is None and cluster.is_first():
             self._folder.mkdir(parents=True, exist_ok=True)
             if self._header:
-                write_atomic(self._part, jsonl.line(self._header))
+                write_atomic(self._part, files.json_line(self._header))
             else:
-                jsonl.truncate(self._part)
+                files.truncate_jsonl(self._part)
             self._file = open(self._part, "a", encoding="utf-8", buffering=1)  # noqa: SIM115  closed by `close`
         if self._file is not None:
-            self._file.write(jsonl.line(self.answers[number]))
+            self._file.write(files.json_line(self.answers[number]))
 
     def close(self) -> None:
         """Ends the writing."""
@@ -167,7 +167,7 @@ class Answers:
             lines = []
             for number, row in enumerate(self._rows):
                 answer = {key: value for key, value in self.answers[number].items() if key != "index"}
-                lines.append(jsonl.line({**({} if own else {"index": number}), **row, **answer}))
+                lines.append(files.json_line({**({} if own else {"index": number}), **row, **answer}))
             write_atomic(self._final, "".join(lines))
         print(os.fspath(self._final))
         return self._final

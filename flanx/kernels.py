@@ -48,7 +48,7 @@ product.defvjp(_product_forward, _product_backward)
 
 @jax.custom_vjp
 def attend(query: Array, key: Array, value: Array, bias: Array | None, mask: Array | None) -> Array:
-    """`attention.attend_plainly`, but divides by the softmax's sum after the product with values.
+    """`layers.attend_plainly`, but divides by the softmax's sum after the product with values.
 
     So neither pass makes the array of normalized weights, and the gradient needs no sum over the keys.
     """

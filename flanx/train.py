@@ -14,8 +14,7 @@ import jax
 
 from flanx import cluster, convert
 from flanx.checkpoint import Checkpoints, RestoreCheckpointConfig, SaveCheckpointConfig, load_params
-from flanx.data.dataset import DatasetConfig
-from flanx.data.pipeline.batches import Batches
+from flanx.data.pipeline.batches import Batches, DatasetConfig
 from flanx.data.pipeline.prefetch import Loader
 from flanx.errors import Preempted, UserError
 from flanx.files import local_folder, read_json, write_atomic
@@ -60,7 +59,8 @@ def train(
     if is_done(folder, train_steps):
         print(f"{folder.name}: already done (step {train_steps}); delete {folder / 'done.json'} to run it again")
         return
-    batches = dataset.open(trainer.model, trainer.seed) if train_steps else None
+    model = trainer.model
+    batches = dataset.open(model.vocab_size, model.packing, trainer.seed) if train_steps else None
     metadata = identity(trainer, batches) | parent_metadata(folder, initial_checkpoint)
     check_run_metadata(folder, metadata, fork)
     cache_compilations(compilation_cache)
@@ -70,14 +70,14 @@ def train(
 
     def evaluate(state: TrainState) -> None:
         if evaluator:
-            evaluator(model=trainer.model, params=state.params, step=int(state.step), out_dir=folder / "evals")
+            evaluator(model=model, params=state.params, step=int(state.step), out_dir=folder / "evals")
 
     with partitioner.scope(), cluster.preemption() as stops, contextlib.closing(checkpoints.open(folder)) as saved:
         state, target = init_state(trainer, partitioner, saved, initial_checkpoint.path)
         write_run_metadata(folder, metadata)  # not before: a run that is refused leaves the folder to the next one
         report_replicated(partitioner, target.params, folder.name)
         step_fn, done = trainer.jit(target), int(state.step)
-        watch = Watch(folder, trainer.model, done, train_steps, log_period, saved.latest)
+        watch = Watch(folder, model, done, train_steps, log_period, saved.latest)
         stream = device_batches(batches, partitioner, done, train_steps)
         with contextlib.closing(watch), contextlib.closing(stream), explain_exhausted(target, partitioner):
             for step, batch in stream:

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from flanx import jsonl
+from flanx import files
 from flanx.errors import UserError
 from flanx.files import write_atomic
 from flanx.models import Model, first_nonfinite
@@ -36,8 +36,8 @@ class MetricsLog:
         folder = pathlib.Path(folder)
         path, board = folder / "metrics.jsonl", folder / "tensorboard"
         board.mkdir(parents=True, exist_ok=True)
-        kept = [record for record in jsonl.records(path) if record["step"] <= resume_step]
-        write_atomic(path, "".join(map(jsonl.line, kept)))
+        kept = [record for record in files.read_jsonl(path) if record["step"] <= resume_step]
+        write_atomic(path, "".join(map(files.json_line, kept)))
         self._event, self._summary = Event, Summary
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed in close)
         self._events = open(board / f"events.out.tfevents.{time.time_ns()}.flanx", "wb")  # noqa: SIM115
@@ -46,7 +46,7 @@ class MetricsLog:
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """One record {"step": step, **values} and one event of as many scalars, flushed."""
-        self._file.write(jsonl.line({"step": step, **values}))
+        self._file.write(files.json_line({"step": step, **values}))
         self._file.flush()
         scalars = [self._summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
         event = self._event(wall_time=time.time(), step=step, summary=self._summary(value=scalars))
@@ -62,7 +62,7 @@ class MetricsLog:
 
 def read_metrics(folder: str | os.PathLike) -> list[dict[str, Any]]:
     """The records of a run's metrics.jsonl, in order; empty where there is no file."""
-    return jsonl.records(pathlib.Path(folder) / "metrics.jsonl")
+    return files.read_jsonl(pathlib.Path(folder) / "metrics.jsonl")
 
 
 def last_metrics(folder: str | os.PathLike) -> dict[str, Any] | None:

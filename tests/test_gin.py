@@ -10,8 +10,7 @@ from gin import config_parser
 
 from flanx import config, train
 from flanx.cli.main import main
-from flanx.data.dataset import DatasetConfig
-from flanx.data.pipeline.batches import Batches
+from flanx.data.pipeline.batches import Batches, DatasetConfig
 from flanx.data.task import tables
 from flanx.evals import registry
 from flanx.plan import planned_run as plan

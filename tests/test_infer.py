@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import pytest
 
-from flanx import checkpoint, jsonl
+from flanx import checkpoint, files
 from flanx import infer as infer_module
 from flanx.cli import main
 from flanx.decoding import decode
@@ -39,7 +39,7 @@ def infer(parameters: pathlib.Path, prompts: pathlib.Path, out: pathlib.Path, *m
 
 def read(out: pathlib.Path) -> list[dict]:
     """The answers."""
-    return jsonl.records(out / "predictions.jsonl")
+    return files.read_jsonl(out / "predictions.jsonl")
 
 
 @pytest.fixture

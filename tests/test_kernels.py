@@ -11,7 +11,7 @@ import pytest
 
 from flanx import kernels, optim
 from flanx.errors import UserError
-from flanx.models import attention
+from flanx.models import layers
 from flanx.models.palm import PaLM
 from flanx.models.t5 import T5
 from flanx.train_step import Trainer
@@ -138,7 +138,7 @@ def plain_attention(query, key, value, bias, mask):
     return jnp.einsum("bhqk,bkhd->bqhd", weights, value)
 
 
-@pytest.mark.parametrize("attend", [attention.attend_plainly, kernels.attend], ids=kernels.KERNELS)
+@pytest.mark.parametrize("attend", [layers.attend_plainly, kernels.attend], ids=kernels.KERNELS)
 @pytest.mark.parametrize("key_heads", [4, 1])
 @pytest.mark.parametrize("bias_rows", [1, 3])
 def test_attention_and_its_gradient_equal_the_plain_formula(attend: Any, key_heads: int, bias_rows: int) -> None:

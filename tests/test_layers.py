@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from flanx.errors import UserError
-from flanx.models import attention, layers
+from flanx.models import layers
 
 NORMAL = np.random.default_rng(0).standard_normal
 
@@ -43,19 +43,19 @@ def bucket(distance: int, bidirectional: bool) -> int:
 @pytest.mark.parametrize("bidirectional", [True, False])
 def test_relative_buckets_follow_their_definition(bidirectional: bool) -> None:
     distance = np.array([d for d in range(-300, 301) if abs(d) not in (16, 32, 64)])  # there floats may round down
-    got = attention.relative_buckets(distance, bidirectional)
+    got = layers.relative_buckets(distance, bidirectional)
     assert got.tolist() == [bucket(int(d), bidirectional) for d in distance]
-    np.testing.assert_array_equal(attention.relative_buckets(jnp.asarray(distance), bidirectional), got)
+    np.testing.assert_array_equal(layers.relative_buckets(jnp.asarray(distance), bidirectional), got)
 
 
 def test_relative_bias_lays_one_number_per_distance_along_the_diagonals() -> None:
-    bias = attention.RelativeBias(3, bidirectional=True)
+    bias = layers.RelativeBias(3, bidirectional=True)
     table = {"params": {"rel_embedding": drawn(3, 32)}}
     length = 150
     whole = bias.apply(table, length)
     assert whole.shape == (1, 3, length, length)
     position = np.arange(length)
-    buckets = attention.relative_buckets(position[None, :] - position[:, None], True)
+    buckets = layers.relative_buckets(position[None, :] - position[:, None], True)
     np.testing.assert_allclose(whole[0], table["params"]["rel_embedding"][:, buckets], rtol=1e-6)
     query = jnp.array([140, 3])
     rows = bias.apply(table, position[None, :] - query[:, None], method="at")
@@ -67,7 +67,7 @@ def test_dropping_values_equals_dropping_weights_for_all_queries() -> None:
     keep = jnp.asarray(NORMAL((2, 7, 4, 1)) > 0) / 0.5
     weights = jax.nn.softmax(jnp.einsum("bqhd,bkhd->bhqk", query, key), axis=-1) * jnp.transpose(keep, (0, 2, 3, 1))
     np.testing.assert_allclose(
-        attention.attend(query, key, value * keep, None, None),
+        layers.attend(query, key, value * keep, None, None),
         jnp.einsum("bhqk,bkhd->bqhd", weights, value),
         atol=2e-6,
     )
@@ -78,11 +78,11 @@ def test_rotated_scores_depend_on_the_difference_of_positions() -> None:
 
     def score(q: int, k: int) -> jax.Array:
         at = [jnp.array([[p]]) for p in (q, k)]
-        return jnp.sum(attention.rotate(query, at[0]) * attention.rotate(key, at[1]), axis=-1)
+        return jnp.sum(layers.rotate(query, at[0]) * layers.rotate(key, at[1]), axis=-1)
 
     np.testing.assert_allclose(score(9, 4), score(25, 20), rtol=1e-4)
     assert jnp.abs(score(9, 4) - score(9, 5)).max() > 1e-3
-    turned = attention.rotate(jnp.ones((1, 1, 1, 2)), jnp.array([[1]]))[0, 0, 0]
+    turned = layers.rotate(jnp.ones((1, 1, 1, 2)), jnp.array([[1]]))[0, 0, 0]
     np.testing.assert_allclose(turned, [math.cos(1) - math.sin(1), math.cos(1) + math.sin(1)], rtol=1e-6)
 
 
@@ -133,4 +133,4 @@ def test_stack_undoes_unstack() -> None:
 def test_segments_do_not_see_each_other_nor_padding_nor_the_future() -> None:
     segments = jnp.array([[1, 1, 2, 0]])
     wanted = [[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]]
-    np.testing.assert_array_equal(attention.segment_mask(segments, segments, causal=True)[0, 0], np.array(wanted, bool))
+    np.testing.assert_array_equal(layers.segment_mask(segments, segments, causal=True)[0, 0], np.array(wanted, bool))

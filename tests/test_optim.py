@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from flanx import loss, optim
+from flanx import optim, train_step
 
 SHAPES = {"wide": (130, 260), "tall": (300, 128), "narrow": (127, 400), "vector": (200,), "square": (128, 128)}
 
@@ -123,7 +123,7 @@ def test_loss_and_gradient_follow_the_definition(z_loss: float, smoothing: float
         return jnp.sum((divergence + z) * weights), jnp.sum(z * weights)
 
     def mine(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
-        total, z, count = loss.cross_entropy_with_z_loss(logits, targets, weights, z_loss, smoothing)
+        total, z, count = train_step.cross_entropy_with_z_loss(logits, targets, weights, z_loss, smoothing)
         assert count == 7
         return total, z
 
@@ -140,8 +140,8 @@ def test_loss_and_gradient_follow_the_definition(z_loss: float, smoothing: float
 def test_correct_tokens_counts_weighted_hits() -> None:
     logits = jnp.array([[[0.0, 2.0, 1.0], [5.0, 2.0, 1.0], [0.0, 0.0, 9.0]]])
     targets = jnp.array([[1, 1, 2]])
-    assert loss.correct_tokens(logits, targets, jnp.array([[1, 1, 1]])) == 2
-    assert loss.correct_tokens(logits, targets, jnp.array([[1, 1, 0]])) == 1
+    assert train_step.correct_tokens(logits, targets, jnp.array([[1, 1, 1]])) == 2
+    assert train_step.correct_tokens(logits, targets, jnp.array([[1, 1, 0]])) == 1
 
 
 def test_second_moments_restart_at_the_step_offset() -> None:

@@ -8,9 +8,9 @@ import pytest
 from flanx.data.pipeline import features
 from flanx.data.pipeline.batches import Batches, Plan
 from flanx.data.pipeline.mixture import Mixture
-from flanx.loss import cross_entropy_with_z_loss
 from flanx.models.palm import PaLM
 from flanx.models.t5 import T5
+from flanx.train_step import cross_entropy_with_z_loss
 from tests import drawn, store_maker
 
 LENGTHS = {"inputs": 40, "targets": 16}

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from flanx.config import gin_folder
-from flanx.loss import cross_entropy_with_z_loss
 from flanx.models import layers
 from flanx.models.palm import PaLM
+from flanx.train_step import cross_entropy_with_z_loss
 from tests import drawn
 
 TINY = PaLM(vocab_size=96, emb_dim=32, num_heads=4, head_dim=8, mlp_dim=64, num_layers=2)

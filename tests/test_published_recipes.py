@@ -9,7 +9,7 @@ import gin
 import pytest
 
 from flanx import config, train, train_step
-from flanx.data.dataset import DatasetConfig
+from flanx.data.pipeline.batches import DatasetConfig
 from flanx.data.task import spec, tables
 from flanx.sweep import published_recipes
 

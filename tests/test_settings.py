@@ -55,7 +55,7 @@ REFUSED = [
     ("mixture.Mixture.rates", "[('suite_text', 1)]"),
     ("t5.T5.num_encoder_layers", "-1"),
     ("t5.T5.num_heads", "'a'"),
-    ("train/dataset.DatasetConfig.batch_size", "2"),
+    ("train/batches.DatasetConfig.batch_size", "2"),
 ]
 
 
@@ -98,13 +98,13 @@ def test_several_wrong_values_are_named_at_once():
 
 def test_every_number_that_gin_files_bind_has_a_range():
     from flanx import checkpoint, evaluate, infer, optim, partition, train, train_step
-    from flanx.data import dataset
+    from flanx.data.pipeline import batches
     from flanx.data.store import build
     from flanx.decoding import decode
     from flanx.models import palm, t5
 
     bound = [
-        train.train, evaluate.evaluate, infer.infer, train_step.Trainer, dataset.DatasetConfig, decode.Sample, t5.T5,
+        train.train, evaluate.evaluate, infer.infer, train_step.Trainer, batches.DatasetConfig, decode.Sample, t5.T5,
         palm.PaLM, partition.Partitioner, checkpoint.SaveCheckpointConfig, optim.adafactor, optim.adamw, optim.linear,
         optim.cosine, optim.constant, optim.rsqrt_with_warmup, build.build_store,
     ]  # fmt: skip

@@ -18,10 +18,10 @@ from flanx import optim
 from flanx.config import gin_folder
 from flanx.errors import UserError
 from flanx.kernels import KERNELS
-from flanx.loss import correct_tokens, cross_entropy_with_z_loss
 from flanx.models import first_nonfinite, layers
 from flanx.models.find_nonfinite import largest_outputs
 from flanx.models.t5 import T5
+from flanx.train_step import correct_tokens, cross_entropy_with_z_loss
 from tests import drawn
 
 TINY = T5(vocab_size=96, emb_dim=32, num_heads=2, head_dim=16, mlp_dim=64, num_encoder_layers=2, num_decoder_layers=2)

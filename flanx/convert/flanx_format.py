@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from flanx import checksums
+from flanx import files
 from flanx.convert import orbax_item
 from flanx.convert.lazy_tensor import STATE, TARGET, LazyTensor, LazyTensors, in_memory
 from flanx.convert.storage import Storage
@@ -43,7 +43,7 @@ def read(folder: Storage, optimizer: bool = True) -> dict[str, LazyTensor]:
     if item is None:
         raise UserError(f"no flanx checkpoint in {folder}; give a run folder, a step folder or a converted checkpoint")
     if not item.is_remote:
-        checksums.verify(item.local().parent if item.local().name == ITEM else item.local())
+        files.verify_checksums(item.local().parent if item.local().name == ITEM else item.local())
     leaves = orbax_item.read(item)
     if not any(name.startswith("params/") for name in leaves):
         return {TARGET + name: tensor for name, tensor in leaves.items()}

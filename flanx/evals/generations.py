@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from flanx import jsonl
+from flanx import files
 from flanx.errors import UserError, nearest
 from flanx.evals import answers, metrics
 from flanx.evals.spec import Spec, Suite
@@ -106,7 +106,7 @@ class Writer:
 
     def _resume(self, task: str, path: pathlib.Path) -> bool:
         """Reads which items an earlier run finished; True where its file is of another run and is deleted."""
-        records = jsonl.records(path)
+        records = files.read_jsonl(path)
         header, rows = (records[0], records[1:]) if records else (None, [])
         if header is not None and header.get("hash") != self.header["hash"]:
             raise UserError(
@@ -117,7 +117,7 @@ class Writer:
             if path.exists():
                 set_aside(path)
             return header is not None
-        jsonl.truncate(path)
+        files.truncate_jsonl(path)
         self.done |= {(task, row["id"]) for row in rows if "id" in row}
         return False
 
@@ -132,7 +132,7 @@ class Writer:
         self._line(row.task, dataclasses.asdict(row))
 
     def _line(self, task: str, record: Mapping[str, Any]) -> None:
-        self._files[task].write(jsonl.line(record))
+        self._files[task].write(files.json_line(record))
         self._files[task].flush()
 
     def close(self) -> None:
@@ -146,7 +146,7 @@ def read(path: pathlib.Path) -> tuple[dict[str, Any], list[Generation]]:
     rows: list[Generation] = []
     header: dict[str, Any] = {}
     seen: set[str] = set()
-    for number, line in enumerate(jsonl.lines(path), 1):
+    for number, line in enumerate(files.json_lines(path), 1):
         if not line:
             continue
         try:

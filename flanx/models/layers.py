@@ -1,12 +1,13 @@
-"""Layers of every model: dense, norm, dropout, embedding, MLP, as T5X has them; stacks of layers.
+"""Layers of every model, as T5X has them: dense, norm, dropout, embedding, MLP, attention; stacks; models of them.
 
 Letters of shapes and einsum strings: b rows, l/q/k lengths (any, query, key), m emb_dim, h heads, g key-value heads
 (h, or 1 for multi-query), d head_dim, f mlp_dim, v vocabulary, n relative-position buckets.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -18,6 +19,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from flanx import kernels as tuned
 from flanx.errors import UserError, nearest
+from flanx.kernels import MASKED, operand
 
 Array = jax.Array
 Init = Callable[..., Array]
@@ -30,6 +32,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": nn.relu,
     "silu": nn.silu,
 }
+ATTENTION = ("auto", "exact", "fused")
 PRODUCT = "product"  # JAX's policies do not see a product inside a tuned kernel's own gradient rule, so it has a name
 _KEEP_PRODUCTS = jax.checkpoint_policies.save_only_these_names(PRODUCT)
 REMAT_POLICIES: dict[str, Callable[..., Any] | None] = {
@@ -224,6 +227,208 @@ class MLP(nn.Module):
         return Dense(self.emb_dim, ("mlp", "embed"), self.numerics, name="wo")(hidden)
 
 
+# ---- attention -------------------------------------------------------------------------------------------------------
+
+
+def relative_buckets(distance: Any, bidirectional: bool, num_buckets: int = 32, max_distance: int = 128) -> Any:
+    """T5's bucket of each distance (key position - query position), int32, any shape; numpy in, numpy out.
+
+    Half of the buckets are single small distances, half grow with the logarithm up to `max_distance`. With
+    `bidirectional` the upper half of the table is for keys behind the query; without, such keys share bucket 0.
+    """
+    xp = np if isinstance(distance, np.ndarray) else jnp
+    behind = 0
+    back = -distance
+    if bidirectional:
+        num_buckets //= 2
+        behind = (back < 0).astype(np.int32) * num_buckets
+        back = abs(back)
+    else:
+        back = xp.maximum(back, 0)
+    exact = num_buckets // 2
+    ratio = back.astype(np.float32) / exact + np.finfo(np.float32).eps
+    far = exact + (xp.log(ratio) / np.log(max_distance / exact) * (num_buckets - exact)).astype(np.int32)
+    return behind + xp.where(back < exact, back, xp.minimum(far, num_buckets - 1)).astype(np.int32)
+
+
+class RelativeBias(nn.Module):
+    """T5's relative position bias: one learned number per head and bucket of distance."""
+
+    num_heads: int
+    bidirectional: bool
+    num_buckets: int = 32
+    max_distance: int = 128
+
+    def setup(self) -> None:
+        init = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
+        axes, shape = ("heads", "relpos_buckets"), (self.num_heads, self.num_buckets)
+        self.rel_embedding = parameter(self, "rel_embedding", init, axes, shape)
+
+    def __call__(self, length: int) -> Array:
+        """float32 [1, h, q, k] for a row of `length` positions: one number per distance, constant along the diagonals.
+
+        Two reshapes lay them: a row of 2 * length numbers, repeated, read in rows of one less moves on by one each.
+        """
+        distance = np.arange(-length + 1, length + 1, dtype=np.int32)
+        values = self.of(distance)  # [h, 2 * length]
+        shape = (self.num_heads, length, 2 * length)
+        flat = jnp.broadcast_to(values[:, None, :], shape).reshape(self.num_heads, -1)
+        rows = flat[:, : length * (2 * length - 1)].reshape(self.num_heads, length, 2 * length - 1)
+        return rows[None, :, :, length - 1 :]
+
+    def at(self, distance: Array) -> Array:
+        """distance int32 [b, k] from each row's one query to the keys -> float32 [b, h, 1, k]."""
+        return jnp.moveaxis(self.of(distance), 0, 1)[:, :, None, :]
+
+    def of(self, distance: Any) -> Array:
+        """distance int32 [...] (key - query) -> float32 [h, ...]; a product with one-hot buckets."""
+        buckets = relative_buckets(distance, self.bidirectional, self.num_buckets, self.max_distance)
+        one_hot = jax.nn.one_hot(buckets, self.num_buckets, dtype=jnp.float32)
+        return jnp.tensordot(self.rel_embedding, one_hot, (1, -1))
+
+
+def rotate(x: Array, position: Array, base: float = 10_000.0) -> Array:
+    """Rotary positions: x [b, l, h, d] with each pair (i, i + d/2) turned by position [b, l] * base^(-2i/d)."""
+    half = x.shape[-1] // 2
+    speed = (base ** (-np.arange(half, dtype=np.float32) / half))[None, None, None, :]
+    angle = position[:, :, None, None].astype(jnp.float32) * speed
+    first, second = x[..., :half].astype(jnp.float32), x[..., half:].astype(jnp.float32)
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
+
+
+def attend(
+    query: Array,
+    key: Array,
+    value: Array,
+    bias: Array | None,
+    mask: Array | None,
+    kind: str = "auto",
+    kernels: str = "plain",
+) -> Array:
+    """Softmax attention without scaling (T5 folds it into the query's initial values; others scale the query).
+
+    Args:
+      query: [b, q, h, d]; key and value: [b, k, g, d] with g = h or 1.
+      bias: float32 [1 or b, h, q, k] added to the scores, or None.
+      mask: bool [b, 1, q, k], True where the query may see the key, or None.
+      kind: "exact", or "fused" for the backend's kernel (cuDNN), or "auto": fused on a GPU in bfloat16, else exact.
+      kernels: of exact attention, "plain" or "tuned"; see `flanx.kernels`.
+
+    Returns:
+      [b, q, h, d] in the type of `value`.
+    """
+    if kind == "auto":
+        kind = "fused" if jax.default_backend() == "gpu" and query.dtype == jnp.bfloat16 else "exact"
+    if kind == "fused":
+        bias = None if bias is None else bias.astype(query.dtype)
+        return jax.nn.dot_product_attention(query, key, value, bias, mask, scale=1.0)
+    exact = tuned.attend if kernels == "tuned" else attend_plainly
+    return exact(query, key, value, bias, mask)
+
+
+def attend_plainly(query: Array, key: Array, value: Array, bias: Array | None, mask: Array | None) -> Array:
+    """`attend` in plain operations, softmax in float32."""
+    (k, keys), (v, values) = operand(key), operand(value)
+    scores = jnp.einsum(f"bqhd,{k}->bhqk", query, keys, preferred_element_type=jnp.float32)
+    if bias is not None:
+        scores += bias
+    if mask is not None:
+        scores = jnp.where(mask, scores, MASKED)
+    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+    return jnp.einsum(f"bhqk,{v}->bqhd", weights, values)
+
+
+class Attention(nn.Module):
+    """T5's multi-head attention: `query`, `key`, `value`, `out`, no biases, no scaling of the scores.
+
+    T5X drops attention weights with one mask for all queries of a row; weights [b, h, 1, k] times values equal values
+    [b, k, h, 1] times weights, so the mask is applied to the values and every kernel of attention can take it.
+    """
+
+    num_heads: int
+    head_dim: int
+    emb_dim: int
+    dropout_rate: float
+    numerics: Numerics
+    kind: str = "auto"
+
+    def setup(self) -> None:
+        def init_query(*args: Any) -> Array:
+            return NORMAL(*args) / np.sqrt(self.head_dim).astype(np.float32)
+
+        joined = self.num_heads * self.head_dim
+        self.query = Dense(joined, ("embed", "joined_kv"), self.numerics, init_query)
+        self.key = Dense(joined, ("embed", "joined_kv"), self.numerics, NORMAL)
+        self.value = Dense(joined, ("embed", "joined_kv"), self.numerics, NORMAL)
+        self.out = Dense(self.emb_dim, ("joined_kv", "embed"), self.numerics, NORMAL)
+        self.dropout = Dropout(self.dropout_rate, shared=(-1,))
+
+    def split(self, x: Array) -> Array:
+        """[b, l, h * d] -> [b, l, h, d], heads over the mesh."""
+        x = x.reshape(*x.shape[:-1], self.num_heads, self.head_dim)
+        return constrain(x, ("batch", "length", "heads", "kv"))
+
+    def keys_and_values(self, memory: Array) -> tuple[Array, Array]:
+        """memory [b, k, m] -> keys and values [b, k, h, d]."""
+        return self.split(self.key(memory)), self.split(self.value(memory))
+
+    def __call__(self, x: Array, memory: Array, bias: Array | None, mask: Array | None) -> Array:
+        """x [b, q, m] looks at memory [b, k, m] -> [b, q, m]; bias and mask as in `attend`."""
+        key, value = self.keys_and_values(memory)
+        return self.from_cache(x, key, self.dropout(value), bias, mask)
+
+    def from_cache(self, x: Array, key: Array, value: Array, bias: Array | None, mask: Array | None) -> Array:
+        """x [b, q, m] looks at given keys and values [b, k, h, d] -> [b, q, m]."""
+        seen = attend(self.split(self.query(x)), key, value, bias, mask, self.kind, self.numerics.kernels)
+        return self.out(seen.reshape(*x.shape[:-1], self.num_heads * self.head_dim))
+
+    def recall(self, x: Array, key: Array, value: Array, bias: Array | None, mask: Array) -> Array:
+        """x [b, 1, m] looks at a cache's keys and values [b, h, k, d] -> [b, 1, m]."""
+        seen = recall(self.split(self.query(x)), key, value, bias, mask)
+        return self.out(seen.reshape(*x.shape[:-1], self.num_heads * self.head_dim))
+
+
+def segment_mask(query_segments: Array, key_segments: Array, causal: bool = False) -> Array:
+    """Who may see whom in packed rows: bool [b, 1, q, k] from segment numbers [b, q] and [b, k], 0 for padding."""
+    query, key = query_segments[:, :, None], key_segments[:, None, :]
+    mask = (query == key) & (query > 0)
+    if causal:
+        position = np.arange(query_segments.shape[1])
+        mask &= (position[:, None] >= position[None, :])[None]
+    return mask[:, None]
+
+
+def write(cache: Array, new: Array, position: Array) -> Array:
+    """Writes new [b, 1, g, d] into cache [b, k, g, d] at position int32 [b], one per row."""
+    return cache.at[np.arange(cache.shape[0]), position].set(new[:, 0])
+
+
+def heads_first(x: Array) -> Array:
+    """[b, k, h, d] -> [b, h, k, d] (or back), the layout of a cache: one query's product with it is one per head.
+
+    In the other layout XLA's CPU compiler transposes the whole cache at every step, at seven times the cost.
+    """
+    return jnp.swapaxes(x, 1, 2)
+
+
+def write_heads(cache: Array, new: Array, position: Array) -> Array:
+    """Writes new [b, 1, h, d] into cache [b, h, k, d] at position int32 [b], one per row."""
+    return cache.at[np.arange(cache.shape[0]), :, position].set(new[:, 0])
+
+
+def recall(query: Array, key: Array, value: Array, bias: Array | None, mask: Array) -> Array:
+    """`attend` of one query [b, 1, h, d] on a cache [b, h, k, d], softmax in float32 -> [b, 1, h, d]."""
+    scores = jnp.einsum("bqhd,bhkd->bhqk", query, key, preferred_element_type=jnp.float32)
+    if bias is not None:
+        scores += bias
+    weights = jax.nn.softmax(jnp.where(mask, scores, MASKED), axis=-1).astype(value.dtype)
+    return jnp.einsum("bhqk,bhkd->bqhd", weights, value)
+
+
+# ---- stacks of layers ------------------------------------------------------------------------------------------------
+
+
 def stack_layers(layer: type[nn.Module], config: Any, num_layers: int) -> list[nn.Module]:
     """Makes the layers `layers_0`, ... of a stack, or the one scanned `layers`, from a class that takes `config`.
 
@@ -267,3 +472,83 @@ def stack(params: Any) -> Any:
         parts = [tree.pop(f"layers_{i}") for i in range(count)]
         tree["layers"] = jax.tree.map(lambda *leaves: jnp.stack(leaves), *parts)
     return tree
+
+
+# ---- a model of layers -----------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LinenModel:
+    """What models built on a linen module have in common: a base for frozen dataclasses of sizes.
+
+    They make a module and name the features of a batch that it takes. The module's methods are a call on the features,
+    which gives logits [b, t, v], and `step`.
+
+    Attributes:
+      dropout_rate: of embeddings, attention, MLP and residuals, where logits are asked for with a dropout rng.
+      dtype: of activations, "float32" or "bfloat16"; see `Numerics` for what stays float32.
+      remat: what the backward pass recomputes, a name in `REMAT_POLICIES`.
+      scan_layers: one loop over stacked layers instead of one program text per layer: compiles faster, same numbers.
+      attention: "auto", "exact" or "fused"; see `attend`.
+      kernels: "plain", which every transformation of jax takes, or "tuned", those of `flanx.kernels`: faster on a CPU,
+        gradients in reverse mode alone. The numbers are the same, so it is left out of a run's identity (`repr`).
+    """
+
+    dropout_rate: float = 0.0
+    dtype: str = "float32"
+    remat: str = "none"
+    scan_layers: bool = False
+    attention: str = "auto"
+    kernels: str = dataclasses.field(default="plain", repr=False)
+
+    features: ClassVar[tuple[str, ...]]
+
+    def __post_init__(self) -> None:
+        check_name("remat", self.remat, tuple(REMAT_POLICIES))
+        check_name("attention", self.attention, ATTENTION)
+        Numerics(self.dtype, self.kernels)
+
+    @functools.cached_property
+    def module(self) -> Any:
+        """The linen module whose parameters these are."""
+        raise NotImplementedError
+
+    @property
+    def numerics(self) -> Numerics:
+        """Which number has which type, and which kernels compute it."""
+        return Numerics(self.dtype, self.kernels)
+
+    def init(self, rng: jax.Array) -> Any:
+        """New parameters, boxed with logical axis names; call it under `jit` or `eval_shape`."""
+        return self.module.init(rng, *[jnp.ones((1, 1), jnp.int32)] * len(self.features))["params"]
+
+    def logits(self, params: Any, batch: Any, dropout_rng: jax.Array | None = None) -> Array:
+        """Teacher-forced logits of (packed) rows, float32 [b, t, v]; dropout where a rng is given."""
+        rngs = {} if dropout_rng is None else {"dropout": dropout_rng}
+        return self.module.apply({"params": params}, *self._inputs(batch), rngs=rngs)
+
+    def outputs(self, params: Any, batch: Any) -> Any:
+        """Every module's output, nested by module name, without dropout: for the search for the first bad layer."""
+
+        def is_wanted(module: nn.Module, method: str) -> bool:
+            return method == "__call__" and not isinstance(module, Dropout)
+
+        module, variables = self.unrolled(params)
+        _, captured = module.apply(
+            variables, *self._inputs(batch), capture_intermediates=is_wanted, mutable=["intermediates"]
+        )
+        return captured["intermediates"]
+
+    def decode_step(self, params: Any, cache: Any, tokens: Array) -> tuple[Array, Any]:
+        """Logits float32 [b, v] after tokens int32 [b], each row at its own position, and the cache after them."""
+        module, variables = self.unrolled(params)
+        return module.apply(variables, cache, tokens, method="step")
+
+    def unrolled(self, params: Any) -> tuple[Any, dict[str, Any]]:
+        """The module without scan and its variables: what decoding and the search for bad layers run."""
+        if not self.scan_layers:
+            return self.module, {"params": params}
+        return dataclasses.replace(self, scan_layers=False).module, {"params": unstack(params)}
+
+    def _inputs(self, batch: Any) -> list[Array]:
+        return [batch[name] for name in self.features]

@@ -14,8 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from flanx.models import Cache, Params
-from flanx.models.attention import attend, rotate, segment_mask, write
-from flanx.models.base import LinenModel
 from flanx.models.layers import (
     MLP,
     NORMAL,
@@ -23,9 +21,14 @@ from flanx.models.layers import (
     Dense,
     Dropout,
     Embed,
+    LinenModel,
     RMSNorm,
+    attend,
     constrain,
+    rotate,
+    segment_mask,
     stack_layers,
+    write,
 )
 
 

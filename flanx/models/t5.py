@@ -13,19 +13,23 @@ import jax.numpy as jnp
 import numpy as np
 
 from flanx.models import Cache, Params
-from flanx.models.attention import Attention, RelativeBias, heads_first, segment_mask, write_heads
-from flanx.models.base import LinenModel
 from flanx.models.layers import (
     ACTIVATIONS,
     MLP,
     Array,
+    Attention,
     Dropout,
     Embed,
     Head,
+    LinenModel,
+    RelativeBias,
     RMSNorm,
     check_name,
     constrain,
+    heads_first,
+    segment_mask,
     stack_layers,
+    write_heads,
 )
 
 

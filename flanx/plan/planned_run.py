@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from flanx import config
-from flanx.data.dataset import DatasetConfig
+from flanx.data.pipeline.batches import DatasetConfig
 from flanx.errors import UserError
 from flanx.models import Model
 from flanx.partition import Partitioner

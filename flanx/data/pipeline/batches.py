@@ -6,6 +6,7 @@ unpacked, row n is draw n. So neither the step nor the number of hosts changes w
 at once.
 """
 
+import dataclasses
 import functools
 import hashlib
 import json
@@ -15,15 +16,45 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from flanx.data import vocabulary as vocabularies
 from flanx.data.pipeline import features, sampling
 from flanx.data.pipeline import packing as packer
 from flanx.data.pipeline.mixture import Mixture
-from flanx.data.store import Store
+from flanx.data.store import Store, open_store
 from flanx.errors import UserError
 
 ALGORITHM = 2  # raise it when the same arguments would give other batches
 KEPT = 3  # plans held in memory: a few MB each
 PAGE = 4096  # bytes that reading one example touches, or so
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetConfig:
+    """Where a run's batches come from: T5X's `DatasetConfig` over a token store.
+
+    Attributes:
+      vocabulary: what the store must have been built with: "byte", or the path or URL of a SentencePiece model.
+      task_feature_lengths: tokens per packed row, {"inputs": I, "targets": T}.
+      batch_size: packed rows per step, over all hosts.
+    """
+
+    mixture: Mixture
+    store_dir: str
+    vocabulary: str
+    task_feature_lengths: Mapping[str, int]
+    batch_size: int
+
+    def open(self, vocab_size: int, packing: str, seed: int) -> "Batches":
+        """The batches for a model's vocabulary and packing, in the order of `seed`. Raises UserError where none fit."""
+        opened = open_store(self.store_dir)
+        opened.check_vocabulary(vocabularies.load(self.vocabulary).fingerprint)
+        if opened.vocabulary_size > vocab_size:
+            raise UserError(
+                f"the store at {self.store_dir} has {opened.vocabulary_size} pieces ({opened.vocabulary}), the model "
+                f"only {vocab_size}; set VOCAB_SIZE or build the store with the model's vocabulary"
+            )
+        lengths = dict(self.task_feature_lengths)
+        return Batches(opened, self.mixture, lengths, self.batch_size, seed, packing=packing)
 
 
 class Plan(NamedTuple):

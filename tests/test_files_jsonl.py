@@ -4,7 +4,7 @@ import pathlib
 
 import pytest
 
-from flanx import jsonl
+from flanx import files
 from flanx.errors import UserError
 
 TEXTS = ["plain", "two\nlines\r", "\u2028 and \x85 end no line", "বাংলা", "\ud800"]
@@ -12,16 +12,16 @@ TEXTS = ["plain", "two\nlines\r", "\u2028 and \x85 end no line", "বাংল�
 
 def test_every_cut_leaves_the_lines_before_it(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "rows.jsonl"
-    whole = "".join(jsonl.line({"text": text}) for text in TEXTS).encode()
+    whole = "".join(files.json_line({"text": text}) for text in TEXTS).encode()
     for end in range(len(whole) + 1):
         path.write_bytes(whole[:end])
-        found = jsonl.records(path)
+        found = files.read_jsonl(path)
         assert found == [{"text": text.replace("\ud800", "?")} for text in TEXTS[: whole[:end].count(b"\n")]]
-        jsonl.truncate(path)
+        files.truncate_jsonl(path)
         with open(path, "a", encoding="utf-8") as file:
-            file.write(jsonl.line({"text": "next"}))
-        assert jsonl.records(path) == [*found, {"text": "next"}]
-    assert jsonl.records(tmp_path / "none.jsonl") == []
+            file.write(files.json_line({"text": "next"}))
+        assert files.read_jsonl(path) == [*found, {"text": "next"}]
+    assert files.read_jsonl(tmp_path / "none.jsonl") == []
 
 
 @pytest.mark.parametrize(
@@ -36,4 +36,4 @@ def test_damage_is_named(tmp_path: pathlib.Path, raw: bytes, message: str) -> No
     path = tmp_path / "rows.jsonl"
     path.write_bytes(raw)
     with pytest.raises(UserError, match=message):
-        jsonl.records(path)
+        files.read_jsonl(path)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from flanx import checksums
+from flanx import files
 from flanx.convert import flanx_format
 from flanx.convert.storage import open_storage
 from flanx.errors import UserError
@@ -12,26 +12,26 @@ def test_a_changed_missing_or_cut_file_is_named(tmp_path):
     (tmp_path / "d").mkdir()
     chunk = tmp_path / "d" / "0.0"
     chunk.write_bytes(b"\0" * 100)
-    checksums.write(tmp_path)
-    checksums.verify(tmp_path)
+    files.write_checksums(tmp_path)
+    files.verify_checksums(tmp_path)
     for damage in (b"\0" * 99, b"\0" * 99 + b"\1", b""):
         chunk.write_bytes(damage)
         with pytest.raises(UserError, match=r"0\.0 has changed"):
-            checksums.verify(tmp_path)
+            files.verify_checksums(tmp_path)
     chunk.unlink()
     with pytest.raises(UserError, match=r"0\.0 is missing"):
-        checksums.verify(tmp_path)
+        files.verify_checksums(tmp_path)
 
 
 def test_a_folder_without_a_record_is_taken(tmp_path):
-    checksums.verify(tmp_path)
+    files.verify_checksums(tmp_path)
 
 
 def test_a_damaged_checkpoint_is_not_converted(tmp_path):
     item = tmp_path / "checkpoint_3" / "default"
     item.mkdir(parents=True)
     (item / "_METADATA").write_text("{}")
-    checksums.write(item.parent)
+    files.write_checksums(item.parent)
     (item / "_METADATA").write_text("[]")
     with pytest.raises(UserError, match="_METADATA has changed"):
         flanx_format.read(open_storage(item.parent))
