@@ -17,7 +17,10 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from flanx import convert, files
+from flanx.convert import flanx_format
+from flanx.convert.storage import open_storage
 from flanx.errors import UserError
+from flanx.optim import AdafactorState
 from flanx.train_step import TrainState
 
 FOLDER = "checkpoints"
@@ -156,9 +159,20 @@ class Checkpoints:
         if step is None or step not in self._manager.all_steps():
             steps = ", ".join(map(str, self._manager.all_steps())) or "none"
             raise UserError(f"no checkpoint of step {step} in {self.folder} (there: {steps})")
-        wanted = _tree(target)
-        _check_shapes(self._manager.item_metadata(step), wanted, f"{self.folder}/checkpoint_{step}")
-        return TrainState(**self._manager.restore(step, args=ocp.args.StandardRestore(wanted)))
+        wanted, metadata = _tree(target), self._manager.item_metadata(step)
+        is_old = isinstance(target.opt_state, AdafactorState) and "opt_state/m" in _names(metadata)
+        if is_old:
+            opt_state = target.opt_state._asdict()
+            wanted["opt_state"] = opt_state | {"m": opt_state.pop("momentum")}
+        _check_shapes(metadata, wanted, f"{self.folder}/checkpoint_{step}")
+        restored = self._manager.restore(step, args=ocp.args.StandardRestore(wanted))
+        if is_old:
+            opt_state = restored["opt_state"]
+            momentum = opt_state.pop("m")
+            if flanx_format.has_turned_momentum(open_storage(self.folder.parent), step):
+                momentum = jax.tree.map(lambda x: 0 - x, momentum)
+            restored["opt_state"] = AdafactorState(**opt_state, momentum=momentum)
+        return TrainState(**restored)
 
     def wait(self) -> None:
         """Blocks until the save under way is on disk, its checksums too."""
@@ -193,6 +207,11 @@ def _check_shapes(metadata: Any, wanted: Any, path: str) -> None:
             raise UserError(f"{path} has '{name}', which this model or optimizer does not have")
         if tuple(saved[name].shape) != tuple(here[name].shape):
             raise UserError(f"{path}: '{name}' is {list(saved[name].shape)}, in this model {list(here[name].shape)}")
+
+
+def _names(metadata: Any) -> set[str]:
+    """{"params/decoder", "opt_state/v_row", ...}: the first two keys of every array."""
+    return {"/".join(name.split("/")[:2]) for name in _leaves(getattr(metadata, "tree", metadata))}
 
 
 def _leaves(tree: Any) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Optimizers as optax transformations, and learning-rate schedules as functions of the step.
 
 Adafactor has T5X's semantics, parameter for parameter and state for state: its state holds T5X's `v_row`, `v_col`,
-`v` and `m`, with zeros of shape (1,) for those that a parameter does not use. `optax.adafactor` gives the same updates
-for unstacked parameters; it knows no stacked layers, whose statistics must not mix.
+`v` and `m` (here `momentum`), with zeros of shape (1,) for those that a parameter does not use. `optax.adafactor` gives
+the same updates for unstacked parameters; it knows no stacked layers, whose statistics must not mix.
 """
 
 import dataclasses
@@ -23,13 +23,15 @@ class AdafactorState(NamedTuple):
     """Adafactor's moments: trees like the parameters, float32; unused ones are zeros of shape (1,).
 
     Of a factored [r, c] parameter whose larger axis is c: v_row [r] and v_col [c] (r for c where r is larger).
+    `momentum` is the running mean of what is subtracted from the parameters, as T5X's `m`. (Until November 2026 it was
+    that of what is added, in a field `m`; `flanx.checkpoint` turns the sign of such a checkpoint.)
     """
 
     count: jax.Array  # type: ignore[assignment]  # pyright: ignore[reportIncompatibleMethodOverride]  int32 [], updates
     v_row: Any
     v_col: Any
     v: Any
-    m: Any
+    momentum: Any
 
 
 class _Leaf(NamedTuple):
@@ -39,7 +41,7 @@ class _Leaf(NamedTuple):
     v_row: jax.Array
     v_col: jax.Array
     v: jax.Array
-    m: jax.Array
+    momentum: jax.Array
 
 
 class _Step(NamedTuple):
@@ -96,7 +98,7 @@ class _Adafactor:
             leaf = leaf._replace(v_row=jnp.zeros(rows, jnp.float32), v_col=jnp.zeros(columns, jnp.float32))
         else:
             leaf = leaf._replace(v=jnp.zeros(param.shape, jnp.float32))
-        return leaf if self.momentum is None else leaf._replace(m=jnp.zeros(param.shape, jnp.float32))
+        return leaf if self.momentum is None else leaf._replace(momentum=jnp.zeros(param.shape, jnp.float32))
 
     def shared(self, count: jax.Array, rate: jax.Array) -> _Step:
         """The rates of the step after `count` updates, which all parameters share."""
@@ -121,19 +123,19 @@ class _Adafactor:
         return leaf._replace(update=update, v_row=v_row, v_col=v_col)
 
     def advance(self, leaf: _Leaf, param: jax.Array, step: _Step) -> _Leaf:
-        """A parameter's gradient (`leaf.update`) and moments -> what is added to it, and its moments after."""
+        """A parameter's gradient (`leaf.update`) and moments -> what is subtracted from it, and its moments after."""
         leaf = self.precondition(leaf, step.keep)
         update, rate = leaf.update, step.rate
         if self.clipping_threshold is not None:
             update /= jnp.maximum(1.0, _root_mean_square(update) / self.clipping_threshold)
         if self.multiply_by_parameter_scale:
             rate *= jnp.maximum(_root_mean_square(param), self.min_parameter_scale)
-        update *= -rate
+        update *= rate
         if self.momentum is not None:
-            update = self.momentum * leaf.m + (1.0 - self.momentum) * update
-            leaf = leaf._replace(m=update)
+            update = self.momentum * leaf.momentum + (1.0 - self.momentum) * update
+            leaf = leaf._replace(momentum=update)
         if step.decay is not None:
-            update -= step.decay * param
+            update += step.decay * param
         return leaf._replace(update=update)
 
 
@@ -162,7 +164,7 @@ def adafactor(
       factored: whether matrices keep row and column means of the squares instead of all of them.
       min_dim_size_to_factor: smallest size of a factored matrix's smaller axis.
       clipping_threshold: largest root mean square of an update before the rate, or None.
-      momentum: fraction of the last update that is kept, or None.
+      momentum: fraction of the last update that is kept (T5X's beta1), or None.
       weight_decay: fraction of a parameter that each step subtracts, or None.
       weight_decay_lr_exponent: multiplies the weight decay (1 if None) by learning_rate^exponent; PaLM has 2.
       global_norm: clips the norm of all gradients together first, or None; PaLM has 1.
@@ -192,9 +194,9 @@ def adafactor(
 
             return (jax.vmap(each) if _is_stacked(path) else each)(param, *moments)
 
-        trees = (params, grads, state.v_row, state.v_col, state.v, state.m)
-        updates, *moments = _columns(jax.tree_util.tree_map_with_path(one, *trees))
-        return updates, AdafactorState(state.count + 1, *moments)
+        trees = (params, grads, state.v_row, state.v_col, state.v, state.momentum)
+        subtracted, *moments = _columns(jax.tree_util.tree_map_with_path(one, *trees))
+        return jax.tree.map(jnp.negative, subtracted), AdafactorState(state.count + 1, *moments)
 
     return optax.GradientTransformation(init, update)
 

@@ -103,7 +103,7 @@ def test_a_converted_run_resumes_on_a_mesh_with_its_optimizer_state(tmp_path: pa
     state = checkpoint.Checkpoints(tmp_path / "run").restore(target)
     assert int(state.step) == int(state.opt_state.count) == 7
     for name in ONE_LAYER.shapes():
-        leaf, moments = state.params, [getattr(state.opt_state, moment) for moment in flanx_format.MOMENTS]
+        leaf, moments = state.params, [getattr(state.opt_state, ours) for ours in flanx_format.MOMENTS.values()]
         for part in name.split("/"):
             leaf, moments = leaf[part], [moment[part] for moment in moments]
         np.testing.assert_array_equal(leaf, want[f"target/{name}"].read())
@@ -118,6 +118,41 @@ def test_a_converted_run_resumes_on_a_mesh_with_its_optimizer_state(tmp_path: pa
     assert_same(t5x.read_legacy(open_storage(tmp_path / "out" / "checkpoint_7")), want)
     checkpoint.save_params(tmp_path / "bare", state.params)
     assert_same(flanx.convert.open_checkpoint(tmp_path / "bare").tensors, draw(ONE_LAYER))
+
+
+def with_old_momentum(folder: pathlib.Path, want: dict[str, LazyTensor]) -> pathlib.Path:
+    """A run as flanx wrote it until November 2026: the momentum under T5X's name with the other sign."""
+    leaves: list = [(("step",), want["state/step"]), (("opt_state", "count"), want["state/step"])]
+    for name, tensor in want.items():
+        if name.startswith("target/"):
+            leaves.append((("params", *name.split("/")[1:]), tensor))
+        elif name != "state/step":
+            *inside, moment = name.split("/")[2:]
+            leaves.append((("opt_state", moment, *inside), tensor.negated() if moment == "m" else tensor))
+    orbax_item.write(open_storage(folder / "checkpoints" / "checkpoint_7" / "default"), leaves)
+    shutil.copy(KEPT / "checkpoints/checkpoint_1/_CHECKPOINT_METADATA", folder / "checkpoints/checkpoint_7")
+    return folder
+
+
+def test_the_momentum_of_an_old_run_is_turned(tmp_path: pathlib.Path):
+    want = draw(ONE_LAYER, optimizer=True)
+    for name, shape in ONE_LAYER.shapes().items():
+        want[f"state/param_states/{name}/m"] = in_memory(np.full(shape, 0.5, np.float32))
+    model, optimizer = logit_parity.model(ONE_LAYER, {}), optim.adafactor(1e-3, momentum=0.9)
+    target = jax.tree.map(spread, jax.eval_shape(train_step.Trainer(model, optimizer).init))
+    old = with_old_momentum(tmp_path / "old", want)
+    assert_same(flanx.convert.open_checkpoint(old).tensors, want)
+    state = checkpoint.Checkpoints(old).restore(target)
+    assert {float(x.min()) for x in jax.tree.leaves(state.opt_state.momentum)} == {0.5}
+    # what an old `flanx convert` made of a T5X checkpoint has T5X's sign
+    (old / "flanx_convert.json").write_text(json.dumps({"from": "t5x", "step": 7}))
+    momentum = checkpoint.Checkpoints(old).restore(target).opt_state.momentum
+    assert {float(x.max()) for x in jax.tree.leaves(momentum)} == {-0.5}
+    scale = flanx.convert.open_checkpoint(old).tensors["state/param_states/encoder/encoder_norm/scale/m"]
+    assert scale.read()[0] == -0.5
+
+
+KEPT = pathlib.Path(__file__).parent / "checkpoints" / "flanx_0_1_0"
 
 
 @pytest.mark.parametrize("version", ["0_1_0"])

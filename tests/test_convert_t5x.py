@@ -1,3 +1,4 @@
+import dataclasses
 import gzip
 import json
 import pathlib
@@ -9,7 +10,8 @@ from flax import serialization
 
 import flanx.convert
 from flanx import optim, train_step
-from flanx.convert import flanx_format, hf, orbax_item, t5x, zarr
+from flanx.convert import flanx_format, hf, logit_parity, orbax_item, t5x, zarr
+from flanx.convert import scan_layers as scan_layers_form
 from flanx.convert.lazy_tensor import BFLOAT16, in_memory, nest, parameters
 from flanx.convert.storage import open_storage
 from flanx.errors import UserError
@@ -56,8 +58,8 @@ def state_of(source: flanx.convert.OpenCheckpoint) -> train_step.TrainState:
     """A training state of what a checkpoint holds."""
     arrays = values(source.tensors)
     moments = {
-        moment: nest({name: arrays[f"state/param_states/{name}/{moment}"] for name in parameters(arrays)})
-        for moment in flanx_format.MOMENTS
+        ours: nest({name: arrays[f"state/param_states/{name}/{theirs}"] for name in parameters(arrays)})
+        for theirs, ours in flanx_format.MOMENTS.items()
     }
     step = np.asarray(arrays["state/step"], np.int32)
     return train_step.TrainState(step, nest(parameters(arrays)), optim.AdafactorState(step, **moments))
@@ -86,6 +88,31 @@ def test_training_goes_on_from_t5x_as_t5x_did(tiny: pathlib.Path):
     (ours, mine), (theirs, yours) = step(state, batches[0]), step(there, batches[0])
     np.testing.assert_allclose(mine["loss"], yours["loss"], rtol=1e-4)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4, rtol=1e-4), ours.params, theirs.params)
+
+
+@pytest.mark.parametrize("scan_layers", [False, True])
+def test_momentum_goes_on_from_t5x_as_t5x_did(golden_dir: pathlib.Path, scan_layers: bool):
+    """Eight steps with T5X's beta1 = 0.9, from its step 0 to its step 8, `m` and its sign included."""
+    folder = golden_dir / "t5x_momentum"
+    start = flanx.convert.open_checkpoint(folder / "legacy" / "checkpoint_0")
+    later = flanx.convert.open_checkpoint(folder / "orbax" / "checkpoint_8")
+    model = dataclasses.replace(logit_parity.model(start.t5_sizes(), {}), scan_layers=scan_layers)
+    step = jax.jit(train_step.Trainer(model, optim.adafactor(1e-3, momentum=0.9), dropout=False).step)
+
+    def opened(source: flanx.convert.OpenCheckpoint) -> train_step.TrainState:
+        tensors = scan_layers_form.stack(source.tensors) if scan_layers else source.tensors
+        return jax.device_put(state_of(dataclasses.replace(source, tensors=tensors)))
+
+    state, there = opened(start), opened(later)
+    with np.load(folder / "batches.npz") as file:
+        for k in range(8):
+            state, _ = step(
+                state, {name.split("/")[1]: file[name] for name in file.files if name.startswith(f"{k:03d}/")}
+            )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-4), state.params, there.params)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=2e-3 * np.max(np.abs(b))), state.opt_state, there.opt_state
+    )
 
 
 def test_legacy_round_trip_is_bit_for_bit(tmp_path: pathlib.Path):

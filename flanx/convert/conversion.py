@@ -14,7 +14,8 @@ import numpy as np
 
 import flanx
 from flanx.convert import flanx_format, hf, logit_parity, scan_layers, t5x
-from flanx.convert.formats import NOTE, OpenCheckpoint, open_checkpoint
+from flanx.convert.flanx_format import NOTE
+from flanx.convert.formats import OpenCheckpoint, open_checkpoint
 from flanx.convert.lazy_tensor import BFLOAT16, STATE, TARGET, LazyTensor, fingerprint, in_memory, parameters
 from flanx.convert.storage import Storage, open_storage
 from flanx.data import remote

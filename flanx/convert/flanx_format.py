@@ -1,7 +1,8 @@
 """flanx's own checkpoints under T5X's names: read lazily, and written a tensor at a time.
 
 A run holds checkpoints/checkpoint_<step>/default with {step, params, opt_state}; parameters alone are one Orbax item.
-Our Adafactor keeps T5X's moments in T5X's shapes, so its state is converted both ways unchanged.
+Our Adafactor keeps T5X's moments in T5X's shapes, so its state is converted both ways unchanged. Until November 2026 it
+kept the momentum under T5X's name `m` with the other sign; such checkpoints are turned when they are read.
 """
 
 import json
@@ -18,10 +19,11 @@ from flanx.convert.storage import Storage
 from flanx.errors import UserError
 
 FOLDER, ITEM = "checkpoints", "default"
-MOMENTS = ("v_row", "v_col", "v", "m")
+NOTE = "flanx_convert.json"  # what a conversion leaves in its result
+MOMENTS = {"v_row": "v_row", "v_col": "v_col", "v": "v", "m": "momentum"}  # T5X's name -> ours
 STEP = STATE + "step"
 _PARAM_STATE = re.compile(rf"{STATE}param_states/(.+)/({'|'.join(MOMENTS)})")
-_MOMENT = re.compile(rf"opt_state/({'|'.join(MOMENTS)})/(.+)")
+_MOMENT = re.compile(rf"opt_state/({'|'.join([*MOMENTS.values(), 'm'])})/(.+)")
 
 
 def item_folder(folder: Storage) -> Storage | None:
@@ -67,7 +69,20 @@ def _take_moment(tensors: dict[str, LazyTensor], name: str, tensor: LazyTensor, 
         raise UserError(
             f"{item}: '{name}' is not Adafactor's; the optimizer state cannot be converted, add --drop-optimizer"
         )
-    tensors[f"{STATE}param_states/{match[2]}/{match[1]}"] = tensor
+    if match[1] == "m":  # the name that it had with the other sign
+        is_turned = has_turned_momentum(item.parent.parent.parent, int(tensors[STEP].read()))
+        tensor = tensor.negated() if is_turned else tensor
+    moment = {ours: theirs for theirs, ours in MOMENTS.items()}.get(match[1], "m")
+    tensors[f"{STATE}param_states/{match[2]}/{moment}"] = tensor
+
+
+def has_turned_momentum(run: Storage, step: int) -> bool:
+    """Whether a momentum `opt_state/m` in a run's checkpoint of `step` is the mean of what is added.
+
+    All are but those that `flanx convert` made of a T5X checkpoint: it copied T5X's sign.
+    """
+    note = run.read_json(NOTE) if NOTE in run.children() else {}
+    return not (note.get("from") == "t5x" and note.get("step") == step)
 
 
 def write(folder: Storage, tensors: LazyTensors) -> None:
@@ -87,8 +102,8 @@ def write(folder: Storage, tensors: LazyTensors) -> None:
     unused = in_memory(np.zeros((1,), np.float32))
     leaves = [(("step",), number), (("opt_state", "count"), number)]
     leaves += [(("params", *name.split("/")), tensor) for name, tensor in params.items()]
-    for moment in MOMENTS:
-        leaves += [(("opt_state", moment, *name.split("/")), moments.get((name, moment), unused)) for name in params]
+    for theirs, ours in MOMENTS.items():
+        leaves += [(("opt_state", ours, *name.split("/")), moments.get((name, theirs), unused)) for name in params]
     step_folder = folder / FOLDER / f"checkpoint_{step}"
     orbax_item.write(step_folder / ITEM, leaves)
     now = time.time_ns()

@@ -10,13 +10,13 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from flanx.convert import flanx_format, hf, orbax_item, scan_layers, t5x
+from flanx.convert.flanx_format import NOTE
 from flanx.convert.lazy_tensor import STATE, TARGET, LazyTensor, fingerprint, flatten, nest, parameters
 from flanx.convert.storage import Storage, open_storage
 from flanx.convert.t5_shapes import T5Sizes, check, infer, is_t5
 from flanx.errors import UserError, nearest
 
 KINDS = ("t5x", "hf", "flanx")
-NOTE = "flanx_convert.json"  # what a conversion leaves next to its result
 
 
 @dataclasses.dataclass(frozen=True)

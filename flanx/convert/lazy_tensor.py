@@ -42,6 +42,10 @@ class LazyTensor:
         """The same tensor with its axes in reverse order; nothing is read or copied."""
         return LazyTensor(self.shape[::-1], self.dtype, lambda index: self.fetch(index[::-1]).T)
 
+    def negated(self) -> "LazyTensor":
+        """The same tensor with the other sign."""
+        return LazyTensor(self.shape, self.dtype, lambda index: 0 - self.fetch(index))
+
     def cast(self, dtype: np.dtype) -> "LazyTensor":
         """The same tensor in another dtype, where it is a floating one; integers stay."""
         if self.dtype == dtype or not is_floating(self.dtype):
