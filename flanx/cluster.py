@@ -21,6 +21,7 @@ from typing import Any
 
 from flanx.coordination import Connection, ProcessId
 from flanx.errors import Preempted, UserError
+from flanx.settings import COUNT, MOST_SECONDS, NATURAL, Range, flag
 
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # a run saves its state and ends
 JAX_SILENCE = 24 * 3600  # seconds; `coordination` notices a lost process, JAX would also end a suspended one
@@ -30,10 +31,14 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags for processes whose number is not in the environment."""
     parser.add_argument("--coordinator_address", metavar="HOST:PORT", help="address of process 0; all hosts reach it")
-    parser.add_argument("--num_processes", type=int, metavar="N", help="processes of the run")
-    parser.add_argument("--process_id", type=int, metavar="I", help="this process's number, from 0")
+    parser.add_argument("--num_processes", type=flag(int, COUNT), metavar="N", help="processes of the run")
+    parser.add_argument("--process_id", type=flag(int, NATURAL), metavar="I", help="this process's number, from 0")
     parser.add_argument(
-        "--cluster_timeout", type=float, default=300.0, metavar="SECONDS", help="how long to wait for all processes"
+        "--cluster_timeout",
+        type=flag(float, Range(1, MOST_SECONDS)),
+        default=300.0,
+        metavar="SECONDS",
+        help="how long to wait for all processes",
     )
 
 

@@ -14,6 +14,7 @@ import os
 import pathlib
 import pprint
 import re
+import tokenize
 import types
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -206,6 +207,10 @@ def parse(
             )
     except RecursionError as error:
         raise UserError(f"{', '.join(map(str, gin_files))}: nested too deeply; is it a gin file?") from error
+    except tokenize.TokenError as error:
+        raise UserError(
+            f"{', '.join(map(str, scan.files[-1:])) or 'the command line'}: a bracket or a text has no end"
+        ) from error
     except (ValueError, SyntaxError, OSError, ImportError, AttributeError, TypeError, NameError) as error:
         raise _explain(error) from error
     _check_scopes(scan)
@@ -230,7 +235,7 @@ def _quiet() -> Iterator[None]:
 def _read_binding(scan: Scan, key: str, text: str) -> None:
     try:
         scan.read_statements(f"{key} = {text}")
-    except (SyntaxError, ValueError, RecursionError) as error:
+    except (SyntaxError, ValueError, RecursionError, tokenize.TokenError) as error:
         shown = text if len(text) < 80 else text[:77] + "..."
         raise UserError(
             f"--gin.{key}={shown} (the command line): not a gin value; a number stands as it is, a string needs "
@@ -305,7 +310,9 @@ def _check_values(scan: Scan) -> None:
                 taken = settings.check(match.wrapped, name, value)
             except settings.Wrong as wrong:
                 full = f"{selector}.{name}"
-                rows = [r for k, v in scan.bound.items() for r in v if k == source or f".{full}".endswith(f".{k}")]
+                rows = scan.bound.get(source) or [
+                    row for key, found in scan.bound.items() for row in found if f".{full}".endswith(f".{key}")
+                ]
                 location = rows[-1][0] if rows else "the command line"
                 shown = source or full.removeprefix("flanx.")
                 of = f" ({full.removeprefix('flanx.')})" if source else ""
@@ -450,9 +457,10 @@ def _recorded(folder: pathlib.Path) -> Iterator[None]:
 
     A call that rejects its input leaves the folder as it was.
     """
-    is_new = not folder.exists()
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     given, operative, locked = folder / "config.gin", folder / "operative_config.gin", folder / ".flanx.lock"
+    was_used = locked.exists()
     with lock(locked, busy=f"{folder}: another flanx command is writing there; wait for it, or give another folder"):
         earlier = given.read_bytes() if given.exists() else None
         own = {given.name, operative.name, locked.name}
@@ -460,19 +468,18 @@ def _recorded(folder: pathlib.Path) -> Iterator[None]:
         write_atomic(given, text())
         try:
             yield
-        except UserError:
-            has_worked = {file.name for file in folder.iterdir()} - own != others
-            if earlier is None and not has_worked:
-                given.unlink(missing_ok=True)
-            elif earlier is not None and not has_worked:
-                write_atomic(given, earlier)
-            if is_new and {file.name for file in folder.iterdir()} <= {locked.name}:
-                locked.unlink(missing_ok=True)
-                folder.rmdir()
-            raise
-        finally:
-            if folder.exists() and given.exists():
+        except Exception:
+            if {file.name for file in folder.iterdir()} - own == others:  # refused before it wrote anything
+                given.unlink() if earlier is None else write_atomic(given, earlier)
+                if not was_used:
+                    locked.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # not empty
+                    for path in made:
+                        path.rmdir()
+            else:
                 write_atomic(operative, gin.operative_config_str())
+            raise
+        write_atomic(operative, gin.operative_config_str())
 
 
 def parameter(function: Callable[..., Any] | str, name: str, default: Any = None) -> Any:

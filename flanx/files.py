@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import pathlib
+import stat
 import urllib.parse
 import urllib.request
 import zlib
@@ -67,10 +68,18 @@ def write_atomic(path: pathlib.Path, content: str | bytes, durable: bool = True)
         file.write(content.encode("utf-8") if isinstance(content, str) else content)
 
 
+def open_regular(path: str | os.PathLike) -> BinaryIO:
+    """A file for reading. Raises UserError for a folder, a pipe or a device, whose end may never come, and OSError."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise UserError(f"{path} is not a regular file (a folder, a pipe or a device); give a file")
+    return open(path, "rb")
+
+
 def read_json(path: pathlib.Path) -> dict[str, Any]:
     """The object in a JSON file; {} where there is no file. Raises UserError for a damaged one."""
     try:
-        found = json.loads(path.read_bytes().decode("utf-8"))
+        with open_regular(path) as file:
+            found = json.loads(file.read().decode("utf-8"))
     except FileNotFoundError:
         return {}
     except (ValueError, RecursionError):
@@ -131,7 +140,8 @@ def json_line(record: Any) -> str:
 
 def json_lines(path: pathlib.Path) -> list[str]:
     """All lines, the last one perhaps truncated. Raises UserError where they are not UTF-8."""
-    return _split_lines(path, path.read_bytes())
+    with open_regular(path) as file:
+        return _split_lines(path, file.read())
 
 
 def read_jsonl(path: pathlib.Path) -> list[dict[str, Any]]:
@@ -139,12 +149,15 @@ def read_jsonl(path: pathlib.Path) -> list[dict[str, Any]]:
 
     Raises UserError naming the line that is not a JSON object.
     """
-    raw = path.read_bytes() if path.exists() else b""
+    raw = b""
+    if path.exists():
+        with open_regular(path) as file:
+            raw = file.read()
     found: list[dict[str, Any]] = []
     for number, text in enumerate(_split_lines(path, raw[: raw.rfind(b"\n") + 1]), 1):
         try:
             record = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             record = None
         if not isinstance(record, dict):
             raise UserError(
@@ -195,7 +208,7 @@ def verify_checksums(folder: str | os.PathLike) -> None:
 
 def _crc(path: pathlib.Path) -> int:
     crc = 0
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         while block := file.read(BLOCK):
             crc = zlib.crc32(block, crc)
     return crc

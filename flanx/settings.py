@@ -6,6 +6,7 @@ as an int (`TRAIN_STEPS=1e6`); "~" and "file://" in a path become what they mean
 may be a mistake of quoting that also hit other values.
 """
 
+import argparse
 import collections.abc
 import dataclasses
 import functools
@@ -48,6 +49,7 @@ class Range:
 COUNT, NATURAL = Range(1, 2**31 - 1), Range(0, 2**31 - 1)
 RATE, POSITIVE, SHARE = Range(0), Range(0, open_low=True), Range(0, 1)
 BELOW_ONE = Range(0, 1, open_high=True)
+MOST_SECONDS = 30 * 24 * 3600  # of any time limit
 
 # of numbers, also of those inside a list or the values of a dict
 RANGES: Mapping[str, Range] = {
@@ -124,6 +126,30 @@ class Wrong(Exception):
     """What is expected instead of a value."""
 
 
+def flag(kind: type[int] | type[float], limits: Range) -> Callable[[str], Any]:
+    """The `type` of a flag of the command line that takes a finite number within limits."""
+
+    def read(text: str) -> float:
+        try:
+            number = kind(text)
+            good = math.isfinite(number) and number in limits
+        except (ValueError, OverflowError):
+            good = False
+        if not good:
+            raise argparse.ArgumentTypeError(f"'{text}'; it takes {_kind(kind)}, {limits}")
+        return number
+
+    return read
+
+
+def path_flag(text: str) -> str:
+    """The `type` of a flag or argument that takes a path or URL."""
+    try:
+        return _path("path", text)
+    except Wrong as wrong:
+        raise argparse.ArgumentTypeError(f"'{text}'; it takes {wrong}") from None
+
+
 @functools.cache
 def annotations(function: Callable[..., Any]) -> dict[str, Any]:
     """{parameter: its type} of a function or class; without those whose types cannot be resolved."""
@@ -145,7 +171,7 @@ def check(function: Callable[..., Any], name: str, value: Any) -> Any:
         return value
     hint = annotations(function).get(name, Any)
     if value is None and not _takes(hint, type(None)):
-        raise Wrong(f"a value is needed: {_describe(hint, name)}")
+        raise Wrong(_describe(hint, name))
     value = _convert(hint, name, value)
     return _path(name, value) if name in PATHS and isinstance(value, str) else value
 
@@ -226,7 +252,7 @@ def _path(name: str, text: str) -> str:
     """A path as its reader takes it: "~" is the home folder, "file://" nothing."""
     text = text.removeprefix("file://")
     if not text.strip() or any(ord(c) < 32 for c in text):
-        raise Wrong("a path is needed, not an empty one" if not text.strip() else "a path without control characters")
+        raise Wrong("a path, not an empty one" if not text.strip() else "a path without control characters")
     if re.match(r"[a-z0-9]+:(?!//)", text) and name != "vocabulary":
         raise Wrong(f"a path; '{text}' is neither one nor a URL (a URL has ://)")
     if "://" in text:

@@ -37,7 +37,20 @@ def test_too_few_devices_an_old_package_a_missing_store(capsys, monkeypatch, tmp
     monkeypatch.setattr(
         doctor.importlib.metadata, "requires", lambda _: ["numpy>=99.0", "not-there>=1.0", "x; extra == 'y'"]
     )
-    found = findings(capsys, "--devices=4096", f"--store_dir={tmp_path}", f"--data_dir={tmp_path / 'none'}", status=1)
+    (tmp_path / "empty").mkdir()
+    found = findings(capsys, "--devices=4096", f"--store_dir={tmp_path}", f"--data_dir={tmp_path / 'empty'}", status=1)
     bad = {subject for subject, finding in found.items() if finding["state"] == "bad"}
     assert bad == {"numpy", "not-there", "devices", "store", "data"}
     assert "pip install 'numpy>=99.0'" in found["numpy"]["seen"]
+
+
+def test_an_old_package_of_an_extra_is_a_note(capsys, monkeypatch):
+    monkeypatch.setattr(doctor.importlib.metadata, "requires", lambda _: ["numpy>=99.0; extra == 'tpu-plan'"])
+    found = findings(capsys)
+    assert found["numpy"]["state"] == "note" and "for the extra 'tpu-plan'" in found["numpy"]["seen"]
+
+
+@pytest.mark.parametrize("given", ["--data_dir=nosuch", "--store_dir=nosuch", "--vocabulary=nosuch"])
+def test_a_given_path_that_is_not_there_is_bad_input(given, capsys):
+    assert main.main(["doctor", given]) == 2
+    assert f"{given}: no such" in capsys.readouterr().err

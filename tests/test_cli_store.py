@@ -69,7 +69,6 @@ def test_verify(folder, capsys):
     [
         (["show", "/nowhere"], "/nowhere: no such store"),
         (["verify", "/nowhere"], "/nowhere: no such store"),
-        (["show", "FOLDER", "--lengths", "64"], "--lengths 64: give inputs,targets"),
         (["mix", "FOLDER"], "gin macro 'MIXTURE_OR_TASK_NAME' has no value"),
         (["mix", "--gin.MIXTURE_OR_TASK_NAME='cot'"], "gin macro 'STORE_DIR' has no value"),
         (["mix", "FOLDER", "--gin.MIXTURE_OR_TASK_NAME='muffi'"], "did you mean 'muffin'"),

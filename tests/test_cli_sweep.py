@@ -42,8 +42,6 @@ ONE = "grid.Sweep.axes = {'size': {'a': [], 'b': []}}"
 @pytest.mark.parametrize(
     ("lines", "flags", "said"),
     [
-        ([ONE], ["--jobs=0"], "--jobs=0: at least 1 point"),
-        ([ONE], ["--retries=-1"], "--retries=-1"),
         ([ONE], ["--only=a", "--only=c*"], "--only=c* matches no point; they are called a, b"),
         (["grid.Sweep.axes = {'size': {}}"], [], "the sweep has no points"),
         (["grid.Sweep.axes = {'size': {'a b': [], 'a/b': []}}"], [], "share the folder 'a_b'"),

@@ -97,7 +97,7 @@ def test_colours_only_for_a_terminal(capsys, monkeypatch, data_dir):
 def test_a_count_that_is_none_is_named(given, capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["tasks", "show", "cot_gsm8k", *given])
-    assert f"argument {given[0]}: '{given[1]}': a whole number from" in capsys.readouterr().err
+    assert f"argument {given[0]}: '{given[1]}'; it takes a whole number" in capsys.readouterr().err
 
 
 def test_show_says_at_once_that_data_are_absent_and_how_to_get_them(tmp_path, capsys, monkeypatch):

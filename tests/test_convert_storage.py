@@ -2,6 +2,7 @@ import http.server
 import json
 import os
 import pathlib
+import socket
 import subprocess
 import sys
 import threading
@@ -9,9 +10,9 @@ import urllib.parse
 
 import pytest
 
-from flanx.convert import t5x
+from flanx.convert import storage, t5x
 from flanx.convert.lazy_tensor import fingerprint
-from flanx.convert.storage import open_storage
+from flanx.convert.storage import Storage, open_storage
 from flanx.errors import UserError
 from tests.convert_case import ONE_LAYER, draw
 
@@ -105,3 +106,12 @@ def test_files_of_a_folder(tmp_path: pathlib.Path):
         folder.read_json("a.json")
     with pytest.raises(UserError, match=r"no file '.*/new/c'"):
         folder.read("c")
+
+
+def test_a_bucket_without_an_answer_is_a_line_within_the_limit(monkeypatch: pytest.MonkeyPatch):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        monkeypatch.setattr(storage, "ANSWER_S", 0.3)
+        monkeypatch.setattr(Storage, "kvstore", lambda self: {"driver": "http", "base_url": url, "path": "/x/"})
+        with pytest.raises(UserError, match=r"gs://bucket/x: no answer within 0\.3 s"):
+            Storage("gs://bucket/x").read("checkpoint")

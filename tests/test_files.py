@@ -65,3 +65,10 @@ def test_a_lock_is_refused_while_another_process_holds_it_and_free_after_its_dea
         pass
     with files.lock(path):
         pass
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for read in (files.open_regular, files.read_json, files.read_jsonl, files.json_lines):
+        with pytest.raises(UserError, match="not a regular file"):
+            read(tmp_path / "pipe")

@@ -1,5 +1,6 @@
 """Settings mean something or are refused, before anything is read or written."""
 
+import argparse
 import math
 import pathlib
 import re
@@ -136,3 +137,17 @@ def test_a_gin_file_that_is_none(content: bytes, tmp_path: pathlib.Path):
 def test_a_folder_that_is_a_number_is_refused_for_a_build_too():
     with pytest.raises(UserError, match="STORE_DIR is 5"):
         config.parse(["runs/store.gin"], ["STORE_DIR=5", "VOCABULARY='byte'", "MIXTURE_OR_TASK_NAME='suite_text'"])
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "-1", "a", "", "1e400", "0"])
+def test_a_number_of_a_flag_is_finite_and_in_its_range(text):
+    with pytest.raises(argparse.ArgumentTypeError, match="it takes a number, above 0"):
+        settings.flag(float, settings.POSITIVE)(text)
+    assert settings.flag(float, settings.POSITIVE)("0.5") == 0.5
+    assert settings.flag(int, settings.COUNT)("3") == 3
+
+
+@pytest.mark.parametrize("text", ["", " ", "~nosuchuser/x", "a\0b", "gs:x", "x" * 300])
+def test_a_path_of_a_flag_is_one(text):
+    with pytest.raises(argparse.ArgumentTypeError, match="it takes a"):
+        settings.path_flag(text)

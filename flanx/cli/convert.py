@@ -7,12 +7,15 @@ from flanx.convert.formats import KINDS, open_checkpoint
 from flanx.convert.logit_parity import ACTIVATIONS, GOLDEN
 from flanx.convert.storage import open_storage
 from flanx.errors import UserError
+from flanx.settings import path_flag
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of the command."""
-    parser.add_argument("source", metavar="SOURCE", help="checkpoint folder; T5X's and flanx's may be on gs://")
-    parser.add_argument("dest", metavar="DEST", help="folder to write; must be empty or absent")
+    parser.add_argument(
+        "source", type=path_flag, metavar="SOURCE", help="checkpoint folder; T5X's and flanx's may be on gs://"
+    )
+    parser.add_argument("dest", type=path_flag, metavar="DEST", help="folder to write; must be empty or absent")
     parser.add_argument(
         "--from", dest="source_kind", default="auto", choices=("auto", *KINDS), help="default: detected from its files"
     )
@@ -21,7 +24,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stacked", action="store_true", help="write layers stacked, for a model with scan_layers")
     parser.add_argument("--drop-optimizer", action="store_true", help="leave out the optimizer's state")
     parser.add_argument(
-        "--vocabulary", metavar="SPEC", help="'byte' or a SentencePiece model, for Hugging Face's tokenizer"
+        "--vocabulary",
+        type=path_flag,
+        metavar="SPEC",
+        help="'byte' or a SentencePiece model, for the tokenizer",
     )
     parser.add_argument(
         "--feed-forward",
@@ -32,11 +38,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--verify", action="store_true", help="compare logits with transformers; exit status 1 if not equal"
     )
-    parser.add_argument("--golden", metavar="FILE", help="logits to compare with where transformers is not installed")
+    parser.add_argument(
+        "--golden",
+        type=path_flag,
+        metavar="FILE",
+        help="of --verify: logits to compare with where transformers is not installed",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Converts; 0 done, 1 written but not verified. Raises UserError for bad input."""
+    if args.golden and not args.verify:
+        raise UserError("--golden is what --verify compares with: add --verify")
+    golden = open_storage(args.golden) if args.golden else None
+    if golden and not golden.is_remote and not golden.local().is_file():
+        raise UserError(f"--golden={args.golden}: no such file")
     source = open_checkpoint(args.source, args.source_kind, optimizer=not args.drop_optimizer and args.kind != "hf")
     if source.kind == "flanx" and args.kind is None:
         raise UserError("SOURCE is a flanx checkpoint: add --to t5x or --to hf")
@@ -44,8 +60,7 @@ def run(args: argparse.Namespace) -> int:
     conversion = Conversion(
         source, open_storage(args.dest), args.kind or "flanx", args.dtype, args.stacked, args.vocabulary, config
     )
-    golden = open_storage(args.golden) if args.golden else source.given / GOLDEN
-    result = conversion.run(golden if args.verify else None)
+    result = conversion.run((golden or source.given / GOLDEN) if args.verify else None)
     print(
         f"{source.kind} {source.folder} -> {conversion.kind} {conversion.dest}: {result.num_tensors} tensors, "
         f"{result.num_params:,} parameters, fingerprint {result.fingerprint}"

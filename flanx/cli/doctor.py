@@ -16,6 +16,7 @@ from typing import Any
 from flanx.cli.table import print_table
 from flanx.data import store, vocabulary
 from flanx.errors import UserError
+from flanx.settings import COUNT, flag, path_flag
 
 GOOD, NOTE, BAD = "ok", "note", "bad"
 # signs of an accelerator that need no jax: platform -> (device files, environment variables)
@@ -24,6 +25,16 @@ SIGNS = {
     "gpu": (("/dev/nvidia0",), ()),
 }
 EXTRAS = {"tpu": "jax[tpu]", "gpu": "jax[cuda13]"}
+GIVEN = {
+    "vocabulary": 'a vocabulary to load: "byte" or a SentencePiece model',
+    "data_dir": "the folder of tasks and benchmarks (FLANX_DATA_DIR)",
+    "store_dir": "a store to open",
+}
+GIVEN = {
+    "vocabulary": 'a vocabulary to load: "byte" or a SentencePiece model',
+    "data_dir": "the folder of tasks and benchmarks (FLANX_DATA_DIR)",
+    "store_dir": "a store to open",
+}
 SPARE_GB = 5  # a run of the smallest sizes with its store and checkpoints
 
 
@@ -39,15 +50,19 @@ class Finding:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of the command."""
     parser.add_argument("--expect", choices=("cpu", "gpu", "tpu"), help="the platform that jax must run on")
-    parser.add_argument("--devices", type=int, metavar="N", help="the number of devices that jax must see")
-    parser.add_argument("--vocabulary", metavar="PATH", help='a vocabulary to load: "byte" or a SentencePiece model')
-    parser.add_argument("--data_dir", metavar="DIR", help="the folder of tasks and benchmarks (FLANX_DATA_DIR)")
-    parser.add_argument("--store_dir", metavar="DIR", help="a store to open")
+    parser.add_argument("--devices", type=flag(int, COUNT), metavar="N", help="the number of devices that jax must see")
+    for given, what in GIVEN.items():
+        parser.add_argument(f"--{given}", type=path_flag, metavar="PATH", help=what)
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the findings; 1 where one is bad."""
+    """Prints the findings; 1 where one is bad. Raises UserError for a path that is given and is not there."""
+    for given in GIVEN:
+        path, what = getattr(args, given), "file" if given == "vocabulary" else "folder"
+        is_there = os.path.isfile if what == "file" else os.path.isdir
+        if path is not None and path != "byte" and "://" not in path and not is_there(path):
+            raise UserError(f"--{given}={path}: no such {what}; give one that is there")
     findings = [
         *versions(),
         *devices(args.expect, args.devices),
@@ -78,8 +93,9 @@ def versions() -> Iterator[Finding]:
                 yield Finding(name, BAD, f"absent; pip install '{name}>={least}'")
             continue
         wanted = f" ({least} or newer)" if least else ""
+        of = f" for the extra {extra.rpartition('==')[2].strip()}" if extra else ""
         if least and _numbers(has) < _numbers(least):
-            yield Finding(name, BAD, f"{has} is too old; pip install '{name}>={least}'")
+            yield Finding(name, NOTE if extra else BAD, f"{has} is too old{of}; pip install '{name}>={least}'")
         elif not extra:
             yield Finding(name, GOOD, has + wanted)
 

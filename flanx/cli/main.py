@@ -13,7 +13,7 @@ import tarfile
 import tomllib
 import zipfile
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import flanx
 from flanx import cluster, malloc
@@ -78,10 +78,19 @@ COMMANDS = {
 }
 
 
+class Parser(argparse.ArgumentParser):
+    """argparse's parser, whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the program with status 2."""
+        line = " ".join(message.split())[:600]
+        self.exit(2, f"{self.prog}: {line}; `{self.prog} --help` lists what it takes\n")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; its exit status is 0 done, 1 some part failed, 2 bad input, 75 preempted and saved."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    parser = argparse.ArgumentParser(prog="flanx", description=flanx.__doc__)
+    parser = Parser(prog="flanx", description=flanx.__doc__)
     parser.add_argument("--version", action="version", version=flanx.__version__)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     name = arguments[0] if arguments and not arguments[0].startswith("-") else None
@@ -96,10 +105,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             cluster.add_arguments(subparser)
         elif each == name:  # only this command's module is imported
             importlib.import_module(f"flanx.cli.{name}").add_arguments(subparser)
-    args = parser.parse_args([a for a in arguments if not a.startswith("--gin.")])
+    given = [a for a in arguments if not a.startswith("--gin.")]
     if name is None:
+        parser.parse_args(given)
         parser.print_help()
         return 2
+    args = commands.choices[name].parse_args(given[1:])
     args.bindings = [a.removeprefix("--gin.") for a in arguments if a.startswith("--gin.")]
     try:
         if COMMANDS[name].function:

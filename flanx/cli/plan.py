@@ -16,6 +16,7 @@ from flanx.plan.hardware import Topology
 from flanx.plan.mesh_layout import MeshLayout
 from flanx.plan.planned_run import PlannedRun
 from flanx.plan.search import Plan, SearchResult
+from flanx.settings import COUNT, MOST_SECONDS, Range, flag
 
 GB = 1e9
 COLUMNS = (
@@ -29,22 +30,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     gin_flags.add_gin_arguments(parser)
     parser.add_argument("--topology", default="auto", help="v4:4x4x4, '2x v5e:16x16' (two slices), h100:16, or auto")
     parser.add_argument("--family", default="v5e", help="the chip whose smallest slice --topology=auto looks for")
-    parser.add_argument("--compilations", type=int, default=2, metavar="N", help="layouts to compile (default 2)")
+    parser.add_argument(
+        "--compilations", type=flag(int, COUNT), default=2, metavar="N", help="layouts to compile (default 2)"
+    )
     parser.add_argument("--estimate", action="store_true", help="compile nothing: shapes alone")
     parser.add_argument("--layout", metavar="NAME", help="only layouts whose name has this, as 'model 4, (1, 2)'")
     parser.add_argument("--unrolled", action="store_true", help="compile layer by layer where the model does not scan")
-    parser.add_argument("--timeout", type=float, default=3600.0, metavar="SECONDS", help="limit of one compilation")
+    parser.add_argument(
+        "--timeout",
+        type=flag(float, Range(1, MOST_SECONDS)),
+        default=3600.0,
+        metavar="SECONDS",
+        help="limit of one compilation",
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object instead of the table")
-    parser.add_argument("--rows", type=int, default=8, metavar="N", help="layouts to print (default 8)")
+    parser.add_argument("--rows", type=flag(int, COUNT), default=8, metavar="N", help="layouts to print (default 8)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Plans and prints. 0: a layout fits; 1: none does; 2 (UserError): wrong input."""
     if not args.gin_file:
         raise UserError("no --gin_file given; `flanx plan --gin_file=models/t5_1_1/xxl.gin --topology=v4:4x4x4`")
-    for flag, value in (("compilations", args.compilations), ("timeout", args.timeout), ("rows", args.rows)):
-        if value < 1:
-            raise UserError(f"--{flag}={value:g}: give 1 or more; --estimate compiles nothing")
     planned = planned_run.read(args.gin_file, args.bindings, search_paths(args))
     topologies = (
         [hardware.parse(args.topology)]

@@ -5,6 +5,7 @@ import pathlib
 
 from flanx.errors import UserError
 from flanx.evals import table5
+from flanx.settings import path_flag
 from flanx.sweep import report
 from flanx.sweep.state import State
 
@@ -14,10 +15,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "run",
         nargs="+",
+        type=path_flag,
         metavar="RUN[=MODEL]",
         help="folder with scores.json; MODEL: a row of Table 5 to print next to it",
     )
-    parser.add_argument("--csv", metavar="FILE", help="write the table as CSV as well")
+    parser.add_argument("--csv", type=path_flag, metavar="FILE", help="write the table as CSV as well")
     parser.epilog = (
         "RUN may also be a sweep, its folder or its gin file (with --gin.NAME=VALUE): then results.csv, cells.csv, "
         "report.md, report.html and figures/ are written into the sweep's folder"

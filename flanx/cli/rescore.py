@@ -6,13 +6,16 @@ import pathlib
 from flanx.evals import scores
 from flanx.evals.rescore import differences, evaluations, rescore
 from flanx.files import read_json
+from flanx.settings import path_flag
 
 SHOWN = 5  # differing values named for each suite
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `flanx rescore`."""
-    parser.add_argument("run", nargs="+", help="folders that hold generations/, or folders of such folders")
+    parser.add_argument(
+        "run", nargs="+", type=path_flag, help="folders that hold generations/, or folders of such folders"
+    )
     parser.add_argument(
         "--check",
         action="store_true",

@@ -12,7 +12,7 @@ from flanx.cli.gin_flags import add_gin_arguments, parse_gin
 from flanx.cli.table import print_table
 from flanx.data import mixture_stats, store
 from flanx.data.store import build, stats
-from flanx.errors import UserError
+from flanx.settings import RANGES, flag, path_flag
 
 _HELD = ("examples", "rendered", "tokens", "unknown")  # columns of `show`
 
@@ -26,8 +26,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     build_parser.add_argument("--runner_options", help="options of the Beam runner, separated by spaces")
     build_parser.add_argument("--quiet", action="store_true", help="no progress")
     show = commands.add_parser("show", help="what a store holds")
-    show.add_argument("store", help="folder or URL of the store")
-    show.add_argument("--lengths", default="512,128", help="lengths at which truncation is reported: inputs,targets")
+    show.add_argument("store", type=path_flag, help="folder or URL of the store")
+    show.add_argument(
+        "--lengths", type=_lengths, default=(512, 128), help="where truncation is reported: inputs,targets (512,128)"
+    )
     mix = commands.add_parser(
         "mix",
         help="what a mixture gives over the planned steps",
@@ -35,13 +37,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "MIXTURE_OR_TASK_NAME, NUM_TASKS, COT_RATIO, ...); the gin files of a run override them.",
     )
     add_gin_arguments(mix)
-    mix.add_argument("store", nargs="?", help="folder or URL of the store; else the macro STORE_DIR")
-    mix.add_argument("--plot", "--picture", metavar="FILE", help="draw it into an image file")
+    mix.add_argument("store", type=path_flag, nargs="?", help="folder or URL of the store; else the macro STORE_DIR")
+    mix.add_argument("--plot", "--picture", type=path_flag, metavar="FILE", help="draw it into an image file")
     for command in (show, mix):
         command.add_argument("--tasks", action="store_true", help="a line for each task")
         command.add_argument("--json", metavar="FILE", help="write it as JSON; - for standard output")
     verify = commands.add_parser("verify", help="compare every byte of a store with its hashes")
-    verify.add_argument("store", help="folder or URL of the store")
+    verify.add_argument("store", type=path_flag, help="folder or URL of the store")
+
+
+def _lengths(text: str) -> tuple[int, int]:
+    """The type of --lengths."""
+    parts = text.split(",")
+    if len(parts) != 2:
+        raise argparse.ArgumentTypeError(f"'{text}'; it takes inputs,targets, as 512,128")
+    inputs, targets = map(flag(int, RANGES["lengths"]), parts)
+    return inputs, targets
 
 
 def run(args: argparse.Namespace) -> int:
@@ -70,10 +81,7 @@ def _build(args: argparse.Namespace) -> int:
 
 
 def _show(args: argparse.Namespace) -> int:
-    try:
-        inputs, targets = (int(part) for part in args.lengths.split(","))
-    except ValueError as error:
-        raise UserError(f"--lengths {args.lengths}: give inputs,targets, as 512,128") from error
+    inputs, targets = args.lengths
     table = stats.describe_store(store.open_store(args.store), (inputs, targets))
     if args.json:
         return _write_json(table, args.json)

@@ -21,6 +21,7 @@ from flanx.errors import UserError
 from flanx.evals.scores import interval_text
 from flanx.files import write_atomic
 from flanx.plan import hardware
+from flanx.settings import COUNT, MOST_SECONDS, NATURAL, Range, flag
 from flanx.sweep import cost, dependencies, report, results
 from flanx.sweep.dependencies import Dependencies, Parent
 from flanx.sweep.grid import GIN, Point, Sweep
@@ -35,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_gin_arguments(parser)
     parser.add_argument("--dry_run", action="store_true", help="print the commands, what waits for what, and the cost")
     parser.add_argument("--topology", metavar="NAME", help="of the dry run's cost: a slice as `flanx plan` names it")
-    parser.add_argument("--jobs", type=int, default=1, help="points to run at once (default 1)")
+    parser.add_argument("--jobs", type=flag(int, COUNT), default=1, help="points to run at once (default 1)")
     parser.add_argument(
         "--only",
         metavar="PATTERN",
@@ -45,8 +46,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     again = parser.add_mutually_exclusive_group()
     again.add_argument("--redo", action="store_true", help="run points again that are done with other settings")
     again.add_argument("--keep", action="store_true", help="keep points that are done with other settings")
-    parser.add_argument("--retries", type=int, default=2, help="attempts after a crash (default 2)")
-    parser.add_argument("--retry_wait", type=float, default=10.0, metavar="S", help="before the first, then doubled")
+    parser.add_argument("--retries", type=flag(int, NATURAL), default=2, help="attempts after a crash (default 2)")
+    parser.add_argument(
+        "--retry_wait",
+        type=flag(float, Range(0, MOST_SECONDS)),
+        default=10.0,
+        metavar="S",
+        help="before the first, then doubled",
+    )
     parser.add_argument(
         "--launcher",
         default="",
@@ -60,8 +67,6 @@ def run(args: argparse.Namespace) -> int:
     """Runs the sweep. 0: all points done; 1: some points or tasks failed, the others finished; 2: bad input."""
     parse_gin(args)
     sweep, text = config.make(Sweep), config.text()
-    if args.jobs < 1:
-        raise UserError(f"--jobs={args.jobs}: at least 1 point runs at a time")
     launcher = parse_launcher(args.launcher, args.retries, args.retry_wait)
     points = chosen(sweep.points(), args.only)
     report.check(sweep)

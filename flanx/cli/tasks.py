@@ -8,12 +8,12 @@ import importlib
 import json
 import os
 import sys
-from collections.abc import Callable
 from typing import Any
 
 from flanx.data import vocabulary
 from flanx.data.task import licence, render, select, sources, spec, tables
 from flanx.errors import UserError
+from flanx.settings import COUNT, NATURAL, POSITIVE, flag, path_flag
 
 # subcommand -> (module and function that run it, what it does)
 COMMANDS = {
@@ -41,7 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     def command(name: str) -> argparse.ArgumentParser:
         made = commands.add_parser(name, help=COMMANDS[name][1], description=COMMANDS[name][1])
-        made.add_argument("--data_dir", help="folder of file sources (else --gin.DATA_DIR, else FLANX_DATA_DIR)")
+        made.add_argument(
+            "--data_dir", type=path_flag, help="folder of file sources (else --gin.DATA_DIR, else FLANX_DATA_DIR)"
+        )
         return made
 
     def by_licence(made: argparse.ArgumentParser) -> None:
@@ -54,57 +56,48 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     one = command("show")
     one.add_argument("name")
     one.add_argument("--style", choices=spec.STYLES)
-    one.add_argument("--n", type=_count(1), default=3, help="how many examples")
+    one.add_argument("--n", type=flag(int, COUNT), default=3, help="how many examples")
     one.add_argument("--split", default=None, help="train where the task has it")
-    one.add_argument("--skip", type=_count(0), default=0, help="examples to pass over first")
+    one.add_argument("--skip", type=flag(int, NATURAL), default=0, help="examples to pass over first")
     one.add_argument(
-        "--rendering", type=_count(0), default=0, help="another number draws other templates and exemplars"
+        "--rendering", type=flag(int, NATURAL), default=0, help="another number draws other templates and exemplars"
     )
-    one.add_argument("--vocabulary", help="'byte' or a SentencePiece model; else FLANX_VOCABULARY, else byte")
+    one.add_argument("--vocabulary", type=path_flag, help="'byte' or a SentencePiece model; else FLANX_VOCABULARY")
     one.add_argument("--template", help="this one only, as `nli:3` or `nli:none`, or `3` of any block of the task")
-    one.add_argument("--shots", type=_count(1), help="so many exemplars in a few-shot prompt, where they fit")
+    one.add_argument("--shots", type=flag(int, COUNT), help="so many exemplars in a few-shot prompt, where they fit")
     one.add_argument("--json", action="store_true", help="one JSON object a line")
     one = command("plan")
     one.add_argument("mixture", help="a mixture, a collection, or a task; * and ? allowed")
     by_licence(one)
-    one.add_argument("--rate", type=float, help="MB/s of your line, for the hours; else that of the last fetch")
+    one.add_argument(
+        "--rate", type=flag(float, POSITIVE), help="MB/s of your line, for the hours; else that of the last fetch"
+    )
     one.add_argument("--json", action="store_true")
     one = command("fetch")
     one.add_argument("mixture", help="a mixture, a collection, or a task; * and ? allowed")
     by_licence(one)
-    one.add_argument("--jobs", type=_count(1), default=4, help="how many at a time")
+    one.add_argument("--jobs", type=flag(int, COUNT), default=4, help="how many at a time")
     one.add_argument("--verify", action="store_true", help="read what is in place too: is it as it first came?")
     one.add_argument("--allow_missing", action="store_true", help="exit 0 although tasks are quarantined")
     one = command("import-export")
-    one.add_argument("path", help="a file or a folder of files")
-    one.add_argument("--output", required=True, help="folder for the tables; name it in FLANX_TABLES")
+    one.add_argument("path", type=path_flag, help="a file or a folder of files")
+    one.add_argument("--output", type=path_flag, required=True, help="folder for the tables; name it in FLANX_TABLES")
     one.add_argument("--collection", default="export", help="collection of the new tasks")
     one = command("import-flan")
-    one.add_argument("clone", help="your clone of google-research/FLAN")
-    one.add_argument("--output", required=True, help="folder for the tables; name it in FLANX_TABLES")
+    one.add_argument("clone", type=path_flag, help="your clone of google-research/FLAN")
+    one.add_argument("--output", type=path_flag, required=True, help="folder for the tables; name it in FLANX_TABLES")
     one = command("audit")
     one.add_argument("mixture", nargs="?", default="*", help="a mixture, a collection, or a task; * and ? allowed")
     one.add_argument("--held_out", default="*", help="pattern of the held-out tasks to compare with")
-    one.add_argument("--store", help="audit the examples of a built store instead of the sources")
-    one.add_argument("--limit", type=_count(0), default=0, help="examples of a task at most; 0: all")
+    one.add_argument("--store", type=path_flag, help="audit the examples of a built store instead of the sources")
+    one.add_argument("--limit", type=flag(int, NATURAL), default=0, help="examples of a task at most; 0: all")
     one.add_argument("--json", action="store_true")
     one = command("add")
-    one.add_argument("file", help="JSONL, TSV or CSV with a header")
+    one.add_argument("file", type=path_flag, help="JSONL, TSV or CSV with a header")
     one.add_argument("--inputs", required=True, help="the column that the model reads")
     one.add_argument("--targets", required=True, help="the column that it shall write")
     one.add_argument("--name", help="name of the task; the file's where absent")
-    one.add_argument("--output", required=True, help="folder for the tables; name it in FLANX_TABLES")
-
-
-def _count(least: int) -> Callable[[str], int]:
-    """Reads a whole number from `least` on."""
-
-    def number(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text!r}: a whole number from {least} on")
-        return int(text)
-
-    return number
+    one.add_argument("--output", type=path_flag, required=True, help="folder for the tables; name it in FLANX_TABLES")
 
 
 def run(args: argparse.Namespace) -> int:

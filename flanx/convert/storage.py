@@ -11,6 +11,8 @@ import tensorstore as ts
 
 from flanx.errors import UserError
 
+ANSWER_S = 8  # of a bucket, to a list of names or to a small file
+
 
 @dataclasses.dataclass(frozen=True)
 class Storage:
@@ -69,7 +71,10 @@ class Storage:
 
     def read(self, file: str) -> bytes:
         """The content of one of its files. Raises UserError where that is not there."""
-        if not self.is_remote and not (Path(self.path) / file).is_file():
+        path = Path(self.path) / file
+        if not self.is_remote and path.exists() and not path.is_file():
+            raise UserError(f"{path} is not a regular file; copy the checkpoint again")
+        if not self.is_remote and not path.is_file():
             raise UserError(f"no file '{self}/{file}'; the checkpoint is incomplete or of another format")
         result = self._do("read", lambda store: store.read(file))
         if result.state != "value":
@@ -89,8 +94,14 @@ class Storage:
         self._do("write to", lambda store: store.write(file, data))
 
     def _do(self, what: str, act: Any) -> Any:
+        limit = ANSWER_S if self.is_remote else None
         try:
-            return act(ts.KvStore.open(self.kvstore()).result()).result()
+            store = ts.KvStore.open(self.kvstore()).result(timeout=limit)
+            return act(store).result(timeout=limit)
+        except TimeoutError as error:
+            raise UserError(
+                f"{self}: no answer within {limit} s; is the name right, and is there a network?"
+            ) from error
         except ValueError as error:
             raise UserError(f"cannot {what} {self} ({brief(error)})") from error
 

@@ -9,9 +9,9 @@ import os
 import pathlib
 
 from flanx.errors import UserError
-from flanx.files import write_atomic
+from flanx.files import open_regular, write_atomic
 
-ANSWER_S = 15  # of an address, and of a small file
+ANSWER_S = 8  # of an address, and of a small file
 COPY_S = 3600  # of a whole volume
 URLS = ("gs://", "s3://", "http://", "https://")
 
@@ -29,7 +29,8 @@ def read(path: str, timeout: float = ANSWER_S) -> bytes:
     """The bytes of a file; one line that names it where it cannot be read, or where a URL gives none in `timeout` s."""
     if not is_remote(path):
         try:
-            return pathlib.Path(path).expanduser().read_bytes()
+            with open_regular(pathlib.Path(path).expanduser()) as file:
+                return file.read()
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     import tensorstore  # noqa: PLC0415  (local files do without it)

@@ -77,8 +77,6 @@ def format_bytes(size: int | None) -> str:
 
 def plan(args: argparse.Namespace) -> int:
     """Prints every download of the mixture, the sums, and the hours where a rate is known."""
-    if args.rate is not None and not args.rate > 0:
-        raise UserError(f"--rate {args.rate:g}: give MB a second, above 0")
     found = find_downloads(select.find_specs(args.mixture, args.licence), folder(args))
     missing = [n for n in found if not n.present]
     sums: dict[str, Any] = {

@@ -30,6 +30,7 @@ from flanx.errors import UserError, nearest
 from flanx.files import local_path, lock
 from flanx.progress import Progress
 
+OF_SUITES = ("sample", "hub", "tfds")  # a DATA_DIR that only suites read; a sweep gives its stores the same
 RUNNERS = ("processes", "beam")
 FAILED = "failed"
 MARKER = ".flanx_store"  # what a build leaves first: only then are the folder's parts its own, to write and to delete
@@ -87,6 +88,10 @@ def build_store(
     """
     if runner not in RUNNERS:
         raise UserError(f"runner '{runner}': one of {', '.join(RUNNERS)}{nearest(runner, RUNNERS)}")
+    if runner_options and runner != "beam":
+        raise UserError("runner_options are Beam's: add --runner=beam, or leave them out")
+    if data_dir and data_dir not in OF_SUITES and not os.path.isdir(data_dir):
+        raise UserError(f"DATA_DIR {data_dir}: no such folder; give the one that holds the task files")
     if renderings < 1:
         raise UserError(f"renderings {renderings}: 1 or more")
     started = time.monotonic()

@@ -29,6 +29,7 @@ from typing import Any, BinaryIO, cast
 
 from flanx.data.task.row import BadRow, Record
 from flanx.errors import UserError, nearest
+from flanx.files import open_regular
 
 csv.field_size_limit(1 << 30)  # a cell may be a whole document
 HEAD = 1 << 20  # bytes that tell the encoding and the line ends
@@ -56,7 +57,7 @@ def kind_of(path: pathlib.Path) -> str | None:
 
 
 def _binary(path: pathlib.Path) -> BinaryIO:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         packed = file.read(2) == b"\x1f\x8b"
     return cast(BinaryIO, _Unpacked(path, "rb")) if packed else path.open("rb")
 
