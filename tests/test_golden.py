@@ -35,13 +35,10 @@ def write(folder: pathlib.Path, tasks: Sequence[TaskSpec], data_dir: str | None,
     facts, texts = {}, collections.defaultdict(list)
     for task in tasks:
         facts[task.name] = {"collection": task.collection, "cap": task.cap, "held_out": False, "cot": task.cot}
-        for style in task.styles:
+        for style in task.versions:
             rendered = render.render_rows(task, style, "train", data_dir, count=lambda text: len(WORDS.encode(text)))
             for made in itertools.islice(rendered, rows):
-                is_inverted = made.template.rpartition(":")[0] in task.inversions
-                texts[task.name, style + store.INVERTED * is_inverted].append(
-                    (tokens(made.inputs), tokens(made.targets))
-                )
+                texts[task.name, style].append((tokens(made.inputs), tokens(made.targets)))
     assemble.write_store(folder, facts, {part: [examples] for part, examples in texts.items()}, WORDS)
     return store.open_store(folder)
 

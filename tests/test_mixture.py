@@ -70,8 +70,25 @@ def test_styles_and_inversion(tmp_path):
     found = shares(Mixture("cot", styles={"zsopt": 3, "fsopt": 1, "zsnoopt": 5}, inversion=1).resolve(opened))
     assert found == pytest.approx({"cot_a_zsopt": 0.375, "cot_a_zsopt_inverted": 0.375, "cot_a_fsopt": 0.25})
     assert set(shares(Mixture("cot", inversion=0).resolve(opened))) == {"cot_a_zsopt", "cot_a_fsopt"}
-    assert opened.tasks["cot_a"].examples == 60  # plain and inverted together
-    assert shares(Mixture("cot_a_fsopt").resolve(opened)) == {"cot_a_fsopt": 1.0}
+    assert opened.tasks["cot_a"].examples == 30  # the inverted version has the same rows
+    for style in ("fsopt", "zsopt", "zsopt_inverted"):  # a style that is named by itself is drawn alone
+        assert shares(Mixture(f"cot_a_{style}").resolve(opened)) == {f"cot_a_{style}": 1.0}
+
+
+def test_the_rate_of_inverted_versions_is_that_of_the_collection_or_the_group(tmp_path):
+    """The sources give 0.3 for chain of thought and dialog alone (FLAN's released code, 2022)."""
+    sizes = {"cot/cot_a": 30, "muffin/muffin_a": 30, "muffin/muffin_b": 30}
+    opened = store_maker.make(tmp_path, sizes, ("zsopt", "zsopt_inverted"), facts={"muffin_b": {"group": "dialog"}})
+
+    def inverted(**asked):
+        found = shares(Mixture("proportion_a", num_tasks=3, **asked).resolve(opened))
+        names = ("cot_a", "muffin_a", "muffin_b")
+        return [found.get(f"{n}_zsopt_inverted", 0) / found[f"{n}_zsopt"] for n in names]
+
+    assert inverted() == pytest.approx([0.3, 0, 0.3])
+    assert inverted(inversion=0.5) == pytest.approx([0.5, 0.5, 0.5])
+    assert inverted(inversion={"muffin": 0.2, "dialog": 0.1}) == pytest.approx([0, 0.2, 0.1])
+    assert inverted(inversion={"muffin_a": 0.4}) == pytest.approx([0, 0.4, 0])
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.02, 0.5, 1.0])
@@ -218,6 +235,7 @@ def test_held_out_tasks_are_never_drawn(tmp_path):
         ({"caps": {"cto": 5}}, "caps names 'cto', which it does not have; did you mean 'cot'"),
         ({"styles": {"zs": 1}}, "styles names 'zs'"),
         ({"inversion": float("inf")}, "inversion is inf"),
+        ({"inversion": {"cto": 0.3}}, "inversion names 'cto', which it does not have; did you mean 'cot'"),
         ({"num_tasks": 25}, "NUM_TASKS 25: the store .* holds 24 tasks"),
         ({"rates": {"muffin": 50, "t0_sf": 15, "cot": 3, "niv2": 30}}, "rates add up to 98, not to 100"),
         ({"rates": {"muffin": 0.7, "t0_sf": 0.7, "cot": 0.1, "niv2": 0.3}}, "rates add up to 1.8, not to 1"),

@@ -19,11 +19,13 @@ TABLES = task_tables.load()
 
 
 def triples():
-    """Muffin and CoT whole, and every 50th of T0-SF and NIV2; styles and renderings take turns."""
+    """Muffin and CoT whole, and every 50th of T0-SF and NIV2; versions and renderings take turns."""
     names = [n for n, t in TABLES.tasks.items() if t.collection in ("muffin", "cot")]
     for collection, step in (("t0_sf", 10), ("niv2", 60)):
         names += [n for n, t in TABLES.tasks.items() if t.collection == collection][::step]
-    found = [(n, TABLES.tasks[n].styles[i % len(TABLES.tasks[n].styles)], i % 3) for i, n in enumerate(sorted(names))]
+    found = [
+        (n, TABLES.tasks[n].versions[i % len(TABLES.tasks[n].versions)], i % 3) for i, n in enumerate(sorted(names))
+    ]
     found += [(n, TABLES.tasks[n].styles[-1], 3) for n in sorted(names)]
     return list(dict.fromkeys(found))[:COUNT]
 
@@ -78,6 +80,7 @@ def test_the_renderer_of_a_task_is_built_from_its_row():
     renderer = Renderer(TABLES.tasks["niv2_task002_quoref_answer_generation"], TABLES, "fsopt", "train")
     assert (renderer.spec.shots, len(renderer.worked), len(renderer.prompts), renderer.train) == (2, 10, 10, True)
     for split in ("train", "test"):
-        renderer = Renderer(TABLES.tasks["muffin_rte"], TABLES, "fsopt", split)
-        assert bool(renderer.inversions) == renderer.train == (split == "train")
+        assert Renderer(TABLES.tasks["muffin_rte"], TABLES, "fsopt", split).train == (split == "train")
+    inverted = Renderer(TABLES.tasks["muffin_rte"], TABLES, "fsopt_inverted")
+    assert {prompt.name.split(":")[0] for prompt in inverted.prompts} == {"nli_inverted"}
     assert not Renderer(TABLES.tasks["mmlu_astronomy"], TABLES, TABLES.tasks["mmlu_astronomy"].styles[0]).train

@@ -12,6 +12,7 @@ from flanx.data.task import spec, tables, template
 from flanx.data.task.render import MAX_INPUT_TOKENS, Renderer
 from flanx.data.task.row import BadRow, draw
 from flanx.data.task.template import Prompt, compile_text, fill, list_options, parse_block
+from flanx.errors import UserError
 from flanx.evals import answers as extraction
 
 TABLES = tables.load()
@@ -211,12 +212,23 @@ def test_half_of_the_prompts_have_five_exemplars_and_a_tenth_no_instruction():
     assert 30 < sum(one.template == "plain:none" for one in made) < 95
 
 
-def test_inversions_come_at_three_to_ten():
+@pytest.mark.parametrize("style", ["zsopt", "fsopt"])
+def test_the_inverted_version_has_every_row_and_so_has_the_plain_one(style):
     inverted = parse_block("turned", {"none": ["{answer}", "{question}"], "prompts": [["{answer}", "{question}"]]})
-    records = {f"train:{i}": {"question": f"question {i}", "answer": str(i)} for i in range(2000)}
-    renderer = make_renderer(inversions=[inverted])
-    share = sum(renderer.render(*row).template == "turned:0" for row in records.items()) / 2000
-    assert share == pytest.approx(0.3 / 1.3, abs=0.03)
+    records = {f"train:{i}": {"question": f"question {i}", "answer": str(i)} for i in range(300)}
+    for name, block, side in ((style, "plain", "answer"), (f"{style}_inverted", "turned:0", "question")):
+        renderer = make_renderer(name, inversions=[inverted], pool=lambda: list(records.items()))
+        made = [renderer.render(*row) for row in records.items()]
+        assert {one.style for one in made} == {name} and all(one.template.startswith(block) for one in made)
+        assert [one.targets for one in made] == [record[side] for record in records.values()]
+
+
+def test_only_what_is_trained_on_is_inverted():
+    inverted = parse_block("turned", {"none": ["{answer}", "{question}"], "prompts": [["{answer}", "{question}"]]})
+    with pytest.raises(UserError, match="only what is trained on is inverted"):
+        make_renderer("zsopt_inverted", inversions=[inverted], split="test")
+    with pytest.raises(UserError, match="has no style 'zsopt_inverted'"):
+        make_renderer("zsopt_inverted")
 
 
 def test_a_worked_example_stands_in_half_of_the_few_shot_prompts():

@@ -22,9 +22,7 @@ def as_store(tasks: dict[str, spec.TaskSpec]) -> store.Store:
 
     def entry(task: spec.TaskSpec) -> dict:
         examples = task.num_examples or (10**9 if task.cap else 1)  # what `select` takes an unknown size for
-        inverted = examples * 3 // 13 if task.inversions else 0
-        counts = {style: examples - inverted for style in task.styles}
-        counts |= {f"{style}{store.INVERTED}": inverted for style in task.styles if inverted}
+        counts = dict.fromkeys(task.versions, examples)
         parts = {style: [{"volume": 0, "start": 0, "examples": n}] for style, n in counts.items()}
         keys = ("collection", "group", "category", "cap", "held_out", "cot", "licence", "num_examples")
         return {key: getattr(task, key) for key in keys} | {"parts": parts}
@@ -39,26 +37,17 @@ def as_store(tasks: dict[str, spec.TaskSpec]) -> store.Store:
 STORE = as_store(TABLES)
 
 
-def in_store(name: str, opened: store.Store = STORE) -> dict[tuple[str, str], dict[bool, float]]:
-    """Share of all draws of each (task, style), plain and inverted, when a store is read."""
-    shares: dict[tuple[str, str], dict[bool, float]] = {}
-    for source in Mixture(name).resolve(opened).sources:
-        style = source.style.removesuffix(store.INVERTED)
-        shares.setdefault((source.task.name, style), {False: 0.0, True: 0.0})[style != source.style] = source.weight
-    return shares
+def in_store(name: str, opened: store.Store = STORE) -> dict[tuple[str, str], float]:
+    """Share of all draws of each (task, style) when a store is read."""
+    return {(source.task.name, source.style): source.weight for source in Mixture(name).resolve(opened).sources}
 
 
-def under_seqio(name: str) -> dict[tuple[str, str], dict[bool, float]]:
-    """The same of the mixture that SeqIO's registry holds: its rates, and the inversion that its tasks render with."""
+def under_seqio(name: str) -> dict[tuple[str, str], float]:
+    """The same of the mixture that SeqIO's registry holds."""
     seqio = pytest.importorskip("seqio")
     mixture = seqio.MixtureRegistry.get(name)
     total = sum(mixture.get_rate(task) for task in mixture.tasks)
-    shares = {}
-    for task in mixture.tasks:
-        source, share = task.source, mixture.get_rate(task) / total
-        odds = source.inversion if source.spec.inversions else 0.0
-        shares[source.spec.name, source.style] = {False: share / (1 + odds), True: share * odds / (1 + odds)}
-    return shares
+    return {(task.source.spec.name, task.source.style): mixture.get_rate(task) / total for task in mixture.tasks}
 
 
 def assert_equal(one: dict, other: dict) -> None:
@@ -119,7 +108,7 @@ def drawn(number: int) -> dict:
     if draw.random() < 0.6:
         section["styles"] = {"zsopt": 1, "fsopt": draw.choice((0, 1, 2.5)), "zsnoopt": draw.choice((0, 3))}
     if draw.random() < 0.6:
-        section["inversion"] = draw.choice((0.0, 0.1, 0.3, 1.0))
+        section["inversion"] = draw.choice((0.0, 0.1, 0.3, 1.0, {"muffin": 0.2}, {"cot": 0.3, "dialog": 0.1}))
     return section
 
 
@@ -148,28 +137,15 @@ def test_rates_of_0_caps_of_0_styles_and_inversion_count_under_seqio(own_mixture
     })  # fmt: skip
     assert {TABLES[task].collection for task, _ in under_seqio("no_muffin")} == {"cot"}
     assert {task for task, _ in under_seqio("no_gsm8k")} == {n for n in TABLES if n.startswith("cot_")} - {"cot_gsm8k"}
-    assert {style for _, style in under_seqio("zero_shot")} == {"zsopt"}
+    assert {style for _, style in under_seqio("zero_shot")} == {"zsopt", "zsopt_inverted"}
+
+    def inverted(name: str) -> float:
+        return sum(share for (_, style), share in under_seqio(name).items() if style.endswith(spec.INVERTED))
+
     assert any(TABLES[task].inversions for task, _ in under_seqio("never_inverted"))
-    assert sum(share[True] for share in under_seqio("never_inverted").values()) == 0
-    assert sum(share[True] for share in under_seqio("cot").values()) > 0.1
-
-
-def test_the_inversion_of_a_mixture_reaches_the_prompts(tmp_path, monkeypatch):
-    """At the rate 1 half of the prompts are inverted, at 0 none, at the usual 0.3 against 1 some 23 %."""
-    from flanx.data.task import render
-
-    (tmp_path / "cot").mkdir()
-    rows = "".join(f"How many is {i}?\t{i}\tCount to {i}.\n" for i in range(1000))
-    (tmp_path / "cot" / "gsm8k_train.tsv").write_text(rows)
-    task = TABLES["cot_gsm8k"]
-
-    def inverted(**setting: float) -> float:
-        made = list(render.render_rows(task, "zsopt", "train", tmp_path, **setting))
-        return sum(row.template.split(":")[0] in task.inversions for row in made) / len(made)
-
-    assert inverted(inversion=0.0) == 0
-    assert inverted(inversion=1.0) == pytest.approx(0.5, abs=0.05)
-    assert inverted() == inverted(inversion=0.3) == pytest.approx(0.3 / 1.3, abs=0.04)
+    assert inverted("never_inverted") == 0
+    assert inverted("cot") == pytest.approx(0.3 / 1.3)
+    assert inverted("muffin") == pytest.approx(3 * 0.3 / 1.3 / 80, rel=0.1)  # three tasks of 80: dialog
 
 
 @pytest.mark.parametrize("bad", ['colections = ["cot"]', "rates = {cot = 1.0}"])

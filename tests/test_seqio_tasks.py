@@ -192,7 +192,7 @@ def test_a_mixture_goes_on_without_an_absent_file_and_says_so(tmp_path, monkeypa
 def by_task(name, tables):
     """Share of all draws of each task."""
     shares = register.shares(name, select.of_tables(tables.tasks))
-    return select.total_by((task, sum(share.values())) for (task, _), share in shares.items())
+    return select.total_by((task, share) for (task, _), share in shares.items())
 
 
 def test_rates_of_the_paper_s_mixture():
@@ -234,7 +234,7 @@ def registered_over(tmp_path, monkeypatch, name, collections):
     register.default_vocabulary.cache_clear()
     tables = task_tables.load()
     tasks = {n: t for n, t in select.of_tables(tables.tasks).items() if t["collection"] in collections}
-    parts = [(register.make_task(tables.tasks[task], style, BYTE), sum(share.values()))
+    parts = [(register.make_task(tables.tasks[task], style, BYTE), share)
              for (task, style), share in register.shares(name, tasks).items()]  # fmt: skip
     mixture = register.Mixture(name, parts)
     mixture.reshare = functools.partial(register._reshared, name, tasks)

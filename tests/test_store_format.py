@@ -134,7 +134,7 @@ def test_another_vocabulary_is_refused(made):
 def test_examples_that_no_reader_could_use_are_refused(tmp_path):
     shard = Shard("cot_a", "zsopt", 0, 0, 1, "h")
     for inputs, targets, message in [([], [5, 1], "without inputs"), ([259], [1], "token 259 is outside")]:
-        stream = [("", np.array(inputs, np.int32), np.array(targets, np.int32))]
+        stream = [(np.array(inputs, np.int32), np.array(targets, np.int32))]
         with pytest.raises(UserError, match=message):
             write_shard(tmp_path, shard, stream, store_maker.WORDS)
         assert read_metadata(tmp_path, shard) is None

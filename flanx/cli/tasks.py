@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     by_licence(one)
     one = command("show")
     one.add_argument("name")
-    one.add_argument("--style", choices=spec.STYLES)
+    one.add_argument("--style", choices=[*spec.STYLES, *(style + spec.INVERTED for style in spec.STYLES)])
     one.add_argument("--n", type=flag(int, COUNT), default=3, help="how many examples")
     one.add_argument("--split", default=None, help="train where the task has it")
     one.add_argument("--skip", type=flag(int, NATURAL), default=0, help="examples to pass over first")

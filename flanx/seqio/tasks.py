@@ -8,7 +8,6 @@ import functools
 import gc
 import itertools
 import logging
-import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
@@ -18,7 +17,7 @@ from flanx.data import vocabulary as vocabularies
 from flanx.data.task import select
 from flanx.data.task.render import Rendered, render_rows
 from flanx.data.task.sources import MAX_BAD_ROWS, missing
-from flanx.data.task.spec import INVERSION, TaskSpec
+from flanx.data.task.spec import INVERTED, TaskSpec
 from flanx.data.task.tables import Tables, load, load_mixtures
 from flanx.data.vocabulary import EOS_ID
 from flanx.errors import UserError
@@ -36,13 +35,12 @@ class Source(seqio.DataSource):
 
     def __init__(
         self, spec: TaskSpec, style: str, vocabulary: Any, rendering: int, data_dir: Any, max_bad_rows: int,
-        inversion: float,
     ) -> None:  # fmt: skip
-        sizes: Any = {split: spec.num_examples if split == "train" else None for split in spec.splits}
-        super().__init__(spec.splits, num_input_examples=sizes)
+        splits = [split for split in spec.splits if split == "train" or not style.endswith(INVERTED)]
+        sizes: Any = {split: spec.num_examples if split == "train" else None for split in splits}
+        super().__init__(splits, num_input_examples=sizes)
         self.spec, self.style, self.vocabulary = spec, style, vocabulary
         self.rendering, self.data_dir, self.max_bad_rows = rendering, data_dir, max_bad_rows
-        self.inversion = inversion
 
     @property
     def supports_arbitrary_sharding(self) -> bool:
@@ -63,7 +61,7 @@ class Source(seqio.DataSource):
         """Rendered examples of one shard, column by column."""
         rows = render_rows(
             self.spec, self.style, split, self.data_dir, self.rendering, self.count, self.max_bad_rows,
-            shard=(shard.index, shard.num_shards), inversion=self.inversion,
+            shard=(shard.index, shard.num_shards),
         )  # fmt: skip
         empty = True
         while batch := list(itertools.islice(rows, BATCH)):
@@ -77,10 +75,7 @@ class Source(seqio.DataSource):
 
     def is_empty(self, split: str) -> bool:
         """Whether the split has no example of this style."""
-        rows = render_rows(
-            self.spec, self.style, split, self.data_dir, self.rendering, self.count, self.max_bad_rows,
-            inversion=self.inversion,
-        )  # fmt: skip
+        rows = render_rows(self.spec, self.style, split, self.data_dir, self.rendering, self.count, self.max_bad_rows)
         return next(rows, None) is None
 
     def get_dataset(
@@ -134,23 +129,22 @@ def trim(example: Mapping[str, Any], sequence_length: Mapping[str, int | None] |
 
 def make_task(
     spec: TaskSpec, style: str, vocabulary: Any = None, rendering: int = 0,
-    data_dir: str | os.PathLike | None = None, max_bad_rows: int = MAX_BAD_ROWS, inversion: float = INVERSION,
+    data_dir: str | os.PathLike | None = None, max_bad_rows: int = MAX_BAD_ROWS,
 ) -> seqio.Task:  # fmt: skip
-    """One (task, prompt style) as a SeqIO task that is in no registry.
+    """One (task, prompt style) as a SeqIO task that is in no registry; `zsopt_inverted` is a style too.
 
     `vocabulary` is one of flanx's or of SeqIO's; None: FLANX_VOCABULARY, else T5's.
-    `rendering` draws other templates and exemplars; `inversion` is the rate of inverted examples against 1.
+    `rendering` draws other templates and exemplars.
     Its examples hold int32 `inputs` and `targets` that end in EOS,
     `inputs_pretokenized`, `targets_pretokenized`, and task, dataset, template, style, shots, row. An absent file is a
     UserError when the data is asked for, never here.
     """
-    if style not in spec.styles:
-        raise UserError(f"task {spec.name} has no style '{style}' (it has {', '.join(spec.styles)})")
+    if style not in spec.versions:
+        raise UserError(f"task {spec.name} has no style '{style}' (it has {', '.join(spec.versions)})")
     vocabulary = default_vocabulary() if vocabulary is None else vocabulary
-    name = f"{spec.name}_{style}" + ("" if inversion == INVERSION else f"_inversion_{inversion:g}")
     return seqio.Task(
-        name,
-        source=Source(spec, style, vocabulary, rendering, data_dir, max_bad_rows, inversion),
+        f"{spec.name}_{style}",
+        source=Source(spec, style, vocabulary, rendering, data_dir, max_bad_rows),
         output_features=_features(vocabulary),
         preprocessors=[_tokenize, trim],
         postprocess_fn=_as_text,
@@ -200,20 +194,11 @@ class Mixture(seqio.Mixture):
                 self.name, len(self.tasks), self.name,
             )  # fmt: skip
         sources = {task.name: task.source for task in self.tasks if isinstance(task.source, Source)}
-        absent: dict[str, str] = {}
-        missing: dict[str, str] = {}  # by task
-        empty: set[tuple[str, str]] = set()
-        for name, source in sources.items():
-            if split not in source.splits:
-                absent[name] = missing[source.spec.name] = f"task {source.spec.name}: no split '{split}'"
-            elif line := source.missing(split):
-                absent[name] = missing[source.spec.name] = line
-            elif split == "train" and len(self.tasks) <= LIVE_PAIRS and source.is_empty(split):
-                absent[name] = f"task {source.spec.name}: no example of style {source.style}"
-                empty.add((source.spec.name, source.style))
+        absent, missing, empty = self._absent(sources, split)
         if not absent:
             return super().get_dataset(sequence_length, split, *args, **kwargs)
-        for line in sorted(set(absent.values())):
+        lines = sorted({*absent.values()} - {""})
+        for line in lines:
             _log.warning("mixture %s leaves out %s", self.name, line)
         rates = self.reshare(missing, empty) if self.reshare and len(absent) < len(self.tasks) else None
         left = []
@@ -224,15 +209,33 @@ class Mixture(seqio.Mixture):
             if task.name not in absent and rate:
                 left.append((task, rate))
         if not left:
-            raise UserError(f"mixture {self.name}: no task has its data; the first: {next(iter(absent.values()))}")
+            raise UserError(f"mixture {self.name}: no task has its data; the first: {lines[0]}")
         return seqio.Mixture(self.name, left).get_dataset(sequence_length, split, *args, **kwargs)
 
+    def _absent(
+        self, sources: Mapping[str, Source], split: str
+    ) -> tuple[dict[str, str], dict[str, str], set[tuple[str, str]]]:
+        """{SeqIO task left out: why, "" where by design}, {task: reason} without data, (task, style) without rows."""
+        absent: dict[str, str] = {}
+        missing: dict[str, str] = {}
+        empty: set[tuple[str, str]] = set()
+        for name, source in sources.items():
+            pair = (source.spec.name, source.style)
+            if split not in source.splits and source.style.endswith(INVERTED):
+                absent[name] = ""  # only what is trained on is inverted
+                empty.add(pair)
+            elif split not in source.splits:
+                absent[name] = missing[source.spec.name] = f"task {source.spec.name}: no split '{split}'"
+            elif line := source.missing(split):
+                absent[name] = missing[source.spec.name] = line
+            elif split == "train" and len(self.tasks) <= LIVE_PAIRS and source.is_empty(split):
+                absent[name] = f"task {source.spec.name}: no example of style {source.style}"
+                empty.add(pair)
+        return absent, missing, empty
 
-Shares = dict[tuple[str, str], dict[bool, float]]  # (task, style) -> share of all draws of its plain, inverted examples
 
-
-def shares(name: str, tasks: select.Tasks) -> Shares:
-    """What a mixture of mixtures.toml, a collection or a group draws.
+def shares(name: str, tasks: select.Tasks) -> dict[tuple[str, str], float]:
+    """What a mixture of mixtures.toml, a collection or a group draws: (task, style) -> share of all draws.
 
     A collection that is held out as a whole is an evaluation of its own, and the only one that draws held-out tasks."""
     held_out = [task["held_out"] for task in tasks.values() if name in (task["collection"], task["group"])]
@@ -240,16 +243,13 @@ def shares(name: str, tasks: select.Tasks) -> Shares:
     selection = select.resolve(asked, tasks, load_mixtures(), evaluation=bool(held_out) and all(held_out))
     for one, reason in selection.missing.items():
         _log.warning("mixture %s: %s %s", name, one, reason)
-    found: Shares = {}
-    for share in selection.shares:
-        found.setdefault((share.task, share.style), {False: 0.0, True: 0.0})[share.inverted] = share.weight
-    return found
+    return {(share.task, share.style): share.weight for share in selection.shares}
 
 
 def register_all() -> None:
-    """Adds every task of the tables: `{task}_{style}` to SeqIO's tasks, `{task}` (its styles, evenly) to its mixtures;
-    and the mixtures of mixtures.toml, the collections and their groups. What is registered already stays; a second call
-    adds nothing.
+    """Adds every task of the tables: `{task}_{style}` to SeqIO's tasks, `{task}` (its styles, evenly, with the inverted
+    version at the usual rate) to its mixtures; and the mixtures of mixtures.toml, the collections and their groups.
+    What is registered already stays; a second call adds nothing.
     """
     collecting = gc.isenabled()
     gc.disable()  # with TensorFlow in memory every full collection costs more than all of this
@@ -262,21 +262,25 @@ def register_all() -> None:
 
 def _register(tables: Tables) -> None:
     known = seqio.MixtureRegistry.names()
+    tasks = select.of_tables(tables.tasks)
     for spec in tables.tasks.values():
         if spec.name not in known:
-            styled = [make_task(spec, style) for style in spec.styles]
-            for task in styled:
+            styled = {style: make_task(spec, style) for style in spec.versions}
+            for task in styled.values():
                 seqio.TaskRegistry.add_provider(task.name, task)
-            seqio.MixtureRegistry.add_provider(spec.name, Mixture(spec.name, [(task, 1.0) for task in styled]))
-    tasks = select.of_tables(tables.tasks)
+            parts = select.divide_task(spec.name, tasks[spec.name])
+            seqio.MixtureRegistry.add_provider(
+                spec.name, Mixture(spec.name, [(styled[style], part) for style, part in parts.items()])
+            )
     collections = dict.fromkeys(
         home for spec in tables.tasks.values() for home in (spec.collection, spec.group) if home
     )
     for name in dict.fromkeys([*load_mixtures(), *collections]):
         if name not in known:
-            parts = [(_with_inversion(tables.tasks[task], style, share), sum(share.values()))
-                     for (task, style), share in shares(name, tasks).items()]  # fmt: skip
-            mixture = Mixture(name, parts)
+            mixture = Mixture(
+                name,
+                [(seqio.TaskRegistry.get(f"{t}_{style}"), share) for (t, style), share in shares(name, tasks).items()],
+            )
             mixture.reshare = functools.partial(_reshared, name, tasks)
             seqio.MixtureRegistry.add_provider(name, mixture)
 
@@ -287,14 +291,6 @@ def _reshared(
     """The rates of a mixture of the tables over what is there."""
     there = {}
     for task, facts in tasks.items():
-        styles = {style: (0, 0) if (task, style) in empty else counts for style, counts in facts["styles"].items()}
+        styles = {style: 0 if (task, style) in empty else count for style, count in facts["styles"].items()}
         there[task] = {**facts, "styles": styles} | ({"missing": missing[task]} if task in missing else {})
-    return {pair: sum(share.values()) for pair, share in shares(name, there).items()}
-
-
-def _with_inversion(spec: TaskSpec, style: str, share: dict[bool, float]) -> seqio.Task:
-    """The registered task of a style, or one that renders inverted examples at another rate than the usual."""
-    inversion = share[True] / share[False]
-    if not spec.inversions or math.isclose(inversion, INVERSION):
-        return seqio.TaskRegistry.get(f"{spec.name}_{style}")
-    return make_task(spec, style, inversion=inversion)
+    return shares(name, there)

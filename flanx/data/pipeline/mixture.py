@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from flanx.data.pipeline import sampling
-from flanx.data.store import INVERTED, Part, Store, Task
+from flanx.data.store import Part, Store, Task
 from flanx.data.task import select
 from flanx.data.task.tables import load_mixtures
 from flanx.errors import UserError
@@ -28,9 +28,8 @@ class Mixture(select.MixtureSpec):
         selection = select.resolve(self, metadata(store), load_mixtures(), f"the store {store.path}")
         sources = []
         for share in selection.shares:
-            style = share.style + (INVERTED if share.inverted else "")
             task = store.tasks[share.task]
-            sources.append(Source(task, share.collection, style, share.weight, task.parts[style]))
+            sources.append(Source(task, share.collection, share.style, share.weight, task.parts[share.style]))
         return Resolved(self, tuple(sources), selection.rates, selection.missing, selection.held_out)
 
 
@@ -38,12 +37,7 @@ def metadata(store: Store) -> dict[str, dict[str, Any]]:
     """What `select` reads of the tasks of a store, and of those that it records as missing."""
     tasks = {}
     for name, task in store.tasks.items():
-        counts = {style: sum(part.examples for part in parts) for style, parts in task.parts.items()}
-        styles = {
-            style: (count, counts.get(f"{style}{INVERTED}", 0))
-            for style, count in counts.items()
-            if not style.endswith(INVERTED)
-        }
+        styles = {style: sum(part.examples for part in parts) for style, parts in task.parts.items()}
         tasks[name] = {**task.metadata, "examples": task.examples, "styles": styles}
     for name, entry in store.missing.items():
         tasks[name] = {"collection": "", **entry, "missing": entry.get("reason", "")}

@@ -3,7 +3,6 @@
 from flanx.data.store.format import (
     FORMAT,
     INDEX,
-    INVERTED,
     MANIFEST,
     RESIDENT_BYTES,
     VERSION,
@@ -22,7 +21,6 @@ from flanx.data.store.format import (
 __all__ = [
     "FORMAT",
     "INDEX",
-    "INVERTED",
     "MANIFEST",
     "RESIDENT_BYTES",
     "VERSION",

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from flanx.data.store import format as storage
-from flanx.data.store.shard import BLOCK, PARTS, Shard, WrittenPart, token_dtype, write_shard, written_parts
+from flanx.data.store.shard import BLOCK, PARTS, Shard, WrittenPart, token_dtype, write_shard
 from flanx.data.vocabulary import Vocabulary
 from flanx.errors import UserError
 from flanx.files import open_atomic, write_atomic
@@ -53,19 +53,16 @@ class StoredPart:
 Part = WrittenPart | StoredPart
 
 
-def stored_parts(
+def stored_part(
     store: storage.Store, intact: set[int], task: str, style: str, rendering: int, key: str
-) -> list[StoredPart]:
-    """The parts of one rendering (plain and inverted) that intact volumes of a store hold under the same key."""
-    parts = []
-    for name in (style, style + storage.INVERTED):
-        renderings = store.tasks[task].parts.get(name, ()) if task in store.tasks else ()
-        part = renderings[rendering] if rendering < len(renderings) else None
-        if part is not None and (part.volume not in intact or part.metadata["hash"] != key):
-            return []
-        if part is not None:
-            parts.append(StoredPart(store, task, name, rendering))
-    return parts
+) -> StoredPart | None:
+    """One rendering of one (task, style), if an intact volume of a store holds it under the same key."""
+    renderings = store.tasks[task].parts.get(style, ()) if task in store.tasks else ()
+    if rendering >= len(renderings):
+        return None
+    part = renderings[rendering]
+    is_same = part.volume in intact and part.metadata["hash"] == key
+    return StoredPart(store, task, style, rendering) if is_same else None
 
 
 def intact_volumes(store: storage.Store) -> set[int]:
@@ -196,8 +193,7 @@ def write_store(
     for (task, style), renderings in examples.items():
         for rendering, stream in enumerate(renderings):
             shard = Shard(task, style, rendering, 0, 1, "by hand")
-            write_shard(folder / PARTS, shard, (("", inputs, targets) for inputs, targets in stream), vocabulary)
-            parts += written_parts(folder / PARTS, [shard])
+            parts.append(WrittenPart(folder / PARTS, [shard], [write_shard(folder / PARTS, shard, stream, vocabulary)]))
     manifest = assemble(folder, tasks, parts, missing or {}, vocabulary)
     shutil.rmtree(folder / PARTS)
     return manifest

@@ -22,9 +22,9 @@ from typing import Any
 from flanx.data import vocabulary as vocabularies
 from flanx.data.store import assemble, beam_runner, build_worker
 from flanx.data.store.build_job import Job
-from flanx.data.store.format import INVERTED, MANIFEST, Store, read_manifest
+from flanx.data.store.format import MANIFEST, Store, read_manifest
 from flanx.data.store.selection import KEPT, PlannedTask, find, plan
-from flanx.data.store.shard import PARTS, Shard, read_metadata, written_parts
+from flanx.data.store.shard import PARTS, Shard, read_metadata, written_part
 from flanx.data.task import sources
 from flanx.errors import UserError, nearest
 from flanx.files import local_path, lock
@@ -166,9 +166,9 @@ def _divide(
     todo: list[Shard] = []
     for task in sorted(planned.values(), key=lambda t: (-t.examples, t.name)):
         for (style, rendering), shards in task.shards.items():
-            parts = assemble.stored_parts(old, intact, task.name, style, rendering, shards[0].key) if old else []
-            if parts:
-                kept.setdefault(task.name, []).extend(parts)
+            part = assemble.stored_part(old, intact, task.name, style, rendering, shards[0].key) if old else None
+            if part:
+                kept.setdefault(task.name, []).append(part)
             else:
                 todo += [shard for shard in shards if read_metadata(folder / PARTS, shard) is None]
     return kept, todo
@@ -215,7 +215,7 @@ def _run(
                 progress.note(f"failed: task {name}: {outcome.reason}")
             else:
                 report.built += 1
-                report.examples += sum(part["examples"] for part in outcome.metadata.values())
+                report.examples += outcome.metadata["examples"]
 
 
 def _outcomes(
@@ -244,10 +244,10 @@ def _finish(
     metadata: dict[str, dict[str, Any]] = {}
     for task in planned.values():
         own: list[assemble.Part] = list(kept.get(task.name, []))
-        there = {(part.style.removesuffix(INVERTED), part.rendering) for part in own}
+        there = {(part.style, part.rendering) for part in own}
         for key, shards in task.shards.items():
-            if key not in there and task.name not in report.failed:
-                own += written_parts(folder / PARTS, shards)
+            if key not in there and task.name not in report.failed and (part := written_part(folder / PARTS, shards)):
+                own.append(part)
         if task.name not in report.failed and not sum(part.metadata["examples"] for part in own):
             report.failed[task.name] = "it gave no examples"
         if task.name not in report.failed:

@@ -14,15 +14,15 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from flanx.data import vocabulary
-from flanx.data.store.format import INVERTED, sha256
-from flanx.data.store.shard import Example, Shard, read_metadata, write_shard
+from flanx.data.store.format import sha256
+from flanx.data.store.shard import Example, Metadata, Shard, read_metadata, write_shard
 from flanx.data.task import sources, spec, tables
 from flanx.data.task.render import render_rows
 
 # The version of everything that turns a row into tokens: readers, field operations, rendering, generators, tokenizing.
 # Raise it when the same row and templates would give other text or tokens; tests/golden/rendering.json then gets an
 # entry for it, and every store is built again.
-RENDERING_VERSION = 1
+RENDERING_VERSION = 2
 REPORTED = 1024  # examples between two reports of progress
 
 
@@ -47,7 +47,7 @@ class Job:
         return cls(**fields | {"shard": Shard(**fields["shard"]), "imports": tuple(fields["imports"])})
 
 
-def run(job: Job, report: Callable[[int], None] = lambda examples: None) -> dict[str, Any]:
+def run(job: Job, report: Callable[[int], None] = lambda examples: None) -> Metadata:
     """Runs one job, unless its shard is complete, and returns the shard's metadata.
 
     `report` is called with the number of examples written since its last call.
@@ -77,17 +77,14 @@ def examples(job: Job, loaded: vocabulary.Vocabulary) -> Iterator[Example]:
     if row is None:
         from flanx.seqio import user_tasks  # noqa: PLC0415  (imports TensorFlow, which tasks of the tables do without)
 
-        for inputs, targets in user_tasks.examples(shard.task, job.imports, loaded, shard.index, shard.count):
-            yield "", inputs, targets
+        yield from user_tasks.examples(shard.task, job.imports, loaded, shard.index, shard.count)
         return
-    inverted = frozenset(row.inversions)
     rendered = render_rows(
         row, shard.style, "train", job.data_dir, shard.rendering, lambda text: len(loaded.encode(text)),
         job.max_bad_rows, shard=(shard.index, shard.count),
     )  # fmt: skip
     for example in rendered:
-        ending = INVERTED if example.template.rpartition(":")[0] in inverted else ""
-        yield ending, loaded.sequence(example.inputs), loaded.sequence(example.targets)
+        yield loaded.sequence(example.inputs), loaded.sequence(example.targets)
 
 
 # ---- the key of a shard ----------------------------------------------------------------------------------------------

@@ -42,7 +42,6 @@ from flanx.errors import UserError
 
 FORMAT, VERSION = "flanx-store", 1
 MANIFEST = "manifest.json"
-INVERTED = "_inverted"  # ending of the style whose examples ask for the question, given the answer
 VOLUME_BYTES = 1 << 30
 RESIDENT_BYTES = 192 << 20  # a reader releases mapped pages after reading about this much
 INDEX = np.dtype([("offset", "<u8"), ("inputs", "<u4"), ("targets", "<u4")])  # offset of the first input token; lengths
@@ -70,11 +69,7 @@ class Task:
     @property
     def examples(self) -> int:
         """Examples of the data set: those of the style that has most, counted once however often they are rendered."""
-        counts: dict[str, int] = {}
-        for style, renderings in self.parts.items():
-            plain = style.removesuffix(INVERTED)
-            counts[plain] = counts.get(plain, 0) + renderings[0].examples
-        return max(counts.values(), default=0)
+        return max((renderings[0].examples for renderings in self.parts.values()), default=0)
 
 
 class Volume:

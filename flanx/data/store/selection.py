@@ -74,7 +74,7 @@ def plan(
         if reason:
             absent[row.name] = metadata | {"reason": reason.removeprefix(f"task {row.name}: ")}
             continue
-        chosen = [style for style in row.styles if styles is None or style in styles]
+        chosen = [name for name in row.versions if styles is None or name.removesuffix(spec.INVERTED) in styles]
         if not chosen:
             raise UserError(
                 f"task {row.name} has the styles {', '.join(row.styles)}, none of {', '.join(styles or ())}"

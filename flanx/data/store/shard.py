@@ -6,8 +6,7 @@ A part is one rendering of one (task, style). Jobs write its shards (one for mos
                                               .lengths     raw uint32 pairs (inputs, targets), one per example
                                               .json        counts and hashes, written last and by rename
 
-A shard without its .json does not exist. Inverted examples, which ask for the question, go to a part of their own, the
-style with an ending, so that a mixture can weigh them.
+A shard without its .json does not exist. The inverted version of a style is a style of its own.
 """
 
 import dataclasses
@@ -29,7 +28,7 @@ INPUT_LENGTHS = (256, 512, 1024, 2048)  # lengths in tokens at which the manifes
 TARGET_LENGTHS = (64, 128, 256, 512)
 BLOCK = 1 << 22  # bytes copied at once
 
-Example = tuple[str, np.ndarray, np.ndarray]  # (ending of the style, inputs [n], targets [m]), token ids
+Example = tuple[np.ndarray, np.ndarray]  # inputs [n], targets [m], token ids
 Metadata = dict[str, Any]  # of a part: counts and hashes, as in the manifest
 
 
@@ -52,34 +51,24 @@ def token_dtype(vocabulary_size: int) -> np.dtype:
     return np.dtype("<u2" if vocabulary_size <= 1 << 16 else "<u4")
 
 
-def write_shard(
-    folder: pathlib.Path, shard: Shard, examples: Iterable[Example], vocabulary: Vocabulary
-) -> dict[str, Metadata]:
-    """Writes one shard in constant memory and returns its metadata, {ending of the style: {examples, content, ...}}.
-
-    An example (ending, inputs, targets) goes to the part of style `shard.style + ending`.
-    """
+def write_shard(folder: pathlib.Path, shard: Shard, examples: Iterable[Example], vocabulary: Vocabulary) -> Metadata:
+    """Writes one shard in constant memory and returns its metadata, {examples, content, ...}."""
     shard.file(folder, "json").parent.mkdir(parents=True, exist_ok=True)
     shard.file(folder, "json").unlink(missing_ok=True)
-    writers = {"": _Writer(shard.file(folder, "tokens"), vocabulary)}
+    writer = _Writer(shard.file(folder, "tokens"), vocabulary)
     try:
-        for ending, inputs, targets in examples:
-            if ending not in writers:
-                writers[ending] = _Writer(shard.file(folder, f"tokens{ending}"), vocabulary)
-            writers[ending].add(inputs, targets)
-        metadata = {
-            ending: writer.finish(shard.file(folder, f"lengths{ending}")) for ending, writer in sorted(writers.items())
-        }
+        for inputs, targets in examples:
+            writer.add(inputs, targets)
+        metadata = writer.finish(shard.file(folder, "lengths"))
     finally:
-        for writer in writers.values():
-            writer.file.close()
+        writer.file.close()
     # Not forced to disk: `assemble` compares the content with its hash.
-    write_atomic(shard.file(folder, "json"), json.dumps({"hash": shard.key, "halves": metadata}), durable=False)
+    write_atomic(shard.file(folder, "json"), json.dumps({"hash": shard.key, "part": metadata}), durable=False)
     return metadata
 
 
 class _Writer:
-    """Writes the examples of one shard that belong to one part."""
+    """Writes the examples of one shard."""
 
     def __init__(self, path: pathlib.Path, vocabulary: Vocabulary) -> None:
         self._path = path
@@ -142,47 +131,44 @@ def _merge(shards: Sequence[Metadata]) -> Metadata:
 class WrittenPart:
     """A part whose shards lie under `parts/`."""
 
-    def __init__(self, folder: pathlib.Path, shards: Sequence[Shard], ending: str, metadata: list[Metadata]) -> None:
-        self.task, self.style, self.rendering = shards[0].task, shards[0].style + ending, shards[0].rendering
-        self._folder, self._shards, self._ending = folder, shards, ending
+    def __init__(self, folder: pathlib.Path, shards: Sequence[Shard], metadata: list[Metadata]) -> None:
+        self.task, self.style, self.rendering = shards[0].task, shards[0].style, shards[0].rendering
+        self._folder, self._shards = folder, shards
         self._contents = [m["content"] for m in metadata]
         self.metadata: Metadata = {"hash": shards[0].key} | _merge(metadata)
 
-    def _file(self, shard: Shard, kind: str) -> pathlib.Path:
-        return shard.file(self._folder, kind + self._ending)
-
     def lengths(self) -> np.ndarray:
         """u32[n, 2], tokens of inputs and targets."""
-        return np.concatenate([np.fromfile(self._file(s, "lengths"), "<u4").reshape(-1, 2) for s in self._shards])
+        return np.concatenate(
+            [np.fromfile(s.file(self._folder, "lengths"), "<u4").reshape(-1, 2) for s in self._shards]
+        )
 
     def tokens(self) -> Iterator[bytes]:
         """The tokens, compared with the hash that was taken when they were written."""
         for shard, content in zip(self._shards, self._contents, strict=True):
             digest = hashlib.sha256()
-            with self._file(shard, "tokens").open("rb") as file:
+            with shard.file(self._folder, "tokens").open("rb") as file:
                 while block := file.read(BLOCK):
                     digest.update(block)
                     yield block
-            digest.update(self._file(shard, "lengths").read_bytes())
+            digest.update(shard.file(self._folder, "lengths").read_bytes())
             if digest.hexdigest() != content:
                 shard.file(self._folder, "json").unlink()  # so that the next build writes it again
-                raise UserError(f"{self._file(shard, 'tokens')}: changed since it was written; run the build again")
+                raise UserError(
+                    f"{shard.file(self._folder, 'tokens')}: changed since it was written; run the build again"
+                )
 
 
-def read_metadata(folder: pathlib.Path, shard: Shard) -> dict[str, Metadata] | None:
+def read_metadata(folder: pathlib.Path, shard: Shard) -> Metadata | None:
     """The metadata of a shard that is complete under `folder` and has the same key, else None."""
     try:
         record = json.loads(shard.file(folder, "json").read_bytes())
     except (OSError, ValueError):
         return None
-    return record["halves"] if record.get("hash") == shard.key else None
+    return record["part"] if record.get("hash") == shard.key else None
 
 
-def written_parts(folder: pathlib.Path, shards: Sequence[Shard]) -> list[WrittenPart]:
-    """The parts of all shards of one rendering of one (task, style)."""
-    metadata = [read_metadata(folder, shard) or {} for shard in shards]
-    parts = []
-    for ending in sorted({ending for m in metadata for ending in m}):
-        pairs = [(shard, m[ending]) for shard, m in zip(shards, metadata, strict=True) if ending in m]
-        parts.append(WrittenPart(folder, [shard for shard, _ in pairs], ending, [m for _, m in pairs]))
-    return parts
+def written_part(folder: pathlib.Path, shards: Sequence[Shard]) -> WrittenPart | None:
+    """The part of all shards of one rendering of one (task, style); None where one was not written."""
+    metadata = [m for shard in shards if (m := read_metadata(folder, shard))]
+    return WrittenPart(folder, shards, metadata) if len(metadata) == len(shards) else None

@@ -1,8 +1,7 @@
 """From a row's named fields to the texts that a model sees: templates, option lists, few-shot prompts.
 
-Every choice (template, inversion, markers, few-shot style, exemplars) is a draw that depends on (task, style,
-rendering, row id, label of the choice) and on nothing else: no generator state, the same on every machine and in any
-order.
+Every choice (template, markers, few-shot style, exemplars) is a draw that depends on (task, style, rendering, row id,
+label of the choice) and on nothing else: no generator state, the same on every machine and in any order.
 """
 
 import bisect
@@ -15,7 +14,7 @@ from dataclasses import dataclass
 
 from flanx.data.task import sources
 from flanx.data.task.row import BadRow, Record, draw, text_of
-from flanx.data.task.spec import INVERSION, TaskSpec
+from flanx.data.task.spec import INVERTED, TaskSpec
 from flanx.data.task.tables import Tables, load
 from flanx.data.task.template import Block, Prompt, Style, fill, list_options
 from flanx.errors import UserError
@@ -52,7 +51,6 @@ def render_rows(
     max_bad_rows: int = sources.MAX_BAD_ROWS,
     raw: Callable[[str], sources.Raw] | None = None,
     shard: tuple[int, int] = (0, 1),
-    inversion: float = INVERSION,
 ) -> Iterator[Rendered]:
     """Every example of a split or of a shard (i, n) of it, in the source's order; bad rows count towards the limit.
 
@@ -67,7 +65,7 @@ def render_rows(
             return []
         return [(row, record) for row, _, record in itertools.islice(read("train"), POOL)]
 
-    renderer = Renderer(spec, load(), style, split, rendering, pool, count, inversion)
+    renderer = Renderer(spec, load(), style, split, rendering, pool, count)
     bad = 0
     for row, location, record in read(split, shard):
         try:
@@ -125,36 +123,39 @@ def blocks_for(spec: TaskSpec, style: str) -> tuple[str, ...]:
 class Renderer:
     """Renders the rows of one task in one style: `render(row id, fields)`.
 
-    `pool` gives the exemplars, rows of the task's train split; it is called on first use and only by few-shot styles.
-    `count` is the number of tokens of a text, `inversion` the rate of inverted examples against 1. Only what is trained
-    on is ever inverted; only elsewhere does a few-shot example that fits no exemplar stay (a training example is left
-    out: `render` gives None).
+    `style` is a prompt style, or one with the ending INVERTED: the inverted version of the task, over the same rows
+    (only what is trained on has one). `pool` gives the exemplars, rows of the task's train split; it is called on first
+    use and only by few-shot styles. `count` is the number of tokens of a text. A few-shot training example that fits
+    no exemplar is left out (`render` gives None), elsewhere it stays.
     """
 
     def __init__(
         self, spec: TaskSpec, tables: Tables, style: str, split: str = "train", rendering: int = 0,
-        pool: Callable[[], Pool] = tuple, count: Callable[[str], int] = len, inversion: float = INVERSION,
+        pool: Callable[[], Pool] = tuple, count: Callable[[str], int] = len,
     ) -> None:  # fmt: skip
-        if style not in spec.styles:
-            raise UserError(f"task {spec.name} has no style '{style}' (it has {', '.join(spec.styles)})")
+        if style not in spec.versions:
+            raise UserError(f"task {spec.name} has no style '{style}' (it has {', '.join(spec.versions)})")
         self.spec, self.style, self.look = spec, style, tables.style
-        self.listed = style in ("zsopt", "fsopt")
-        self.few = style in ("fsopt", "fsnoopt")
+        plain = style.removesuffix(INVERTED)
+        self.inverted = style != plain
+        self.listed = plain in ("zsopt", "fsopt")
+        self.few = plain in ("fsopt", "fsnoopt")
         self.train = split == "train" and not spec.held_out
+        if self.inverted and not self.train:
+            raise UserError(
+                f"task {spec.name}: only what is trained on is inverted; its style {plain} has split {split}"
+            )
 
         def blocks(names: Sequence[str]) -> list[Block]:
             return [tables.blocks[name] for name in names]
 
-        own = blocks(blocks_for(spec, style))
+        own = blocks(spec.inversions if self.inverted else blocks_for(spec, style))
         self.prompts = _prompts(own)
-        self.nones = () if self.few and spec.few else tuple(block.none for block in own)
-        self.inversions = _prompts(blocks(spec.inversions)) if self.train else ()
-        self.worked = _prompts(blocks(spec.worked)) if self.few else ()
-        self.inverted_of_1300 = round(1300 * inversion / (1 + inversion))
-        self.inverted = {p.name for p in self.inversions}
+        self.nones = () if self.inverted or (self.few and spec.few) else tuple(block.none for block in own)
+        self.worked = _prompts(blocks(spec.worked)) if self.few and not self.inverted else ()
         self.pool = functools.cache(pool)
         self.count = count
-        self.key = f"{spec.name}\x1f{style}\x1f{rendering}\x1f"
+        self.key = f"{spec.name}\x1f{plain}\x1f{rendering}\x1f"
 
     def choose(self, key: str, record: Record) -> Prompt:
         """The template of one row."""
@@ -162,11 +163,9 @@ class Renderer:
             prompt = self.worked[draw(key, "worked template", len(self.worked))]
             if prompt.fields <= record.keys():
                 return prompt
-        if self.inversions and draw(key, "inversion", 1300) < self.inverted_of_1300:
-            return self.inversions[draw(key, "inverted template", len(self.inversions))]
         if self.few and self.nones and draw(key, "bare", BARE_SHARE) == 0:
             return self.nones[draw(key, "template", len(self.nones))]
-        return self.prompts[draw(key, "template", len(self.prompts))]
+        return self.prompts[draw(key, "inverted template" if self.inverted else "template", len(self.prompts))]
 
     def render(self, row: str, record: Record, prompt: Prompt | None = None) -> Rendered | None:
         """One example. Raises BadRow where the row makes an empty input or target."""
@@ -223,7 +222,7 @@ class Renderer:
         """
         pool = self.pool()
         chosen: list[tuple[str, str]] = []
-        paired = prompt.name in self.inverted or prompt.shot is not None
+        paired = self.inverted or prompt.shot is not None
         seen = {"\x1f".join(query) if paired else query[0]}
         for attempt in range(4 * shots if pool else 0):
             other, record = pool[draw(key, f"exemplar {attempt}", len(pool))]

@@ -3,18 +3,19 @@
 Everything here is a pure function of the metadata of tasks and of the named mixtures (`tables.load_mixtures`):
 
     tasks = {"cot_gsm8k": {"collection": "cot", "group": "", "cap": 100000, "held_out": False, "cot": True, ...,
-                           "examples": 7473, "styles": {"zsopt": (5700, 1773)}}, ...}
+                           "examples": 7473, "styles": {"zsopt": 7473, "zsopt_inverted": 7473}}, ...}
 
-`examples` is the size of the train split (None: not known, the cap counts), `styles` the plain and the inverted
-examples of each prompt style, and `missing` is the reason why a task that was asked for has no data; tasks that have
-data do not have this key. A token store gives this metadata of its manifest, `of_tables` gives it of the task tables.
+`examples` is the size of the train split (None: not known, the cap counts), `styles` the examples of each prompt style
+and of its inverted version (the answer asks for the question), and `missing` is the reason why a task that was asked
+for has no data; tasks that have data do not have this key. A token store gives this metadata of its manifest,
+`of_tables` gives it of the task tables.
 
 A name is a mixture of `tasks/tables/mixtures.toml`, a collection, a group of one (`dialog`, a part of Muffin: where a
 mixture names the group, its tasks count there alone), a task, or one style of a task. The size of a task is
 min(examples, cap); `rates` then give the share of all draws of each collection, `styles` divide the draws of a task
-over those of its prompt styles that have examples, and `inversion` is how often an inverted example (the answer asks
-for the question) is drawn against 1 for a plain one. Held-out tasks are never drawn, and NUM_TASKS counts tasks that
-have data.
+over those of its prompt styles that have examples, and `inversion` is how often the inverted version of a style is
+drawn against 1 for the plain one; a style that is named by itself is drawn alone. Held-out tasks are never drawn, and
+NUM_TASKS counts tasks that have data.
 
 Where NUM_TASKS leaves out tasks of a collection, the collection's rate is multiplied by the part of its size that is
 left, before rates are brought to the sum 1: no task is drawn more often for being one of the first of its collection
@@ -24,14 +25,15 @@ mixtures) their rates are in the paper's ratio.
 
 import dataclasses
 import fnmatch
+import functools
 import hashlib
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from flanx.data.task import licence
-from flanx.data.task.spec import INVERSION, STYLES, TaskSpec
+from flanx.data.task.spec import INVERSION, INVERTED, STYLES, TaskSpec
 from flanx.data.task.tables import find_style, load_mixtures, load_tables
 from flanx.errors import UserError, nearest
 
@@ -48,7 +50,9 @@ class MixtureSpec:
     num_tasks: how many tasks, of a fixed order in which n tasks are always among n + 1; None: all.
     cot_ratio: the share of draws that chain-of-thought tasks get, 0 to 1; the others keep their proportions.
     rates: {collection: rate}, in parts of 1 or of 100; caps: {collection or task: examples that count at most}.
-    styles: {style: rate}, among the styles that a task has; inversion: rate of inverted examples against 1.
+    styles: {style: rate}, among the styles that a task has.
+    inversion: how often the inverted version of a task is drawn against 1 for the plain one: {collection, group or
+      task: rate}, 0 where it names none; or one number for all that have such a version. None: `spec.INVERSION`.
     seed: of the order in which tasks are taken by `num_tasks`.
     allow_missing: leave out collections or tasks that are asked for and have no data; they are recorded.
     licence: classes and licences of the data to train on, as "permissive" (flanx/data/task/licence.py); other tasks are
@@ -61,7 +65,7 @@ class MixtureSpec:
     rates: Mapping[str, float] | None = None
     caps: Mapping[str, int] | None = None
     styles: Mapping[str, float] | None = None
-    inversion: float | None = None
+    inversion: float | Mapping[str, float] | None = None
     seed: int = 0
     allow_missing: bool = False
     licence: str | None = None
@@ -69,12 +73,11 @@ class MixtureSpec:
 
 @dataclasses.dataclass(frozen=True)
 class Share:
-    """The share of all draws of the plain or the inverted examples of one style of a task."""
+    """The share of all draws of one style of a task, or of its inverted version."""
 
     task: str
     collection: str  # or the group that the mixture names
     style: str
-    inverted: bool
     weight: float
 
 
@@ -106,7 +109,7 @@ def of_tables(specs: Mapping[str, TaskSpec]) -> dict[str, dict[str, Any]]:
         name: {
             **vars(spec),
             "examples": spec.num_examples,
-            "styles": dict.fromkeys(spec.styles, (1, int(bool(spec.inversions)))),
+            "styles": dict.fromkeys(spec.versions, 1),
         }
         for name, spec in specs.items()
     }
@@ -203,9 +206,12 @@ def resolve(
     names, held_out = (names, ()) if evaluation else training(asked.name, names, tasks)
     names, refused = licensed(asked.name, asked.licence, names, tasks)
     ranked = task_order({name: tasks[name] for name in names}, collections, asked.seed, section.get("balance"))
-    styles = {style: 1.0} if style else setting["styles"]
-    inversion = INVERSION if setting["inversion"] is None else setting["inversion"]
-    empty = _without_examples(ranked, tasks, styles, inversion)
+    if style:  # named by itself, it is drawn alone
+        tasks = {**tasks, names[0]: {**tasks[names[0]], "styles": {style: tasks[names[0]]["styles"][style]}}}
+        setting |= {"styles": None, "inversion": 1.0}
+    styles = setting["styles"]
+    divide = functools.partial(divide_task, styles=styles, inversion=setting["inversion"])
+    empty = _without_examples(ranked, tasks, styles, divide)
     ranked = [name for name in ranked if name not in empty]
     names, missing = _take(asked, ranked, absent, tasks, where)
     sizes = {
@@ -219,10 +225,10 @@ def resolve(
     if names and asked.cot_ratio is not None:
         weights = _with_cot(asked.name, weights, asked.cot_ratio, tasks)
     shares = [
-        share
+        Share(name, tasks[name]["collection"], style, weights[name] * part)
         for name in sorted(weights)
         if weights[name]
-        for share in _style_shares(name, tasks[name], weights[name], styles, inversion)
+        for style, part in divide(name, tasks[name]).items()
     ]
     total = math.fsum(share.weight for share in shares)
     if names and not total:
@@ -239,17 +245,18 @@ def _check(asked: MixtureSpec, known: Iterable[str]) -> None:
     count = asked.num_tasks
     if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 0):
         raise UserError(f"NUM_TASKS {count}: a whole number, 0 or more")
-    for what, names in (("rates", None), ("caps", set(known)), ("styles", set(STYLES))):
+    homes = set(known)
+    for what, names in (("rates", None), ("caps", homes), ("styles", set(STYLES)), ("inversion", homes)):
         given = getattr(asked, what)
+        if what == "inversion" and _is_number(given) and given >= 0:
+            continue
         if given is not None and not isinstance(given, Mapping):
-            raise UserError(f"{here}: {what} is {given!r}; give {{name: number}}")
+            raise UserError(f"{here}: {what} is {given!r}; give {{name: number}}, each 0 or more")
         for key, value in (given or {}).items():
             if not (_is_number(value) and value >= 0):
                 raise UserError(f"{here}: {what} of '{key}' is {value!r}; give 0 or more")
             if names is not None and key not in names:
                 raise UserError(f"{here}: {what} names '{key}', which it does not have{nearest(str(key), names)}")
-    if asked.inversion is not None and not (_is_number(asked.inversion) and asked.inversion >= 0):
-        raise UserError(f"{here}: inversion is {asked.inversion}; give 0 or more")
 
 
 def _is_number(value: Any) -> bool:
@@ -334,22 +341,21 @@ def _take(
 
 
 def _without_examples(
-    names: Sequence[str], tasks: Tasks, styles: Mapping[str, float] | None, inversion: float
+    names: Sequence[str],
+    tasks: Tasks,
+    styles: Mapping[str, float] | None,
+    divide: Callable[[str, Mapping[str, Any]], dict[str, float]],
 ) -> dict[str, str]:
     """{task whose styles that are asked for hold no example: reason}."""
     found = {}
     for name in names:
         task = tasks[name]
-        asked = [style for style in task["styles"] if styles is None or styles.get(style)] if "styles" in task else []
-        if asked and task.get("examples") != 0 and not any(_drawn(task["styles"][one], inversion) for one in asked):
+        asked = (
+            [style for style in plain_styles(task) if styles is None or styles.get(style)] if "styles" in task else []
+        )
+        if asked and task.get("examples") != 0 and not divide(name, task):
             found[name] = f"no examples of style {', '.join(asked)}"
     return found
-
-
-def _drawn(counts: tuple[int, int], inversion: float) -> list[tuple[bool, float]]:
-    """(inverted, odds) of what a style with so many plain and inverted examples can draw."""
-    pair = zip((False, True), (1.0, inversion), counts, strict=True)
-    return [(inverted, odds) for inverted, odds, examples in pair if odds and examples]
 
 
 def _size(name: str, task: Mapping[str, Any], caps: Mapping[str, int], where: str) -> float:
@@ -417,18 +423,32 @@ def _with_cot(name: str, weights: Mapping[str, float], ratio: float, tasks: Task
     return scaled
 
 
-def _style_shares(
-    name: str, task: Mapping[str, Any], weight: float, styles: Mapping[str, float] | None, inversion: float
-) -> Iterable[Share]:
-    """Divides a task's weight over its styles, and each style's over plain and inverted examples."""
-    rates = {style: 1.0 if styles is None else float(styles.get(style, 0.0)) for style in task["styles"]}
+def plain_styles(task: Mapping[str, Any]) -> list[str]:
+    """The prompt styles of a task, each once whether it has an inverted version or not."""
+    return list(dict.fromkeys(style.removesuffix(INVERTED) for style in task["styles"]))
+
+
+def divide_task(
+    name: str,
+    task: Mapping[str, Any],
+    styles: Mapping[str, float] | None = None,
+    inversion: float | Mapping[str, float] | None = None,
+) -> dict[str, float]:
+    """{style or inverted style: its part of the draws of a task}, sum 1, of those that have examples; {} of none.
+
+    Raises UserError where the task has none of the styles that are asked for."""
+    rates = {style: 1.0 if styles is None else float(styles.get(style, 0.0)) for style in plain_styles(task)}
     if not math.fsum(rates.values()):
         asked = ", ".join(style for style, rate in (styles or {}).items() if rate)
         raise UserError(f"task {name} has the styles {', '.join(rates)}, none of {asked}")
-    present = {style: _drawn(task["styles"][style], inversion) for style in rates}
-    total = math.fsum(rate for style, rate in rates.items() if present[style])
+    inversion = INVERSION if inversion is None else inversion
+    if isinstance(inversion, Mapping):
+        homes = (name, task.get("group") or "", task["collection"])
+        inversion = next((inversion[home] for home in homes if home in inversion), 0.0)
+    parts = {}
     for style, rate in rates.items():
-        for inverted, odds in present[style]:
-            if rate:
-                share = weight * rate / total * odds / sum(other for _, other in present[style])
-                yield Share(name, task["collection"], style, inverted, share)
+        odds = {style: 1.0, style + INVERTED: inversion}
+        odds = {one: odd for one, odd in odds.items() if rate and odd and task["styles"].get(one)}
+        parts |= {one: rate * odd / math.fsum(odds.values()) for one, odd in odds.items()}
+    total = math.fsum(parts.values())
+    return {style: part / total for style, part in parts.items()}

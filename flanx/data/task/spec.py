@@ -24,7 +24,7 @@ uniform lists are kept in `tables/<collection>.csv` instead: a header line with 
     columns      = ["question", "answer", "rationale"]  # the source's columns; needed where `fields` does not name them
     fields       = "keep(premise) | choose(label, ['no', 'yes'])"    # see flanx/data/task/fields.py; absent: as is
     templates    = "cot_math"                     # one block or a list of blocks
-    inversions   = ["cot_question"]               # blocks of the inverted tasks, at 0.3 against 1; train split only
+    inversions   = ["cot_question"]               # blocks of the inverted version of the task; train split only
     few          = ["flan_rte_few"]               # blocks of the few-shot styles, where they are others
     noopt        = ["flan_rte_noopt"]             # blocks of `zsnoopt`, likewise
     worked       = ["niv2_worked"]                # blocks with a worked example inside: half of the few-shot prompts
@@ -82,7 +82,11 @@ from flanx.data.task.fields import parse
 from flanx.errors import UserError, nearest
 
 STYLES = ("zsopt", "zsnoopt", "fsopt", "fsnoopt")  # zero- or few-shot, with or without the list of options
-INVERSION = 0.3  # inverted examples against 1 plain one (paper.md 1.6; FLAN's own code, 2022)
+INVERTED = "_inverted"  # ending of a style in its inverted version: the prompts ask for the question, given the answer
+# How often the inverted version of a task is drawn against 1 for the plain one, by collection or group: FLAN's released
+# code (flan/v2/mixtures.py, 2022) has 0.3 in its CoT and dialog submixtures and no rate elsewhere; Flan 2021's own
+# inversions are among its templates, program synthesis's were never mixed.
+INVERSION = {"cot": 0.3, "dialog": 0.3}
 SOURCES = ("suite", "tsv", "csv", "jsonl", "json", "niv2", "p3", "tfds")
 ACCESS = ("open", "form", "user")
 METRICS = ("exact_match", "accuracy", "final_answer", "squad", "rouge", "bleu", "pearson")
@@ -124,6 +128,11 @@ class TaskSpec:
 
     def __hash__(self) -> int:
         return hash(self.name)
+
+    @property
+    def versions(self) -> tuple[str, ...]:
+        """The prompt styles, then those of the inverted version, where there is one."""
+        return self.styles + tuple(style + INVERTED for style in self.styles if self.inversions)
 
     @property
     def names(self) -> frozenset[str]:

@@ -16,7 +16,7 @@ from typing import Any
 from flanx.data.task import text
 from flanx.data.task.licence import UNKNOWN, classify
 from flanx.data.task.row import BadRow
-from flanx.data.task.spec import TaskSpec, parse_cell, parse_row
+from flanx.data.task.spec import INVERTED, TaskSpec, parse_cell, parse_row
 from flanx.data.task.template import Block, Shot, Style, parse_block
 from flanx.errors import UserError, nearest
 
@@ -61,7 +61,7 @@ def load_tables() -> dict[str, TaskSpec]:
 def find_task(name: str) -> tuple[TaskSpec, str | None]:
     """The row of a task's name, and the style at its end (`cot_gsm8k_fsopt`) or None. Raises UserError."""
     tasks = load_tables()
-    found = find_style(name, {task: spec.styles for task, spec in tasks.items()})
+    found = find_style(name, {task: spec.versions for task, spec in tasks.items()})
     if found is None:
         raise UserError(f"no task '{name}'{nearest(name, tasks)}; `flanx tasks list` prints all of them")
     return tasks[found[0]], found[1]
@@ -71,7 +71,8 @@ def find_style(name: str, styles: Mapping[str, Container[str]]) -> tuple[str, st
     """(task, None) of a task's name, (task, style) of `task_style`, or None. `styles`: of each task."""
     if name in styles:
         return name, None
-    task, _, style = name.rpartition("_")
+    task, _, style = name.removesuffix(INVERTED).rpartition("_")
+    style += name[len(task) + 1 + len(style) :]
     return (task, style) if style in styles.get(task, ()) else None
 
 
