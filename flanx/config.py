@@ -72,7 +72,7 @@ class Scan:
       defined, referenced: {macro: file and line of the first}.
       bound: {macro or "module.function.parameter": [(file and line, value as written there)]}; the last one holds.
       scopes: the scopes in which something is called, "" aside.
-      files: the files read.
+      files: the files read; reading: those that are being read, an included one after its includer.
     """
 
     def __init__(self, search_paths: Sequence[str]) -> None:
@@ -82,14 +82,14 @@ class Scan:
         self.bound: dict[str, list[tuple[str, str]]] = {}
         self.scopes: set[str] = set()
         self.files: list[str] = []
-        self._open: list[pathlib.Path] = []  # files that are being read, an included one after its includer
+        self.reading: list[pathlib.Path] = []
 
     def read(self, name: str, location: str) -> None:
         path = self._find(name, location)
-        if path.resolve() in self._open:
+        if path.resolve() in self.reading:
             raise UserError(f"gin file '{name}' includes itself ({location}); remove the include")
         self.files.append(str(path))
-        self._open.append(path.resolve())
+        self.reading.append(path.resolve())
         try:
             text = path.read_bytes().decode("utf-8")
         except UnicodeDecodeError as error:
@@ -100,7 +100,7 @@ class Scan:
             raise UserError(f"gin file {path} is not a text: it holds a zero byte; is it another file?")
         with open(path, encoding="utf-8") as file:
             self.read_statements(file)
-        self._open.pop()
+        self.reading.pop()
 
     def read_statements(self, text: Any) -> None:
         recorder = _Recorder()
@@ -208,9 +208,8 @@ def parse(
     except RecursionError as error:
         raise UserError(f"{', '.join(map(str, gin_files))}: nested too deeply; is it a gin file?") from error
     except tokenize.TokenError as error:
-        raise UserError(
-            f"{', '.join(map(str, scan.files[-1:])) or 'the command line'}: a bracket or a text has no end"
-        ) from error
+        message, (line, _) = error.args
+        raise UserError(f"{scan.reading[-1]}:{line}: {message}; is a bracket or a quote not closed?") from error
     except (ValueError, SyntaxError, OSError, ImportError, AttributeError, TypeError, NameError) as error:
         raise _explain(error) from error
     _check_scopes(scan)

@@ -151,3 +151,13 @@ def test_a_number_of_a_flag_is_finite_and_in_its_range(text):
 def test_a_path_of_a_flag_is_one(text):
     with pytest.raises(argparse.ArgumentTypeError, match="it takes a"):
         settings.path_flag(text)
+
+
+@pytest.mark.parametrize("value", ["[1", "{1: 2", "((("])
+def test_a_bracket_that_is_not_closed(value: str, tmp_path: pathlib.Path):
+    (tmp_path / "a.gin").write_text(f"A = 1\nB = {value}\n")
+    with pytest.raises(UserError, match=r"a\.gin:\d+: .*not closed\?"):
+        config.parse([str(tmp_path / "a.gin")])
+    (tmp_path / "b.gin").write_text("A = 1\nB = %A\n")
+    with pytest.raises(UserError, match=r"--gin\.A="):
+        config.parse([str(tmp_path / "b.gin")], [f"A={value}"])
