@@ -6,8 +6,9 @@
 One JSON object per walk: `files` and `functions` of ours that ran (methods included; lambdas, comprehensions, generated
 methods and what runs while a module is imported are not), `lines` of these files, and `returns`: first calls of a
 function, made in another file, that come back into a file which was left before. The command line (flanx/cli, config,
-errors) is the same in front of every command and is not counted; the task tables are loaded before, as their checks are
-a walk of their own. Taken with `sys.setprofile`, in every thread.
+settings, errors) is the same in front of every command and is not counted: the walk of a run starts in `train.train`,
+with what gin built. The tables of tasks and mixtures are loaded before, as their checks are a walk of their own. The
+model is the plain one; `--tuned` takes it with the kernels for a CPU. Taken with `sys.setprofile`, in every thread.
 """
 
 import argparse
@@ -33,15 +34,17 @@ from tests import run_case
 
 ROOT = pathlib.Path(flanx.__file__).parent
 PREFIX = f"{ROOT}{os.sep}"
-COMMAND_LINE = tuple(PREFIX + name for name in (f"cli{os.sep}", "config.py", "errors.py", "__main__.py"))
+COMMAND_LINE = tuple(PREFIX + name for name in (f"cli{os.sep}", "config.py", "settings.py", "errors.py", "__main__.py"))
 
 
 class Recorder:
     """The functions under flanx/ that run, in the order of their first call: (file, qualified name) -> file of the
     function of ours that called it, or None."""
 
-    def __init__(self) -> None:
+    def __init__(self, start: str) -> None:
+        """`start`: the function, as file:name, in which the walk starts; "" for the first that runs."""
         self.functions: dict[tuple[str, str], str | None] = {}
+        self.start = start
         self.importing = threading.local()
 
     def __call__(self, frame: types.FrameType, event: str, argument: object) -> None:
@@ -56,7 +59,9 @@ class Recorder:
         if event == "return" or code.co_name.startswith("<") or getattr(self.importing, "depth", 0):
             return
         file = own_file(frame)
-        if file is not None and (file, code.co_qualname) not in self.functions:
+        if self.start in ("", f"{file}:{code.co_qualname}"):
+            self.start = ""
+        if file is not None and not self.start and (file, code.co_qualname) not in self.functions:
             caller = frame.f_back
             while caller is not None and own_file(caller) is None:
                 caller = caller.f_back
@@ -71,9 +76,9 @@ def own_file(frame: types.FrameType) -> str | None:
     return path[len(PREFIX) :]
 
 
-def record(argv: Sequence[str]) -> dict[tuple[str, str], str | None]:
+def record(argv: Sequence[str], start: str) -> dict[tuple[str, str], str | None]:
     """Runs a command of flanx with its output swallowed; what ran of ours."""
-    recorder = Recorder()
+    recorder = Recorder(start)
     threading.setprofile(recorder)
     sys.setprofile(recorder)
     try:
@@ -98,13 +103,13 @@ def summary(walk: str, functions: Mapping[tuple[str, str], str | None]) -> dict[
     return {"walk": walk, "files": len(visited), "functions": len(functions), "lines": lines, "returns": returns}
 
 
-def train(folder: pathlib.Path) -> list[str]:
+def train(folder: pathlib.Path, kernels: str) -> list[str]:
     """`flanx train`: three steps of a T5 of one layer over a store of one task."""
     command = run_case.command(folder / "run", TRAIN_STEPS=3, CHECKPOINT_PERIOD=3)
-    return command[command.index("train") :]
+    return [*command[command.index("train") :], f"--gin.t5.T5.kernels='{kernels}'"]
 
 
-def row(folder: pathlib.Path) -> list[str]:
+def row(folder: pathlib.Path, kernels: str) -> list[str]:
     """`flanx tasks show`: three few-shot examples of a chain-of-thought task, of rows made up here."""
     (folder / "cot").mkdir()
     rows = "".join(f"How many is {i} and {i}?\t{2 * i}\tAdd {i} to itself.\n" for i in range(40))
@@ -112,22 +117,25 @@ def row(folder: pathlib.Path) -> list[str]:
     return ["tasks", "show", "cot_gsm8k", "--style", "fsopt", "--data_dir", str(folder)]
 
 
-# walk -> (its command, what is counted: for a row the room that makes it text, without the token counts of the command)
-WALKS = {"train": (train, ""), "row": (row, "data/task/")}
+# walk -> (its command, where it starts, what is counted: for a row the package that makes it text, without the token
+# counts of the command)
+WALKS = {"train": (train, "train.py:train", ""), "row": (row, "", "data/task/")}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("walks", nargs="*", default=list(WALKS), help=f"some of {', '.join(WALKS)}")
     parser.add_argument("--functions", action="store_true", help="print the functions in the order of their first call")
+    parser.add_argument("--tuned", action="store_true", help="a model with the kernels for a CPU")
     parser.add_argument("--quick", action="store_true", help="as every benchmark has it: the row's walk alone")
     args = parser.parse_args()
     for walk in ["row"] if args.quick else args.walks:
         with tempfile.TemporaryDirectory() as folder:
-            command, counted = WALKS[walk]
-            argv = command(pathlib.Path(folder))
+            command, start, counted = WALKS[walk]
+            argv = command(pathlib.Path(folder), "tuned" if args.tuned else "plain")
             tables.load()
-            functions = {f: caller for f, caller in record(argv).items() if f[0].startswith(counted)}
+            tables.load_mixtures()
+            functions = {f: caller for f, caller in record(argv, start).items() if f[0].startswith(counted)}
         print(json.dumps(summary(walk, functions)))
         if args.functions:
             for file, names in itertools.groupby(functions, key=lambda function: function[0]):
