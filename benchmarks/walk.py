@@ -39,12 +39,12 @@ COMMAND_LINE = tuple(PREFIX + name for name in (f"cli{os.sep}", "config.py", "se
 
 class Recorder:
     """The functions under flanx/ that run, in the order of their first call: (file, qualified name) -> file of the
-    function of ours that called it, or None."""
+    function of ours that called it, or None. From the call of `start` to its return, where one is given."""
 
     def __init__(self, start: str) -> None:
-        """`start`: the function, as file:name, in which the walk starts; "" for the first that runs."""
+        """`start`: a function, as file:name, or ""."""
         self.functions: dict[tuple[str, str], str | None] = {}
-        self.start = start
+        self.start, self.is_on = start, not start
         self.importing = threading.local()
 
     def __call__(self, frame: types.FrameType, event: str, argument: object) -> None:
@@ -56,12 +56,12 @@ class Recorder:
             depth = getattr(self.importing, "depth", 0)
             self.importing.depth = depth + (1 if event == "call" else -1)
             return
-        if event == "return" or code.co_name.startswith("<") or getattr(self.importing, "depth", 0):
+        if code.co_name.startswith("<") or getattr(self.importing, "depth", 0):
             return
         file = own_file(frame)
-        if self.start in ("", f"{file}:{code.co_qualname}"):
-            self.start = ""
-        if file is not None and not self.start and (file, code.co_qualname) not in self.functions:
+        if self.start == f"{file}:{code.co_qualname}":
+            self.is_on = event == "call"
+        if file is not None and event == "call" and self.is_on and (file, code.co_qualname) not in self.functions:
             caller = frame.f_back
             while caller is not None and own_file(caller) is None:
                 caller = caller.f_back

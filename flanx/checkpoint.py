@@ -43,10 +43,6 @@ class SaveCheckpointConfig:
     keep_period: int | None = None
     timeout: float = 3600.0
 
-    def open(self, folder: str | os.PathLike) -> "Checkpoints":
-        """The checkpoints of the run in `folder`."""
-        return Checkpoints(folder, self)
-
 
 @dataclasses.dataclass(frozen=True)
 class RestoreCheckpointConfig:
@@ -95,7 +91,7 @@ class Checkpoints:
             self._unsealed = step
             self._starting = True
             self._watch(step)
-            self._manager.save(step, args=ocp.args.StandardSave(_tree(state)), force=True)
+            self._manager.save(step, args=ocp.args.StandardSave(dict(vars(state))), force=True)
             self._starting = False
 
     def _seal(self) -> None:
@@ -159,7 +155,7 @@ class Checkpoints:
         if step is None or step not in self._manager.all_steps():
             steps = ", ".join(map(str, self._manager.all_steps())) or "none"
             raise UserError(f"no checkpoint of step {step} in {self.folder} (there: {steps})")
-        wanted, metadata = _tree(target), self._manager.item_metadata(step)
+        wanted, metadata = dict(vars(target)), self._manager.item_metadata(step)
         is_old = isinstance(target.opt_state, AdafactorState) and "opt_state/m" in _names(metadata)
         if is_old:
             opt_state = target.opt_state._asdict()
@@ -191,10 +187,6 @@ def _verify(folder: epath.Path) -> None:
     if not metadata.exists() or not metadata.stat().length:
         raise UserError(f"{metadata} is missing or empty: the checkpoint is damaged or half copied; copy it again")
     files.verify_checksums(folder)
-
-
-def _tree(state: TrainState) -> dict[str, Any]:
-    return {"step": state.step, "params": state.params, "opt_state": state.opt_state}
 
 
 def _check_shapes(metadata: Any, wanted: Any, path: str) -> None:

@@ -1,4 +1,4 @@
-"""Many processes as one run: all present, all with the same configuration, stopped at one common step.
+"""Many processes as one run: all present, all with the same configuration.
 
 Every process knows its number from flags, from JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or from
 what JAX itself detects (TPU VM, GKE, SLURM, MPI). Agreement and preemption are JAX's (`multihost_utils`); which process
@@ -14,16 +14,13 @@ import json
 import os
 import pathlib
 import platform
-import signal
-import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from flanx.coordination import Connection, ProcessId
 from flanx.errors import Preempted, UserError
 from flanx.settings import COUNT, MOST_SECONDS, NATURAL, Range, flag
 
-STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # a run saves its state and ends
 JAX_SILENCE = 24 * 3600  # seconds; `coordination` notices a lost process, JAX would also end a suspended one
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
@@ -183,35 +180,3 @@ def first_alone(name: str) -> Iterator[None]:
     yield
     if is_first():
         barrier(name)
-
-
-@contextlib.contextmanager
-def preemption() -> Iterator[Callable[[int], bool]]:
-    """A function stops(step) that says whether the run stops after `step`, because a process received SIGTERM.
-
-    It must be called after every step. A single process stops at once; several stop at one common step, so that none
-    waits for the others in a collective (JAX's preemption sync point, which has its own handler of SIGTERM).
-    """
-    if _connection is not None:
-        from jax.experimental import multihost_utils  # noqa: PLC0415  (see the module's docstring)
-
-        yield multihost_utils.reached_preemption_sync_point
-        return
-    received = threading.Event()
-    if threading.current_thread() is not threading.main_thread():  # only the main thread may handle signals
-        yield lambda step: False
-        return
-    kept = {number: signal.getsignal(number) for number in STOPS}
-
-    def stop(number: int, _: object) -> None:
-        received.set()
-        signal.signal(number, kept[signal.Signals(number)])  # a second Ctrl-C does not wait for the save
-
-    for number in STOPS:
-        if kept[number] is not signal.SIG_IGN:  # as under nohup
-            signal.signal(number, stop)
-    try:
-        yield lambda step: received.is_set()
-    finally:
-        for number, handler in kept.items():
-            signal.signal(number, handler)

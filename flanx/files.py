@@ -58,8 +58,12 @@ def open_atomic(path: pathlib.Path, durable: bool = True) -> Iterator[BinaryIO]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    if durable:
-        _sync_folder(path.parent)
+    with contextlib.suppress(OSError):  # some network mounts cannot force the names in a folder to disk
+        if durable and (descriptor := os.open(path.parent, os.O_RDONLY)) >= 0:
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
 
 
 def write_atomic(path: pathlib.Path, content: str | bytes, durable: bool = True) -> None:
@@ -96,16 +100,6 @@ def umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
-
-
-def _sync_folder(folder: pathlib.Path) -> None:
-    """Forces the names in a folder to disk; file systems that cannot (some network mounts) are left as they are."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 @contextlib.contextmanager

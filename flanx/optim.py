@@ -175,10 +175,10 @@ def adafactor(
     )  # fmt: skip
 
     def init(params: Any) -> AdafactorState:
-        def one(path: tuple[Any, ...], param: jax.Array) -> _Leaf:
-            return jax.vmap(rule.start)(param) if _is_stacked(path) else rule.start(param)
-
-        return AdafactorState(jnp.zeros((), jnp.int32), *_columns(jax.tree_util.tree_map_with_path(one, params))[1:])
+        leaves = jax.tree_util.tree_map_with_path(
+            lambda path, param: jax.vmap(rule.start)(param) if _is_stacked(path) else rule.start(param), params
+        )
+        return AdafactorState(jnp.zeros((), jnp.int32), *_columns(leaves)[1:])
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, AdafactorState]:
         grads = updates
@@ -203,11 +203,10 @@ def adafactor(
 
 def _columns(tree: Any) -> list[Any]:
     """A tree of `_Leaf` as one tree per field."""
-
-    def is_leaf(node: Any) -> bool:
-        return isinstance(node, _Leaf)
-
-    return [jax.tree.map(lambda leaf, i=i: leaf[i], tree, is_leaf=is_leaf) for i in range(len(_Leaf._fields))]
+    return [
+        jax.tree.map(lambda leaf, i=i: leaf[i], tree, is_leaf=lambda node: isinstance(node, _Leaf))
+        for i in range(len(_Leaf._fields))
+    ]
 
 
 def adamw(

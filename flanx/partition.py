@@ -55,6 +55,7 @@ _REPLICATED: Rules = tuple(
 )
 PRESETS: Mapping[Any, Rules] = {key: (*_BATCH_AND_MODEL, *embed) for key, embed in _EMBED.items()} | {"fsdp": _FSDP}
 SMALL = 2**20  # bytes; a smaller array may be replicated where its axis does not divide
+BOX = nn.meta.AxisMetadata  # what linen boxes a parameter with, and the names of its axes
 LARGE = 2**24  # bytes; an array of this size or more is reported when every device holds all of it
 
 
@@ -120,11 +121,11 @@ class Partitioner:
         An array below 1 MiB is not split along a dimension that its mesh axis does not divide. Raises UserError for a
         larger array, and for an axis without a rule.
         """
-        return jax.tree_util.tree_map_with_path(self._sharding, boxed, is_leaf=_is_boxed)
+        return jax.tree_util.tree_map_with_path(self._sharding, boxed, is_leaf=lambda leaf: isinstance(leaf, BOX))
 
     def _sharding(self, path: tuple[Any, ...], box: Any) -> NamedSharding:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
-        array = box.value if _is_boxed(box) else box  # `nn.unbox` would constrain it, outside of any jit
+        array = box.value if isinstance(box, BOX) else box  # `nn.unbox` would constrain it, outside of any jit
         names = getattr(box, "names", (None,) * array.ndim)
         known = {rule[0] for rule in self.logical_axis_rules}
         for axis in names:
@@ -203,20 +204,14 @@ class Partitioner:
         """This host's rows (as `host_rows` names them) as global arrays [batch_size, length]."""
         sharding, first = self.batch_sharding(), self.host_rows(batch_size).start
 
-        def shard(array: np.ndarray, index: Any) -> np.ndarray:
-            start, stop, _ = index[0].indices(batch_size)
-            return array[start - first : stop - first]
-
         return {
             name: jax.make_array_from_callback(
-                (batch_size, *array.shape[1:]), sharding, functools.partial(shard, array)
+                (batch_size, *array.shape[1:]),
+                sharding,
+                lambda index, array=array: array[slice(*(row - first for row in index[0].indices(batch_size)[:2]))],
             )
             for name, array in rows.items()
         }
-
-
-def _is_boxed(leaf: Any) -> bool:
-    return isinstance(leaf, nn.meta.AxisMetadata)
 
 
 def _grid(shape: tuple[int, ...], devices: Sequence[Any], slices: int) -> np.ndarray:

@@ -7,10 +7,13 @@ A run is a folder: config.gin, run.json (its metadata), metrics.jsonl, checkpoin
 import contextlib
 import json
 import pathlib
-from collections.abc import Callable, Generator, Mapping
+import signal
+import threading
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any
 
 import jax
+from jax.experimental import multihost_utils
 
 from flanx import cluster, convert
 from flanx.checkpoint import Checkpoints, RestoreCheckpointConfig, SaveCheckpointConfig, load_params
@@ -22,6 +25,8 @@ from flanx.partition import Partitioner, cache_compilations, explain_exhausted
 from flanx.plan import search
 from flanx.train_metrics import Watch
 from flanx.train_step import Trainer, TrainState
+
+STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # a run saves its state and ends
 
 
 def train(
@@ -72,9 +77,9 @@ def train(
         if evaluator:
             evaluator(model=model, params=state.params, step=int(state.step), out_dir=folder / "evals")
 
-    with partitioner.scope(), cluster.preemption() as stops, contextlib.closing(checkpoints.open(folder)) as saved:
+    with partitioner.scope(), preemption() as stops, contextlib.closing(Checkpoints(folder, checkpoints)) as saved:
         state, target = init_state(trainer, partitioner, saved, initial_checkpoint.path)
-        write_run_metadata(folder, metadata)  # not before: a run that is refused leaves the folder to the next one
+        write(folder / "run.json", metadata)  # not before: a run that is refused leaves the folder to the next one
         report_replicated(partitioner, target.params, folder.name)
         step_fn, done = trainer.jit(target), int(state.step)
         watch = Watch(folder, model, done, train_steps, log_period, saved.latest)
@@ -99,8 +104,7 @@ def train(
             saved.save(state)
             saved.wait()
         evaluate(state)
-    if cluster.is_first():
-        write_atomic(folder / "done.json", json.dumps({"step": int(state.step)}) + "\n")
+    write(folder / "done.json", {"step": int(state.step)})
 
 
 def is_done(folder: pathlib.Path, train_steps: int) -> bool:
@@ -151,14 +155,14 @@ def check_run_metadata(folder: pathlib.Path, metadata: Mapping[str, Any], fork: 
                     f"{folder} is another run: its {key} was {recorded.get(key)}, now {metadata[key]}; "
                     "choose another MODEL_DIR, or bind train.fork = True to resume it nevertheless"
                 )
-    cluster.agree("the run", metadata)
+    if jax.process_count() > 1:
+        cluster.agree("the run", metadata)
 
 
-def write_run_metadata(folder: pathlib.Path, metadata: Mapping[str, Any]) -> None:
-    """Writes run.json."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if cluster.is_first():
-        write_atomic(folder / "run.json", json.dumps(metadata, indent=1) + "\n")
+def write(path: pathlib.Path, record: Mapping[str, Any]) -> None:
+    """Writes a JSON file of the run, in its first process."""
+    if jax.process_index() == 0:
+        write_atomic(path, json.dumps(record, indent=1) + "\n")
 
 
 def init_state(
@@ -179,7 +183,7 @@ def init_state(
 def report_replicated(partitioner: Partitioner, params: Any, label: str) -> None:
     """Prints which large arrays the rules replicate on every device."""
     shardings = jax.tree.map(lambda p: p.sharding, params)
-    if (replicated := partitioner.replicated(params, shardings)) and cluster.is_first():
+    if (replicated := partitioner.replicated(params, shardings)) and jax.process_index() == 0:
         name, size = replicated[0]
         total = sum(size for _, size in replicated) / 1e9
         print(
@@ -198,3 +202,33 @@ def device_batches(
     with contextlib.closing(Loader(batches, done, rows)) as stream:
         for step in range(done + 1, train_steps + 1):
             yield step, partitioner.global_batch(next(stream), batches.batch_size)
+
+
+@contextlib.contextmanager
+def preemption() -> Iterator[Callable[[int], bool]]:
+    """A function stops(step) that says whether the run stops after `step`, because a process received SIGTERM.
+
+    It must be called after every step. A single process stops at once; several stop at one common step, so that none
+    waits for the others in a collective (JAX's preemption sync point, which has its own handler of SIGTERM).
+    """
+    if jax.process_count() > 1:
+        yield multihost_utils.reached_preemption_sync_point
+        return
+    received = threading.Event()
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may handle signals
+        yield lambda step: False
+        return
+    kept = {number: signal.getsignal(number) for number in STOPS}
+
+    def stop(number: int, _: object) -> None:
+        received.set()
+        signal.signal(number, kept[signal.Signals(number)])  # a second Ctrl-C does not wait for the save
+
+    for number in STOPS:
+        if kept[number] is not signal.SIG_IGN:  # as under nohup
+            signal.signal(number, stop)
+    try:
+        yield lambda step: received.is_set()
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)

@@ -1,6 +1,7 @@
 """The metrics of a run: metrics.jsonl always, TensorBoard next to it, one progress line on the terminal."""
 
 import collections
+import datetime
 import json
 import os
 import pathlib
@@ -76,35 +77,6 @@ def last_metrics(folder: str | os.PathLike) -> dict[str, Any] | None:
     return json.loads(lines[-1]) if lines else None
 
 
-class Progress:
-    """The progress line: step, loss, tokens per second, padding share, time left; off a terminal a line per call."""
-
-    def __init__(self, total_steps: int, label: str) -> None:
-        self.total, self.label = total_steps, label
-        self._console = Console(highlight=False)
-        self._began: tuple[float, int] | None = None
-
-    def show(self, step: int, values: Mapping[str, float]) -> None:
-        """Shows `values` (loss, tokens_per_second, padding) at `step`."""
-        now = time.monotonic()
-        if self._began is None:
-            self._began = (now, step)
-        seconds, steps = now - self._began[0], step - self._began[1]
-        left = f"{_duration((self.total - step) * seconds / steps)} left" if steps else ""
-        line = (
-            f"{self.label}  step {step}/{self.total}  loss {values['loss']:.4f}  "
-            f"{values['tokens_per_second']:,.0f} tokens/s  padding {values['padding']:.1%}  {left}"
-        )
-        end = "\r" if self._console.is_terminal and step < self.total else "\n"
-        self._console.print(line, end=end, soft_wrap=True)
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
-
-
 class Watch:
     """Reads each step's metrics one step late, so that the device never waits for the host; the first process logs.
 
@@ -128,10 +100,10 @@ class Watch:
         self._model, self._label, self._last_good = model, folder.name, last_good
         self._train_steps, self._log_period = train_steps, log_period
         self._log = MetricsLog(folder, start_step) if jax.process_index() == 0 else None
-        self._progress = Progress(train_steps, self._label)
+        self._console, self._began = Console(highlight=False), (time.monotonic(), start_step)
         self._pending: tuple[int, Any, Any] | None = None
         self._sums: collections.Counter[str] = collections.Counter()
-        self._since = (time.monotonic(), start_step)
+        self._since = self._began
 
     def record(self, step: int, metrics: Any, batch: Any, params: Any) -> None:
         """Keeps the metrics of `step` and reads those of the step before."""
@@ -155,7 +127,7 @@ class Watch:
             self._write(step)
 
     def _write(self, step: int) -> None:
-        """Logs one record over the steps since the last: means per token, and speeds per second."""
+        """Logs one record over the steps since the last: means per token, and speeds per second; prints its line."""
         sums, self._sums = self._sums, collections.Counter()
         if self._log is None:
             return
@@ -173,7 +145,14 @@ class Watch:
             "steps_per_second": steps / seconds,
         }
         self._log.write(step, record)
-        self._progress.show(step, record)
+        left = (self._train_steps - step) * (now - self._began[0]) / (step - self._began[1])
+        line = (
+            f"{self._label}  step {step}/{self._train_steps}  loss {record['loss']:.4f}  "
+            f"{record['tokens_per_second']:,.0f} tokens/s  padding {record['padding']:.1%}  "
+            f"{datetime.timedelta(seconds=round(left))} left"
+        )
+        end = "\r" if self._console.is_terminal and step < self._train_steps else "\n"
+        self._console.print(line, end=end, soft_wrap=True, markup=False)
         self._since = (now, step)
 
     def close(self) -> None:

@@ -14,7 +14,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from flanx import checkpoint, partition, train
-from flanx.checkpoint import SaveCheckpointConfig
+from flanx.checkpoint import Checkpoints, SaveCheckpointConfig
 from flanx.errors import UserError
 from flanx.train_step import TrainState
 from tests import run_case
@@ -30,7 +30,7 @@ def test_a_hung_save_is_named_and_ends_the_process(
         gone.set()
 
     monkeypatch.setattr(checkpoint.os, "_exit", leave)
-    saved = SaveCheckpointConfig(timeout=0.2).open(tmp_path)
+    saved = Checkpoints(tmp_path, SaveCheckpointConfig(timeout=0.2))
     monkeypatch.setattr(saved._manager, "is_saving_in_progress", lambda: not gone.is_set())
     saved.save(TrainState(np.int32(3), {"a": jax.numpy.ones(4)}, ()))
     assert gone.wait(10)
@@ -42,7 +42,7 @@ def test_a_hung_save_is_named_and_ends_the_process(
 def test_a_finished_save_is_not_watched(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ended: list[int] = []
     monkeypatch.setattr(checkpoint.os, "_exit", ended.append)
-    saved = SaveCheckpointConfig(timeout=2.0).open(tmp_path)
+    saved = Checkpoints(tmp_path, SaveCheckpointConfig(timeout=2.0))
     saved.save(TrainState(np.int32(3), {"a": jax.numpy.ones(4)}, ()))
     saved.wait()
     limit = time.monotonic() + 10
@@ -103,7 +103,7 @@ def state(step: int) -> TrainState:
 
 
 def test_n_checkpoints_are_kept_and_every_kth_for_ever(tmp_path: pathlib.Path) -> None:
-    saved = SaveCheckpointConfig(keep=2, keep_period=4).open(tmp_path)
+    saved = Checkpoints(tmp_path, SaveCheckpointConfig(keep=2, keep_period=4))
     for step in range(1, 12):
         saved.save(state(step))
     saved.close()
@@ -112,12 +112,12 @@ def test_n_checkpoints_are_kept_and_every_kth_for_ever(tmp_path: pathlib.Path) -
 
 
 def test_a_half_written_save_is_never_picked(tmp_path: pathlib.Path) -> None:
-    saved = SaveCheckpointConfig(keep=None).open(tmp_path)
+    saved = Checkpoints(tmp_path, SaveCheckpointConfig(keep=None))
     saved.save(state(3))
     saved.close()
     whole = tmp_path / "checkpoints" / "checkpoint_3"
     shutil.copytree(whole, whole.with_name("checkpoint_7.orbax-checkpoint-tmp-1234"))  # as a killed save leaves it
-    again = SaveCheckpointConfig(keep=None).open(tmp_path)
+    again = Checkpoints(tmp_path, SaveCheckpointConfig(keep=None))
     assert again.latest() == 3
     target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state(0))
     assert int(again.restore(target).params["a"][0]) == 3

@@ -16,6 +16,7 @@ from flax import serialization
 
 from flanx import optim
 from flanx.config import gin_folder
+from flanx.convert.flanx_format import MOMENTS
 from flanx.errors import UserError
 from flanx.kernels import KERNELS
 from flanx.models import first_nonfinite, layers
@@ -109,7 +110,7 @@ def test_twenty_steps_are_those_of_t5x(golden_dir: pathlib.Path, kernels: str) -
             np.testing.assert_allclose(leaf, final[name], atol=1e-4, err_msg=name)
     moments = read_legacy(folder / "legacy" / "checkpoint_20")["state"]["param_states"]
     for field in ("v_row", "v_col", "v", "m"):
-        for path, leaf in jax.tree_util.tree_leaves_with_path(getattr(state, field)):
+        for path, leaf in jax.tree_util.tree_leaves_with_path(getattr(state, MOMENTS[field])):
             wanted = moments
             for key in path:
                 wanted = wanted[key.key]

@@ -7,7 +7,7 @@ import pytest
 
 from flanx import train_metrics
 from flanx.errors import UserError
-from flanx.train_metrics import MetricsLog, Progress, last_metrics, read_metrics
+from flanx.train_metrics import MetricsLog, last_metrics, read_metrics
 
 
 def test_a_resumed_run_drops_what_lies_beyond_its_step(tmp_path):
@@ -58,35 +58,28 @@ def test_a_float_is_written_to_its_last_bit(tmp_path):
     assert read_metrics(tmp_path)[0]["loss"] == value
 
 
-def test_the_progress_line_has_loss_speed_padding_and_time_left(capsys):
-    progress = Progress(10, "run")
-    values = {"loss": 1.5, "tokens_per_second": 12345.0, "padding": 0.03}
-    progress.show(2, values)
-    progress.show(4, values)
-    first, second = capsys.readouterr().out.splitlines()
-    assert "step 2/10" in first and "left" not in first
-    for part in ("run", "step 4/10", "loss 1.5000", "12,345 tokens/s", "padding 3.0%", "0:00 left"):
-        assert part in second
-
-
-def test_a_record_has_means_per_token_and_speeds_of_the_steps_since_the_last(tmp_path, monkeypatch):
+def test_a_record_has_means_per_token_and_speeds_of_the_steps_since_the_last(tmp_path, monkeypatch, capsys):
     """Tokens per second count the filled positions of inputs and targets, not the padding, nor the loss's tokens."""
     clock = iter([100.0, 104.0, 105.0])
     monkeypatch.setattr(train_metrics.time, "monotonic", lambda: next(clock))
-    monkeypatch.setattr(Progress, "show", lambda *arguments: None)
-    watch = train_metrics.Watch(tmp_path, None, 0, 3, 2, lambda: None)
+    folder = tmp_path / "run [b]"  # a name that rich would read as markup
+    watch = train_metrics.Watch(folder, None, 0, 3, 2, lambda: None)
     metrics = {"loss": 40.0, "cross_ent_loss": 30.0, "z_loss": 10.0, "correct": 5.0, "tokens": 20.0, "grad_norm": 3.0}
     metrics |= {"filled": 50.0, "positions": 80.0}
     for step in (1, 2, 3):
         watch.record(step, {name: np.float32(step * value) for name, value in metrics.items()}, None, None)
     watch.flush(None)
     watch.close()
-    first, second = read_metrics(tmp_path)
+    first, second = read_metrics(folder)
     assert first == {
         "step": 2, "loss": 2.0, "cross_ent_loss": 1.5, "z_loss": 0.5, "accuracy": 0.25, "grad_norm": 4.5,
         "padding": 0.375, "tokens_per_second": 150.0 / 4.0, "steps_per_second": 0.5,
     }  # fmt: skip
     assert (second["tokens_per_second"], second["steps_per_second"], second["grad_norm"]) == (150.0, 1.0, 9.0)
+    assert capsys.readouterr().out.splitlines() == [
+        "run [b]  step 2/3  loss 2.0000  38 tokens/s  padding 37.5%  0:00:02 left",
+        "run [b]  step 3/3  loss 2.0000  150 tokens/s  padding 37.5%  0:00:00 left",
+    ]
 
 
 def test_a_loss_that_is_not_finite_names_its_step_and_the_last_checkpoint(tmp_path, monkeypatch):

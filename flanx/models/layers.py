@@ -19,7 +19,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from flanx import kernels as tuned
 from flanx.errors import UserError, nearest
-from flanx.kernels import MASKED, operand
+from flanx.kernels import MASKED
 
 Array = jax.Array
 Init = Callable[..., Array]
@@ -329,14 +329,16 @@ def attend(
 
 def attend_plainly(query: Array, key: Array, value: Array, bias: Array | None, mask: Array | None) -> Array:
     """`attend` in plain operations, softmax in float32."""
-    (k, keys), (v, values) = operand(key), operand(value)
-    scores = jnp.einsum(f"bqhd,{k}->bhqk", query, keys, preferred_element_type=jnp.float32)
+    kv = "bkhd"
+    if key.shape[2] == 1:  # a single head has no letter and meets every query's head
+        kv, key, value = "bkd", key[:, :, 0], value[:, :, 0]
+    scores = jnp.einsum(f"bqhd,{kv}->bhqk", query, key, preferred_element_type=jnp.float32)
     if bias is not None:
         scores += bias
     if mask is not None:
         scores = jnp.where(mask, scores, MASKED)
     weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-    return jnp.einsum(f"bhqk,{v}->bqhd", weights, values)
+    return jnp.einsum(f"bhqk,{kv}->bqhd", weights, value)
 
 
 class Attention(nn.Module):
@@ -354,11 +356,9 @@ class Attention(nn.Module):
     kind: str = "auto"
 
     def setup(self) -> None:
-        def init_query(*args: Any) -> Array:
-            return NORMAL(*args) / np.sqrt(self.head_dim).astype(np.float32)
-
+        scale = np.sqrt(self.head_dim).astype(np.float32)
         joined = self.num_heads * self.head_dim
-        self.query = Dense(joined, ("embed", "joined_kv"), self.numerics, init_query)
+        self.query = Dense(joined, ("embed", "joined_kv"), self.numerics, lambda *args: NORMAL(*args) / scale)
         self.key = Dense(joined, ("embed", "joined_kv"), self.numerics, NORMAL)
         self.value = Dense(joined, ("embed", "joined_kv"), self.numerics, NORMAL)
         self.out = Dense(self.emb_dim, ("joined_kv", "embed"), self.numerics, NORMAL)
@@ -376,11 +376,8 @@ class Attention(nn.Module):
     def __call__(self, x: Array, memory: Array, bias: Array | None, mask: Array | None) -> Array:
         """x [b, q, m] looks at memory [b, k, m] -> [b, q, m]; bias and mask as in `attend`."""
         key, value = self.keys_and_values(memory)
-        return self.from_cache(x, key, self.dropout(value), bias, mask)
-
-    def from_cache(self, x: Array, key: Array, value: Array, bias: Array | None, mask: Array | None) -> Array:
-        """x [b, q, m] looks at given keys and values [b, k, h, d] -> [b, q, m]."""
-        seen = attend(self.split(self.query(x)), key, value, bias, mask, self.kind, self.numerics.kernels)
+        query, value = self.split(self.query(x)), self.dropout(value)
+        seen = attend(query, key, value, bias, mask, self.kind, self.numerics.kernels)
         return self.out(seen.reshape(*x.shape[:-1], self.num_heads * self.head_dim))
 
     def recall(self, x: Array, key: Array, value: Array, bias: Array | None, mask: Array) -> Array:
@@ -506,14 +503,14 @@ class LinenModel:
     def __post_init__(self) -> None:
         check_name("remat", self.remat, tuple(REMAT_POLICIES))
         check_name("attention", self.attention, ATTENTION)
-        Numerics(self.dtype, self.kernels)
+        _ = self.numerics  # checks dtype and kernels
 
     @functools.cached_property
     def module(self) -> Any:
         """The linen module whose parameters these are."""
         raise NotImplementedError
 
-    @property
+    @functools.cached_property
     def numerics(self) -> Numerics:
         """Which number has which type, and which kernels compute it."""
         return Numerics(self.dtype, self.kernels)
@@ -525,7 +522,7 @@ class LinenModel:
     def logits(self, params: Any, batch: Any, dropout_rng: jax.Array | None = None) -> Array:
         """Teacher-forced logits of (packed) rows, float32 [b, t, v]; dropout where a rng is given."""
         rngs = {} if dropout_rng is None else {"dropout": dropout_rng}
-        return self.module.apply({"params": params}, *self._inputs(batch), rngs=rngs)
+        return self.module.apply({"params": params}, *(batch[name] for name in self.features), rngs=rngs)
 
     def outputs(self, params: Any, batch: Any) -> Any:
         """Every module's output, nested by module name, without dropout: for the search for the first bad layer."""
@@ -535,7 +532,10 @@ class LinenModel:
 
         module, variables = self.unrolled(params)
         _, captured = module.apply(
-            variables, *self._inputs(batch), capture_intermediates=is_wanted, mutable=["intermediates"]
+            variables,
+            *(batch[name] for name in self.features),
+            capture_intermediates=is_wanted,
+            mutable=["intermediates"],
         )
         return captured["intermediates"]
 
@@ -549,6 +549,3 @@ class LinenModel:
         if not self.scan_layers:
             return self.module, {"params": params}
         return dataclasses.replace(self, scan_layers=False).module, {"params": unstack(params)}
-
-    def _inputs(self, batch: Any) -> list[Array]:
-        return [batch[name] for name in self.features]

@@ -113,21 +113,18 @@ def _attention(config: T5) -> Attention:
     return Attention(c.num_heads, c.head_dim, c.emb_dim, c.dropout_rate, c.numerics, c.attention)
 
 
-def _mlp(config: T5) -> MLP:
-    return MLP(config.mlp_dim, config.emb_dim, config.mlp_activations, config.dropout_rate, config.numerics)
-
-
 class EncoderLayer(nn.Module):
     """Self-attention and MLP, each with a norm before it and a residual around it."""
 
     config: T5
 
     def setup(self) -> None:
-        self.pre_attention_layer_norm = _norm(self.config)
-        self.attention = _attention(self.config)
-        self.pre_mlp_layer_norm = _norm(self.config)
-        self.mlp = _mlp(self.config)
-        self.dropout = Dropout(self.config.dropout_rate)
+        c = self.config
+        self.pre_attention_layer_norm = _norm(c)
+        self.attention = _attention(c)
+        self.pre_mlp_layer_norm = _norm(c)
+        self.mlp = MLP(c.mlp_dim, c.emb_dim, c.mlp_activations, c.dropout_rate, c.numerics)
+        self.dropout = Dropout(c.dropout_rate)
 
     def __call__(self, x: Array, bias: Array, mask: Array) -> tuple[Array, None]:
         """x [b, s, m] -> [b, s, m]."""
@@ -143,13 +140,14 @@ class DecoderLayer(nn.Module):
     config: T5
 
     def setup(self) -> None:
-        self.pre_self_attention_layer_norm = _norm(self.config)
-        self.self_attention = _attention(self.config)
-        self.pre_cross_attention_layer_norm = _norm(self.config)
-        self.encoder_decoder_attention = _attention(self.config)
-        self.pre_mlp_layer_norm = _norm(self.config)
-        self.mlp = _mlp(self.config)
-        self.dropout = Dropout(self.config.dropout_rate)
+        c = self.config
+        self.pre_self_attention_layer_norm = _norm(c)
+        self.self_attention = _attention(c)
+        self.pre_cross_attention_layer_norm = _norm(c)
+        self.encoder_decoder_attention = _attention(c)
+        self.pre_mlp_layer_norm = _norm(c)
+        self.mlp = MLP(c.mlp_dim, c.emb_dim, c.mlp_activations, c.dropout_rate, c.numerics)
+        self.dropout = Dropout(c.dropout_rate)
 
     def __call__(
         self, x: Array, encoded: Array, bias: Array, self_mask: Array, cross_mask: Array

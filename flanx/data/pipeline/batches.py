@@ -103,14 +103,16 @@ class Batches:
         self.limits = (int(lengths["inputs"]), int(lengths["targets"]))
         self.resolved = mixture.resolve(store)
         self.order = sampling.Order(self.resolved.arrays(seed), sampling.key(seed, "order"))
-        self._capacities = self.limits if packing == "encoder_decoder" else (sum(self.limits),)
+        is_joined = packing == "decoder_only"  # inputs and targets in one row
+        self._capacities = (sum(self.limits),) if is_joined else self.limits
+        self._sides = np.ones((2, 1), np.int64) if is_joined else np.eye(2, dtype=np.int64)  # lengths @ it: their sizes
         self._plans: dict[int, Plan] = {}
         self._planning = threading.Lock()
         self._recipe: packer.Recipe | None = None
         self.examples_per_row = 1.0
         if pack:
             draws, epoch = self._draws(0), self.order.sources.examples.sum(axis=1)
-            self._recipe, fit = packer.plan(self._sizes(draws), draws.source, epoch, self._capacities)
+            self._recipe, fit = packer.plan(draws.length @ self._sides, draws.source, epoch, self._capacities)
             self._plans[0] = self._pack(draws, 0, fit)
             self.examples_per_row = self.order.draws / self._recipe.rows
 
@@ -120,7 +122,7 @@ class Batches:
         parts = {
             "algorithm": ALGORITHM,
             "store": self.store.hash,
-            "sources": self.resolved.identity(),
+            "sources": [[source.name, float(source.weight).hex()] for source in self.resolved.sources],
             "lengths": self.limits,
             "batch_size": self.batch_size,
             "packing": self.packing if self._recipe else f"{self.packing}, unpacked",
@@ -201,14 +203,10 @@ class Batches:
         trimmed = np.minimum(length, self.limits)
         return Plan(draws.volume, offset, trimmed, length > self.limits, draws.source, np.arange(n + 1))
 
-    def _sizes(self, draws: Plan) -> np.ndarray:
-        """i64[n, sides], what each example takes of the capacities of a row."""
-        return draws.length if self.packing == "encoder_decoder" else draws.length.sum(axis=1, keepdims=True)
-
     def _pack(self, draws: Plan, chunk: int, fit: packer.Fit | None = None) -> Plan:
         assert self._recipe is not None
         seed = sampling.key(self.seed, "rows", chunk)
-        rows = packer.pack(self._sizes(draws), self._capacities, self._recipe, seed, fit)
+        rows = packer.pack(draws.length @ self._sides, self._capacities, self._recipe, seed, fit)
         return Plan._make([*(column[rows.order] for column in draws[:-1]), rows.starts])
 
 

@@ -92,10 +92,6 @@ class Resolved:
         keys = np.array([sampling.key(seed, source.name) for source in self.sources], np.uint64)
         return sampling.Sources(weights, keys, *columns)
 
-    def identity(self) -> list[Any]:
-        """What the draws depend on, besides the store and the seed."""
-        return [[source.name, float(source.weight).hex()] for source in self.sources]
-
     def describe(self) -> dict[str, Any]:
         """For a run's record, JSON-able: the rates asked for, the shares that collections get, what is missing.
 
@@ -104,7 +100,7 @@ class Resolved:
         asked = {k: v for k, v in dataclasses.asdict(self.mixture).items() if v is not None}
         return {
             "asked": asked,
-            "tasks": len(self.tasks),
+            "tasks": len({source.task.name for source in self.sources}),
             "sources": len(self.sources),
             "rates": self.rates and {name: round(rate, 6) for name, rate in self.rates.items()},
             "collections": {name: round(share, 6) for name, share in self.collections.items()},

@@ -45,20 +45,17 @@ def permute(place: np.ndarray, size: np.ndarray, keys: np.ndarray) -> np.ndarray
     result = np.asarray(place, np.int64).copy()
     todo = np.arange(len(result))
     while len(todo):
-        result[todo] = _feistel(result[todo], side[todo], keys[todo])
+        width, key_of = side[todo], keys[todo]
+        left, right = np.divmod(result[todo], width)
+        for number in range(ROUNDS):
+            bits = mix(key_of + right.astype(np.uint64) * GOLDEN + np.uint64(number * ROUND_STEP & MASK))
+            # The upper 32 bits, scaled to range(width): a product and a shift instead of a division.
+            step = ((bits >> np.uint64(32)) * width.astype(np.uint64)) >> np.uint64(32)
+            total = left + step.astype(np.int64)
+            left, right = right, np.where(total >= width, total - width, total)
+        result[todo] = left * width + right
         todo = todo[result[todo] >= size[todo]]
     return result
-
-
-def _feistel(x: np.ndarray, side: np.ndarray, keys: np.ndarray) -> np.ndarray:
-    left, right = np.divmod(x, side)
-    for number in range(ROUNDS):
-        bits = mix(keys + right.astype(np.uint64) * GOLDEN + np.uint64(number * ROUND_STEP & MASK))
-        # The upper 32 bits, scaled to range(side): a product and a shift instead of a division.
-        step = ((bits >> np.uint64(32)) * side.astype(np.uint64)) >> np.uint64(32)
-        total = left + step.astype(np.int64)
-        left, right = right, np.where(total >= side, total - side, total)
-    return left * side + right
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,6 +105,7 @@ class Order:
         return chunk
 
     def chunk(self, number: int) -> Draws:
+        """The draws of a chunk."""
         first = self.cursors(number)
         counts = self.cursors(number + 1) - first
         n = int(counts.sum())
@@ -117,10 +115,7 @@ class Order:
         by_source = np.argsort(source.astype(np.uint16) if len(counts) < 1 << 16 else source, kind="stable")
         cursor = np.empty(n, np.int64)
         cursor[by_source] = np.arange(n) - np.repeat(np.cumsum(counts) - counts, counts) + np.repeat(first, counts)
-        return self._locate(source, cursor)
-
-    def _locate(self, source: np.ndarray, cursor: np.ndarray) -> Draws:
-        """Cursors -> records. One cycle of a source is one epoch over each of its renderings, in turn."""
+        # Cursors -> records. One cycle of a source is one epoch over each of its renderings, in turn.
         cycle, place = np.divmod(cursor, self._cycle[source])
         rendering = np.zeros(len(cursor), np.int64)
         for ends in self._ends.T[:-1]:
