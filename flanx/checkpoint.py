@@ -155,13 +155,14 @@ class Checkpoints:
         if step is None or step not in self._manager.all_steps():
             steps = ", ".join(map(str, self._manager.all_steps())) or "none"
             raise UserError(f"no checkpoint of step {step} in {self.folder} (there: {steps})")
-        wanted, metadata = dict(vars(target)), self._manager.item_metadata(step)
+        wanted: dict[str, Any] = dict(vars(target))
+        metadata = self._manager.item_metadata(step)
         is_old = isinstance(target.opt_state, AdafactorState) and "opt_state/m" in _names(metadata)
         if is_old:
             opt_state = target.opt_state._asdict()
             wanted["opt_state"] = opt_state | {"m": opt_state.pop("momentum")}
         _check_shapes(metadata, wanted, f"{self.folder}/checkpoint_{step}")
-        restored = self._manager.restore(step, args=ocp.args.StandardRestore(wanted))
+        restored: dict[str, Any] = dict(self._manager.restore(step, args=ocp.args.StandardRestore(wanted)))
         if is_old:
             opt_state = restored["opt_state"]
             momentum = opt_state.pop("m")

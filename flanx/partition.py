@@ -55,7 +55,7 @@ _REPLICATED: Rules = tuple(
 )
 PRESETS: Mapping[Any, Rules] = {key: (*_BATCH_AND_MODEL, *embed) for key, embed in _EMBED.items()} | {"fsdp": _FSDP}
 SMALL = 2**20  # bytes; a smaller array may be replicated where its axis does not divide
-BOX = nn.meta.AxisMetadata  # what linen boxes a parameter with, and the names of its axes
+BOX: Any = nn.meta.AxisMetadata  # what linen boxes a parameter with, and the names of its axes
 LARGE = 2**24  # bytes; an array of this size or more is reported when every device holds all of it
 
 
@@ -204,11 +204,13 @@ class Partitioner:
         """This host's rows (as `host_rows` names them) as global arrays [batch_size, length]."""
         sharding, first = self.batch_sharding(), self.host_rows(batch_size).start
 
+        def shard(array: np.ndarray, index: Any) -> np.ndarray:
+            start, stop, _ = index[0].indices(batch_size)
+            return array[start - first : stop - first]
+
         return {
             name: jax.make_array_from_callback(
-                (batch_size, *array.shape[1:]),
-                sharding,
-                lambda index, array=array: array[slice(*(row - first for row in index[0].indices(batch_size)[:2]))],
+                (batch_size, *array.shape[1:]), sharding, functools.partial(shard, array)
             )
             for name, array in rows.items()
         }

@@ -1,4 +1,4 @@
-"""Progress of builds and downloads, on standard error: rows by name, live on a terminal, lines of text elsewhere."""
+"""Progress of builds, downloads and sweeps, on standard error: rows by name, live on a terminal, else lines of text."""
 
 import math
 import threading
@@ -63,9 +63,14 @@ class Progress:
                 self._bars.remove_task(self._rows.pop(name))
                 self._changed.discard(name)
 
-    def note(self, line: str) -> None:
+    @property
+    def is_live(self) -> bool:
+        """Whether rows are drawn live, so that they may change often."""
+        return self._console.is_terminal
+
+    def note(self, line: str, style: str | None = "yellow") -> None:
         """Prints a line above the rows."""
-        self._console.print(line, style="yellow", markup=False, soft_wrap=True)
+        self._console.print(line, style=style, markup=False, soft_wrap=True)
 
     def _print(self) -> None:
         """The rows that changed, a line each."""

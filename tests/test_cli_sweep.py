@@ -91,8 +91,8 @@ def test_the_command_runs_a_sweep_and_leaves_its_report(tmp_path, program, capsy
     text = pathlib.Path(name).read_text().replace("'evals/suite.gin'", f"'evals/suite.gin', '{tmp_path}/more.gin'")
     pathlib.Path(name).write_text(text)
     assert main(["sweep", f"--gin_file={name}", "--jobs=2", "--only=a", f"--launcher={' '.join(program)}"]) == 0
-    said = capsys.readouterr().out
-    assert "a: done in" in said and "no score (not run)" in said and "report.html" in said
+    said, progress = capsys.readouterr()
+    assert "[1/1] a: done in" in progress and "no score (not run)" in said and "report.html" in said
     out = tmp_path / "out"
     assert (out / "results.csv").read_text().count("\n") == 3
     config.parse([str(out / "sweep.gin")])  # what the sweep was, to be given back

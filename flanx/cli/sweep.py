@@ -8,11 +8,7 @@ import pathlib
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
-
-from rich.console import Console
-from rich.live import Live
-from rich.table import Table
+from collections.abc import Mapping, Sequence
 
 from flanx import config
 from flanx.cli.gin_flags import add_gin_arguments, parse_gin
@@ -21,6 +17,7 @@ from flanx.errors import UserError
 from flanx.evals.scores import interval_text
 from flanx.files import write_atomic
 from flanx.plan import hardware
+from flanx.progress import Progress
 from flanx.settings import COUNT, MOST_SECONDS, NATURAL, Range, flag
 from flanx.sweep import cost, dependencies, report, results
 from flanx.sweep.dependencies import Dependencies, Parent
@@ -210,31 +207,32 @@ def watch(
     parents: Mapping[str, Parent],
     blocked: Mapping[str, str],
 ) -> list[Status]:
-    """Runs the points under a live table; where there is no terminal, prints a line per change."""
-    console = Console(highlight=False)
+    """Runs the points, with a row for each that runs (see `Progress`) and a line for each that has ended."""
 
     def on_done(status: Status) -> None:
         if sweep.choose_by:
             results.write_choices(sweep)  # points that start from a chosen checkpoint wait for it
 
-    def run_all(on_change: Callable[[list[Status]], None]) -> list[Status]:
-        return run_points(points, jobs, search_paths, on_change, launcher, parents, blocked, on_done)
-
-    if console.is_terminal:
-        with Live(console=console, refresh_per_second=2) as live:
-            return run_all(lambda statuses: live.update(state_table(statuses)))
     seen: dict[str, tuple[str, str]] = {}
+    with Progress(line_period=0.0) as progress:
 
-    def print_changes(statuses: list[Status]) -> None:
-        for status in statuses:
-            key = (status.state, status.reason)
-            if seen.get(status.point.name) != key and (status.state in (RUNNING, RETRYING, DONE, FAILED)):
-                seen[status.point.name] = key
-                done = sum(s.state in (DONE, FAILED) for s in statuses)
-                line = f"[{done}/{len(statuses)}] {status.point.name}: {describe(status)}"
-                console.print(line, markup=False, soft_wrap=True)
+        def show(statuses: list[Status]) -> None:
+            for status in statuses:
+                name, key = status.point.name, (status.state, status.reason)
+                if status.state == RUNNING and progress.is_live:
+                    record = last_metrics(status.point.folder)
+                    at = f"  step {record['step']}  loss {record['loss']:.3f}" if record else ""
+                    progress.update(name, describe(status) + at)
+                elif seen.get(name) != key and status.state in (RUNNING, RETRYING):
+                    progress.update(name, describe(status))
+                elif seen.get(name) != key and status.state in (DONE, FAILED):
+                    progress.remove(name)
+                    ended = sum(s.state in (DONE, FAILED) for s in statuses)
+                    style = "yellow" if status.state == FAILED else None
+                    progress.note(f"[{ended}/{len(statuses)}] {name}: {describe(status)}", style)
+                seen[name] = key
 
-    return run_all(print_changes)
+        return run_points(points, jobs, search_paths, show, launcher, parents, blocked, on_done)
 
 
 def describe(status: Status) -> str:
@@ -246,16 +244,6 @@ def describe(status: Status) -> str:
         log = log_path(status.point)
         return f"{word} ({status.reason})" + (f"; see {os.path.relpath(log)}" if log.exists() else "")
     return f"{status.state} ({status.reason})" if status.reason else status.state
-
-
-def state_table(statuses: Sequence[Status]) -> Table:
-    """The live table: a row per point with its state and newest metrics."""
-    table = Table("point", "state", "step", "loss")
-    for status in statuses:
-        record = last_metrics(status.point.folder) if status.state in (RUNNING, DONE) else None
-        step, loss = (str(record["step"]), f"{record['loss']:.3f}") if record else ("", "")
-        table.add_row(status.point.name, describe(status), step, loss)
-    return table
 
 
 def publish(sweep: Sweep, statuses: Sequence[Status]) -> None:
