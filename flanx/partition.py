@@ -107,7 +107,11 @@ class Partitioner:
                 f"num_partitions = {self.num_partitions} in {replicas} replica(s) does not divide {len(devices)} "
                 f"devices; use one of {divisors or 'another number of replicas'}"
             )
-        return Mesh(_grid(shape, devices, slices), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+        if slices > 1:
+            grid = _grid_of_slices(shape, devices, slices)
+        else:
+            grid = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+        return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
     @contextlib.contextmanager
     def scope(self) -> Iterator[Mesh]:
@@ -216,10 +220,8 @@ class Partitioner:
         }
 
 
-def _grid(shape: tuple[int, ...], devices: Sequence[Any], slices: int) -> np.ndarray:
-    """Devices in mesh order [replica, data, model]; several slices are split along `replica`, then `data`."""
-    if slices == 1:
-        return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+def _grid_of_slices(shape: tuple[int, ...], devices: Sequence[Any], slices: int) -> np.ndarray:
+    """Devices in mesh order [replica, data, model], the slices split along `replica`, then `data`."""
     replicas, data, model = shape
     across = (math.gcd(replicas, slices), slices // math.gcd(replicas, slices), 1)
     inside = tuple(n // m for n, m in zip(shape, across, strict=True))

@@ -8,6 +8,7 @@ may be a mistake of quoting that also hit other values.
 
 import argparse
 import collections.abc
+import contextlib
 import dataclasses
 import functools
 import inspect
@@ -130,14 +131,11 @@ def flag(kind: type[int] | type[float], limits: Range) -> Callable[[str], Any]:
     """The `type` of a flag of the command line that takes a finite number within limits."""
 
     def read(text: str) -> float:
-        try:
+        with contextlib.suppress(ValueError, OverflowError):
             number = kind(text)
-            good = math.isfinite(number) and number in limits
-        except (ValueError, OverflowError):
-            good = False
-        if not good:
-            raise argparse.ArgumentTypeError(f"'{text}'; it takes {_kind(kind)}, {limits}")
-        return number
+            if math.isfinite(number) and number in limits:
+                return number
+        raise argparse.ArgumentTypeError(f"'{text}'; it takes {_kind(kind)}, {limits}")
 
     return read
 

@@ -118,6 +118,7 @@ def test_another_store_mixture_or_model_on_one_host_is_named(
     """The same recipe on every host, but not the same store behind its path: found before the first step."""
     told: list[dict] = []
     monkeypatch.setattr(cluster, "agree", lambda name, facts: told.append(dict(facts)))
+    monkeypatch.setattr(train.jax, "process_count", lambda: 2)
     lengths, opened = {"inputs": 32, "targets": 16}, store.open_store(run_case.store_dir())
     model = t5.T5(vocab_size=384, emb_dim=16, num_heads=2, head_dim=8, mlp_dim=16)
     for i, rows in enumerate((8, 8, 4)):

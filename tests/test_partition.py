@@ -154,13 +154,13 @@ class Chip:
 
 def test_slices_are_told_apart_along_replica_and_then_data() -> None:
     devices = [Chip(i, i % 2) for i in range(8)]  # not in the order of their slices
-    grid = partition._grid((2, 2, 2), devices, 2)
+    grid = partition._grid_of_slices((2, 2, 2), devices, 2)
     assert grid.shape == (2, 2, 2)
     assert [{chip.slice_index for chip in replica.flat} for replica in grid] == [{0}, {1}]
-    grid = partition._grid((1, 4, 2), devices, 2)
+    grid = partition._grid_of_slices((1, 4, 2), devices, 2)
     assert [{chip.slice_index for chip in rows.flat} for rows in grid[0]] == [{0}, {0}, {1}, {1}]
     with pytest.raises(UserError, match=r"does not split over 2 slices; set num_replicas = 2"):
-        partition._grid((1, 1, 8), devices, 2)
+        partition._grid_of_slices((1, 1, 8), devices, 2)
 
 
 def test_unknown_preset_names_the_known_ones() -> None:
