@@ -113,6 +113,7 @@ RANGES: Mapping[str, Range] = {
     "train_steps": NATURAL,
     "vocab_size": COUNT,
     "warmup_steps": NATURAL,
+    "warn_epochs": POSITIVE,
     "weight_decay": RATE,
     "weight_decay_lr_exponent": RATE,
     "workers": NATURAL,

@@ -81,6 +81,7 @@ def train(
         state, target = init_state(trainer, partitioner, saved, initial_checkpoint.path)
         write(folder / "run.json", metadata)  # not before: a run that is refused leaves the folder to the next one
         report_replicated(partitioner, target.params, folder.name)
+        report_repeated(batches, train_steps, dataset.warn_epochs)
         step_fn, done = trainer.jit(target), int(state.step)
         watch = Watch(folder, model, done, train_steps, log_period, saved.latest)
         stream = device_batches(batches, partitioner, done, train_steps)
@@ -178,6 +179,18 @@ def init_state(
             init_from_params = jax.jit(trainer.init_from_params, out_shardings=shardings, donate_argnums=0)
             return init_from_params(load_params(parent, target.params)), target
         return jax.jit(trainer.init, out_shardings=shardings)(), target
+
+
+def report_repeated(batches: Batches | None, train_steps: int, most: float) -> None:
+    """Prints which tasks the planned steps draw more than `most` times over."""
+    epochs = {} if batches is None else batches.epochs(train_steps)
+    repeated = sorted((times, name) for name, times in epochs.items() if times > most)
+    if repeated and cluster.is_first():
+        times, name = repeated[-1]
+        print(
+            f"note: {train_steps:,} steps draw {len(repeated):,} of {len(epochs):,} tasks more than {most:g} times, "
+            f"{name} {times:.3g} times; lower their rates or TRAIN_STEPS, or raise batches.DatasetConfig.warn_epochs"
+        )
 
 
 def report_replicated(partitioner: Partitioner, params: Any, label: str) -> None:

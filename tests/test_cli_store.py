@@ -45,7 +45,7 @@ def test_mix_as_table_json_and_plot(folder, tmp_path, capsys):
     table = json.loads((tmp_path / "mix.json").read_text())
     assert table["tasks"]["cot_a"]["share"] == pytest.approx(0.5)
     assert table["examples"] == pytest.approx(40 * 8 * table["examples_per_row"], rel=1e-3)
-    assert table["tasks"]["cot_b"]["epochs"] == pytest.approx(table["examples"] / 4 / 20)
+    assert table["tasks"]["cot_b"]["epochs"] == pytest.approx(table["examples"] / 2 / 20)  # in both styles
     assert 0 <= table["padding"]["first_full"] < table["padding"]["targets"] < 1
 
 

@@ -9,7 +9,7 @@ import urllib.parse
 
 import pytest
 
-from flanx.sweep import report, results, statistics
+from flanx.sweep import figure_specs, figures, report, results, statistics
 from flanx.sweep.state import State
 from tests import sweep_maker
 from tests.sweep_maker import entry
@@ -188,3 +188,33 @@ def test_figures_are_drawn_and_markdown_leads_to_the_scores(swept):
     text = (out / "report.md").read_text()
     places = [line.split(")")[0] for line in text.split("](")[1:]]
     assert places and all((out / place).exists() for place in places)
+
+
+def test_missing_tasks_are_named_and_the_x_axis_tells_the_trained_ones(tmp_path):
+    """Of 9 tasks one has no data: docs/reproduce.md promises that every later result says so."""
+    axes = {"tasks": {0: ["NUM_TASKS=0"], 4: ["NUM_TASKS=4"], 9: ["NUM_TASKS=9"]}}
+    sweep = sweep_maker.make(tmp_path, axes=axes)
+    for point in sweep.points():
+        count = int(point.labels["tasks"])
+        sweep_maker.leave(point.folder, {5: {"held_out": entry(10.0 + count)}})
+        missing = {"cot_gsm8k": "no file cot/gsm8k_train.tsv"} if count == 9 else {}
+        mixture = {"asked": {"num_tasks": count}, "tasks": count - len(missing), "missing": missing}
+        record = json.loads((point.folder / "run.json").read_text())
+        record["data"] = {"store": {"hash": "5707e"}, "mixture": mixture} if count else None
+        (point.folder / "run.json").write_text(json.dumps(record))
+    written = report.publish(sweep, State(tmp_path))
+    table = {row["tasks"]: row for row in rows(tmp_path / "results.csv")}
+    assert [table[n]["trained_tasks"] for n in ("0", "4", "9")] == ["0", "4", "8"]
+    assert [table[n]["missing_tasks"] for n in ("0", "4", "9")] == ["", "", "cot_gsm8k"]
+    page, text = (path.read_text() for path in written if path.name in ("report.html", "report.md"))
+    for said in (page, text):
+        assert "cot_gsm8k" in said and "no file cot/gsm8k_train.tsv" in said and "8 (1 missing)" in said
+        assert "8 of 9" in said
+    panel = figures.panels(
+        sweep,
+        figure_specs.figure_specs({}, statistics.axes(sweep), ["held_out"])[0],
+        statistics.mean_scores(sweep, results.collect(sweep, State(tmp_path).statuses(sweep.points()))),
+        results.collect(sweep, State(tmp_path).statuses(sweep.points())),
+    )[0]
+    assert panel.positions == {"0": 0.0, "4": 4.0, "9": 8.0} and panel.ticks == {"9": "8 of 9"}
+    assert "8 of 9" in (tmp_path / "figures" / "by_tasks.svg").read_text()

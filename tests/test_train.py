@@ -7,7 +7,13 @@ import shutil
 import signal
 import time
 
+import pytest
+
+from flanx import train
 from flanx.cli import main
+from flanx.data.pipeline.batches import Batches
+from flanx.data.pipeline.mixture import Mixture
+from flanx.data.store import open_store
 from tests import run_case
 from tests.run_case import STEPS, losses
 
@@ -77,3 +83,16 @@ def test_a_loss_that_is_not_finite_stops_with_its_step_and_the_last_good_checkpo
     assert "its gradient's norm nan; first non-finite layer: parameter decoder/decoder_norm/scale" in said
     assert f"last good checkpoint: step {STEPS}" in said
     assert run_case.newest(folder) == STEPS
+
+
+def test_a_task_that_the_steps_draw_many_times_over_is_named(capsys):
+    """200 examples; a row of 32/16 holds about two."""
+    opened = Batches(open_store(run_case.store_dir()), Mixture("own"), {"inputs": 32, "targets": 16}, 8)
+    epochs = opened.epochs(400)
+    assert epochs == {"own_a": pytest.approx(400 * 8 * opened.examples_per_row / 200)}
+    train.report_repeated(opened, 400, epochs["own_a"] + 0.1)
+    assert capsys.readouterr().out == ""
+    train.report_repeated(opened, 400, 4.0)
+    said = capsys.readouterr().out
+    assert f"note: 400 steps draw 1 of 1 tasks more than 4 times, own_a {epochs['own_a']:.3g} times;" in said
+    assert "warn_epochs" in said

@@ -24,8 +24,9 @@ def describe_mixture(
 ) -> dict[str, Any]:
     """What the batches of `train_steps` steps hold: shares, examples and epochs by task and collection, padding.
 
-    Shares are exact; examples and epochs follow from them and from the mean number of examples in a row; padding and
-    truncation are those of the first chunk of rows (about 130,000 examples).
+    Shares are exact; examples and epochs follow from them and from the mean number of examples in a row (an epoch:
+    every example of the task drawn once, in whatever style); padding and truncation are those of the first chunk of
+    rows (about 130,000 examples).
     """
     batches = Batches(open_store(store_dir), mixture, task_feature_lengths, batch_size, packing=packing)
     resolved = batches.resolved
@@ -37,18 +38,17 @@ def describe_mixture(
     for i, source in enumerate(resolved.sources):
         row = tasks.setdefault(
             source.task.name,
-            {"collection": source.collection, "share": 0.0, "examples": source.task.examples, "epochs": 0.0,
+            {"collection": source.collection, "share": 0.0, "examples": source.task.examples,
              "styles": {}, "seen": 0, **{f"cut_{side}": 0.0 for side in _SIDES}},
         )  # fmt: skip
-        examples = sum(part.examples for part in source.parts)
         row["share"] += source.weight
         row["styles"][source.style] = source.weight
-        row["epochs"] = max(row["epochs"], drawn * source.weight / examples * len(source.parts))
         row["seen"] += int(seen[i])
         for side in _SIDES:
             row[f"cut_{side}"] += float(cut[side][i])
-    for row in tasks.values():
-        row["drawn"] = drawn * row["share"]
+    epochs = batches.epochs(train_steps)
+    for name, row in tasks.items():
+        row["drawn"], row["epochs"] = drawn * row["share"], epochs[name]
         for side in _SIDES:
             row[f"cut_{side}"] = row[f"cut_{side}"] / row["seen"] if row["seen"] else math.nan
         del row["seen"]

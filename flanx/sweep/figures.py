@@ -25,20 +25,24 @@ WIDE = 6  # columns of a table
 
 @dataclasses.dataclass(frozen=True)
 class Panel:
-    """One panel: {series: {x label: mean}}, and the position of each x label; log: whether the axis is logarithmic."""
+    """One panel: {series: {x label: mean}}, and the position of each x label; log: whether the axis is logarithmic.
+
+    ticks: the text of an x label, where it is not the label itself."""
 
     title: str
     series: Mapping[str, Mapping[str, MeanScore]]
     positions: Mapping[str, float]
     log: bool
+    ticks: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def table(self) -> tuple[list[str], list[tuple[str, list[MeanScore | None]]]]:
         """(the columns, the rows): a row for each series; or for each x label where these would make a wide table."""
         labels = list(self.positions)
+        ticks = [self.ticks.get(x, x) for x in labels]
         if len(labels) <= WIDE or len(labels) <= len(self.series):
-            return labels, [(series, [by_x.get(x) for x in labels]) for series, by_x in self.series.items()]
+            return ticks, [(series, [by_x.get(x) for x in labels]) for series, by_x in self.series.items()]
         return [name or "score" for name in self.series], [
-            (x, [by_x.get(x) for by_x in self.series.values()]) for x in labels
+            (tick, [by_x.get(x) for by_x in self.series.values()]) for x, tick in zip(labels, ticks, strict=True)
         ]
 
 
@@ -53,12 +57,31 @@ def panels(
             panel, series, x = (figure.label(each.labels, each.score, role) for role in ("panels", "series", "x"))
             table.setdefault(panel, {}).setdefault(series, {})[x] = each
     known = sizes(outcomes, figure.x)
+    trained = trained_tasks(outcomes, figure.x)
     result = []
     for title, all_series in table.items():
         labels = list(dict.fromkeys(x for by_x in all_series.values() for x in by_x))
         positions, log = x_positions(labels, known) if figure.kind == "line" else (by_order(labels), False)
-        result.append(Panel(title, all_series, positions, log))
+        ticks = {label: f"{text} of {label}" for label, (_, text) in trained.items()}
+        if log and len({trained.get(x, (at, ""))[0] for x, at in positions.items()}) == len(positions):
+            positions = {x: trained.get(x, (at, ""))[0] for x, at in positions.items()}
+        result.append(Panel(title, all_series, positions, log, ticks))
     return result
+
+
+def trained_tasks(outcomes: Sequence[Outcome], axis: str) -> dict[str, tuple[float, str]]:
+    """(the mean, as text) of the tasks that the runs of a label were trained on, where NUM_TASKS is the label and a run
+    had other than so many; {} where the axis is not one of NUM_TASKS."""
+    found: dict[str, set[int]] = {}
+    for outcome in outcomes:
+        label = outcome.point.labels.get(axis, "")
+        if outcome.trained_tasks and outcome.mixture["asked"].get("num_tasks") == number(label):
+            found.setdefault(label, set()).add(outcome.trained_tasks)
+    return {
+        label: (sum(counts) / len(counts), " to ".join(str(n) for n in dict.fromkeys((min(counts), max(counts)))))
+        for label, counts in found.items()
+        if counts != {number(label)}
+    }
 
 
 def sizes(outcomes: Sequence[Outcome], axis: str) -> dict[str, float]:
@@ -183,7 +206,12 @@ def _dress(spot: Any, panel: Panel, figure: FigureSpec, first: bool) -> None:
     elif panel.log:
         spot.set_xscale("symlog", linthresh=min((n for n in numbers.values() if n > 0), default=1.0))
     long = max((len(label) for label in numbers), default=0) * len(numbers) > 60
-    spot.set_xticks(list(numbers.values()), list(numbers), rotation=30 if long else 0, ha="right" if long else "center")
+    spot.set_xticks(
+        list(numbers.values()),
+        [panel.ticks.get(x, x) for x in numbers],
+        rotation=30 if long else 0,
+        ha="right" if long else "center",
+    )
     spot.minorticks_off()
     spot.set_xlabel("" if figure.x == "score" else figure.x)
     if first:

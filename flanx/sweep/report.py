@@ -92,6 +92,7 @@ def publish(sweep: Sweep, state: State) -> list[pathlib.Path]:
             *_differences(sweep, differences),
             Section("Every score", tables=[_every_score(sweep, outcomes)]),
             Section("Runs", tables=[_runs(outcomes)]),
+            *_missing_tasks(outcomes),
             Section("How it was made", facts=how_it_was_made(sweep, outcomes, state)),
         ],
         base=out,
@@ -300,12 +301,34 @@ def _runs(outcomes: Sequence[Outcome]) -> Table:
                 outcome.point.name,
                 state if outcome.state == "done" else Cell([Span(state)], "missing"),
                 Cell([Span(parameters)], "number"),
+                _tasks(outcome),
                 outcome.store[:12],
                 f"{parent} {fingerprint}".strip(),
                 _file_links({name: folder / name for name in RUN_FILES}),
             ]
         )
-    return Table(["point", "state", "parameters", "store", "parent", "files"], rows)
+    return Table(["point", "state", "parameters", "trained tasks", "store", "parent", "files"], rows)
+
+
+def _tasks(outcome: Outcome) -> Cell | str:
+    """How many tasks a run was trained on, and how many of those asked for were missing."""
+    if outcome.trained_tasks is None:
+        return "not known"
+    missing = f" ({len(outcome.missing_tasks):,} missing)" if outcome.missing_tasks else ""
+    return Cell([Span(f"{outcome.trained_tasks:,}{missing}")], "number missing" if missing else "number")
+
+
+def _missing_tasks(outcomes: Sequence[Outcome]) -> list[Section]:
+    """Every task or collection that a mixture asked for and a run was not trained on, with its reason and the runs."""
+    points: dict[tuple[str, str], list[str]] = {}
+    for outcome in {outcome.point.name: outcome for outcome in outcomes}.values():
+        for item in outcome.missing_tasks.items():
+            points.setdefault(item, []).append(outcome.point.name)
+    if not points:
+        return []
+    rows = [[name, reason, ", ".join(names)] for (name, reason), names in sorted(points.items())]
+    note = "Asked for and not trained on; the rates of the others are in each run's run.json."
+    return [Section("Missing tasks", notes=[note], tables=[Table(["task", "reason", "points"], rows)])]
 
 
 def how_it_was_made(sweep: Sweep, outcomes: Sequence[Outcome], state: State) -> dict[str, str]:

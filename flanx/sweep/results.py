@@ -18,7 +18,7 @@ LAST, CHOSEN = "last", "chosen"
 SCORES = ("metric", "score", "low", "high", "n", "extraction_failed", "flagged", "spec")
 COLUMNS = (
     *("point", "state", "checkpoint", "step", "suite", *SCORES),
-    *("store", "parent", "run", "config", "scores", "generations"),
+    *("store", "trained_tasks", "missing_tasks", "parent", "run", "config", "scores", "generations"),
 )
 
 
@@ -55,6 +55,21 @@ class Outcome:
         """The hash of the store that the run read; "none" for one that read no data."""
         data = self.run.get("data") or {}
         return data.get("store", {}).get("hash", "none")
+
+    @property
+    def mixture(self) -> Mapping[str, Any]:
+        """What the run recorded of its mixture (`Resolved.describe`): {} for one that read no data."""
+        return (self.run.get("data") or {}).get("mixture", {})
+
+    @property
+    def trained_tasks(self) -> int | None:
+        """How many tasks the run was trained on; None where it has not been recorded."""
+        return self.mixture.get("tasks", 0 if self.run and not self.run.get("data") else None)
+
+    @property
+    def missing_tasks(self) -> dict[str, str]:
+        """{task or collection that was asked for and is not trained on: reason}."""
+        return self.mixture.get("missing", {})
 
     def links(self) -> dict[str, pathlib.Path]:
         """The files behind its numbers."""
@@ -147,6 +162,8 @@ def table(sweep: Sweep, outcomes: Sequence[Outcome]) -> str:
             "checkpoint": outcome.checkpoint,
             "step": "" if outcome.step is None else outcome.step,
             "store": outcome.store,
+            "trained_tasks": "" if outcome.trained_tasks is None else outcome.trained_tasks,
+            "missing_tasks": " ".join(outcome.missing_tasks),
             "parent": outcome.run.get("initial_checkpoint_fingerprint") or "none",
         }
         for name, entry in (outcome.suites or {"-": {}}).items():

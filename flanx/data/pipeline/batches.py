@@ -36,6 +36,8 @@ class DatasetConfig:
       vocabulary: what the store must have been built with: "byte", or the path or URL of a SentencePiece model.
       task_feature_lengths: tokens per packed row, {"inputs": I, "targets": T}.
       batch_size: packed rows per step, over all hosts.
+      warn_epochs: a run names the tasks of which it will draw every example more often than this, in whatever style. Up
+        to four epochs are worth about as much as new data (Muennighoff et al. 2023, arXiv 2305.16264).
     """
 
     mixture: Mixture
@@ -43,6 +45,7 @@ class DatasetConfig:
     vocabulary: str
     task_feature_lengths: Mapping[str, int]
     batch_size: int
+    warn_epochs: float = 4.0
 
     def open(self, vocab_size: int, packing: str, seed: int) -> "Batches":
         """The batches for a model's vocabulary and packing, in the order of `seed`. Raises UserError where none fit."""
@@ -179,6 +182,12 @@ class Batches:
             "packing": self.packing if self._recipe else "none",
             "examples_per_row": round(self.examples_per_row, 4),
         }
+
+    def epochs(self, steps: int) -> dict[str, float]:
+        """How often `steps` steps draw each example of a task, in whatever style."""
+        drawn = steps * self.batch_size * self.examples_per_row
+        sizes = {source.task.name: source.task.examples for source in self.resolved.sources}
+        return {name: drawn * share / sizes[name] for name, share in self.resolved.tasks.items()}
 
     def _find(self, row: int) -> tuple[int, int, int]:
         """(chunk, row of the chunk, rows of the chunk) of a row."""
