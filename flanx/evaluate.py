@@ -48,6 +48,7 @@ def evaluate(
     seed: int = 0,
     self_consistency: int = 0,
     beams: int = 0,
+    force_vocabulary: bool = False,
     partitioner: Partitioner | None = None,
     provenance: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -65,6 +66,7 @@ def evaluate(
       batch_size: prompts decoded together.
       self_consistency: samples put to the vote in every suite that generates; 0: as the suites' names say.
       beams: the same for beam search.
+      force_vocabulary: show scores of suites that the vocabulary cannot write (`scores.MAX_UNKNOWN`), too.
       provenance: anything to record with the scores, such as the hash of the training store.
 
     Raises:
@@ -80,7 +82,7 @@ def evaluate(
             predictor = stack.enter_context(predictor.restored(checkpoint, partitioner or Partitioner()))
         run = _run_metadata(predictor, checkpoint, step)
         run |= {"training": training(checkpoint, pathlib.Path(out_dir)), **(provenance or {})}
-        entries = {suite.spec.name: _run_suite(predictor, suite, folder, run) for suite in loaded}
+        entries = {suite.spec.name: _run_suite(predictor, suite, folder, run, force_vocabulary) for suite in loaded}
     if cluster.is_first():
         scores.write_scores(folder, entries, run)
     cluster.barrier("scores are written")
@@ -139,7 +141,9 @@ def fingerprint(params: Any) -> str | None:
 # --- one suite -------------------------------------------------------------------------------------------------------
 
 
-def _run_suite(predictor: Predictor, suite: Suite, folder: pathlib.Path, run: Mapping[str, Any]) -> dict[str, Any]:
+def _run_suite(
+    predictor: Predictor, suite: Suite, folder: pathlib.Path, run: Mapping[str, Any], force_vocabulary: bool
+) -> dict[str, Any]:
     """Evaluates the items that are not done yet, then scores all of them."""
     spec, vocabulary, began = suite.spec, predictor.vocabulary, time.monotonic()
     count = functools.lru_cache(maxsize=4096)(lambda text: len(vocabulary.encode(text)))
@@ -161,10 +165,12 @@ def _run_suite(predictor: Predictor, suite: Suite, folder: pathlib.Path, run: Ma
     if len(rows) != len(suite.items):
         raise UserError(f"{folder}: {len(rows)} predictions of {len(suite.items)} items of {spec.name}; evaluate again")
     result: dict[str, Any] = {**scores.summarize(spec, suite.hash, rows), "data": dict(suite.data)}
+    if force_vocabulary:
+        result = scores.forced(result)
     seconds = time.monotonic() - began
     if cluster.is_first():
         print(
-            f"{spec.name}: {result['score']:.1f} ({scores.interval_text(result, ' to ')}), "
+            f"{spec.name}: {scores.score_text(result)} ({scores.interval_text(result, ' to ')}), "
             + "".join(f"{what}, " for what in scores.partial(result))
             + f"{100 * result['extraction_failed']:.1f}% without an answer; "
             f"{len(items)} items in {seconds:.1f} s, {len(items) / max(seconds, 1e-9):.1f} items/s"

@@ -95,3 +95,37 @@ def test_a_subject_with_fewer_exemplars_dropped_none() -> None:
     drawn = [generation(id=str(i), outputs=["5"], ended=[True], shots=4, shots_available=4 + i) for i in range(2)]
     assert scores.summarize(spec, "hash", drawn)["shots_dropped"] == 0.5
     assert scores.summarize(spec, "hash", [generation(outputs=["5"], shots=4)])["shots_dropped"] == 1.0  # as before
+
+
+def test_outputs_that_never_end_or_repeat_themselves_flag_a_score() -> None:
+    loop = "so " * 40
+    for output, end, flag in (("5", True, ""), ("5", False, "10% never ended"), (f"5. {loop}", True, "10% end in a")):
+        drawn = [generation(id=str(i), task="a", outputs=["5"], ended=[True]) for i in range(10)]
+        drawn[0].outputs, drawn[0].ended = [output], [end]
+        entry = scores.summarize(Spec("s", "gsm8k"), "hash", drawn)
+        assert entry["flagged"] == bool(flag) and ", ".join(scores.flags(entry)).startswith(flag)
+    beam = generation(outputs=["5 Q: and more"], ended=[False])  # a beam search does not end at a stop text
+    assert not scores.summarize(Spec("s", "gsm8k", stop=("Q:",)), "hash", [beam])["flagged"]
+    samples = generation(outputs=["5"] * 40, ended=[False] + [True] * 39)
+    assert scores.summarize(Spec("s", "gsm8k", samples=40), "hash", [samples])["unfinished"] == 1 / 40
+
+
+def test_what_a_vocabulary_cannot_write_has_no_score_unless_it_is_forced() -> None:
+    drawn = [generation(id=str(i), task="a", outputs=["5"], ended=[True]) for i in range(8)]
+    for row in drawn[:2]:
+        row.prompt_unknown = 1  # of 4 tokens: 2 of 32
+    entry = scores.summarize(Spec("s", "gsm8k"), "hash", drawn)
+    assert scores.score_text(entry) == "n/a (vocabulary)" and "6.2% of prompt tokens unknown" in scores.partial(entry)
+    assert scores.score_text(scores.forced(entry)) == "100.0"
+    assert scores.partial(scores.forced(entry))[0] == "1 of 1 tasks not in the vocabulary"
+    drawn[0].prompt_unknown = 0
+    assert scores.score_text(scores.summarize(Spec("s", "gsm8k"), "hash", drawn)) == "100.0"
+
+
+def test_scores_of_different_versions_are_named() -> None:
+    now = scores.summarize(SPEC, "hash", rows())
+    assert scores.version_note({"a": now, "b": now}) == []
+    old = {k: value for k, value in now.items() if k != "versions"}
+    (note,) = scores.version_note({"a": now, "b": old, "c": old, "d": old, "e": old})
+    assert f"extractor {answers.EXTRACTOR_VERSION}, scorer {metrics.SCORER_VERSION}: a;" in note
+    assert note.endswith("versions not recorded: b, c, d and 1 more.")

@@ -218,3 +218,26 @@ def test_missing_tasks_are_named_and_the_x_axis_tells_the_trained_ones(tmp_path)
     )[0]
     assert panel.positions == {"0": 0.0, "4": 4.0, "9": 8.0} and panel.ticks == {"9": "8 of 9"}
     assert "8 of 9" in (tmp_path / "figures" / "by_tasks.svg").read_text()
+
+
+def test_partial_scores_and_those_of_other_versions_are_marked(tmp_path):
+    """Four points: of sample data, of another extractor, in a vocabulary that cannot write them, and a whole one."""
+    sweep = sweep_maker.make(tmp_path, axes={"kind": {"sample": [], "old": [], "unknown": [], "whole": []}})
+    now = {"extractor": 2, "scorer": 2}
+    change = {
+        "sample": {"data": {"folder": "sample"}, "versions": now},
+        "old": {"versions": now | {"extractor": 1}},
+        "unknown": {"unknown": 0.3, "versions": now},
+        "whole": {"versions": now},
+    }
+    for point in sweep.points():
+        sweep_maker.leave(point.folder, {10: {"suite_rule": entry(40.0) | change[point.labels["kind"]]}})
+    written = report.publish(sweep, State(tmp_path))
+    results_, cells = rows(written[0]), rows(written[1])
+    assert [row["partial"] for row in cells] == ["sample data", "", "", ""]
+    assert [row["partial"] for row in results_] == ["sample data", "", "30.0% of prompt tokens unknown", ""]
+    assert [row["score"] for row in results_] == ["40.0", "40.0", "n/a (vocabulary)", "40.0"]
+    assert cells[2]["mean"] == "" and "suite_rule n/a (vocabulary)" in cells[2]["missing"]
+    text = (tmp_path / "report.md").read_text()
+    assert "[40.0](runs/sample/evals/step_10/scores.json)‡" in text
+    assert "Not comparable" in text and "extractor 1, scorer 2: old suite_rule (last)" in text

@@ -40,13 +40,25 @@ def test_report_has_no_blank_that_reads_as_success(tmp_path: pathlib.Path) -> No
         table5.Line.read(str(tmp_path / "nothing"))
 
 
+def test_what_the_vocabulary_cannot_write_has_no_score(tmp_path: pathlib.Path) -> None:
+    folder = fake(tmp_path / "run", metrics.HEADLINE)
+    suites = json.loads((folder / "scores.json").read_text())["suites"]
+    suites["mgsm_cot"]["unknown_targets"] = 0.25
+    assert scores.headline(suites) is None
+    assert table5.value_of(suites["mgsm_cot"]) == "n/a (vocabulary) (25.0% of gold tokens unknown)"
+    assert scores.headline(suites | {"mgsm_cot": scores.forced(suites["mgsm_cot"])}) is not None
+    line = table5.Line("run", {"suites": suites}, None)
+    row = "run,,mgsm_cot,n/a (vocabulary),,,False,25.0% of gold tokens unknown,not printed,abc"
+    assert row in table5.table([line]).splitlines()
+
+
 @pytest.mark.parametrize(
     ("change", "mark"),
     [
         ({"data": {"folder": "sample"}}, "sample data"),
         ({"missing": ["de", "fr"]}, "2 tasks left out"),
         ({"truncated": 1.0}, "100% of prompts truncated"),
-        ({"unknown": 0.25}, "25.0% of prompt tokens unknown"),
+        ({"unknown": 0.03}, "3.0% of prompt tokens unknown"),
         ({"shots_dropped": 0.25}, "25% of prompts without all exemplars"),
     ],
 )

@@ -14,7 +14,7 @@ from flanx import config
 from flanx.cli.gin_flags import add_gin_arguments, parse_gin
 from flanx.cli.table import print_table
 from flanx.errors import UserError
-from flanx.evals.scores import interval_text
+from flanx.evals.scores import interval_text, partial, score_text
 from flanx.files import write_atomic
 from flanx.plan import hardware
 from flanx.progress import Progress
@@ -268,7 +268,9 @@ def print_scores(sweep: Sweep, outcomes: Sequence[Outcome]) -> None:
         if not outcome.suites:
             rows.append([*labels, f"no score ({outcome.absence})", "", "", ""])
         for name, entry in outcome.suites.items():
-            score = f"{entry['score']:.1f}{'!' if entry['flagged'] else ''}"
+            score = f"{score_text(entry)}{'!' if entry['flagged'] else ''}{'‡' if partial(entry) else ''}"
             rows.append([*labels, name, score, interval_text(entry, " to "), f"{entry['n']:,}"])
     left = [*sweep.axes, "checkpoint", "suite"]
     print_table([*left, "score", "95% interval", "items"], rows, left=left)
+    for note in results.version_note(outcomes):
+        print(note)

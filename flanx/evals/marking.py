@@ -45,14 +45,24 @@ def grade(spec: Spec, row: Generation) -> Grade:
         return grade_ranked(row.option_scores, row.options, row.targets, spec.scoring == "rank_normalized")
     if row.broken:
         return NON_FINITE
-    texts = [stops.until_stop(text, spec.stop) for text in row.outputs]
+    said = texts(spec, row)
     if spec.metric == "f1":
-        return grade_passage(texts, row.targets, row.language)
+        return grade_passage(said, row.targets, row.language)
     options = options_of(row.prompt) if row.kind == "letter" else {}
     # A text that was truncated draws no conclusion.
-    finished = [*row.ended, *[True] * (len(texts) - len(row.ended))]
-    fallback = [spec.fallback != "none" and each for each in finished]
-    return grade_generated(texts, row.targets, row.kind, spec.cot, row.language, options, fallback)
+    fallback = [spec.fallback != "none" and each for each in ends(spec, row)]
+    return grade_generated(said, row.targets, row.kind, spec.cot, row.language, options, fallback)
+
+
+def texts(spec: Spec, row: Generation) -> list[str]:
+    """The samples of an item, each up to its first stop text."""
+    return [stops.until_stop(text, spec.stop) for text in row.outputs]
+
+
+def ends(spec: Spec, row: Generation) -> list[bool]:
+    """Whether each sample ended, by itself or at a stop text; where the file does not say, it did."""
+    known = [*row.ended, *[True] * (len(row.outputs) - len(row.ended))]
+    return [end or stops.has_stop(text, spec.stop) for end, text in zip(known, row.outputs, strict=True)]
 
 
 def grade_passage(texts: Sequence[str], targets: Sequence[str], language: str) -> Grade:

@@ -7,6 +7,7 @@ from typing import Any
 
 from flanx.errors import UserError
 from flanx.evals import generations, scores
+from flanx.files import read_json
 
 
 def evaluations(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -49,7 +50,10 @@ def rescore(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
         | {"data": header.get("data", {})}
         for name, header in headers.items()
     }
-    return suites, next(iter(headers.values()))["run"]
+    earlier = read_json(folder / "scores.json").get("suites", {}) if (folder / "scores.json").is_file() else {}
+    was_forced = {name for name, entry in earlier.items() if entry.get("vocabulary_forced")}
+    found = {name: scores.forced(entry) if name in was_forced else entry for name, entry in suites.items()}
+    return found, next(iter(headers.values()))["run"]
 
 
 def differences(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:

@@ -17,6 +17,18 @@ from flanx.files import read_json, write_atomic
 
 SAMPLE = "sample"  # the DATA_DIR of the small samples of our own writing
 _UNKNOWN = {"unknown": "prompt tokens", "unknown_targets": "gold tokens"}
+_FLAGS = {
+    "extraction_failed": "without an answer",
+    "unfinished": "never ended",
+    "looping": "end in a repetition",
+}  # shares that flag a score above MAX_FAILED
+FLAGGED = (
+    f"!: more than {100 * MAX_FAILED:.0f}% of the outputs give no answer, never end, or end in a repetition, or logits "
+    "were not finite; do not quote such a score."
+)
+MAX_UNKNOWN = 0.05  # share of unknown tokens in prompts or gold answers from which on a score means nothing
+NO_VOCABULARY = "n/a (vocabulary)"
+_NAMED = 3  # scores named for each version
 PASSAGE_METRICS = ("f1", "unicode_exact", "unicode_f1")  # beside SQuAD's exact match: its F1, and both in a fairer form
 
 
@@ -30,19 +42,60 @@ def interval_text(entry: Mapping[str, Any], join: str) -> str:
 def partial(entry: Mapping[str, Any]) -> list[str]:
     """What a suite's score leaves of the benchmark, or of its prompts, in a few words each; [] where it is whole."""
     cut, dropped = entry.get("truncated", 0), entry.get("shots_dropped", 0)
+    unwritable = [name for name, task in entry.get("tasks", {}).items() if not_available(task)]
     return [
-        *_incomplete(entry),
+        *incomplete(entry),
+        *([f"{len(unwritable)} of {len(entry['tasks'])} tasks not in the vocabulary"] if unwritable else []),
         *(f"{100 * entry[k]:.1f}% of {name} unknown" for k, name in _UNKNOWN.items() if entry.get(k, 0) >= 0.001),
         *([f"{100 * cut:.0f}% of prompts truncated"] if cut else []),
         *([f"{100 * dropped:.0f}% of prompts without all exemplars"] if dropped else []),
     ]
 
 
-def _incomplete(entry: Mapping[str, Any]) -> list[str]:
-    """Why a suite's score is not of the whole benchmark."""
+def not_available(entry: Mapping[str, Any]) -> str:
+    """NO_VOCABULARY where more than MAX_UNKNOWN of the tokens are unknown and nobody forced the score, else ""."""
+    unknown = max(entry.get(key, 0) for key in _UNKNOWN)
+    return NO_VOCABULARY if unknown > MAX_UNKNOWN and not entry.get("vocabulary_forced") else ""
+
+
+def incomplete(entry: Mapping[str, Any]) -> list[str]:
+    """Why a suite's score is not of the whole benchmark; [] where it is."""
     missing = entry.get("missing", [])
     is_sample = entry.get("data", {}).get("folder") == SAMPLE
     return ["sample data"] * is_sample + [f"{len(missing)} tasks left out"] * bool(missing)
+
+
+def flags(entry: Mapping[str, Any]) -> list[str]:
+    """Why a score is not to be quoted, in a few words each; [] where it may be."""
+    shares = [
+        f"{100 * entry.get(key, 0):.0f}% {what}" for key, what in _FLAGS.items() if entry.get(key, 0) > MAX_FAILED
+    ]
+    return shares + [f"{entry.get('broken')} items with logits that are not finite"] * bool(entry.get("broken"))
+
+
+def forced(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """An entry of scores.json whose score is shown although the vocabulary cannot write its texts."""
+    return {**entry, "vocabulary_forced": True}
+
+
+def score_text(entry: Mapping[str, Any]) -> str:
+    """A suite's score in percent, or why it has none."""
+    return not_available(entry) or f"{entry['score']:.1f}"
+
+
+def version_note(entries: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """A sentence where scores, by name, were made by several versions of the readers; [] where one made them all."""
+    found: dict[str, list[str]] = {}
+    for name, entry in entries.items():
+        made = ", ".join(f"{what} {number}" for what, number in entry.get("versions", {}).items())
+        found.setdefault(made or "versions not recorded", []).append(name)
+    if len(found) < 2:
+        return []
+    parts = [
+        f"{made}: {', '.join(names[:_NAMED])}" + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
+        for made, names in sorted(found.items())
+    ]
+    return [f"Not comparable, made by different versions (`flanx rescore` makes them one): {'; '.join(parts)}."]
 
 
 def summarize(spec: Spec, hash_: str, rows: Sequence[Generation]) -> dict[str, Any]:
@@ -89,7 +142,7 @@ def _entry(
     failed = metrics.mean(grade.failed for _, grade in pairs)
     non_finite = sum(grade.non_finite for _, grade in pairs)
     prompt_tokens, target_tokens = sum(r.prompt_tokens for r in rows), sum(r.target_tokens for r in rows)
-    entry = {
+    entry: dict[str, Any] = {
         "score": score,
         "low": interval and interval[0],
         "high": interval and interval[1],
@@ -97,26 +150,21 @@ def _entry(
         "n": len(rows),
         "extraction_failed": failed,
         "read_by_fallback": metrics.mean(grade.fallback for _, grade in pairs),
-        "flagged": failed > MAX_FAILED or non_finite > 0,
         "broken": non_finite,
         "truncated": metrics.mean(r.cut for r in rows),
         "shots_dropped": metrics.mean(
             r.shots < (spec.shots if r.shots_available is None else r.shots_available) for r in rows
         ),
-        "unfinished": metrics.mean(not all(r.ended) for r in rows),
-        "looping": metrics.mean(any(map(answers.loops, r.outputs)) for r in rows),
+        "unfinished": metrics.mean(not end for r in rows for end in marking.ends(spec, r)),
+        "looping": metrics.mean(answers.loops(text) for r in rows for text in marking.texts(spec, r)),
         "unknown": sum(r.prompt_unknown for r in rows) / max(prompt_tokens, 1),
         "unknown_targets": sum(r.target_unknown for r in rows) / max(target_tokens, 1),
     }
+    entry["flagged"] = bool(flags(entry))
     if spec.metric == "f1":
         for name in PASSAGE_METRICS:
             entry[name] = 100 * metrics.mean(getattr(grade, name) for _, grade in pairs)
     return entry
-
-
-def _dropped(spec: Spec, row: Generation) -> bool:
-    """Whether a prompt lost exemplars that its task has."""
-    return row.shots < (spec.shots if row.shots_available is None else row.shots_available)
 
 
 def write_scores(folder: pathlib.Path, suites: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, Any]:
@@ -135,8 +183,8 @@ def write_scores(folder: pathlib.Path, suites: Mapping[str, Any], run: Mapping[s
 
 
 def headline(suites: Mapping[str, Any]) -> float | None:
-    """The normalized average where all six suites are whole and of the same versions, else None."""
-    if any(_incomplete(suites[name]) for name in metrics.HEADLINE if name in suites):
+    """The normalized average where all six suites are whole, in the vocabulary, and of the same versions, else None."""
+    if any(incomplete(suites[name]) or not_available(suites[name]) for name in metrics.HEADLINE if name in suites):
         return None
     versions = [suites[name].get("versions") for name in metrics.HEADLINE if name in suites]
     if any(each != versions[0] for each in versions):

@@ -13,8 +13,7 @@ from typing import Any
 from flanx.errors import UserError
 from flanx.evals import metrics
 from flanx.evals.published import tables
-from flanx.evals.scores import interval_text, partial
-from flanx.evals.spec import MAX_FAILED
+from flanx.evals.scores import FLAGGED, flags, interval_text, not_available, partial, version_note
 from flanx.files import read_json
 
 COLUMNS = ("normalized_average", *metrics.HEADLINE)
@@ -71,24 +70,27 @@ def cell(scores: dict[str, Any], column: str) -> str:
 
 def value_of(entry: dict[str, Any]) -> str:
     """One suite's score as text."""
-    text = f"{entry['score']:.1f} [{interval_text(entry, ', ')}]"
+    text = not_available(entry) or f"{entry['score']:.1f} [{interval_text(entry, ', ')}]"
     text += "".join(f" ({what})" for what in partial(entry))
-    return text + (f" ! {100 * entry['extraction_failed']:.0f}% without an answer" if entry["flagged"] else "")
+    return text + (f" ! {', '.join(flags(entry))}" if entry["flagged"] else "")
 
 
 def table(lines: Sequence[Line]) -> str:
     """The table as CSV: one row for each run and column, ours and published."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["run", "model", "benchmark", "ours", "low", "high", "flagged", "published", "spec"])
+    writer.writerow(["run", "model", "benchmark", "ours", "low", "high", "flagged", "partial", "published", "spec"])
     for line in lines:
         for column in COLUMNS:
             entry = line.scores["suites"].get(column)
             theirs = published()[line.model].get(column, NOT_PRINTED) if line.model else NOT_PRINTED
             if column == "normalized_average":
-                ours = [line.scores.get(column, INCOMPLETE), "", "", ""]
+                ours = [line.scores.get(column, INCOMPLETE), "", "", "", ""]
             else:
                 ours = [entry[k] for k in ("score", "low", "high", "flagged")] if entry else [NOT_RUN, "", "", ""]
+                ours.append("; ".join(partial(entry)) if entry else "")
+                if entry and (reason := not_available(entry)):
+                    ours[:3] = [reason, "", ""]
             writer.writerow([line.label, line.model or "", column, *ours, theirs, entry["spec"] if entry else ""])
     return text.getvalue()
 
@@ -110,9 +112,8 @@ def markdown(lines: Sequence[Line]) -> str:
     ]
     if others:
         out += ["", "| run | suite | score | items | spec |", "|---|---|---|---|---|", *others]
-    flag = f"no answer could be extracted from more than {100 * MAX_FAILED:.0f}% of the outputs"
-    note = f"[low, high]: {metrics.CONFIDENCE}% intervals. !: {flag}, or logits were not finite; do not quote"
-    out += ["", f"{note} such a score."]
+    out += ["", f"[low, high]: {metrics.CONFIDENCE}% intervals. {FLAGGED}"]
+    out += version_note({f"{line.label} {k}": entry for line in lines for k, entry in line.scores["suites"].items()})
     missing = {
         f"{line.label}, {name}: {', '.join(entry['missing'])}"
         for line in lines

@@ -12,7 +12,7 @@ from typing import Any
 from flanx import config
 from flanx.errors import UserError, nearest
 from flanx.evals import published, table5
-from flanx.evals.scores import interval_text
+from flanx.evals.scores import FLAGGED, interval_text, partial, score_text
 from flanx.files import write_atomic
 from flanx.sweep import document, figure_specs, figures, results, score_expressions, statistics
 from flanx.sweep.document import Cell, Document, Section, Span, Table, csv_text
@@ -24,14 +24,14 @@ from flanx.sweep.statistics import MeanScore, PairedDifference
 
 CELL_COLUMNS = (
     *("checkpoint", "score", "mean", "runs", "items_low", "items_high", "seeds_low", "seeds_high"),
-    *("flagged", "missing", "published", "points"),
+    *("flagged", "partial", "missing", "published", "points"),
 )
 DIFFERENCE_COLUMNS = ("against", "score", "checkpoint", "mean", "runs", "low", "high", "each")
 RUN_FILES = ("config.gin", "operative_config.gin", "run.json", "metrics.jsonl", "log.txt")
 VERSIONS = ("flanx", "jax", "flax", "numpy")
 MARKS = (
-    "!: no answer could be extracted from more than 5% of the outputs, or logits were not finite; do not quote such a "
-    "score. †: some runs are missing from the mean."
+    f"{FLAGGED} †: some runs are missing from the mean. ‡: of sample data, without some tasks, of truncated prompts or "
+    "of text that the vocabulary cannot write; cells.csv says which."
 )
 DIFFERENCES_NOTE = (
     "Between runs that have all else in common, in percentage points; 95% intervals of the mean over the pairs of runs "
@@ -85,7 +85,7 @@ def publish(sweep: Sweep, state: State) -> list[pathlib.Path]:
     drawn = draw_figures(sweep, means, outcomes)
     report = Document(
         title=sweep.title,
-        notes=[*([sweep.note] if sweep.note else []), _counts(outcomes)],
+        notes=[*([sweep.note] if sweep.note else []), _counts(outcomes), *results.version_note(outcomes)],
         sections=[
             *drawn,
             *_choice(sweep, means),
@@ -120,8 +120,8 @@ def cells_csv(sweep: Sweep, means: Iterable[MeanScore]) -> str:
         missing = "; ".join(f"{point}: {reason}" for point, reason in each.missing.items())
         points = " ".join(outcome.point.name for outcome in each.outcomes)
         intervals = [*(each.items or ("", "")), *(each.seeds or ("", ""))]
-        row = [each.checkpoint, each.score, each.mean, len(each.outcomes), *intervals, each.flagged, missing]
-        rows.append([*each.labels.values(), *row, each.published, points])
+        row = [each.checkpoint, each.score, each.mean, len(each.outcomes), *intervals, each.flagged]
+        rows.append([*each.labels.values(), *row, "; ".join(each.partial), missing, each.published, points])
     return csv_text([*statistics.axes(sweep), *CELL_COLUMNS], rows)
 
 
@@ -200,7 +200,7 @@ def _mean_cell(mean: MeanScore | None) -> Cell | str:
     """A mean linked to the scores behind it, with its interval and the published value."""
     if mean is None:
         return "-"
-    title = "; ".join(f"without {name}: {reason}" for name, reason in mean.missing.items())
+    title = "; ".join([*(f"without {name}: {reason}" for name, reason in mean.missing.items()), *mean.partial])
     theirs = [] if mean.published is None else [Span(f" (published {mean.published:.1f})", tag="small")]
     if mean.mean is None or mean.interval is None:
         return Cell([Span(f"no score ({mean.missing_because})"), *theirs], "number missing", title)
@@ -263,7 +263,13 @@ def _every_score(sweep: Sweep, outcomes: Sequence[Outcome]) -> Table:
         scored: list[list[Cell | str]] = [
             [
                 suite,
-                Cell([Span(f"{entry['score']:.1f}", outcome.scores), Span("!" * entry["flagged"])], "number score"),
+                Cell(
+                    [
+                        Span(score_text(entry), outcome.scores),
+                        Span("!" * entry["flagged"] + "".join(f" ({what})" for what in partial(entry))),
+                    ],
+                    "number score",
+                ),
                 Cell([Span(interval_text(entry, " to "))], "number"),
                 Cell([Span(f"{entry['n']:,}")], "number"),
                 Cell([Span(f"{entry['extraction_failed']:.1%}")], "number"),

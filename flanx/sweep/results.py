@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flanx.errors import UserError
+from flanx.evals import scores
 from flanx.files import read_json, write_atomic
 from flanx.sweep import score_expressions
 from flanx.sweep.document import csv_text
@@ -17,7 +18,7 @@ from flanx.sweep.grid import Point, Sweep
 LAST, CHOSEN = "last", "chosen"
 SCORES = ("metric", "score", "low", "high", "n", "extraction_failed", "flagged", "spec")
 COLUMNS = (
-    *("point", "state", "checkpoint", "step", "suite", *SCORES),
+    *("point", "state", "checkpoint", "step", "suite", *SCORES, "partial"),
     *("store", "trained_tasks", "missing_tasks", "parent", "run", "config", "scores", "generations"),
 )
 
@@ -168,8 +169,17 @@ def table(sweep: Sweep, outcomes: Sequence[Outcome]) -> str:
         }
         for name, entry in (outcome.suites or {"-": {}}).items():
             row = common | links | {"suite": name} | {key: entry[key] for key in SCORES if key in entry}
+            row["score"] = scores.not_available(entry) or row.get("score", "")
+            row["partial"] = "; ".join(scores.partial(entry))
             rows.append([*outcome.point.labels.values(), *(row.get(column, "") for column in COLUMNS)])
     return csv_text([*sweep.axes, *COLUMNS], rows)
+
+
+def version_note(outcomes: Sequence[Outcome]) -> list[str]:
+    """A sentence where the points were scored by different versions of extractor or scorer, else nothing."""
+    return scores.version_note(
+        {f"{o.point.name} {name} ({o.checkpoint})": entry for o in outcomes for name, entry in o.suites.items()}
+    )
 
 
 def write_choices(sweep: Sweep) -> None:

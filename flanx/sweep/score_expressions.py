@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flanx.errors import UserError
-from flanx.evals import metrics, registry
+from flanx.evals import metrics, registry, scores
 
 PATTERN = re.compile(r"(normalized )?([a-z0-9_]+(?:\[[^\]]*\])?(?:\+\w+)?)(?::(\w+))?")
 AVERAGE = "normalized_average"
@@ -22,12 +22,16 @@ AVERAGE = "normalized_average"
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """A score in percent with the 95% interval over its items; flagged where a suite behind it is."""
+    """A score in percent with the 95% interval over its items; flagged where a suite behind it is.
+
+    `partial`: what it leaves of its suites, see `scores.partial`.
+    """
 
     score: float
     low: float
     high: float
     flagged: bool = False
+    partial: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,12 +67,15 @@ def value(expressions: Sequence[str], suites: Mapping[str, Any]) -> Estimate | s
     """The mean of the expressions over the suites of a scores.json; or, as text, what is missing."""
     six = [f"normalized {name}" for name in metrics.HEADLINE]
     estimates = []
-    for text in (text for each in expressions for text in (six if each == AVERAGE else [each])):
+    for whole, text in [(e == AVERAGE, text) for e in expressions for text in (six if e == AVERAGE else [e])]:
         alternatives = parse(text)
         known = [part for part in alternatives if part.suite in suites]
         if not known:
             return f"{' | '.join(part.suite for part in alternatives)} not run"
-        estimate = _evaluate(known[0], suites[known[0].suite])
+        entry = suites[known[0].suite]
+        if whole and (left_out := scores.incomplete(entry)):
+            return f"{known[0].suite}: {', '.join(left_out)}"
+        estimate = _evaluate(known[0], entry)
         if isinstance(estimate, str):
             return estimate
         estimates.append(estimate)
@@ -76,6 +83,8 @@ def value(expressions: Sequence[str], suites: Mapping[str, Any]) -> Estimate | s
 
 
 def _evaluate(part: Part, entry: Mapping[str, Any]) -> Estimate | str:
+    if reason := scores.not_available(entry):
+        return f"{part.suite} {reason}"
     tasks = entry.get("tasks", {})
     spec = registry.resolve(part.suite)
     names = dict(spec.groups)[part.group] if part.group else tuple(metrics.BBH_BOUNDS)
@@ -85,7 +94,7 @@ def _evaluate(part: Part, entry: Mapping[str, Any]) -> Estimate | str:
             return f"{part.suite} without {missing[0]}" + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")
         bounds = {task: metrics.BBH_BOUNDS[task][0] if part.normalized else 0.0 for task in names}
         over_tasks = mean([_rescaled(tasks[task], bounds[task]) for task in names])
-        return dataclasses.replace(over_tasks, flagged=entry["flagged"])
+        return dataclasses.replace(over_tasks, flagged=entry["flagged"], partial=tuple(scores.partial(entry)))
     return _rescaled(entry, metrics.BOUNDS[spec.family][0] if part.normalized else 0.0)
 
 
@@ -93,7 +102,7 @@ def _rescaled(entry: Mapping[str, Any], bound: float) -> Estimate:
     whole = entry["low"] is None  # too few items for an interval: nothing is ruled out
     edges = (0.0, 100.0) if whole else (entry["low"], entry["high"])
     low, score, high = (metrics.normalize(value, bound) for value in (edges[0], entry["score"], edges[1]))
-    return Estimate(score, low, high, bool(entry.get("flagged")))
+    return Estimate(score, low, high, bool(entry.get("flagged")), tuple(scores.partial(entry)))
 
 
 def mean(estimates: Sequence[Estimate]) -> Estimate:
@@ -102,4 +111,5 @@ def mean(estimates: Sequence[Estimate]) -> Estimate:
     score = math.fsum(e.score for e in estimates) / count
     below = math.sqrt(math.fsum((e.score - e.low) ** 2 for e in estimates)) / count
     above = math.sqrt(math.fsum((e.high - e.score) ** 2 for e in estimates)) / count
-    return Estimate(score, score - below, score + above, any(e.flagged for e in estimates))
+    partial = tuple(dict.fromkeys(each for e in estimates for each in e.partial))
+    return Estimate(score, score - below, score + above, any(e.flagged for e in estimates), partial)

@@ -27,6 +27,7 @@ class MeanScore:
       labels: axis -> label, without the axes that are averaged over.
       items: 95% interval over the items; the runs share their items, so it is the mean of their intervals.
       seeds: 95% interval of the mean over the runs (Student's t); None for fewer than two.
+      partial: what its suites leave out or truncate, see `flanx.evals.scores.partial`.
       outcomes: the runs behind the mean; missing: {point: why it has no score}.
       published: the paper's value; note: the note on it in published.csv.
     """
@@ -38,6 +39,7 @@ class MeanScore:
     items: tuple[float, float] | None
     seeds: tuple[float, float] | None
     flagged: bool
+    partial: tuple[str, ...]
     outcomes: tuple[Outcome, ...]
     missing: Mapping[str, str]
     published: float | None
@@ -50,8 +52,9 @@ class MeanScore:
 
     @property
     def marks(self) -> str:
-        """ "!" for a flagged score, "†" where runs are missing from the mean."""
-        return ("!" if self.flagged else "") + ("†" if self.missing and self.mean is not None else "")
+        """ "!" for a flagged score, "†" where runs are missing from the mean, "‡" for a partial one."""
+        is_short = self.missing and self.mean is not None
+        return "!" * self.flagged + ("†" if is_short else "") + ("‡" if self.partial else "")
 
     @property
     def steps(self) -> str:
@@ -163,6 +166,7 @@ def _mean_score(
         items=items,
         seeds=student_interval([v.score for v in values]),
         flagged=any(v.flagged for v in values),
+        partial=tuple(dict.fromkeys(each for v in values for each in v.partial)),
         outcomes=tuple(behind),
         missing=missing,
         published=published.model(reference).get(name) if reference else None,
