@@ -6,6 +6,7 @@ T5X's names. A save is asynchronous; a step folder gets its name only when all o
 
 import dataclasses
 import os
+import re
 import socket
 import sys
 import threading
@@ -17,7 +18,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from flanx import convert, files
-from flanx.convert import flanx_format
+from flanx.convert import flanx_format, scan_layers
 from flanx.convert.storage import open_storage
 from flanx.errors import UserError
 from flanx.optim import AdafactorState
@@ -194,12 +195,16 @@ def _check_shapes(metadata: Any, wanted: Any, path: str) -> None:
     """Raises UserError for the first array that is missing on one side or has another shape."""
     saved, here = _leaves(getattr(metadata, "tree", metadata)), _leaves(wanted)
     for name in [*here, *saved]:
+        hint = scan_layers.bias_hint(name, saved)
         if name not in saved:
-            raise UserError(f"{path} has no '{name}': another model or optimizer wrote it")
+            raise UserError(f"{path} has no '{name}': another model or optimizer wrote it{hint}")
         if name not in here:
-            raise UserError(f"{path} has '{name}', which this model or optimizer does not have")
-        if tuple(saved[name].shape) != tuple(here[name].shape):
-            raise UserError(f"{path}: '{name}' is {list(saved[name].shape)}, in this model {list(here[name].shape)}")
+            raise UserError(f"{path} has '{name}', which this model or optimizer does not have{hint}")
+        shapes = list(saved[name].shape), list(here[name].shape)
+        if shapes[0] != shapes[1]:
+            if re.match(r"opt_state/v(_row|_col)?/.*/kernel", name):
+                hint = "; see optim.adafactor.factored and min_layer_dim_size_to_factor (1 for T5X's scanned layers)"
+            raise UserError(f"{path}: '{name}' is {shapes[0]}, in this model {shapes[1]}{hint}")
 
 
 def _names(metadata: Any) -> set[str]:

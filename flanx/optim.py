@@ -2,7 +2,7 @@
 
 Adafactor has T5X's semantics, parameter for parameter and state for state: its state holds T5X's `v_row`, `v_col`,
 `v` and `m` (here `momentum`), with zeros of shape (1,) for those that a parameter does not use. `optax.adafactor` gives
-the same updates for unstacked parameters; it knows no stacked layers, whose statistics must not mix.
+the same updates for unstacked parameters; it knows no stacked layers.
 """
 
 import dataclasses
@@ -57,6 +57,12 @@ def _is_stacked(path: tuple[Any, ...]) -> bool:
     return any(getattr(key, "key", None) == "layers" for key in path)
 
 
+def _is_layer_kernel(path: tuple[Any, ...]) -> bool:
+    """Whether a parameter is a kernel of a layer, stacked or not."""
+    keys = [str(getattr(key, "key", "")) for key in path]
+    return keys[-1:] == ["kernel"] and any(key == "layers" or key.startswith("layers_") for key in keys)
+
+
 def factored_axes(shape: tuple[int, ...], min_size: int) -> tuple[int, int] | None:
     """The second largest and the largest axis of a matrix, or None where the second largest is below `min_size`."""
     if len(shape) < 2:
@@ -84,6 +90,8 @@ class _Adafactor:
     weight_decay_lr_exponent: float | None
     epsilon: float
     min_parameter_scale: float
+    max_parameter_scale: float | None
+    skip_nan_updates: bool
 
     def axes(self, shape: tuple[int, ...]) -> tuple[int, int] | None:
         """The axes of rows and columns of a parameter whose second moments are factored, else None."""
@@ -124,19 +132,23 @@ class _Adafactor:
 
     def advance(self, leaf: _Leaf, param: jax.Array, step: _Step) -> _Leaf:
         """A parameter's gradient (`leaf.update`) and moments -> what is subtracted from it, and its moments after."""
-        leaf = self.precondition(leaf, step.keep)
+        before, leaf = leaf, self.precondition(leaf, step.keep)
         update, rate = leaf.update, step.rate
         if self.clipping_threshold is not None:
             update /= jnp.maximum(1.0, _root_mean_square(update) / self.clipping_threshold)
         if self.multiply_by_parameter_scale:
-            rate *= jnp.maximum(_root_mean_square(param), self.min_parameter_scale)
+            rate *= jnp.clip(_root_mean_square(param), self.min_parameter_scale, self.max_parameter_scale)
         update *= rate
         if self.momentum is not None:
             update = self.momentum * leaf.momentum + (1.0 - self.momentum) * update
             leaf = leaf._replace(momentum=update)
         if step.decay is not None:
             update += step.decay * param
-        return leaf._replace(update=update)
+        leaf = leaf._replace(update=update)
+        if self.skip_nan_updates:
+            before = before._replace(update=jnp.zeros_like(update))
+            leaf = _Leaf(*(jnp.where(jnp.isnan(new), old, new) for new, old in zip(leaf, before, strict=True)))
+        return leaf
 
 
 def adafactor(
@@ -146,6 +158,7 @@ def adafactor(
     step_offset: int = 0,
     factored: bool = True,
     min_dim_size_to_factor: int = 128,
+    min_layer_dim_size_to_factor: int | None = None,
     multiply_by_parameter_scale: bool = True,
     clipping_threshold: float | None = 1.0,
     momentum: float | None = None,
@@ -154,6 +167,8 @@ def adafactor(
     global_norm: float | None = None,
     epsilon: float = 1e-30,
     min_parameter_scale: float = 1e-3,
+    max_parameter_scale: float | None = None,
+    skip_nan_updates: bool = False,
 ) -> optax.GradientTransformation:
     """Adafactor as T5X has it: the learning rate is relative to each parameter's root mean square.
 
@@ -161,24 +176,34 @@ def adafactor(
       learning_rate: a rate or a schedule of the step, from 0.
       decay_rate: the second moments keep 1 - (step + 1 - step_offset)^-decay_rate of their old value.
       step_offset: the step at which finetuning starts, so that the second moments restart there.
-      factored: whether matrices keep row and column means of the squares instead of all of them.
+      factored: whether matrices keep row and column means of the squares instead of all of them. Without, scale and
+        clipping of stacked layers (scan_layers) are those of the whole stack, as in T5X.
       min_dim_size_to_factor: smallest size of a factored matrix's smaller axis.
+      min_layer_dim_size_to_factor: the same for kernels inside of layers; None for no other. T5X factors those of its
+        scanned layers (scalable_t5) whatever their sizes: 1.
       clipping_threshold: largest root mean square of an update before the rate, or None.
       momentum: fraction of the last update that is kept (T5X's beta1), or None.
       weight_decay: fraction of a parameter that each step subtracts, or None.
       weight_decay_lr_exponent: multiplies the weight decay (1 if None) by learning_rate^exponent; PaLM has 2.
       global_norm: clips the norm of all gradients together first, or None; PaLM has 1.
+      min_parameter_scale, max_parameter_scale: bounds of the root mean square that the rate is relative to.
+      skip_nan_updates: numbers of parameters and moments that would become NaN keep their old value.
     """
     rule = _Adafactor(
         decay_rate, step_offset, factored, min_dim_size_to_factor, multiply_by_parameter_scale, clipping_threshold,
-        momentum, weight_decay, weight_decay_lr_exponent, epsilon, min_parameter_scale,
+        momentum, weight_decay, weight_decay_lr_exponent, epsilon, min_parameter_scale, max_parameter_scale,
+        skip_nan_updates,
     )  # fmt: skip
+    of_layers: _Adafactor | None = None
+    if min_layer_dim_size_to_factor is not None:
+        of_layers = dataclasses.replace(rule, min_dim_size_to_factor=min_layer_dim_size_to_factor)
 
     def init(params: Any) -> AdafactorState:
-        leaves = jax.tree_util.tree_map_with_path(
-            lambda path, param: jax.vmap(rule.start)(param) if _is_stacked(path) else rule.start(param), params
-        )
-        return AdafactorState(jnp.zeros((), jnp.int32), *_columns(leaves)[1:])
+        def one(path: tuple[Any, ...], param: jax.Array) -> _Leaf:
+            start = (of_layers if of_layers and _is_layer_kernel(path) else rule).start
+            return jax.vmap(start)(param) if _is_stacked(path) else start(param)
+
+        return AdafactorState(jnp.zeros((), jnp.int32), *_columns(jax.tree_util.tree_map_with_path(one, params))[1:])
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, AdafactorState]:
         grads = updates
@@ -189,10 +214,13 @@ def adafactor(
             grads = jax.tree.map(lambda g: g * scale, grads)
 
         def one(path: tuple[Any, ...], param: jax.Array, *moments: jax.Array) -> _Leaf:
-            def each(param: jax.Array, *moments: jax.Array) -> _Leaf:
-                return rule.advance(_Leaf(*moments), param, step)
+            options = of_layers if of_layers and _is_layer_kernel(path) else rule
 
-            return (jax.vmap(each) if _is_stacked(path) else each)(param, *moments)
+            def each(param: jax.Array, *moments: jax.Array) -> _Leaf:
+                return options.advance(_Leaf(*moments), param, step)
+
+            apart = _is_stacked(path) and factored  # T5X takes the scales of a whole stack where nothing is factored
+            return (jax.vmap(each) if apart else each)(param, *moments)
 
         trees = (params, grads, state.v_row, state.v_col, state.v, state.momentum)
         subtracted, *moments = _columns(jax.tree_util.tree_map_with_path(one, *trees))

@@ -6,108 +6,132 @@ import numpy as np
 import pytest
 
 import flanx.convert
-from flanx.convert import logit_parity, scan_layers, t5x
-from flanx.convert.lazy_tensor import flatten, in_memory, nest, parameters
+from flanx import checkpoint, optim, train_step
+from flanx.cli import main
+from flanx.convert import flanx_format, logit_parity, scan_layers, t5x
+from flanx.convert.lazy_tensor import LazyTensor, fingerprint, flatten, in_memory, nest, parameters
 from flanx.convert.storage import open_storage
+from flanx.convert.t5_shapes import T5Sizes
 from flanx.errors import UserError
 from tests.convert_case import SMALL, assert_same, draw, values
 
-BIAS = "target/{0}/relpos_bias/rel_embedding"
+GOLDEN = pathlib.Path(__file__).parent / "golden"
 
 
-def of_scalable_t5(tensors, own_bias: bool = False):
-    """T5X's stacked form, put together by hand: layers on axis 1, a relative bias in every layer."""
-    arrays = values(tensors)
-    stacked = {}
-    for name in ("encoder", "decoder"):
-        layers = SMALL.num_encoder_layers if name == "encoder" else SMALL.num_decoder_layers
-        bias = arrays.pop(BIAS.format(name))
-        each = np.stack([bias + (0.5 * i if own_bias else 0.0) for i in range(layers)], axis=1)
-        stacked[f"target/{name}/{name}/relpos_bias/rel_embedding"] = each
-        for key in [key for key in arrays if key.startswith(f"target/{name}/layers_0/")]:
-            parts = [arrays.pop(key.replace("layers_0", f"layers_{i}")) for i in range(layers)]
-            stacked[key.replace(f"{name}/layers_0", f"{name}/{name}")] = np.stack(parts, axis=1)
-    return {name: in_memory(array) for name, array in (stacked | arrays).items()}
+def of_t5x(golden: dict[str, np.ndarray], when: str) -> dict[str, LazyTensor]:
+    """The tensors of a golden's checkpoint."""
+    return {name.removeprefix(f"{when}/"): in_memory(array) for name, array in golden.items() if name.startswith(when)}
 
 
-def test_t5x_scanned_checkpoint_is_unrolled(tmp_path: pathlib.Path):
-    tensors = draw()
-    scanned = of_scalable_t5(tensors)
-    assert scanned["target/decoder/decoder/mlp/wo/kernel"].shape == (144, 3, 128)
-    assert scanned["target/encoder/encoder/pre_mlp_layer_norm/scale"].shape == (128, 2)
-    t5x.write_legacy(open_storage(tmp_path), scanned, 3)
-    source = flanx.convert.open_checkpoint(tmp_path)
-    assert source.sizes == SMALL and source.step == 3
-    assert_same({name: t for name, t in source.tensors.items() if name.startswith("target/")}, tensors)
+@pytest.fixture(scope="module")
+def scanned() -> dict[str, LazyTensor]:
+    with np.load(GOLDEN / "scalable_t5_factored.npz") as file:
+        return of_t5x(dict(file), "before")
 
 
-def test_layers_with_biases_of_their_own_are_refused():
-    with pytest.raises(UserError, match="'target/encoder/layers_1/relpos_bias/rel_embedding' differs"):
-        scan_layers.unroll(of_scalable_t5(draw(), own_bias=True), "here")
+@pytest.mark.parametrize(("factored", "scan_layers_here"), [(True, True), (True, False), (False, True)])
+def test_t5x_scanned_model_comes_in_goes_on_and_goes_out(
+    tmp_path: pathlib.Path, factored: bool, scan_layers_here: bool
+):
+    """One step of T5X's scalable_t5 (its network, Adafactor with beta1 = 0.9 and its own axes), run once for this file:
+    2 + 3 layers of 12, 2 heads x 3, MLP 10, after two steps; packed and padded rows. Without factoring T5X takes the
+    scale of all layers together, which unrolled layers cannot."""
+    with np.load(GOLDEN / f"scalable_t5_{'factored' if factored else 'unfactored'}.npz") as file:
+        golden = dict(file)
+    before = of_t5x(golden, "before")
+    assert before["target/encoder/encoder/attention/query/kernel"].shape == (12, 2, 2, 3)
+    t5x.write_legacy(open_storage(tmp_path / "theirs"), before, 2)
+    flags = ["--stacked"] if scan_layers_here else []
+    assert main.main(["convert", str(tmp_path / "theirs"), str(tmp_path / "ours"), *flags]) == 0
+    sizes = flanx.convert.open_checkpoint(tmp_path / "ours").t5_sizes()
+    assert sizes.layer_bias and (sizes.num_encoder_layers, sizes.num_decoder_layers) == (2, 3)
+    model = dataclasses.replace(sizes.model(), scan_layers=scan_layers_here)
+    optimizer = optim.adafactor(1e-2, momentum=0.9, factored=factored, min_layer_dim_size_to_factor=1)
+    trainer = train_step.Trainer(model, optimizer, dropout=False)
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    target = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), jax.eval_shape(trainer.init)
+    )
+    state = checkpoint.Checkpoints(tmp_path / "ours").restore(target)
+    batch = {name.removeprefix("batch/"): array for name, array in golden.items() if name.startswith("batch/")}
+    inside = batch["decoder_segment_ids"] > 0
+    np.testing.assert_allclose(model.logits(state.params, batch)[inside], golden["logits"][inside], atol=1e-5)
+    state, metrics = jax.jit(trainer.step)(state, batch)
+    np.testing.assert_allclose(metrics["loss"], golden["loss"], rtol=1e-5)
+    saved = checkpoint.Checkpoints(tmp_path / "run")
+    saved.save(state)
+    saved.close()
+    assert main.main(["convert", str(tmp_path / "run"), str(tmp_path / "out"), "--to", "t5x", "--stacked"]) == 0
+    after, out = of_t5x(golden, "after"), t5x.read_legacy(open_storage(tmp_path / "out" / "checkpoint_3"))
+    assert {name: t.shape for name, t in out.items()} == {name: t.shape for name, t in after.items()}
+    for name, tensor in after.items():
+        wanted = tensor.read()
+        np.testing.assert_allclose(out[name].read(), wanted, atol=2e-5 * np.abs(wanted).max() + 1e-30, err_msg=name)
+    assert main.main(["convert", str(tmp_path / "ours"), str(tmp_path / "back"), "--to", "t5x", "--stacked"]) == 0
+    assert_same(t5x.read_legacy(open_storage(tmp_path / "back" / "checkpoint_2")), before)
 
 
-def state_of_scalable_t5(tensors):
-    """Moments as T5X keeps them for stacked layers, put together by hand: rows are the axis of the embedding."""
-    found = {}
-    for name in SMALL.shapes():
-        stack_name, _, inside = name.partition("/layers_0/")
-        if not inside:
-            continue
-        layers = SMALL.num_encoder_layers if stack_name == "encoder" else SMALL.num_decoder_layers
-        place = f"state/param_states/{stack_name}/{stack_name}/{inside}"
-        ours = [f"state/param_states/{stack_name}/layers_{i}/{inside}" for i in range(layers)]
-        each = {m: [tensors[f"{o}/{m}"].read() for o in ours] for m in ("v", "v_row", "v_col", "m")}
-        if each["v"][0].shape != (1,):
-            found[f"{place}/v"] = np.stack(each["v"], axis=1)
-            found |= {f"{place}/{m}": each[m][0] for m in ("v_row", "v_col", "m")}
-            continue
-        rows, columns = SMALL.shapes()[name]
-        of_axis = {0: each["v_row"], 1: each["v_col"]} if rows <= columns else {0: each["v_col"], 1: each["v_row"]}
-        embed = 1 if inside.split("/")[-2] in ("out", "wo") else 0
-        layer_axis = {0: 1, 1: 0}  # what is left of [a, layers, b] without b, without a
-        found[f"{place}/v_row"] = np.stack(of_axis[embed], axis=layer_axis[embed])
-        found[f"{place}/v_col"] = np.stack(of_axis[1 - embed], axis=layer_axis[1 - embed])
-        found |= {f"{place}/{m}": each[m][0] for m in ("v", "m")}
-    return {name: in_memory(array) for name, array in found.items()}
+def test_state_without_its_parameter_is_refused_with_the_repair(scanned: dict[str, LazyTensor]):
+    name = "state/param_states/encoder/encoder/mlp/w/kernel/v"
+    with pytest.raises(UserError, match="is a state without its parameter; add --drop-optimizer"):
+        scan_layers.unroll(scanned | {name: in_memory(np.ones((2, 2)))}, "here")
 
 
-def scanned_with_state():
-    tensors = draw(optimizer=True)
-    state = {name: t for name, t in tensors.items() if name.startswith("state/") and "/layers_" not in name}
-    params = {name: t for name, t in tensors.items() if name.startswith("target/")}
-    return tensors, of_scalable_t5(params) | state | state_of_scalable_t5(tensors)
+LAYER_BIAS = dataclasses.replace(SMALL, layer_bias=True)
 
 
-def test_optimizer_state_of_t5x_scanned_layers_is_unrolled(tmp_path: pathlib.Path):
-    tensors, scanned = scanned_with_state()
-    assert scanned["state/param_states/encoder/encoder/mlp/wo/kernel/v_row"].shape == (2, 128)  # of [144, 2, 128]
-    assert scanned["state/param_states/encoder/encoder/mlp/wi_0/kernel/v_row"].shape == (128, 2)  # of [128, 2, 144]
-    t5x.write_legacy(open_storage(tmp_path), scanned, 7)
-    assert_same(flanx.convert.open_checkpoint(tmp_path).tensors, tensors)
+def test_unrolled_layers_of_scalable_t5_have_kernels_of_three_axes():
+    tensors = draw(LAYER_BIAS, optimizer=True)
+    theirs = scan_layers.to_scalable_t5(tensors, stacked=False)
+    state = "state/param_states/encoder/layers_0/attention/out/kernel"
+    shapes = [theirs[f"{state}/{moment}"].shape for moment in ("v_row", "v_col")]
+    assert theirs["target/encoder/layers_0/attention/out/kernel"].shape == (4, 32, 128)
+    assert theirs["target/encoder/layers_0/attention/query/kernel"].shape == (128, 4, 32)
+    assert shapes == [(128,), (4, 32)]
+    assert_same(scan_layers.unroll(theirs, "here"), tensors)
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (
-            {"state/param_states/encoder/encoder/relpos_bias/rel_embedding/v": np.eye(4, 2)[:, :, None] * np.ones(32)},
-            "'state/param_states/encoder/layers_1/relpos_bias/rel_embedding/v' differs",
-        ),
-        ({"state/param_states/encoder/encoder/mlp/w/kernel/v": np.ones((2, 2))}, "is a state without its parameter"),
-        (
-            {
-                "target/encoder/encoder/mlp/wi_0/kernel": np.ones((128, 2, 64)),
-                "state/param_states/encoder/encoder/mlp/wi_0/kernel/v_row": np.ones((128, 2)),
-            },
-            "an axis below 128",
-        ),
-    ],
-)
-def test_state_that_has_no_unrolled_form_is_refused_with_the_repair(change, message: str):
-    _, scanned = scanned_with_state()
-    with pytest.raises(UserError, match=message) as caught:
-        scan_layers.unroll(scanned | {name: in_memory(array) for name, array in change.items()}, "here")
-    assert "add --drop-optimizer" in str(caught.value)
+def test_a_fresh_state_is_factored_as_t5x_factors_it(scanned: dict[str, LazyTensor], tmp_path: pathlib.Path):
+    """By the names of axes where a kernel has three or more, whatever their sizes."""
+    params = {name: tensor for name, tensor in scanned.items() if name.startswith("target/")}
+    t5x.write_legacy(open_storage(tmp_path / "theirs"), params, 0)
+    again = ["convert", str(tmp_path / "theirs"), str(tmp_path / "out"), "--to", "t5x", "--stacked"]
+    assert main.main(again) == 0
+    fresh = t5x.read_legacy(open_storage(tmp_path / "out" / "checkpoint_0"))
+    wanted = {name: (1,) if name.endswith("/m") else tensor.shape for name, tensor in scanned.items()}
+    assert {name: tensor.shape for name, tensor in fresh.items()} == wanted
+
+
+def test_the_bias_of_a_stack_goes_to_t5x_scanned_layers_as_a_copy_in_each(tmp_path: pathlib.Path, capsys):
+    t5x.write_legacy(open_storage(tmp_path / "a"), draw(optimizer=True), 7)
+    arguments = ["convert", str(tmp_path / "a"), str(tmp_path / "b"), "--to", "t5x", "--stacked"]
+    assert main.main(arguments) == 2
+    assert "rel_embedding/m' is the moment of a stack's relative bias" in capsys.readouterr().err
+    assert main.main([*arguments, "--drop-optimizer", "--verify"]) == 0
+    assert "copied into every one of its layers" in capsys.readouterr().out
+    there = flanx.convert.open_checkpoint(tmp_path / "b")
+    assert there.sizes == LAYER_BIAS
+    bias = draw()["target/decoder/relpos_bias/rel_embedding"].read()
+    np.testing.assert_array_equal(there.tensors["target/decoder/layers_2/relpos_bias/rel_embedding"].read(), bias)
+    assert fingerprint(flanx.convert.restore(there, target_of(SMALL))) == fingerprint(
+        draw()
+    )  # equal ones are one again
+
+
+def target_of(sizes: T5Sizes):
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return nest(
+        {name: jax.ShapeDtypeStruct(shape, np.float32, sharding=here) for name, shape in sizes.shapes().items()}
+    )
+
+
+def test_a_model_with_the_other_relative_bias_is_refused_with_the_repair(tmp_path: pathlib.Path):
+    for sizes, other, form in ((SMALL, LAYER_BIAS, "stack"), (LAYER_BIAS, SMALL, "layer")):
+        flanx_format.write(open_storage(tmp_path / form), draw(sizes))
+        with pytest.raises(UserError, match=f"bind t5.T5.relative_bias = '{form}'"):
+            flanx.convert.restore(tmp_path / form, target_of(other))
+        with pytest.raises(UserError, match=f"bind t5.T5.relative_bias = '{form}'"):
+            checkpoint.load_params(tmp_path / form, target_of(other))
 
 
 def test_stack_and_unroll_are_opposites_with_the_optimizer_state():

@@ -98,6 +98,19 @@ def test_adamw_decays_and_clips() -> None:
     np.testing.assert_allclose(optax.tree.norm(moments), 0.1, rtol=1e-4)
 
 
+def test_nan_updates_are_skipped_number_by_number_and_the_scale_has_a_largest_value() -> None:
+    params = {"vector": jnp.full((200,), 3.0)}
+    gradient = {"vector": jnp.ones((200,)).at[7].set(jnp.nan)}
+    plain = optim.adafactor(0.5, momentum=0.9, clipping_threshold=None, max_parameter_scale=2.0)
+    updates, _ = plain.update(gradient, plain.init(params), params)
+    np.testing.assert_allclose(updates["vector"][0], -0.1 * 0.5 * 2.0, rtol=1e-5)
+    assert jnp.isnan(updates["vector"][7])
+    skips = optim.adafactor(0.5, momentum=0.9, clipping_threshold=None, skip_nan_updates=True, weight_decay=0.1)
+    updates, state = skips.update(gradient, skips.init(params), params)
+    assert updates["vector"][7] == state.v["vector"][7] == state.momentum["vector"][7] == 0.0
+    np.testing.assert_allclose(updates["vector"][8], -0.1 * 0.5 * 3.0 - 0.3, rtol=1e-5)
+
+
 def test_schedules() -> None:
     def at(schedule: optim.Schedule, *steps: int) -> list[float]:
         return [round(float(schedule(jnp.asarray(step))), 6) for step in steps]

@@ -140,7 +140,9 @@ def test_packed_rows_equal_rows_of_one_example(pairs: drawn.Pairs, params: Any, 
         np.testing.assert_allclose(mine, alone[index, : len(wanted)], atol=2e-5)
 
 
-@pytest.mark.parametrize("form", [{}, {"scan_layers": True, "tied_head": True, "mlp_activations": ("relu",)}])
+@pytest.mark.parametrize(
+    "form", [{}, {"scan_layers": True, "tied_head": True, "mlp_activations": ("relu",)}, {"relative_bias": "layer"}]
+)
 def test_cached_decoding_equals_teacher_forcing(form: dict[str, Any], pairs: drawn.Pairs) -> None:
     model = dataclasses.replace(TINY, **form)
     params = drawn.params(model)
@@ -197,6 +199,21 @@ def test_remat_policies_keep_less_and_less(params: Any, packed: dict[str, Any]) 
 
     none, dots, minimal, full = (kept(name) for name in ("none", "dots", "minimal", "full"))
     assert none > dots > minimal > full
+
+
+def test_a_relative_bias_in_each_layer_is_one_of_the_stack_where_all_are_equal(params: Any, packed: Any) -> None:
+    model = dataclasses.replace(TINY, relative_bias="layer")
+    apart: Any = {side: dict(params[side]) for side in ("encoder", "decoder")}
+    for layers_of in apart.values():
+        bias = layers_of.pop("relpos_bias")
+        layers_of |= {f"layers_{i}": layers_of[f"layers_{i}"] | {"relpos_bias": bias} for i in range(2)}
+    apart = params | apart
+    assert sum(leaf.size for leaf in jax.tree.leaves(apart)) == model.num_params()
+    wanted = TINY.logits(params, packed)
+    np.testing.assert_allclose(model.logits(apart, packed), wanted, atol=2e-5)
+    scanned = dataclasses.replace(model, scan_layers=True)
+    np.testing.assert_allclose(scanned.logits(layers.stack(apart), packed), wanted, atol=2e-5)
+    assert repr(model) == repr(TINY)
 
 
 def test_parameters_are_born_with_names_and_scan_stacks_them() -> None:

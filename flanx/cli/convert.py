@@ -21,7 +21,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--to", dest="kind", choices=KINDS, help="default: flanx, unless SOURCE is flanx's")
     parser.add_argument("--dtype", default="float32", help="of the parameters: float32 (default) or bfloat16")
-    parser.add_argument("--stacked", action="store_true", help="write layers stacked, for a model with scan_layers")
+    parser.add_argument(
+        "--stacked",
+        action="store_true",
+        help="write layers stacked, for a model of flanx with scan_layers, or T5X's scalable_t5",
+    )
     parser.add_argument("--drop-optimizer", action="store_true", help="leave out the optimizer's state")
     parser.add_argument(
         "--vocabulary",

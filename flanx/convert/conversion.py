@@ -22,7 +22,6 @@ from flanx.data import remote
 from flanx.data import vocabulary as vocabularies
 from flanx.errors import UserError
 from flanx.files import umask
-from flanx.optim import factored_axes
 
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": BFLOAT16}
 
@@ -34,7 +33,7 @@ class Conversion:
     Attributes:
       kind: format of `dest`: "flanx", "t5x" or "hf".
       dtype: of the parameters, a name in DTYPES.
-      stacked: one tensor for all layers of a stack; flanx's format alone.
+      stacked: one tensor for all layers of a stack: for flanx's scan_layers, or T5X's scalable_t5.
       vocabulary: "byte" or a SentencePiece model, for the tokenizer's files; None: they are copied.
       config: entries of Hugging Face's config.json that no tensor shows; they override the source's.
     """
@@ -53,8 +52,8 @@ class Conversion:
             raise UserError(f"--dtype {self.dtype}: {reason}; use {' or '.join(DTYPES)}")
         if self.kind == "hf":
             self.source.t5_sizes()
-        if self.stacked and self.kind != "flanx":
-            raise UserError(f"--stacked writes flanx's form of scan_layers; leave it out for --to {self.kind}")
+        if self.stacked and self.kind == "hf":
+            raise UserError("--stacked writes flanx's or T5X's form of scan_layers; leave it out for --to hf")
         if self.dest.children() or (not self.dest.is_remote and self.dest.local().is_file()):
             raise UserError(f"DEST '{self.dest}' is not empty; give another folder")
 
@@ -73,6 +72,10 @@ class Conversion:
             tensors={n: t.cast(dtype) if n.startswith(TARGET) else t for n, t in self.source.tensors.items()},
             config={**self.source.config, **self.config},
         )
+        if self.kind == "t5x" and self.stacked and not source.t5_sizes().layer_bias:
+            print("T5X's scanned layers have a relative bias each: the stack's is copied into every one of its layers")
+            sizes = dataclasses.replace(source.t5_sizes(), layer_bias=True)
+            source = dataclasses.replace(source, tensors=scan_layers.spread_bias(source.tensors), sizes=sizes)
         with atomic(self.dest) as folder:
             written = self._write(source, folder)
             mark = fingerprint(written.tensors)
@@ -95,7 +98,7 @@ class Conversion:
         elif self.kind == "flanx":
             flanx_format.write(folder, scan_layers.stack(source.tensors) if self.stacked else source.tensors)
         else:
-            tensors, step = with_optimizer_state(source)
+            tensors, step = for_t5x(source, self.stacked)
             t5x.write_legacy(folder / f"checkpoint_{step}", tensors, step)
         if self.kind != "t5x":
             write_tokenizer(source.given, folder, self.vocabulary, wanted=self.kind == "hf")
@@ -141,28 +144,24 @@ def atomic(dest: Storage) -> Iterator[Storage]:
     partial.local().rename(dest.local())
 
 
-def with_optimizer_state(source: OpenCheckpoint) -> tuple[dict[str, LazyTensor], int]:
-    """What T5X restores: the tensors with an optimizer state, and the step.
+def for_t5x(source: OpenCheckpoint, stacked: bool) -> tuple[dict[str, LazyTensor], int]:
+    """What T5X restores: the tensors in the form of its model, with an optimizer state, and the step.
 
-    Where there is none, it is Adafactor's at step 0, all zeros: T5X's first update ignores it.
+    Where there is no state, it is Adafactor's at step 0, all zeros: T5X's first update ignores it.
     """
     tensors = dict(source.tensors)
+    if source.sizes is not None and source.sizes.layer_bias:
+        tensors = scan_layers.to_scalable_t5(tensors, stacked)
     if any(name.startswith(f"{STATE}param_states/") for name in tensors):
         return tensors, source.step
     unused = in_memory(np.zeros((1,), np.float32))
-    for name in source.tensors:
-        if not name.startswith(TARGET):
-            continue
-        shape = source.tensors[name].shape
-        axes = factored_axes(shape, scan_layers.LEAST_FACTORED)
+    for name, tensor in parameters(tensors).items():
         state = dict.fromkeys(flanx_format.MOMENTS, unused)
-        if axes:
-            state["v_row"] = in_memory(np.zeros(np.delete(shape, axes[1]), np.float32))
-            state["v_col"] = in_memory(np.zeros(np.delete(shape, axes[0]), np.float32))
-        else:
-            state["v"] = in_memory(np.zeros(shape, np.float32))
-        for moment, tensor in state.items():
-            tensors[f"{STATE}param_states/{name.removeprefix(TARGET)}/{moment}"] = tensor
+        shapes = {"v": tensor.shape}
+        if factored := scan_layers.factored_shapes(name, tensor.shape):
+            shapes = dict(zip(("v_row", "v_col"), factored, strict=True))
+        state |= {moment: in_memory(np.zeros(shape, np.float32)) for moment, shape in shapes.items()}
+        tensors |= {f"{STATE}param_states/{name}/{moment}": zeros for moment, zeros in state.items()}
     return tensors, 0
 
 

@@ -114,13 +114,18 @@ def restore(path: str | os.PathLike | OpenCheckpoint, target: Any) -> Any:
     source = path if isinstance(path, OpenCheckpoint) else open_checkpoint(path, optimizer=False)
     wanted = flatten(target)
     tensors = parameters(source.tensors)
+    if scan_layers.has_layer_bias(tensors) and not scan_layers.has_layer_bias(wanted):
+        tensors = scan_layers.share_bias(tensors)
     if scan_layers.is_stacked(wanted):
         tensors = scan_layers.stack(tensors)
     for name in [*wanted, *tensors]:
+        if name in tensors and name in wanted:
+            continue
+        hint = scan_layers.bias_hint(name, tensors) or nearest(name, tensors if name in wanted else wanted)
         if name not in tensors:
-            raise UserError(f"{source.folder} has no '{name}', which the model needs{nearest(name, tensors)}")
-        if name not in wanted:
-            raise UserError(f"{source.folder} holds '{name}', which the model does not have{nearest(name, wanted)}")
+            raise UserError(f"{source.folder} has no '{name}', which the model needs{hint}")
+        raise UserError(f"{source.folder} holds '{name}', which the model does not have{hint}")
+    for name in wanted:
         if tensors[name].shape != tuple(wanted[name].shape):
             shapes = list(tensors[name].shape), list(wanted[name].shape)
             raise UserError(f"{source.folder}: '{name}' is {shapes[0]}, the model has {shapes[1]}")

@@ -1,4 +1,4 @@
-"""Hugging Face folders of T5, T5-1.1, LM-adapted, Flan-T5 and mT5, both ways, by one table of names.
+"""Hugging Face folders of T5, T5-1.1, LM-adapted, Flan-T5, mT5 and umT5, both ways, by one table of names.
 
 safetensors files need nothing but numpy; `pytorch_model.bin` needs torch (extra `hf`) and is read without running any
 code that it may hold. transformers is never imported here.
@@ -15,6 +15,7 @@ import numpy as np
 
 from flanx.convert import safetensor, torch_bin
 from flanx.convert.lazy_tensor import TARGET, LazyTensor, LazyTensors
+from flanx.convert.scan_layers import BIAS
 from flanx.convert.storage import Storage, open_storage
 from flanx.convert.t5_shapes import T5Sizes, check
 from flanx.errors import UserError, nearest
@@ -29,7 +30,8 @@ TABLE = (
     ("shared.weight", "token_embedder/embedding", SAME),
     ("lm_head.weight", "decoder/logits_dense/kernel", FLIPPED),
     ("<s>.final_layer_norm.weight", "<s>/<s>_norm/scale", SAME),
-    ("<s>.block.0.layer.0.SelfAttention.relative_attention_bias.weight", "<s>/relpos_bias/rel_embedding", FLIPPED),
+    ("<s>.block.0.layer.0.SelfAttention.relative_attention_bias.weight", f"<s>/{BIAS}", FLIPPED),
+    ("<s>.block.<i>.layer.0.SelfAttention.relative_attention_bias.weight", f"<s>/layers_<i>/{BIAS}", FLIPPED),
     ("encoder.block.<i>.layer.0.layer_norm.weight", "encoder/layers_<i>/pre_attention_layer_norm/scale", SAME),
     ("encoder.block.<i>.layer.0.SelfAttention.<a>.weight", "encoder/layers_<i>/attention/<a>/kernel", FLIPPED),
     ("encoder.block.<i>.layer.1.layer_norm.weight", "encoder/layers_<i>/pre_mlp_layer_norm/scale", SAME),
@@ -63,13 +65,19 @@ TOKENIZER_FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
 )
+MODEL_TYPES = {"t5": "T5", "mt5": "MT5", "umt5": "UMT5"}  # config.json's model_type -> transformers' class
 _MT5_VOCAB_SIZE = 250_112  # no other T5 has it; T5X's checkpoints do not say what they are
 _SHARD_BYTES = 5 * 10**9
 
 
-def translate(name: str, to_t5x: bool) -> tuple[str, str] | None:
-    """(the name on the other side, SAME or FLIPPED), or None where no row of the table fits."""
+def translate(name: str, to_t5x: bool, layer_bias: bool = False) -> tuple[str, str] | None:
+    """(the name on the other side, SAME or FLIPPED), or None where no row of the table fits.
+
+    layer_bias: whether every layer has a relative bias (umT5); Hugging Face keeps that of a stack in its first layer.
+    """
     for row in TABLE:
+        if BIAS in row[1] and ("<i>" in row[1]) != layer_bias:
+            continue
         here, there = row[:2] if to_t5x else row[1::-1]
         match = _pattern(here, to_t5x).fullmatch(name)
         if match:
@@ -122,14 +130,15 @@ def read(folder: Storage) -> Contents:
     config = folder.read_json("config.json")
     if not isinstance(config, dict):
         raise UserError(f"{folder}/config.json is no dict; download it again")
-    if config.get("model_type") not in ("t5", "mt5"):
-        raise UserError(f"{folder}/config.json: model_type '{config.get('model_type')}'; flanx converts t5 and mt5")
+    if config.get("model_type") not in MODEL_TYPES:
+        known = ", ".join(MODEL_TYPES)
+        raise UserError(f"{folder}/config.json: model_type '{config.get('model_type')}'; flanx converts {known}")
     files = _open(path)
     tensors: dict[str, LazyTensor] = {}
     for name, tensor in files.items():
         if name in COPIES or name in UNUSED:
             continue
-        translated = translate(name, to_t5x=True)
+        translated = translate(name, to_t5x=True, layer_bias=config["model_type"] == "umt5")
         if translated is None:
             raise UserError(f"{folder}: '{name}' is not a tensor of a T5{nearest(name, [row[0] for row in TABLE])}")
         tensors[TARGET + translated[0]] = _oriented(tensor, translated[1])
@@ -156,7 +165,7 @@ def _resolve_head(tensors: dict[str, LazyTensor], files: LazyTensors, config: Ma
 
     Hugging Face has two switches, the scale and the tie, and releases differ in which of them config.json states.
     """
-    scaled = config["model_type"] == "t5" and config.get(
+    scaled = config["model_type"] != "mt5" and config.get(
         "scale_decoder_outputs", config.get("tie_word_embeddings", True)
     )
     head = TARGET + "decoder/logits_dense/kernel"
@@ -195,6 +204,7 @@ def _sizes(config: Mapping[str, Any], tied: bool) -> T5Sizes:
         gated=config.get("feed_forward_proj", "relu").startswith("gated"),
         tied=tied,
         num_buckets=config.get("relative_attention_num_buckets", 32),
+        layer_bias=config["model_type"] == "umt5",
     )
 
 
@@ -250,7 +260,7 @@ def write(folder: Storage, tensors: LazyTensors, sizes: T5Sizes, config: Mapping
     path.mkdir(parents=True, exist_ok=True)
     out: dict[str, LazyTensor] = {}
     for name in sizes.shapes():
-        translated = translate(name, to_t5x=False)
+        translated = translate(name, to_t5x=False, layer_bias=sizes.layer_bias)
         assert translated is not None, name  # every name of a T5 has its row in the table
         out[translated[0]] = _oriented(tensors[TARGET + name], translated[1])
     _write_shards(path, out)
@@ -263,6 +273,7 @@ def write(folder: Storage, tensors: LazyTensors, sizes: T5Sizes, config: Mapping
 def config_of(sizes: T5Sizes, extra: Mapping[str, Any]) -> dict[str, Any]:
     """config.json of a T5 of these sizes; `extra` holds what sizes do not show."""
     model_type = extra.get("model_type", "mt5" if sizes.vocab_size == _MT5_VOCAB_SIZE else "t5")
+    model_type = "umt5" if sizes.layer_bias else model_type
     return {
         "feed_forward_proj": "gated-gelu" if sizes.gated else "relu",
         "dropout_rate": 0.1,
@@ -276,7 +287,7 @@ def config_of(sizes: T5Sizes, extra: Mapping[str, Any]) -> dict[str, Any]:
             for key, value in extra.items()
             if key not in ("_name_or_path", "transformers_version", "torch_dtype")
         },
-        "architectures": ["MT5ForConditionalGeneration" if model_type == "mt5" else "T5ForConditionalGeneration"],
+        "architectures": [f"{MODEL_TYPES[model_type]}ForConditionalGeneration"],
         "model_type": model_type,
         "is_encoder_decoder": True,
         "vocab_size": sizes.vocab_size,

@@ -1,13 +1,15 @@
-"""Unrolled layers, or all layers of a stack in one tensor: the two forms, and lazy conversion between them.
+"""Forms of the layers in a checkpoint, and lazy conversion between them; the middle of every conversion is the first.
 
-| form | name | axis of the layers |
-|---|---|---|
-| unrolled (T5X's public checkpoints, flanx) | encoder/layers_3/mlp/wo/kernel | none |
-| flanx, scan_layers | encoder/layers/mlp/wo/kernel | 0 |
-| T5X, scan_layers (scalable_t5) | encoder/encoder/mlp/wo/kernel | 1; the relative bias is in every layer |
+| form | name | axis of the layers | attention's kernels |
+|---|---|---|---|
+| flanx; T5X's examples/t5 and the public checkpoints | encoder/layers_3/mlp/wo/kernel | none | [m, h * d] |
+| flanx, scan_layers | encoder/layers/mlp/wo/kernel | 0 | [m, h * d] |
+| T5X's examples/scalable_t5 and umT5, scan_layers | encoder/encoder/mlp/wo/kernel | 1 | [m, layers, h, d] |
+| the same without scan_layers | encoder/layers_3/mlp/wo/kernel | none | [m, h, d] |
 
-Moments of the optimizer are stacked as their parameters are. T5X factors a stacked parameter by the names of its axes,
-an unrolled one by their sizes; `unroll` gives the moments the names that they have unrolled.
+scalable_t5 has a relative bias in every layer (`T5.relative_bias = "layer"`). Moments are stacked as their parameters
+are. T5X factors a kernel of three or four axes by their names, whatever their sizes: the mean over the others leaves
+`v_row` of the axis of the embedding. Here `v_row` is that of the smaller axis; the two means are the same.
 """
 
 import re
@@ -21,10 +23,12 @@ from flanx.errors import UserError
 from flanx.optim import factored_axes
 
 LEAST_FACTORED = 128  # Adafactor's min_dim_size_to_factor
+BIAS = "relpos_bias/rel_embedding"
 _FLANX = re.compile(r"(.*?(?:encoder|decoder)/|^)layers/(.*)")
 _T5X = re.compile(r"(.*?)(encoder|decoder)/\2/(.*)")
 _MOMENTS = f"{STATE}param_states/"
 _LAYER = re.compile(r"(.*?)layers_([0-9]+)/(.*)")
+_STACK_BIAS = re.compile(rf"(.*?)(encoder|decoder)/{BIAS}(/\w+)?")
 
 
 def is_stacked(names: Any) -> bool:
@@ -33,54 +37,86 @@ def is_stacked(names: Any) -> bool:
 
 
 def unroll(tensors: LazyTensors, path: Any) -> dict[str, LazyTensor]:
-    """Every stacked tensor, of either form, as one tensor for each layer; others unchanged.
+    """Every form as the first one of the table above.
 
-    Raises UserError where T5X's layers have biases of their own, or moments that Adafactor here does not keep.
+    Raises UserError for a moment of T5X's stacked form without its parameter.
     """
     flat: dict[str, LazyTensor] = {}
+    by_name: set[str] = set()  # parameters whose moments T5X factors by the names of their axes
     for name, tensor in tensors.items():
         axis: int | None
         ours, theirs = _FLANX.fullmatch(name), _T5X.fullmatch(name)
         if ours:
             names, axis, count = f"{ours[1]}layers_{{}}/{ours[2]}", 0, tensor.shape[0]
         elif theirs:
-            kept, axis, count = _of_t5x(theirs, tensor, tensors, path)
-            names = f"{theirs[1]}{theirs[2]}/layers_{{}}/{kept}"
+            names = f"{theirs[1]}{theirs[2]}/layers_{{}}/{theirs[3]}"
+            axis, count = _layers_of_t5x(theirs, tensor, tensors, path)
+            by_name |= {names.format(i).removeprefix(TARGET) for i in range(count)}
         else:
             flat[name] = tensor
             continue
         for i in range(count):
             flat[names.format(i)] = tensor if axis is None else _layer(tensor, axis, i)
-    for prefix in ("target/encoder", "target/decoder", f"{_MOMENTS}encoder", f"{_MOMENTS}decoder"):
-        _share_bias(flat, prefix, path)
+    return _join_heads(flat, by_name)
+
+
+def _layers_of_t5x(name: re.Match[str], tensor: LazyTensor, tensors: LazyTensors, path: Any) -> tuple[int | None, int]:
+    """Of a tensor of T5X's stacked form: the axis of the layers (None: the same for all of them), and their number."""
+    prefix, stack, inside = name.groups()
+    if prefix == TARGET:
+        return 1, tensor.shape[1]
+    inside, _, moment = inside.rpartition("/")
+    param = tensors.get(f"{TARGET}{stack}/{stack}/{inside}")
+    if prefix != _MOMENTS or param is None:
+        raise UserError(f"{path}: '{name[0]}' is a state without its parameter; add --drop-optimizer")
+    return (None if tensor.shape == (1,) else _layer_axis(inside, moment)), param.shape[1]
+
+
+def _layer_axis(inside: str, moment: str) -> int:
+    """T5X's axis of the layers in a stacked moment: behind the first axis, where the moment has that."""
+    embed_is_first = not _is_output(inside)
+    return {"v_row": int(embed_is_first), "v_col": int(not embed_is_first)}.get(moment, 1)
+
+
+def _is_output(inside: str) -> bool:
+    """Whether the embedding is a kernel's last axis, not its first."""
+    return inside.endswith(("/out/kernel", "/wo/kernel"))
+
+
+def _is_attention(inside: str) -> bool:
+    return bool(re.search(r"/(query|key|value|out)/kernel$", f"/{inside}"))
+
+
+def _join_heads(flat: dict[str, LazyTensor], by_name: set[str]) -> dict[str, LazyTensor]:
+    """Attention's kernels [m, h, d] as [m, h * d], with their moments; rows and columns of moments as named here."""
+    for name in [name for name in flat if name.startswith(TARGET) and name.endswith("/kernel")]:
+        inside, shape = name.removeprefix(TARGET), flat[name].shape
+        if len(shape) == 3 and _is_attention(inside):
+            by_name.add(inside)
+            first, middle, last = shape
+            joined = (first * middle, last) if _is_output(inside) else (first, middle * last)
+            _reshape(flat, name, joined, (joined[1 - int(_is_output(inside))],))
+        if inside in by_name:
+            _name_rows(flat, inside, flat[name].shape)
     return flat
 
 
-def _of_t5x(name: re.Match[str], tensor: LazyTensor, tensors: LazyTensors, path: Any) -> tuple[str, int | None, int]:
-    """A tensor of T5X's stacked form: its name inside a layer here, the axis of the layers (None: the same tensor for
-    all of them), and their number."""
-    _, stack, inside = name.groups()
-    if name[1] == TARGET:
-        return inside, 1, tensor.shape[1]
-    inside, _, moment = inside.rpartition("/")
-    param = tensors.get(f"{TARGET}{stack}/{stack}/{inside}")
-    if name[1] != _MOMENTS or param is None:
-        raise UserError(f"{path}: '{name[0]}' is a state without its parameter; add --drop-optimizer")
-    count = param.shape[1]
-    if tensor.shape == (1,):  # a moment that the parameter does not use
-        return f"{inside}/{moment}", None, count
-    if moment not in ("v_row", "v_col"):
-        return f"{inside}/{moment}", 1, count
-    # T5X calls the axis of the embedding the row, Adafactor of unrolled layers the smaller one: the same two means.
-    row = 1 if inside.endswith(("/out/kernel", "/wo/kernel")) else 0  # of the unrolled parameter
-    mine = row if moment == "v_row" else 1 - row
-    axes = factored_axes((param.shape[0], param.shape[2]), LEAST_FACTORED)
-    if axes is None:
-        raise UserError(
-            f"{path}: '{name[0]}' is a factored moment of a parameter with an axis below {LEAST_FACTORED}, "
-            "which flanx does not factor; add --drop-optimizer"
-        )
-    return f"{inside}/{'v_row' if axes[0] == mine else 'v_col'}", 1 - mine, count
+def _reshape(tensors: dict[str, LazyTensor], name: str, shape: tuple[int, ...], columns: tuple[int, ...]) -> None:
+    """Gives a parameter and its moments of the same shape another one, and its v_col the shape `columns`."""
+    state, old = _MOMENTS + name.removeprefix(TARGET), tensors[name].shape
+    for each in (name, f"{state}/m", f"{state}/v"):
+        if each in tensors and tensors[each].shape == old:
+            tensors[each] = _reshaped(tensors[each], shape)
+    if f"{state}/v_col" in tensors and tensors[f"{state}/v_col"].shape != (1,):
+        tensors[f"{state}/v_col"] = _reshaped(tensors[f"{state}/v_col"], columns)
+
+
+def _name_rows(tensors: dict[str, LazyTensor], inside: str, shape: tuple[int, ...]) -> None:
+    """Swaps v_row and v_col of a kernel where the axis of the embedding, T5X's row, is the larger one."""
+    row, column = (f"{_MOMENTS}{inside}/{moment}" for moment in ("v_row", "v_col"))
+    axes = factored_axes(shape, 1)
+    if row in tensors and axes is not None and axes[0] != int(_is_output(inside)):
+        tensors[row], tensors[column] = tensors[column], tensors[row]
 
 
 def _layer(tensor: LazyTensor, axis: int, i: int) -> LazyTensor:
@@ -90,40 +126,114 @@ def _layer(tensor: LazyTensor, axis: int, i: int) -> LazyTensor:
     return LazyTensor(tensor.shape[:axis] + tensor.shape[axis + 1 :], tensor.dtype, fetch)
 
 
-def _share_bias(tensors: dict[str, LazyTensor], prefix: str, path: Any) -> None:
-    """Takes the relative bias of a stack, or a moment of it, out of its layers, where all of them have the same."""
-    biases: dict[str, list[str]] = defaultdict(list)
-    for name in sorted(tensors):
-        if match := re.fullmatch(rf"{prefix}/layers_\d+/(relpos_bias/rel_embedding(?:/\w+)?)", name):
-            biases[match[1]].append(name)
-    for inside, own in biases.items():
-        first = tensors[own[0]].read()
-        for name in own[1:]:
-            if not np.array_equal(first, tensors[name].read()):
-                repair = "; add --drop-optimizer" if prefix.startswith(STATE) else ""
-                raise UserError(
-                    f"{path}: '{name}' differs from layer 0's; flanx's T5 has one relative bias in a stack{repair}"
-                )
-        tensors[f"{prefix}/{inside}"] = tensors[own[0]]
-        for name in own:
-            del tensors[name]
+def _reshaped(tensor: LazyTensor, shape: tuple[int, ...]) -> LazyTensor:
+    return LazyTensor(shape, tensor.dtype, lambda index: tensor.read().reshape(shape)[index])
 
 
 def stack(tensors: LazyTensors) -> dict[str, LazyTensor]:
     """Unrolled layers as flanx's stacked form. The layers of a name must have one shape."""
-    stacked: dict[str, LazyTensor] = {}
-    layers: dict[str, dict[int, LazyTensor]] = defaultdict(dict)
+    stacked, layers = _by_layer(tensors)
+    return stacked | {f"{before}layers/{inside}": _stacked(each, 0) for (before, inside), each in layers.items()}
+
+
+def _by_layer(tensors: LazyTensors) -> tuple[dict[str, LazyTensor], dict[tuple[str, str], list[LazyTensor]]]:
+    """Tensors outside of layers by name; the others by what stands before and behind `layers_<i>/`, in order."""
+    rest: dict[str, LazyTensor] = {}
+    layers: dict[tuple[str, str], dict[int, LazyTensor]] = defaultdict(dict)
     for name, tensor in tensors.items():
         match = _LAYER.fullmatch(name)
         if match:
-            layers[f"{match[1]}layers/{match[3]}"][int(match[2])] = tensor
+            layers[match[1], match[3]][int(match[2])] = tensor
         else:
-            stacked[name] = tensor
-    return stacked | {name: _stacked([each[i] for i in sorted(each)]) for name, each in layers.items()}
+            rest[name] = tensor
+    return rest, {names: [each[i] for i in sorted(each)] for names, each in layers.items()}
 
 
-def _stacked(each: list[LazyTensor]) -> LazyTensor:
+def _stacked(each: list[LazyTensor], axis: int) -> LazyTensor:
     def fetch(index: Index) -> np.ndarray:
-        return np.stack([tensor.fetch(index[1:]) for tensor in each[index[0]]])
+        others = index[:axis] + index[axis + 1 :]
+        return np.stack([tensor.fetch(others) for tensor in each[index[axis]]], axis=axis)
 
-    return LazyTensor((len(each), *each[0].shape), each[0].dtype, fetch)
+    shape = each[0].shape
+    return LazyTensor((*shape[:axis], len(each), *shape[axis:]), each[0].dtype, fetch)
+
+
+def to_scalable_t5(tensors: LazyTensors, stacked: bool) -> dict[str, LazyTensor]:
+    """Unrolled layers with a relative bias each as T5X's scalable_t5 has them, stacked or not; undoes `unroll`."""
+    split = dict(tensors)
+    heads = next(t.shape[0] for name, t in tensors.items() if name.endswith(f"/layers_0/{BIAS}"))
+    for name in [name for name in tensors if name.startswith(TARGET) and name.endswith("/kernel")]:
+        inside, shape = name.removeprefix(TARGET), tensors[name].shape
+        if not _LAYER.fullmatch(inside) or not (stacked or _is_attention(inside)):
+            continue
+        _name_rows(split, inside, shape)
+        if _is_attention(inside):
+            first, last = shape
+            head = (heads, (first if _is_output(inside) else last) // heads)
+            _reshape(split, name, (*head, last) if _is_output(inside) else (first, *head), head)
+    if not stacked:
+        return split
+    rest, layers = _by_layer(split)
+    for (before, inside), each in layers.items():
+        name, _, moment = inside.rpartition("/")
+        unused = each[0].shape == (1,)
+        stack_name = f"{before}{before.split('/')[-2]}/{inside}"  # target/encoder/encoder/...
+        rest[stack_name] = each[0] if unused else _stacked(each, _layer_axis(name, moment))
+    return rest
+
+
+def factored_shapes(name: str, shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+    """The shapes of v_row and v_col of a parameter in T5X's form, without `target/`; None where it is not factored."""
+    if len(shape) < 3:
+        axes = factored_axes(shape, LEAST_FACTORED)
+        return axes and ((shape[axes[0]],), (shape[axes[1]],))
+    if not name.endswith("/kernel"):
+        return None
+    layers = shape[1:2] if _T5X.fullmatch(name) else ()
+    if _is_output(name):
+        return (*layers, shape[-1]), shape[:-1]
+    return (shape[0], *layers), shape[1:]
+
+
+def has_layer_bias(names: Any) -> bool:
+    """Whether every layer has a relative bias of its own."""
+    return any(re.search(rf"/layers(_0)?/{BIAS}", f"/{name}") for name in names)
+
+
+def bias_hint(name: str, there: Any) -> str:
+    """What to bind where `name`, a relative bias, is not on both sides; `there`: the names in the checkpoint."""
+    if BIAS not in name:
+        return ""
+    form = "layer" if has_layer_bias(there) else "stack"
+    return f"; its relative biases are one in each {form}: bind t5.T5.relative_bias = '{form}'"
+
+
+def spread_bias(tensors: LazyTensors) -> dict[str, LazyTensor]:
+    """Unrolled parameters with the relative bias of a stack copied into each of its layers.
+
+    Raises UserError where there is an optimizer's state: it does not tell the moments of a layer's bias.
+    """
+    spread = {name: tensor for name, tensor in tensors.items() if not _STACK_BIAS.fullmatch(name)}
+    for match in filter(None, map(_STACK_BIAS.fullmatch, tensors)):
+        before = f"{match[1]}{match[2]}/"
+        if match[1] != TARGET:
+            raise UserError(
+                f"'{match[0]}' is the moment of a stack's relative bias; T5X's scanned layers have one each, whose "
+                "moments it does not tell; add --drop-optimizer"
+            )
+        count = len({each[2] for each in map(_LAYER.fullmatch, tensors) if each and each[1] == before})
+        spread |= {f"{before}layers_{i}/{BIAS}": tensors[match[0]] for i in range(count)}
+    return spread
+
+
+def share_bias(tensors: LazyTensors) -> dict[str, LazyTensor]:
+    """Unrolled parameters with one relative bias in a stack, where those of all layers are equal; else unchanged."""
+    shared = dict(tensors)
+    _, layers = _by_layer(tensors)
+    for (before, inside), each in layers.items():
+        first = each[0].read() if inside == BIAS else None
+        if first is not None and all(np.array_equal(first, tensor.read()) for tensor in each[1:]):
+            for i in range(len(each)):
+                del shared[f"{before}layers_{i}/{inside}"]
+            shared[before + inside] = each[0]
+    return shared

@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 
 from flanx.convert.lazy_tensor import flatten, parameters
+from flanx.convert.scan_layers import BIAS, has_layer_bias
 from flanx.errors import UserError, nearest
 from flanx.models.t5 import T5
 
@@ -22,6 +23,7 @@ class T5Sizes:
     Attributes:
       gated: the MLP has two input projections (T5.1.1, mT5), or one (T5).
       tied: logits come from the embedding, scaled by emb_dim**-0.5 (T5), or from their own matrix (T5.1.1, mT5).
+      layer_bias: every layer has a relative bias of its own (T5X's scalable_t5, umT5), or each stack has one.
     """
 
     vocab_size: int
@@ -34,12 +36,15 @@ class T5Sizes:
     gated: bool
     tied: bool
     num_buckets: int = 32
+    layer_bias: bool = False
 
     def model(self, mlp_activations: tuple[str, ...] | None = None) -> T5:
         """flanx's T5 of these sizes; no tensor shows its activations, T5's own where none are given."""
         sizes = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         gated, tied, _ = sizes.pop("gated"), sizes.pop("tied"), sizes.pop("num_buckets")
-        return T5(tied_head=tied, mlp_activations=mlp_activations or (GATED if gated else PLAIN), **sizes)
+        bias = "layer" if sizes.pop("layer_bias") else "stack"
+        activations = mlp_activations or (GATED if gated else PLAIN)
+        return T5(tied_head=tied, mlp_activations=activations, relative_bias=bias, **sizes)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """T5X's parameter names (without `target/`) and shapes: those of the model's own initialization."""
@@ -75,7 +80,8 @@ def infer(tensors: Mapping[str, Any], path: Any) -> T5Sizes:
         return len({m[1] for name in shapes if (m := re.match(rf"{stack}/layers_(\d+)/", name))})
 
     vocab_size, emb_dim = shape("token_embedder/embedding")
-    num_heads, num_buckets = shape("encoder/relpos_bias/rel_embedding")
+    layer_bias = has_layer_bias(shapes)
+    num_heads, num_buckets = shape(f"encoder/{'layers_0/' if layer_bias else ''}{BIAS}")
     joined = shape("encoder/layers_0/attention/query/kernel")[-1]
     return T5Sizes(
         vocab_size=vocab_size,
@@ -88,6 +94,7 @@ def infer(tensors: Mapping[str, Any], path: Any) -> T5Sizes:
         gated="encoder/layers_0/mlp/wi_0/kernel" in shapes,
         tied="decoder/logits_dense/kernel" not in shapes,
         num_buckets=num_buckets,
+        layer_bias=layer_bias,
     )
 
 

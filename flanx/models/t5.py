@@ -32,6 +32,8 @@ from flanx.models.layers import (
     write_heads,
 )
 
+RELATIVE_BIASES = ("stack", "layer")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class T5(LinenModel):
@@ -40,6 +42,8 @@ class T5(LinenModel):
     Attributes:
       mlp_activations: one product per entry; ("gelu", "linear") is T5.1.1's gated MLP, ("relu",) T5.1.0's plain one.
       tied_head: logits from the embedding table (T5.1.0) instead of a head of their own.
+      relative_bias: "stack", one table for all layers of a stack, or "layer", one in each (T5X's scalable_t5, umT5).
+        Left out of a run's identity (`repr`), which the number of parameters tells as well.
     """
 
     vocab_size: int = 32_128
@@ -51,6 +55,7 @@ class T5(LinenModel):
     num_decoder_layers: int = 12
     mlp_activations: tuple[str, ...] = ("gelu", "linear")
     tied_head: bool = False
+    relative_bias: str = dataclasses.field(default="stack", repr=False)
 
     packing: ClassVar[str] = "encoder_decoder"
     features: ClassVar[tuple[str, ...]] = (
@@ -64,6 +69,7 @@ class T5(LinenModel):
         object.__setattr__(self, "mlp_activations", tuple(self.mlp_activations))
         for activation in self.mlp_activations:
             check_name("mlp_activations", activation, tuple(ACTIVATIONS))
+        check_name("relative_bias", self.relative_bias, RELATIVE_BIASES)
         super().__post_init__()
 
     @functools.cached_property
@@ -88,7 +94,8 @@ class T5(LinenModel):
         attention, mlp, table = self._matrices()
         encoder = self.num_encoder_layers * (attention + mlp + 2 * self.emb_dim) + self.emb_dim
         decoder = self.num_decoder_layers * (2 * attention + mlp + 3 * self.emb_dim) + self.emb_dim
-        return encoder + decoder + 2 * 32 * self.num_heads + table * (1 if self.tied_head else 2)
+        biases = self.num_encoder_layers + self.num_decoder_layers if self.relative_bias == "layer" else 2
+        return encoder + decoder + biases * 32 * self.num_heads + table * (1 if self.tied_head else 2)
 
     def flops_per_token(self, inputs: int, targets: int) -> float:
         """Training FLOPs, forward and backward, per token of a row of inputs + targets tokens.
@@ -120,14 +127,17 @@ class EncoderLayer(nn.Module):
 
     def setup(self) -> None:
         c = self.config
+        if c.relative_bias == "layer":
+            self.relpos_bias = RelativeBias(c.num_heads, bidirectional=True)
         self.pre_attention_layer_norm = _norm(c)
         self.attention = _attention(c)
         self.pre_mlp_layer_norm = _norm(c)
         self.mlp = MLP(c.mlp_dim, c.emb_dim, c.mlp_activations, c.dropout_rate, c.numerics)
         self.dropout = Dropout(c.dropout_rate)
 
-    def __call__(self, x: Array, bias: Array, mask: Array) -> tuple[Array, None]:
-        """x [b, s, m] -> [b, s, m]."""
+    def __call__(self, x: Array, bias: Array | None, mask: Array) -> tuple[Array, None]:
+        """x [b, s, m] -> [b, s, m]; `bias` is None where the layer has its own."""
+        bias = self.relpos_bias(x.shape[1]) if bias is None else bias
         y = self.pre_attention_layer_norm(x)
         x = x + self.dropout(self.attention(y, y, bias, mask))
         x = x + self.dropout(self.mlp(self.pre_mlp_layer_norm(x)))
@@ -141,6 +151,8 @@ class DecoderLayer(nn.Module):
 
     def setup(self) -> None:
         c = self.config
+        if c.relative_bias == "layer":
+            self.relpos_bias = RelativeBias(c.num_heads, bidirectional=False)
         self.pre_self_attention_layer_norm = _norm(c)
         self.self_attention = _attention(c)
         self.pre_cross_attention_layer_norm = _norm(c)
@@ -150,9 +162,10 @@ class DecoderLayer(nn.Module):
         self.dropout = Dropout(c.dropout_rate)
 
     def __call__(
-        self, x: Array, encoded: Array, bias: Array, self_mask: Array, cross_mask: Array
+        self, x: Array, encoded: Array, bias: Array | None, self_mask: Array, cross_mask: Array
     ) -> tuple[Array, None]:
-        """x [b, t, m] looks at itself and at encoded [b, s, m] -> [b, t, m]."""
+        """x [b, t, m] looks at itself and at encoded [b, s, m] -> [b, t, m]; `bias` None: the layer has its own."""
+        bias = self.relpos_bias(x.shape[1]) if bias is None else bias
         y = self.pre_self_attention_layer_norm(x)
         x = x + self.dropout(self.self_attention(y, y, bias, self_mask))
         y = self.pre_cross_attention_layer_norm(x)
@@ -170,7 +183,8 @@ class DecoderLayer(nn.Module):
         key, value = self.self_attention.keys_and_values(y)
         cache = cache | {"key": write_heads(cache["key"], key, shared.position)}
         cache = cache | {"value": write_heads(cache["value"], value, shared.position)}
-        x = x + self.self_attention.recall(y, cache["key"], cache["value"], shared.bias, shared.self_mask)
+        bias = self.relpos_bias.at(shared.distance) if shared.bias is None else shared.bias
+        x = x + self.self_attention.recall(y, cache["key"], cache["value"], bias, shared.self_mask)
         y = self.pre_cross_attention_layer_norm(x)
         memory = cache["cross_key"], cache["cross_value"]
         x = x + self.encoder_decoder_attention.recall(y, *memory, None, shared.cross_mask)
@@ -182,7 +196,8 @@ class StepInputs:
     """What every decoder layer takes in one decoding step."""
 
     position: Array  # int32 [b]
-    bias: Array  # float32 [b, h, 1, t]
+    distance: Array  # int32 [b, t], from the position to each of the cache
+    bias: Array | None  # float32 [b, h, 1, t]; None where every layer has its own
     self_mask: Array  # bool [b, 1, 1, t]
     cross_mask: Array  # bool [b, 1, 1, s]
 
@@ -194,7 +209,8 @@ class Encoder(nn.Module):
 
     def setup(self) -> None:
         c = self.config
-        self.relpos_bias = RelativeBias(c.num_heads, bidirectional=True)
+        if c.relative_bias == "stack":
+            self.relpos_bias = RelativeBias(c.num_heads, bidirectional=True)
         self.layers = stack_layers(EncoderLayer, c, c.num_encoder_layers)
         self.encoder_norm = _norm(c)
         self.dropout = Dropout(c.dropout_rate)
@@ -202,7 +218,8 @@ class Encoder(nn.Module):
 
     def __call__(self, x: Array, segments: Array) -> Array:
         """Embedded inputs [b, s, m] and their segment numbers [b, s] -> [b, s, m]."""
-        bias, mask = self.relpos_bias(x.shape[1]), segment_mask(segments, segments)
+        bias = self.relpos_bias(x.shape[1]) if self.config.relative_bias == "stack" else None
+        mask = segment_mask(segments, segments)
         x = self.dropout(x)
         for layer in self.layers:
             x, _ = layer(x, bias, mask)
@@ -216,7 +233,8 @@ class Decoder(nn.Module):
 
     def setup(self) -> None:
         c = self.config
-        self.relpos_bias = RelativeBias(c.num_heads, bidirectional=False)
+        if c.relative_bias == "stack":
+            self.relpos_bias = RelativeBias(c.num_heads, bidirectional=False)
         self.layers = stack_layers(DecoderLayer, c, c.num_decoder_layers)
         self.decoder_norm = _norm(c)
         self.dropout = Dropout(c.dropout_rate)
@@ -225,7 +243,7 @@ class Decoder(nn.Module):
 
     def __call__(self, x: Array, encoded: Array, segments: Array, encoded_segments: Array) -> Array:
         """Embedded targets [b, t, m], encoded [b, s, m], segment numbers of both -> [b, t, m], normed."""
-        bias = self.relpos_bias(x.shape[1])
+        bias = self.relpos_bias(x.shape[1]) if self.config.relative_bias == "stack" else None
         masks = segment_mask(segments, segments, causal=True), segment_mask(segments, encoded_segments)
         x = self.dropout(x)
         for layer in self.layers:
@@ -248,7 +266,8 @@ class Decoder(nn.Module):
         keys = np.arange(cache["layers"][0]["key"].shape[2], dtype=np.int32)
         distance = keys[None, :] - position[:, None]
         cross_mask = cache["readable"][:, None, None, :]
-        shared = StepInputs(position, self.relpos_bias.at(distance), (distance <= 0)[:, None, None], cross_mask)
+        bias = self.relpos_bias.at(distance) if self.config.relative_bias == "stack" else None
+        shared = StepInputs(position, distance, bias, (distance <= 0)[:, None, None], cross_mask)
         layers = []
         for layer, layer_cache in zip(self.layers, cache["layers"], strict=True):
             x, layer_cache = layer.step(x, layer_cache, shared)
