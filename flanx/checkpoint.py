@@ -19,9 +19,9 @@ from etils import epath
 
 from flanx import convert, files
 from flanx.convert import flanx_format, scan_layers
-from flanx.convert.storage import open_storage
 from flanx.errors import UserError
 from flanx.optim import AdafactorState
+from flanx.storage import open_storage
 from flanx.train_step import TrainState
 
 FOLDER = "checkpoints"

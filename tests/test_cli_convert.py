@@ -16,9 +16,9 @@ from flanx.checkpoint import RestoreCheckpointConfig
 from flanx.cli import main
 from flanx.convert import flanx_format, hf, logit_parity, orbax_item, t5x
 from flanx.convert.lazy_tensor import BFLOAT16, LazyTensor, fingerprint, in_memory, nest, parameters
-from flanx.convert.storage import open_storage
 from flanx.convert.t5_shapes import T5Sizes
 from flanx.errors import UserError
+from flanx.storage import open_storage
 from tests.convert_case import ONE_LAYER, SMALL, assert_same, draw
 
 

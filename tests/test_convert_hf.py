@@ -11,8 +11,8 @@ import pytest
 import flanx.convert
 from flanx.convert import hf, safetensor
 from flanx.convert.lazy_tensor import BFLOAT16, in_memory, parameters
-from flanx.convert.storage import open_storage
 from flanx.errors import UserError
+from flanx.storage import open_storage
 from tests.convert_case import PLAIN_TIED, SMALL, assert_same, draw, values
 
 SIZES = pytest.mark.parametrize("sizes", [SMALL, PLAIN_TIED], ids=["gated untied", "plain tied"])

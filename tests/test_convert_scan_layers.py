@@ -10,9 +10,9 @@ from flanx import checkpoint, optim, train_step
 from flanx.cli import main
 from flanx.convert import flanx_format, logit_parity, scan_layers, t5x
 from flanx.convert.lazy_tensor import LazyTensor, fingerprint, flatten, in_memory, nest, parameters
-from flanx.convert.storage import open_storage
 from flanx.convert.t5_shapes import T5Sizes
 from flanx.errors import UserError
+from flanx.storage import open_storage
 from tests.convert_case import SMALL, assert_same, draw, values
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"

@@ -13,9 +13,9 @@ from flanx import optim, train_step
 from flanx.convert import flanx_format, hf, logit_parity, orbax_item, t5x, zarr
 from flanx.convert import scan_layers as scan_layers_form
 from flanx.convert.lazy_tensor import BFLOAT16, in_memory, nest, parameters
-from flanx.convert.storage import open_storage
 from flanx.errors import UserError
 from flanx.models import t5
+from flanx.storage import open_storage
 from tests.convert_case import SMALL, assert_same, draw, values
 
 

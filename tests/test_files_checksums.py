@@ -4,8 +4,8 @@ import pytest
 
 from flanx import files
 from flanx.convert import flanx_format
-from flanx.convert.storage import open_storage
 from flanx.errors import UserError
+from flanx.storage import open_storage
 
 
 def test_a_changed_missing_or_cut_file_is_named(tmp_path):

@@ -9,7 +9,8 @@ import sys
 import numpy as np
 import pytest
 
-from flanx.data import remote, store
+from flanx import storage
+from flanx.data import store
 from flanx.data.store import format as store_format
 from flanx.data.store.shard import Shard, read_metadata, write_shard
 from flanx.errors import UserError
@@ -148,7 +149,7 @@ def test_a_store_in_a_bucket_is_read_through_the_cache(made, tmp_path, monkeypat
         asked.append(url)
         return (made.path / url.removeprefix("gs://bucket/store/")).read_bytes()
 
-    monkeypatch.setattr(remote, "read", read)
+    monkeypatch.setattr(storage, "read", read)
     opened = store.open_store("gs://bucket/store/")
     assert opened.hash == made.hash and opened.path != made.path
     first = len(asked)

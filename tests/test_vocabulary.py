@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from flanx.data import remote, vocabulary
+from flanx import storage
+from flanx.data import vocabulary
 from flanx.errors import UserError
 
 
@@ -118,9 +119,8 @@ def test_what_is_no_spec_is_refused(spec):
         vocabulary.load(spec)
 
 
-def test_an_address_without_an_answer_is_a_line_in_seconds(monkeypatch):
+def test_an_address_without_an_answer_is_a_line_in_seconds():
     listening = socket.create_server(("127.0.0.1", 0))
-    monkeypatch.setattr(remote, "ANSWER_S", 0.5)
     with pytest.raises(UserError, match=r"x\.model: no answer within 0.5 s"):
-        remote.read(f"http://127.0.0.1:{listening.getsockname()[1]}/x.model", 0.5)
+        storage.read(f"http://127.0.0.1:{listening.getsockname()[1]}/x.model", 0.5)
     listening.close()

@@ -5,9 +5,9 @@ import argparse
 from flanx.convert.conversion import Conversion
 from flanx.convert.formats import KINDS, open_checkpoint
 from flanx.convert.logit_parity import ACTIVATIONS, GOLDEN
-from flanx.convert.storage import open_storage
 from flanx.errors import UserError
 from flanx.settings import path_flag
+from flanx.storage import open_storage
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

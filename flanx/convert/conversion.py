@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 
 import flanx
+from flanx import storage
 from flanx.convert import flanx_format, hf, logit_parity, scan_layers, t5x
 from flanx.convert.flanx_format import NOTE
 from flanx.convert.formats import OpenCheckpoint, open_checkpoint
 from flanx.convert.lazy_tensor import BFLOAT16, STATE, TARGET, LazyTensor, fingerprint, in_memory, parameters
-from flanx.convert.storage import Storage, open_storage
-from flanx.data import remote
 from flanx.data import vocabulary as vocabularies
 from flanx.errors import UserError
 from flanx.files import umask
+from flanx.storage import Storage, open_storage
 
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": BFLOAT16}
 
@@ -173,7 +173,7 @@ def write_tokenizer(source: Storage, folder: Storage, vocabulary: str | None, wa
         if vocabulary == "byte":
             config["tokenizer_class"] = "ByT5Tokenizer"
         else:
-            folder.write("spiece.model", remote.read(vocabulary))
+            folder.write("spiece.model", storage.read(vocabulary))
         config |= {"eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
         folder.write("tokenizer_config.json", json.dumps(config, indent=2) + "\n")
         return

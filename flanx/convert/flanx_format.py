@@ -15,8 +15,8 @@ import numpy as np
 from flanx import files
 from flanx.convert import orbax_item
 from flanx.convert.lazy_tensor import STATE, TARGET, LazyTensor, LazyTensors, in_memory
-from flanx.convert.storage import Storage
 from flanx.errors import UserError
+from flanx.storage import Storage
 
 FOLDER, ITEM = "checkpoints", "default"
 NOTE = "flanx_convert.json"  # what a conversion leaves in its result

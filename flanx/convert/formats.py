@@ -12,9 +12,9 @@ from jax.experimental import multihost_utils
 from flanx.convert import flanx_format, hf, orbax_item, scan_layers, t5x
 from flanx.convert.flanx_format import NOTE
 from flanx.convert.lazy_tensor import STATE, TARGET, LazyTensor, fingerprint, flatten, nest, parameters
-from flanx.convert.storage import Storage, open_storage
 from flanx.convert.t5_shapes import T5Sizes, check, infer, is_t5
 from flanx.errors import UserError, nearest
+from flanx.storage import Storage, open_storage
 
 KINDS = ("t5x", "hf", "flanx")
 

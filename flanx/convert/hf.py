@@ -16,9 +16,9 @@ import numpy as np
 from flanx.convert import safetensor, torch_bin
 from flanx.convert.lazy_tensor import TARGET, LazyTensor, LazyTensors
 from flanx.convert.scan_layers import BIAS
-from flanx.convert.storage import Storage, open_storage
 from flanx.convert.t5_shapes import T5Sizes, check
 from flanx.errors import UserError, nearest
+from flanx.storage import Storage, open_storage
 
 SAME, FLIPPED = (
     "same",

@@ -11,10 +11,10 @@ import numpy as np
 
 from flanx.convert.formats import OpenCheckpoint
 from flanx.convert.lazy_tensor import nest, parameters
-from flanx.convert.storage import Storage
 from flanx.convert.t5_shapes import T5Sizes
 from flanx.errors import UserError
 from flanx.models import t5
+from flanx.storage import Storage
 
 GOLDEN = "parity.npz"  # prompts and transformers' logits, left next to a result for machines without transformers
 TOLERANCE = 1e-4  # of the largest |logit|: float32 sums in another order; a wrong transpose or scale gives about 1

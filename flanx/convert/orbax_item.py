@@ -11,9 +11,9 @@ import numpy as np
 
 from flanx.convert import zarr
 from flanx.convert.lazy_tensor import LazyTensor, in_memory
-from flanx.convert.storage import Storage
 from flanx.convert.t5x import leaves_of, unpack
 from flanx.errors import UserError
+from flanx.storage import Storage
 
 METADATA = "_METADATA"
 _DICT, _SEQUENCE = 2, 1  # Orbax's kinds of tree keys

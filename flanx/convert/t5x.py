@@ -15,8 +15,8 @@ from flax import serialization
 
 from flanx.convert import zarr
 from flanx.convert.lazy_tensor import TARGET, LazyTensor, LazyTensors, expect_shape, in_memory, nest
-from flanx.convert.storage import Storage
 from flanx.errors import UserError
+from flanx.storage import Storage
 
 MESSAGES = "checkpoint"  # the msgpack file
 VERSION = 3  # of the format since June 2021: bfloat16 arrays are stored as such

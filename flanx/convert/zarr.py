@@ -6,8 +6,8 @@ import numpy as np
 import tensorstore as ts
 
 from flanx.convert.lazy_tensor import Index, LazyTensor
-from flanx.convert.storage import Storage, brief
 from flanx.errors import UserError
+from flanx.storage import Storage, brief
 
 _CONTEXT = ts.Context({"file_io_concurrency": {"limit": 4}, "data_copy_concurrency": {"limit": 2}})
 GZIP = {"id": "gzip", "level": 1}  # T5X's compressor of the legacy format

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from flanx.data import remote
+from flanx import storage
 from flanx.errors import UserError
 
 PAD_ID, EOS_ID, UNK_ID = 0, 1, 2
@@ -91,7 +91,7 @@ class SentencePiece:
 
     @functools.cached_property
     def _model(self) -> bytes:
-        model = remote.read(self.spec)
+        model = storage.read(self.spec)
         if not model:
             raise UserError(f"{self.spec}: empty file, not a SentencePiece model")
         return model

@@ -18,7 +18,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from flanx.data import remote
+from flanx import storage
 from flanx.data.fetch import http
 from flanx.errors import UserError
 from flanx.files import write_atomic
@@ -52,7 +52,7 @@ BUILDERS = {
 
 def folder(name: str) -> pathlib.Path:
     """The folder of the cache that "hub" or "tfds" fills."""
-    return remote.cache_dir() / "evals" / name
+    return storage.cache_dir() / "evals" / name
 
 
 def provide(path: pathlib.Path, what: str) -> bool:

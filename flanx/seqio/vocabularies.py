@@ -1,6 +1,6 @@
 """flanx's vocabularies as SeqIO's: the same ids for every text."""
 
-from flanx.data import remote
+from flanx import storage
 from flanx.data.vocabulary import Bytes, Vocabulary
 from flanx.seqio.packages import seqio
 
@@ -9,4 +9,4 @@ def to_seqio(vocabulary: Vocabulary) -> seqio.Vocabulary:
     """The equal SeqIO vocabulary."""
     if isinstance(vocabulary, Bytes):
         return seqio.ByteVocabulary(extra_ids=vocabulary.extra_ids)
-    return seqio.SentencePieceVocabulary(remote.local(vocabulary.spec), extra_ids=vocabulary.extra_ids)
+    return seqio.SentencePieceVocabulary(storage.local(vocabulary.spec), extra_ids=vocabulary.extra_ids)

@@ -37,7 +37,7 @@ from typing import Any
 
 import numpy as np
 
-from flanx.data import remote
+from flanx import storage
 from flanx.errors import UserError
 
 FORMAT, VERSION = "flanx-store", 1
@@ -220,13 +220,13 @@ def _copy_from_bucket(url: str) -> str:
     """Copies a store into the cache under its manifest's hash and returns the local folder."""
     url = url.rstrip("/")
     try:
-        manifest = json.loads(remote.read(f"{url}/{MANIFEST}"))
+        manifest = json.loads(storage.read(f"{url}/{MANIFEST}"))
         tag, volumes = manifest["hash"], manifest["volumes"]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{url}/{MANIFEST}: not the manifest of a flanx store") from error
-    folder = remote.cache_dir() / "stores" / tag
+    folder = storage.cache_dir() / "stores" / tag
     for volume in volumes:
         for kind in ("tokens", "index"):
-            remote.copy(f"{url}/{volume['name']}.{kind}.npy", folder / f"{volume['name']}.{kind}.npy")
-    remote.copy(f"{url}/{MANIFEST}", folder / MANIFEST)
+            storage.copy(f"{url}/{volume['name']}.{kind}.npy", folder / f"{volume['name']}.{kind}.npy")
+    storage.copy(f"{url}/{MANIFEST}", folder / MANIFEST)
     return str(folder)
