@@ -6,8 +6,10 @@ the same updates for unstacked parameters; it knows no stacked layers.
 """
 
 import dataclasses
+import functools
+import inspect
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +19,33 @@ from jax.typing import ArrayLike
 
 Schedule = Callable[[ArrayLike], jax.Array]
 Rate = float | Schedule
+Given = ParamSpec("Given")
+Made = TypeVar("Made", bound=Callable[..., Any] | optax.GradientTransformation)
+
+
+class _Optimizer(optax.GradientTransformation):
+    """A transformation that takes attributes."""
+
+
+def _recorded(make: Callable[Given, Made]) -> Callable[Given, Made]:
+    """`make`, whose results have the arguments of the call as `settings`, {"optim.adamw.learning_rate": 0.001, ...},
+    with those of a schedule among them: what a run records, and compares when it resumes."""
+
+    @functools.wraps(make)
+    def made(*args: Given.args, **kwargs: Given.kwargs) -> Made:
+        result: Any = make(*args, **kwargs)
+        bound = inspect.signature(make).bind(*args, **kwargs)
+        bound.apply_defaults()
+        settings: dict[str, Any] = {}
+        for name, value in bound.arguments.items():
+            is_schedule = callable(value)
+            settings[f"optim.{make.__name__}.{name}"] = value.__qualname__.split(".")[0] if is_schedule else value
+            settings |= getattr(value, "settings", {})
+        result = _Optimizer(*result) if isinstance(result, tuple) else result
+        result.settings = settings
+        return result
+
+    return made
 
 
 class AdafactorState(NamedTuple):
@@ -151,6 +180,7 @@ class _Adafactor:
         return leaf
 
 
+@_recorded
 def adafactor(
     learning_rate: Rate = 1e-3,
     *,
@@ -237,6 +267,7 @@ def _columns(tree: Any) -> list[Any]:
     ]
 
 
+@_recorded
 def adamw(
     learning_rate: Rate = 1e-4,
     *,
@@ -251,11 +282,13 @@ def adamw(
     return rule if global_norm is None else optax.chain(optax.clip_by_global_norm(global_norm), rule)
 
 
+@_recorded
 def constant(rate: float) -> Schedule:
     """The same rate at every step."""
     return lambda step: jnp.full((), rate, jnp.float32)
 
 
+@_recorded
 def rsqrt_with_warmup(rate: float = 1.0, warmup_steps: int = 10_000) -> Schedule:
     """rate / sqrt(max(step, warmup_steps)): T5's pre-training schedule, flat until `warmup_steps`."""
     return lambda step: rate / jnp.sqrt(jnp.maximum(step, warmup_steps).astype(jnp.float32))
@@ -269,6 +302,7 @@ def _progress(step: ArrayLike, warmup_steps: int, total_steps: int) -> jax.Array
     return jnp.clip((jnp.asarray(step) - warmup_steps) / max(1, total_steps - warmup_steps), 0.0, 1.0)
 
 
+@_recorded
 def cosine(rate: float, total_steps: int, warmup_steps: int = 0, final: float = 0.0) -> Schedule:
     """Linear warm-up to `rate`, then half a cosine down to `final` at `total_steps`."""
 
@@ -279,6 +313,7 @@ def cosine(rate: float, total_steps: int, warmup_steps: int = 0, final: float = 
     return at
 
 
+@_recorded
 def linear(rate: float, total_steps: int, warmup_steps: int = 0, final: float = 0.0) -> Schedule:
     """Linear warm-up to `rate`, then a line down to `final` at `total_steps`."""
 

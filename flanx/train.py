@@ -5,8 +5,10 @@ A run is a folder: config.gin, run.json (its metadata), metrics.jsonl, checkpoin
 """
 
 import contextlib
+import dataclasses
 import json
 import pathlib
+import re
 import signal
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -26,6 +28,8 @@ from flanx.plan import search
 from flanx.train_metrics import Watch
 from flanx.train_step import Trainer, TrainState
 
+# what follows from other values of a record: named where nothing else differs
+FOLLOWS = re.compile(r"num_params|data\.(seed|examples_per_row|mixture\.(?!asked\.).*)")
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # a run saves its state and ends
 
 
@@ -51,7 +55,7 @@ def train(
 
     Args:
       evaluator: called as evaluator(model=, params=, step=, out_dir=) every `eval_period` steps and at the end.
-      fork: resume although the run's store, mixture, model or seed have changed.
+      fork: resume although settings, model, examples or parent have changed; the metadata are then the new ones.
       compilation_cache: folder of compiled programs; see `flanx.partition.cache_compilations`.
 
     Raises:
@@ -62,6 +66,7 @@ def train(
     if (folder / "manifest.json").exists():
         raise UserError(f"MODEL_DIR {folder} is a token store (it has manifest.json); give the run a folder of its own")
     if is_done(folder, train_steps):
+        check_run_metadata(folder, {"settings": identity(trainer, None)["settings"]}, fork)
         print(f"{folder.name}: already done (step {train_steps}); delete {folder / 'done.json'} to run it again")
         return
     model = trainer.model
@@ -119,13 +124,21 @@ def is_done(folder: pathlib.Path, train_steps: int) -> bool:
 
 
 def identity(trainer: Trainer, batches: Batches | None) -> dict[str, Any]:
-    """What identifies a run: it must not change between a stop and a resume."""
+    """What identifies a run: it must not change between a stop and a resume.
+
+    Settings go by the names that gin binds them by. What changes no number is left out, as are layout and memory."""
+    model = trainer.model
+    name = f"{type(model).__module__.split('.')[-1]}.{type(model).__name__}"
+    fields = dataclasses.fields(model) if dataclasses.is_dataclass(model) else ()
+    settings = {f"{name}.{f.name}": getattr(model, f.name) for f in fields if f.repr and f.name != "remat"}
+    settings = settings or {name: repr(model)}
+    of_trainer = ("seed", "dropout", "z_loss", "label_smoothing", "loss_normalizing_factor")
+    settings |= {f"train_step.Trainer.{name}": getattr(trainer, name) for name in of_trainer}
     return {
-        "model": repr(trainer.model),
-        "num_params": trainer.model.num_params(),
+        "num_params": model.num_params(),
+        "settings": json.loads(json.dumps(settings | getattr(trainer.optimizer, "settings", {}), default=repr)),
         "batches": batches.fingerprint if batches is not None else None,
         "data": batches.describe() if batches is not None else None,
-        "seed": trainer.seed,
     }
 
 
@@ -145,19 +158,49 @@ def parent_metadata(folder: pathlib.Path, parent: RestoreCheckpointConfig) -> di
 def check_run_metadata(folder: pathlib.Path, metadata: Mapping[str, Any], fork: bool) -> None:
     """Checks run.json, where there is one, against `metadata`, which must be the same on all hosts.
 
-    Raises UserError naming the field that changed.
+    Raises UserError naming what changed, or prints it where the run is to `fork`.
     """
     path, metadata = folder / "run.json", json.loads(json.dumps(metadata))  # as it is when it is read
-    if path.exists() and not fork:
-        recorded = read_json(path)
-        for key in metadata:
-            if recorded.get(key) != metadata[key]:
-                raise UserError(
-                    f"{folder} is another run: its {key} was {recorded.get(key)}, now {metadata[key]}; "
-                    "choose another MODEL_DIR, or bind train.fork = True to resume it nevertheless"
-                )
+    if path.exists() and (found := changes(read_json(path), metadata)):
+        few = "; ".join(found[:4]) + (f"; and {len(found) - 4} more" if len(found) > 4 else "")
+        if not fork:
+            raise UserError(
+                f"{folder} is another run: {few}. Give the old values again, choose another MODEL_DIR, or bind "
+                "train.fork = True to go on with the new ones"
+            )
+        print(f"{folder.name}: goes on as another run: {few}")
     if jax.process_count() > 1:
         cluster.agree("the run", metadata)
+
+
+def changes(recorded: Mapping[str, Any], metadata: Mapping[str, Any]) -> list[str]:
+    """What differs between a run's record and what it would be now, ["NAME was 1, now 2", ...].
+
+    Of the store only what the mixture reads counts, and of the parent its parameters, not its path. What an earlier
+    version did not record is not compared."""
+
+    def flat(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for name, value in record.items():
+            found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+        return found
+
+    old, new = flat({name: recorded[name] for name in metadata if name in recorded}), flat(metadata)
+    of_data = {name for name in {**old, **new} if name.startswith("data.")}
+    data = recorded.get("data") or {}
+    ignored = {name for name in new if name.startswith("settings.") and "settings" not in recorded}
+    ignored |= {"data.fingerprint", "batches", "data.store.hash" if "content" in data else ""}
+    if data and "content" not in data:  # an earlier version took the whole store for what is read
+        ignored |= {name for name in of_data if name.startswith("data.content.")}
+    elif old.get("batches") == new.get("batches"):
+        ignored |= of_data
+    if old.get("initial_checkpoint_fingerprint") == new.get("initial_checkpoint_fingerprint") is not None:
+        ignored.add("initial_checkpoint_path")
+    names = [n for n in {**new, **old} if old.get(n) != new.get(n) and n not in ignored]
+    names = [n for n in names if not FOLLOWS.fullmatch(n)] or names
+    if not names and data and "content" in data and old.get("batches") != new.get("batches"):
+        names = ["batches"]
+    return [f"{n.removeprefix('settings.')} was {old.get(n)}, now {new.get(n)}" for n in names]
 
 
 def write(path: pathlib.Path, record: Mapping[str, Any]) -> None:

@@ -3,17 +3,23 @@
 import json
 import pathlib
 import random
+import re
 import shutil
 import signal
 import time
 
+import numpy as np
 import pytest
 
-from flanx import train
+from flanx import optim, train
 from flanx.cli import main
+from flanx.data import vocabulary
 from flanx.data.pipeline.batches import Batches
 from flanx.data.pipeline.mixture import Mixture
 from flanx.data.store import open_store
+from flanx.data.store.assemble import write_store
+from flanx.models import t5
+from flanx.train_step import Trainer
 from tests import run_case
 from tests.run_case import STEPS, losses
 
@@ -78,7 +84,7 @@ def test_bad_input_is_one_line(tmp_path: pathlib.Path, capsys):
 def test_a_loss_that_is_not_finite_stops_with_its_step_and_the_last_good_checkpoint(tmp_path: pathlib.Path, capsys):
     folder = shutil.copytree(run_case.undisturbed(), tmp_path / "run")
     (folder / "done.json").unlink()
-    said = refused(capsys, folder, TRAIN_STEPS=STEPS + 5, LEARNING_RATE=1e38)
+    said = refused(capsys, folder, TRAIN_STEPS=STEPS + 5, LEARNING_RATE=1e38, **{"train.fork": True})
     assert f"the loss of step {STEPS + 2} is" in said  # the first step after the one that broke the parameters
     assert "its gradient's norm nan; first non-finite layer: parameter decoder/decoder_norm/scale" in said
     assert f"last good checkpoint: step {STEPS}" in said
@@ -96,3 +102,76 @@ def test_a_task_that_the_steps_draw_many_times_over_is_named(capsys):
     said = capsys.readouterr().out
     assert f"note: 400 steps draw 1 of 1 tasks more than 4 times, own_a {epochs['own_a']:.3g} times;" in said
     assert "warn_epochs" in said
+
+
+# ---- what may change between a stop and a resume ---------------------------------------------------------------------
+
+
+def resumed(tmp_path: pathlib.Path) -> pathlib.Path:
+    """A copy of the undisturbed run that has not been evaluated yet."""
+    folder = shutil.copytree(run_case.undisturbed(), tmp_path / "run")
+    (folder / "done.json").unlink()
+    return folder
+
+
+def store_with(folder: pathlib.Path, **more: list) -> str:
+    """The store of `run_case` with more tasks, {name: pairs}; `own_a` may be another one."""
+    words = vocabulary.load("byte")
+    opened = open_store(run_case.store_dir())
+    part = opened.tasks["own_a"].parts["zsopt"][0]
+    pairs = {"own_a": [opened.example(part, i) for i in range(part.examples)]} | more
+    facts = {"cap": 1000, "held_out": False, "cot": False}
+    tasks = {name: {"collection": name.split("_")[0], **facts} for name in pairs}
+    write_store(folder, tasks, {(name, "zsopt"): [each] for name, each in pairs.items()}, words)
+    return str(folder)
+
+
+def test_an_unrelated_task_in_the_store_and_other_periods_steps_and_paths_are_free(tmp_path, capsys):
+    folder = resumed(tmp_path)
+    other = store_with(tmp_path / "moved", other_b=[(np.array([5, 6, 1]), np.array([7, 1]))] * 30)
+    assert open_store(other).hash != open_store(run_case.store_dir()).hash
+    more = {"CHECKPOINT_PERIOD": 3, "train.log_period": 2, "NUM_MICROBATCHES": 2, "STORE_DIR": other}
+    assert main.main(run_case.command(folder, TRAIN_STEPS=STEPS + 1, **more)[3:]) == 0, capsys.readouterr().err
+    assert run_case.done(folder) == STEPS + 1
+
+
+def test_a_changed_setting_is_listed_with_the_choices(tmp_path, capsys):
+    folder = resumed(tmp_path)
+    said = refused(capsys, folder, TRAIN_STEPS=STEPS + 1, LEARNING_RATE=0.01, DROPOUT_RATE=0.2)
+    assert (
+        "is another run: t5.T5.dropout_rate was 0.1, now 0.2; optim.adafactor.learning_rate was 0.02, now 0.01." in said
+    )
+    assert "choose another MODEL_DIR, or bind train.fork = True" in said
+    lengths = {"inputs": 32, "targets": 12}
+    said = refused(capsys, folder, TRAIN_STEPS=STEPS + 1, BATCH_SIZE=4, TASK_FEATURE_LENGTHS=lengths)
+    assert (
+        "data.lengths.targets was 16, now 12; data.batch_size was 8, now 4." in said and "examples_per_row" not in said
+    )
+    changed = store_with(tmp_path / "changed", own_a=[(np.array([5, 6, 1]), np.array([7, 1]))] * 200)
+    said = refused(capsys, folder, TRAIN_STEPS=STEPS + 1, STORE_DIR=changed)
+    assert re.search(r"another run: data.content.own_a was [0-9a-f]{8}, now [0-9a-f]{8}\. Give", said)
+    assert main.main(run_case.command(folder, LEARNING_RATE=0.01, **{"train.fork": True})[3:]) == 0
+    assert "goes on as another run: optim.adafactor.learning_rate was 0.02, now 0.01" in capsys.readouterr().out
+    assert json.loads((folder / "run.json").read_text())["settings"]["optim.adafactor.learning_rate"] == 0.01
+
+
+def test_a_finished_run_is_not_called_done_under_other_settings(capsys):
+    said = refused(capsys, run_case.undisturbed(), LEARNING_RATE=0.01)
+    assert "optim.adafactor.learning_rate was 0.02, now 0.01" in said
+
+
+def test_a_record_of_an_earlier_version_is_compared_as_far_as_it_goes():
+    """It has no settings, and the hash of the whole store for what the mixture reads."""
+    trainer = Trainer(t5.T5(), optim.adafactor(optim.cosine(1e-3, 100)))
+    batches = Batches(open_store(run_case.store_dir()), Mixture("own"), {"inputs": 32, "targets": 16}, 8)
+    now = json.loads(json.dumps(train.identity(trainer, batches) | {"initial_checkpoint_path": None}))
+    assert now["settings"]["optim.adafactor.learning_rate"] == "cosine"
+    assert now["settings"]["optim.cosine.total_steps"] == 100
+    older = {k: v for k, v in now.items() if k != "settings"} | {"model": "T5(...)", "seed": 0, "batches": "04e4"}
+    older["data"] = {k: v for k, v in now["data"].items() if k != "content"} | {"fingerprint": "04e4"}
+    assert train.changes(older, now) == [] == train.changes(now, now)
+    of_old_store = {**older, "data": older["data"] | {"store": {"hash": "5707", "vocabulary": "byte"}}}
+    assert train.changes(of_old_store, now) == [f"data.store.hash was 5707, now {now['data']['store']['hash']}"]
+    moved = {"initial_checkpoint_fingerprint": "ab", "initial_checkpoint_path": "here"}
+    assert train.changes(now | moved, now | moved | {"initial_checkpoint_path": "there"}) == []
+    assert train.changes(now | {"batches": "04e4"}, now) == [f"batches was 04e4, now {now['batches']}"]

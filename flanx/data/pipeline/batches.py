@@ -124,8 +124,10 @@ class Batches:
         """SHA-256 of all that the batches are a function of: equal fingerprints, equal batches."""
         parts = {
             "algorithm": ALGORITHM,
-            "store": self.store.hash,
-            "sources": [[source.name, float(source.weight).hex()] for source in self.resolved.sources],
+            "sources": [
+                [source.name, float(source.weight).hex(), *(part.metadata["content"] for part in source.parts)]
+                for source in self.resolved.sources
+            ],
             "lengths": self.limits,
             "batch_size": self.batch_size,
             "packing": self.packing if self._recipe else f"{self.packing}, unpacked",
@@ -171,7 +173,10 @@ class Batches:
         return plan
 
     def describe(self) -> dict[str, Any]:
-        """What these batches are, for the metadata of a run: JSON-able."""
+        """What these batches are, for the metadata of a run: JSON-able. `content`: a digest for each task read."""
+        content: dict[str, list[str]] = {}
+        for source in self.resolved.sources:
+            content.setdefault(source.task.name, []).extend(part.metadata["content"] for part in source.parts)
         return {
             "fingerprint": self.fingerprint,
             "store": {"hash": self.store.hash, "vocabulary": self.store.vocabulary},
@@ -181,6 +186,7 @@ class Batches:
             "seed": self.seed,
             "packing": self.packing if self._recipe else "none",
             "examples_per_row": round(self.examples_per_row, 4),
+            "content": {task: hashlib.sha256("".join(each).encode()).hexdigest()[:8] for task, each in content.items()},
         }
 
     def epochs(self, steps: int) -> dict[str, float]:
