@@ -76,7 +76,8 @@ def evaluate(
     loaded_vocabulary = vocabularies.load(vocabulary) if isinstance(vocabulary, str) else vocabulary
     predictor = Predictor(model, params, loaded_vocabulary, lengths, batch_size, seed)
     data = data_dir or os.environ.get("FLANX_DATA_DIR", "")
-    loaded = [registry.load(name, data, allow_missing) for name in _names(suites, self_consistency, beams)]
+    names = _names(suites, self_consistency, beams)
+    loaded = [registry.load(name, data, allow_missing).with_line_breaks(loaded_vocabulary.line_break) for name in names]
     with contextlib.ExitStack() as stack:
         if params is None:
             predictor = stack.enter_context(predictor.restored(checkpoint, partitioner or Partitioner()))

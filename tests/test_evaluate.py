@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import pytest
 
 from flanx.data import vocabulary
+from flanx.data.store import open_store
+from flanx.data.store.build import build_store
 from flanx.errors import UserError
 from flanx.evals import registry
 from flanx.evaluate import evaluate
@@ -178,3 +180,28 @@ def test_wrong_arguments_are_named_before_anything_is_written(
     with pytest.raises(UserError, match=message):
         evaluate(model=Echo(), params={"scale": jnp.float32(1)}, out_dir=tmp_path, **given)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_store_and_an_evaluation_keep_line_breaks_by_the_same_mark(
+    tmp_path: pathlib.Path, t5_like: vocabulary.Vocabulary, capsys: pytest.CaptureFixture
+) -> None:
+    spec = f"{t5_like.spec}#line_break=<extra_id_99>"
+    build_store(tmp_path / "store", ["suite_text_word_reverse"], vocabulary=spec, workers=1)
+    opened = open_store(tmp_path / "store")
+    opened.check_vocabulary(vocabulary.load(spec).fingerprint)
+    with pytest.raises(UserError, match="set VOCABULARY to the store's"):
+        opened.check_vocabulary(t5_like.fingerprint)
+    part = next(iter(opened.tasks["suite_text_word_reverse"].parts.values()))[0]
+    stored = [opened.example(part, n)[0] for n in range(20)]
+    assert any("\n" in vocabulary.load(opened.vocabulary).decode(inputs.tolist()) for inputs in stored)
+    capsys.readouterr()
+    options: dict[str, Any] = {"force_vocabulary": True, "lengths": {"inputs": 800, "targets": 8}}
+    plain, marked = (
+        score(tmp_path / name, "gsm8k_cot", vocabulary=words, **options)["suites"]["gsm8k_cot"]
+        for name, words in (("plain", t5_like.spec), ("marked", spec))
+    )
+    said = capsys.readouterr().out.splitlines()
+    assert ["line breaks" in line for line in said if "cannot write" in line] == [True, False]
+    assert plain["spec"] == registry.load("gsm8k_cot", registry.SAMPLE).hash != marked["spec"]
+    header, row = lines(tmp_path / "marked" / "generations" / "gsm8k_cot__gsm8k.jsonl")[:2]
+    assert header["spec"]["line_break"] == "<extra_id_99>" and "\n" in row["prompt"]

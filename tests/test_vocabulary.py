@@ -124,3 +124,26 @@ def test_an_address_without_an_answer_is_a_line_in_seconds():
     with pytest.raises(UserError, match=r"x\.model: no answer within 0.5 s"):
         storage.read(f"http://127.0.0.1:{listening.getsockname()[1]}/x.model", 0.5)
     listening.close()
+
+
+@pytest.mark.parametrize("mark", ["+", "<extra_id_99>"])
+def test_line_breaks_are_kept_by_a_mark_and_come_back(t5_like: vocabulary.Vocabulary, mark: str) -> None:
+    text = "Q: a 5\n\nA: b\nThe answer is 5."
+    assert "\n" not in t5_like.decode(t5_like.encode(text)) and t5_like.line_break == ""
+    marked = vocabulary.load(f"{t5_like.spec}#line_break={mark}")
+    assert (marked.line_break, marked.size) == (mark, t5_like.size) and marked.fingerprint != t5_like.fingerprint
+    assert marked.encode(text) == t5_like.encode(f"Q: a 5 {mark} {mark} A: b {mark} The answer is 5.")
+    assert marked.decode(marked.encode(text)) == text
+    assert marked.encode(text.replace("\n", "\r\n")) == marked.encode(text)
+    theirs = to_seqio(marked)
+    assert theirs.encode(text) == marked.encode(text) == theirs.encode_tf(text).numpy().tolist()
+    assert theirs.decode(marked.encode(text)) == text and theirs != to_seqio(t5_like)
+    assert theirs.decode_tf(theirs.encode_tf(text)).numpy().decode() == text
+
+
+@pytest.mark.parametrize("mark", ["", " ", "n", "{", "｜"])
+def test_a_mark_that_cannot_keep_line_breaks_is_refused(t5_like: vocabulary.Vocabulary, mark: str) -> None:
+    with pytest.raises(UserError, match="cannot mark line breaks"):
+        vocabulary.load(f"{t5_like.spec}#line_break={mark}")
+    with pytest.raises(UserError, match="bytes write line breaks as they are"):
+        vocabulary.load("byte#line_break=+")

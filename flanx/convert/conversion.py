@@ -170,10 +170,14 @@ def write_tokenizer(source: Storage, folder: Storage, vocabulary: str | None, wa
     if vocabulary is not None:
         loaded = vocabularies.load(vocabulary)
         config: dict[str, Any] = {"extra_ids": loaded.extra_ids, "tokenizer_class": "T5Tokenizer"}
-        if vocabulary == "byte":
+        if not isinstance(loaded, vocabularies.SentencePiece):
             config["tokenizer_class"] = "ByT5Tokenizer"
         else:
-            folder.write("spiece.model", storage.read(vocabulary))
+            folder.write("spiece.model", storage.read(loaded.path))
+        if loaded.line_break:
+            print(
+                f"the tokenizer keeps no line breaks: write them as ' {loaded.line_break} ' in prompts, as training did"
+            )
         config |= {"eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
         folder.write("tokenizer_config.json", json.dumps(config, indent=2) + "\n")
         return

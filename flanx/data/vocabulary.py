@@ -3,14 +3,20 @@
     vocabulary = load("byte")                                                      # 259 ids
     vocabulary = load("gs://t5-data/vocabs/cc_all.32000/sentencepiece.model")           # 32,000 pieces + 100 extra ids
     vocabulary = load("gs://t5-data/vocabs/cc_all.32000.100extra/sentencepiece.model")  # 32,100 pieces, no more ids
+    vocabulary = load("t5/sentencepiece.model#line_break=|")                       # the same, line breaks as "|"
 
 In both, 0 is padding, 1 ends a sequence, 2 is the unknown piece. The byte b is the id b + 3. Extra ids are sentinels at
 the end; in a SentencePiece model `<extra_id_0>` has the highest id, as the public T5 checkpoints expect.
+
+T5's and mT5's models turn a line break into a blank. With "#line_break=MARK" each one becomes MARK before a text is
+encoded (`keep_line_breaks`) and a line break again when it is decoded (`restore_line_breaks`): in stores, in training,
+in evaluation and in SeqIO alike, since all of them read the vocabulary that the spec names.
 """
 
 import dataclasses
 import functools
 import hashlib
+import re
 from collections.abc import Iterable
 from typing import Any, Protocol
 
@@ -22,6 +28,19 @@ from flanx.errors import UserError
 PAD_ID, EOS_ID, UNK_ID = 0, 1, 2
 BYTES = 256
 FIRST_BYTE = 3  # the three special ids come first
+
+
+LINE_BREAK = "#line_break="  # in the spec of a SentencePiece model, before the mark
+
+
+def keep_line_breaks(text: str, mark: str) -> str:
+    """`text` with `mark` between blanks for each line break; "" for `mark` leaves the text as it is."""
+    return text.replace("\r\n", "\n").replace("\n", f" {mark} ") if mark else text
+
+
+def restore_line_breaks(text: str, mark: str) -> str:
+    """The inverse of `keep_line_breaks`, but for blanks at line breaks; a `mark` of the text itself becomes one."""
+    return re.sub(rf" *{re.escape(mark)} *", "\n", text) if mark else text
 
 
 class Vocabulary(Protocol):
@@ -40,6 +59,8 @@ class Vocabulary(Protocol):
     @property
     def unk_id(self) -> int: ...
     @property
+    def line_break(self) -> str: ...  # the mark that a line break becomes; "" where the model sees it as it is
+    @property
     def fingerprint(self) -> str: ...  # equal fingerprints mean equal ids for every text
 
     def encode(self, text: str) -> list[int]: ...
@@ -56,6 +77,7 @@ class Bytes:
     pad_id: int = PAD_ID
     eos_id: int = EOS_ID
     unk_id: int = UNK_ID
+    line_break: str = ""
 
     @property
     def size(self) -> int:
@@ -89,9 +111,18 @@ class SentencePiece:
     eos_id: int = EOS_ID
     unk_id: int = UNK_ID
 
+    @property
+    def path(self) -> str:
+        """The path or URL of the model's file."""
+        return self.spec.rpartition(LINE_BREAK)[0] or self.spec
+
+    @property
+    def line_break(self) -> str:
+        return self.spec.rpartition(LINE_BREAK)[2] if LINE_BREAK in self.spec else ""
+
     @functools.cached_property
     def _model(self) -> bytes:
-        model = storage.read(self.spec)
+        model = storage.read(self.path)
         if not model:
             raise UserError(f"{self.spec}: empty file, not a SentencePiece model")
         return model
@@ -127,10 +158,11 @@ class SentencePiece:
 
     @property
     def fingerprint(self) -> str:
-        return f"sentencepiece-{self.extra_ids}-{hashlib.sha256(self._model).hexdigest()}"
+        mark = f"{LINE_BREAK}{self.line_break}" if self.line_break else ""
+        return f"sentencepiece-{self.extra_ids}-{hashlib.sha256(self._model).hexdigest()}{mark}"
 
     def encode(self, text: str) -> list[int]:
-        return self._processor.EncodeAsIds(text)
+        return self._processor.EncodeAsIds(keep_line_breaks(text, self.line_break))
 
     def sequence(self, text: str) -> np.ndarray:
         return np.array([*self.encode(text), EOS_ID], np.int32)
@@ -138,17 +170,21 @@ class SentencePiece:
     def decode(self, ids: Iterable[int]) -> str:
         """The text up to the first end of sequence; ids past the model's end (padded embeddings) are unknown."""
         size = self.size
-        return self._processor.DecodeIds([i if i < size else UNK_ID for i in _until_eos(ids)])
+        text = self._processor.DecodeIds([i if i < size else UNK_ID for i in _until_eos(ids)])
+        return restore_line_breaks(text, self.line_break)
 
 
 def load(spec: str, extra_ids: int | None = None) -> Vocabulary:
     """The vocabulary of a spec: "byte", or the path or URL of a SentencePiece model.
 
     `extra_ids`: how many sentinels are added at the end; by default 0 for bytes, and 100, T5's number, for a
-    SentencePiece model that has none among its own pieces.
+    SentencePiece model that has none among its own pieces. Raises UserError for what is none of these, and for a mark
+    that the model cannot write.
     """
     if not isinstance(spec, str) or not spec:
         raise UserError(f"VOCABULARY is {spec!r}; give 'byte', or the path or URL of a SentencePiece model")
+    if spec.startswith(f"byte{LINE_BREAK}"):
+        raise UserError(f"VOCABULARY is {spec!r}: bytes write line breaks as they are; give 'byte'")
     return _load(spec, extra_ids)
 
 
@@ -160,6 +196,14 @@ def _load(spec: str, extra_ids: int | None) -> Vocabulary:
     if extra_ids is None and not vocabulary.has_sentinels:
         vocabulary = SentencePiece(spec, 100)
     _ = vocabulary.size  # a wrong file is a wrong configuration: say so at once
+    mark = vocabulary.line_break
+    if LINE_BREAK in spec and (
+        not mark.strip() or mark[0].isalnum() or vocabulary.decode(vocabulary.encode("\n")) != "\n"
+    ):
+        raise UserError(
+            f"VOCABULARY {spec}: {mark!r} cannot mark line breaks: it is empty, begins with a letter or digit, or the "
+            "model does not write it; take '|' or a sentinel such as '<extra_id_99>'"
+        )
     return vocabulary
 
 

@@ -76,6 +76,7 @@ class Spec:
       groups: named means over some of the tasks, in addition to the mean over all.
       fallback: how an output of a `cot` suite that announces no answer is read: "conclusion", by its closing sentence
         where that is nothing but an answer, or "none"; see `answers`.
+      line_break: the mark that keeps line breaks of prompts, from the vocabulary (`flanx.data.vocabulary`), or "".
       version: raised when the code that makes prompts or extracts answers changes a result.
     """
 
@@ -102,6 +103,7 @@ class Spec:
     groups: Groups = ()
     version: int = 1
     fallback: str = dataclasses.field(default="conclusion", metadata=ADDED)
+    line_break: str = dataclasses.field(default="", metadata=ADDED)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,6 +113,10 @@ class Suite:
     spec: Spec
     items: tuple[Item, ...]
     data: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def with_line_breaks(self, mark: str) -> "Suite":
+        """The suite for a vocabulary that keeps line breaks by `mark`: what the model reads is part of the hash."""
+        return dataclasses.replace(self, spec=dataclasses.replace(self.spec, line_break=mark))
 
     @property
     def hash(self) -> str:

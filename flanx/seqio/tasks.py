@@ -169,7 +169,8 @@ def _features(vocabulary: Any) -> dict[str, Any]:
 def default_vocabulary() -> Any:
     """FLANX_VOCABULARY ("byte", as in a store, or a SentencePiece model), else the public T5 one; opened when used."""
     named = os.environ.get("FLANX_VOCABULARY", T5_VOCABULARY)
-    return to_seqio(vocabularies.load("byte")) if named == "byte" else seqio.SentencePieceVocabulary(named)
+    is_ours = named == "byte" or vocabularies.LINE_BREAK in named
+    return to_seqio(vocabularies.load(named)) if is_ours else seqio.SentencePieceVocabulary(named)
 
 
 LIVE_PAIRS = 400  # (task, style) pairs above which tf.data takes minutes and gigabytes before the first example
