@@ -18,7 +18,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from flanx import convert, files
-from flanx.convert import flanx_format, scan_layers
+from flanx.convert import flanx_format, orbax_item, scan_layers
 from flanx.errors import UserError
 from flanx.optim import AdafactorState
 from flanx.storage import open_storage
@@ -112,7 +112,7 @@ class Checkpoints:
         while (step := self.latest()) is not None:
             folder = self.folder / f"checkpoint_{step}"
             try:
-                _verify(folder)
+                _verify(folder, folder / "default")
                 return
             except UserError as error:
                 earlier = [s for s in self._manager.all_steps() if s < step]
@@ -183,12 +183,14 @@ class Checkpoints:
         self._manager.close()
 
 
-def _verify(folder: epath.Path) -> None:
-    """Raises UserError where a file of the checkpoint is missing or has changed."""
-    metadata = folder / "default" / "_METADATA"
+def _verify(folder: epath.Path, item: epath.Path) -> None:
+    """Raises UserError where a file of the checkpoint, whose arrays are in `item`, is missing or has changed."""
+    metadata = item / "_METADATA"
     if not metadata.exists() or not metadata.stat().length:
         raise UserError(f"{metadata} is missing or empty: the checkpoint is damaged or half copied; copy it again")
     files.verify_checksums(folder)
+    if not (item / "manifest.ocdbt").exists():
+        orbax_item.read(open_storage(item))  # names the file of an array that is not there
 
 
 def _check_shapes(metadata: Any, wanted: Any, path: str) -> None:
@@ -224,13 +226,15 @@ def save_params(folder: str | os.PathLike, params: Any) -> None:
         writer.save(epath.Path(folder).resolve(), params, force=True)
 
 
-def load_params(path: str | os.PathLike, target: Any) -> Any:
+def load_params(path: str | os.PathLike, target: Any, model: Any = None) -> Any:
     """Parameters placed as `target` (jax.ShapeDtypeStruct with shardings) from a folder.
 
     `path` is what `save_params` wrote, a step folder `.../checkpoint_<step>` of a run, or a run's MODEL_DIR (its newest
     checkpoint); or a checkpoint of T5X or Hugging Face, which is placed without a copy. Raises UserError
-    where there is none of these or a tensor does not fit.
+    where there is none of these, a tensor does not fit, or `model` is not what the checkpoint's config says.
     """
+    if model is not None:
+        convert.expect_model(path, model)
     folder = epath.Path(path)
     if (folder / FOLDER).is_dir():
         latest = Checkpoints(folder).latest()
@@ -238,11 +242,10 @@ def load_params(path: str | os.PathLike, target: Any) -> Any:
             raise UserError(f"no finished checkpoint in {folder / FOLDER}")
         folder = folder / FOLDER / f"checkpoint_{latest}"
     item = folder / "default"
-    if item.is_dir():
-        _verify(folder)
     source = item if item.is_dir() else folder
-    if not (source / "_METADATA").exists():
+    if not (source / "_METADATA").exists() and not item.is_dir():
         return convert.restore(path, target)
+    _verify(folder, source)
     with ocp.PyTreeCheckpointer() as reader:
         metadata = reader.metadata(source.resolve()).item_metadata
         tree = getattr(metadata, "tree", metadata)

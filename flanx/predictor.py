@@ -79,7 +79,7 @@ class Predictor:
                 jax.eval_shape(nn.unbox, boxed),
                 partitioner.shardings(boxed),
             )
-            yield dataclasses.replace(self, params=load_params(checkpoint, target))
+            yield dataclasses.replace(self, params=load_params(checkpoint, target, self.model))
 
     def generate(
         self,

@@ -67,11 +67,14 @@ class Storage:
             return {"driver": "gcs", "bucket": bucket[1], "path": f"{bucket[2]}/" if bucket[2] else ""}
         return f"{self.path}/" if self.is_remote else {"driver": "file", "path": f"{self.path}/"}
 
+    def keys(self) -> set[str]:
+        """Paths of all files below it."""
+        return {key.decode() for key in self._do("list", lambda store: store.list())}
+
     def children(self) -> set[str]:
         """Names of the files and folders in it; empty where it does not exist."""
         if self.is_remote:
-            keys = self._do("list", lambda store: store.list())
-            return {key.decode().partition("/")[0] for key in keys}
+            return {key.partition("/")[0] for key in self.keys()}
         path = Path(self.path)
         return set(os.listdir(path)) if path.is_dir() else set()
 

@@ -220,7 +220,7 @@ def init_state(
             return saved.restore(target), target
         if parent is not None:
             init_from_params = jax.jit(trainer.init_from_params, out_shardings=shardings, donate_argnums=0)
-            return init_from_params(load_params(parent, target.params)), target
+            return init_from_params(load_params(parent, target.params, trainer.model)), target
         return jax.jit(trainer.init, out_shardings=shardings)(), target
 
 

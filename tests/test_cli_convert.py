@@ -375,6 +375,52 @@ def test_parity_fails_on_what_is_not_finite_and_on_one_other_argmax():
     assert logit_parity.compare(logits + 5.0, logits, np.asarray([[0, 1]]), "").difference == pytest.approx(5.0)
 
 
+@pytest.mark.parametrize("form", ["t5x", "flanx", "run"])
+def test_a_chunk_that_is_absent_is_named(tmp_path: pathlib.Path, form: str, capsys):
+    """It would be read as zeros; so looks a copy that was interrupted."""
+    folder = tmp_path / "in"
+    if form == "t5x":
+        t5x.write_legacy(open_storage(folder), draw(ONE_LAYER), 0)
+        chunk = folder / "target.decoder.layers_0.mlp.wo.kernel" / "0.0"
+    else:
+        flanx_format.write(open_storage(folder), draw(ONE_LAYER, optimizer=form == "run"))
+        item = folder / "checkpoints" / "checkpoint_7" / "default" if form == "run" else folder
+        prefix = "params." if form == "run" else ""
+        chunk = item / f"{prefix}decoder.layers_0.mlp.wo.kernel" / "0.0"
+        for record in folder.rglob("flanx_checksums.json"):
+            record.unlink()  # as an older flanx left it
+    chunk.unlink()
+    for arguments in ((folder, tmp_path / "out"), (folder, tmp_path / "out", "--to", "hf")):
+        assert convert(*arguments, *(["--to", "t5x"] if form != "t5x" and len(arguments) == 2 else [])) == 2
+        assert f"{chunk} is missing" in capsys.readouterr().err
+    shapes = {name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in ONE_LAYER.shapes().items()}
+    with pytest.raises(UserError, match="is missing"):
+        checkpoint.load_params(folder, jax.tree.map(spread, nest(shapes)))
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_convert_wrote_is_compared_with_its_record(theirs: pathlib.Path, tmp_path: pathlib.Path, capsys):
+    assert convert(theirs, tmp_path / "hf", "--to", "hf") == 0
+    note = json.loads((tmp_path / "hf" / "flanx_convert.json").read_text())
+    assert note["source"] == "checkpoint_7"  # no path of this machine
+    weights = tmp_path / "hf" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    assert convert(tmp_path / "hf", tmp_path / "out") == 2
+    error = capsys.readouterr().err
+    assert "its flanx_convert.json says" in error and note["fingerprint"] in error
+    with pytest.raises(UserError, match="it is damaged or was changed"):
+        flanx.convert.expect_parent(tmp_path / "hf", None)
+    assert convert(theirs, tmp_path / "run") == 0
+    chunk = tmp_path / "run/checkpoints/checkpoint_7/default/params.decoder.decoder_norm.scale/0"
+    content = bytearray(chunk.read_bytes())
+    content[5] ^= 1
+    chunk.write_bytes(content)
+    assert convert(tmp_path / "run", tmp_path / "out", "--to", "hf") == 2
+    assert f"{chunk} has changed" in capsys.readouterr().err
+
+
 def test_a_source_that_is_damaged_leaves_nothing_behind(theirs: pathlib.Path, tmp_path: pathlib.Path, capsys):
     damaged = theirs / "target.decoder.layers_0.mlp.wo.kernel" / "0.0"
     damaged.write_bytes(damaged.read_bytes()[:40])

@@ -1,3 +1,4 @@
+import dataclasses
 import importlib.util
 import json
 import os
@@ -9,11 +10,13 @@ import numpy as np
 import pytest
 
 import flanx.convert
+from flanx import checkpoint
+from flanx.cli import main
 from flanx.convert import hf, safetensor
 from flanx.convert.lazy_tensor import BFLOAT16, in_memory, parameters
 from flanx.errors import UserError
 from flanx.storage import open_storage
-from tests.convert_case import PLAIN_TIED, SMALL, assert_same, draw, values
+from tests.convert_case import ONE_LAYER, PLAIN_TIED, SMALL, assert_same, draw, values
 
 SIZES = pytest.mark.parametrize("sizes", [SMALL, PLAIN_TIED], ids=["gated untied", "plain tied"])
 
@@ -198,6 +201,103 @@ def test_a_head_that_config_ties_and_the_file_does_not_is_refused(tmp_path: path
         flanx.convert.open_checkpoint(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"layer_norm_epsilon": 1e-5}, "layer_norm_epsilon is 1e-05, flanx's T5 has 1e-06"),
+        ({"relative_attention_max_distance": 256}, "relative_attention_max_distance is 256"),
+        ({"relative_attention_num_buckets": 64}, "relative_attention_num_buckets is 64"),
+        ({"pad_token_id": 3}, "pad_token_id is 3"),
+        ({"eos_token_id": 2}, "eos_token_id is 2"),
+        ({"is_encoder_decoder": False}, "is_encoder_decoder is False"),
+        ({"forced_bos_token_id": 250004}, "forced_bos_token_id is 250004"),
+        ({"quantization_config": {"load_in_8bit": True}}, "quantization_config is"),
+        ({"feed_forward_proj": "gated-swish"}, "feed_forward_proj is 'gated-swish'"),
+        ({"dense_act_fn": "silu"}, "dense_act_fn is 'silu', but feed_forward_proj 'gated-gelu' is 'gelu_new'"),
+        ({"is_gated_act": False}, "is_gated_act is False"),
+        ({"decoder_start_token_id": 160}, "decoder_start_token_id is 160, not one of 160 tokens"),
+        ({"decoder_start_token_id": 5}, "decoder_start_token_id is 5 in config.json and 0 in generation_config.json"),
+        ({"layer_norm_epsilom": 1e-6}, "does not know 'layer_norm_epsilom'; did you mean 'layer_norm_epsilon'"),
+    ],
+)
+def test_a_config_that_says_another_computation_is_refused_by_name(tmp_path: pathlib.Path, change, message: str):
+    write(tmp_path)
+    edit_config(tmp_path, **change)
+    if "generation_config" not in message:
+        (tmp_path / "generation_config.json").unlink()
+    with pytest.raises(UserError, match=message):
+        flanx.convert.open_checkpoint(tmp_path)
+
+
+def test_configs_as_they_are_published_are_read(tmp_path: pathlib.Path):
+    """Fields of t5-small, flan-t5, mt5, byt5 and madlad400 that change no logit."""
+    write(tmp_path)
+    edit_config(
+        tmp_path, n_positions=512, output_past=True, task_specific_params={"summarization": {"num_beams": 4}},
+        gradient_checkpointing=False, tokenizer_class="T5Tokenizer", transformers_version="4.23.1", use_cache=True,
+        dense_act_fn="gelu_new", is_gated_act=True, classifier_dropout=0.0, initializer_factor=1.0, dropout_rate=0.0,
+        relative_attention_max_distance=128, torch_dtype="float32", pruned_heads={}, num_beams=1,
+    )  # fmt: skip
+    assert_same(flanx.convert.open_checkpoint(tmp_path).tensors, draw())
+
+
+OTHER_ACTIVATIONS = pytest.mark.parametrize("name", ["gated-silu", "gated-relu"])
+
+
+@OTHER_ACTIVATIONS
+def test_a_model_that_would_compute_another_function_is_refused_with_the_repair(tmp_path: pathlib.Path, name: str):
+    write(tmp_path / "hf", decoder_start_token_id=5, feed_forward_proj=name)
+    assert main.main(["convert", str(tmp_path / "hf"), str(tmp_path / "ours")]) == 0
+    model = SMALL.model()
+    for path in (tmp_path / "hf", tmp_path / "ours"):
+        with pytest.raises(UserError, match=r"bind t5.T5.decoder_start_token_id = 5"):
+            checkpoint.load_params(path, None, model)
+        right = dataclasses.replace(model, decoder_start_token_id=5)
+        with pytest.raises(UserError, match=rf"bind t5.T5.mlp_activations = \('{name[6:]}', 'linear'\)"):
+            checkpoint.load_params(path, None, right)
+    assert main.main(["convert", str(tmp_path / "ours"), str(tmp_path / "back"), "--to", "hf"]) == 0
+    config = json.loads((tmp_path / "back" / "config.json").read_text())
+    assert (config["decoder_start_token_id"], config["feed_forward_proj"]) == (5, name)
+
+
+@OTHER_ACTIVATIONS
+def test_verify_holds_with_another_activation_and_first_token(tmp_path: pathlib.Path, name: str, capsys):
+    pytest.importorskip("transformers", reason="transformers is in the extra hf")
+    write(tmp_path / "hf", ONE_LAYER, draw(ONE_LAYER), decoder_start_token_id=5, feed_forward_proj=name)
+    assert main.main(["convert", str(tmp_path / "hf"), str(tmp_path / "ours"), "--verify"]) == 0
+    assert "argmax agreement 100.00%: the same" in capsys.readouterr().out
+
+
+def renamed(folder: pathlib.Path, **names: str) -> None:
+    """Gives tensors of a folder other names; none for a name drops the tensor."""
+
+    def change(tensors):
+        for old, new in names.items():
+            tensor = tensors.pop(old.replace("_weight", ".weight"))
+            for name in new.split():
+                tensors[name] = tensor
+
+    edit(folder, change)
+
+
+COPY = "encoder.embed_tokens.weight", "decoder.embed_tokens.weight"
+
+
+@pytest.mark.parametrize("names", [*COPY, " ".join(COPY), f"shared.weight {COPY[0]}"])
+@pytest.mark.parametrize("sizes", [SMALL, PLAIN_TIED], ids=["own head", "tied head"])
+def test_a_table_under_any_of_its_names_is_read(tmp_path: pathlib.Path, sizes, names: str):
+    """MADLAD-400 has it as decoder.embed_tokens; safetensors' save_model keeps whichever comes first."""
+    write(tmp_path, sizes)
+    renamed(tmp_path, shared_weight=names)
+    assert_same(flanx.convert.open_checkpoint(tmp_path).tensors, draw(sizes))
+
+
+def test_a_tied_table_may_have_the_name_of_the_head_alone(tmp_path: pathlib.Path):
+    write(tmp_path, PLAIN_TIED)
+    renamed(tmp_path, shared_weight="lm_head.weight")
+    assert_same(flanx.convert.open_checkpoint(tmp_path).tensors, draw(PLAIN_TIED))
+
+
 def test_other_models_and_damaged_files_are_refused(tmp_path: pathlib.Path):
     write(tmp_path)
     whole = (tmp_path / "model.safetensors").read_bytes()
@@ -254,7 +354,6 @@ def test_no_torch_transformers_tensorflow_or_t5x_is_imported(tmp_path: pathlib.P
 
 def test_transformers_loads_the_folder_its_generation_config_and_its_tokenizer(tmp_path: pathlib.Path, capsys):
     transformers = pytest.importorskip("transformers", reason="transformers is in the extra hf")
-    from flanx.cli import main
     from flanx.data import vocabulary
 
     write(tmp_path / "hf", SMALL)
@@ -321,6 +420,7 @@ def test_files_outside_the_folder_pipes_and_absurd_sizes_are_refused(tmp_path: p
         edit_config(folder, num_layers=layers)
         with pytest.raises(UserError, match=message):
             hf.read(open_storage(folder))
+    edit_config(folder, num_layers=2)
     weights = folder / "model.safetensors"
     weights.rename(tmp_path / "outside.safetensors")
     index = folder / "model.safetensors.index.json"

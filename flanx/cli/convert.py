@@ -4,7 +4,8 @@ import argparse
 
 from flanx.convert.conversion import Conversion
 from flanx.convert.formats import KINDS, open_checkpoint
-from flanx.convert.logit_parity import ACTIVATIONS, GOLDEN
+from flanx.convert.hf import ACTIVATIONS
+from flanx.convert.logit_parity import GOLDEN
 from flanx.errors import UserError
 from flanx.settings import path_flag
 from flanx.storage import open_storage

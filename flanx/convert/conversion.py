@@ -16,7 +16,7 @@ import flanx
 from flanx import storage
 from flanx.convert import flanx_format, hf, logit_parity, scan_layers, t5x
 from flanx.convert.flanx_format import NOTE
-from flanx.convert.formats import OpenCheckpoint, open_checkpoint
+from flanx.convert.formats import OpenCheckpoint, expect_fingerprint, open_checkpoint
 from flanx.convert.lazy_tensor import BFLOAT16, STATE, TARGET, LazyTensor, fingerprint, in_memory, parameters
 from flanx.data import vocabulary as vocabularies
 from flanx.errors import UserError
@@ -66,6 +66,8 @@ class Conversion:
         if verify_with is not None:
             self.source.t5_sizes()
             logit_parity.expect_reference(verify_with)
+        if self.source.note:
+            expect_fingerprint(self.source, fingerprint(self.source.tensors))
         dtype = DTYPES[self.dtype]
         source = dataclasses.replace(
             self.source,
@@ -80,7 +82,7 @@ class Conversion:
             written = self._write(source, folder)
             mark = fingerprint(written.tensors)
             note: dict[str, Any] = {
-                "source": str(self.source.given),
+                "source": str(self.source.given) if self.source.given.is_remote else self.source.given.name,
                 "from": source.kind,
                 "to": self.kind,
                 "dtype": self.dtype,

@@ -94,6 +94,7 @@ def write(folder: Storage, tensors: LazyTensors) -> None:
     moments = {m.groups(): tensor for name, tensor in tensors.items() if (m := _PARAM_STATE.fullmatch(name))}
     if not moments:
         orbax_item.write(folder, [(tuple(name.split("/")), tensor) for name, tensor in params.items()])
+        _seal(folder)
         return
     step = int(tensors[STEP].read())
     if FOLDER in folder.children():
@@ -116,3 +117,10 @@ def write(folder: Storage, tensors: LazyTensors) -> None:
     }
     record |= {"init_timestamp_nsecs": now, "commit_timestamp_nsecs": now}
     step_folder.write("_CHECKPOINT_METADATA", json.dumps(record))
+    _seal(step_folder)
+
+
+def _seal(folder: Storage) -> None:
+    """Records the checksums of a folder on a local disk."""
+    if not folder.is_remote:
+        files.write_checksums(folder.local())

@@ -14,6 +14,7 @@ from flanx.convert.flanx_format import NOTE
 from flanx.convert.lazy_tensor import STATE, TARGET, LazyTensor, fingerprint, flatten, nest, parameters
 from flanx.convert.t5_shapes import T5Sizes, check, infer, is_t5
 from flanx.errors import UserError, nearest
+from flanx.models.t5 import T5
 from flanx.storage import Storage, open_storage
 
 KINDS = ("t5x", "hf", "flanx")
@@ -30,6 +31,7 @@ class OpenCheckpoint:
       sizes: sizes, if it is a T5; None for another model.
       config: what Hugging Face's config.json says of the model beyond sizes; empty where it is not recorded.
       given: the folder that was asked for, which may hold tokenizer files.
+      note: what `flanx convert` recorded of it, where it wrote it.
     """
 
     kind: str
@@ -38,6 +40,7 @@ class OpenCheckpoint:
     sizes: T5Sizes | None
     config: Mapping[str, Any]
     given: Storage
+    note: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def t5_sizes(self) -> T5Sizes:
         """Sizes. Raises UserError for a model that is not a T5."""
@@ -82,7 +85,7 @@ def open_checkpoint(path: str | os.PathLike, kind: str = "auto", optimizer: bool
         raise UserError(f"no checkpoint format '{kind}'{nearest(kind, KINDS)}")
     if kind == "hf":
         contents = hf.read(given)
-        return OpenCheckpoint(kind, given, contents.tensors, contents.sizes, contents.config, given)
+        return OpenCheckpoint(kind, given, contents.tensors, contents.sizes, contents.config, given, read_note(given))
     if kind == "t5x":
         folder = t5x.step_folder(given)
         in_orbax = "state" in folder.children()
@@ -98,8 +101,46 @@ def open_checkpoint(path: str | os.PathLike, kind: str = "auto", optimizer: bool
     sizes = infer(tensors, folder) if is_t5(tensors) else None
     if sizes is not None:
         check(tensors, sizes, folder)
-    note = given.read_json(NOTE) if NOTE in given.children() else {}
-    return OpenCheckpoint(kind, folder, tensors, sizes, note.get("config", {}), given)
+    note = read_note(given)
+    return OpenCheckpoint(kind, folder, tensors, sizes, note.get("config", {}), given, note)
+
+
+def read_note(folder: Storage) -> dict[str, Any]:
+    """What `flanx convert` recorded in a folder that it wrote; empty for any other."""
+    note = folder.read_json(NOTE) if NOTE in folder.children() else {}
+    if not isinstance(note, dict) or not isinstance(note.get("config", {}), dict):
+        raise UserError(f"{folder}/{NOTE} is damaged: it is no record of `flanx convert`; remove it or convert again")
+    return note
+
+
+def expect_model(path: str | os.PathLike, model: Any) -> None:
+    """Raises UserError where a T5 would not compute what the checkpoint's config says, which no tensor shows."""
+    folder = open_storage(path)
+    if folder.parent.name == flanx_format.FOLDER:  # the step of a run
+        folder = folder.parent.parent
+    config = hf.read_config(folder) if "config.json" in folder.children() else read_note(folder).get("config", {})
+    if not isinstance(model, T5) or not config:
+        return
+    named = {"decoder_start_token_id": hf.start_token(config)}
+    if "model_type" in config or "feed_forward_proj" in config:
+        named["mlp_activations"] = hf.ACTIVATIONS.get(hf.feed_forward(config))
+    for field, wanted in named.items():
+        if getattr(model, field) != wanted:
+            raise UserError(
+                f"{folder} was trained with {field} = {wanted!r}, the model has {getattr(model, field)!r}; "
+                f"bind t5.T5.{field} = {wanted!r}"
+            )
+
+
+def expect_fingerprint(source: OpenCheckpoint, actual: str) -> None:
+    """Raises UserError where a checkpoint is not what `flanx convert` recorded when it wrote it."""
+    wanted, is_later = source.note.get("fingerprint"), f"{STATE}step" in source.tensors
+    if wanted in (None, actual) or (is_later and source.step != source.note.get("step")):
+        return
+    raise UserError(
+        f"{source.folder} has fingerprint {actual}, its {NOTE} says {wanted}: it is damaged or was changed; "
+        f"convert again, or remove {NOTE} if the change is meant"
+    )
 
 
 def restore(path: str | os.PathLike | OpenCheckpoint, target: Any) -> Any:
@@ -142,6 +183,7 @@ def expect_parent(path: str | os.PathLike | OpenCheckpoint, wanted: str | None) 
     source = path if isinstance(path, OpenCheckpoint) else open_checkpoint(path, optimizer=False)
     actual = fingerprint(source.tensors) if jax.process_index() == 0 else "00" * 32
     actual = bytes(multihost_utils.broadcast_one_to_all(np.frombuffer(bytes.fromhex(actual), np.uint8))).hex()
+    expect_fingerprint(source, actual)
     if wanted is not None and actual != wanted:
         raise UserError(
             f"{source.folder} has fingerprint {actual}, but the recipe's parent is {wanted}; "

@@ -66,6 +66,48 @@ TOKENIZER_FILES = (
     "added_tokens.json",
 )
 MODEL_TYPES = {"t5": "T5", "mt5": "MT5", "umt5": "UMT5"}  # config.json's model_type -> transformers' class
+ACTIVATIONS = {  # feed_forward_proj -> flanx's mlp_activations
+    "gated-gelu": ("gelu", "linear"),
+    "gated-gelu_new": ("gelu", "linear"),
+    "gated-silu": ("silu", "linear"),
+    "gated-relu": ("relu", "linear"),
+    "relu": ("relu",),
+    "silu": ("silu",),
+    "gelu_new": ("gelu",),
+}
+# what config.json may say of the computation beside sizes and activation, and what flanx computes
+_COMPUTED: Mapping[str, Any] = {
+    "layer_norm_epsilon": 1e-6,
+    "relative_attention_num_buckets": 32,
+    "relative_attention_max_distance": 128,
+    "pad_token_id": 0,
+    "eos_token_id": 1,
+    "is_encoder_decoder": True,
+    "is_decoder": False,
+    "add_cross_attention": False,
+    "tie_encoder_decoder": False,
+} | dict.fromkeys(
+    (
+        *("auto_map", "bad_words_ids", "begin_suppress_tokens", "cross_attention_hidden_size", "forced_bos_token_id"),
+        *("forced_eos_token_id", "pruned_heads", "quantization_config", "suppress_tokens"),
+    )
+)
+_SIZES = ("vocab_size", "d_model", "num_heads", "d_kv", "d_ff", "num_layers", "num_decoder_layers")
+_READ = ("decoder_start_token_id", "dense_act_fn", "feed_forward_proj", "is_gated_act", "model_type",
+         "scale_decoder_outputs", "tie_word_embeddings")  # fmt: skip
+# fields that change no logit: of training, of transformers' own decoding and of its bookkeeping
+_FREE = frozenset((
+    "_attn_implementation", "_attn_implementation_autoset", "_commit_hash", "_name_or_path", "architectures",
+    "attn_implementation", "bos_token_id", "chunk_size_feed_forward", "classifier_dropout", "diversity_penalty",
+    "do_sample", "dropout_rate", "dtype", "early_stopping", "encoder_no_repeat_ngram_size",
+    "exponential_decay_length_penalty", "finetuning_task", "gradient_checkpointing", "id2label",
+    "initializer_factor", "label2id", "length_penalty", "max_length", "max_new_tokens", "min_length", "n_positions",
+    "no_repeat_ngram_size", "num_beam_groups", "num_beams", "num_labels", "num_return_sequences",
+    "output_attentions", "output_hidden_states", "output_past", "output_scores", "prefix", "problem_type",
+    "remove_invalid_values", "repetition_penalty", "return_dict", "return_dict_in_generate", "scalable_attention",
+    "sep_token_id", "task_specific_params", "temperature", "tf_legacy_loss", "tokenizer_class", "top_k", "top_p",
+    "torch_dtype", "torchscript", "transformers_version", "typical_p", "use_bfloat16", "use_cache",
+))  # fmt: skip
 _MT5_VOCAB_SIZE = 250_112  # no other T5 has it; T5X's checkpoints do not say what they are
 _SHARD_BYTES = 5 * 10**9
 
@@ -126,14 +168,8 @@ def read(folder: Storage) -> Contents:
     Raises UserError for a model that is not a T5, and for a tensor that is unknown, missing, mis-shaped or a copy that
     is not equal.
     """
-    path = folder.local()
-    config = folder.read_json("config.json")
-    if not isinstance(config, dict):
-        raise UserError(f"{folder}/config.json is no dict; download it again")
-    if config.get("model_type") not in MODEL_TYPES:
-        known = ", ".join(MODEL_TYPES)
-        raise UserError(f"{folder}/config.json: model_type '{config.get('model_type')}'; flanx converts {known}")
-    files = _open(path)
+    path, config = folder.local(), read_config(folder)
+    files = _with_table(_open(path), config)
     tensors: dict[str, LazyTensor] = {}
     for name, tensor in files.items():
         if name in COPIES or name in UNUSED:
@@ -146,18 +182,103 @@ def read(folder: Storage) -> Contents:
         if name in files:
             _expect_equal(files[name], files.get("shared.weight"), name, folder)
     _resolve_head(tensors, files, config, folder)
-    absent = [key for key in ("vocab_size", "d_model", "num_heads", "d_kv", "d_ff", "num_layers") if key not in config]
-    if absent:
-        raise UserError(f"{folder}/config.json has no '{absent[0]}'; download it again")
-    for key in ("vocab_size", "d_model", "num_heads", "d_kv", "d_ff", "num_layers", "num_decoder_layers"):
-        value = config.get(key)
-        if value is not None and (type(value) is not int or value < 1):
-            raise UserError(f"{folder}/config.json: {key} is {value!r}, not a size; download it again")
-        if value is not None and key.endswith("_layers") and value > len(files):
-            raise UserError(f"{folder}/config.json: {key} is {value}, but the folder has {len(files)} tensors in all")
+    for key in ("num_layers", "num_decoder_layers"):
+        if (config.get(key) or 1) > len(files):
+            raise UserError(
+                f"{folder}/config.json: {key} is {config[key]}, but the folder has {len(files)} tensors in all"
+            )
     sizes = _sizes(config, TARGET + "decoder/logits_dense/kernel" not in tensors)
     check(tensors, sizes, folder)
     return Contents(tensors, sizes, config)
+
+
+def read_config(folder: Storage) -> dict[str, Any]:
+    """config.json of a folder. Raises UserError for the first field that says another computation than flanx's."""
+    config = folder.read_json("config.json")
+    if not isinstance(config, dict):
+        raise UserError(f"{folder}/config.json is no dict; download it again")
+    if config.get("model_type") not in MODEL_TYPES:
+        known = ", ".join(MODEL_TYPES)
+        raise UserError(f"{folder}/config.json: model_type '{config.get('model_type')}'; flanx converts {known}")
+    if "generation_config.json" in folder.children():
+        _take_generation_config(config, folder)
+    _check_config(config, folder)
+    return config
+
+
+def _take_generation_config(config: dict[str, Any], folder: Any) -> None:
+    """Takes the first token of decoding from generation_config.json, which transformers goes by."""
+    generation = folder.read_json("generation_config.json")
+    start = generation.get("decoder_start_token_id") if isinstance(generation, dict) else None
+    given = config.get("decoder_start_token_id")
+    if start is not None and given not in (None, start):
+        raise UserError(
+            f"{folder}: decoder_start_token_id is {given!r} in config.json and {start!r} in generation_config.json; "
+            "make both the one that the model was trained with"
+        )
+    if start is not None:
+        config["decoder_start_token_id"] = start
+
+
+def _check_config(config: Mapping[str, Any], folder: Any) -> None:
+    """Raises UserError for the first field that flanx does not know, or that says another computation than flanx's."""
+    where = f"{folder}/config.json"
+    for key in _SIZES:
+        value = config.get(key)
+        if value is None and key == "num_decoder_layers":
+            continue
+        if key not in config:
+            raise UserError(f"{where} has no '{key}'; download it again")
+        if type(value) is not int or value < 1:
+            raise UserError(f"{where}: {key} is {value!r}, not a size; download it again")
+    known = {*_COMPUTED, *_SIZES, *_READ, *_FREE}
+    for key, value in config.items():
+        if key not in known:
+            raise UserError(
+                f"{where}: flanx does not know '{key}'{nearest(key, known)}; take it out if no logit depends on it"
+            )
+        if key in _COMPUTED and value not in (None, _COMPUTED[key], {}, []):
+            raise UserError(
+                f"{where}: {key} is {value!r}, flanx's T5 has {_COMPUTED[key]!r}: it would compute another model"
+            )
+    projection, start = feed_forward(config), start_token(config)
+    if projection not in ACTIVATIONS:
+        raise UserError(f"{where}: feed_forward_proj is {projection!r}; flanx has {', '.join(ACTIVATIONS)}")
+    if type(start) is not int or not 0 <= start < config["vocab_size"]:
+        raise UserError(f"{where}: decoder_start_token_id is {start!r}, not one of {config['vocab_size']} tokens")
+    # transformers makes these two of feed_forward_proj, but takes them from the file where it has them
+    function = {"gelu": "gelu_new"}.get(ACTIVATIONS[projection][0], ACTIVATIONS[projection][0])
+    for key, wanted in (("dense_act_fn", function), ("is_gated_act", len(ACTIVATIONS[projection]) > 1)):
+        if config.get(key, wanted) != wanted:
+            raise UserError(f"{where}: {key} is {config[key]!r}, but feed_forward_proj {projection!r} is {wanted!r}")
+
+
+def feed_forward(config: Mapping[str, Any]) -> Any:
+    """feed_forward_proj of a config.json, by the default of its model where it is not there."""
+    return config.get("feed_forward_proj", "relu" if config.get("model_type", "t5") == "t5" else "gated-gelu")
+
+
+def start_token(config: Mapping[str, Any]) -> Any:
+    """The first token of decoding of a config.json."""
+    value = config.get("decoder_start_token_id")
+    return 0 if value is None else value
+
+
+def _is_scaled(config: Mapping[str, Any]) -> bool:
+    """Whether the logits are scaled by d_model**-0.5, as a config.json of any release says it."""
+    scale = config.get("scale_decoder_outputs")
+    is_tied = config.get("tie_word_embeddings") is not False
+    return config["model_type"] != "mt5" and (is_tied if scale is None else bool(scale))
+
+
+def _with_table(files: LazyTensors, config: Mapping[str, Any]) -> dict[str, LazyTensor]:
+    """The tensors with the table of embeddings as `shared.weight`, whichever of its names the files have.
+
+    `safetensors.torch.save_model` and transformers keep one of several equal tensors, not always that one.
+    """
+    names = [*COPIES, *(["lm_head.weight"] if config.get("tie_word_embeddings") is not False else [])]
+    copy = next((name for name in names if name in files), None)
+    return dict(files) if "shared.weight" in files or copy is None else {**files, "shared.weight": files[copy]}
 
 
 def _resolve_head(tensors: dict[str, LazyTensor], files: LazyTensors, config: Mapping[str, Any], folder: Any) -> None:
@@ -165,9 +286,7 @@ def _resolve_head(tensors: dict[str, LazyTensor], files: LazyTensors, config: Ma
 
     Hugging Face has two switches, the scale and the tie, and releases differ in which of them config.json states.
     """
-    scaled = config["model_type"] != "mt5" and config.get(
-        "scale_decoder_outputs", config.get("tie_word_embeddings", True)
-    )
+    scaled = _is_scaled(config)
     head = TARGET + "decoder/logits_dense/kernel"
     embedding = tensors.get(TARGET + "token_embedder/embedding")
     if scaled and head in tensors:
@@ -201,7 +320,7 @@ def _sizes(config: Mapping[str, Any], tied: bool) -> T5Sizes:
         mlp_dim=config["d_ff"],
         num_encoder_layers=config["num_layers"],
         num_decoder_layers=config.get("num_decoder_layers") or config["num_layers"],
-        gated=config.get("feed_forward_proj", "relu").startswith("gated"),
+        gated=len(ACTIVATIONS[feed_forward(config)]) > 1,
         tied=tied,
         num_buckets=config.get("relative_attention_num_buckets", 32),
         layer_bias=config["model_type"] == "umt5",

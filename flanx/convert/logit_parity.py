@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from flanx.convert import hf
 from flanx.convert.formats import OpenCheckpoint
 from flanx.convert.lazy_tensor import nest, parameters
 from flanx.convert.t5_shapes import T5Sizes
@@ -19,13 +20,6 @@ from flanx.storage import Storage
 GOLDEN = "parity.npz"  # prompts and transformers' logits, left next to a result for machines without transformers
 TOLERANCE = 1e-4  # of the largest |logit|: float32 sums in another order; a wrong transpose or scale gives about 1
 _LENGTHS = ((24, 10), (17, 7), (24, 3), (5, 10))  # (inputs, targets) of each prompt; unequal, so that masks count
-ACTIVATIONS = {  # Hugging Face's feed_forward_proj -> flanx's mlp_activations
-    "gated-gelu": ("gelu", "linear"),
-    "gated-gelu_new": ("gelu", "linear"),
-    "gated-silu": ("silu", "linear"),
-    "relu": ("relu",),
-    "gelu_new": ("gelu",),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,14 +69,10 @@ def shifted(targets: np.ndarray) -> np.ndarray:
 
 def model(sizes: T5Sizes, config: dict[str, Any]) -> t5.T5:
     """flanx's T5 of these sizes; `config` is Hugging Face's config.json as far as it is known."""
-    projection = config.get("feed_forward_proj", "gated-gelu" if sizes.gated else "relu")
-    if projection not in ACTIVATIONS:
-        raise UserError(
-            f"feed_forward_proj '{projection}' is not implemented in flanx; known are {', '.join(ACTIVATIONS)}"
-        )
-    if sizes.num_buckets != 32 or config.get("relative_attention_max_distance", 128) != 128:
+    if sizes.num_buckets != 32:
         raise UserError("flanx's T5 has 32 relative-position buckets up to distance 128; this checkpoint has others")
-    return sizes.model(ACTIVATIONS[projection])
+    activations = hf.ACTIVATIONS[config.get("feed_forward_proj", "gated-gelu" if sizes.gated else "relu")]
+    return dataclasses.replace(sizes.model(activations), decoder_start_token_id=hf.start_token(config))
 
 
 def flanx_logits(
@@ -106,7 +96,7 @@ def has_transformers() -> bool:
 
 
 def transformers_logits(folder: Path, inputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Logits of transformers' model in `folder`."""
+    """Logits of transformers' model in `folder`, whose config.json names the first token of decoding."""
     import torch  # noqa: PLC0415  the extra `hf`
     import transformers  # noqa: PLC0415
 
@@ -114,6 +104,7 @@ def transformers_logits(folder: Path, inputs: np.ndarray, targets: np.ndarray) -
     transformers.utils.logging.set_verbosity_error()  # it warns of every head that is not tied, which is T5.1.1's
     reference = transformers.AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32).eval()
     tokens, teacher = torch.from_numpy(inputs).long(), torch.from_numpy(shifted(targets)).long()
+    teacher[:, 0] = reference.config.decoder_start_token_id or 0
     with torch.no_grad():
         result = reference(input_ids=tokens, attention_mask=(tokens > 0).long(), decoder_input_ids=teacher)
     return result.logits.float().numpy()

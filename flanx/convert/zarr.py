@@ -31,7 +31,7 @@ def open_arrays(
     opening = {
         name: ts.open(spec(folder, array, ocdbt, zarr3), open=True, context=_CONTEXT) for name, array in arrays.items()
     }
-    tensors = {}
+    tensors, keys = {}, None if ocdbt or zarr3 else folder.keys()
     for name, future in opening.items():
         try:
             store = future.result()
@@ -39,8 +39,26 @@ def open_arrays(
             raise UserError(
                 f"{folder}: '{name}' cannot be opened ({brief(error)}); the checkpoint is incomplete, copy it again"
             ) from error
+        if keys is not None:
+            _expect_chunks(store, arrays[name], keys, folder)
         tensors[name] = LazyTensor(tuple(store.shape), store.dtype.numpy_dtype, _reader(store, name, folder))
     return tensors
+
+
+def _expect_chunks(store: ts.TensorStore, array: str, keys: set[str], folder: Storage) -> None:
+    """Raises UserError naming the first chunk that is not there: it would be read as zeros.
+
+    T5X and Orbax write every chunk, those of zeros too, where the array has no fill value.
+    """
+    metadata = store.spec().to_json()["metadata"]
+    if metadata.get("fill_value") is not None:
+        return
+    counts = [-(-n // size) for n, size in zip(metadata["shape"], metadata["chunks"], strict=True)]
+    separator = metadata.get("dimension_separator", ".")
+    for index in np.ndindex(*counts):
+        key = f"{array}/{separator.join(map(str, index)) or '0'}"
+        if key not in keys:
+            raise UserError(f"{folder}/{key} is missing: the checkpoint is incomplete; copy it again")
 
 
 def _reader(store: ts.TensorStore, name: str, folder: Storage):

@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
+from flanx.errors import UserError
 from flanx.models import Cache, Params
 from flanx.models.layers import (
     ACTIVATIONS,
@@ -33,6 +34,7 @@ from flanx.models.layers import (
 )
 
 RELATIVE_BIASES = ("stack", "layer")
+YOUNGER = ("relative_bias", "decoder_start_token_id")  # fields that the first version of T5 did not have
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,7 +45,7 @@ class T5(LinenModel):
       mlp_activations: one product per entry; ("gelu", "linear") is T5.1.1's gated MLP, ("relu",) T5.1.0's plain one.
       tied_head: logits from the embedding table (T5.1.0) instead of a head of their own.
       relative_bias: "stack", one table for all layers of a stack, or "layer", one in each (T5X's scalable_t5, umT5).
-        Left out of a run's identity (`repr`), which the number of parameters tells as well.
+      decoder_start_token_id: the first token of the decoder's inputs: T5's 0, or what a Hugging Face config names.
     """
 
     vocab_size: int = 32_128
@@ -56,6 +58,7 @@ class T5(LinenModel):
     mlp_activations: tuple[str, ...] = ("gelu", "linear")
     tied_head: bool = False
     relative_bias: str = dataclasses.field(default="stack", repr=False)
+    decoder_start_token_id: int = dataclasses.field(default=0, repr=False)
 
     packing: ClassVar[str] = "encoder_decoder"
     features: ClassVar[tuple[str, ...]] = (
@@ -70,7 +73,16 @@ class T5(LinenModel):
         for activation in self.mlp_activations:
             check_name("mlp_activations", activation, tuple(ACTIVATIONS))
         check_name("relative_bias", self.relative_bias, RELATIVE_BIASES)
+        if not 0 <= self.decoder_start_token_id < self.vocab_size:
+            start, size = self.decoder_start_token_id, self.vocab_size
+            raise UserError(f"decoder_start_token_id = {start} is not one of the {size} tokens (0 to {size - 1})")
         super().__post_init__()
+
+    def __repr__(self) -> str:
+        """A run's identity; what older runs did not have is left out at its default, so that those keep theirs."""
+        fields = dataclasses.fields(self)
+        shown = [f for f in fields if f.repr or (f.name in YOUNGER and getattr(self, f.name) != f.default)]
+        return f"T5({', '.join(f'{f.name}={getattr(self, f.name)!r}' for f in shown)})"
 
     @functools.cached_property
     def module(self) -> "Transformer":
@@ -78,10 +90,10 @@ class T5(LinenModel):
         return Transformer(self)
 
     def prefill(self, params: Params, inputs: Array, max_new: int) -> tuple[Cache, Array]:
-        """Encodes inputs int32 [b, s], 0 = padding; the first step's tokens are 0, T5's start of targets."""
+        """Encodes inputs int32 [b, s], 0 = padding; the first step's tokens are `decoder_start_token_id`."""
         module, variables = self.unrolled(params)
         cache = module.apply(variables, inputs, max_new, method="prefill")
-        return cache, jnp.zeros(inputs.shape[:1], jnp.int32)
+        return cache, jnp.full(inputs.shape[:1], self.decoder_start_token_id, jnp.int32)
 
     def _matrices(self) -> tuple[int, int, int]:
         """Weights of one attention, one MLP, one head."""
@@ -288,6 +300,9 @@ class Transformer(nn.Module):
 
     def __call__(self, inputs: Array, input_segments: Array, targets: Array, target_segments: Array) -> Array:
         """Tokens and segment numbers of inputs [b, s] and of shifted targets [b, t] -> float32 logits [b, t, v]."""
+        if start := self.config.decoder_start_token_id:  # batches begin every segment with 0
+            begins = target_segments != jnp.pad(target_segments, ((0, 0), (1, 0)))[:, :-1]
+            targets = jnp.where(begins, start, targets)
         both = self.token_embedder(jnp.concatenate([inputs, targets], axis=1))  # at once: one gradient of the table
         encoded = self.encoder(both[:, : inputs.shape[1]], input_segments)
         return self.head(self.decoder(both[:, inputs.shape[1] :], encoded, target_segments, input_segments))
