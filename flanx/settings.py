@@ -62,6 +62,7 @@ RANGES: Mapping[str, Range] = {
     "clipping_threshold": POSITIVE,
     "cot_ratio": SHARE,
     "decay_rate": Range(0, 1),
+    "decoder_start_token_id": NATURAL,
     "dropout_rate": BELOW_ONE,
     "b1": BELOW_ONE,
     "b2": BELOW_ONE,
@@ -82,7 +83,9 @@ RANGES: Mapping[str, Range] = {
     "log_period": COUNT,
     "loss_normalizing_factor": POSITIVE,
     "max_bad_rows": NATURAL,
+    "max_parameter_scale": POSITIVE,
     "min_dim_size_to_factor": COUNT,
+    "min_layer_dim_size_to_factor": COUNT,
     "min_parameter_scale": RATE,
     "mlp_dim": COUNT,
     "momentum": BELOW_ONE,
@@ -121,7 +124,10 @@ RANGES: Mapping[str, Range] = {
 }
 FOLDERS = ("model_dir", "out_dir")  # written, so that they lie on a file system
 PATHS = (*FOLDERS, "checkpoint", "data_dir", "path", "prompts", "store_dir", "vocabulary")
-CHOICES: Mapping[str, tuple[str, ...]] = {"num_partitions": ("auto",), "loss_normalizing_factor": ("tokens",)}
+CHOICES: Mapping[str, tuple[str, ...]] = {
+    "num_partitions": ("auto",),
+    "loss_normalizing_factor": ("tokens", "NUM_REAL_TARGET_TOKENS", "NUM_TOTAL_TARGET_TOKENS", "AVERAGE_PER_SEQUENCE"),
+}
 
 
 class Wrong(Exception):

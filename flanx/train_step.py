@@ -18,6 +18,13 @@ from flanx.partition import Partitioner
 
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
+# names of loss_normalizing_factor (T5X's, and "tokens" for the first of them) -> the sum over the batch that they mean
+NORMALIZERS = {
+    "tokens": "tokens",
+    "NUM_REAL_TARGET_TOKENS": "tokens",
+    "NUM_TOTAL_TARGET_TOKENS": "targets",  # padding too
+    "AVERAGE_PER_SEQUENCE": "sequences",  # every sequence counts the same, however long it is
+}
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -39,7 +46,7 @@ class Trainer:
       seed: of the initial parameters and of dropout, whose randomness is a function of (seed, step) alone.
       dropout: False switches it off whatever the model's rate.
       loss_normalizing_factor: None for no division (T5X's default), a number (233,472 for checkpoints pre-trained in
-        Mesh TensorFlow), or "tokens" for the number of target tokens of the batch.
+        Mesh TensorFlow), or a name in NORMALIZERS.
       num_microbatches: parts in which a batch is processed, to save memory; loss and gradient are the same.
     """
 
@@ -54,8 +61,10 @@ class Trainer:
 
     def __post_init__(self) -> None:
         factor = self.loss_normalizing_factor
-        if isinstance(factor, str) and factor != "tokens":
-            raise UserError(f"loss_normalizing_factor is a number, None or 'tokens', not '{factor}'")
+        if isinstance(factor, str) and factor not in NORMALIZERS:
+            raise UserError(
+                f"loss_normalizing_factor is a number, None or one of {', '.join(NORMALIZERS)}, not '{factor}'"
+            )
 
     def init(self) -> TrainState:
         """A state of new random parameters, unboxed. Call it under jit, so that arrays are created sharded."""
@@ -95,14 +104,20 @@ class Trainer:
         rng = jax.random.fold_in(jax.random.key(self.seed), state.step) if self.dropout else None
         grads, metrics = accumulate(jax.grad(self.loss, has_aux=True), self.num_microbatches)(state.params, batch, rng)
         if (factor := self.loss_normalizing_factor) is not None:
-            divisor = jnp.maximum(metrics["tokens"], 1.0) if isinstance(factor, str) else factor
+            divisor = factor
+            if isinstance(factor, str):
+                divisor = jnp.maximum(metrics[NORMALIZERS[factor]], 1.0)
             grads = jax.tree.map(lambda g: g / divisor, grads)
         updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
+        metrics = {name: metrics[name] for name in metrics if name not in ("sequences", "targets")}
         return TrainState(state.step + 1, params, opt_state), metrics | {"grad_norm": optax.tree.norm(grads)}
 
     def loss(self, params: Any, batch: Batch, rng: jax.Array | None) -> tuple[jax.Array, Metrics]:
-        """The loss of a (micro)batch, not divided, and its metrics."""
+        """The loss of a (micro)batch, not divided, and its metrics.
+
+        With AVERAGE_PER_SEQUENCE the loss, but no metric, has a weight of 1 in all for every sequence.
+        """
         logits = self.model.logits(params, batch, rng)  # [B, T, V]
         targets, weights = batch["decoder_target_tokens"], batch["decoder_loss_weights"]
         loss, z, tokens = cross_entropy_with_z_loss(logits, targets, weights, self.z_loss, self.label_smoothing)
@@ -111,7 +126,13 @@ class Trainer:
         segments = [array for name, array in batch.items() if name.endswith("segment_ids")]
         metrics["filled"] = jnp.asarray(sum(jnp.sum(array > 0) for array in segments))
         metrics["positions"] = jnp.asarray(sum(array.size for array in segments))
-        return loss, jax.tree.map(lambda m: m.astype(jnp.float32), metrics)
+        metrics["targets"], objective = jnp.asarray(targets.size), loss
+        if self.loss_normalizing_factor == "AVERAGE_PER_SEQUENCE":
+            weights = shares_of_sequences(weights, batch["decoder_segment_ids"])
+            objective, _, metrics["sequences"] = cross_entropy_with_z_loss(
+                logits, targets, weights, self.z_loss, self.label_smoothing
+            )
+        return objective, jax.tree.map(lambda m: m.astype(jnp.float32), metrics)
 
 
 def accumulate(
@@ -174,10 +195,23 @@ def cross_entropy_with_z_loss(
     return jnp.sum(loss * weights), jnp.sum(z * weights), jnp.sum(weights)
 
 
-def correct_tokens(logits: jax.Array, targets: jax.Array, weights: jax.Array) -> jax.Array:
-    """Sum of the weights [b, t] of tokens whose target has the largest logit of [b, t, v]; float32 [].
+def shares_of_sequences(weights: jax.Array, segments: jax.Array) -> jax.Array:
+    """Weights [b, t] divided by their sum over the sequence: the positions of a row with one segment number [b, t]."""
+    weights = weights.astype(jnp.float32) * (segments > 0)
 
-    A maximum, which the loss needs too, costs a CPU far less than an argmax.
+    def total(weights: jax.Array, segments: jax.Array) -> jax.Array:
+        return jax.ops.segment_sum(weights, segments, num_segments=weights.shape[0] + 1)[segments]
+
+    sums = jax.vmap(total)(weights, segments)
+    return jnp.where(sums > 0, weights / jnp.where(sums > 0, sums, 1.0), 0.0)
+
+
+def correct_tokens(logits: jax.Array, targets: jax.Array, weights: jax.Array) -> jax.Array:
+    """Sum of the weights [b, t] of tokens whose target is the first of the largest logits of [b, t, v]; float32 [].
+
+    That is where an argmax is, which costs a CPU far more than these comparisons, fused with their reduction.
     """
-    chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-    return jnp.sum((chosen >= jnp.max(logits, axis=-1)) * weights.astype(jnp.float32))
+    chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)
+    is_before = jnp.arange(logits.shape[-1], dtype=targets.dtype).reshape(1, 1, -1) < targets[..., None]
+    is_first = jnp.all(jnp.where(is_before, chosen > logits, chosen >= logits), axis=-1)
+    return jnp.sum(is_first * weights.astype(jnp.float32))

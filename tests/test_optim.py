@@ -157,6 +157,14 @@ def test_correct_tokens_counts_weighted_hits() -> None:
     assert train_step.correct_tokens(logits, targets, jnp.array([[1, 1, 0]])) == 1
 
 
+def test_a_tie_is_correct_for_the_first_of_the_largest_as_argmax_has_it() -> None:
+    logits = jnp.asarray(np.random.default_rng(0).integers(0, 3, (4, 50, 5)), jnp.float32)
+    targets, ones = jnp.asarray(np.random.default_rng(1).integers(0, 5, (4, 50))), jnp.ones((4, 50))
+    assert train_step.correct_tokens(logits, targets, ones) == jnp.sum(jnp.argmax(logits, axis=-1) == targets)
+    assert train_step.correct_tokens(jnp.zeros((1, 2, 3)), jnp.array([[0, 1]]), jnp.ones((1, 2))) == 1
+    assert train_step.correct_tokens(jnp.full((1, 1, 3), jnp.nan), jnp.zeros((1, 1), int), jnp.ones((1, 1))) == 0
+
+
 def test_second_moments_restart_at_the_step_offset() -> None:
     params, *gradients = trees(2)
     optimizer = optim.adafactor(0.5, factored=False, step_offset=5)

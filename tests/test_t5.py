@@ -264,6 +264,22 @@ def test_bfloat16_keeps_scores_norms_and_logits_in_float32(params: Any, packed: 
         dataclasses.replace(TINY, dtype="float16")
 
 
+@pytest.mark.parametrize("tied", [False, True])
+def test_the_head_is_not_rounded_where_activations_are(tied: bool) -> None:
+    """T5X computes logits from the float32 kernel; rounded to bfloat16, a logit moves by about 2^-9 of its size."""
+    model = layers.Head(96, layers.Numerics("bfloat16"))
+    kernel = jnp.asarray(np.random.default_rng(0).standard_normal((32, 96)), jnp.float32)
+    x = jnp.asarray(np.random.default_rng(1).standard_normal((1, 4, 32)), jnp.bfloat16)
+    wanted = np.asarray(x, np.float64) @ np.asarray(kernel, np.float64)
+    if tied:
+        embed = layers.Embed(96, 32, layers.Numerics("bfloat16"))
+        found = embed.apply({"params": {"embedding": kernel.T}}, x, method="attend")
+        wanted /= np.sqrt(32)
+    else:
+        found = model.apply({"params": {"kernel": kernel}}, x)
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
 def test_dropout_is_on_with_a_rng_only_and_is_a_function_of_it(params: Any, packed: dict[str, Any]) -> None:
     model = dataclasses.replace(TINY, dropout_rate=0.1)
     run = jax.jit(lambda rng: model.logits(params, packed, rng))

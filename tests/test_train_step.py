@@ -168,8 +168,38 @@ def test_microbatches_that_do_not_divide() -> None:
 
 
 def test_a_normalizing_factor_that_is_no_number() -> None:
-    with pytest.raises(UserError, match="loss_normalizing_factor is a number, None or 'tokens', not 'token'"):
+    with pytest.raises(UserError, match=r"is a number, None or one of tokens, NUM_\w+, NUM_\w+, \w+, not 'token'"):
         Trainer(trainer().model, SGD, loss_normalizing_factor="token")
+
+
+class Table:
+    """A model whose logits are its parameters."""
+
+    def logits(self, params: Any, batch: Any, rng: Any) -> jax.Array:
+        return params["logits"]
+
+
+@pytest.mark.parametrize("name", ["NUM_REAL_TARGET_TOKENS", "NUM_TOTAL_TARGET_TOKENS", "AVERAGE_PER_SEQUENCE"])
+def test_the_special_normalizing_factors_of_t5x(name: str) -> None:
+    """Tokens of the batch, its positions, or one weight for every packed sequence with a token (T5X's definitions)."""
+    rng, made = np.random.default_rng(0), batch("encoder_decoder")
+    made["decoder_loss_weights"][0, : TARGETS // 2] = 0  # a sequence without a token
+    segments, weights = made["decoder_segment_ids"], made["decoder_loss_weights"] * 1.0
+    logits = rng.standard_normal((ROWS, TARGETS, VOCAB)).astype(np.float32)
+    one_hot = np.eye(VOCAB)[made["decoder_target_tokens"]]
+    per_token = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True) - one_hot  # gradient of a token's cross-entropy
+    if name == "AVERAGE_PER_SEQUENCE":
+        sequences = [(segments == s) * (np.arange(ROWS) == r)[:, None] for r in range(ROWS) for s in (1, 2)]
+        sequences = [mask * weights / (mask * weights).sum() for mask in sequences if (mask * weights).any()]
+        wanted = sum(sequences) / len(sequences)
+        assert len(sequences) == 2 * ROWS - 1
+    else:
+        wanted = weights / (weights.sum() if name == "NUM_REAL_TARGET_TOKENS" else weights.size)
+    made_trainer = Trainer(Table(), optax.sgd(1.0), loss_normalizing_factor=name, z_loss=0.0)  # type: ignore[arg-type]
+    state, metrics = made_trainer.step(made_trainer.init_from_params({"logits": jnp.asarray(logits)}), made)
+    np.testing.assert_allclose(logits - state.params["logits"], wanted[..., None] * per_token, atol=1e-6)
+    assert metrics["tokens"] == weights.sum()  # metrics are sums over tokens whatever the loss is divided by
+    assert "sequences" not in metrics
 
 
 def gathered(made: Trainer, partitioner: partition.Partitioner) -> set[tuple[int, ...]]:

@@ -125,7 +125,7 @@ class Dense(nn.Module):
 
 
 class Head(nn.Module):
-    """A product with `kernel` [m, v] into float32 logits."""
+    """A product with `kernel` [m, v] in float32, whatever the activations are, as in T5X."""
 
     vocab_size: int
     numerics: Numerics
@@ -134,7 +134,7 @@ class Head(nn.Module):
     def __call__(self, x: Array) -> Array:
         """x [b, l, m] -> float32 [b, l, v]."""
         kernel = parameter(self, "kernel", TRUNCATED, ("embed", "vocab"), (x.shape[-1], self.vocab_size))
-        return self.numerics.product(x, kernel, jnp.dtype("float32"))
+        return self.numerics.product(x.astype(jnp.float32), kernel, jnp.dtype("float32"))
 
 
 class RMSNorm(nn.Module):
@@ -201,7 +201,7 @@ class Embed(nn.Module):
 
     def attend(self, x: Array) -> Array:
         """x [b, l, m] -> float32 logits [b, l, v], scaled by 1/sqrt(m)."""
-        logits = self.numerics.product(x, self.embedding.T, jnp.dtype("float32"))
+        logits = self.numerics.product(x.astype(jnp.float32), self.embedding.T, jnp.dtype("float32"))
         return logits / np.sqrt(self.emb_dim).astype(np.float32)
 
 
