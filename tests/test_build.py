@@ -1,5 +1,6 @@
 """The build: resumed after any death with the same bytes, stale tasks alone made again, failing tasks set aside."""
 
+import json
 import pathlib
 import random
 import subprocess
@@ -278,7 +279,7 @@ def test_a_users_own_seqio_task(tables, tmp_path, monkeypatch):
         ({"runner": "bean"}, "runner 'bean': one of processes, beam; did you mean 'beam'"),
         ({"renderings": 0}, "renderings 0"),
         ({"styles": ["fsnoopt"]}, "has the styles zsopt, fsopt, none of fsnoopt"),
-        ({"vocabulary": "/nowhere.model"}, "/nowhere.model: cannot be read"),
+        ({"vocabulary": "/nowhere.model"}, "/nowhere.model: no such file"),
         ({"imports": ["no_such_module"], "tasks": "x"}, "cannot import 'no_such_module'"),
     ],
 )
@@ -422,3 +423,19 @@ def test_a_worker_above_its_memory_limit_is_replaced_before_the_next_job(
     assert run(tmp_path, workers=1).built == 3
     assert len(started) == processes
     assert all(worker.process.returncode is not None for worker in started)
+
+
+def test_a_build_gives_a_store_of_an_earlier_version_its_checksums_without_rendering(tables, tmp_path):
+    folder = tmp_path / "store"
+    run(tmp_path)
+    whole = content(folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for volume in manifest["volumes"]:
+        (folder / f"{volume['name']}.checksums.npy").unlink()
+        del volume["checksums_bytes"], volume["checksums_sha256"]
+        (folder / f"{volume['name']}.json").write_text(json.dumps(volume))
+    manifest["hash"] = store.content_hash(manifest)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    report = run(tmp_path)
+    assert (report.built, report.kept) == (0, 3)
+    assert content(folder) == whole

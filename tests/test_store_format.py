@@ -5,11 +5,12 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import zlib
 
 import numpy as np
 import pytest
 
-from flanx import storage
+from flanx import files, storage
 from flanx.data import store
 from flanx.data.store import format as store_format
 from flanx.data.store.shard import Shard, read_metadata, write_shard
@@ -95,6 +96,74 @@ def test_a_flipped_bit_is_found_by_verify(copy, kind):
     store.open_store(copy)
     with pytest.raises(UserError, match=rf"muffin-.*{kind}\.npy: content changed"):
         store.verify(copy)
+
+
+def flip(file: pathlib.Path, at: int) -> None:
+    """Flips a bit of a byte, counted from the end where negative."""
+    data = bytearray(file.read_bytes())
+    data[at] ^= 4
+    file.write_bytes(data)
+
+
+def read_all(opened: store.Store) -> None:
+    for task in opened.tasks.values():
+        for renderings in task.parts.values():
+            for part in renderings:
+                for number in range(part.examples):
+                    opened.example(part, number)
+
+
+def test_any_flipped_bit_is_found_when_its_block_is_read_and_not_before(tmp_path, monkeypatch):
+    monkeypatch.setattr(store_format, "BLOCK", 64)
+    made = store_maker.make(tmp_path / "made", {"cot/cot_a": 40, "muffin/muffin_c": 20})
+    rng = np.random.default_rng(0)
+    for trial in range(40):
+        copied = shutil.copytree(made.path, tmp_path / str(trial))
+        kind = ("tokens", "index")[trial % 2]
+        flip(next(copied.glob(f"cot-*.{kind}.npy")), -1 - int(rng.integers(getattr(made.volume(0), kind).nbytes)))
+        opened = store.open_store(copied)
+        for number in range(20):  # of the other volume
+            opened.example(opened.tasks["muffin_c"].parts["zsopt"][0], number)
+        with pytest.raises(
+            UserError, match=rf"cot-.*\.{kind}\.npy: bytes .* have changed since they were written"
+        ) as caught:
+            read_all(opened)
+        assert "\n" not in str(caught.value) and "flanx store build" in str(caught.value)
+        monkeypatch.setattr(files, "verifying", False)
+        if kind == "tokens":
+            read_all(store.open_store(copied))
+        monkeypatch.setattr(files, "verifying", True)
+
+
+def test_a_block_is_compared_once(made, monkeypatch):
+    compared = []
+    crc32 = zlib.crc32
+    monkeypatch.setattr(store_format.zlib, "crc32", lambda data: compared.append(len(data)) or crc32(data))
+    opened = store.open_store(made.path)
+    for _ in range(2):
+        read_all(opened)
+    volumes = [opened.volume(number) for number in range(2)]
+    assert sum(compared) == sum(volume.tokens.nbytes + volume.index.nbytes for volume in volumes)
+    assert not any(volume.unchecked[kind] for volume in volumes for kind in ("tokens", "index"))
+
+
+def test_damaged_checksums_are_found_when_the_store_is_opened(copy):
+    flip(next(copy.glob("cot-*.checksums.npy")), -1)
+    with pytest.raises(UserError, match=r"cot-.*checksums\.npy: content changed"):
+        store.open_store(copy)
+
+
+def test_a_store_of_an_earlier_version_has_no_checksums_and_is_read_with_a_line(copy, caplog):
+    manifest = json.loads((copy / "manifest.json").read_text())
+    for volume in manifest["volumes"]:
+        (copy / f"{volume['name']}.checksums.npy").unlink()
+        del volume["checksums_bytes"], volume["checksums_sha256"]
+    manifest["hash"] = store.content_hash(manifest)
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    for _ in range(2):
+        read_all(store.open_store(copy))
+    assert caplog.text.count("is of an earlier version: it has no checksums") == 1
+    store.verify(copy)
 
 
 def test_an_edited_manifest_is_refused(copy):

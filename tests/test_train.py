@@ -175,3 +175,14 @@ def test_a_record_of_an_earlier_version_is_compared_as_far_as_it_goes():
     moved = {"initial_checkpoint_fingerprint": "ab", "initial_checkpoint_path": "here"}
     assert train.changes(now | moved, now | moved | {"initial_checkpoint_path": "there"}) == []
     assert train.changes(now | {"batches": "04e4"}, now) == [f"batches was 04e4, now {now['batches']}"]
+
+
+def test_a_changed_byte_of_the_store_ends_a_run_that_reads_it(tmp_path, capsys):
+    other = pathlib.Path(store_with(tmp_path / "store"))
+    file = next(other.glob("own-*.tokens.npy"))
+    data = bytearray(file.read_bytes())
+    data[-100] ^= 1
+    file.write_bytes(data)
+    said = refused(capsys, tmp_path / "run", STORE_DIR=str(other))
+    assert f"{file}: bytes 0 to " in said and "have changed since they were written" in said
+    assert main.main([*run_case.command(tmp_path / "run", STORE_DIR=str(other))[3:], "--no_verify"]) == 0

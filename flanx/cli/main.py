@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, NoReturn
 
 import flanx
-from flanx import cluster, malloc
+from flanx import cluster, files, malloc
 from flanx.cli import gin_flags
 from flanx.errors import Preempted, UserError, nearest
 
@@ -100,6 +100,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     for each, command in COMMANDS.items():
         subparser = commands.add_parser(each, help=command.summary, description=command.summary)
         subparser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        subparser.add_argument(
+            "--no_verify", action="store_true", help="read checkpoints and stores without comparing their checksums"
+        )
         if each == name and command.function:
             gin_flags.add_gin_arguments(subparser)
             cluster.add_arguments(subparser)
@@ -111,6 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.print_help()
         return 2
     args = commands.choices[name].parse_args(given[1:])
+    files.verifying = not args.no_verify
     args.bindings = [a.removeprefix("--gin.") for a in arguments if a.startswith("--gin.")]
     try:
         if COMMANDS[name].function:

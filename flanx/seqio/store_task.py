@@ -19,7 +19,7 @@ import numpy as np
 from flanx.data import vocabulary
 from flanx.data.pipeline import sampling
 from flanx.data.pipeline.mixture import Mixture
-from flanx.data.store import Store, open_store
+from flanx.data.store import open_store
 from flanx.errors import UserError
 from flanx.seqio.packages import seqio, tf
 from flanx.seqio.tasks import trim
@@ -73,16 +73,9 @@ class Source(seqio.DataSource):
             drawn = drawing.chunk(chunk)
             places = np.arange(at - first, last - first, count)
             for some in np.array_split(places, max(1, len(places) // BATCH)):
-                yield [_example(store, int(drawn.volume[i]), int(drawn.record[i])) for i in some]
+                yield [store.record(int(drawn.volume[i]), int(drawn.record[i])) for i in some]
+                store.touch(4096 * len(some))
             at += count * len(places)
-
-
-def _example(store: Store, volume: int, record: int) -> tuple[np.ndarray, np.ndarray]:
-    opened = store.volume(volume)
-    offset, inputs, targets = (int(v) for v in opened.index[record])
-    store.touch(4096)
-    tokens = opened.tokens[offset : offset + inputs + targets]
-    return tokens[:inputs], tokens[inputs:]
 
 
 def _ragged(rows: list[np.ndarray]) -> tf.RaggedTensor:

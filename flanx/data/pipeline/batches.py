@@ -141,6 +141,7 @@ class Batches:
         if rows.step != 1 or rows.start < 0 or rows.stop > self.batch_size:
             raise UserError(f"rows {rows} of a batch of {self.batch_size}")
         plan = self.plan(step * self.batch_size + rows.start, len(rows))
+        self.store.check("tokens", np.repeat(plan.volume, 2), plan.offset.ravel(), (plan.offset + plan.length).ravel())
         self.store.touch(len(plan.volume) * PAGE)
         fill = features.encoder_decoder if self.packing == "encoder_decoder" else features.decoder_only
         return fill(plan, self.limits, lambda volume: self.store.volume(volume).tokens)
@@ -210,6 +211,7 @@ class Batches:
         offset, length = np.empty((n, 2), np.int64), np.empty((n, 2), np.int64)
         for number in np.unique(draws.volume):
             here = np.flatnonzero(draws.volume == number)
+            self.store.check("index", draws.volume[here], draws.record[here], draws.record[here] + 1)
             record = self.store.volume(int(number)).index[draws.record[here]]
             offset[here, 0] = record["offset"]
             length[here, 0], length[here, 1] = record["inputs"], record["targets"]

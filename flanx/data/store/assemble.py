@@ -71,7 +71,7 @@ def intact_volumes(store: storage.Store) -> set[int]:
 
 
 def _is_intact(folder: pathlib.Path, entry: dict[str, Any]) -> bool:
-    files = {kind: folder / f"{entry['name']}.{kind}.npy" for kind in ("tokens", "index")}
+    files = storage.volume_files(folder, entry)
     return all(f.is_file() and storage.sha256(f) == entry[f"{kind}_sha256"] for kind, f in files.items())
 
 
@@ -141,7 +141,7 @@ def _write_volume(store_dir: pathlib.Path, collection: str, group: list[Part], d
     finished = store_dir / f"{name}.json"  # read by the next build alone: this volume is complete
     with contextlib.suppress(OSError, ValueError, KeyError):
         kept = json.loads(finished.read_bytes())
-        if _is_intact(store_dir, kept):
+        if "checksums_bytes" in kept and _is_intact(store_dir, kept):
             return kept
     tokens = sum(_tokens(part) for part in group)
     examples = sum(part.metadata["examples"] for part in group)
@@ -150,6 +150,9 @@ def _write_volume(store_dir: pathlib.Path, collection: str, group: list[Part], d
         store_dir / f"{name}.tokens.npy", "tokens", dtype, tokens, (b for p in group for b in p.tokens())
     )
     entry |= _write_array(store_dir / f"{name}.index.npy", "index", storage.INDEX, examples, _records(group))
+    arrays = [np.load(store_dir / f"{name}.{kind}.npy", mmap_mode="r") for kind in ("tokens", "index")]
+    sums = np.concatenate([storage.checksums(np.asarray(array)) for array in arrays])
+    entry |= _write_array(store_dir / f"{name}.checksums.npy", "checksums", sums.dtype, len(sums), [sums.tobytes()])
     write_atomic(finished, json.dumps(entry))
     return entry
 
@@ -206,6 +209,6 @@ def _remove_unused(store_dir: pathlib.Path, volumes: list[dict[str, Any]]) -> No
         if re.fullmatch(r".+\.\d+\.part", file.name):  # left by a build that died; the lock excludes a running one
             file.unlink()
             continue
-        name = re.fullmatch(r"(.+-[0-9a-f]{16})\.(tokens\.npy|index\.npy|json)", file.name)
+        name = re.fullmatch(r"(.+-[0-9a-f]{16})\.((?:tokens|index|checksums)\.npy|json)", file.name)
         if name and name[1] not in used:
             file.unlink()

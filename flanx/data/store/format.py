@@ -5,17 +5,19 @@ A store is a folder of
     manifest.json                what is inside, written last and by rename: a folder without one is no store
     <volume>.tokens.npy          tokens of many examples, inputs then targets, one after the other [n_tokens]
     <volume>.index.npy           one record per example: INDEX [n_examples]
+    <volume>.checksums.npy       CRC-32 of every BLOCK bytes of the tokens, then of the index: uint32 [n_blocks]
 
-A volume holds tasks of one collection and is closed at VOLUME_BYTES. Both files are plain `.npy` arrays (uint16 tokens
-while the vocabulary has at most 65,536 ids, else uint32) and are mapped into memory: opening costs one JSON file
-whatever the number of tasks, and any example is one record and one slice away. Examples are stored whole; each side
-ends in the end-of-sequence id; readers trim.
+A volume holds tasks of one collection and is closed at VOLUME_BYTES. All files are plain `.npy` arrays (uint16 tokens
+while the vocabulary has at most 65,536 ids, else uint32). Tokens and index are mapped into memory: opening costs one
+JSON file and the checksums whatever the number of tasks, and any example is one record and one slice away. Examples are
+stored whole; each side ends in the end-of-sequence id; readers trim. A block is compared with its checksum when it is
+first read.
 
 The manifest (JSON):
 
     format, version           "flanx-store", VERSION
     vocabulary                {spec, extra_ids, size, fingerprint}
-    volumes                   [{name, tokens, examples, tokens_bytes, index_bytes, tokens_sha256, index_sha256}]
+    volumes                   [{name, tokens, examples, and of each file: tokens_bytes, tokens_sha256, ...}]
     tasks                     {task: {collection, cap, held_out, cot, inverted, family, licence, ..., parts}}
       parts                   {style: [one per rendering: {volume, start, examples, hash, input_tokens, target_tokens,
                               longest, longer_inputs, longer_targets, unknown, content}]}, all counts of tokens
@@ -28,21 +30,25 @@ import dataclasses
 import functools
 import hashlib
 import json
+import logging
 import mmap
 import os
 import pathlib
 import threading
+import zlib
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from flanx import storage
+from flanx import files, storage
 from flanx.errors import UserError
 
 FORMAT, VERSION = "flanx-store", 1
 MANIFEST = "manifest.json"
 VOLUME_BYTES = 1 << 30
+BLOCK = 1 << 14  # bytes under one checksum: what a reader of one example compares beyond its own
+KINDS = ("tokens", "index", "checksums")
 RESIDENT_BYTES = 192 << 20  # a reader releases mapped pages after reading about this much
 INDEX = np.dtype([("offset", "<u8"), ("inputs", "<u4"), ("targets", "<u4")])  # offset of the first input token; lengths
 
@@ -72,14 +78,54 @@ class Task:
         return max((renderings[0].examples for renderings in self.parts.values()), default=0)
 
 
-class Volume:
-    """The two mapped files of one volume."""
+def checksums(array: np.ndarray) -> np.ndarray:
+    """CRC-32 of every BLOCK bytes of an array, the last of which may be shorter: uint32 [n_blocks]."""
+    view = array.view(np.uint8).data
+    return np.array([zlib.crc32(view[at : at + BLOCK]) for at in range(0, len(view), BLOCK)], "<u4")
 
-    def __init__(self, folder: pathlib.Path, name: str) -> None:
-        self._tokens_map = np.load(folder / f"{name}.tokens.npy", mmap_mode="r")
-        self._index_map = np.load(folder / f"{name}.index.npy", mmap_mode="r")
+
+class Volume:
+    """The mapped files of one volume.
+
+    Attributes:
+      unchecked: for "tokens" and "index", whether blocks are left that `check` has to compare.
+    """
+
+    def __init__(self, folder: pathlib.Path, entry: dict[str, Any]) -> None:
+        self._stem = folder / entry["name"]
+        self._tokens_map = np.load(f"{self._stem}.tokens.npy", mmap_mode="r")
+        self._index_map = np.load(f"{self._stem}.index.npy", mmap_mode="r")
         self.tokens = np.asarray(self._tokens_map)  # a plain array over the same pages: slices cost half
         self.index = np.asarray(self._index_map)
+        self._blocks: dict[str, tuple[memoryview, np.ndarray, np.ndarray]] = {}  # bytes, checksums, whether to compare
+        if files.verifying and "checksums_bytes" in entry:
+            sums, at = np.load(f"{self._stem}.checksums.npy"), 0
+            for kind, array in (("tokens", self.tokens), ("index", self.index)):
+                own = sums[at : at - (-array.nbytes // BLOCK)]
+                self._blocks[kind] = array.view(np.uint8).data, own, np.ones(len(own), bool)
+                at += len(own)
+        self.unchecked = {kind: kind in self._blocks for kind in ("tokens", "index")}
+
+    def check(self, kind: str, first: np.ndarray, last: np.ndarray) -> None:
+        """Compares the blocks that elements first to last - 1 lie in with their checksums, each once.
+
+        i64[n] both. Raises UserError for one that has changed since it was written.
+        """
+        data, sums, todo = self._blocks[kind]
+        size = len(data) // max(len(getattr(self, kind)), 1)
+        begin, end = first * size // BLOCK, (last * size - 1) // BLOCK
+        longest = int((end - begin).max(initial=0))
+        blocks = np.concatenate([np.minimum(begin + step, end) for step in range(longest + 1)])
+        for block in np.unique(blocks[todo[blocks]]).tolist():
+            at = block * BLOCK
+            if zlib.crc32(data[at : at + BLOCK]) != sums[block]:
+                raise UserError(
+                    f"{self._stem}.{kind}.npy: bytes {at:,} to {min(at + BLOCK, len(data)) - 1:,} of its array have "
+                    "changed since they were written: the store is damaged; run `flanx store build` again, which keeps "
+                    "what is intact, or copy the file again"
+                )
+            todo[block] = False
+        self.unchecked[kind] = bool(todo.any())
 
     def release(self) -> None:
         """Releases the mapped pages; they stay in the page cache and are mapped again when touched."""
@@ -118,8 +164,15 @@ class Store:
         volume = self._volumes.get(number)
         if volume is None:
             with self._lock:
-                volume = self._volumes.setdefault(number, Volume(self.path, self.manifest["volumes"][number]["name"]))
+                volume = self._volumes.setdefault(number, Volume(self.path, self.manifest["volumes"][number]))
         return volume
+
+    def check(self, kind: str, volumes: np.ndarray, first: np.ndarray, last: np.ndarray) -> None:
+        """`Volume.check` of elements of several volumes: i64[n] each. To be called before they are read."""
+        for number in np.unique(volumes).tolist():
+            if (volume := self.volume(number)).unchecked[kind]:
+                own = volumes == number
+                volume.check(kind, first[own], last[own])
 
     def touch(self, nbytes: int) -> None:
         """Readers report the bytes they read, so that mapped pages never fill a training host's memory."""
@@ -131,9 +184,18 @@ class Store:
 
     def example(self, part: Part, number: int) -> tuple[np.ndarray, np.ndarray]:
         """(inputs, targets) of example `number` of a part, untrimmed, int32."""
-        volume = self.volume(part.volume)
-        offset, inputs, targets = (int(v) for v in volume.index[part.start + number])
-        tokens = volume.tokens[offset : offset + inputs + targets].astype(np.int32)
+        return self.record(part.volume, part.start + number)
+
+    def record(self, number: int, record: int) -> tuple[np.ndarray, np.ndarray]:
+        """(inputs, targets) of a record of a volume's index, untrimmed, int32."""
+        volume, at = self.volume(number), np.array([record])
+        if volume.unchecked["index"]:
+            volume.check("index", at, at + 1)
+        offset, inputs, targets = (int(v) for v in volume.index[record])
+        last = offset + inputs + targets
+        if volume.unchecked["tokens"]:
+            volume.check("tokens", np.array([offset]), np.array([last]))
+        tokens = volume.tokens[offset:last].astype(np.int32)
         return tokens[:inputs], tokens[inputs:]
 
     def check_vocabulary(self, fingerprint: str) -> None:
@@ -156,23 +218,43 @@ def open_store(path: str | os.PathLike[str]) -> Store:
     folder = pathlib.Path(path).expanduser()
     manifest = read_manifest(folder)
     for volume in manifest["volumes"]:
-        for kind in ("tokens", "index"):
-            file = folder / f"{volume['name']}.{kind}.npy"
+        for kind, file in volume_files(folder, volume).items():
             size = file.stat().st_size if file.is_file() else -1
             if size != volume[f"{kind}_bytes"]:
                 problem = "is missing" if size < 0 else f"has {size:,} bytes, not {volume[f'{kind}_bytes']:,}"
                 raise UserError(f"{file}: {problem}: the store is damaged; build it again with `flanx store build`")
+            if kind == "checksums" and files.verifying:
+                _check_sha256(file, volume["checksums_sha256"])
+        if "checksums_bytes" not in volume:
+            _say_old(str(folder))
     return Store(folder, manifest)
+
+
+@functools.cache
+def _say_old(folder: str) -> None:
+    """Says once of a store that an earlier version built it."""
+    logging.getLogger("flanx").warning(
+        "note: the store %s is of an earlier version: it has no checksums (`flanx store verify` finds damage), and "
+        "inverted examples may have taken rows from plain ones; `flanx store build` builds it anew", folder,
+    )  # fmt: skip
+
+
+def volume_files(folder: pathlib.Path, volume: dict[str, Any]) -> dict[str, pathlib.Path]:
+    """The files of a volume of a manifest, by kind; a store of an earlier version has no checksums."""
+    return {kind: folder / f"{volume['name']}.{kind}.npy" for kind in KINDS if f"{kind}_bytes" in volume}
+
+
+def _check_sha256(file: pathlib.Path, expected: str) -> None:
+    if sha256(file) != expected:
+        raise UserError(f"{file}: content changed since it was built (SHA-256 differs); build the store again")
 
 
 def verify(path: str | os.PathLike[str], report: Callable[[str, int], None] = lambda file, size: None) -> Store:
     """Opens a store and compares the SHA-256 of every file; calls `report(file, bytes)` after each."""
     store = open_store(path)
     for volume in store.manifest["volumes"]:
-        for kind in ("tokens", "index"):
-            file = store.path / f"{volume['name']}.{kind}.npy"
-            if sha256(file) != volume[f"{kind}_sha256"]:
-                raise UserError(f"{file}: content changed since it was built (SHA-256 differs); build the store again")
+        for kind, file in volume_files(store.path, volume).items():
+            _check_sha256(file, volume[f"{kind}_sha256"])
             report(file.name, volume[f"{kind}_bytes"])
     return store
 
@@ -226,7 +308,7 @@ def _copy_from_bucket(url: str) -> str:
         raise UserError(f"{url}/{MANIFEST}: not the manifest of a flanx store") from error
     folder = storage.cache_dir() / "stores" / tag
     for volume in volumes:
-        for kind in ("tokens", "index"):
-            storage.copy(f"{url}/{volume['name']}.{kind}.npy", folder / f"{volume['name']}.{kind}.npy")
+        for file in volume_files(folder, volume).values():
+            storage.copy(f"{url}/{file.name}", file)
     storage.copy(f"{url}/{MANIFEST}", folder / MANIFEST)
     return str(folder)
