@@ -26,6 +26,7 @@ REQUIRES = [
     "etils[epath]>=1.10",  # one path type for local files and gs://
     "filelock>=3.16",  # locks that say which process holds them
     "tensorboard>=2.20",
+    "pyyaml>=6",  # exemplars of GSM8K as they are published
     "rich>=13",
     "sacrebleu>=2.4",  # BLEU as SeqIO tasks report it
     "rouge-score>=0.1.2",

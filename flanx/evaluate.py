@@ -157,6 +157,12 @@ def _run_suite(
     with contextlib.closing(writer):
         items = [item for item in suite.items if (item.task, item.id) not in writer.done]
         prompts = [fit(item, spec, vocabulary, predictor.lengths["inputs"], count) for item in items]
+        if prompts and all(prompt.cut for prompt in prompts):
+            shortest = 1 + min(len(vocabulary.encode(item.prompt(0))) for item in items)
+            raise UserError(
+                f"{spec.name}: every prompt would be truncated; the shortest takes {shortest} tokens alone, and "
+                f"EVAL_LENGTHS has {predictor.lengths['inputs']}: raise EVAL_LENGTHS, or leave the suite out of SUITES"
+            )
         predict = _generate if spec.scoring == "generate" else _rank
         for row in predict(predictor, spec, prompts) if prompts else ():
             if cluster.is_first():

@@ -96,7 +96,7 @@ def test_without_a_network_the_error_names_address_and_place(
     place.write_bytes((SAMPLE / "gsm8k" / "test.jsonl").read_bytes())
     assert registry.load("gsm8k_zero_shot", "hub").hash == registry.load("gsm8k_zero_shot", str(SAMPLE)).hash
     with pytest.raises(UserError, match="none of its tasks has data here"):
-        registry.load("mgsm_direct[de]", "hub", allow_missing=["de"])
+        registry.load("mgsm_direct_8_shot[de]", "hub", allow_missing=["de"])
 
 
 def test_a_file_that_changed_or_is_another_one_is_refused(

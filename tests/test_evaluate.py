@@ -152,8 +152,11 @@ def test_broken_logits_are_counted_not_scored(tmp_path: pathlib.Path) -> None:
 
 
 def test_prompts_too_long_for_the_model_are_counted(tmp_path: pathlib.Path) -> None:
-    entry = score(tmp_path, "gsm8k_cot", lengths={"inputs": 48, "targets": 8})["suites"]["gsm8k_cot"]
-    assert entry["truncated"] == 1 and entry["shots_dropped"] == 1
+    entry = score(tmp_path / "some", "gsm8k_cot", lengths={"inputs": 70, "targets": 8})["suites"]["gsm8k_cot"]
+    assert 0 < entry["truncated"] < 1 and entry["shots_dropped"] == 1
+    with pytest.raises(UserError, match=r"gsm8k_cot: every prompt would be truncated; the shortest takes 61 tokens"):
+        score(tmp_path / "all", "gsm8k_cot", lengths={"inputs": 48, "targets": 8})
+    assert not list((tmp_path / "all" / "generations").glob("*.jsonl"))
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ def test_every_spec_has_its_family_and_the_groups_that_its_tasks_have() -> None:
         ("mmlu_test_hendrycks+sc", "'.sc' needs a suite that generates"),
         ("mmlu_test_hendrycks+beam4", "'.beam4' needs a suite that generates"),
         ("gsm8k_cot+beams", "in one pair of brackets, the decoding method after it, as in 'gsm8k_cot"),
-        ("mgsm_direct[de][:8]", "in one pair of brackets"),
+        ("mgsm_direct_8_shot[de][:8]", "in one pair of brackets"),
         ("gsm8k_cot+beam1", "'.beam1' needs at least two samples or beams"),
         ("gsm8k_cot+sc0", "'.sc0' needs at least two samples or beams"),
         ("", "no evaluation suite ''"),
@@ -66,6 +66,8 @@ def test_unknown_names(name: str, message: str) -> None:
         ("gsm8k/test.jsonl", '{"question": "x"}\n', "gsm8k_cot", "no text column 'answer' .there is: question"),
         ("gsm8k/test.jsonl", '{"question": "x", "answer": "5"}\n', "gsm8k_cot", "no '#### ' before its number"),
         ("gsm8k/test.jsonl", "{\n", "gsm8k_cot", r"test.jsonl:1: not JSON"),
+        ("gsm8k/gsm8k-cot.yaml", "a: [", "gsm8k_cot", "fewshot_config, samples .while parsing"),
+        ("gsm8k/gsm8k-cot.yaml", "fewshot_config: 3", "gsm8k_cot", "no question and target in fewshot_config, samples"),
         ("bbh/bbh/navigate.json", '{"examples": [{"input": "x"}]}', "bbh_direct", "example 0: no text column 'target'"),
         ("bbh/cot-prompts/navigate.txt", "-----\nDo.\n\nQ: a\nA: b\n", "bbh_direct", "exemplar 1 needs"),
         ("tydiqa/tydiqa-goldp-v1.1-dev.json", '{"data": [{}]}', "tydiqa", "not SQuAD's form: KeyError 'paragraphs'"),
@@ -76,6 +78,13 @@ def test_wrong_files_are_named(tmp_path: pathlib.Path, file: str, text: str, nam
     (tmp_path / "data" / file).write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match=message):
         _load_there(tmp_path / "data", name)
+
+
+def test_missing_exemplars_of_gsm8k_name_their_address(tmp_path: pathlib.Path) -> None:
+    shutil.copytree(registry.SAMPLE_DIR, tmp_path / "data")
+    (tmp_path / "data" / "gsm8k" / "gsm8k-cot.yaml").unlink()
+    with pytest.raises(UserError, match=r"put https://raw.*/gsm8k-cot.yaml there, or take .* gsm8k_cot_mgsm_exemplars"):
+        _load_there(tmp_path / "data", "gsm8k_cot")
 
 
 def _load_there(folder: pathlib.Path, name: str) -> Suite:

@@ -54,7 +54,7 @@ def continued(item: Item, answer: str, vocab: Vocabulary) -> str:
 
 
 @pytest.mark.parametrize(
-    "name", ["mgsm_direct", "mgsm_cot", "bbh_cot", "bbh_direct", "mmlu_cot", "tydiqa", "gsm8k_cot"]
+    "name", ["mgsm_direct_8_shot", "mgsm_cot", "bbh_cot", "bbh_direct", "mmlu_cot", "tydiqa", "gsm8k_cot"]
 )
 @pytest.mark.parametrize("vocab", ["byte", "t5"])
 def test_scores_survive_an_invented_next_question(name: str, vocab: str, t5_like: Vocabulary) -> None:

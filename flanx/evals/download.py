@@ -25,10 +25,12 @@ from flanx.files import write_atomic
 
 HUB, TFDS = "hub", "tfds"
 _RAW = "https://raw.githubusercontent.com"
+_LM_EVAL = f"{_RAW}/EleutherAI/lm-evaluation-harness/b8d1d4fd057f6223c4490613f0a38cb5d75a3183"
 _MMLU = "https://huggingface.co/datasets/cais/mmlu/resolve/c30699e8356da336a370243923dbaf21066bb9fe/all"
 # beginning of our path -> beginning of the address; the first that fits
 ADDRESSES = {
     "bbh/": f"{_RAW}/suzgunmirac/BIG-Bench-Hard/9ee07bd481feebf959a6b59d61ea57bdcf30964d/",
+    "gsm8k/gsm8k-cot.yaml": f"{_LM_EVAL}/lm_eval/tasks/gsm8k/gsm8k-cot.yaml",
     "gsm8k/": f"{_RAW}/openai/grade-school-math/3101c7d5072418e28b9008a6636bde82a006892c/grade_school_math/data/",
     "mgsm/": f"{_RAW}/google-research/url-nlp/452a21ad3dae5668c06ceeac21ff073e1e40f9be/mgsm/",
     "mmlu/mmlu-cot.json": f"{_RAW}/jasonwei20/flan-2/d87762acfd45f44bf4613d4f4bd4b43df5d21779/mmlu-cot.json",
@@ -37,8 +39,9 @@ ADDRESSES = {
     "mmlu/test.parquet": f"{_MMLU}/test-00000-of-00001.parquet",
     "tydiqa/": "https://storage.googleapis.com/tydiqa/v1.1/",
 }
-# SHA-256 that others have recorded: TFDS (url_checksums/tydi_qa.txt)
+# SHA-256 of files at fixed addresses; TyDiQA's as TFDS records them (url_checksums/tydi_qa.txt)
 KNOWN = {
+    "gsm8k/gsm8k-cot.yaml": "7c9dd2561fe334a55f62bdc6a876f045e6dc7f53714c7a9db506b89c6de6bc96",
     "tydiqa/tydiqa-goldp-v1.1-dev.json": "b286e0f34bc7f52259359989716f369b160565bd12ad8f3a3e311f9b0dbad1c0",
     "tydiqa/tydiqa-goldp-v1.1-train.json": "cefc8e09ff2548d9b10a678d3a6bbbe5bc036be543f92418819ea676c97be23b",
 }

@@ -1,13 +1,19 @@
-"""GSM8K test: 1,319 grade-school problems; the eight exemplars are MGSM's English ones, which are the usual eight.
+"""GSM8K test: 1,319 grade-school problems, with the eight exemplars of Wei et al. (arXiv 2201.11903).
 
-Layout (openai/grade-school-math): gsm8k/test.jsonl with question and answer; the number follows "#### ".
+Layout (openai/grade-school-math): gsm8k/test.jsonl with question and answer; the number follows "#### ". The exemplars
+are those of gsm8k/gsm8k-cot.yaml (EleutherAI/lm-evaluation-harness, lm_eval/tasks/gsm8k), so that `gsm8k_cot` has
+the prompts of lm-eval's. The variant cot_mgsm takes MGSM's English exemplars: seven of the same questions, in
+another order and other words.
 """
 
+import functools
 import pathlib
 from collections.abc import Sequence
 
+import yaml
+
 from flanx.errors import UserError
-from flanx.evals import files
+from flanx.evals import download, files
 from flanx.evals.families import mgsm
 from flanx.evals.spec import Groups, Item, Spec
 
@@ -34,8 +40,26 @@ def has(folder: pathlib.Path, task: str, spec: Spec) -> bool:
     return files.present(folder / "gsm8k" / f"{spec.split}.jsonl")
 
 
-def exemplars(folder: pathlib.Path) -> list[tuple[str, str]]:
-    """(question, rationale) without labels."""
+@functools.lru_cache(maxsize=4)
+def exemplars(folder: pathlib.Path) -> tuple[tuple[str, str], ...]:
+    """(question, rationale) of the published exemplars. Raises UserError where the file has another form."""
+    path = folder / "gsm8k" / "gsm8k-cot.yaml"
+    if not files.present(path):
+        raise UserError(
+            f"GSM8K: no exemplars {path}; put {download.ADDRESSES['gsm8k/gsm8k-cot.yaml']} there, or take the suite "
+            "gsm8k_cot_mgsm_exemplars, which reads MGSM's"
+        )
+    text = files.read_text(path, "GSM8K exemplars")
+    try:
+        samples = yaml.safe_load(text)["fewshot_config"]["samples"]
+        return tuple((sample["question"], sample["target"]) for sample in samples)
+    except (yaml.YAMLError, KeyError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: no question and target in fewshot_config, samples ({reason})") from None
+
+
+def mgsm_exemplars(folder: pathlib.Path) -> list[tuple[str, str]]:
+    """(question, rationale) of MGSM's English exemplars without labels."""
     shots = mgsm.exemplars(folder, "en")
     asks = mgsm.label([q for q, _, _ in shots], "MGSM en")
     answers = mgsm.label([a for _, a, _ in shots], "MGSM en")
@@ -43,8 +67,8 @@ def exemplars(folder: pathlib.Path) -> list[tuple[str, str]]:
 
 
 def items(spec: Spec, folder: pathlib.Path, task: str) -> list[Item]:
-    """The items; variants: cot, zero_shot, zero_shot_cot."""
-    shots = exemplars(folder) if spec.shots else []
+    """The items; variants: cot, cot_mgsm, zero_shot, zero_shot_cot."""
+    shots = [] if not spec.shots else mgsm_exemplars(folder) if spec.variant == "cot_mgsm" else exemplars(folder)
     if len(shots) < spec.shots:
         raise UserError(f"GSM8K: {spec.shots} exemplars needed, there are {len(shots)}")
     end = f"\nA: {STEP_BY_STEP}" if spec.variant == "zero_shot_cot" else "\nA:"
