@@ -163,8 +163,9 @@ def load(name: str, data_dir: str, allow_missing: Sequence[str] = ()) -> Suite:
         present = [t for t in wanted if family.has(folder, t, spec)]
         spec = dataclasses.replace(spec, tasks=tuple(present), allow_missing=())
     else:
-        folder = download.folder(data_dir) if data_dir in (download.HUB, download.TFDS) else pathlib.Path(data_dir)
-        if data_dir and not folder.is_dir():
+        is_source = data_dir in (download.HUB, download.TFDS)
+        folder = download.folder(data_dir) if is_source else pathlib.Path(data_dir)
+        if data_dir and not is_source and not folder.is_dir():
             raise UserError(f"DATA_DIR {data_dir}: no such folder; give the one that holds the benchmark files")
         present = [t for t in wanted if t not in spec.allow_missing or family.has(folder, t, spec)]
     if spec.stop:
