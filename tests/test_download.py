@@ -181,7 +181,7 @@ def test_tfds_gives_the_same_prompts(name: str, prepared: None, asked: list[str]
 
 def test_tfds_takes_from_the_hub_what_it_lacks(prepared: None, asked: list[str]) -> None:
     assert registry.load("gsm8k_cot", "tfds").hash == registry.load("gsm8k_cot", str(SAMPLE)).hash
-    assert [url.rpartition("/")[2] for url in asked] == ["exemplars.py"]
+    assert [url.rpartition("/")[2] for url in asked] == ["gsm8k-cot.yaml"]
 
 
 def test_tfds_without_the_data_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
