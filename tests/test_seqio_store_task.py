@@ -1,9 +1,11 @@
 """A mixture over a store, read by SeqIO: the same examples in the same order, sharded and cut alike."""
 
+import gin
 import numpy as np
 import pytest
 import seqio
 
+from flanx import config
 from flanx.data.pipeline import mixture, sampling
 from flanx.data.pipeline.batches import Batches
 from flanx.seqio import store_task
@@ -46,3 +48,17 @@ def test_seqios_converter_packs_it(opened):
     data = seqio.get_dataset("all_of_store", LENGTHS, feature_converter=converter, dataset_split="train", shuffle=False)
     row = next(iter(data.as_numpy_iterator()))
     assert row["encoder_input_tokens"].shape == (24,) and np.max(row["decoder_segment_ids"]) >= 1
+
+
+def test_the_recipe_for_t5x_reads_a_store_and_its_live_form_a_mixture(opened):
+    """T5X asks for the value of MIXTURE_OR_TASK_NAME several times: for vocabularies, training, evaluation."""
+    folder = config.gin_folder() / "t5x"
+    gin.clear_config()  # T5X parses with gin alone
+    gin.parse_config_files_and_bindings([f"{folder}/recipe.gin"], [f"STORE_DIR='{opened.path}'", "MIXTURE='cot'"])
+    first, second = (config.value("MIXTURE_OR_TASK_NAME") for _ in range(2))
+    assert first == second != store_task.registered(opened.path, "cot", seed=1)
+    store_task.store_mixture("by_hand", opened.path, "cot")
+    assert read(first, 20) == read("by_hand", 20)
+    with gin.unlock_config():
+        gin.parse_config_file(f"{folder}/live.gin")
+    assert config.value("MIXTURE_OR_TASK_NAME") == "cot" and "cot" in seqio.MixtureRegistry.names()

@@ -99,3 +99,13 @@ def store_mixture(name: str, store_dir: str | os.PathLike[str], mixture: Mixture
         preprocessors=[trim],
         output_features={"inputs": feature, "targets": feature},
     )
+
+
+def registered(store_dir: str | os.PathLike[str], mixture: Mixture | str, seed: int = 0) -> str:
+    """The name of `store_mixture`'s task, registered once: what gin/t5x binds to MIXTURE_OR_TASK_NAME, which is
+    evaluated wherever it is used."""
+    asked = Mixture(mixture) if isinstance(mixture, str) else mixture
+    name = f"store_{asked.name}_{sampling.key(seed, os.path.abspath(store_dir), repr(asked)):016x}"
+    if name not in seqio.TaskRegistry.names():
+        store_mixture(name, store_dir, asked, seed)
+    return name
