@@ -51,6 +51,7 @@ def evaluate(
     force_vocabulary: bool = False,
     partitioner: Partitioner | None = None,
     provenance: Mapping[str, Any] | None = None,
+    checks_only: bool = False,
 ) -> dict[str, Any]:
     """Scores a model on held-out suites, writes `generations/` and `scores.json`, and returns the scores.
 
@@ -68,6 +69,7 @@ def evaluate(
       beams: the same for beam search.
       force_vocabulary: show scores of suites that the vocabulary cannot write (`scores.MAX_UNKNOWN`), too.
       provenance: anything to record with the scores, such as the hash of the training store.
+      checks_only: read the vocabulary and the suites, refuse what is wrong with them, and return {}.
 
     Raises:
       UserError: for an unknown suite, missing or malformed data, predictions of another spec in `out_dir`.
@@ -75,9 +77,12 @@ def evaluate(
     folder = pathlib.Path(out_dir) / f"step_{step}" if step is not None else pathlib.Path(out_dir)
     loaded_vocabulary = vocabularies.load(vocabulary) if isinstance(vocabulary, str) else vocabulary
     predictor = Predictor(model, params, loaded_vocabulary, lengths, batch_size, seed)
-    data = data_dir or os.environ.get("FLANX_DATA_DIR", "")
-    names = _names(suites, self_consistency, beams)
-    loaded = [registry.load(name, data, allow_missing).with_line_breaks(loaded_vocabulary.line_break) for name in names]
+    loaded = [
+        suite.with_line_breaks(loaded_vocabulary.line_break)
+        for suite in load_suites(suites, data_dir, allow_missing, self_consistency, beams)
+    ]
+    if checks_only:
+        return {}
     with contextlib.ExitStack() as stack:
         if params is None:
             predictor = stack.enter_context(predictor.restored(checkpoint, partitioner or Partitioner()))
@@ -90,8 +95,20 @@ def evaluate(
     return json.loads((folder / "scores.json").read_text(encoding="utf-8"))
 
 
-def _names(suites: Sequence[str], self_consistency: int, beams: int) -> list[str]:
-    """The suites' names, with what is asked for every suite that generates."""
+def load_suites(
+    suites: Sequence[str],
+    data_dir: str | None = None,
+    allow_missing: Sequence[str] = (),
+    self_consistency: int = 0,
+    beams: int = 0,
+) -> list[Suite]:
+    """The suites of an evaluation with their items, see `evaluate`."""
+    data = data_dir or os.environ.get("FLANX_DATA_DIR", "")
+    return [registry.load(name, data, allow_missing) for name in suite_names(suites, self_consistency, beams)]
+
+
+def suite_names(suites: Sequence[str], self_consistency: int, beams: int) -> list[str]:
+    """The suites' names, with what is asked for every suite that generates. Raises UserError for an unknown one."""
     names = [suites] if isinstance(suites, str) else list(suites)
     if not names:
         raise UserError("SUITES is empty: name a suite, or include a file of gin/evals")

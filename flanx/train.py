@@ -6,6 +6,7 @@ A run is a folder: config.gin, run.json (its metadata), metrics.jsonl, checkpoin
 
 import contextlib
 import dataclasses
+import inspect
 import json
 import pathlib
 import re
@@ -54,7 +55,8 @@ def train(
     randomness, so that the losses of a stopped and resumed run equal those of an uninterrupted one to the last bit.
 
     Args:
-      evaluator: called as evaluator(model=, params=, step=, out_dir=) every `eval_period` steps and at the end.
+      evaluator: called as evaluator(model=, params=, step=, out_dir=) every `eval_period` steps and at the end; with
+        `checks_only=True` also before the first step, where it takes that, to refuse what is wrong with it.
       fork: resume although settings, model, examples or parent have changed; the metadata are then the new ones.
       compilation_cache: folder of compiled programs; see `flanx.partition.cache_compilations`.
 
@@ -63,13 +65,13 @@ def train(
       Preempted: after SIGTERM, with the state saved.
     """
     folder = local_folder(model_dir)
-    if (folder / "manifest.json").exists():
-        raise UserError(f"MODEL_DIR {folder} is a token store (it has manifest.json); give the run a folder of its own")
     if is_done(folder, train_steps):
         check_run_metadata(folder, {"settings": identity(trainer, None)["settings"]}, fork)
         print(f"{folder.name}: already done (step {train_steps}); delete {folder / 'done.json'} to run it again")
         return
     model = trainer.model
+    if evaluator and "checks_only" in inspect.signature(evaluator).parameters:
+        evaluator(model=model, step=0, out_dir=folder / "evals", checks_only=True)
     batches = dataset.open(model.vocab_size, model.packing, trainer.seed) if train_steps else None
     metadata = identity(trainer, batches) | parent_metadata(folder, initial_checkpoint)
     check_run_metadata(folder, metadata, fork)
@@ -160,6 +162,8 @@ def check_run_metadata(folder: pathlib.Path, metadata: Mapping[str, Any], fork: 
 
     Raises UserError naming what changed, or prints it where the run is to `fork`.
     """
+    if (folder / "manifest.json").exists():
+        raise UserError(f"MODEL_DIR {folder} is a token store (it has manifest.json); give the run a folder of its own")
     path, metadata = folder / "run.json", json.loads(json.dumps(metadata))  # as it is when it is read
     if path.exists() and (found := changes(read_json(path), metadata)):
         few = "; ".join(found[:4]) + (f"; and {len(found) - 4} more" if len(found) > 4 else "")

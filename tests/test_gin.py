@@ -138,7 +138,7 @@ def test_the_store_builder_resolves():
 
 @pytest.mark.parametrize("name", SWEEPS)
 def test_every_point_of_a_sweep_resolves(name, capsys):
-    yours = ["--gin.DATA_DIR='data'"] if "DATA_DIR" in scan([name]).defined else []
+    yours = ["--gin.DATA_DIR='sample'"] if "DATA_DIR" in scan([name]).defined else []
     assert main(["sweep", f"--gin_file={name}", "--dry_run", *yours]) == 0
     printed = capsys.readouterr().out.splitlines()
     config.parse([name], [flag.removeprefix("--gin.") for flag in yours])

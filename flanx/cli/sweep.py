@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     launcher = parse_launcher(args.launcher, args.retries, args.retry_wait)
     points = chosen(sweep.points(), args.only)
     report.check(sweep)
-    of_points = dependencies.dependencies(points, args.gin_search_paths)
+    of_points = dependencies.dependencies(points, args.gin_search_paths, args.dry_run)
     stores = dependencies.stores(sweep, of_points, args.gin_search_paths)
     if args.dry_run:
         return dry_run(points, of_points, stores, sweep, args)

@@ -4,13 +4,17 @@ import dataclasses
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from flanx import config
+from flanx import config, evaluate
 from flanx.errors import UserError, nearest
+from flanx.evals import download, registry
 from flanx.sweep.grid import GIN, RUNS, Point, Sweep, flags
 from flanx.sweep.results import CHOSEN, read
 from flanx.sweep.state import DONE, FAILED, WAITING, State, is_done, is_held
 
+EVALUATE = "flanx.evaluate.evaluate"
+SUITE_SETTINGS = ("suites", "data_dir", "allow_missing", "self_consistency", "beams")
 STORE_MACROS = ("DATA_DIR", "MIXTURE_OR_TASK_NAME")  # those of a sweep's bindings that its stores are built with too
 MACROS = ("INITIAL_CHECKPOINT_PATH", "TRAIN_STEPS", "STORE_DIR", "VOCABULARY")  # in the order of Dependencies
 
@@ -47,14 +51,36 @@ class Dependencies:
 MOVABLE = ("MODEL_DIR", "INITIAL_CHECKPOINT_PATH")
 
 
-def dependencies(points: Sequence[Point], search_paths: str) -> dict[str, Dependencies]:
-    """The dependencies of every point by name. Parses each point's gin, so a wrong macro of any is reported at once."""
+def dependencies(points: Sequence[Point], search_paths: str, plans: bool = False) -> dict[str, Dependencies]:
+    """The dependencies of every point by name. Parses each point's gin and reads the suites that it will be scored on,
+    so that what is wrong with any is reported at once. With `plans` benchmark files may still have to come: where no
+    DATA_DIR is given, or it names downloads, only the names of the suites are looked at."""
     paths = [p for p in search_paths.split(",") if p]
     result = {}
+    seen: set[str] = set()
     for point in points:
         config.parse(point.gin_files, point.all_bindings(), paths)
+        if config.parameter("flanx.train.train", "evaluator") is not None:
+            asked = {name: config.parameter(EVALUATE, name) for name in SUITE_SETTINGS}
+            asked = {name: value for name, value in asked.items() if value is not None}
+            if repr(asked) not in seen:
+                _check_suites(point, asked, plans)
+            seen.add(repr(asked))
         result[point.name] = Dependencies(*(config.value(macro) for macro in MACROS))
     return result
+
+
+def _check_suites(point: Point, asked: dict[str, Any], plans: bool) -> None:
+    """Raises UserError naming the point where its suites cannot be evaluated."""
+    try:
+        if plans and asked.get("data_dir") in (None, "", download.HUB, download.TFDS):
+            names = evaluate.suite_names(asked["suites"], asked.get("self_consistency", 0), asked.get("beams", 0))
+            for name in names:
+                registry.resolve(name)
+        else:
+            evaluate.load_suites(**asked)
+    except UserError as error:
+        raise UserError(f"point {point.name}: {error}") from error
 
 
 def changed(points: Sequence[Point], search_paths: str) -> dict[str, list[str]]:

@@ -1,6 +1,7 @@
 """Draws a figure of a sweep: our means in colour with their intervals, published ones in grey. Needs matplotlib."""
 
 import dataclasses
+import importlib.util
 import math
 import pathlib
 import re
@@ -115,12 +116,17 @@ def by_order(labels: Sequence[str]) -> dict[str, float]:
     return {label: float(i) for i, label in enumerate(labels)}
 
 
+def expect_matplotlib() -> None:
+    """Raises UserError where figures cannot be drawn."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise UserError("figures need matplotlib: pip install 'flanx[plots]'")
+
+
 def draw(figure: FigureSpec, shown: Sequence[Panel], title: str, path: pathlib.Path) -> None:
     """Writes the figure as .png and as .svg."""
-    try:
-        import matplotlib  # noqa: PLC0415 - optional
-    except ImportError as error:
-        raise UserError("figures need matplotlib: pip install 'flanx[plots]'") from error
+    expect_matplotlib()
+    import matplotlib  # noqa: PLC0415 - optional
+
     matplotlib.use("Agg")
     from matplotlib import pyplot  # noqa: PLC0415 - after the choice of a backend
 

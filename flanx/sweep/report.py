@@ -55,6 +55,7 @@ def read(name: str, bindings: Sequence[str] = ()) -> Sweep:
 
 def check(sweep: Sweep) -> None:
     """Raises UserError where the sweep's scores, figures, axes or published rows name something that does not exist."""
+    figures.expect_matplotlib()
     named = list(statistics.scores(sweep, []))
     # where the sweep names no score, those of the figures are suites, known when they have been run
     named = named or [name for table in sweep.figures.values() for name in table.get("scores", ())]
@@ -82,6 +83,13 @@ def publish(sweep: Sweep, state: State) -> list[pathlib.Path]:
         for difference in statistics.paired_differences(sweep, outcomes)
         if difference.checkpoint == statistics.shown_checkpoint(sweep)
     ]
+    tables = {
+        "results.csv": results.table(sweep, outcomes),
+        "cells.csv": cells_csv(sweep, means.values()),
+        **({"differences.csv": differences_csv(sweep, differences)} if sweep.compare else {}),
+    }
+    for name, text in tables.items():  # before the figures, which need more
+        write_atomic(out / name, text)
     drawn = draw_figures(sweep, means, outcomes)
     report = Document(
         title=sweep.title,
@@ -97,17 +105,11 @@ def publish(sweep: Sweep, state: State) -> list[pathlib.Path]:
         ],
         base=out,
     )
-    texts = {
-        "results.csv": results.table(sweep, outcomes),
-        "cells.csv": cells_csv(sweep, means.values()),
-        **({"differences.csv": differences_csv(sweep, differences)} if sweep.compare else {}),
-        "report.md": document.markdown(report),
-        "report.html": document.page(report),
-    }
-    for name, text in texts.items():
+    pages = {"report.md": document.markdown(report), "report.html": document.page(report)}
+    for name, text in pages.items():
         write_atomic(out / name, text)
     pictures = [section.figure.with_suffix(kind) for section in drawn if section.figure for kind in (".png", ".svg")]
-    return [*(out / name for name in texts), *pictures]
+    return [*(out / name for name in (*tables, *pages)), *pictures]
 
 
 # ---- CSV -------------------------------------------------------------------------------------------------------------
