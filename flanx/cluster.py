@@ -96,6 +96,7 @@ def joined(args: argparse.Namespace, gin_text: str) -> Iterator[None]:
         yield
         return
     import jax  # noqa: PLC0415  (see the module's docstring)
+    from jax._src import distributed  # noqa: PLC0415  (the key-value store has no public name)
 
     connection = Connection(own, args.cluster_timeout)
     try:
@@ -111,6 +112,7 @@ def joined(args: argparse.Namespace, gin_text: str) -> Iterator[None]:
             coordinator_bind_address=own.address,  # not on every interface, JAX's default
         )
         _connection = connection
+        connection.admit(distributed.global_state.client, args.cluster_timeout)
         agree("the configuration", {"gin files and bindings": _digest(gin_text)} | versions())
         yield
     except (Preempted, _Disagreement):  # raised by every process at the same point

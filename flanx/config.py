@@ -131,6 +131,17 @@ class Scan:
         )
 
 
+T5X_MACROS = {  # of T5X's gin files, without a meaning here -> what to do
+    "MIXTURE_OR_TASK_MODULE": (
+        "; `flanx store build` imports modules with tasks of your own: "
+        "--gin.data.store.build.build_store.imports=\"['your.module']\" --import=your"
+    ),
+    "USE_CACHED_TASKS": "; the token store takes the place of cached tasks: leave it out",
+    "USE_HARDWARE_RNG": "; leave it out",
+    "RANDOM_SEED": "; it is called SEED here",
+    "EVALUATOR_USE_MEMORY_CACHE": "; leave it out",
+    "JSON_WRITE_N_RESULTS": "; every generation is kept: leave it out",
+}
 IMPORTS = ("flanx", "jax", "seqio")  # what a gin file may import of itself
 IMPORTS_VARIABLE = "FLANX_IMPORTS"  # what --import allows beside them; the runs of a sweep inherit it
 
@@ -194,7 +205,8 @@ def parse(
         known = {*scan.defined, *scan.referenced}
         for key, _ in given:
             if "." not in key and key not in known:
-                raise UserError(f"no gin macro '{key}' (the command line)" + nearest(key, known))
+                hint = T5X_MACROS.get(key) or nearest(key, known)
+                raise UserError(f"no gin macro '{key}' (the command line){hint}")
         for key, text in given:
             _read_binding(scan, key, text)
         _check_macros(scan, whole)
@@ -260,11 +272,15 @@ def _check_macros(scan: Scan, whole: bool) -> None:
             f"no gin macro '{macro}' ({location}); define it or bind --gin.{macro}=VALUE"
             + (_givers(macro) or nearest(macro, scan.defined))
         )
+    if len(lines) > 5:
+        given = [f"{macro}{_givers(macro)}" for macro in (*required, *undefined)]
+        lines = [f"these gin macros have no value: add --gin.NAME=VALUE for each of {'; '.join(given)}"]
     if lines:
-        raise UserError("\n".join(_few(lines)))
+        raise UserError("\n".join(lines))
     for macro, location in scan.defined.items():
         if macro not in scan.referenced:
-            raise UserError(f"gin macro '{macro}' ({location}) is used by nothing" + nearest(macro, scan.referenced))
+            hint = T5X_MACROS.get(macro) or nearest(macro, scan.referenced)
+            raise UserError(f"gin macro '{macro}' ({location}) is used by nothing{hint}")
 
 
 def _few(lines: Sequence[str]) -> list[str]:

@@ -2,7 +2,9 @@
 
 JAX's start aborts without a name when a process is missing, and a collective waits for a lost one without end. Here
 every process has a connection to process 0, itself included, that stays open: process 0 waits for all at the start, and
-tells the others who failed or died. It listens on the coordinator's address alone, one port range above JAX's own.
+tells the others who failed or died. It listens on the coordinator's address alone, one port range above JAX's own, and
+believes no connection that a process failed or was lost before it has shown the run's token, which process 0 draws and
+leaves in JAX's key-value store (`admit`).
 """
 
 import contextlib
@@ -10,6 +12,7 @@ import dataclasses
 import json
 import os
 import queue
+import secrets
 import socket
 import sys
 import threading
@@ -21,6 +24,7 @@ from flanx.errors import UserError
 
 PORT_OFFSET = 1000  # the roll call listens this far above JAX's coordinator
 BEAT, SILENCE = 5.0, 30.0  # seconds between signs of life, and without one until a process counts as lost
+LONGEST = 65536  # bytes of a message
 LOST = 70  # exit status of a process that ends because another one did
 
 
@@ -50,21 +54,24 @@ class Connection:
 
     def __init__(self, own: ProcessId, timeout: float) -> None:
         self.own = own
+        self._timeout = timeout
         self._leaving = False
-        self._missing: queue.Queue[list[int]] = queue.Queue()
+        self._answers: queue.Queue[str] = queue.Queue()  # of process 0 to the roll call; "": all are there
         self._lock = threading.Lock()
-        if own.process == 0:
-            _Server(own, timeout).start()
+        self._server = _Server(own, timeout) if own.process == 0 else None
+        if self._server:
+            self._server.start()
         self._socket = self._connect(timeout)
         self._send({"process": own.process, "host": socket.gethostname()})
         threading.Thread(target=self._read, name="flanx-coordination", daemon=True).start()
         threading.Thread(target=self._beat, name="flanx-coordination-beat", daemon=True).start()
-        if missing := self._missing.get():
+        try:
+            answer = self._answers.get(timeout=timeout + SILENCE)
+        except queue.Empty:
+            answer = f"process {own.process}: process 0 at {own.host}:{own.port} did not answer the roll call"
+        if answer:
             self._leaving = True
-            raise UserError(
-                f"process {', '.join(map(str, missing))} (of {own.count}) did not start within {timeout:.0f} s; look "
-                "at its log, or raise --cluster_timeout"
-            )
+            raise UserError(answer)
 
     def _connect(self, timeout: float) -> socket.socket:
         limit = time.monotonic() + timeout
@@ -78,6 +85,13 @@ class Connection:
                         f"within {timeout:.0f} s ({error}); is it running, and is the port open?"
                     ) from error
                 time.sleep(0.2)
+
+    def admit(self, store: Any, timeout: float) -> None:
+        """Shows the run's token to process 0, once JAX's key-value store, `store`, connects all processes."""
+        if self._server:
+            self._server.token = secrets.token_hex(16)
+            store.key_value_set("flanx/coordination", self._server.token)
+        self._send({"token": store.blocking_key_value_get("flanx/coordination", int(timeout * 1000))})
 
     def fail(self, reason: str) -> None:
         """Tells every process that this one failed: they would wait for it in a collective without end."""
@@ -107,7 +121,13 @@ class Connection:
         with contextlib.suppress(OSError), self._socket:
             for message in _messages(self._socket):
                 if "missing" in message:
-                    self._missing.put(message["missing"])
+                    names = ", ".join(map(str, message["missing"]))
+                    late = f"process {names} (of {self.own.count}) did not start within {self._timeout:.0f} s"
+                    self._answers.put(names and f"{late}; look at its log, or raise --cluster_timeout")
+                elif "taken" in message:
+                    self._answers.put(
+                        f"process {self.own.process} is there already: give every process its own --process_id"
+                    )
                 elif "lost" in message:
                     self._end(f"process {message['lost']} ({message['host']}) was lost")
                 elif "failed" in message:
@@ -142,6 +162,7 @@ class _Server(threading.Thread):
         self._lock = threading.Lock()
         self._sockets: dict[int, socket.socket] = {}
         self._called = False
+        self.token = ""  # until `Connection.admit`
 
     def run(self) -> None:
         """Accepts processes, one thread each."""
@@ -154,25 +175,35 @@ class _Server(threading.Thread):
             threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, connection: socket.socket) -> None:
-        process, host, is_leaving = None, "", False
+        process, host, is_admitted, is_leaving = None, "", False, False
         with contextlib.suppress(OSError), connection:
             for message in _messages(connection):
-                if "host" in message:
-                    process, host = message["process"], message["host"]
-                    with self._lock:
-                        self._sockets[process] = connection
-                        is_complete = len(self._sockets) == self._count
-                    if is_complete:
-                        self._call_roll()
-                elif "failed" in message:
-                    self._tell({"failed": message["failed"], "process": process}, but=process)
+                if "host" in message and process is None:
+                    process, host = self._enter(message, connection)
+                elif "token" in message:
+                    is_admitted = bool(self.token) and secrets.compare_digest(str(message["token"]), self.token)
+                elif "failed" in message and is_admitted:
+                    self._tell({"failed": str(message["failed"]), "process": process}, but=process)
                 elif "bye" in message:
                     is_leaving = True
         if process is not None:
             with self._lock:
                 self._sockets.pop(process, None)
-            if not is_leaving:
+            if is_admitted and not is_leaving:
                 self._tell({"lost": process, "host": host})
+
+    def _enter(self, message: Mapping[str, Any], connection: socket.socket) -> tuple[int | None, str]:
+        """Enters a process into the roll, once; (its number, its host), None for one that is none or is there."""
+        process = message.get("process")
+        with self._lock:
+            if not isinstance(process, int) or process not in range(self._count) or process in self._sockets:
+                connection.sendall(b'{"taken": true}\n')
+                return None, ""
+            self._sockets[process] = connection
+            is_complete = len(self._sockets) == self._count
+        if is_complete:
+            self._call_roll()
+        return process, str(message["host"])[:100]
 
     def _call_roll(self) -> None:
         """Answers all at once: when the last process is there, or when the time is over."""
@@ -214,4 +245,12 @@ def _messages(connection: socket.socket) -> Iterator[dict[str, Any]]:
         waits = 0
         *lines, rest = (rest + data).split(b"\n")
         for line in lines:
-            yield json.loads(line)
+            try:
+                message = json.loads(line)
+            except (ValueError, RecursionError):
+                return  # not one of ours
+            if not isinstance(message, dict):
+                return
+            yield message
+        if len(rest) > LONGEST:
+            return

@@ -2,6 +2,8 @@
 process."""
 
 import contextlib
+import csv
+import io
 import json
 import os
 import pathlib
@@ -9,7 +11,7 @@ import stat
 import urllib.parse
 import urllib.request
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, BinaryIO
 
 import filelock
@@ -94,6 +96,23 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
             f"{path} is damaged: not a JSON object (cut off by a copy or a full disk?); restore or remove it"
         )
     return found
+
+
+def csv_text(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A table as CSV; None is an empty field. A text that a spreadsheet would take for a formula begins with "'"."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([map(_inert, row) for row in [head, *rows]])
+    return text.getvalue()
+
+
+def _inert(cell: Any) -> Any:
+    if not isinstance(cell, str) or len(cell) < 2 or cell[0] not in "=+-@\t\r":
+        return cell
+    try:
+        float(cell)
+    except ValueError:
+        return f"'{cell}"
+    return cell
 
 
 def umask() -> int:

@@ -177,6 +177,8 @@ def check(function: Callable[..., Any], name: str, value: Any) -> Any:
     hint = annotations(function).get(name, Any)
     if value is None and not _takes(hint, type(None)):
         raise Wrong(_describe(hint, name))
+    if isinstance(value, str) and re.search(r"\bhf_[A-Za-z0-9]{20,}", value):
+        raise Wrong("no access token: it would be written into the run's records; set HF_TOKEN instead")
     value = _convert(hint, name, value)
     return _path(name, value) if name in PATHS and isinstance(value, str) else value
 
@@ -261,6 +263,8 @@ def _path(name: str, text: str) -> str:
     if re.match(r"[a-z0-9]+:(?!//)", text) and name != "vocabulary":
         raise Wrong(f"a path; '{text}' is neither one nor a URL (a URL has ://)")
     if "://" in text:
+        if re.match(r"[^/]*//[^/]*@", text):
+            raise Wrong("a URL without a name and password in it: they would be written into the run's records")
         if name in FOLDERS:
             raise Wrong("a folder: a run writes to a file system; mount the bucket (gcsfuse) and give that path")
         return text

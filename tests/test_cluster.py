@@ -138,7 +138,35 @@ def test_no_answer_from_process_0() -> None:
         coordination.Connection(coordination.ProcessId(f"127.0.0.1:{run_case.free_port()}", 2, 1), 0.3)
 
 
-def test_a_failure_is_reported_to_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+class Values:
+    """The little of JAX's key-value store that is needed."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, str] = {}
+
+    def key_value_set(self, key: str, value: str) -> None:
+        self.kept[key] = value
+
+    def blocking_key_value_get(self, key: str, timeout_ms: int) -> str:
+        return self.kept[key]
+
+
+def test_a_number_that_is_taken_is_refused() -> None:
+    address = f"127.0.0.1:{run_case.free_port()}"
+    heard: list[str] = []
+
+    def connect(i: int) -> None:
+        try:
+            coordination.Connection(coordination.ProcessId(address, 3, i), 3.0).leave()
+        except UserError as error:
+            heard.append(str(error))
+
+    threads = [threading.Thread(target=connect, args=(i,)) for i in (0, 1, 1)]
+    [t.start() for t in threads], [t.join() for t in threads]
+    assert sorted(text.partition(":")[0] for text in heard)[0] == "process 1 is there already"
+
+
+def test_a_failure_of_a_process_of_the_run_alone_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
     ended: list[str] = []
     monkeypatch.setattr(
         coordination.Connection,
@@ -147,12 +175,23 @@ def test_a_failure_is_reported_to_the_others(monkeypatch: pytest.MonkeyPatch) ->
     )
     address = f"127.0.0.1:{run_case.free_port()}"
     both: dict[int, coordination.Connection] = {}
+    values = Values()
 
     def connect(i: int) -> None:
         both[i] = coordination.Connection(coordination.ProcessId(address, 2, i), 10.0)
 
     threads = [threading.Thread(target=connect, args=(i,)) for i in range(2)]
     [t.start() for t in threads], [t.join() for t in threads]
+    own = both[0].own
+    with socket.create_connection((own.host, own.port)) as stranger:  # any client of the network
+        for line in ('{"failed": "x"}', '{"process": 1, "host": "h"}', '{"token": ""}', '{"failed": "x"}', "[", "5"):
+            stranger.sendall(line.encode() + b"\n")
+    for i in range(2):
+        both[i].admit(values, 10.0)
+    with socket.create_connection((own.host, own.port)) as stranger:
+        stranger.sendall(b'{"process": 1, "host": "h"}\n{"token": "guess"}\n{"failed": "x"}\n')
+    time.sleep(0.2)
+    assert not ended
     both[1].fail("the loss of step 3 is nan")
     limit = time.monotonic() + 10
     while not ended and time.monotonic() < limit:

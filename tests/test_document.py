@@ -29,7 +29,3 @@ def test_html_links_to_rows_and_escapes_every_text(tmp_path: pathlib.Path) -> No
     assert '<td id="d1.last">d1|a &amp;</td>' in page
     assert '<td class="number score" title="without &lt;d2&gt;"><a href="#d1.last">33.0</a>!</td>' in page
     assert "<td>d2</td><td>-</td>" in page  # no cell is blank
-
-
-def test_csv_has_empty_fields_for_none() -> None:
-    assert document.csv_text(["a", "b"], [[1, None], ["x,y", 2.5]]) == 'a,b\n1,\n"x,y",2.5\n'

@@ -72,3 +72,9 @@ def test_a_pipe_is_not_waited_for(tmp_path):
     for read in (files.open_regular, files.read_json, files.read_jsonl, files.json_lines):
         with pytest.raises(UserError, match="not a regular file"):
             read(tmp_path / "pipe")
+
+
+def test_csv_has_empty_fields_for_none_and_no_formulas():
+    assert files.csv_text(["a", "b"], [[1, None], ["x,y", 2.5]]) == 'a,b\n1,\n"x,y",2.5\n'
+    cells = ["=1+1", "+a", "-a", "@a", "-1.5", "+2", "-", -3, "a=b"]
+    assert files.csv_text(["=a"], [cells]) == "'=a\n'=1+1,'+a,'-a,'@a,-1.5,+2,-,-3,a=b\n"

@@ -1,6 +1,8 @@
 """The gin flags that commands share: T5X's --gin_file, --gin_search_paths and --gin.NAME=VALUE."""
 
 import argparse
+import re
+import textwrap
 
 from flanx.errors import UserError
 
@@ -20,8 +22,30 @@ def add_gin_arguments(parser: argparse.ArgumentParser) -> None:
         help="a module of your own that gin files may import; may be given again",
     )
     parser.epilog = (
-        "--gin.NAME=VALUE binds a macro or a parameter; a string keeps its quotes: --gin.MODEL_DIR=\"'out/run'\""
+        "--gin.NAME=VALUE binds a macro or a parameter; a string keeps its quotes: --gin.MODEL_DIR=\"'out/run'\". "
+        "Exit status: 0 done, 1 some part failed or the machine did, 2 bad input, 75 stopped with the state saved."
     )
+
+
+def describe_macros(parser: argparse.ArgumentParser, name: str) -> None:
+    """Adds to the help of a command the macros of its gin file `name`, with defaults, and flanx's other gin files."""
+    from flanx import config  # noqa: PLC0415  (imports gin, which other commands' help does without)
+
+    folder = config.gin_folder()
+    macros = re.findall(
+        r"^([A-Z_]+) = (.*?)\s*(?:  # (.*))?$", (folder / name).read_text(encoding="utf-8"), re.MULTILINE
+    )
+    rows = [
+        f"  {macro:32} {'must be bound' if value == '%gin.REQUIRED' else value:24} {meaning}".rstrip()
+        for macro, value, meaning in macros
+    ]
+    files = []
+    for kind in ("mixtures", "models", "evals"):
+        names = sorted(path.relative_to(folder).as_posix() for path in (folder / kind).rglob("*.gin"))
+        files += textwrap.wrap("  ".join(names), 110, initial_indent="  ", subsequent_indent="  ")
+    lines = [f"macros of {name}:", *rows, "gin files to add (--gin_file):", *files]
+    parser.epilog = "\n".join([*textwrap.wrap(parser.epilog or "", 100), "", *lines])
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
 
 
 def parse_gin(args: argparse.Namespace, whole: bool = True) -> None:

@@ -106,6 +106,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if each == name and command.function:
             gin_flags.add_gin_arguments(subparser)
             cluster.add_arguments(subparser)
+            if {"-h", "--help"} & set(arguments):
+                gin_flags.describe_macros(subparser, f"runs/{name}.gin")
         elif each == name:  # only this command's module is imported
             importlib.import_module(f"flanx.cli.{name}").add_arguments(subparser)
     given = [a for a in arguments if not a.startswith("--gin.")]

@@ -21,7 +21,7 @@ from flanx.progress import Progress
 from flanx.settings import COUNT, MOST_SECONDS, NATURAL, Range, flag
 from flanx.sweep import cost, dependencies, report, results
 from flanx.sweep.dependencies import Dependencies, Parent
-from flanx.sweep.grid import GIN, Point, Sweep
+from flanx.sweep.grid import GIN, RECORD, Point, Sweep, record
 from flanx.sweep.results import Outcome
 from flanx.sweep.scheduler import Launcher, Status, log_path, parse_launcher, run_points
 from flanx.sweep.state import DONE, FAILED, RETRYING, RUNNING, State
@@ -75,6 +75,7 @@ def run(args: argparse.Namespace) -> int:
     settle_changed(points, args)
     out = make_folder(sweep.out_dir)
     write_atomic(out / GIN, text)
+    write_atomic(out / RECORD, record(sweep))
     blocked, complete = build_stores(stores, of_points)
     statuses = watch(sweep, points, args.jobs, args.gin_search_paths, launcher, parents, blocked)
     publish(sweep, statuses)

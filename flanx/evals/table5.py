@@ -3,9 +3,7 @@
 No cell is blank: a suite that was not run is marked as such, a score with too many failed extractions with a "!".
 """
 
-import csv
 import dataclasses
-import io
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +12,7 @@ from flanx.errors import UserError
 from flanx.evals import metrics
 from flanx.evals.published import tables
 from flanx.evals.scores import FLAGGED, flags, interval_text, not_available, partial, version_note
-from flanx.files import read_json
+from flanx.files import csv_text, read_json
 
 COLUMNS = ("normalized_average", *metrics.HEADLINE)
 TITLES = ("norm. avg.", "MMLU direct", "MMLU CoT", "BBH direct", "BBH CoT", "TyDiQA", "MGSM CoT")
@@ -77,9 +75,7 @@ def value_of(entry: dict[str, Any]) -> str:
 
 def table(lines: Sequence[Line]) -> str:
     """The table as CSV: one row for each run and column, ours and published."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["run", "model", "benchmark", "ours", "low", "high", "flagged", "partial", "published", "spec"])
+    rows: list[list[Any]] = []
     for line in lines:
         for column in COLUMNS:
             entry = line.scores["suites"].get(column)
@@ -91,8 +87,9 @@ def table(lines: Sequence[Line]) -> str:
                 ours.append("; ".join(partial(entry)) if entry else "")
                 if entry and (reason := not_available(entry)):
                     ours[:3] = [reason, "", ""]
-            writer.writerow([line.label, line.model or "", column, *ours, theirs, entry["spec"] if entry else ""])
-    return text.getvalue()
+            rows.append([line.label, line.model or "", column, *ours, theirs, entry["spec"] if entry else ""])
+    columns = ["run", "model", "benchmark", "ours", "low", "high", "flagged", "partial", "published", "spec"]
+    return csv_text(columns, rows)
 
 
 def markdown(lines: Sequence[Line]) -> str:

@@ -1,15 +1,12 @@
 """A report as data: sections with notes, figures and tables, rendered as Markdown and as one HTML page."""
 
 import base64
-import csv
 import dataclasses
 import html
-import io
 import os
 import pathlib
 import urllib.parse
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8881; }
@@ -88,13 +85,6 @@ class Document:
     notes: Sequence[str]
     sections: Sequence[Section]
     base: pathlib.Path
-
-
-def csv_text(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A table as CSV; None is an empty field."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([head, *rows])
-    return text.getvalue()
 
 
 def _relative(path: pathlib.Path, base: pathlib.Path) -> str:

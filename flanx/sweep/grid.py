@@ -2,17 +2,20 @@
 
 import dataclasses
 import itertools
+import json
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from flanx import settings
 from flanx.errors import UserError
+from flanx.files import read_json
 
 # what an axis sets at one of its values: gin files (ending in .gin), bindings ("NAME=VALUE"), and bindings as mappings
 # {NAME: value}, whose values may be macros of the sweep's own file
 Setting = Sequence[str | Mapping[str, Any]]
-GIN, RUNS = "sweep.gin", "runs"  # in a sweep's folder: what the sweep was, and its runs
+GIN, RECORD, RUNS = "sweep.gin", "sweep.json", "runs"  # in a sweep's folder: what the sweep was, twice, and its runs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +85,30 @@ class Sweep:
             gin_files=[*self.gin_files, *(i for i in items if i.endswith(".gin"))],
             bindings=[*fixed, *(i for i in items if not i.endswith(".gin"))],
         )
+
+
+def record(sweep: Sweep) -> str:
+    """The sweep as JSON, for reports: its gin file is a program, this is data."""
+    return json.dumps(dataclasses.asdict(sweep), indent=1, default=repr) + "\n"
+
+
+def recorded(folder: pathlib.Path) -> Sweep:
+    """The sweep that `record` wrote into a folder, which may have been moved since.
+
+    Raises UserError where it is damaged or absent.
+    """
+    path = folder / RECORD
+    values = read_json(path)
+    if not values:
+        raise UserError(
+            f"{folder} has no {RECORD}, as sweeps of older versions; if you trust its gin file, which is a program, "
+            f"give that: {folder / GIN}"
+        )
+    try:
+        checked = {name: settings.check(Sweep, name, value) for name, value in values.items()}
+        return dataclasses.replace(Sweep(**checked), out_dir=str(folder))
+    except (settings.Wrong, TypeError) as error:
+        raise UserError(f"{path} is damaged ({str(error).splitlines()[0]}); run the sweep's command again") from error
 
 
 @dataclasses.dataclass(frozen=True)

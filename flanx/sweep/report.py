@@ -1,9 +1,8 @@
 """The report of a sweep: results.csv, cells.csv, differences.csv, figures/, report.md and report.html.
 
-A sweep is named by its folder (OUT_DIR, which keeps the sweep's gin) or by its gin file.
+A sweep is named by its folder (OUT_DIR, which keeps it as data in sweep.json) or by its gin file.
 """
 
-import dataclasses
 import datetime
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,11 +12,11 @@ from flanx import config
 from flanx.errors import UserError, nearest
 from flanx.evals import published, table5
 from flanx.evals.scores import FLAGGED, interval_text, partial, score_text
-from flanx.files import write_atomic
+from flanx.files import csv_text, write_atomic
 from flanx.sweep import document, figure_specs, figures, results, score_expressions, statistics
-from flanx.sweep.document import Cell, Document, Section, Span, Table, csv_text
+from flanx.sweep.document import Cell, Document, Section, Span, Table
 from flanx.sweep.figures import Panel
-from flanx.sweep.grid import GIN, Sweep
+from flanx.sweep.grid import GIN, RECORD, Sweep, recorded
 from flanx.sweep.results import CHOSEN, LAST, Outcome
 from flanx.sweep.state import State
 from flanx.sweep.statistics import MeanScore, PairedDifference
@@ -41,16 +40,17 @@ DIFFERENCES_NOTE = (
 
 def is_sweep(name: str) -> bool:
     """Whether `name` is a gin file or the folder of a sweep."""
-    return name.endswith(".gin") or (pathlib.Path(name) / GIN).is_file()
+    return name.endswith(".gin") or any((pathlib.Path(name) / each).is_file() for each in (RECORD, GIN))
 
 
 def read(name: str, bindings: Sequence[str] = ()) -> Sweep:
-    """The sweep of a gin file or of a folder; the folder may have been moved since."""
+    """The sweep of a gin file, which is a program, or of a folder, which is read as data."""
     if name.endswith(".gin"):
         config.parse([name], bindings, whole=False)
         return config.make(Sweep)
-    config.parse([str(pathlib.Path(name) / GIN)], bindings, whole=False)
-    return dataclasses.replace(config.make(Sweep), out_dir=name)
+    if bindings:
+        raise UserError(f"--gin.{bindings[0]}: the report of a folder binds nothing; give the sweep's gin file instead")
+    return recorded(pathlib.Path(name))
 
 
 def check(sweep: Sweep) -> None:

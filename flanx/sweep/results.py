@@ -10,9 +10,8 @@ from typing import Any
 
 from flanx.errors import UserError
 from flanx.evals import scores
-from flanx.files import read_json, write_atomic
+from flanx.files import csv_text, read_json, write_atomic
 from flanx.sweep import score_expressions
-from flanx.sweep.document import csv_text
 from flanx.sweep.grid import Point, Sweep
 
 LAST, CHOSEN = "last", "chosen"
