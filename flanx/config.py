@@ -331,7 +331,8 @@ def _check_values(scan: Scan) -> None:
                 location = rows[-1][0] if rows else "the command line"
                 shown = source or full.removeprefix("flanx.")
                 of = f" ({full.removeprefix('flanx.')})" if source else ""
-                text = repr(value) if len(repr(value)) < 80 else repr(value)[:77] + "..."
+                text = re.sub(r"//[^/@]*@|\bhf_\w+", "...", repr(value))  # a password or a token
+                text = text if len(text) < 80 else text[:77] + "..."
                 lines.append(f"{shown} is {text} ({location}); it takes {wrong}{of}")
                 continue
             if settings.UNCHECKED not in _leaves(value) and (taken != value or repr(taken) != repr(value)):

@@ -212,6 +212,9 @@ def write_checksums(folder: str | os.PathLike) -> None:
 def verify_checksums(folder: str | os.PathLike) -> None:
     """Compares the files with their record, where there is one. Raises UserError naming the first that differs."""
     root = pathlib.Path(folder)
+    for path in root.rglob("*"):
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise UserError(f"{path} is a pipe or a device: the checkpoint is damaged; copy it again")
     for name, (size, crc) in read_json(root / CHECKSUMS).items() if verifying else ():
         path = root / name
         if not path.is_file():

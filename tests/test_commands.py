@@ -1,16 +1,19 @@
 """Wrong command lines, damaged files, hostile answers: each ends in status 2 and one to five lines, or makes sense."""
 
 import json
+import os
 import pathlib
 import random
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
 
 from flanx.cli import main
-from tests import command_case
+from flanx.evals import registry
+from flanx.sweep import grid
+from tests import command_case, sweep_maker
 from tests.command_case import evaluate, infer, train
 
 WRONG = ("None", "5", "-1", "1.5", "[]", "{}", "'a'", "True", "1e400", "''", "(", r"'a\x00b'", "'~nosuchuser/x'", "5,")
@@ -158,4 +161,155 @@ def test_the_command_lines_of_others(cases_dir, base, tmp_path):
     every = cases([[word.replace("{BASE}", str(base)) for word in line["argv"]] for line in lines], tmp_path)
     results = command_case.run_all([{**case, "wrong": False} for case in every], tmp_path)
     found = show(results, "command lines of commands.jsonl")
+    assert len(found) <= len(every) / 100, "\n".join(found)
+
+
+# ---- damaged files ---------------------------------------------------------------------------------------------------
+
+
+def flip(raw: bytes, rng: random.Random) -> bytes:
+    """The bytes with one bit turned."""
+    at = rng.randrange(len(raw))
+    return raw[:at] + bytes([raw[at] ^ 1 << rng.randrange(8)]) + raw[at + 1 :]
+
+
+BYTES: dict[str, Callable[[bytes, random.Random], bytes]] = {
+    "empty": lambda raw, rng: b"",
+    "cut": lambda raw, rng: raw[: len(raw) // 2],
+    "cut by one": lambda raw, rng: raw[:-1],
+    "flipped": flip,
+    "flipped again": flip,
+    "zeros": lambda raw, rng: bytes(len(raw)),
+    "noise": lambda raw, rng: rng.randbytes(len(raw)),
+    "UTF-16": lambda raw, rng: raw.decode("latin-1").encode("utf-16"),
+    "doubled": lambda raw, rng: raw + raw,
+}
+VALUES = (None, -1, 1.5, "x", [], {}, True, 10**30, [[]], {"a": "/etc/passwd"}, "../../x", 1e308)
+TEXTS = ("[]", "5", '"x"', "null", "{}", "[" * 5000, '{"a": NaN}', '{"a": 1, "a": 2}', "1e999")
+
+
+def of_json(raw: bytes, rng: random.Random) -> bytes:
+    """A record with one value, at any depth, replaced by one of another kind, or a key taken away."""
+    first, _, rest = raw.partition(b"\n") if raw.count(b"\n") > 1 and raw.startswith(b'{"') else (raw, b"", b"")
+    record = json.loads(first)
+    places: list[tuple[Any, Any]] = []
+
+    def walk(value: Any) -> None:
+        for key in value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ():
+            places.append((value, key))
+            walk(value[key])
+
+    walk(record)
+    if not places:
+        return b"[]"
+    holder, key = rng.choice(places)
+    if isinstance(holder, dict) and rng.random() < 0.2:
+        del holder[key]
+    else:
+        holder[key] = rng.choice(VALUES)
+    return json.dumps(record).encode() + (b"\n" + rest if rest else b"")
+
+
+def damaged(base: pathlib.Path, folder: pathlib.Path) -> Iterator[dict[str, Any]]:
+    """Cases: a command on a copy of a good folder in which one file is damaged; `must` where it has to be refused."""
+    rng = random.Random(0)
+    resume = train(pathlib.Path("."), "--gin.TRAIN_STEPS=21")
+    ask = infer(pathlib.Path("."))
+    mix = ["store", "mix", "store", "--gin.MIXTURE_OR_TASK_NAME='suite_text'"]
+    add = ["tasks", "add", "{}", "--inputs=inputs", "--targets=targets", "--output=o"]
+    scored = evaluate(pathlib.Path("."), "--gin.DATA_DIR='sample'")
+
+    def suite(name: str) -> list[str]:
+        return [*scored, f"--gin.SUITES=['{name}']"]
+
+    plans = [  # files, the ways of damaging each, times the record is changed, the command, whether it must be refused
+        ("run/done.json run/run.json", BYTES, 8, resume, False),
+        ("run/metrics.jsonl run/config.gin", BYTES, 0, resume, False),
+        ("run/checkpoints/checkpoint_20/*", BYTES, 0, ask, False),
+        ("run/checkpoints/checkpoint_20/default/**", BYTES, 0, ask, True),
+        ("out/state.json out/sweep.json out/runs/*/done.json out/runs/*/run.json", BYTES, 12, ["report", "out"], False),
+        ("out/runs/*/evals/*/scores.json", BYTES, 20, ["report", "out"], False),
+        ("ev/scores.json", BYTES, 12, ["report", "ev"], False),
+        ("ev/scores.json ev/generations/*", BYTES, 8, ["rescore", "ev"], False),
+        ("store/manifest.json", BYTES, 15, mix, True),
+        ("store/*.npy", BYTES, 0, ["store", "verify", "store"], True),
+        ("store/*.npy", BYTES, 0, mix, False),
+        ("hf/config.json", BYTES, 15, ["convert", "hf", "o"], False),
+        ("hf/model.safetensors hf/generation_config.json", BYTES, 0, ["convert", "hf", "o"], False),
+        ("t5x/*", BYTES, 0, ["convert", "t5x", "o"], False),
+        ("t5x/*/*", BYTES, 0, ["convert", "t5x", "o"], False),
+        ("p.jsonl p.csv p.tsv", BYTES, 0, add, False),
+        ("p.jsonl", BYTES, 5, [*ask, "--gin.PROMPTS='p.jsonl'"], False),
+        ("sample/gsm8k/test.jsonl", BYTES, 5, suite("gsm8k_cot[:1]"), False),
+        ("sample/mgsm/mgsm_de.tsv", BYTES, 0, suite("mgsm_cot[de,:1]"), False),
+        ("sample/mgsm/exemplars.json", BYTES, 5, suite("mgsm_cot[de,:1]"), False),
+        ("sample/tydiqa/tydiqa-goldp-v1.1-dev.json", BYTES, 5, suite("tydiqa[:1]"), False),
+        ("tiny.gin", BYTES, 0, ["explain", "--gin_file=tiny.gin"], False),
+    ]
+    number = 0
+    for patterns, ways, records, argv, must in plans:
+        top = sorted({pattern.partition("/")[0] for pattern in patterns.split()} | set(needed(argv)))
+        files = [p for pattern in patterns.split() for p in sorted(base.glob(pattern)) if p.is_file()]
+        for file in files[:4]:
+            raw = file.read_bytes()
+            variants = [(name, way(raw, rng)) for name, way in ways.items() if raw]
+            if records:
+                variants += [(f"record {n}", of_json(raw, rng)) for n in range(records)]
+                variants += [(f"text {text[:20]}", text.encode()) for text in rng.sample(TEXTS, 4)]
+            for name, content in [*variants, ("folder", None), ("pipe", None), ("absent", None)]:
+                if content == raw:
+                    continue
+                own, number = folder / f"d{number}", number + 1
+                own.mkdir()
+                for part in top:
+                    copy = shutil.copytree if (base / part).is_dir() else shutil.copy
+                    copy(base / part, own / part)
+                target = own / file.relative_to(base)
+                target.unlink()
+                if content is not None:
+                    target.write_bytes(content)
+                elif name != "absent":
+                    (os.mkdir if name == "folder" else os.mkfifo)(target)
+                words = [file.relative_to(base).as_posix() if word == "{}" else word for word in argv]
+                what = f"{file.relative_to(base)}: {name}"
+                yield {"id": what, "argv": words, "folder": str(own), "wrong": must and name != "doubled"}
+
+
+def needed(argv: Sequence[str]) -> Iterator[str]:
+    """What else in the folder a command reads."""
+    text = " ".join(argv)
+    for name, marks in {
+        "store": ("./store",),
+        "run": ("./run", "MODEL_DIR='run'"),
+        "tiny.gin": ("tiny.gin",),
+        "p.txt": ("p.txt",),
+        "sample": ("'sample'",),
+    }.items():
+        if any(mark in text for mark in marks):
+            yield name
+
+
+def make_more(base: pathlib.Path) -> None:
+    """Adds to a base what is damaged beside its store and run: a sweep's folder, converted checkpoints, data files."""
+    sweep = sweep_maker.make(base / "out")
+    for point in sweep.points():
+        sweep_maker.leave(point.folder, {5: {"suite_rule": sweep_maker.entry(12.5)}})
+    (base / "out" / "sweep.json").write_text(grid.record(sweep))
+    (base / "out" / "state.json").write_text(
+        json.dumps({point.name: {"state": "done", "at": 1.0} for point in sweep.points()})
+    )
+    for kind in ("hf", "t5x"):
+        done = command_case.run(["convert", "run", kind, f"--to={kind}"], base)
+        assert done.status == 0, done.err
+    (base / "p.csv").write_text("inputs,targets\nsay a,a\nsay b,b\n")
+    (base / "p.tsv").write_text("inputs\ttargets\nsay a\ta\nsay b\tb\n")
+    shutil.copytree(registry.SAMPLE_DIR, base / "sample")
+
+
+@pytest.mark.slow
+def test_hundreds_of_damaged_files(base, tmp_path):
+    make_more(base)
+    every = list(damaged(base, tmp_path))
+    assert len(every) >= 300
+    found = show(command_case.run_all(every, tmp_path), "damaged files")
     assert len(found) <= len(every) / 100, "\n".join(found)
