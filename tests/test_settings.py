@@ -161,6 +161,8 @@ def test_a_bracket_that_is_not_closed(value: str, tmp_path: pathlib.Path):
     (tmp_path / "b.gin").write_text("A = 1\nB = %A\n")
     with pytest.raises(UserError, match=r"--gin\.A="):
         config.parse([str(tmp_path / "b.gin")], [f"A={value}"])
+
+
 def test_passwords_and_tokens_are_refused_as_runs_record_their_settings():
     for name, value in (("STORE_DIR", "https://me:secret@host/x"), ("MODEL_DIR", "hf_" + 30 * "a")):
         with pytest.raises(UserError, match="would be written into the run's records"):
