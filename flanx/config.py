@@ -25,7 +25,7 @@ from gin import config_parser
 
 from flanx import settings
 from flanx.errors import UserError, nearest
-from flanx.files import local_folder, lock, write_atomic
+from flanx.files import local_folder, lock, open_regular, write_atomic
 
 
 def gin_folder() -> pathlib.Path:
@@ -478,7 +478,10 @@ def _recorded(folder: pathlib.Path) -> Iterator[None]:
     given, operative, locked = folder / "config.gin", folder / "operative_config.gin", folder / ".flanx.lock"
     was_used = locked.exists()
     with lock(locked, busy=f"{folder}: another flanx command is writing there; wait for it, or give another folder"):
-        earlier = given.read_bytes() if given.exists() else None
+        earlier = None
+        if given.exists():
+            with open_regular(given) as file:
+                earlier = file.read()
         own = {given.name, operative.name, locked.name}
         others = {file.name for file in folder.iterdir()} - own
         write_atomic(given, text())

@@ -11,11 +11,12 @@ import stat
 import urllib.parse
 import urllib.request
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
 import filelock
 
+from flanx import settings
 from flanx.errors import UserError
 
 CHECKSUMS = "flanx_checksums.json"
@@ -96,6 +97,25 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
             f"{path} is damaged: not a JSON object (cut off by a copy or a full disk?); restore or remove it"
         )
     return found
+
+
+def check_types(path: pathlib.Path, record: dict[str, Any], types: Mapping[str, Any]) -> dict[str, Any]:
+    """The record of a file, whose keys ("run.versions" for one inside "run") have these types where they are there.
+
+    Raises UserError naming the first that has another one.
+    """
+    for name, hint in types.items():
+        value: Any = record
+        for part in name.split("."):
+            value = value.get(part, settings.UNCHECKED) if isinstance(value, dict) else settings.UNCHECKED
+        try:
+            settings.convert(hint, value)
+        except settings.Wrong as wrong:
+            shown = repr(value) if len(repr(value)) < 60 else f"{repr(value)[:57]}..."
+            raise UserError(
+                f"{path} is damaged: '{name}' is {shown}, it takes {wrong}; restore or remove it"
+            ) from wrong
+    return record
 
 
 def csv_text(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

@@ -183,6 +183,11 @@ def check(function: Callable[..., Any], name: str, value: Any) -> Any:
     return _path(name, value) if name in PATHS and isinstance(value, str) else value
 
 
+def convert(hint: Any, value: Any) -> Any:
+    """`value` in the type of an annotation, whatever its name. Raises Wrong."""
+    return _convert(hint, "", value)
+
+
 def _takes(hint: Any, kind: type) -> bool:
     return hint is Any or hint is kind or kind in typing.get_args(hint) or Any in typing.get_args(hint)
 

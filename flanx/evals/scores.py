@@ -8,12 +8,12 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from flanx import files
 from flanx.errors import UserError
 from flanx.evals import answers, marking, metrics
 from flanx.evals.generations import VERSIONS, Generation
 from flanx.evals.marking import Grade
 from flanx.evals.spec import MAX_FAILED, Spec
-from flanx.files import read_json, write_atomic
 
 SAMPLE = "sample"  # the DATA_DIR of the small samples of our own writing
 _UNKNOWN = {"unknown": "prompt tokens", "unknown_targets": "gold tokens"}
@@ -30,6 +30,39 @@ MAX_UNKNOWN = 0.05  # share of unknown tokens in prompts or gold answers from wh
 NO_VOCABULARY = "n/a (vocabulary)"
 _NAMED = 3  # scores named for each version
 PASSAGE_METRICS = ("f1", "unicode_exact", "unicode_f1")  # beside SQuAD's exact match: its F1, and both in a fairer form
+
+
+_RECORD = {"suites": dict[str, dict[str, Any]], "run": dict[str, Any], "run.versions": dict[str, str]}
+_NUMBERS = ("score", "n", "extraction_failed", "flagged", "low", "high")  # every entry has them
+_ENTRY = {
+    **dict.fromkeys(("score", "extraction_failed", "truncated", "shots_dropped", "unfinished", "looping"), float),
+    **dict.fromkeys(("unknown", "unknown_targets", *PASSAGE_METRICS), float),
+    **dict.fromkeys(("low", "high"), float | None),
+    **dict.fromkeys(("n", "broken"), int),
+    **dict.fromkeys(("flagged", "vocabulary_forced"), bool),
+    **dict.fromkeys(("metric", "spec"), str),
+    **dict.fromkeys(("versions", "data"), dict[str, Any]),
+    "tasks": dict[str, dict[str, Any]],
+    "groups": dict[str, float],
+    "missing": list[str],
+}
+
+
+def read_scores(path: pathlib.Path) -> dict[str, Any]:
+    """A scores.json, {} where there is none. Raises UserError where it is damaged or a value has another type."""
+    found = files.check_types(path, files.read_json(path), _RECORD)
+    if found and "suites" not in found:
+        raise UserError(f"{path} is damaged: it has no 'suites'; `flanx rescore` makes it again")
+    for suite, entry in found.get("suites", {}).items():
+        files.check_types(path, entry, _ENTRY)
+        for name, each in {suite: entry, **entry.get("tasks", {})}.items():
+            files.check_types(path, each, _ENTRY)
+            absent = [key for key in _NUMBERS if key not in each]
+            if absent or (each["low"] is None) != (each["high"] is None):
+                raise UserError(
+                    f"{path} is damaged: '{name}' has no {(absent or ['interval'])[0]}; `flanx rescore` makes it again"
+                )
+    return found
 
 
 def interval_text(entry: Mapping[str, Any], join: str) -> str:
@@ -172,13 +205,13 @@ def write_scores(folder: pathlib.Path, suites: Mapping[str, Any], run: Mapping[s
     path = folder / "scores.json"
     kept: dict[str, Any] = {}
     if path.exists():
-        earlier = read_json(path)
+        earlier = files.read_json(path)
         kept = earlier.get("suites", {}) if earlier.get("run") == json.loads(json.dumps(dict(run))) else {}
     scores: dict[str, Any] = {"step": run.get("step"), "suites": kept | dict(suites), "run": dict(run)}
     average = headline(scores["suites"])
     if average is not None:
         scores["normalized_average"] = average
-    write_atomic(path, json.dumps(scores, indent=1, ensure_ascii=False) + "\n")
+    files.write_atomic(path, json.dumps(scores, indent=1, ensure_ascii=False) + "\n")
     return scores
 
 

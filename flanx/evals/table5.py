@@ -11,8 +11,8 @@ from typing import Any
 from flanx.errors import UserError
 from flanx.evals import metrics
 from flanx.evals.published import tables
-from flanx.evals.scores import FLAGGED, flags, interval_text, not_available, partial, version_note
-from flanx.files import csv_text, read_json
+from flanx.evals.scores import FLAGGED, flags, interval_text, not_available, partial, read_scores, version_note
+from flanx.files import csv_text
 
 COLUMNS = ("normalized_average", *metrics.HEADLINE)
 TITLES = ("norm. avg.", "MMLU direct", "MMLU CoT", "BBH direct", "BBH CoT", "TyDiQA", "MGSM CoT")
@@ -41,7 +41,7 @@ class Line:
         if model and model not in published():
             known = ", ".join(sorted(published()))
             raise UserError(f"Table 5 has no model '{model}'; after '=' give one of {known}, or leave both out")
-        return cls(name, read_json(found[-1]), model or None)
+        return cls(name, read_scores(found[-1]), model or None)
 
 
 def _step(path: pathlib.Path) -> tuple[int, str]:

@@ -9,6 +9,7 @@ from typing import Any
 from flanx import config, evaluate
 from flanx.errors import UserError, nearest
 from flanx.evals import download, registry
+from flanx.files import check_types, read_json
 from flanx.sweep.grid import GIN, RUNS, Point, Sweep, flags
 from flanx.sweep.results import CHOSEN, read
 from flanx.sweep.state import DONE, FAILED, WAITING, State, is_done, is_held
@@ -227,7 +228,8 @@ def checkpoint(parent: Parent) -> str | None:
     """The step folder of a parent's chosen checkpoint; None where the point's own path is right."""
     if not parent.chosen:
         return None
-    step = read(parent.folder / "chosen.json").get("step")
+    chosen = parent.folder / "chosen.json"
+    step = read(chosen, lambda path: check_types(path, read_json(path), {"step": int})).get("step")
     if step is None:
         raise UserError(f"{parent.folder} has no chosen.json: its sweep chooses no checkpoint (Sweep.choose_by)")
     path = parent.folder / "checkpoints" / f"checkpoint_{step}"

@@ -5,12 +5,12 @@ import json
 import math
 import pathlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from flanx.errors import UserError
 from flanx.evals import scores
-from flanx.files import csv_text, read_json, write_atomic
+from flanx.files import check_types, csv_text, read_json, write_atomic
 from flanx.sweep import score_expressions
 from flanx.sweep.grid import Point, Sweep
 
@@ -82,14 +82,33 @@ class Outcome:
 
 def evaluations(folder: pathlib.Path) -> dict[int, pathlib.Path]:
     """The evaluations of a run, by step: {step: scores.json}."""
-    found = {int(p.parent.name.removeprefix("step_")): p for p in (folder / "evals").glob("step_*/scores.json")}
+    paths = (folder / "evals").glob("step_*/scores.json")
+    found = {int(p.parent.name[5:]): p for p in paths if p.parent.name[5:].isdecimal()}
     return dict(sorted(found.items()))
 
 
-def read(path: pathlib.Path) -> dict[str, Any]:
+RUN = {  # what a report reads of run.json
+    "num_params": int,
+    "initial_checkpoint_path": str | None,
+    "initial_checkpoint_fingerprint": str | None,
+    "data": dict[str, Any] | None,
+    "data.store": dict[str, Any],
+    "data.store.hash": str,
+    "data.mixture": dict[str, Any],
+    "data.mixture.tasks": int,
+    "data.mixture.missing": dict[str, str],
+}
+
+
+def read_run(path: pathlib.Path) -> dict[str, Any]:
+    """A run's record. Raises UserError where it is damaged."""
+    return check_types(path, read_json(path), RUN)
+
+
+def read(path: pathlib.Path, reader: Callable[[pathlib.Path], dict[str, Any]] = read_json) -> dict[str, Any]:
     """A JSON file, or {} where there is none. A damaged one is named, and counts as absent: the others are reported."""
     try:
-        return read_json(path)
+        return reader(path)
     except UserError as error:
         print(f"note: {error}", file=sys.stderr)
         return {}
@@ -110,8 +129,8 @@ def collect(sweep: Sweep, states: Mapping[str, tuple[str, str]]) -> list[Outcome
             wanted.append((CHOSEN, chosen.get(point.name)))
         for checkpoint, step in wanted:
             path = steps.get(step) if step is not None else None
-            suites = read(path).get("suites", {}) if path else {}
-            run = read(point.folder / "run.json")
+            suites = read(path, scores.read_scores).get("suites", {}) if path else {}
+            run = read(point.folder / "run.json", read_run)
             found.append(Outcome(point, *states[point.name], checkpoint, step, suites, path, run))
     return found
 
@@ -128,7 +147,7 @@ def choices(sweep: Sweep, points: Sequence[Point]) -> dict[str, int]:
         per = list(sweep.axes) if sweep.choose_per is None else sweep.choose_per
         key = tuple(point.labels[axis] for axis in per)
         values = {
-            step: score_expressions.value(sweep.choose_by, read(p).get("suites", {}))
+            step: score_expressions.value(sweep.choose_by, read(p, scores.read_scores).get("suites", {}))
             for step, p in evaluations(point.folder).items()
         }
         curve = {step: each.score for step, each in values.items() if isinstance(each, score_expressions.Estimate)}

@@ -16,12 +16,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from flanx.files import lock, read_json, write_atomic
+from flanx.errors import UserError
+from flanx.files import check_types, lock, read_json, write_atomic
 from flanx.sweep.grid import Point
 
 NOT_RUN, WAITING, RUNNING, RETRYING, DONE, FAILED = "not run", "waiting", "running", "retrying", "done", "failed"
 ELSEWHERE, STOPPED = "run by another driver", "stopped"
 
+ENTRY = {"state": str, "reason": str, "attempts": int, "until": float, "at": float, "seconds": float, "machine": str}
 Entries = dict[str, dict[str, Any]]
 
 
@@ -34,7 +36,13 @@ class State:
 
     def read(self) -> Entries:
         """Every point's entry."""
-        return read_json(self.path)
+        entries = read_json(self.path)
+        check_types(self.path, {"points": entries}, {"points": dict[str, dict[str, Any]]})
+        for name, entry in entries.items():
+            check_types(self.path, entry, ENTRY)
+            if "state" not in entry:
+                raise UserError(f"{self.path} is damaged: '{name}' has no state; restore or remove it")
+        return entries
 
     def write(self, name: str, **changes: Any) -> None:
         """Updates the entry of a point."""
