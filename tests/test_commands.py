@@ -227,8 +227,8 @@ def damaged(base: pathlib.Path, folder: pathlib.Path) -> Iterator[dict[str, Any]
         ("run/metrics.jsonl run/config.gin", BYTES, 0, resume, False),
         ("run/checkpoints/checkpoint_20/*", BYTES, 0, ask, False),
         ("run/checkpoints/checkpoint_20/default/**", BYTES, 0, ask, True),
-        ("out/state.json out/sweep.json out/runs/*/done.json out/runs/*/run.json", BYTES, 12, ["report", "out"], False),
-        ("out/runs/*/evals/*/scores.json", BYTES, 20, ["report", "out"], False),
+        ("out/state.json out/sweep.json out/runs/*/run.json", BYTES, 8, ["report", "out"], False),
+        ("out/runs/*/evals/*/scores.json", BYTES, 12, ["report", "out"], False),
         ("ev/scores.json", BYTES, 12, ["report", "ev"], False),
         ("ev/scores.json ev/generations/*", BYTES, 8, ["rescore", "ev"], False),
         ("store/manifest.json", BYTES, 15, mix, True),
@@ -250,7 +250,7 @@ def damaged(base: pathlib.Path, folder: pathlib.Path) -> Iterator[dict[str, Any]
     for patterns, ways, records, argv, must in plans:
         top = sorted({pattern.partition("/")[0] for pattern in patterns.split()} | set(needed(argv)))
         files = [p for pattern in patterns.split() for p in sorted(base.glob(pattern)) if p.is_file()]
-        for file in files[:4]:
+        for file in files[:3]:
             raw = file.read_bytes()
             variants = [(name, way(raw, rng)) for name, way in ways.items() if raw]
             if records:

@@ -13,3 +13,18 @@ def test_points_of_one_model_share_the_step_that_is_best_for_their_mean(tmp_path
         sweep_maker.leave(point.folder, made)
     # only one has step 15; 10 has the better mean; a parent that is only evaluated is a group of its own
     assert results.choices(sweep, sweep.points()) == {"d1_2": 10, "d1_8": 10, "d2_2": 0, "d2_8": 10}
+
+
+def test_a_damaged_record_is_named_and_the_others_are_reported(tmp_path, capsys):
+    sweep = sweep_maker.make(tmp_path)
+    for point in sweep.points():
+        sweep_maker.leave(point.folder, {5: {"suite_rule": entry(12.5)}})
+    folder = tmp_path / "runs" / "d1_2"
+    (folder / "evals" / "step_5" / "scores.json").write_text('{"suites": {"suite_rule": {"score": "x"}}}')
+    (folder / "run.json").write_text('{"num_params": [1]}')
+    (folder / "evals" / "step_x").mkdir()
+    (folder / "evals" / "step_x" / "scores.json").write_text("{")
+    found = results.collect(sweep, {point.name: ("done", "") for point in sweep.points()})
+    assert [len(each.suites) for each in found] == [0, 1, 1, 1] and not found[0].run
+    said = capsys.readouterr().err
+    assert "'score' is 'x', it takes a number" in said and "'num_params' is [1]" in said

@@ -1,10 +1,14 @@
 """Summaries of generations: means over tasks, warnings, groups; earlier suites of the same run are kept."""
 
+import json
 import pathlib
 import random
+import re
 
 import numpy as np
+import pytest
 
+from flanx.errors import UserError
 from flanx.evals import answers, metrics, scores
 from flanx.evals.generations import Generation
 from flanx.evals.spec import Spec
@@ -129,3 +133,29 @@ def test_scores_of_different_versions_are_named() -> None:
     (note,) = scores.version_note({"a": now, "b": old, "c": old, "d": old, "e": old})
     assert f"extractor {answers.EXTRACTOR_VERSION}, scorer {metrics.SCORER_VERSION}: a;" in note
     assert note.endswith("versions not recorded: b, c, d and 1 more.")
+
+
+WHOLE = {"score": 1.5, "low": 0.5, "high": 2.5, "n": 8, "extraction_failed": 0.0, "flagged": False}
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        ({"suites": []}, "'suites' is"),
+        ({"suites": {"a": 5}}, "'suites' is"),
+        ({"suites": {"a": {}}}, "'a' has no score"),
+        ({"suites": {"a": WHOLE | {"score": "9"}}}, "'score' is '9', it takes a number"),
+        ({"suites": {"a": WHOLE | {"high": None}}}, "'a' has no whole interval"),
+        ({"suites": {"a": WHOLE | {"n": float("nan")}}}, "'n' is nan"),
+        ({"suites": {"a": WHOLE | {"tasks": {"t": {}}}}}, "task 't' has no score"),
+        ({"step": 1}, "it has no 'suites'"),
+    ],
+)
+def test_damaged_scores_are_named(tmp_path, damage, said):
+    path = tmp_path / "scores.json"
+    assert scores.read_scores(path) == {}
+    path.write_text(json.dumps({"suites": {"a": WHOLE}}))
+    assert scores.read_scores(path)["suites"]["a"]["n"] == 8
+    path.write_text(json.dumps(damage))
+    with pytest.raises(UserError, match=re.escape(said)):
+        scores.read_scores(path)

@@ -4,6 +4,9 @@ import json
 import multiprocessing
 import pathlib
 
+import pytest
+
+from flanx.errors import UserError
 from flanx.sweep import state
 from flanx.sweep.state import State
 from tests import sweep_maker
@@ -44,3 +47,12 @@ def test_a_held_lock_is_seen_and_a_shared_one_is_shared(tmp_path: pathlib.Path) 
     with state.inheritable_lock(path, shared=True), state.inheritable_lock(path, shared=True) as second:
         assert second is not None and state.is_held(path)
     assert not state.is_held(path)
+
+
+@pytest.mark.parametrize(
+    "damage", ['{"a": 5}', '{"a": {}}', '{"a": {"state": 5}}', '{"a": {"state": "done", "at": NaN}}']
+)
+def test_a_damaged_state_is_named(tmp_path: pathlib.Path, damage: str) -> None:
+    (tmp_path / "state.json").write_text(damage)
+    with pytest.raises(UserError, match=r"state\.json is damaged"):
+        State(tmp_path).read()

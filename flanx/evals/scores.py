@@ -55,13 +55,14 @@ def read_scores(path: pathlib.Path) -> dict[str, Any]:
         raise UserError(f"{path} is damaged: it has no 'suites'; `flanx rescore` makes it again")
     for suite, entry in found.get("suites", {}).items():
         files.check_types(path, entry, _ENTRY)
-        for name, each in {suite: entry, **entry.get("tasks", {})}.items():
+        for name, each in entry.get("tasks", {}).items():
             files.check_types(path, each, _ENTRY)
-            absent = [key for key in _NUMBERS if key not in each]
-            if absent or (each["low"] is None) != (each["high"] is None):
-                raise UserError(
-                    f"{path} is damaged: '{name}' has no {(absent or ['interval'])[0]}; `flanx rescore` makes it again"
-                )
+            if "score" not in each:
+                raise UserError(f"{path} is damaged: task '{name}' has no score; `flanx rescore` makes it again")
+        absent = [key for key in _NUMBERS if key not in entry]
+        if absent or (entry["low"] is None) != (entry["high"] is None):
+            what = (absent or ["whole interval"])[0]
+            raise UserError(f"{path} is damaged: '{suite}' has no {what}; `flanx rescore` makes it again")
     return found
 
 
