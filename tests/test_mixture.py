@@ -255,6 +255,50 @@ def test_bad_mixtures_are_one_line(paper, asked, message):
     assert "\n" not in str(caught.value)
 
 
+TWO = {"suite_text/suite_text_a": 30, "suite_text/suite_text_b": 20, "suite_cot/suite_cot_a": 25}
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [
+        ({"rates": {"suite_text": 0, "suite_cot": 0}}, "rates .* leave nothing to draw"),
+        ({"rates": {"suite_text": 1, "suite_cot": 0}}, {"suite_text": 1.0}),
+        ({"rates": {}}, "rates {} leave nothing to draw"),
+        ({"rates": {"suite_txt": 1}}, "no rate for collection 'suite_text'; did you mean 'suite_txt'"),
+        ({"rates": {"suite_text": 1}}, "no rate for collection 'suite_cot'"),
+        ({"rates": {"suite_text": -1, "suite_cot": 1}}, "rates of 'suite_text' is -1"),
+        ({"rates": {"suite_text": float("nan"), "suite_cot": 1}}, "rates of 'suite_text' is nan"),
+        ({"rates": {"suite_text": "1"}}, "rates of 'suite_text' is '1'"),
+        ({"rates": [("suite_text", 1)]}, "give {name: number}"),
+        ({"caps": {"suite_text": 0, "suite_cot": 0}}, "nothing to draw, as every task has the cap or the rate 0"),
+        ({"caps": {"suite_cot": 0}}, {"suite_text": 1.0}),
+        ({"caps": {"suite_ctx": 5}}, "caps names 'suite_ctx', which it does not have; did you mean 'suite_cot'"),
+        ({"caps": {"suite_cot": 0.5}}, "caps of 'suite_cot' is 0.5; give a whole number"),
+        ({"caps": {"suite_text": 5.0}}, {"suite_text": 10 / 35, "suite_cot": 25 / 35}),
+        ({"styles": {"zsopt": 0}}, "styles .* leave nothing to draw"),
+        ({"styles": {"zs": 1}}, "styles names 'zs', which it does not have; did you mean 'zsopt'"),
+        ({"cot_ratio": 0.0}, {"suite_text": 1.0}),
+        ({"cot_ratio": 1.0}, {"suite_cot": 1.0}),
+        ({"cot_ratio": 1.1}, "COT_RATIO 1.1: a share of the draws"),
+        ({"cot_ratio": 5}, "COT_RATIO 5: a share of the draws"),
+        ({"num_tasks": 1}, {"suite_text": 1.0}),
+        ({"num_tasks": 10**6}, "NUM_TASKS 1000000: the store .* holds 3 tasks"),
+        ({"num_tasks": 2.5}, "NUM_TASKS 2.5: a whole number"),
+        ({"num_tasks": True}, "NUM_TASKS True: a whole number"),
+        ({"num_tasks": 1, "cot_ratio": 0.5}, "has no chain-of-thought task to give that share"),
+        ({"inversion": float("nan")}, "inversion is nan"),
+    ],
+)
+def test_zeros_fractions_and_names_mean_something_or_are_refused(tmp_path, asked, found):
+    opened = store_maker.make(tmp_path, TWO, facts={"suite_cot_a": {"cot": True}})
+    if isinstance(found, dict):
+        assert Mixture("suite_text_both", **asked).resolve(opened).collections == pytest.approx(found)
+        return
+    with pytest.raises(UserError, match=found) as caught:
+        Mixture("suite_text_both", **asked).resolve(opened)
+    assert "\n" not in str(caught.value)
+
+
 def test_nothing_to_draw_is_refused(paper, tmp_path):
     with pytest.raises(UserError, match="NUM_TASKS 0 has no examples"):
         Batches(paper, Mixture("cot", num_tasks=0), {"inputs": 8, "targets": 8}, 4)

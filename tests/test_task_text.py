@@ -54,6 +54,25 @@ def test_a_json_array_gives_its_elements_and_broken_lines_are_named(tmp_path):
         read(path)
 
 
+@pytest.mark.parametrize("second", ["a", "caf\u00e9", "cafe\u0301"])
+def test_a_name_that_an_object_has_twice_is_a_bad_row(tmp_path, second):
+    first = "a" if second == "a" else "caf\u00e9"
+    twice = f'{{"q": 1, "{first}": "x", "{second}": "y"}}'
+    path = tmp_path / "x.jsonl"
+    path.write_text('{"q": 1, "a": "x"}\n' + twice + "\n", encoding="utf-8")
+    good, bad = read(path)
+    assert good == {"q": 1, "a": "x"} and str(bad) == f"not JSON: an object has '{second}' twice"
+    (tmp_path / "x.json").write_text(f"[{twice}]", encoding="utf-8")
+    with pytest.raises(UserError, match=r"x.json: not JSON: an object has '.*' twice"):
+        read(tmp_path / "x.json")
+
+
+def test_list_columns_are_joined_and_accents_stay_as_they_are(tmp_path):
+    assert text_of(["red", 1.5, True]) == "red, 1.5, yes"
+    for word in ("caf\u00e9", "cafe\u0301"):  # the vocabulary's business, not the reader's
+        assert text_of(word) == word
+
+
 @pytest.mark.parametrize(
     ("raw", "message"),
     [

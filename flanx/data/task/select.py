@@ -248,6 +248,8 @@ def _check(asked: MixtureSpec, known: Iterable[str]) -> None:
     homes = set(known)
     for what, names in (("rates", None), ("caps", homes), ("styles", set(STYLES)), ("inversion", homes)):
         given = getattr(asked, what)
+        if what in ("rates", "styles") and isinstance(given, Mapping) and not any(given.values()):
+            raise UserError(f"{here}: {what} {dict(given)} leave nothing to draw; give one a rate above 0")
         if what == "inversion" and _is_number(given) and given >= 0:
             continue
         if given is not None and not isinstance(given, Mapping):
@@ -255,6 +257,8 @@ def _check(asked: MixtureSpec, known: Iterable[str]) -> None:
         for key, value in (given or {}).items():
             if not (_is_number(value) and value >= 0):
                 raise UserError(f"{here}: {what} of '{key}' is {value!r}; give 0 or more")
+            if what == "caps" and value != int(value):
+                raise UserError(f"{here}: caps of '{key}' is {value}; give a whole number of examples")
             if names is not None and key not in names:
                 raise UserError(f"{here}: {what} names '{key}', which it does not have{nearest(str(key), names)}")
 

@@ -6,6 +6,7 @@
 | line ends | LF and CRLF; CR alone where a file has no LF. No other character ends a line |
 | .gz | known by its first bytes, whatever the name |
 | JSONL | an object a line; blank lines are passed over; a file that is one JSON array gives its elements |
+| JSON | a name that an object has twice is refused, where Python and pandas take the last value in silence |
 | CSV | RFC 4180, separated by commas, or by semicolons where the first line has no comma; blank rows are passed over |
 | TSV | plain, or quoted as pandas and Excel write it, which the whole file must agree on (`is_quoted`) |
 
@@ -137,11 +138,23 @@ def read(path: pathlib.Path) -> str:
 def read_json(path: pathlib.Path) -> Any:
     """A JSON file. Raises UserError with the line."""
     try:
-        return json.loads(read(path))
+        return json.loads(read(path), object_pairs_hook=_once)
     except json.JSONDecodeError as error:
         raise UserError(f"{path}:{error.lineno}: not JSON: {error.msg}") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not JSON: {error}") from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> Record:
+    """An object whose names differ, in NFC too. Raises ValueError naming the one that comes twice."""
+    record = dict(pairs)
+    if len(record) != len(pairs) or not all(map(str.isascii, record)):
+        seen: set[str] = set()
+        for name, _ in pairs:
+            if (normal := unicodedata.normalize("NFC", name)) in seen:
+                raise ValueError(f"an object has '{name}' twice")
+            seen.add(normal)
+    return record
 
 
 def json_rows(path: pathlib.Path) -> Raw:
@@ -158,7 +171,7 @@ def json_rows(path: pathlib.Path) -> Raw:
             raise UserError(f"{path}:{number}: not JSON on one line; give each object its own: jq -c . FILE")
         begun = True
         try:
-            yield f"{path}:{number}", _object(json.loads(text))
+            yield f"{path}:{number}", _object(json.loads(text, object_pairs_hook=_once))
         except (ValueError, RecursionError) as error:
             yield f"{path}:{number}", BadRow(f"not JSON: {error}")
 
