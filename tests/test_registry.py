@@ -129,3 +129,8 @@ def test_a_mark_and_line_ends_of_windows_change_no_item(tmp_path: pathlib.Path, 
         dataclasses.replace(item, location="") for item in plain.items
     ]
     assert windows.hash == plain.hash
+
+
+def test_a_name_of_an_earlier_version_is_the_suite_of_the_new_name() -> None:
+    assert registry.resolve("mgsm_direct[de,:8]+sc8") == registry.resolve("mgsm_direct_8_shot[de,:8]+sc8")
+    assert "mgsm_direct" not in registry.names()

@@ -140,7 +140,10 @@ def _letters(text: str, options: Options) -> list[Mention]:
             continue
         if value.upper() in (options or LETTERS):
             found.append(Mention(match.start(), match.end(), value.upper()))
-    if not found and (alone := re.fullmatch(r"\W*([a-z])\W*", text)) and alone[1].upper() in (options or LETTERS):
+            beside = re.match(r"/([A-Z])(?!\w)", text[match.end() :])  # B/C
+            if beside and beside[1] in (options or LETTERS):
+                found.append(Mention(match.end() + 1, match.end() + 2, beside[1]))
+    if not found and (alone := re.fullmatch(r"\W*([A-Za-z])\W*", text)) and alone[1].upper() in (options or LETTERS):
         found = [Mention(0, len(text), alone[1].upper())]
     return found
 
@@ -161,7 +164,9 @@ def _texts(sentence: str, options: Options) -> list[Mention]:
     if not found:
         return []
     opening = re.fullmatch(rf"\W*(?:(?:not|so|the|{_NAMED})\s+)*", sentence[: found[0].start], re.IGNORECASE)
-    closing = re.search(r"\b(?:is|are|was|not|be)\s+(?:the\s+|a\s+)?$", sentence[: found[0].start], re.IGNORECASE)
+    closing = re.search(
+        r"(?:\b(?:is|are|was|not|be)|'s)\s+(?:the\s+|a\s+)?$", sentence[: found[0].start], re.IGNORECASE
+    )
     return found if opening or (closing and not sentence[found[-1].end :].strip(" .!\"')")) else []
 
 

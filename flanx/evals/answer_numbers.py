@@ -75,6 +75,8 @@ class _Number(NamedTuple):
 def _mentions(text: str, language: str) -> list[Any]:
     """Every number in a text in order, sums worked out; number words only where there are no digits."""
     text = re.sub(r"(?<=\d)\s*[x·∙⋅]\s*(?=[\d$(])", "*", text)
+    text = _AFTER_DIGITS.sub(lambda match: _AND_A_HALF[match[0].lower()], text)
+    text = re.sub(r"(?<=\d)\s+and\s+(?=\d+/\d)", " ", text)  # 2 and 1/2
     tokens = _tokens(text, language)
     found, index = [], 0
     while index < len(tokens):
@@ -322,7 +324,11 @@ _HALVES = {
     "fourths": 4,
     "fifth": 5,
 }
-_FRACTION = re.compile(rf"\b(?:(an?|\w+)[\s-]+)?({'|'.join(_HALVES)})\b", re.IGNORECASE)
+_FRACTION = re.compile(
+    rf"\b(?:(?P<whole>[a-z]+)\s+and\s+)?(?:(?P<above>an?|\w+)[\s-]+)?(?P<below>{'|'.join(_HALVES)})\b", re.IGNORECASE
+)
+_AND_A_HALF = {" and a half": ".5", " and one half": ".5", " and a quarter": ".25", " and three quarters": ".75"}
+_AFTER_DIGITS = re.compile(rf"(?<=\d)(?:{'|'.join(_AND_A_HALF)})\b", re.IGNORECASE)
 
 
 def _words(text: str, language: str) -> list[Any]:
@@ -340,8 +346,11 @@ def _words(text: str, language: str) -> list[Any]:
         if found:
             break
     for match in _FRACTION.finditer(text) if language == "en" and "dozen" not in text else ():
-        above = _vocabulary("en")[2].get((match[1] or "a").lower(), (1, False))[0]
-        found = [_Number(match.start(), match.end(), str(Fraction(above, _HALVES[match[2].lower()])), True)]
+        values = _vocabulary("en")[2]
+        above = values.get((match["above"] or "a").lower(), (1, False))[0]
+        whole = values.get((match["whole"] or "").lower(), (0, False))[0]  # two and a half
+        value = whole + Fraction(above, _HALVES[match["below"].lower()])
+        found = [_Number(match.start(), match.end(), str(value), True)]
     return found
 
 

@@ -227,9 +227,10 @@ def given(text: str, mentions: Sequence[Mention], language: str = "en", conclusi
             is_denied = not patterns["allow"].search(behind) and len(behind.split()) <= 4
         else:
             is_denied = is_denied and patterns["either"].fullmatch(between) is not None and "," not in between
-        if not is_denied and not patterns["denied"].match(text, mention.end):
+        denied = patterns["denied"].match(text, mention.end)
+        if not is_denied and not denied:
             affirmed.append(mention)
-        end = mention.end
+        end = denied.end() if denied and not is_denied else mention.end
     for pattern in (_CORRECTION, _CONCLUSION) if conclusions else (_CORRECTION,):
         if turns := list(pattern.finditer(text)):
             affirmed = [mention for mention in affirmed if mention.start > turns[-1].start()] or affirmed

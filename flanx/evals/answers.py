@@ -49,6 +49,7 @@ FALLBACKS = ("conclusion", "none")
 ANNOUNCED, DIRECT, FALLBACK = "announced", "direct", "fallback"
 _BRACKETS = "()[]{}<>"
 _CORRECTED = re.compile(r"\b(?:sorry|wait|no|actually|correction|i mean)\W*(?:so\s+|that\s+)?$", re.IGNORECASE)
+_NEW_START = re.compile(r"[.!?…。]\s+(?:sorry|wait|no|actually|correction|i mean)\s*[,:]\s*", re.IGNORECASE)
 _TRIED = 20  # announcements looked at in an output that loops
 
 
@@ -154,6 +155,9 @@ def _announced(text: str, kind: str, language: str, options: Mapping[str, str]) 
 
 def _direct(text: str, kind: str, language: str, options: Mapping[str, str]) -> Reading:
     """What an output without a rationale gives."""
+    if kind in ("letter", "number") and (turns := list(_NEW_START.finditer(text))):  # "20. Sorry, 18."
+        corrected = _direct(text[turns[-1].end() :], kind, language, options)
+        return corrected if corrected != NOTHING else _direct(text[: turns[-1].start()], kind, language, options)
     if kind == "letter":
         return choices.first_letter(text, options)
     if kind == "number":
@@ -196,5 +200,5 @@ def _list(text: str, kind: str) -> Reading:
         r",?\s*(?:in|by)\s+(?:alphabetical|lexicographic\w*|sorted)\s+order.*|,\s*sorted\b.*|[.]\s.*", "", first
     )
     first = re.sub(r",\s*and\s", " ", first)
-    found = [word.strip("\"'.,;:!?[](){}*•") for word in re.split(r"[\s,;<>|→•]+|->|(?<!\w)[-*](?!\w)", first)]
+    found = [word.strip("\"'.,;:!?[](){}*•") for word in re.split(r"[\s,;<>|→•、]+|->|(?<!\w)[-*](?!\w)", first)]
     return Reading(" ".join(word.lower() for word in found if word) or None)

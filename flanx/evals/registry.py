@@ -36,6 +36,7 @@ FAMILIES: Mapping[str, Family] = {
     "mmlu": mmlu,
     "tydiqa": tydiqa,
 }
+RENAMED = {"mgsm_direct": "mgsm_direct_8_shot"}  # names of earlier versions: scores are written under the new one
 SUFFIX = r"(?:\+(likelihood|(?:sc|beam)(\d*)))?"
 NAME = re.compile(rf"([a-z0-9_]+)(?:\[([^\]]*)\])?{SUFFIX}")
 
@@ -91,8 +92,9 @@ def names() -> list[str]:
 def resolve(name: str, allow_missing: Sequence[str] = ()) -> Spec:
     """The spec of a name with its selections (see above). Raises UserError with the nearest name."""
     name = name.strip()
-    match, table = NAME.fullmatch(name), specs()
     base = name.partition("[")[0].partition("+")[0]
+    name = RENAMED.get(base, base) + name[len(base) :]
+    match, table = NAME.fullmatch(name), specs()
     if not match and base in table:
         raise UserError(
             f"suite '{name}': put tasks and the number of items in one pair of brackets, the decoding method after it, "
