@@ -16,7 +16,7 @@ URL = "https://github.com/flanx/flanx"
 
 REQUIRES = [
     "jax>=0.10",  # jax.set_mesh and AxisType as the partitioner uses them
-    "flax>=0.12",  # linen's logical partitioning on jax 0.10
+    "flax>=0.12.2",  # older ones pass jax.checkpoint an option that jax 0.10 does not take
     "optax>=0.2.8",  # adafactor's parameter scaling as compared with T5X's own
     "orbax-checkpoint>=0.12",  # first series on jax 0.10
     "gin-config>=0.5",  # dynamic_registration and file:line in errors

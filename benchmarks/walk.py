@@ -7,8 +7,9 @@ One JSON object per walk: `files` and `functions` of ours that ran (methods incl
 methods and what runs while a module is imported are not), `lines` of these files, and `returns`: first calls of a
 function, made in another file, that come back into a file which was left before. The command line (flanx/cli, config,
 settings, errors) is the same in front of every command and is not counted: the walk of a run starts in `train.train`,
-with what gin built. The tables of tasks and mixtures are loaded before, as their checks are a walk of their own. The
-model is the plain one; `--tuned` takes it with the kernels for a CPU. Taken with `sys.setprofile`, in every thread.
+with what gin built. The tables of tasks and mixtures (`data/task/tables`) are loaded before,
+as their checks are a walk of their own, and looking up what they hold is not counted. The model is the plain one;
+`--tuned` takes it with the kernels for a CPU. Taken with `sys.setprofile`, in every thread.
 """
 
 import argparse
@@ -35,6 +36,7 @@ from tests import run_case
 ROOT = pathlib.Path(flanx.__file__).parent
 PREFIX = f"{ROOT}{os.sep}"
 COMMAND_LINE = tuple(PREFIX + name for name in (f"cli{os.sep}", "config.py", "settings.py", "errors.py", "__main__.py"))
+TABLES = f"{PREFIX}data{os.sep}task{os.sep}tables.py"
 
 
 class Recorder:
@@ -69,9 +71,9 @@ class Recorder:
 
 
 def own_file(frame: types.FrameType) -> str | None:
-    """The file of a frame below flanx/, or None for a frame of another package and for the command line."""
+    """The file of a frame below flanx/, or None for a frame of another package, of the command line, of the tables."""
     path = frame.f_code.co_filename
-    if not path.startswith(PREFIX) or path.startswith(COMMAND_LINE):
+    if not path.startswith(PREFIX) or path.startswith(COMMAND_LINE) or path == TABLES:
         return None
     return path[len(PREFIX) :]
 
@@ -119,7 +121,7 @@ def row(folder: pathlib.Path, kernels: str) -> list[str]:
 
 # walk -> (its command, where it starts, what is counted: for a row the package that makes it text, without the token
 # counts of the command)
-WALKS = {"train": (train, "train.py:train", ""), "row": (row, "", "data/task/")}
+WALKS = {"train": (train, "train.py:train", ""), "row": (row, "data/task/render.py:render_rows", "data/task/")}
 
 
 def main() -> None:

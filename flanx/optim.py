@@ -8,6 +8,7 @@ the same updates for unstacked parameters; it knows no stacked layers.
 import dataclasses
 import functools
 import inspect
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
@@ -92,7 +93,7 @@ def _is_layer_kernel(path: tuple[Any, ...]) -> bool:
     return keys[-1:] == ["kernel"] and any(key == "layers" or key.startswith("layers_") for key in keys)
 
 
-def factored_axes(shape: tuple[int, ...], min_size: int) -> tuple[int, int] | None:
+def factored_axes(shape: tuple[int, ...], min_size: float) -> tuple[int, int] | None:
     """The second largest and the largest axis of a matrix, or None where the second largest is below `min_size`."""
     if len(shape) < 2:
         return None
@@ -110,8 +111,7 @@ class _Adafactor:
 
     decay_rate: float
     step_offset: int
-    factored: bool
-    min_dim_size_to_factor: int
+    min_dim_size_to_factor: float  # infinite where nothing is factored
     multiply_by_parameter_scale: bool
     clipping_threshold: float | None
     momentum: float | None
@@ -122,15 +122,11 @@ class _Adafactor:
     max_parameter_scale: float | None
     skip_nan_updates: bool
 
-    def axes(self, shape: tuple[int, ...]) -> tuple[int, int] | None:
-        """The axes of rows and columns of a parameter whose second moments are factored, else None."""
-        return factored_axes(shape, self.min_dim_size_to_factor) if self.factored else None
-
     def start(self, param: jax.Array) -> _Leaf:
         """Moments before the first step."""
         unused = jnp.zeros((1,), jnp.float32)
         leaf = _Leaf(unused, unused, unused, unused, unused)
-        if axes := self.axes(param.shape):
+        if axes := factored_axes(param.shape, self.min_dim_size_to_factor):
             rows, columns = np.delete(param.shape, axes[1]), np.delete(param.shape, axes[0])
             leaf = leaf._replace(v_row=jnp.zeros(rows, jnp.float32), v_col=jnp.zeros(columns, jnp.float32))
         else:
@@ -149,7 +145,7 @@ class _Adafactor:
         """Adds the gradient (`leaf.update`) to the second moments and divides it by their root."""
         grad = leaf.update
         square = jnp.square(grad) + self.epsilon
-        if not (axes := self.axes(grad.shape)):
+        if not (axes := factored_axes(grad.shape, self.min_dim_size_to_factor)):
             v = keep * leaf.v + (1.0 - keep) * square
             return leaf._replace(update=grad * jax.lax.rsqrt(v), v=v)
         row, column = axes
@@ -220,9 +216,9 @@ def adafactor(
       skip_nan_updates: numbers of parameters and moments that would become NaN keep their old value.
     """
     rule = _Adafactor(
-        decay_rate, step_offset, factored, min_dim_size_to_factor, multiply_by_parameter_scale, clipping_threshold,
-        momentum, weight_decay, weight_decay_lr_exponent, epsilon, min_parameter_scale, max_parameter_scale,
-        skip_nan_updates,
+        decay_rate, step_offset, min_dim_size_to_factor if factored else math.inf, multiply_by_parameter_scale,
+        clipping_threshold, momentum, weight_decay, weight_decay_lr_exponent, epsilon, min_parameter_scale,
+        max_parameter_scale, skip_nan_updates,
     )  # fmt: skip
     of_layers: _Adafactor | None = None
     if min_layer_dim_size_to_factor is not None:

@@ -232,7 +232,7 @@ def report_repeated(batches: Batches | None, train_steps: int, most: float) -> N
     """Prints which tasks the planned steps draw more than `most` times over."""
     epochs = {} if batches is None else batches.epochs(train_steps)
     repeated = sorted((times, name) for name, times in epochs.items() if times > most)
-    if repeated and cluster.is_first():
+    if repeated and jax.process_index() == 0:
         times, name = repeated[-1]
         print(
             f"note: {train_steps:,} steps draw {len(repeated):,} of {len(epochs):,} tasks more than {most:g} times, "

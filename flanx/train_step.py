@@ -102,7 +102,10 @@ class Trainer:
         and tokens; positions of the rows and those of them that are filled; grad_norm, of the divided gradient.
         """
         rng = jax.random.fold_in(jax.random.key(self.seed), state.step) if self.dropout else None
-        grads, metrics = accumulate(jax.grad(self.loss, has_aux=True), self.num_microbatches)(state.params, batch, rng)
+        gradients = jax.grad(self.loss, has_aux=True)
+        if self.num_microbatches > 1:
+            gradients = accumulate(gradients, self.num_microbatches)
+        grads, metrics = gradients(state.params, batch, rng)
         if (factor := self.loss_normalizing_factor) is not None:
             divisor = factor
             if isinstance(factor, str):
@@ -142,8 +145,6 @@ def accumulate(
 
     Row r of the batch goes to part r % num_microbatches, so that every part keeps the rows of every data shard.
     """
-    if num_microbatches == 1:
-        return gradients
 
     def summed(params: Any, batch: Batch, rng: jax.Array | None) -> tuple[Any, Metrics]:
         rows = next(iter(batch.values())).shape[0]

@@ -33,14 +33,14 @@ def test_the_program_starts_without_jax_or_tensorflow():
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize(("command", "status"), [(["tasks", "list", "niv2"], 141), (["recipe", "list"], 1)])
+@pytest.mark.parametrize(("command", "status"), [(["tasks", "list", "niv2"], {141}), (["recipe", "list"], {1, 141})])
 def test_a_closed_pipe_ends_a_command_quietly(command, status):
-    """141 as after SIGPIPE; rich's own tables end with 1."""
+    """141 as after SIGPIPE; with some versions of rich its own tables end with 1."""
     reading, writing = os.pipe()
     os.close(reading)
     done = subprocess.run([sys.executable, "-m", "flanx", *command], stdout=writing, stderr=subprocess.PIPE, text=True)
     os.close(writing)
-    assert (done.returncode, done.stderr) == (status, "")
+    assert done.returncode in status and not done.stderr
 
 
 @pytest.mark.parametrize("name", main.COMMANDS)

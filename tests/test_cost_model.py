@@ -39,7 +39,7 @@ def test_estimate_compared_with_xla_on_the_cpu(traced: cost_model.Trace, shape: 
     ratios = {part: getattr(cost, part) / found[part] for part in found}
     exact = dict.fromkeys(("params", "optimizer", "batch", "gradients"), 1.0)
     assert {part: ratios[part] for part in exact} == pytest.approx(exact, rel=0.001)
-    assert ratios["activations"] == pytest.approx(RATIO_TO_XLA[shape], rel=0.1)
+    assert ratios["activations"] == pytest.approx(RATIO_TO_XLA[shape], rel=0.12)
 
 
 def xla_parts(planned: planned_run.PlannedRun, partitioner: partition.Partitioner) -> dict[str, float]:
@@ -71,7 +71,7 @@ def test_estimate_of_a_whole_step_compared_with_xla(traced: cost_model.Trace) ->
         memory = scanned.trainer.jit(state, compiler_options=QUICK).lower(state, batch).compile().memory_analysis()
     cost, whole = cost_model.cost(traced, made), memory.argument_size_in_bytes + memory.temp_size_in_bytes
     assert memory.alias_size_in_bytes >= cost.params + cost.optimizer  # the new state takes the place of the old
-    assert cost.hbm / whole == pytest.approx(0.90, rel=0.1)
+    assert cost.hbm / whole == pytest.approx(0.90, rel=0.12)
 
 
 def test_parts_of_a_sharded_state_are_exact(traced: cost_model.Trace) -> None:

@@ -1,7 +1,10 @@
 """The layout of the code: who may import whom, and which test covers which module."""
 
 import ast
+import json
 import pathlib
+import subprocess
+import sys
 
 import pytest
 
@@ -149,3 +152,11 @@ def test_every_module_has_a_test_file_of_its_name_or_says_where_it_is_tested():
             without.add(module.removeprefix("flanx."))
     assert without == set(TESTED_IN)
     assert {name for names in TESTED_IN.values() for name in names.split()} <= tests
+
+
+def test_the_walks_of_a_run_and_of_a_row_stay_short():
+    command = [sys.executable, "benchmarks/walk.py"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    run, row = map(json.loads, done.stdout.splitlines())
+    assert run["files"] < 20 and run["functions"] < 200, run
+    assert row["files"] < 8 and row["returns"] <= 3, row

@@ -152,7 +152,9 @@ class Batches:
         while count:
             chunk, row, rows_of_chunk = self._find(first)
             taken = min(count, rows_of_chunk - row)
-            parts.append(_slice(self.chunk_plan(chunk), row, row + taken))
+            plan = self.chunk_plan(chunk)
+            a, b = plan.starts[row], plan.starts[row + taken]
+            parts.append(Plan._make([*(c[a:b] for c in plan[:-1]), plan.starts[row : row + taken + 1] - a]))
             first, count = first + taken, count - taken
         return parts[0] if len(parts) == 1 else _join(parts)
 
@@ -225,12 +227,6 @@ class Batches:
         seed = sampling.key(self.seed, "rows", chunk)
         rows = packer.pack(draws.length @ self._sides, self._capacities, self._recipe, seed, fit)
         return Plan._make([*(column[rows.order] for column in draws[:-1]), rows.starts])
-
-
-def _slice(plan: Plan, first: int, last: int) -> Plan:
-    """The rows first, ..., last - 1 of a plan."""
-    a, b = plan.starts[first], plan.starts[last]
-    return Plan._make([*(column[a:b] for column in plan[:-1]), plan.starts[first : last + 1] - a])
 
 
 def _join(plans: list[Plan]) -> Plan:

@@ -133,11 +133,11 @@ class Renderer:
         self, spec: TaskSpec, tables: Tables, style: str, split: str = "train", rendering: int = 0,
         pool: Callable[[], Pool] = tuple, count: Callable[[str], int] = len,
     ) -> None:  # fmt: skip
-        if style not in spec.versions:
-            raise UserError(f"task {spec.name} has no style '{style}' (it has {', '.join(spec.versions)})")
-        self.spec, self.style, self.look = spec, style, tables.style
         plain = style.removesuffix(INVERTED)
         self.inverted = style != plain
+        if plain not in spec.styles or (self.inverted and not spec.inversions):
+            raise UserError(f"task {spec.name} has no style '{style}' (it has {', '.join(spec.versions)})")
+        self.spec, self.style, self.look = spec, style, tables.style
         self.listed = plain in ("zsopt", "fsopt")
         self.few = plain in ("fsopt", "fsnoopt")
         self.train = split == "train" and not spec.held_out

@@ -109,11 +109,10 @@ def _repair(spec: TaskSpec) -> str:
 
 def _read_tsv(path: pathlib.Path, spec: TaskSpec) -> Raw:
     """Rows without blanks around their cells; in a plain file a literal `\\n` is a line break."""
-    plain = not text.is_quoted(path)
-    for number, cells in text.tsv_rows(path):
+    for number, cells in text.tsv_rows(path, escaped=True):
         record = _columns(spec, cells)
         if not isinstance(record, BadRow):
-            record = {k: (v.replace("\\n", "\n") if plain else v).strip() for k, v in record.items()}
+            record = {name: cell.strip() for name, cell in record.items()}
             if empty := [name for name, cell in record.items() if not cell]:
                 record = BadRow(f"empty {empty[0]}")
         yield f"{path}:{number}", record

@@ -224,14 +224,16 @@ def _is_open(text: str, delimiter: str) -> bool:
     return False
 
 
-def tsv_rows(path: pathlib.Path) -> Iterator[tuple[int, list[str] | BadRow]]:
-    """(line, cells) of a TSV, quoted or plain; blank rows are passed over."""
+def tsv_rows(path: pathlib.Path, escaped: bool = False) -> Iterator[tuple[int, list[str] | BadRow]]:
+    """(line, cells) of a TSV, quoted or plain; blank rows are passed over.
+
+    With `escaped`, a literal `\\n` in a plain file is a line break."""
     if is_quoted(path):
         yield from csv_rows(path, "\t")
         return
     for number, line in lines(path):
         if line.strip():
-            yield number, line.split("\t")
+            yield number, [cell.replace("\\n", "\n") if escaped else cell for cell in line.split("\t")]
 
 
 def is_quoted(path: pathlib.Path) -> bool:
