@@ -87,8 +87,7 @@ def train(
     with partitioner.scope(), preemption() as stops, contextlib.closing(Checkpoints(folder, checkpoints)) as saved:
         state, target = init_state(trainer, partitioner, saved, initial_checkpoint.path)
         write(folder / "run.json", metadata)  # not before: a run that is refused leaves the folder to the next one
-        report_replicated(partitioner, target.params, folder.name)
-        report_repeated(batches, train_steps, dataset.warn_epochs)
+        report(folder.name, partitioner, target.params, batches, train_steps, dataset.warn_epochs)
         step_fn, done = trainer.jit(target), int(state.step)
         watch = Watch(folder, model, done, train_steps, log_period, saved.latest)
         stream = device_batches(batches, partitioner, done, train_steps)
@@ -228,27 +227,25 @@ def init_state(
         return jax.jit(trainer.init, out_shardings=shardings)(), target
 
 
-def report_repeated(batches: Batches | None, train_steps: int, most: float) -> None:
-    """Prints which tasks the planned steps draw more than `most` times over."""
-    epochs = {} if batches is None else batches.epochs(train_steps)
-    repeated = sorted((times, name) for name, times in epochs.items() if times > most)
-    if repeated and jax.process_index() == 0:
-        times, name = repeated[-1]
-        print(
-            f"note: {train_steps:,} steps draw {len(repeated):,} of {len(epochs):,} tasks more than {most:g} times, "
-            f"{name} {times:.3g} times; lower their rates or TRAIN_STEPS, or raise batches.DatasetConfig.warn_epochs"
-        )
-
-
-def report_replicated(partitioner: Partitioner, params: Any, label: str) -> None:
-    """Prints which large arrays the rules replicate on every device."""
-    shardings = jax.tree.map(lambda p: p.sharding, params)
-    if (replicated := partitioner.replicated(params, shardings)) and jax.process_index() == 0:
+def report(
+    label: str, partitioner: Partitioner, params: Any, batches: Batches | None, train_steps: int, most: float
+) -> None:
+    """Prints which large arrays the rules replicate, and which tasks the planned steps draw more than `most` times."""
+    if jax.process_index() != 0:
+        return
+    if replicated := partitioner.replicated(params, jax.tree.map(lambda p: p.sharding, params)):
         name, size = replicated[0]
         total = sum(size for _, size in replicated) / 1e9
         print(
             f"{label}: every device holds all of {len(replicated)} large arrays ({total:.2f} GB, the largest {name}, "
             f"{size / 1e9:.2f} GB); partition.rules.parameters = 2 would shard them"
+        )
+    epochs = {} if batches is None else batches.epochs(train_steps)
+    if repeated := sorted((times, name) for name, times in epochs.items() if times > most):
+        times, name = repeated[-1]
+        print(
+            f"note: {train_steps:,} steps draw {len(repeated):,} of {len(epochs):,} tasks more than {most:g} times, "
+            f"{name} {times:.3g} times; lower their rates or TRAIN_STEPS, or raise batches.DatasetConfig.warn_epochs"
         )
 
 

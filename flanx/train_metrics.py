@@ -111,7 +111,8 @@ class Watch:
         self._pending = (step, metrics, batch)
 
     def flush(self, params: Any) -> None:
-        """Waits for the kept metrics and reads them. Raises UserError where they are not finite."""
+        """Waits for the kept metrics and reads them; when due, logs and prints a record over the steps since the last:
+        means per token, and speeds per second. Raises UserError where a metric is not finite."""
         if self._pending is None:
             return
         (step, metrics, batch), self._pending = self._pending, None
@@ -123,11 +124,8 @@ class Watch:
                 f"; first non-finite layer: {where}; last good checkpoint: step {self._last_good()}"
             )
         self._sums.update(values)
-        if step % self._log_period == 0 or step == self._train_steps:
-            self._write(step)
-
-    def _write(self, step: int) -> None:
-        """Logs one record over the steps since the last: means per token, and speeds per second; prints its line."""
+        if step % self._log_period and step != self._train_steps:
+            return
         sums, self._sums = self._sums, collections.Counter()
         if self._log is None:
             return

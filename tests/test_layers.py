@@ -89,10 +89,15 @@ def test_rotated_scores_depend_on_the_difference_of_positions() -> None:
 def test_look_up_gathers_here_and_multiplies_one_hot_on_a_tpu() -> None:
     table, tokens, weight = drawn(11, 4), jnp.array([[3, 3, 0], [10, 1, 3]]), drawn(2, 3, 4)
 
-    def total(table: jax.Array) -> jax.Array:
-        return jnp.sum(layers.look_up(table, tokens) * weight)
+    embed = layers.Embed(11, 4, layers.Numerics())
 
-    np.testing.assert_array_equal(layers.look_up(table, tokens), table[tokens])
+    def look_up(table: jax.Array) -> jax.Array:
+        return embed.apply({"params": {"embedding": table}}, tokens)
+
+    def total(table: jax.Array) -> jax.Array:
+        return jnp.sum(look_up(table) * weight)
+
+    np.testing.assert_array_equal(look_up(table), table[tokens])
     wanted = jnp.einsum("blv,blm->vm", jax.nn.one_hot(tokens, 11), weight)
     np.testing.assert_allclose(jax.grad(total)(table), wanted, rtol=1e-6, atol=1e-6)
     traced = jax.jit(jax.grad(total)).trace(table)

@@ -19,6 +19,7 @@ from flanx.data.pipeline.mixture import Mixture
 from flanx.data.store import open_store
 from flanx.data.store.assemble import write_store
 from flanx.models import t5
+from flanx.partition import Partitioner
 from flanx.train_step import Trainer
 from tests import run_case
 from tests.run_case import STEPS, losses
@@ -96,9 +97,9 @@ def test_a_task_that_the_steps_draw_many_times_over_is_named(capsys):
     opened = Batches(open_store(run_case.store_dir()), Mixture("own"), {"inputs": 32, "targets": 16}, 8)
     epochs = opened.epochs(400)
     assert epochs == {"own_a": pytest.approx(400 * 8 * opened.examples_per_row / 200)}
-    train.report_repeated(opened, 400, epochs["own_a"] + 0.1)
+    train.report("run", Partitioner(), {}, opened, 400, epochs["own_a"] + 0.1)
     assert capsys.readouterr().out == ""
-    train.report_repeated(opened, 400, 4.0)
+    train.report("run", Partitioner(), {}, opened, 400, 4.0)
     said = capsys.readouterr().out
     assert f"note: 400 steps draw 1 of 1 tasks more than 4 times, own_a {epochs['own_a']:.3g} times;" in said
     assert "warn_epochs" in said

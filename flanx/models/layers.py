@@ -171,19 +171,6 @@ class Dropout(nn.Module):
         return x * (keep / (1.0 - self.rate)).astype(x.dtype)
 
 
-def look_up(table: Array, tokens: Array) -> Array:
-    """Rows of `table` [v, m] at `tokens` [b, l] -> [b, l, m]: a gather, or on a TPU a product with one-hot tokens.
-
-    The gradient is a scatter-add, or on a TPU the transposed product, which a table split over devices needs.
-    """
-    return lax.platform_dependent(
-        table,
-        tokens,
-        tpu=lambda t, i: jax.nn.one_hot(i, t.shape[0], dtype=t.dtype) @ t,
-        default=lambda t, i: jnp.take(t, i, axis=0, mode="clip"),
-    )
-
-
 class Embed(nn.Module):
     """The table of token embeddings, [v, m]; as a tied head it also gives the logits."""
 
@@ -196,8 +183,16 @@ class Embed(nn.Module):
         self.embedding = parameter(self, "embedding", init, ("vocab", "embed"), (self.vocab_size, self.emb_dim))
 
     def __call__(self, tokens: Array) -> Array:
-        """tokens int32 [b, l] -> [b, l, m]."""
-        return look_up(self.embedding.astype(self.numerics.dtype), tokens)
+        """tokens int32 [b, l] -> [b, l, m]: a gather, or on a TPU a product with one-hot tokens.
+
+        The gradient is a scatter-add, or on a TPU the transposed product, which a table split over devices needs.
+        """
+        return lax.platform_dependent(
+            self.embedding.astype(self.numerics.dtype),
+            tokens,
+            tpu=lambda t, i: jax.nn.one_hot(i, t.shape[0], dtype=t.dtype) @ t,
+            default=lambda t, i: jnp.take(t, i, axis=0, mode="clip"),
+        )
 
     def attend(self, x: Array) -> Array:
         """x [b, l, m] -> float32 logits [b, l, v], scaled by 1/sqrt(m)."""

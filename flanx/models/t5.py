@@ -123,10 +123,6 @@ class T5(LinenModel):
         return (6.0 * (encoder + decoder + head * targets) + 12.0 * pairs * width) / (inputs + targets)
 
 
-def _norm(config: T5, name: str | None = None) -> RMSNorm:
-    return RMSNorm(config.numerics, name=name)
-
-
 def _attention(config: T5) -> Attention:
     c = config
     return Attention(c.num_heads, c.head_dim, c.emb_dim, c.dropout_rate, c.numerics, c.attention)
@@ -141,9 +137,9 @@ class EncoderLayer(nn.Module):
         c = self.config
         if c.relative_bias == "layer":
             self.relpos_bias = RelativeBias(c.num_heads, bidirectional=True)
-        self.pre_attention_layer_norm = _norm(c)
+        self.pre_attention_layer_norm = RMSNorm(c.numerics)
         self.attention = _attention(c)
-        self.pre_mlp_layer_norm = _norm(c)
+        self.pre_mlp_layer_norm = RMSNorm(c.numerics)
         self.mlp = MLP(c.mlp_dim, c.emb_dim, c.mlp_activations, c.dropout_rate, c.numerics)
         self.dropout = Dropout(c.dropout_rate)
 
@@ -165,11 +161,11 @@ class DecoderLayer(nn.Module):
         c = self.config
         if c.relative_bias == "layer":
             self.relpos_bias = RelativeBias(c.num_heads, bidirectional=False)
-        self.pre_self_attention_layer_norm = _norm(c)
+        self.pre_self_attention_layer_norm = RMSNorm(c.numerics)
         self.self_attention = _attention(c)
-        self.pre_cross_attention_layer_norm = _norm(c)
+        self.pre_cross_attention_layer_norm = RMSNorm(c.numerics)
         self.encoder_decoder_attention = _attention(c)
-        self.pre_mlp_layer_norm = _norm(c)
+        self.pre_mlp_layer_norm = RMSNorm(c.numerics)
         self.mlp = MLP(c.mlp_dim, c.emb_dim, c.mlp_activations, c.dropout_rate, c.numerics)
         self.dropout = Dropout(c.dropout_rate)
 
@@ -224,7 +220,7 @@ class Encoder(nn.Module):
         if c.relative_bias == "stack":
             self.relpos_bias = RelativeBias(c.num_heads, bidirectional=True)
         self.layers = stack_layers(EncoderLayer, c, c.num_encoder_layers)
-        self.encoder_norm = _norm(c)
+        self.encoder_norm = RMSNorm(c.numerics)
         self.dropout = Dropout(c.dropout_rate)
         self.final_dropout = Dropout(c.dropout_rate, shared=())
 
@@ -248,7 +244,7 @@ class Decoder(nn.Module):
         if c.relative_bias == "stack":
             self.relpos_bias = RelativeBias(c.num_heads, bidirectional=False)
         self.layers = stack_layers(DecoderLayer, c, c.num_decoder_layers)
-        self.decoder_norm = _norm(c)
+        self.decoder_norm = RMSNorm(c.numerics)
         self.dropout = Dropout(c.dropout_rate)
         if not c.tied_head:
             self.logits_dense = Head(c.vocab_size, c.numerics)
