@@ -27,6 +27,10 @@ from flanx import settings
 from flanx.errors import UserError, nearest
 from flanx.files import local_folder, lock, open_regular, write_atomic
 
+_open = functools.partial(open, encoding="utf-8-sig")  # with a byte order mark or without, whatever the locale
+_readers: Any = gin_config._FILE_READERS
+_readers[0] = (_open, os.path.isfile)
+
 
 def gin_folder() -> pathlib.Path:
     """The folder of flanx's gin files: `flanx/gin` in a wheel, `gin/` next to `flanx/` in an editable install."""
@@ -91,14 +95,14 @@ class Scan:
         self.files.append(str(path))
         self.reading.append(path.resolve())
         try:
-            text = path.read_bytes().decode("utf-8")
+            text = path.read_bytes().decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise UserError(
                 f"gin file {path} is not UTF-8 ({error.reason} at byte {error.start}); convert it"
             ) from error
         if "\0" in text:
             raise UserError(f"gin file {path} is not a text: it holds a zero byte; is it another file?")
-        with open(path, encoding="utf-8") as file:
+        with _open(path) as file:
             self.read_statements(file)
         self.reading.pop()
 

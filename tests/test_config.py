@@ -138,3 +138,41 @@ def test_a_refused_call_leaves_no_folder_of_its_own(gin_file, tmp_path):
     assert {path.name for path in (tmp_path / "run").iterdir()} == {
         *("config.gin", "kept", "operative_config.gin", ".flanx.lock")
     }
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"\xef\xbb\xbfTRAIN_STEPS = 5\n",
+        b"TRAIN_STEPS = 5\r\nSEED = 3\r\nbatches.DatasetConfig:\r\n  batch_size = 8\r\n",
+        b"TRAIN_STEPS\t=\t5",
+        "# caf\u00e9\nTRAIN_STEPS = 5.0".encode(),
+        b"TRAIN_STEPS = 5_0\nTRAIN_STEPS = 5",
+    ],
+)
+@pytest.mark.parametrize("name", ["a.gin", "my runs/\u00fc b.gin"])
+def test_a_gin_file_as_people_have_it(raw, name, tmp_path):
+    (tmp_path / "my runs").mkdir()
+    (tmp_path / name).write_bytes(raw)
+    config.parse(["runs/train.gin", "mixtures/suite.gin", "models/t5_1_1/tiny.gin", str(tmp_path / name)], whole=False)
+    assert config.parameter("flanx.train.train", "train_steps") == 5
+
+
+@pytest.mark.parametrize(
+    ("binding", "said"),
+    [
+        ("TRAIN_STEPS='1000'", "TRAIN_STEPS is '1000' .* it takes a whole number"),
+        ("TRAIN_STEPS=", "not a gin value"),
+        ("LEARNING_RATE=0.001,", "not a gin value"),
+        ("MODEL_DIR=/tmp/x", "a string needs its own quotes"),
+        ("train/DatasetConfig.batch_size=3", "nothing is called in the scope"),
+        ("train_script.train.total_steps=3", "No configurable matching 'train_script.train'"),
+        ("utils.SaveCheckpointConfig.period=7", "did you mean 'flanx.checkpoint.SaveCheckpointConfig'"),
+        ("MIXTURE_OR_TASK_MODULE='mine'", "no gin macro 'MIXTURE_OR_TASK_MODULE'"),
+        ("TRAIN_STEPS 5", "is not a binding: write --gin.NAME=VALUE"),
+    ],
+)
+def test_a_binding_as_people_type_it(binding, said):
+    with pytest.raises(UserError, match=said) as caught:
+        config.parse(["runs/train.gin", "mixtures/suite.gin", "models/t5_1_1/tiny.gin"], [binding], whole=False)
+    assert str(caught.value).count("\n") < 5
