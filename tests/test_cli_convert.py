@@ -318,6 +318,54 @@ def test_verify_holds_against_transformers(tmp_path: pathlib.Path, sizes: T5Size
     assert (tmp_path / "out" / logit_parity.GOLDEN).exists()
 
 
+@pytest.mark.parametrize("kind", ["flanx", "hf", "t5x"])
+@pytest.mark.parametrize("start", ["t5x", "hf"])
+def test_verify_of_bfloat16_compares_rounded_with_rounded(tmp_path: pathlib.Path, start: str, kind: str, capsys):
+    pytest.importorskip("transformers", reason="transformers is in the extra hf")
+    if start == "hf":
+        hf.write(open_storage(tmp_path / "in"), draw(ONE_LAYER), ONE_LAYER, {})
+    else:
+        t5x.write_legacy(open_storage(tmp_path / "in"), draw(ONE_LAYER), 0)
+    assert convert(tmp_path / "in", tmp_path / "out", "--to", kind, "--dtype", "bfloat16", "--verify") == 0
+    assert "argmax agreement 100.00%: the same" in capsys.readouterr().out
+
+
+def test_an_export_survives_tie_weights_as_its_note_says(tmp_path: pathlib.Path, capsys):
+    """lm_eval calls `tie_weights()` on what it has loaded; transformers 5 then ties every head of a T5."""
+    transformers = pytest.importorskip("transformers", reason="transformers is in the extra hf")
+    t5x.write_legacy(open_storage(tmp_path / "in"), draw(ONE_LAYER), 0)
+    assert convert(tmp_path / "in", tmp_path / "out", "--to", "hf") == 0
+    assert "tie_word_embeddings=False" in capsys.readouterr().out
+    inputs, targets = logit_parity.prompts(ONE_LAYER.vocab_size)
+    torch = pytest.importorskip("torch", reason="torch is in the extra hf")
+    tokens, teacher = torch.tensor(inputs).long(), torch.tensor(targets).long()
+    model = transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "out", tie_word_embeddings=False).eval()
+    before = model(input_ids=tokens, decoder_input_ids=teacher).logits
+    model.tie_weights()
+    after = model(input_ids=tokens, decoder_input_ids=teacher).logits
+    np.testing.assert_array_equal(before.detach().numpy(), after.detach().numpy())
+    t5x.write_legacy(open_storage(tmp_path / "tied"), draw(FORMS["plain_tied"]), 0)
+    assert convert(tmp_path / "tied", tmp_path / "tied_out", "--to", "hf") == 0
+    assert "tie_word_embeddings" not in capsys.readouterr().out
+
+
+def test_an_export_of_a_run_has_the_tokenizer_of_its_vocabulary(tmp_path: pathlib.Path, capsys):
+    transformers = pytest.importorskip("transformers", reason="transformers is in the extra hf")
+    sizes = dataclasses.replace(ONE_LAYER, vocab_size=270)
+    flanx_format.write(open_storage(tmp_path / "run"), draw(sizes, optimizer=True))
+    (tmp_path / "run" / "run.json").write_text(json.dumps({"data": {"store": {"vocabulary": "byte"}}}))
+    assert convert(tmp_path / "run", tmp_path / "out", "--to", "hf") == 0
+    assert "no tokenizer" not in capsys.readouterr().out
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert tokenizer("hi").input_ids == [ord("h") + 3, ord("i") + 3, 1]
+    assert [tokenizer.decode([i]) for i in (100, 259, 269)] == ["a", "<extra_id_0>", "<extra_id_10>"]
+    assert convert(tmp_path / "run" / "checkpoints" / "checkpoint_7", tmp_path / "again", "--to", "hf") == 0
+    assert (tmp_path / "again" / "tokenizer_config.json").exists()
+    t5x.write_legacy(open_storage(tmp_path / "small"), draw(ONE_LAYER), 0)
+    assert convert(tmp_path / "small", tmp_path / "no", "--to", "hf", "--vocabulary", "byte") == 2
+    assert "has 259 ids, the model's table 160 rows" in capsys.readouterr().err
+
+
 def golden_of(folder: pathlib.Path) -> pathlib.Path:
     """A golden as a machine with transformers would leave it, with flanx's logits for transformers'."""
     source = flanx.convert.open_checkpoint(folder)

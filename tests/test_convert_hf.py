@@ -356,7 +356,7 @@ def test_transformers_loads_the_folder_its_generation_config_and_its_tokenizer(t
     transformers = pytest.importorskip("transformers", reason="transformers is in the extra hf")
     from flanx.data import vocabulary
 
-    write(tmp_path / "hf", SMALL)
+    write(tmp_path / "hf", dataclasses.replace(ONE_LAYER, vocab_size=270))
     assert main.main(["convert", str(tmp_path / "hf"), str(tmp_path / "flanx")]) == 0
     assert main.main(["convert", str(tmp_path / "flanx"), str(tmp_path / "out"), "--to", "hf"]) == 0
     assert "add --vocabulary SPEC" in capsys.readouterr().out

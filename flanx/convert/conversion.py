@@ -26,6 +26,13 @@ from flanx.storage import Storage, open_storage
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": BFLOAT16}
 
 
+TIES = (
+    "note: the model has a head of its own. transformers 5 ties it to the embeddings in `tie_weights()`, as lm_eval "
+    "does, whatever config.json says; from_pretrained(DEST, tie_word_embeddings=False) keeps it, and so does "
+    "`lm_eval --model hf --model_args pretrained=DEST,tie_word_embeddings=False`"
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class Conversion:
     """What to write of a checkpoint, and where.
@@ -66,6 +73,12 @@ class Conversion:
         if verify_with is not None:
             self.source.t5_sizes()
             logit_parity.expect_reference(verify_with)
+            kinds = {tensor.dtype for tensor in parameters(self.source.tensors).values()}
+            if self.dtype == "bfloat16" and kinds != {BFLOAT16} and not logit_parity.has_transformers():
+                raise UserError(
+                    "--verify with --dtype bfloat16 needs transformers (pip install 'flanx[hf]'): "
+                    "a golden has the logits of the parameters before they are rounded"
+                )
         if self.source.note:
             expect_fingerprint(self.source, fingerprint(self.source.tensors))
         dtype = DTYPES[self.dtype]
@@ -97,13 +110,15 @@ class Conversion:
         """Writes `source` to `folder`, with its tokenizer's files, and opens the result."""
         if self.kind == "hf":
             hf.write(folder, source.tensors, source.t5_sizes(), source.config)
+            if not source.t5_sizes().tied:
+                print(TIES)
         elif self.kind == "flanx":
             flanx_format.write(folder, scan_layers.stack(source.tensors) if self.stacked else source.tensors)
         else:
             tensors, step = for_t5x(source, self.stacked)
             t5x.write_legacy(folder / f"checkpoint_{step}", tensors, step)
         if self.kind != "t5x":
-            write_tokenizer(source.given, folder, self.vocabulary, wanted=self.kind == "hf")
+            write_tokenizer(source, folder, self.vocabulary, wanted=self.kind == "hf")
         written = open_checkpoint(folder, self.kind)
         return written if written.config else dataclasses.replace(written, config=source.config)
 
@@ -167,40 +182,67 @@ def for_t5x(source: OpenCheckpoint, stacked: bool) -> tuple[dict[str, LazyTensor
     return tensors, 0
 
 
-def write_tokenizer(source: Storage, folder: Storage, vocabulary: str | None, wanted: bool) -> None:
-    """Tokenizer files that transformers loads: made from `vocabulary`, else copied from `source`."""
-    if vocabulary is not None:
-        loaded = vocabularies.load(vocabulary)
-        config: dict[str, Any] = {"extra_ids": loaded.extra_ids, "tokenizer_class": "T5Tokenizer"}
-        if not isinstance(loaded, vocabularies.SentencePiece):
-            config["tokenizer_class"] = "ByT5Tokenizer"
-        else:
-            folder.write("spiece.model", storage.read(loaded.path))
-        if loaded.line_break:
+def write_tokenizer(source: OpenCheckpoint, folder: Storage, vocabulary: str | None, wanted: bool) -> None:
+    """Tokenizer files that transformers loads: copied from SOURCE, or made from a vocabulary, by default the run's.
+
+    Raises UserError where the vocabulary has more ids than the model's table has rows.
+    """
+    names = source.given.children() & set(hf.TOKENIZER_FILES)
+    if vocabulary is None and wanted and not names:
+        vocabulary = run_vocabulary(source.given)
+    if vocabulary is None:
+        for name in names:
+            folder.write(name, source.given.read(name))
+        if wanted and not names:
             print(
-                f"the tokenizer keeps no line breaks: write them as ' {loaded.line_break} ' in prompts, as training did"
+                f"no tokenizer files in {source.given}: add --vocabulary SPEC to write them; without them "
+                "transformers' AutoTokenizer makes one that has nothing to do with the model"
             )
-        config |= {"eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
-        folder.write("tokenizer_config.json", json.dumps(config, indent=2) + "\n")
         return
-    names = source.children() & set(hf.TOKENIZER_FILES)
-    for name in names:
-        folder.write(name, source.read(name))
-    if wanted and not names:
-        print(f"no tokenizer files in {source}: add --vocabulary SPEC to write them")
+    loaded = vocabularies.load(vocabulary)
+    extra_ids, rows = loaded.extra_ids, source.sizes.vocab_size if source.sizes else loaded.size
+    if loaded.size > rows:
+        raise UserError(
+            f"--vocabulary {vocabulary} has {loaded.size} ids, the model's table {rows} rows; "
+            "give the one that it was trained with"
+        )
+    config: dict[str, Any] = {"tokenizer_class": "T5Tokenizer"}
+    if isinstance(loaded, vocabularies.SentencePiece):
+        folder.write("spiece.model", storage.read(loaded.path))
+        if loaded.line_break:
+            mark = loaded.line_break
+            print(f"note: to the model a line break is '{mark}'; transformers' tokenizer does not write it so")
+    else:
+        config["tokenizer_class"] = "ByT5Tokenizer"
+        extra_ids += rows - loaded.size  # transformers cannot decode an id that the tokenizer does not have
+    config |= {"extra_ids": extra_ids, "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
+    folder.write("tokenizer_config.json", json.dumps(config, indent=2) + "\n")
+
+
+def run_vocabulary(folder: Storage) -> str | None:
+    """The vocabulary that a run, or the run of a step's folder, was trained with; None where it is not recorded."""
+    run = folder.parent.parent if folder.parent.name == flanx_format.FOLDER else folder
+    record = run.read_json("run.json") if "run.json" in run.children() else {}
+    data = record.get("data") or {}
+    spec = data.get("store", {}).get("vocabulary")
+    return spec if isinstance(spec, str) else None
 
 
 def verify(source: OpenCheckpoint, written: OpenCheckpoint, folder: Storage, mark: str, golden: Storage) -> bool:
     """Whether values and logits are the same in both; prints both results, keeps a golden next to the checkpoint.
 
-    `mark` is the fingerprint of `written`.
+    `source` has the values that are written, rounded where its own checkpoint's are not; `mark` is the fingerprint of
+    `written`.
     """
     same_values = fingerprint(source.tensors) == mark
     print(f"parameters read back: {'the same' if same_values else 'NOT the same'}")
     config = dict(source.config)
+    is_rounded = BFLOAT16 in {tensor.dtype for tensor in parameters(written.tensors).values()}
     with tempfile.TemporaryDirectory() as temporary:
-        if "hf" in (source.kind, written.kind):
-            reference, ours = (folder, source) if written.kind == "hf" else (source.folder, written)
+        if written.kind == "hf":
+            reference, ours = folder, source
+        elif source.kind == "hf" and not is_rounded:
+            reference, ours = source.folder, written
         else:
             reference, ours = open_storage(temporary), written
             hf.write(reference, source.tensors, source.t5_sizes(), config)
