@@ -122,7 +122,7 @@ class Checkpoints:
                 aside.parent.mkdir(exist_ok=True)
                 folder.rename(aside)
                 self._manager.reload()
-                print(f"note: {error}; it is set aside as {aside}, and the run goes on from step {max(earlier)}")
+                print(f"note: {error}; it is set aside as {aside}, and the run resumes from step {max(earlier)}")
 
     def _watch(self, step: int) -> None:
         """Ends the process when this save hangs: a job that waits without end keeps its chips and reports nothing."""

@@ -171,7 +171,7 @@ def check_run_metadata(folder: pathlib.Path, metadata: Mapping[str, Any], fork: 
                 f"{folder} is another run: {few}. Give the old values again, choose another MODEL_DIR, or bind "
                 "train.fork = True to go on with the new ones"
             )
-        print(f"{folder.name}: goes on as another run: {few}")
+        print(f"{folder.name}: resumes as another run: {few}")
     if jax.process_count() > 1:
         cluster.agree("the run", metadata)
 

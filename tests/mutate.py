@@ -77,7 +77,7 @@ def imported_by() -> dict[str, list[str]]:
 
 
 def tests_of(each: Break) -> list[list[str]]:
-    """Test files to try: those that stand for the module, then, where these catch nothing, others that import it."""
+    """Test files to try: those of the module, then, where these catch nothing, others that import it."""
     last = each.module.rpartition(".")[2]
     listed = test_house.TESTED_IN.get(each.module.removeprefix("flanx."), "").split()
     patterns = [f"test_{last}.py", f"test_*_{last}.py", *(f"{name}.py" for name in listed)]

@@ -40,7 +40,7 @@ def make(
     lengths: tuple[int, int] = (30, 10),
     empty: Iterable[str] = (),
 ) -> store.Store:
-    """A store of tasks {`collection/name`: number of examples}; `facts` are laid over each task's, `empty` names the
+    """A store of tasks {`collection/name`: number of examples}; `facts` override each task's, `empty` names the
     `task_style` that have none."""
     tasks, made = {}, {}
     for path, n in sizes.items():

@@ -379,7 +379,7 @@ def test_transformers_loads_the_folder_its_generation_config_and_its_tokenizer(t
 
 
 def lie(folder: pathlib.Path, change) -> None:
-    """Applies `change` to the header of a folder's safetensors file; `change` returns what stands in its place."""
+    """Applies `change` to the header of a folder's safetensors file; `change` returns what replaces it."""
     path = folder / "model.safetensors"
     content = path.read_bytes()
     length = int.from_bytes(content[:8], "little")

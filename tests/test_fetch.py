@@ -139,7 +139,7 @@ def test_a_failing_task_is_quarantined_and_the_rest_is_usable(tables, server, tm
 
 def test_a_broken_download_goes_on_where_it_was(tables, tmp_path):
     FILES["/one.jsonl"] = LINES
-    BREAKS.extend([1000, 500, 0, 700, 0, 0, 900])  # as long as something comes, it goes on
+    BREAKS.extend([1000, 500, 0, 700, 0, 0, 900])  # as long as something comes, it continues
     folder = tmp_path / "data"
     assert run(fetch.fetch, folder, mixture="mine_one") == 0
     asked = [None, *(f"bytes={n}-" for n in (1000, 1500, 1500, 2200, 2200, 2200, 3100))]

@@ -58,7 +58,7 @@ def assert_equal(one: dict, other: dict) -> None:
 
 @pytest.fixture
 def own_mixtures(tmp_path, monkeypatch):
-    """Writes sections into a mixtures.toml of the user's; registers all of them with SeqIO anew."""
+    """Writes sections into a mixtures.toml of the user's; registers all of them with SeqIO again."""
     seqio = pytest.importorskip("seqio")
     from flanx.seqio import tasks
 

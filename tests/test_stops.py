@@ -43,7 +43,7 @@ def test_every_suite_with_exemplars_stops_at_a_label_that_its_prompts_have(t5_li
 
 
 def continued(item: Item, answer: str, vocab: Vocabulary) -> str:
-    """An answer as a T5 writes it that goes on with another question and another answer."""
+    """An answer as a T5 writes it that continues with another question and another answer."""
     asks = item.query.partition(":")[0] + ":" if not item.query.startswith("Q:") else "Q:"
     asks = "Q:" if item.kind == "text" else asks
     return (

@@ -66,7 +66,7 @@ print(sorted({"tensorflow", "fsspec", "gcsfs"} & set(sys.modules)))
 
 
 def test_checkpoints_in_a_bucket_are_read_and_written_without_tensorflow(tmp_path: pathlib.Path):
-    """A server on this machine stands for the bucket: there is no network in the test."""
+    """A server on this machine plays the bucket: there is no network in the test."""
     bucket, out = tmp_path / "bucket", tmp_path / "out"
     t5x.write_legacy(open_storage(bucket / "theirs" / "checkpoint_7"), draw(ONE_LAYER, optimizer=True), 7)
     handler = type("Handler", (Bucket,), {"root": bucket})

@@ -159,7 +159,7 @@ def test_cached_decoding_equals_teacher_forcing(form: dict[str, Any], pairs: dra
 
 
 def test_rows_decode_at_positions_of_their_own(params: Any, pairs: drawn.Pairs) -> None:
-    """A row replaced in mid-flight goes on as if it had been alone."""
+    """A row replaced in mid-flight continues as if it had been alone."""
     batch = drawn.encoder_decoder([[pair] for pair in pairs[:2]], inputs=9, targets=7)
     fresh, _ = TINY.prefill(params, batch["encoder_input_tokens"], 4)
     first, second, third = (jnp.array([t, t + 1]) for t in (3, 5, 7))

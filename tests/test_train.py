@@ -152,7 +152,7 @@ def test_a_changed_setting_is_listed_with_the_choices(tmp_path, capsys):
     said = refused(capsys, folder, TRAIN_STEPS=STEPS + 1, STORE_DIR=changed)
     assert re.search(r"another run: data.content.own_a was [0-9a-f]{8}, now [0-9a-f]{8}\. Give", said)
     assert main.main(run_case.command(folder, LEARNING_RATE=0.01, **{"train.fork": True})[3:]) == 0
-    assert "goes on as another run: optim.adafactor.learning_rate was 0.02, now 0.01" in capsys.readouterr().out
+    assert "resumes as another run: optim.adafactor.learning_rate was 0.02, now 0.01" in capsys.readouterr().out
     assert json.loads((folder / "run.json").read_text())["settings"]["optim.adafactor.learning_rate"] == 0.01
 
 

@@ -25,7 +25,7 @@ SAME, FLIPPED = (
     "flipped",
 )  # flipped: torch's Linear and Embedding tables lie transposed, compared with T5X's kernels
 
-# Hugging Face name, T5X name, how the values lie. <field> stands for the alternatives in FIELDS on either side.
+# Hugging Face name, T5X name, how the values lie. <field> is one of the alternatives in FIELDS on either side.
 TABLE = (
     ("shared.weight", "token_embedder/embedding", SAME),
     ("lm_head.weight", "decoder/logits_dense/kernel", FLIPPED),

@@ -238,7 +238,7 @@ def _say_old(folder: str) -> None:
     """Says once of a store that an earlier version built it."""
     logging.getLogger("flanx").warning(
         "note: the store %s is of an earlier version: it has no checksums (`flanx store verify` finds damage), and "
-        "inverted examples may have taken rows from plain ones; `flanx store build` builds it anew", folder,
+        "inverted examples may have taken rows from plain ones; `flanx store build` builds it again", folder,
     )  # fmt: skip
 
 
