@@ -1,4 +1,4 @@
-"""What flanx's loop adds to a step: the loop of `flanx train` compared with the bare jitted function on one prepared batch.
+"""What flanx's loop adds to a step: the loop of `flanx train` and the bare jitted function on one batch, in turns.
 
 The loop reads batches from a store, places them, guards transfers, takes metrics a step late and writes the log; the
 bare function is called on a batch that lies on the device, and its metrics are fetched at the end.

@@ -1,6 +1,6 @@
 """Golden bytes of 200 (task, style, rendering) triples: what a template change changes, and that nothing else does.
 
-Write them again after a wanted change with `FLANX_WRITE_GOLDEN=1 pytest tests/test_prompt_golden.py`, and read the diff.
+Write them again after a wanted change with `FLANX_WRITE_GOLDEN=1 pytest tests/test_prompt_golden.py`; read the diff.
 """
 
 import dataclasses
