@@ -2,6 +2,7 @@ import dataclasses
 import gzip
 import json
 import pathlib
+import shutil
 
 import jax
 import numpy as np
@@ -52,6 +53,26 @@ def test_t5x_step_20_holds_the_parameters_that_t5x_printed(tiny: pathlib.Path):
 def test_a_folder_of_checkpoints_opens_at_its_newest_step(tiny: pathlib.Path):
     assert flanx.convert.open_checkpoint(tiny / "legacy").step == 20
     assert flanx.convert.open_checkpoint(tiny / "orbax").step == 20
+
+
+def test_folders_as_t5x_leaves_them(tiny: pathlib.Path, tmp_path: pathlib.Path, capsys):
+    """Beside the good checkpoint: one that was being written, other folders, files of the run."""
+    runs = {form: shutil.copytree(tiny / form, tmp_path / form) for form in ("legacy", "orbax")}
+    for run in runs.values():
+        run.chmod(0o755)
+        for name in ("checkpoint_30.tmp-1699", "checkpoint_99.orbax-checkpoint-tmp-17", "train", "inference_eval"):
+            (run / name).mkdir()
+        (run / "config.gin").touch()
+        assert flanx.convert.open_checkpoint(run).step == 20
+        assert not capsys.readouterr().out
+        (run / "checkpoint_40").mkdir()
+        assert flanx.convert.open_checkpoint(run).step == 20
+        assert capsys.readouterr().out.count("checkpoint_40 holds no finished checkpoint; taking checkpoint_20") == 1
+    assert flanx.convert.open_checkpoint(runs["legacy"] / "checkpoint_0" / "checkpoint").step == 0
+    half = runs["legacy"] / "checkpoint_40"
+    shutil.copy(runs["legacy"] / "checkpoint_20" / "checkpoint", half)
+    with pytest.raises(UserError, match=r"checkpoint_40: '\S+' cannot be opened .*the checkpoint is incomplete"):
+        flanx.convert.open_checkpoint(runs["legacy"])
 
 
 def state_of(source: flanx.convert.OpenCheckpoint) -> train_step.TrainState:

@@ -64,7 +64,7 @@ def detect(folder: Storage) -> str:
         raise UserError(f"no folder '{folder}', or nothing in it")
     if "config.json" in children:
         return "hf"
-    if t5x.step_folder(folder).children() & {t5x.MESSAGES, "state"}:
+    if t5x.step_folder(folder, says=False).children() & {t5x.MESSAGES, "state"}:
         return "t5x"
     if flanx_format.item_folder(folder) is not None:
         return "flanx"
@@ -80,6 +80,8 @@ def open_checkpoint(path: str | os.PathLike, kind: str = "auto", optimizer: bool
       optimizer: whether to open the optimizer's state as well.
     """
     given = open_storage(path)
+    if given.name == t5x.MESSAGES and t5x.MESSAGES in given.parent.children():  # T5X takes the file's path, too
+        given = given.parent
     kind = detect(given) if kind == "auto" else kind
     if kind not in KINDS:
         raise UserError(f"no checkpoint format '{kind}'{nearest(kind, KINDS)}")

@@ -23,13 +23,23 @@ VERSION = 3  # of the format since June 2021: bfloat16 arrays are stored as such
 _STEP = re.compile(r"checkpoint_(\d+)")
 
 
-def step_folder(folder: Storage) -> Storage:
-    """`folder` itself, or its newest `checkpoint_<step>` when it is a folder of those."""
+def step_folder(folder: Storage, says: bool = True) -> Storage:
+    """`folder` itself, or its newest `checkpoint_<step>` when it is a folder of those.
+
+    T5X writes the file that makes a checkpoint of a step's folder last: one without it was not finished, and the one
+    before it is taken, with a line that `says` so.
+    """
     children = folder.children()
     if children & {MESSAGES, "state"}:
         return folder
-    steps = [int(match[1]) for child in children if (match := _STEP.fullmatch(child))]
-    return folder / f"checkpoint_{max(steps)}" if steps else folder
+    steps = sorted((int(match[1]) for child in children if (match := _STEP.fullmatch(child))), reverse=True)
+    for step in steps:
+        taken = folder / f"checkpoint_{step}"
+        if taken.children() & {MESSAGES, "state"}:
+            if says and step != steps[0]:
+                print(f"note: {folder}/checkpoint_{steps[0]} holds no finished checkpoint; taking checkpoint_{step}")
+            return taken
+    return folder
 
 
 def read_legacy(folder: Storage) -> dict[str, LazyTensor]:
