@@ -195,13 +195,13 @@ def changes(recorded: Mapping[str, Any], metadata: Mapping[str, Any]) -> list[st
     ignored |= {"data.fingerprint", "batches", "data.store.hash" if "content" in data else ""}
     if data and "content" not in data:  # an earlier version took the whole store for what is read
         ignored |= {name for name in of_data if name.startswith("data.content.")}
-    elif old.get("batches") == new.get("batches"):
+    elif old.get("batches") == new.get("batches") or not data or not metadata.get("data"):  # or a run of no steps
         ignored |= of_data
     if old.get("initial_checkpoint_fingerprint") == new.get("initial_checkpoint_fingerprint") is not None:
         ignored.add("initial_checkpoint_path")
     names = [n for n in {**new, **old} if old.get(n) != new.get(n) and n not in ignored]
     names = [n for n in names if not FOLLOWS.fullmatch(n)] or names
-    if not names and data and "content" in data and old.get("batches") != new.get("batches"):
+    if not names and "content" in data and metadata.get("data") and old.get("batches") != new.get("batches"):
         names = ["batches"]
     return [f"{n.removeprefix('settings.')} was {old.get(n)}, now {new.get(n)}" for n in names]
 

@@ -175,6 +175,8 @@ def test_a_record_of_an_earlier_version_is_compared_as_far_as_it_goes():
     assert train.changes(of_old_store, now) == [f"data.store.hash was 5707, now {now['data']['store']['hash']}"]
     moved = {"initial_checkpoint_fingerprint": "ab", "initial_checkpoint_path": "here"}
     assert train.changes(now | moved, now | moved | {"initial_checkpoint_path": "there"}) == []
+    of_no_steps = now | {"data": None, "batches": None}
+    assert train.changes(of_no_steps, now) == [] == train.changes(now, of_no_steps)  # TRAIN_STEPS is free, from 0 on
     assert train.changes(now | {"batches": "04e4"}, now) == [f"batches was 04e4, now {now['batches']}"]
 
 
