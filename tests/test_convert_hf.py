@@ -258,6 +258,7 @@ def test_a_model_that_would_compute_another_function_is_refused_with_the_repair(
     assert main.main(["convert", str(tmp_path / "ours"), str(tmp_path / "back"), "--to", "hf"]) == 0
     config = json.loads((tmp_path / "back" / "config.json").read_text())
     assert (config["decoder_start_token_id"], config["feed_forward_proj"]) == (5, name)
+    assert main.main(["convert", str(tmp_path / "ours"), str(tmp_path / "no"), "--to", "t5x"]) == 2  # it starts with 0
 
 
 @OTHER_ACTIVATIONS

@@ -158,6 +158,21 @@ def test_cached_decoding_equals_teacher_forcing(form: dict[str, Any], pairs: dra
         np.testing.assert_allclose(logits[inside], wanted[inside, t], atol=5e-5)
 
 
+def test_decoding_and_teacher_forcing_start_with_the_token_of_the_config(params: Any, packed: dict[str, Any]) -> None:
+    model = dataclasses.replace(TINY, decoder_start_token_id=5)
+    begins = np.asarray(packed["decoder_positions"] == 0) & np.asarray(packed["decoder_segment_ids"] > 0)
+    assert begins.sum() == 6 and not packed["decoder_input_tokens"][begins].any()  # batches have 0 there
+    given = packed | {"decoder_input_tokens": jnp.where(begins, 5, packed["decoder_input_tokens"])}
+    inside = packed["decoder_segment_ids"] > 0
+    wanted = TINY.logits(params, given)
+    np.testing.assert_allclose(model.logits(params, packed)[inside], wanted[inside], atol=1e-6)
+    token = model.prefill(params, packed["encoder_input_tokens"], 3)[1]
+    assert token.tolist() == [5, 5]
+    assert "decoder_start_token_id=5" in repr(model) and "decoder_start" not in repr(TINY)
+    with pytest.raises(UserError, match="decoder_start_token_id = 96 is not one of the 96 tokens"):
+        dataclasses.replace(TINY, decoder_start_token_id=96)
+
+
 def test_rows_decode_at_positions_of_their_own(params: Any, pairs: drawn.Pairs) -> None:
     """A row replaced in mid-flight continues as if it had been alone."""
     batch = drawn.encoder_decoder([[pair] for pair in pairs[:2]], inputs=9, targets=7)

@@ -59,6 +59,8 @@ class Conversion:
             raise UserError(f"--dtype {self.dtype}: {reason}; use {' or '.join(DTYPES)}")
         if self.kind == "hf":
             self.source.t5_sizes()
+        if self.kind == "t5x" and (start := hf.start_token(self.source.config)) != 0:
+            raise UserError(f"--to t5x: decoding of {self.source.given} starts with token {start}, T5X's always with 0")
         if self.stacked and self.kind == "hf":
             raise UserError("--stacked writes flanx's or T5X's form of scan_layers; leave it out for --to hf")
         if self.dest.children() or (not self.dest.is_remote and self.dest.local().is_file()):
