@@ -221,7 +221,7 @@ def adafactor(
         max_parameter_scale, skip_nan_updates,
     )  # fmt: skip
     of_layers: _Adafactor | None = None
-    if min_layer_dim_size_to_factor is not None:
+    if factored and min_layer_dim_size_to_factor is not None:
         of_layers = dataclasses.replace(rule, min_dim_size_to_factor=min_layer_dim_size_to_factor)
 
     def init(params: Any) -> AdafactorState:
