@@ -162,3 +162,77 @@ def arrays(folder: pathlib.Path) -> list[np.ndarray]:
         there = reader.metadata(path).item_metadata.tree
         plain = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), there)
         return jax.tree.leaves(reader.restore(path, restore_args=plain))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT])
+def test_a_closed_terminal_and_ctrl_c_save_as_sigterm_does(number: int, tmp_path: pathlib.Path) -> None:
+    """The signal itself, after step 3 of 8: status 75, a checkpoint of that step, the losses of an undisturbed run."""
+    command = run_case.command(tmp_path / "cut")
+    ((status, said),) = run_case.finish([run_case.launch(run_case.signalled(command, 3, number))])
+    assert status == 75 and "stopped and saved at step 3; the same command resumes it" in said
+    assert run_case.newest(tmp_path / "cut") == 3
+    run_case.run(command)
+    assert run_case.losses(tmp_path / "cut") == run_case.losses(run_case.undisturbed())
+
+
+@pytest.mark.slow
+def test_a_second_training_in_a_folder_is_refused_while_the_first_writes_there(tmp_path: pathlib.Path) -> None:
+    command = run_case.command(tmp_path / "both", TRAIN_STEPS=400)
+    first = run_case.launch(command)
+    run_case.wait_until(lambda: run_case.newest(tmp_path / "both"), first)
+    ((status, said),) = run_case.finish([run_case.launch(command)])
+    assert status == 2 and "another flanx command is writing there" in said
+    first.send_signal(signal.SIGTERM)
+    ((status, said),) = run_case.finish([first])
+    assert status == 75, said
+
+
+ODD_NAMES = ("with space", "[lr=1e-3]", "c#1", "{a}", "100%41", "ü", "a*b?", "it's")
+
+
+@pytest.mark.slow
+def test_a_run_folder_may_have_any_name(tmp_path: pathlib.Path) -> None:
+    """A run in it resumes, converts, and is another run's parent."""
+    right = 0
+    for name in ODD_NAMES:
+        run_case.run(run_case.command(tmp_path / name, TRAIN_STEPS=2))
+        run_case.run(run_case.command(tmp_path / name, TRAIN_STEPS=3))
+        child = run_case.command(tmp_path / f"of {name}", TRAIN_STEPS=1, INITIAL_CHECKPOINT_PATH=str(tmp_path / name))
+        run_case.run(child)
+        converted = [*run_case.command(tmp_path)[:3], "convert", str(tmp_path / name), str(tmp_path / f"t5x {name}")]
+        run_case.run([*converted, "--to=t5x"])
+        right += run_case.newest(tmp_path / name) == 3
+    print(f"{right} of {len(ODD_NAMES)} odd names right")
+    assert right == len(ODD_NAMES)
+
+
+LIMITED = """
+import resource, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write beyond it is an error, as on a full disk
+resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, resource.RLIM_INFINITY))
+from flanx.cli import main
+sys.argv = ["flanx", *sys.argv[1:]]
+main.entry()
+"""
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_a_line_and_what_was_there_stays(tmp_path: pathlib.Path) -> None:
+    """Files of at most so many bytes, at sizes that end in the config, a record, the checkpoint, its metadata."""
+    command = run_case.command(tmp_path / "run", TRAIN_STEPS=4)
+    run_case.run(command)
+    before, right, sizes = run_case.losses(tmp_path / "run"), 0, (10, 200, 1000, 3000, 6000, 9000)
+    longer = run_case.command(tmp_path / "run", TRAIN_STEPS=run_case.STEPS)
+    for size in sizes:
+        limited = [longer[0], "-c", LIMITED.format(size=size), *longer[3:]]
+        ((status, said),) = run_case.finish([run_case.launch(limited)])
+        lines = [line for line in said.splitlines() if line.startswith("flanx train:")]
+        good = status in (1, 74) and lines and "Traceback" not in said
+        right += bool(good)
+        print(size, status, said[-300:] if not good else "")
+    print(f"{right} of {len(sizes)} full disks right")
+    assert right == len(sizes)
+    run_case.run(longer)
+    assert {step: loss for step, loss in run_case.losses(tmp_path / "run").items() if step <= 4} == before
+    assert run_case.losses(tmp_path / "run") == run_case.losses(run_case.undisturbed())

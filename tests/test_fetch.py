@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import gzip
 import hashlib
 import http.server
 import json
@@ -440,3 +441,63 @@ def test_a_stop_ends_a_stalled_read_at_once(tmp_path):
     download.interrupt()
     assert ended.wait(5)
     accepted.close(), listening.close()
+
+
+HOSTILE: dict[str, tuple[int, dict[str, str], bytes]] = {  # an answer to the first request -> status, headers, body
+    **{f"status {n}": (n, {}, b"") for n in (204, 206, 300, 304, 400, 401, 403, 404, 405, 410, 418, 451)},
+    **{f"busy {n}": (n, {"Retry-After": "99999"}, b"") for n in (408, 429, 500, 502, 503)},
+    "shorter than said": (200, {"Content-Length": "9999"}, b"q\ta\n"),
+    "nothing": (200, {"Content-Length": "0"}, b""),
+    "a page": (200, {"Content-Type": "text/html"}, b"<!doctype html><html>log in</html>"),
+    "a bomb": (200, {}, gzip.compress(bytes(1 << 28), 1)),
+    "larger than the disk": (200, {"Content-Length": str(10**18)}, b"q\ta\n"),
+    "a negative length": (200, {"Content-Length": "-5"}, b"q\ta\n"),
+    "a length of words": (200, {"Content-Length": "many"}, b"<html>"),
+    "noise": (200, {}, bytes(range(256)) * 8),
+    "to a file": (302, {"Location": "file:///etc/passwd"}, b""),
+    "to itself": (302, {"Location": "/x"}, b""),
+    "to nowhere": (302, {"Location": "http://host.invalid/x"}, b""),
+    "to another scheme": (302, {"Location": "gopher://example.org/x"}, b""),
+    "to nothing": (302, {}, b""),
+}
+
+
+@pytest.mark.slow
+def test_hostile_answers_are_quarantined_in_a_line(tables, tmp_path, capsys, monkeypatch):
+    """Nothing that such a server sends becomes a task's file; the command ends with status 1 and names the task."""
+    monkeypatch.setattr(download, "MOST_WAIT_S", 0.01)
+    answer: list[tuple[int, dict[str, str], bytes]] = []
+
+    class Hostile(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            status, headers, body = answer[0]
+            self.send_response_only(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                self.wfile.write(body)
+
+        def log_message(self, *args):
+            pass
+
+    made = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hostile)
+    threading.Thread(target=lambda: made.serve_forever(0.02), daemon=True).start()
+    table = tables / "tables" / "mine.toml"
+    table.write_text(f'[x]\nsource = "tsv:x.tsv"\nurl = "http://127.0.0.1:{made.server_port}/x"\n')
+    assert len(HOSTILE) >= 30
+    wrong = []
+    for number, (what, given) in enumerate(HOSTILE.items()):
+        answer[:] = [given]
+        folder, began = tmp_path / str(number), time.monotonic()
+        status = main(["tasks", "fetch", "mine_x", "--data_dir", str(folder)])
+        err = capsys.readouterr().err
+        kept = json.loads((folder / "quarantine.json").read_text()) if (folder / "quarantine.json").exists() else {}
+        reason = kept.get("mine_x", "")
+        good = status == 1 and reason and "\n" not in reason and "Traceback" not in err
+        if not good or (folder / "x.tsv").exists() or time.monotonic() - began > 30:
+            wrong.append(f"{what}: status {status}, {reason!r}, {err[-300:]!r}")
+    made.shutdown()
+    made.server_close()
+    print(f"{len(HOSTILE) - len(wrong)} of {len(HOSTILE)} hostile answers right")
+    assert not wrong, "\n".join(wrong)

@@ -213,7 +213,7 @@ def _verify(download: Download, data_dir: str) -> str | None:
 def _why(error: Exception, url: str) -> str:
     """One line on a failed download."""
     if isinstance(error, urllib.error.HTTPError):
-        return f"{error.url}: {error.code} {error.reason}"
+        return f"{error.url}: {error.code} {' '.join(str(error.reason).split())}"
     if isinstance(error, urllib.error.URLError):
         return f"cannot reach {urllib.parse.urlsplit(url).hostname}: {error.reason}"
     return str(error) if isinstance(error, EOFError | ValueError | UserError) else f"{type(error).__name__}: {error}"

@@ -194,4 +194,6 @@ def _version(reply: Any) -> str:
 def _total(reply: Any, have: int) -> int | None:
     """The size of the file, where the reply has it."""
     length = reply.headers.get("Content-Length")
-    return have + int(length) if length and length.isdigit() else None
+    if length and not length.isdigit():
+        raise ValueError(f"{reply.url}: its Content-Length is {length[:40]!r}")
+    return have + int(length) if length else None
