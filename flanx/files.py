@@ -59,8 +59,10 @@ def open_atomic(path: pathlib.Path, durable: bool = True) -> Iterator[BinaryIO]:
             if durable:
                 os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:  # of a write, which names no file
+            error.filename = os.fspath(path)
         raise
     with contextlib.suppress(OSError):  # some network mounts cannot force the names in a folder to disk
         if durable and (descriptor := os.open(path.parent, os.O_RDONLY)) >= 0:

@@ -179,3 +179,20 @@ def test_a_store_that_is_not_built_stops_its_own_points(monkeypatch):
     assert list(blocked) == ["bad"] and "exit status 2" in blocked["bad"] and not complete
     with pytest.raises(UserError, match="no store was built"):
         command.build_stores({"bad": ["bad"]}, {"bad": needs["bad"]})
+
+
+@pytest.mark.parametrize(
+    ("binding", "said"),
+    [
+        ("SUITES=['x']", "no evaluation suite 'x'"),
+        ("SUITES=['gsm8k_cot[:1]'] DATA_DIR='nosuch'", "DATA_DIR nosuch: no such folder"),
+        ("SUITES=['suite_rule[:1]'] EVAL_BATCH_SIZE=0", "EVAL_BATCH_SIZE is 0"),
+        ("SUITES=['suite_rule[:1]+sc1']", "needs at least two samples"),
+    ],
+)
+def test_a_dry_run_looks_at_the_suites_of_every_point(tmp_path, capsys, binding, said):
+    axes = f"grid.Sweep.axes = {{'size': {{'a': [], 'b': {binding.split(' ')}}}}}"
+    name = sweep_gin(tmp_path, f"grid.Sweep.bindings = {BOUND}", axes)
+    assert main(["sweep", f"--gin_file={name}", "--dry_run"]) == 2
+    errors = capsys.readouterr().err
+    assert said in errors and errors.count("\n") == 1

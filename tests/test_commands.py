@@ -272,7 +272,8 @@ def damaged(base: pathlib.Path, folder: pathlib.Path) -> Iterator[dict[str, Any]
                     (os.mkdir if name == "folder" else os.mkfifo)(target)
                 words = [file.relative_to(base).as_posix() if word == "{}" else word for word in argv]
                 what = f"{file.relative_to(base)}: {name}"
-                yield {"id": what, "argv": words, "folder": str(own), "wrong": must and name != "doubled"}
+                wrong = must and name not in ("doubled", "UTF-16")  # which may hold the same
+                yield {"id": what, "argv": words, "folder": str(own), "wrong": wrong}
 
 
 def needed(argv: Sequence[str]) -> Iterator[str]:

@@ -189,3 +189,12 @@ def test_a_changed_byte_of_the_store_ends_a_run_that_reads_it(tmp_path, capsys):
     said = refused(capsys, tmp_path / "run", STORE_DIR=str(other))
     assert f"{file}: bytes 0 to " in said and "have changed since they were written" in said
     assert main.main([*run_case.command(tmp_path / "run", STORE_DIR=str(other))[3:], "--no_verify"]) == 0
+
+
+def test_what_the_evaluation_will_need_is_looked_at_before_the_first_step(tmp_path: pathlib.Path) -> None:
+    files = ["--gin_file=evals/suite.gin"]
+    for wrong, said in (("['x']", "no evaluation suite 'x'"), ("['gsm8k_cot']", "no folder of benchmark data")):
+        command = [*run_case.command(tmp_path / "run"), *files, f"--gin.SUITES={wrong}", "--gin.DATA_DIR=''"]
+        ((status, printed),) = run_case.finish([run_case.launch(command)])
+        assert status == 2 and said in printed, printed
+        assert not (tmp_path / "run").exists()

@@ -43,10 +43,13 @@ OF_THE_INPUT = (
     tarfile.TarError,
     zipfile.BadZipFile,
 )
-OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE)
+OF_THE_MACHINE = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE),
+)
 REPAIRS = {
     errno.ENOSPC: "; make room there and run the same command again",
     errno.EDQUOT: "; make room in your quota and run the same command again",
+    errno.EFBIG: "; raise the limit (ulimit -f), or give a path on another file system",
     errno.EACCES: "; change its permissions, or give a path that is yours",
     errno.EPERM: "; change its owner or permissions, or give a path that is yours",
     errno.EROFS: "; give a path that can be written",
@@ -110,12 +113,13 @@ def main(argv: Sequence[str] | None = None) -> int:
                 gin_flags.describe_macros(subparser, f"runs/{name}.gin")
         elif each == name:  # only this command's module is imported
             importlib.import_module(f"flanx.cli.{name}").add_arguments(subparser)
-    given = [a for a in arguments if not a.startswith("--gin.")]
+    given = [a for a in arguments if not a.startswith("--gin.") and a != "--debug"]
     if name is None:
         parser.parse_args(given)
         parser.print_help()
         return 2
     args = commands.choices[name].parse_args(given[1:])
+    args.debug = "--debug" in arguments
     files.verifying = not args.no_verify
     args.bindings = [a.removeprefix("--gin.") for a in arguments if a.startswith("--gin.")]
     try:
@@ -146,9 +150,11 @@ def describe(error: Exception) -> tuple[int, str]:
         paths = " -> ".join(
             str(p) for p in (error.filename, error.filename2) if isinstance(p, str | bytes | os.PathLike)
         )
-        path = paths or text
-        what = error.strerror if paths else os.strerror(error.errno)
-        return (1 if error.errno in OF_THE_MACHINE else 2), f"{path[:300]}: {what}{REPAIRS.get(error.errno, '')}"
+        what = f"{os.strerror(error.errno)}{REPAIRS.get(error.errno, '')}"
+        return (1 if error.errno in OF_THE_MACHINE else 2), f"{paths[:300]}: {what}" if paths else what
+    for number in OF_THE_MACHINE:  # in the error of a library
+        if os.strerror(number) in str(error):
+            return 1, f"{os.strerror(number)}{REPAIRS.get(number, '')} ({text[:150]})"
     if isinstance(error, MemoryError):
         return 1, f"out of memory ({text}); give the machine more, or the command less at once"
     if isinstance(error, OF_THE_INPUT):

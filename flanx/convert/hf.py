@@ -197,7 +197,7 @@ def read_config(folder: Storage) -> dict[str, Any]:
     config = folder.read_json("config.json")
     if not isinstance(config, dict):
         raise UserError(f"{folder}/config.json is no dict; download it again")
-    if config.get("model_type") not in MODEL_TYPES:
+    if config.get("model_type") not in tuple(MODEL_TYPES):
         known = ", ".join(MODEL_TYPES)
         raise UserError(f"{folder}/config.json: model_type '{config.get('model_type')}'; flanx converts {known}")
     if "generation_config.json" in folder.children():

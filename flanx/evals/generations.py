@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from flanx import files
+from flanx import files, settings
 from flanx.errors import UserError, nearest
 from flanx.evals import answers, metrics
 from flanx.evals.spec import Spec, Suite
@@ -56,7 +56,9 @@ class Generation:
     shots_available: int | None = None
 
 
-_FIELDS = {field.name for field in dataclasses.fields(Generation)}
+_HEADER = {"spec": dict[str, Any], "spec.name": str, "hash": str, "items": dict[str, int], "run": dict[str, Any]}
+_TYPES = settings.annotations(Generation)
+_FIELDS = set(_TYPES)
 
 
 def generation_path(folder: pathlib.Path, suite: str, task: str) -> pathlib.Path:
@@ -156,11 +158,12 @@ def read(path: pathlib.Path) -> tuple[dict[str, Any], list[Generation]]:
         if not header:
             if not isinstance(record, dict) or {"spec", "hash", "items", "run"} - set(record):
                 raise UserError(f"{path}:1: no header with spec, hash, items and run; not a generation file of flanx")
-            header = record
+            header = files.check_types(path, record, _HEADER)
             continue
         wrong = sorted(({*record} ^ _FIELDS) - ({"shots_available"} - {*record})) if isinstance(record, dict) else ["?"]
         if wrong:
             raise UserError(f"{path}:{number}: unexpected or missing column '{wrong[0]}'" + nearest(wrong[0], _FIELDS))
+        files.check_types(path, record, _TYPES)
         if record["id"] in seen:
             raise UserError(f"{path}:{number}: id '{record['id']}' occurs twice")
         seen.add(record["id"])

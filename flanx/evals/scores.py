@@ -51,7 +51,7 @@ _ENTRY = {
 def read_scores(path: pathlib.Path) -> dict[str, Any]:
     """A scores.json, {} where there is none. Raises UserError where it is damaged or a value has another type."""
     found = files.check_types(path, files.read_json(path), _RECORD)
-    if found and "suites" not in found:
+    if path.exists() and "suites" not in found:
         raise UserError(f"{path} is damaged: it has no 'suites'; `flanx rescore` makes it again")
     for suite, entry in found.get("suites", {}).items():
         files.check_types(path, entry, _ENTRY)

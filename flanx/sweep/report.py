@@ -341,7 +341,8 @@ def _missing_tasks(outcomes: Sequence[Outcome]) -> list[Section]:
 
 def how_it_was_made(sweep: Sweep, outcomes: Sequence[Outcome], state: State) -> dict[str, str]:
     """Date, versions, machines and rules, for the end of a report."""
-    recorded = [results.read(o.scores).get("run", {}).get("versions", {}) for o in outcomes if o.scores]
+    read = [results.read(each.scores) for each in outcomes if each.scores and each.suites]
+    recorded = [each.get("run", {}).get("versions", {}) for each in read]
     versions = {", ".join(f"{name} {each[name]}" for name in VERSIONS if name in each) for each in recorded if each}
     machines = {str(entry["machine"]) for entry in state.read().values() if "machine" in entry}
     facts = {

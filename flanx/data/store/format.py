@@ -93,8 +93,14 @@ class Volume:
 
     def __init__(self, folder: pathlib.Path, entry: dict[str, Any]) -> None:
         self._stem = folder / entry["name"]
-        self._tokens_map = np.load(f"{self._stem}.tokens.npy", mmap_mode="r")
-        self._index_map = np.load(f"{self._stem}.index.npy", mmap_mode="r")
+        try:
+            self._tokens_map = np.load(f"{self._stem}.tokens.npy", mmap_mode="r")
+            self._index_map = np.load(f"{self._stem}.index.npy", mmap_mode="r")
+        except (ValueError, EOFError, OSError, SyntaxError, TypeError) as error:
+            raise UserError(
+                f"{self._stem}.*.npy: a file is damaged or missing ({type(error).__name__}); run `flanx store build` "
+                "again, which keeps what is intact, or copy the files again"
+            ) from error
         self.tokens = np.asarray(self._tokens_map)  # a plain array over the same pages: slices cost half
         self.index = np.asarray(self._index_map)
         self._blocks: dict[str, tuple[memoryview, np.ndarray, np.ndarray]] = {}  # bytes, checksums, whether to compare
