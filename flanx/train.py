@@ -130,7 +130,7 @@ def identity(trainer: Trainer, batches: Batches | None) -> dict[str, Any]:
     Settings go by the names that gin binds them by. What changes no number is left out, as are layout and memory."""
     model = trainer.model
     name = f"{type(model).__module__.split('.')[-1]}.{type(model).__name__}"
-    fields = dataclasses.fields(model) if dataclasses.is_dataclass(model) else ()
+    fields: tuple[Any, ...] = dataclasses.fields(model) if dataclasses.is_dataclass(model) else ()
     settings = {f"{name}.{f.name}": getattr(model, f.name) for f in fields if f.repr and f.name != "remat"}
     settings = settings or {name: repr(model)}
     of_trainer = ("seed", "dropout", "z_loss", "label_smoothing", "loss_normalizing_factor")

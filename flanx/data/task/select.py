@@ -250,7 +250,7 @@ def _check(asked: MixtureSpec, known: Iterable[str]) -> None:
         given = getattr(asked, what)
         if what in ("rates", "styles") and isinstance(given, Mapping) and not any(given.values()):
             raise UserError(f"{here}: {what} {dict(given)} leave nothing to draw; give one a rate above 0")
-        if what == "inversion" and _is_number(given) and given >= 0:
+        if what == "inversion" and isinstance(given, int | float) and _is_number(given) and given >= 0:
             continue
         if given is not None and not isinstance(given, Mapping):
             raise UserError(f"{here}: {what} is {given!r}; give {{name: number}}, each 0 or more")
@@ -449,7 +449,7 @@ def divide_task(
     if isinstance(inversion, Mapping):
         homes = (name, task.get("group") or "", task["collection"])
         inversion = next((inversion[home] for home in homes if home in inversion), 0.0)
-    parts = {}
+    parts: dict[str, float] = {}
     for style, rate in rates.items():
         odds = {style: 1.0, style + INVERTED: inversion}
         odds = {one: odd for one, odd in odds.items() if rate and odd and task["styles"].get(one)}
