@@ -107,9 +107,7 @@ class Trainer:
             gradients = accumulate(gradients, self.num_microbatches)
         grads, metrics = gradients(state.params, batch, rng)
         if (factor := self.loss_normalizing_factor) is not None:
-            divisor = factor
-            if isinstance(factor, str):
-                divisor = jnp.maximum(metrics[NORMALIZERS[factor]], 1.0)
+            divisor = jnp.maximum(metrics[NORMALIZERS[factor]], 1.0) if isinstance(factor, str) else factor
             grads = jax.tree.map(lambda g: g / divisor, grads)
         updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)

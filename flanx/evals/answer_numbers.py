@@ -349,8 +349,8 @@ def _words(text: str, language: str) -> list[Any]:
         values = _vocabulary("en")[2]
         above = values.get((match["above"] or "a").lower(), (1, False))[0]
         whole = values.get((match["whole"] or "").lower(), (0, False))[0]  # two and a half
-        value = whole + Fraction(above, _HALVES[match["below"].lower()])
-        found = [_Number(match.start(), match.end(), str(value), True)]
+        mixed = whole + Fraction(above, _HALVES[match["below"].lower()])
+        found = [_Number(match.start(), match.end(), str(mixed), True)]
     return found
 
 
