@@ -9,6 +9,7 @@ import os
 import re
 import socket
 import sys
+import tempfile
 import threading
 import time
 from typing import Any
@@ -78,7 +79,14 @@ class Checkpoints:
         )
         # an explicit handler: without one, a manager that has saved nothing cannot read shapes
         handler = ocp.StandardCheckpointHandler()
-        self._manager = ocp.CheckpointManager(epath.Path(self.folder).resolve(), item_handlers=handler, options=options)
+        path = epath.Path(self.folder).resolve()
+        self._link = None
+        if "[" in str(path):  # Orbax looks for files by patterns, in which brackets have a meaning, and finds none
+            path.mkdir(parents=True, exist_ok=True)
+            self._link = tempfile.TemporaryDirectory(prefix="flanx-")
+            os.symlink(path, f"{self._link.name}/{FOLDER}")
+            path = epath.Path(self._link.name) / FOLDER
+        self._manager = ocp.CheckpointManager(path, item_handlers=handler, options=options)
 
     def latest(self) -> int | None:
         """The step of the newest finished checkpoint, or None."""
@@ -181,6 +189,8 @@ class Checkpoints:
         """Waits for the save under way and releases the writer."""
         self._manager.wait_until_finished()
         self._manager.close()
+        if self._link:
+            self._link.cleanup()
 
 
 def _verify(folder: epath.Path, item: epath.Path) -> None:
