@@ -1,4 +1,5 @@
 import dataclasses
+import importlib.util
 import pathlib
 
 import jax
@@ -107,7 +108,8 @@ def test_the_bias_of_a_stack_goes_to_t5x_scanned_layers_as_a_copy_in_each(tmp_pa
     arguments = ["convert", str(tmp_path / "a"), str(tmp_path / "b"), "--to", "t5x", "--stacked"]
     assert main.main(arguments) == 2
     assert "rel_embedding/m' is the moment of a stack's relative bias" in capsys.readouterr().err
-    assert main.main([*arguments, "--drop-optimizer", "--verify"]) == 0
+    verify = ["--verify"] if importlib.util.find_spec("transformers") else []
+    assert main.main([*arguments, "--drop-optimizer", *verify]) == 0
     assert "copied into every one of its layers" in capsys.readouterr().out
     there = flanx.convert.open_checkpoint(tmp_path / "b")
     assert there.sizes == LAYER_BIAS

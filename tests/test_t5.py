@@ -228,7 +228,7 @@ def test_a_relative_bias_in_each_layer_is_one_of_the_stack_where_all_are_equal(p
     np.testing.assert_allclose(model.logits(apart, packed), wanted, atol=2e-5)
     scanned = dataclasses.replace(model, scan_layers=True)
     np.testing.assert_allclose(scanned.logits(layers.stack(apart), packed), wanted, atol=2e-5)
-    assert repr(model) == repr(TINY)
+    assert "relative_bias" in repr(model) and "relative_bias" not in repr(TINY)  # the identity of older runs
 
 
 def test_parameters_are_born_with_names_and_scan_stacks_them() -> None:
