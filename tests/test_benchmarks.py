@@ -14,6 +14,7 @@ from flanx.evals import answers, registry
 from flanx.evals.families import bbh, gsm8k, mgsm, mmlu
 from flanx.evals.spec import Suite
 
+ROOT = pathlib.Path(__file__).resolve().parent.parent
 GOLDENS = pathlib.Path(__file__).with_name("corpus") / "prompts.toml"
 # suite -> number of items: 6,511 of BBH, 14,042 of MMLU, 2,750 of MGSM (with English), 1,319 of GSM8K
 COUNTS = {
@@ -161,3 +162,14 @@ assert sum(len(tasks) for _, tasks in every.spec.groups) == len({item.task for i
 assert not {"tensorflow", "seqio", "torch"} & set(sys.modules), "evaluation imports the build side"
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_the_benchmark_of_guesses_prints_a_row_of_signed_points() -> None:
+    done = subprocess.run(
+        [sys.executable, "benchmarks/guesses.py", "--quick"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    head, _, row = (line.strip("| ").split(" | ") for line in done.stdout.splitlines())
+    assert head[:2] == ["suite", "ours"] and row[0] == "`mmlu_test_direct`" and len(row) == len(head)
+    assert 0 < float(row[1]) < 100
+    points = dict(zip(head[2:], map(float, row[2:]), strict=True))
+    assert points["string match"] < 0 and points["options unknown"] < 0 == points["last mention"]
