@@ -18,11 +18,6 @@ FEATURES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
 _COUNT = [np.arange(1 << 16, dtype=np.int32)]
 
 
-def feature_lengths(packing: str, lengths: Mapping[str, int]) -> dict[str, int]:
-    """{feature: length of its rows} for lengths {"inputs": I, "targets": T}."""
-    return {name: sum(lengths[side] for side in sides) for name, sides in FEATURES[packing].items()}
-
-
 def _arange(n: int) -> np.ndarray:
     """i32[n] 0, 1, ..., n - 1, read only: a view of an array that grows when needed."""
     if n > len(_COUNT[0]):
