@@ -9,7 +9,7 @@ import pytest
 
 from flanx.errors import UserError
 from flanx.evals import registry
-from flanx.evals.spec import Suite, hashed
+from flanx.evals.spec import Family, Item, Spec, Suite, hashed
 
 HASHES = json.loads(pathlib.Path(__file__).with_name("golden").joinpath("suite_hashes.json").read_text())
 
@@ -29,7 +29,7 @@ def test_a_later_field_changes_the_hash_only_where_it_is_used() -> None:
 def test_every_spec_has_its_family_and_the_groups_that_its_tasks_have() -> None:
     for name in registry.names():
         spec = registry.resolve(name)
-        tasks = set(registry.FAMILIES[spec.family].tasks(spec))
+        tasks = set(registry.find(name)[1].tasks(spec))
         assert tasks >= set(spec.tasks) and all(set(members) <= tasks for _, members in spec.groups)
     assert [group for group, _ in registry.resolve("bbh_cot[navigate]").groups] == ["nlp", "alg"]
 
@@ -129,6 +129,35 @@ def test_a_mark_and_line_ends_of_windows_change_no_item(tmp_path: pathlib.Path, 
         dataclasses.replace(item, location="") for item in plain.items
     ]
     assert windows.hash == plain.hash
+
+
+def test_a_family_of_open_names_is_asked_after_the_suites_that_have_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def parse(name: str) -> Spec | None:
+        return Spec(name, "letters", split=name.partition(":")[2]) if name.startswith("letters:") else None
+
+    def items(spec: Spec, folder: pathlib.Path, task: str) -> list[Item]:
+        return [Item(task, f"{spec.split}-{n}", f"{task}{n}?", (task,), "exact") for n in range(3)]
+
+    letters = Family("letters", lambda spec: ("a", "b"), lambda folder, task, spec: True, items, parse=parse,
+                     needs_data=lambda spec: False)  # fmt: skip
+    monkeypatch.setattr(registry, "FAMILIES", (*registry.FAMILIES, letters))
+    suite = registry.load("letters:dev[b,:2]+sc4", "")
+    assert [item.id for item in suite.items] == ["dev-0", "dev-1"] and suite.spec.samples == 4
+    assert registry.resolve("letters:dev[b,:2]", ["a", "c"]).allow_missing == ("a",)
+    with pytest.raises(UserError, match="letters has no task 'c'"):
+        registry.resolve("letters:dev[c]")
+    with pytest.raises(UserError, match="no evaluation suite 'leters:dev'"):
+        registry.resolve("leters:dev")
+
+
+def test_two_suites_of_one_name_are_refused_with_both_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    other = dataclasses.replace(
+        registry.find("tydiqa")[1], location=lambda spec: "mine/suites/qa.toml:3", specs=lambda: registry.tydiqa.specs()
+    )
+    monkeypatch.setattr(registry, "FAMILIES", (*registry.FAMILIES, other))
+    message = r"two suites are named 'tydiqa': flanx/evals/families \(tydiqa\) and mine/suites/qa.toml:3; rename one"
+    with pytest.raises(UserError, match=message):
+        registry.resolve("bbh_cot")
 
 
 def test_a_name_of_an_earlier_version_is_the_suite_of_the_new_name() -> None:

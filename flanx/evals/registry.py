@@ -2,8 +2,8 @@
 
 A `Spec` says which prompts (family, variant, split, shots), how they are fitted to the model (lengths, which shots are
 dropped first), how an answer is produced (generation or ranking of options) and extracted (rationale or not, stop
-texts), and how scores are averaged. The module of its family (`flanx.evals.families`) turns it into `Item`s: prompts,
-byte for byte. `Suite.hash` covers the spec and every byte of every prompt and gold answer; results are keyed by it.
+texts), and how scores are averaged. Its family (`flanx.evals.families`) turns it into `Item`s: prompts, byte for byte.
+`Suite.hash` covers the spec and every byte of every prompt and gold answer; results are keyed by it.
 
     load("bbh_cot", data_dir)                      the suite as the paper has it
     load("bbh_direct[navigate,word_sorting]", d)   some of its tasks
@@ -12,13 +12,15 @@ byte for byte. `Suite.hash` covers the spec and every byte of every prompt and g
     load("gsm8k_cot+sc8", d)                       with 8 samples
     load("bbh_direct+beam4", d)                    by beam search with 4 beams
     load("bbh_zero_shot+likelihood", d)            the likelihood of the gold answers, for models that get none right
+
+A name is a suite that a family names (`Family.specs`), else the first family whose form it has gives its spec
+(`Family.parse`); brackets and suffix mean the same for all.
 """
 
 import dataclasses
-import functools
 import pathlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from flanx.errors import UserError, nearest
@@ -28,60 +30,24 @@ from flanx.evals.spec import Family, Item, Spec, Suite
 
 SAMPLE = "sample"  # the data_dir that means the small samples of our own writing
 SAMPLE_DIR = pathlib.Path(__file__).with_name("sample")
-FAMILIES: Mapping[str, Family] = {
-    "bbh": bbh,
-    "gsm8k": gsm8k,
-    "held_out": procedural,  # the held-out tasks of the procedural suite, under the name that their hashes have
-    "mgsm": mgsm,
-    "mmlu": mmlu,
-    "tydiqa": tydiqa,
-}
+FAMILIES: tuple[Family, ...] = (
+    bbh.FAMILY, gsm8k.FAMILY, mgsm.FAMILY, mmlu.FAMILY, procedural.FAMILY, tydiqa.FAMILY,
+)  # fmt: skip
 RENAMED = {"mgsm_direct": "mgsm_direct_8_shot"}  # names of earlier versions: scores are written under the new one
-SUFFIX = r"(?:\+(likelihood|(?:sc|beam)(\d*)))?"
-NAME = re.compile(rf"([a-z0-9_]+)(?:\[([^\]]*)\])?{SUFFIX}")
+NAME = re.compile(r"([^\[\]]+?)(?:\[([^\]]*)\])?(?:\+(likelihood|(?:sc|beam)(\d*)))?")
 
 
-@functools.cache
-def specs() -> dict[str, Spec]:
-    """The suites by name. Shots, splits and modes of the first six: paper.md section 3."""
-    question, long = ("Q:",), 512
-    bbh_direct = Spec("bbh_direct", "bbh", "direct", shots=3, stop=question)
-    bbh_cot = Spec("bbh_cot", "bbh", "cot", shots=3, cot=True, stop=question, max_new=long)
-    gsm8k_cot = Spec("gsm8k_cot", "gsm8k", "cot", shots=8, cot=True, stop=question, max_new=long)
-    mgsm_cot = Spec(
-        "mgsm_cot", "mgsm", "cot", tasks=mgsm.PAPER, shots=8, cot=True, stop=("Q:", "Question:"), max_new=long
-    )
-    rows = [
-        bbh_direct,
-        bbh_cot,
-        dataclasses.replace(bbh_direct, name="bbh_zero_shot", variant="zero_shot", shots=0),
-        dataclasses.replace(bbh_cot, name="bbh_zero_shot_cot", variant="zero_shot_cot", shots=0),
-        Spec("tydiqa", "tydiqa", "direct", split="dev", shots=1, stop=("\n", "Q:"), metric="f1", max_new=64),
-        mgsm_cot,
-        dataclasses.replace(mgsm_cot, name="mgsm_direct_8_shot", variant="direct", cot=False, max_new=32),
-        gsm8k_cot,
-        dataclasses.replace(gsm8k_cot, name="gsm8k_cot_mgsm_exemplars", variant="cot_mgsm"),
-        dataclasses.replace(gsm8k_cot, name="gsm8k_zero_shot", variant="zero_shot", shots=0, cot=False),
-        dataclasses.replace(gsm8k_cot, name="gsm8k_zero_shot_cot", variant="zero_shot_cot", shots=0),
-        *(Spec(name, "held_out", name, max_new=96, cot="cot" in name) for name in ("held_out", *procedural.KINDS)),
-        *(
-            Spec(name, "held_out", name, max_new=96, cot=True)
-            for name in (f"{k}_trigger" for k in procedural.DIRECT_KINDS)
-        ),
-    ]
-    for split, prefix in (("val", "mmlu"), ("test", "mmlu_test")):
-        direct = Spec(f"{prefix}_direct", "mmlu", "flan_paper", split, shots=5, stop=question)
-        rank = dataclasses.replace(direct, scoring="rank", stop=())
-        rows += [
-            direct,
-            dataclasses.replace(direct, name=f"{prefix}_cot", variant="flan_paper_cot", cot=True, max_new=long),
-            dataclasses.replace(direct, name=f"{prefix}_zero_shot", shots=0),
-            dataclasses.replace(rank, name=f"{prefix}_hendrycks", variant="hendrycks"),
-            dataclasses.replace(rank, name=f"{prefix}_lm_eval", variant="lm_eval", drop="none"),
-            dataclasses.replace(rank, name=f"{prefix}_text", variant="text"),
-            dataclasses.replace(rank, name=f"{prefix}_text_normalized", variant="text", scoring="rank_normalized"),
-        ]
-    return {spec.name: spec for spec in rows}
+def specs() -> dict[str, tuple[Spec, Family]]:
+    """The suites that have a name, each with its family. Raises UserError where two have the same."""
+    found: dict[str, tuple[Spec, Family]] = {}
+    for family in FAMILIES:
+        for name, spec in family.specs().items():
+            if name in found:
+                first, of = found[name]
+                both = f"{of.location(first)} and {family.location(spec)}"
+                raise UserError(f"two suites are named '{name}': {both}; rename one")
+            found[name] = (spec, family)
+    return found
 
 
 def names() -> list[str]:
@@ -89,39 +55,54 @@ def names() -> list[str]:
     return sorted(specs())
 
 
+def find(name: str) -> tuple[Spec, Family]:
+    """The spec of a name without brackets and suffix, and its family. Raises UserError with the nearest name."""
+    known = specs()
+    if name in known:
+        return known[name]
+    for family in FAMILIES:
+        if spec := family.parse(name):
+            return spec, family
+    raise UserError(f"no evaluation suite '{name}'" + nearest(name, known))
+
+
 def resolve(name: str, allow_missing: Sequence[str] = ()) -> Spec:
     """The spec of a name with its selections (see above). Raises UserError with the nearest name."""
+    return _resolve(name, allow_missing)[0]
+
+
+def _resolve(name: str, allow_missing: Sequence[str]) -> tuple[Spec, Family]:
     name = name.strip()
     base = name.partition("[")[0].partition("+")[0]
     name = RENAMED.get(base, base) + name[len(base) :]
-    match, table = NAME.fullmatch(name), specs()
-    if not match and base in table:
+    match = NAME.fullmatch(name)
+    if not match or (match[1] != base and base in specs()):
+        find(base)  # an unknown name is the first thing to say
         raise UserError(
             f"suite '{name}': put tasks and the number of items in one pair of brackets, the decoding method after it, "
             f"as in '{base}[task,task,:20]+sc'"
         )
-    if not match or match[1] not in table:
-        raise UserError(f"no evaluation suite '{name}'" + nearest(base, table))
-    spec = table[match[1]]
-    tasks, limit = _selection(name, spec, match[2] or "")
-    family = FAMILIES[spec.family]
-    return dataclasses.replace(
+    spec, family = find(match[1])
+    tasks, limit = _selection(name, spec, family, match[2] or "")
+    may_miss = {*allow_missing, *spec.allow_missing}
+    spec = dataclasses.replace(
         spec,
         name=name,
         limit=limit,
         tasks=tasks or spec.tasks,
         groups=family.groups(spec),
-        allow_missing=tuple(sorted(set(allow_missing) & set(family.tasks(spec)))) if allow_missing else (),
+        allow_missing=tuple(sorted(may_miss & {*family.tasks(spec)})) if may_miss else (),
         **_decoding(name, spec, match[3] or "", match[4]),
     )
+    return spec, family
 
 
-def _selection(name: str, spec: Spec, text: str) -> tuple[tuple[str, ...], int]:
+def _selection(name: str, spec: Spec, family: Family, text: str) -> tuple[tuple[str, ...], int]:
     """(tasks, items of each) that the brackets of a name select."""
     if not text:
         return (), spec.limit
     chosen, limit = [], spec.limit
-    known = FAMILIES[spec.family].tasks(spec)
+    known = family.tasks(spec)
     for part in filter(None, (p.strip() for p in text.split(","))):
         if part.startswith(":"):
             if not part[1:].isdigit() or not int(part[1:]):
@@ -152,13 +133,12 @@ def _decoding(name: str, spec: Spec, method: str, count: str | None) -> dict[str
 
 def load(name: str, data_dir: str, allow_missing: Sequence[str] = ()) -> Suite:
     """The suite of a name. UserError for a missing file or task, a wrong row, a duplicate id, an empty option."""
-    spec = resolve(name, allow_missing)
-    if not data_dir and spec.family != "held_out":
+    spec, family = _resolve(name, allow_missing)
+    if not data_dir and family.needs_data(spec):
         raise UserError(
             f"suite {name}: no folder of benchmark data; set DATA_DIR (or FLANX_DATA_DIR) to one, or DATA_DIR to "
             f'"{download.HUB}", "{download.TFDS}" or "{SAMPLE}"'
         )
-    family = FAMILIES[spec.family]
     wanted = spec.tasks or family.tasks(spec)
     if data_dir == SAMPLE:
         folder = SAMPLE_DIR

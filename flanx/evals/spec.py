@@ -4,8 +4,8 @@ import dataclasses
 import hashlib
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 MAX_FAILED = 0.05  # a larger share of extraction failures flags a score in every table
 
@@ -129,25 +129,34 @@ class Suite:
         return digest.hexdigest()[:16]
 
 
-class Family(Protocol):
-    """What the module of a family provides: a spec of the family turned into items."""
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """A kind of suites: how a name becomes a spec of it, and a spec its items.
 
-    def tasks(self, spec: Spec) -> tuple[str, ...]:
-        """All tasks of the family in the spec's variant."""
-        ...
+    To add one: a module in `flanx/evals/families` with these functions and `FAMILY = Family(...)`, and its line in
+    `FAMILIES` of `flanx/evals/registry.py`. What is asked for only while items are made is imported there.
 
-    def groups(self, spec: Spec) -> Groups:
-        """Named means over some of the tasks."""
-        ...
+    Attributes:
+      name: of the family; for those whose specs it names, their `Spec.family`.
+      tasks: (spec) -> all tasks that the spec's variant has.
+      has: (folder, task, spec) -> whether the task's data are in the folder or can be fetched there.
+      items: (spec, folder, task) -> the items of one task. Raises UserError with file and line.
+      specs: () -> {name: spec} of the suites that have a name.
+      parse: (name) -> the spec of any other name, without brackets and suffix, or None where the name is not of this
+        family's form. Raises UserError for one of its form that names nothing.
+      groups: (spec) -> named means over some of the tasks.
+      stops: (spec, folder, tasks present) -> the stop texts, those of the data included.
+      location: (spec) -> where the suite is defined, as a message says it.
+      needs_data: (spec) -> whether its items are read from DATA_DIR.
+    """
 
-    def stops(self, spec: Spec, folder: pathlib.Path, present: Sequence[str]) -> tuple[str, ...]:
-        """The stop texts of the spec with the tasks `present`, those of the data included."""
-        ...
-
-    def has(self, folder: pathlib.Path, task: str, spec: Spec) -> bool:
-        """Whether the task's data are in `folder` or can be fetched there."""
-        ...
-
-    def items(self, spec: Spec, folder: pathlib.Path, task: str) -> list[Item]:
-        """The items of one task."""
-        ...
+    name: str
+    tasks: Callable[[Spec], tuple[str, ...]]
+    has: Callable[[pathlib.Path, str, Spec], bool]
+    items: Callable[[Spec, pathlib.Path, str], list[Item]]
+    specs: Callable[[], Mapping[str, Spec]] = dict
+    parse: Callable[[str], Spec | None] = lambda name: None
+    groups: Callable[[Spec], Groups] = lambda spec: ()
+    stops: Callable[[Spec, pathlib.Path, Sequence[str]], tuple[str, ...]] = lambda spec, folder, present: spec.stop
+    location: Callable[[Spec], str] = lambda spec: f"flanx/evals/families ({spec.family})"
+    needs_data: Callable[[Spec], bool] = lambda spec: True

@@ -5,14 +5,14 @@ a canary line, a line of dashes, an instruction, then three times "Q: ... A: Let
 is X." The direct prompt is the same with the answers alone (paper.md section 3.2).
 """
 
+import dataclasses
 import functools
 import pathlib
 import re
-from collections.abc import Sequence
 
 from flanx.errors import UserError
 from flanx.evals import files
-from flanx.evals.spec import Groups, Item, Spec
+from flanx.evals.spec import Family, Groups, Item, Spec
 
 # task -> kind of answer
 KIND = {
@@ -67,6 +67,19 @@ NLP = tuple(task for task in KIND if task not in ALG)
 STEP_BY_STEP = "Let's think step by step."
 
 
+@functools.cache
+def specs() -> dict[str, Spec]:
+    """Shots and modes: paper.md section 3; the zero-shot suites are ours."""
+    direct = Spec("bbh_direct", "bbh", "direct", shots=3, stop=("Q:",))
+    cot = Spec("bbh_cot", "bbh", "cot", shots=3, cot=True, stop=("Q:",), max_new=512)
+    return {
+        "bbh_direct": direct,
+        "bbh_cot": cot,
+        "bbh_zero_shot": dataclasses.replace(direct, name="bbh_zero_shot", variant="zero_shot", shots=0),
+        "bbh_zero_shot_cot": dataclasses.replace(cot, name="bbh_zero_shot_cot", variant="zero_shot_cot", shots=0),
+    }
+
+
 def tasks(spec: Spec) -> tuple[str, ...]:
     """All sub-tasks."""
     return tuple(KIND)
@@ -75,11 +88,6 @@ def tasks(spec: Spec) -> tuple[str, ...]:
 def groups(spec: Spec) -> Groups:
     """The NLP and the algorithmic sub-tasks."""
     return (("nlp", NLP), ("alg", ALG))
-
-
-def stops(spec: Spec, folder: pathlib.Path, present: Sequence[str]) -> tuple[str, ...]:
-    """The spec's own."""
-    return spec.stop
 
 
 def has(folder: pathlib.Path, task: str, spec: Spec) -> bool:
@@ -132,3 +140,6 @@ def items(spec: Spec, folder: pathlib.Path, task: str) -> list[Item]:
             )
         )
     return found
+
+
+FAMILY = Family("bbh", tasks, has, items, specs, groups=groups)

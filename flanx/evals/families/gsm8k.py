@@ -6,33 +6,36 @@ the prompts of lm-eval's. The variant cot_mgsm takes MGSM's English exemplars: s
 another order and other words.
 """
 
+import dataclasses
 import functools
 import pathlib
-from collections.abc import Sequence
 
 import yaml
 
 from flanx.errors import UserError
 from flanx.evals import download, files
 from flanx.evals.families import mgsm
-from flanx.evals.spec import Groups, Item, Spec
+from flanx.evals.spec import Family, Item, Spec
 
 STEP_BY_STEP = "Let's think step by step."
+
+
+@functools.cache
+def specs() -> dict[str, Spec]:
+    """With and without exemplars and rationales."""
+    cot = Spec("gsm8k_cot", "gsm8k", "cot", shots=8, cot=True, stop=("Q:",), max_new=512)
+    rows = [
+        cot,
+        dataclasses.replace(cot, name="gsm8k_cot_mgsm_exemplars", variant="cot_mgsm"),
+        dataclasses.replace(cot, name="gsm8k_zero_shot", variant="zero_shot", shots=0, cot=False),
+        dataclasses.replace(cot, name="gsm8k_zero_shot_cot", variant="zero_shot_cot", shots=0),
+    ]
+    return {spec.name: spec for spec in rows}
 
 
 def tasks(spec: Spec) -> tuple[str, ...]:
     """One task."""
     return ("gsm8k",)
-
-
-def groups(spec: Spec) -> Groups:
-    """None."""
-    return ()
-
-
-def stops(spec: Spec, folder: pathlib.Path, present: Sequence[str]) -> tuple[str, ...]:
-    """The spec's own."""
-    return spec.stop
 
 
 def has(folder: pathlib.Path, task: str, spec: Spec) -> bool:
@@ -90,3 +93,6 @@ def items(spec: Spec, folder: pathlib.Path, task: str) -> list[Item]:
             )
         )
     return found
+
+
+FAMILY = Family("gsm8k", tasks, has, items, specs)

@@ -5,26 +5,30 @@ MGSM_EXEMPLARS {language: {"1": {"q", "a"}, ...}} and EXEMPLAR_NUMBER_ANSWERS [8
 their labels ("Question: ", "Step-by-Step Answer: "), from which the labels of the prompt are taken.
 """
 
+import dataclasses
 import functools
 import pathlib
 from collections.abc import Sequence
 
 from flanx.errors import UserError
 from flanx.evals import files
-from flanx.evals.spec import Groups, Item, Spec
+from flanx.evals.spec import Family, Item, Spec
 
 LANGUAGES = ("bn", "de", "en", "es", "fr", "ja", "ru", "sw", "te", "th", "zh")
 PAPER = tuple(language for language in LANGUAGES if language != "en")  # the paper leaves English out
 
 
+@functools.cache
+def specs() -> dict[str, Spec]:
+    """Shots and languages: paper.md section 3."""
+    cot = Spec("mgsm_cot", "mgsm", "cot", tasks=PAPER, shots=8, cot=True, stop=("Q:", "Question:"), max_new=512)
+    direct = dataclasses.replace(cot, name="mgsm_direct_8_shot", variant="direct", cot=False, max_new=32)
+    return {spec.name: spec for spec in (cot, direct)}
+
+
 def tasks(spec: Spec) -> tuple[str, ...]:
     """All languages."""
     return LANGUAGES
-
-
-def groups(spec: Spec) -> Groups:
-    """None."""
-    return ()
 
 
 def stops(spec: Spec, folder: pathlib.Path, present: Sequence[str]) -> tuple[str, ...]:
@@ -88,3 +92,6 @@ def items(spec: Spec, folder: pathlib.Path, task: str) -> list[Item]:
         )
         for number, (location, (question, answer)) in enumerate(files.read_rows(path, f"MGSM {task}", 2, "\t"))
     ]
+
+
+FAMILY = Family("mgsm", tasks, has, items, specs, stops=stops)

@@ -13,14 +13,14 @@ Variants, which differ by up to 7 points on the same model:
                     (there tasks/mmlu/continuation)
 """
 
+import dataclasses
 import functools
 import pathlib
 import re
-from collections.abc import Sequence
 
 from flanx.errors import UserError
 from flanx.evals import files
-from flanx.evals.spec import Groups, Item, Spec
+from flanx.evals.spec import Family, Item, Spec
 
 LETTERS = "ABCD"
 STEP_BY_STEP = "Let's think step by step."
@@ -40,6 +40,25 @@ SUBJECTS = tuple(_SUBJECTS.split())
 Row = tuple[str, list[str]]  # location, [question, A, B, C, D, letter]
 
 
+@functools.cache
+def specs() -> dict[str, Spec]:
+    """Every variant on `val`, which Table 5 scores, and on `test`. Shots and modes: paper.md section 3."""
+    rows: list[Spec] = []
+    for split, prefix in (("val", "mmlu"), ("test", "mmlu_test")):
+        direct = Spec(f"{prefix}_direct", "mmlu", "flan_paper", split, shots=5, stop=("Q:",))
+        rank = dataclasses.replace(direct, scoring="rank", stop=())
+        rows += [
+            direct,
+            dataclasses.replace(direct, name=f"{prefix}_cot", variant="flan_paper_cot", cot=True, max_new=512),
+            dataclasses.replace(direct, name=f"{prefix}_zero_shot", shots=0),
+            dataclasses.replace(rank, name=f"{prefix}_hendrycks", variant="hendrycks"),
+            dataclasses.replace(rank, name=f"{prefix}_lm_eval", variant="lm_eval", drop="none"),
+            dataclasses.replace(rank, name=f"{prefix}_text", variant="text"),
+            dataclasses.replace(rank, name=f"{prefix}_text_normalized", variant="text", scoring="rank_normalized"),
+        ]
+    return {spec.name: spec for spec in rows}
+
+
 def tasks(spec: Spec) -> tuple[str, ...]:
     """All subjects."""
     return SUBJECTS
@@ -47,16 +66,6 @@ def tasks(spec: Spec) -> tuple[str, ...]:
 
 def _path(folder: pathlib.Path, split: str, subject: str) -> pathlib.Path:
     return folder / "mmlu" / "data" / split / f"{subject}_{split}.csv"
-
-
-def groups(spec: Spec) -> Groups:
-    """None."""
-    return ()
-
-
-def stops(spec: Spec, folder: pathlib.Path, present: Sequence[str]) -> tuple[str, ...]:
-    """The spec's own."""
-    return spec.stop
 
 
 def has(folder: pathlib.Path, task: str, spec: Spec) -> bool:
@@ -151,3 +160,6 @@ def items(spec: Spec, folder: pathlib.Path, task: str) -> list[Item]:
             )
         )
     return found
+
+
+FAMILY = Family("mmlu", tasks, has, items, specs)

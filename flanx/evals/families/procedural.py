@@ -7,12 +7,11 @@ templates. Either way a plain answer counts as well as one after a rationale, so
 
 import functools
 import pathlib
-from collections.abc import Sequence
 
 from flanx.data.task import sources, tables
 from flanx.data.task.render import Renderer
 from flanx.data.task.spec import TaskSpec
-from flanx.evals.spec import Groups, Item, Spec
+from flanx.evals.spec import Family, Groups, Item, Spec
 
 # The kinds of held-out tasks; the suite "held_out" has all of them.
 KINDS = (
@@ -28,6 +27,16 @@ TRIGGER = "\nstep by step"  # as in the blocks suite_steps of the templates
 @functools.cache
 def _table() -> dict[str, TaskSpec]:
     return {name: task for name, task in tables.load_tables().items() if task.collection in KINDS}
+
+
+@functools.cache
+def specs() -> dict[str, Spec]:
+    """All kinds together, each kind, and the direct kinds with the trigger."""
+    rows = [
+        *(Spec(name, "held_out", name, max_new=96, cot="cot" in name) for name in ("held_out", *KINDS)),
+        *(Spec(name, "held_out", name, max_new=96, cot=True) for name in (f"{kind}_trigger" for kind in DIRECT_KINDS)),
+    ]
+    return {spec.name: spec for spec in rows}
 
 
 def tasks(spec: Spec) -> tuple[str, ...]:
@@ -49,11 +58,6 @@ def groups(spec: Spec) -> Groups:
             found.setdefault("words", []).append(name)
     order = KINDS if spec.variant == "held_out" else sorted(found)
     return tuple((group, tuple(found[group])) for group in order)
-
-
-def stops(spec: Spec, folder: pathlib.Path, present: Sequence[str]) -> tuple[str, ...]:
-    """The spec's own."""
-    return spec.stop
 
 
 def has(folder: pathlib.Path, task: str, spec: Spec) -> bool:
@@ -83,3 +87,6 @@ def items(spec: Spec, folder: pathlib.Path, task: str) -> list[Item]:
         if spec.limit and len(found) == spec.limit:
             break
     return found
+
+
+FAMILY = Family("held_out", tasks, has, items, specs, groups=groups, needs_data=lambda spec: False)

@@ -8,11 +8,10 @@ is an error.
 
 import functools
 import pathlib
-from collections.abc import Sequence
 
 from flanx.errors import UserError
 from flanx.evals import files
-from flanx.evals.spec import Groups, Item, Spec
+from flanx.evals.spec import Family, Item, Spec
 
 LANGUAGES = {
     "ar": "arabic",
@@ -26,6 +25,11 @@ LANGUAGES = {
 }
 
 
+def specs() -> dict[str, Spec]:
+    """One suite: paper.md section 3."""
+    return {"tydiqa": Spec("tydiqa", "tydiqa", "direct", "dev", shots=1, stop=("\n", "Q:"), metric="f1", max_new=64)}
+
+
 def tasks(spec: Spec) -> tuple[str, ...]:
     """All languages."""
     return tuple(LANGUAGES)
@@ -33,16 +37,6 @@ def tasks(spec: Spec) -> tuple[str, ...]:
 
 def _path(folder: pathlib.Path, split: str) -> pathlib.Path:
     return folder / "tydiqa" / f"tydiqa-goldp-v1.1-{split}.json"
-
-
-def groups(spec: Spec) -> Groups:
-    """None."""
-    return ()
-
-
-def stops(spec: Spec, folder: pathlib.Path, present: Sequence[str]) -> tuple[str, ...]:
-    """The spec's own."""
-    return spec.stop
 
 
 def has(folder: pathlib.Path, task: str, spec: Spec) -> bool:
@@ -95,3 +89,6 @@ def items(spec: Spec, folder: pathlib.Path, task: str) -> list[Item]:
         )
         for number, passage, question, answers in rows(folder, spec.split, task)
     ]
+
+
+FAMILY = Family("tydiqa", tasks, has, items, specs)
