@@ -282,3 +282,24 @@ def test_a_split_that_no_task_has_and_many_live_pairs_are_told(tmp_path, monkeyp
     with caplog.at_level(logging.WARNING, "flanx"):
         mixture.get_dataset({"inputs": 64, "targets": 64}, "train")
     assert "store_mixture('mine', STORE_DIR, 'one')" in caplog.text
+
+
+def test_seqio_scores_a_task_with_its_own_evaluator(tmp_path):
+    (tmp_path / "gsm8k").mkdir()
+    lines = ['{"question": "How many?", "answer": "Count. #### 3"}', '{"question": "How old?", "answer": "#### 1,400"}']
+    (tmp_path / "gsm8k" / "test.jsonl").write_text("\n".join(lines))
+    task = register.make_task(
+        task_tables.load_tables()["gsm8k_test"], "zsopt", vocabulary.load("byte"), data_dir=tmp_path
+    )
+    seqio.TaskRegistry.add_provider("test_measure_gsm8k", task)
+    evaluator = seqio.Evaluator("test_measure_gsm8k", feature_converter=seqio.EncDecFeatureConverter(pack=False),
+                                eval_split="test", sequence_length={"inputs": 64, "targets": 16})  # fmt: skip
+    said = ["The answer is 3.", "The answer is 1400."]
+    metrics, _ = evaluator.evaluate(
+        compute_metrics=True,
+        predict_fn=lambda data, model_feature_shapes=None: [
+            (i, (vocabulary.load("byte").encode(text) + [1] + 32 * [0])[:32]) for i, text in enumerate(said)
+        ],
+        score_fn=lambda data, model_feature_shapes=None: [],
+    )
+    assert metrics.result()[task.name]["final_answer"] == 100.0

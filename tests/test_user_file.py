@@ -7,7 +7,7 @@ import pytest
 
 from flanx.cli.main import main
 from flanx.data.importers import user_file
-from flanx.data.task import render, tables
+from flanx.data.task import render, sources, tables
 
 
 @pytest.fixture
@@ -167,3 +167,109 @@ def test_what_the_user_has_edited_stays(output, tmp_path, capsys):
     capsys.readouterr()
     assert main(again) == 2 and table.read_text() == edited
     assert "export.toml: edited, or not made by this command" in capsys.readouterr().err
+
+
+def add(output, path, *more, inputs="q", targets="a"):
+    return main(["tasks", "add", str(path), "--inputs", inputs, "--targets", targets, "--output", str(output), *more])
+
+
+def of_split(name, split):
+    tables._load.cache_clear()
+    return [(r.inputs, r.targets) for r in render.render_rows(tables.load_tables()[name], "zsopt", split)]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv"])
+def test_a_share_of_the_rows_is_a_split_and_stays_when_rows_are_appended(kind, output, tmp_path, capsys):
+    path = tmp_path / f"x.{kind}"
+    rows = [(f"What comes after {n}?", f"{n + 1}") for n in range(300)] + [("What comes after 1?", "two")]
+
+    def write(rows):
+        lines = ["q,a"] if kind == "csv" else []
+        path.write_text("\n".join(lines + [f"{q},{a}" if lines else json.dumps({"q": q, "a": a}) for q, a in rows]))
+
+    write(rows)
+    assert add(output, path, "--validation_share", "0.2", "--test_share", "0.1") == 0
+    said = capsys.readouterr().out
+    splits = {split: of_split("own_x", split) for split in ("train", "validation", "test")}
+    assert f"301 rows ({', '.join(f'{split} {len(found)}' for split, found in splits.items())})" in said
+    assert sorted(pair for found in splits.values() for pair in found) == sorted(rows)
+    assert 30 < len(splits["validation"]) < 90 and 10 < len(splits["test"]) < 60
+    assert tables.load_tables()["own_x"].num_examples == len(splits["train"])
+    asked = [{inputs for inputs, _ in found} for found in splits.values()]
+    assert not asked[0] & (asked[1] | asked[2])  # the same question is on one side, whatever its answer
+    write([*rows, *((f"What comes before {n}?", f"{n - 1}") for n in range(300))])
+    assert all(of_split("own_x", split)[: len(found)] == found for split, found in splits.items())
+
+
+def test_other_files_are_the_other_splits(output, tmp_path, capsys):
+    (tmp_path / "x.csv").write_text("id,q,a\n1,one,1\n2,two,2\n")
+    (tmp_path / "dev [1].csv").write_text("id,q,a\n1,three,3\n1,three,3\n1,,3\n")
+    (tmp_path / "t.jsonl").write_text('{"q": "two", "a": 4.0, "more": "x"}\n')
+    files = ("--validation", str(tmp_path / "dev [1].csv"), "--test", str(tmp_path / "t.jsonl"))
+    assert add(output, tmp_path / "x.csv", *files) == 0
+    said = capsys.readouterr().out
+    assert f"validation: 2 rows of {tmp_path}/dev [1].csv; 1 of them repeat another one; 1 left out, the first" in said
+    assert "t.jsonl; 1 of them ask what a row of x.csv asks" in said and "metric number, for numbers" in said
+    assert of_split("own_x", "train") == [("one", "1"), ("two", "2")]
+    assert of_split("own_x", "validation") == [("three", "3")] * 2 and of_split("own_x", "test") == [("two", "4")]
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--validation", "v.csv"], "v.csv: its columns are a, q, those of"),
+        (["--validation", "w.csv"], "w.csv:2: no column 'q' (it has Q, a)"),
+        (["--validation", "none.csv"], "no file "),
+        (["--validation", "empty.csv"], "empty.csv: no row with both texts"),
+        (["--validation_share", "0.5", "--test_share", "0.5"], "add up to 1: less than 1 is wanted"),
+        (["--validation_share", "0.0001"], "none of its 2 rows falls into 'validation'"),
+        (["--options", "o"], "no column 'o'"),
+        (["--options", "q"], "x.csv:2: 'q' is no list of two options or more"),
+    ],
+)
+def test_what_cannot_be_a_split_is_refused_and_nothing_is_written(more, said, output, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, text in (("x", "q,a\none,1\ntwo,2\n"), ("v", "a,q\n1,one\n"), ("w", "Q,a\none,1\n"), ("empty", "q,a\n")):
+        (tmp_path / f"{name}.csv").write_text(text)
+    assert add(output, "x.csv", *more) == 2
+    assert said in capsys.readouterr().err and not list(output.rglob("*"))
+
+
+@pytest.mark.parametrize(
+    ("answers", "metric", "options"),
+    [
+        (["yes", "no"] * 6, "accuracy", ["no", "yes"]),
+        (["3", "$1,200.50", "-4%", "1e5"], "number", None),
+        (["Paris", "Rome", "Oslo"], "exact_match", None),
+        (["yes", "no", "maybe"], "exact_match", None),  # each once: not known to be labels
+        (["It was a long story about a dog.", "Nobody came to the party of the year."], "rouge", None),
+    ],
+)
+def test_the_metric_follows_the_answers(answers, metric, options, output, tmp_path, capsys):
+    (tmp_path / "x.jsonl").write_text("".join(json.dumps({"q": f"{n}?", "a": a}) + "\n" for n, a in enumerate(answers)))
+    assert add(output, tmp_path / "x.jsonl") == 0
+    assert f"metric {metric}, for " in capsys.readouterr().out
+    assert add(output, tmp_path / "x.jsonl", "--metric", "bleu", "--name", "y") == 0
+    tables._load.cache_clear()
+    rows = tables.load_tables()
+    assert (rows["own_x"].metrics, rows["own_y"].metrics) == ((metric,), ("bleu",))
+    made = [record for _, _, record in sources.rows(rows["own_x"], "train")]
+    assert all(record.get("options") == options for record in made)
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "tsv"])
+def test_options_of_a_column_are_listed(kind, output, tmp_path, capsys):
+    rows = [("Which is a colour?", ["red", "dog"], "red"), ("Which is an animal?", ["red", "dog", "two"], "dog")]
+    if kind == "tsv":
+        lines = ["q\to\ta", *("\t".join([q, "|".join(o), a]) for q, o, a in rows)]
+    else:
+        lines = [json.dumps({"q": q, "o": o, "a": o.index(a) if a == "dog" else a}) for q, o, a in rows]
+        lines.append('{"q": "Which?", "o": ["a", "b"], "a": "c"}')
+    (tmp_path / f"x.{kind}").write_text("\n".join(lines) + "\n")
+    assert add(output, tmp_path / f"x.{kind}", "--options", "o") == 0
+    said = capsys.readouterr().out
+    assert "metric accuracy" in said and (kind == "tsv" or "'a' is 'c', which is none of 'o'" in said)
+    made = rendered("own_x")
+    assert all(
+        option in example.inputs for example, (_, options, _) in zip(made, rows, strict=False) for option in options
+    )

@@ -13,7 +13,7 @@ from typing import Any
 from flanx.data import vocabulary
 from flanx.data.task import licence, render, select, sources, spec, tables
 from flanx.errors import UserError
-from flanx.settings import COUNT, NATURAL, POSITIVE, flag, path_flag
+from flanx.settings import COUNT, NATURAL, POSITIVE, Range, flag, path_flag
 
 # subcommand -> (module and function that run it, what it does)
 COMMANDS = {
@@ -33,6 +33,7 @@ COMMANDS = {
     "add": ("flanx.data.importers.user_file:add", "make a task of your own JSONL, TSV or CSV file"),
 }
 LENGTHS = (2048, 512)  # of inputs and targets in the paper's runs (paper.md 1.8)
+PART = Range(0, 1, open_low=True, open_high=True)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -96,6 +97,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     one.add_argument("file", type=path_flag, help="JSONL, TSV or CSV with a header")
     one.add_argument("--inputs", required=True, help="the column that the model reads")
     one.add_argument("--targets", required=True, help="the column that it shall write")
+    one.add_argument("--options", help="a column with the options of each row: a list, in a table one|two|three")
+    one.add_argument("--metric", choices=spec.METRICS, help="instead of the one that fits the answers")
+    for split in ("validation", "test"):
+        either = one.add_mutually_exclusive_group()
+        either.add_argument(f"--{split}", type=path_flag, metavar="FILE", help=f"the file of the split {split}")
+        either.add_argument(
+            f"--{split}_share", type=flag(float, PART), metavar="SHARE", help="or a part of the rows, as 0.1"
+        )
     one.add_argument("--name", help="name of the task; the file's where absent")
     one.add_argument("--output", type=path_flag, required=True, help="folder for the tables; name it in FLANX_TABLES")
 

@@ -21,7 +21,7 @@ from flanx.data.task.spec import INVERTED, TaskSpec
 from flanx.data.task.tables import Tables, load, load_mixtures
 from flanx.data.vocabulary import EOS_ID
 from flanx.errors import UserError
-from flanx.seqio.metrics import METRICS
+from flanx.evals.task_metrics import METRICS
 from flanx.seqio.packages import seqio, tf
 from flanx.seqio.vocabularies import to_seqio
 

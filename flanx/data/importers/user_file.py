@@ -4,19 +4,26 @@ They go into a folder that the environment's FLANX_TABLES names from then on (`<
 """
 
 import argparse
+import collections
 import dataclasses
 import hashlib
 import json
 import pathlib
 import re
+from collections.abc import Sequence
 from typing import Any
 
-from flanx.data.task import tables, text
+from flanx.data.task import sources, tables, text
 from flanx.data.task.row import BadRow, text_of
+from flanx.data.task.spec import FREE_TEXT
 from flanx.errors import UserError
 from flanx.files import local_path, lock, write_atomic
 
 COLLECTION = "own"
+CHOICE = "own_choice"  # the template block of tasks with options
+_KINDS = {
+    "accuracy": "answers out of a few", "number": "numbers", "exact_match": "short answers", "rouge": "free text",
+}  # fmt: skip
 
 
 def quote(value: Any) -> str:
@@ -33,6 +40,12 @@ def quote(value: Any) -> str:
 def section(name: str, row: dict[str, Any]) -> str:
     """One TOML section."""
     return f"[{name}]\n" + "".join(f"{key} = {quote(value)}\n" for key, value in row.items())
+
+
+BLOCK = section(COLLECTION, {"none": ["{inputs}", "{targets}"], "prompts": [["{inputs}", "{targets}"]]})
+CHOICE_BLOCK = section(
+    CHOICE, {"none": ["{inputs}\n{options}", "{answer}"], "prompts": [["{inputs}\n{options}", "{answer}"]]}
+)
 
 
 def declare(output: pathlib.Path, name: str, block: str, extra: str = "") -> None:
@@ -79,23 +92,70 @@ def clean(name: str) -> str:
     return re.sub(r"\W+", "_", name, flags=re.ASCII).strip("_").lower() or "task"
 
 
-@dataclasses.dataclass
-class _Found:
-    """What a file holds: its columns, its rows with both texts, the repeated ones among them, the bad ones."""
+KINDS = ("jsonl", "json", "tsv", "csv")
+NUMBER = re.compile(r"[-+]?[$€£]?\s?[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?(?:[eE][-+]?\d+)?\s?%?")
+MOST_LABELS = 20  # so many different answers at most, each three times on average and twice at least, are labels
 
+
+@dataclasses.dataclass
+class _File:
+    """What a file holds: its columns, and of each row with both texts its place (`sources.place_of`) and hashes of its
+    question and of both texts.
+
+    labels: how often each answer is given, None where there are too many; words: how often an answer has so many.
+    """
+
+    path: pathlib.Path
     inputs: str
     targets: str
+    options: str
     columns: list[str]
-    rows: int = 0
-    repeated: int = 0
+    places: list[float] = dataclasses.field(default_factory=list)
+    asked: list[int] = dataclasses.field(default_factory=list)
+    pairs: list[int] = dataclasses.field(default_factory=list)
+    labels: collections.Counter[str] | None = dataclasses.field(default_factory=collections.Counter)
+    words: collections.Counter[int] = dataclasses.field(default_factory=collections.Counter)
+    numbers: bool = True
     bad: int = 0
     first_bad: str = ""
 
+    @property
+    def is_table(self) -> bool:
+        """Whether its first line is a header, which a task passes over."""
+        return text.kind_of(self.path) in ("tsv", "csv")
 
-def _look(path: pathlib.Path, inputs: str, targets: str) -> _Found:
+    @property
+    def source(self) -> str:
+        """`kind:path`, as tables name it."""
+        kind = text.kind_of(self.path)
+        return f"{'jsonl' if kind == 'json' else kind}:{self.path}"
+
+    def add(self, inputs: Any, target: str) -> None:
+        """Adds a row."""
+        self.places.append(sources.place_of({"inputs": inputs}))
+        self.asked.append(hash(text_of(inputs).strip()))
+        self.pairs.append(hash((self.asked[-1], target)))
+        self.words[len(target.split())] += 1
+        self.numbers = self.numbers and any(map(str.isdigit, target)) and NUMBER.fullmatch(target) is not None
+        if self.labels is not None:
+            self.labels[target] += 1
+            self.labels = self.labels if len(self.labels) <= MOST_LABELS else None
+
+    def notes(self, rows: str) -> str:
+        """`rows`, then how many rows repeat another one and how many are left out."""
+        repeated = len(self.pairs) - len(set(self.pairs))
+        return (
+            rows
+            + (f"; {repeated:,} of them repeat another one" if repeated else "")
+            + (f"; {self.bad:,} left out, the first at {self.first_bad}" if self.bad else "")
+        )
+
+
+def _look(path: pathlib.Path, inputs: str, targets: str, options: str) -> _File:
     """Reads the whole file once, so that what is wrong with it is said now and not in a training."""
-    found: _Found | None = None
-    seen: set[int] = set()
+    if path.is_file() and text.kind_of(path) not in KINDS:
+        raise UserError(f"{path}: a .jsonl, .json, .tsv or .csv file is wanted, .gz or not")
+    found: _File | None = None
     bad, first_bad = 0, ""
     for location, record in text.records(path):
         try:
@@ -103,59 +163,135 @@ def _look(path: pathlib.Path, inputs: str, targets: str) -> _Found:
                 raise record
             if found is None:
                 names = list(record)
-                found = _Found(text.column_of(inputs, names, location), text.column_of(targets, names, location), names)
-            pair = []
-            for name in (found.inputs, found.targets):
+                wanted = [name and text.column_of(name, names, location) for name in (inputs, targets, options)]
+                found = _File(path, *wanted, names)
+            for name in filter(None, (found.inputs, found.targets, found.options)):
                 if name not in record:
                     raise BadRow(f"no column '{name}'")
-                pair.append(text_of(record[name], name).strip())
-                if not pair[-1]:
+                if not text_of(record[name], name).strip():
                     raise BadRow(f"empty {name}")
+            found.add(record[found.inputs], _answer(record, found))
         except BadRow as error:
             bad, first_bad = bad + 1, first_bad or f"{location}: {error}"
-            continue
-        found.rows += 1
-        key = hash(tuple(pair))
-        found.repeated += key in seen
-        seen.add(key)
-    if found is None or not found.rows:
+    if found is None or not found.places:
         raise UserError(f"{path}: no row with both texts" + (f"; {first_bad}" if first_bad else ""))
     found.bad, found.first_bad = bad, first_bad
     return found
 
 
+def _answer(record: dict[str, Any], file: _File) -> str:
+    """The answer's text. Raises BadRow where the row has options and the answer is none of them."""
+    said = record[file.targets]
+    if not file.options:
+        return text_of(said).strip()
+    options = record[file.options]
+    options = options.split("|") if file.is_table else options
+    if not isinstance(options, list) or len(options) < 2:
+        raise BadRow(f"'{file.options}' is no list of two options or more (in CSV and TSV: one|two|three)")
+    texts = [text_of(option, file.options).strip() for option in options]
+    if isinstance(said, int) and not isinstance(said, bool) and 0 <= said < len(texts):
+        return texts[said]
+    if (answer := text_of(said).strip()) not in texts:
+        raise BadRow(f"'{file.targets}' is '{answer}', which is none of '{file.options}'")
+    return answer
+
+
+def _part(split: str, low: float, high: float, main: _File) -> str:
+    """The part of the main file from `low` to `high`, as tables write it. Raises UserError where no row is in it."""
+    if not any(low <= place < high for place in main.places):
+        raise UserError(
+            f"{main.path}: none of its {len(main.places)} rows falls into '{split}' (rows are divided by a hash of "
+            f"'{main.inputs}'); give another share, or a file of its own"
+        )
+    whole = (low, high) == (0.0, 1.0)
+    return f"train{'[1:]' if main.is_table else ''}" + ("" if whole else f" share {low:.6g}:{high:.6g}")
+
+
+def _own(main: _File, path: str) -> _File:
+    """The file of a split of its own. Raises UserError where its columns are not those of the main file."""
+    file = _look(local_path(path).absolute(), main.inputs, main.targets, main.options)
+    used = [(one.inputs, one.targets, one.options) for one in (main, file)]
+    if used[0] != used[1] or (main.is_table and file.is_table and main.columns != file.columns):
+        raise UserError(
+            f"{file.path}: its columns are {', '.join(file.columns)}, those of {main.path} {', '.join(main.columns)}; "
+            "give both files the same, in the same order"
+        )
+    if (main.is_table, file.is_table) in ((True, False), (False, True)) and main.options:
+        raise UserError(f"{file.path}: options are lists in JSON and one|two|three in a table: give both one kind")
+    return file
+
+
+def _metric(files: Sequence[_File]) -> tuple[str, list[str]]:
+    """(the metric that fits the answers, the labels that they are or [])."""
+    if files[0].options:
+        return "accuracy", []
+    if all(file.numbers for file in files):
+        return "number", []
+    rows = sum(len(file.places) for file in files)
+    if all(file.labels is not None for file in files):
+        labels = sum((file.labels for file in files if file.labels), collections.Counter[str]())
+        if 2 <= len(labels) <= MOST_LABELS and min(labels.values()) > 1 and rows >= 3 * len(labels):
+            return "accuracy", sorted(labels)
+    long = sum(count for file in files for words, count in file.words.items() if words >= FREE_TEXT)
+    return ("rouge" if 2 * long > rows else "exact_match"), []
+
+
+def _fields(main: _File, labels: Sequence[str]) -> str:
+    """The `fields` of the row."""
+    inputs, targets, options = (f"record[{name!r}]" for name in (main.inputs, main.targets, main.options))
+    if main.options and main.is_table:
+        return f"keep(inputs={inputs}) | split(options, {options}, '|') | choose({targets}, options)"
+    if main.options:
+        return f"keep(inputs={inputs}) | choose({targets}, {options})"
+    return f"keep(inputs={inputs}, targets={targets})" + (f" | const(options, {list(labels)!r})" if labels else "")
+
+
 def add(args: argparse.Namespace) -> int:
-    """`flanx tasks add`: one file, two of its columns, one task."""
+    """`flanx tasks add`: one file, two of its columns, one task; its other splits are parts of it or other files."""
     path, output = local_path(args.file).absolute(), local_path(args.output)
-    kind = text.kind_of(path)
-    if path.is_file() and kind not in ("jsonl", "json", "tsv", "csv"):
-        raise UserError(f"{path}: a .jsonl, .json, .tsv or .csv file is wanted, .gz or not")
-    found = _look(path, args.inputs, args.targets)
+    main = _look(path, args.inputs, args.targets, args.options or "")
+    own = {split: _own(main, given) for split in ("validation", "test") if (given := getattr(args, split))}
+    shares = [args.validation_share or 0.0, args.test_share or 0.0]
+    if sum(shares) >= 1:
+        raise UserError(f"the shares of validation and test add up to {sum(shares):g}: less than 1 is wanted")
+    bounds = {"validation": (0.0, shares[0]), "test": (shares[0], sum(shares)), "train": (sum(shares), 1.0)}
+    parts = {split: bound for split, bound in bounds.items() if bound[0] < bound[1]}
+    splits = {split: _part(split, *parts[split], main) for split in ("train", "validation", "test") if split in parts}
+    splits |= {split: f"{file.source}{'[1:]' if file.is_table else ''}" for split, file in own.items()}
+    counts = {split: sum(low <= place < high for place in main.places) for split, (low, high) in parts.items()}
+
+    files = [main, *own.values()]
+    fitting, labels = _metric(files)
     name = clean(args.name or path.name.removesuffix(".gz").rpartition(".")[0])
-    table_kind = kind in ("tsv", "csv")
-    row: dict[str, Any] = {"source": f"{'jsonl' if kind == 'json' else kind}:{path}"}
-    row["splits"] = {"train": "train[1:]" if table_kind else "train"}  # past the header
-    if table_kind:
-        row["columns"] = found.columns
-    row["fields"] = f"keep(inputs=record[{found.inputs!r}], targets=record[{found.targets!r}])"
-    row["templates"] = COLLECTION
-    row["num_examples"] = found.rows
-    block = section(COLLECTION, {"none": ["{inputs}", "{targets}"], "prompts": [["{inputs}", "{targets}"]]})
+    row: dict[str, Any] = {"source": main.source, "splits": splits}
+    if header := next((file.columns for file in files if file.is_table), None):
+        row["columns"] = header
+    row["fields"] = _fields(main, labels)
+    row["templates"] = CHOICE if main.options else COLLECTION
+    row["metrics"] = [args.metric or fitting]
+    row["num_examples"] = counts["train"]
     table = output / "tables" / f"{COLLECTION}.toml"
     if output.exists():
         check(output)  # a folder that is broken stays as it is
     with lock(output / "tables" / ".lock"):
         if table.exists() and name in tables.toml(table):
             raise UserError(f"{table}: it already has a task '{name}'; choose another --name")
-        declare(output, COLLECTION, block, '[own.defaults]\nstyles = ["zsopt", "fsopt"]\ncap = 30000\n')
+        declare(output, COLLECTION, BLOCK, '[own.defaults]\nstyles = ["zsopt", "fsopt"]\ncap = 30000\n')
+        if main.options and not (block := output / "templates" / f"{CHOICE}.toml").exists():
+            write_atomic(block, CHOICE_BLOCK)
         content = text.read(table) if table.exists() else ""
         write_atomic(table, f"{content}\n{section(name, row)}".lstrip())
     check(output)
-    print(f"task {COLLECTION}_{name} ({', '.join(found.columns)}) in {table}")
-    notes = [f"{found.rows:,} rows"]
-    if found.repeated:
-        notes.append(f"{found.repeated:,} of them repeat another one")
-    if found.bad:
-        notes.append(f"{found.bad:,} left out, the first at {found.first_bad}")
-    print(f"{'; '.join(notes)}\n{hint(output, f'{COLLECTION}_{name}')}")
+    print(f"task {COLLECTION}_{name} ({', '.join(main.columns)}) in {table}")
+    divided = ", ".join(f"{split} {counts[split]:,}" for split in splits if split in counts)
+    print(main.notes(f"{len(main.places):,} rows" + (f" ({divided})" if len(counts) > 1 else "")))
+    asked = set(main.asked)
+    for split, file in own.items():
+        both = sum(question in asked for question in file.asked)
+        print(
+            file.notes(f"{split}: {len(file.places):,} rows of {file.path}")
+            + (f"; {both:,} of them ask what a row of {path.name} asks" if both else "")
+        )
+    chosen = "as asked" if args.metric else f"for {_KINDS[fitting]}"
+    print(f"metric {row['metrics'][0]}, {chosen}\n{hint(output, f'{COLLECTION}_{name}')}")
     return 0

@@ -9,10 +9,13 @@
 | p3: | a prompt-task, as p3/<name>/<split>*.parquet or .jsonl | its columns |
 | tfds: | a TFDS name without version | texts, numbers, lists, dictionaries (flanx/seqio/tfds.py) |
 
-`{split}` in a location is replaced by the source's split. A split may be a slice as in TFDS: `train[:-200]`,
-`train[5%:]`.
+`{split}` in a location is replaced by the source's split. A split may be a slice as in TFDS, `train[:-200]` or
+`train[5%:]`; a file of its own, `jsonl:/data/dev.jsonl` or `csv:dev.csv[1:]`; and a part of its rows, `train share
+0.1:1`: each row has a place from 0 to 1, a hash of its fields without the answer (`ANSWERS`), so that rows of one
+question are on one side, and every row stays there when others are appended.
 """
 
+import dataclasses
 import glob
 import itertools
 import logging
@@ -32,6 +35,7 @@ from flanx.errors import UserError
 
 MAX_BAD_ROWS = 100  # a file with more of them is an error; gin and callers can set another limit
 P3_ENDINGS = (".parquet", ".jsonl", ".jsonl.gz")
+ANSWERS = ("targets", "answer", "options")  # fields that do not decide in which part of the rows a row is
 _log = logging.getLogger("flanx")
 
 
@@ -47,11 +51,12 @@ def data_folder(data_dir: str | os.PathLike | None, spec: TaskSpec) -> pathlib.P
 
 def files(spec: TaskSpec, split: str, data_dir: str | os.PathLike | None = None) -> list[pathlib.Path]:
     """The files that a split of a file source reads, whether they exist or not; empty for the other kinds."""
+    spec = of_split(spec, split)
     kind, location = spec.source.split(":", 1)
     if kind in ("suite", "tfds"):
         return []
     folder = data_folder(data_dir, spec)
-    name = _slice(spec.splits[split])[0]
+    name = _slice(spec.splits[split])["name"]
     if kind == "niv2":
         return [_niv2_file(folder / "natural_instructions" / "tasks", location)]
     if kind == "p3":
@@ -212,19 +217,40 @@ READERS: dict[str, Callable[[pathlib.Path, TaskSpec], Raw]] = {
 
 # ---- rows ------------------------------------------------------------------------------------------------------------
 
-_SLICE = re.compile(r"(?P<name>[^\[\]]+)(?:\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?\])?")
+_SLICE = re.compile(
+    r"(?P<slice>(?P<source>(?P<kind>tsv|csv|jsonl|json):)?(?P<name>.+?)"
+    r"(?:\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?\])?)(?: share (?P<low>[01](?:\.\d+)?):(?P<high>[01](?:\.\d+)?))?"
+)
 
 
-def _slice(split: str) -> tuple[str, str | None, str | None]:
+def _slice(split: str) -> re.Match[str]:
+    """The parts of a split of a row. Raises UserError."""
     hit = _SLICE.fullmatch(split)
-    if not hit:
-        raise UserError(f"split '{split}': write name, name[:n], name[n:] or name[a:b], counts or percents")
-    return hit["name"], hit["start"], hit["stop"]
+    if not hit or (not hit["source"] and re.search(r"[\[\]]", hit["name"])):
+        raise UserError(
+            f"split '{split}': write name, name[:n], name[n:] or name[a:b], counts or percents; KIND:FILE of a file of "
+            "its own; and ' share 0:0.1' behind it for a part of the rows"
+        )
+    return hit
+
+
+def of_split(spec: TaskSpec, split: str) -> TaskSpec:
+    """The row as one split of it is read: with the source of the split's own, where it has one."""
+    if split not in spec.splits:
+        raise UserError(f"task {spec.name} has no split '{split}' (it has {', '.join(spec.splits)})")
+    hit = _slice(spec.splits[split])
+    return dataclasses.replace(spec, source=f"{hit['kind']}:{hit['name']}", url="") if hit["source"] else spec
+
+
+def place_of(fields: Record) -> float:
+    """Where a row is from 0 to 1, by its fields without the answer; see the head of this file."""
+    texts = [f"{name}\x1f{fields[name]!r}" for name in sorted(fields) if name not in ANSWERS]
+    return draw("\x1e".join(texts), "share", 2**32) / 2**32
 
 
 def _cut(rows: Raw, split: str) -> Raw:
     """The part of the rows that a slice names; only negative and percent bounds hold all rows in memory."""
-    _, start, stop = _slice(split)
+    start, stop = _slice(split).group("start", "stop")
     if all(bound is None or bound.isdigit() for bound in (start, stop)):
         return itertools.islice(rows, int(start or 0), int(stop) if stop else None)
     everything = list(rows)
@@ -242,7 +268,7 @@ def _read_tfds(spec: TaskSpec, split: str) -> Raw:
 
     name = spec.source.split(":", 1)[1]
     try:
-        for number, record in enumerate(tfds.records(name, spec.splits[split])):
+        for number, record in enumerate(tfds.records(name, _slice(spec.splits[split])["slice"])):
             yield f"{name}[{number}]", record
     except UserError:
         raise
@@ -254,15 +280,14 @@ def _read_tfds(spec: TaskSpec, split: str) -> Raw:
 
 
 def _read_procedural(spec: TaskSpec, split: str) -> Raw:
-    name = _slice(spec.splits[split])[0]
+    name = _slice(spec.splits[split])["name"]
     for number, record in enumerate(procedural.examples(spec.source.split(":", 1)[1], name)):
         yield f"{spec.source} {name}[{number}]", record
 
 
 def raw_rows(spec: TaskSpec, split: str, data_dir: str | os.PathLike | None = None) -> Raw:
-    """The records of a split in the source's order, before `fields`. Raises UserError for an absent file or split."""
-    if split not in spec.splits:
-        raise UserError(f"task {spec.name} has no split '{split}' (it has {', '.join(spec.splits)})")
+    """The records of a split in the source's order, before `fields` and `share`. UserError: no such file or split."""
+    spec = of_split(spec, split)
     kind = spec.source.split(":", 1)[0]
     if kind == "tfds":
         return _read_tfds(spec, split)
@@ -295,6 +320,7 @@ def rows(
     `raw` replaces the source's records; `shard` (i, n) takes the records i, i + n, ... and does not look at the others;
     row ids are those of the whole split."""
     bad, good, last = 0, 0, None
+    low, high = _slice(spec.splits[split]).group("low", "high") if split in spec.splits else (None, None)
     numbered = enumerate(raw_rows(spec, split, data_dir) if raw is None else raw)
     for index, (location, record) in itertools.islice(numbered, shard[0], None, shard[1]):
         row = f"{split}:{index}"
@@ -309,7 +335,8 @@ def rows(
             report_bad(spec, location, e, bad, max_bad_rows)
             continue
         good += 1
-        yield row, location, made
+        if low is None or float(low) <= place_of(made) < float(high):
+            yield row, location, made
     if bad and not good and shard == (0, 1):
         raise UserError(f"task {spec.name}: every row of '{split}' is bad, the last at {last}")
     if bad:

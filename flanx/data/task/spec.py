@@ -20,7 +20,8 @@ uniform lists are kept in `tables/<collection>.csv` instead: a header line with 
 
     [gsm8k]
     source       = "tsv:cot/gsm8k_train.tsv"      # "<kind>:<location>", see task/sources.py; {name}: the section's
-    splits       = {train = "train"}              # our split name = the source's; exemplars come from `train` only
+    splits       = {train = "train"}              # our split name = the source's, a part of it, or a file of its own
+                                                  # (see task/sources.py); exemplars come from `train` only
     columns      = ["question", "answer", "rationale"]  # the source's columns; needed where `fields` does not name them
     fields       = "keep(premise) | choose(label, ['no', 'yes'])"    # see flanx/data/task/fields.py; absent: as is
     templates    = "cot_math"                     # one block or a list of blocks
@@ -89,7 +90,8 @@ INVERTED = "_inverted"  # ending of a style in its inverted version: the prompts
 INVERSION = {"cot": 0.3, "dialog": 0.3}
 SOURCES = ("suite", "tsv", "csv", "jsonl", "json", "niv2", "p3", "tfds")
 ACCESS = ("open", "form", "user")
-METRICS = ("exact_match", "accuracy", "final_answer", "squad", "rouge", "bleu", "pearson")
+METRICS = ("exact_match", "accuracy", "number", "final_answer", "squad", "rouge", "bleu", "pearson")
+FREE_TEXT = 6  # words of half of the answers from which on whole answers are not compared
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,9 @@
-"""Metrics of the tasks against published values and values worked out by hand, and SeqIO's own evaluator on a task."""
+"""Metrics of the tasks against published values and values worked out by hand."""
 
 import pytest
-import seqio
 
-from flanx.data import vocabulary
-from flanx.data.task import spec, tables
-from flanx.seqio import tasks
-from flanx.seqio.metrics import METRICS
+from flanx.data.task import spec
+from flanx.evals.task_metrics import CORPUS, LEAD, METRICS, misfit
 
 
 @pytest.mark.parametrize(
@@ -15,6 +12,10 @@ from flanx.seqio.metrics import METRICS
         ("exact_match", "a  b", "a b", {"exact_match": 100.0}),
         ("exact_match", "a b", "A b", {"exact_match": 0.0}),
         ("accuracy", "Yes", "yes.", {"accuracy": 100.0}),
+        ("number", "1,200", "It costs $1200.0.", {"number": 100.0}),
+        ("number", "0.5", "1/2", {"number": 100.0}),
+        ("number", "12", "21", {"number": 0.0}),
+        ("number", "12", "none", {"number": 0.0}),
         ("final_answer", "So. The answer is 1,000.", "Hm. So the answer is $1000.", {"final_answer": 100.0}),
         ("final_answer", "So. The answer is 10.", "Hm, 10", {"final_answer": 100.0, "no_final_answer": 100.0}),
         ("final_answer", "So. The answer is (B).", "Hence the answer is (B).", {"final_answer": 100.0}),
@@ -51,20 +52,30 @@ def test_every_named_metric_exists():
     assert set(spec.METRICS) == set(METRICS)
 
 
-def test_seqio_scores_a_task_with_its_own_evaluator(tmp_path):
-    (tmp_path / "gsm8k").mkdir()
-    lines = ['{"question": "How many?", "answer": "Count. #### 3"}', '{"question": "How old?", "answer": "#### 1,400"}']
-    (tmp_path / "gsm8k" / "test.jsonl").write_text("\n".join(lines))
-    task = tasks.make_task(tables.load_tables()["gsm8k_test"], "zsopt", vocabulary.load("byte"), data_dir=tmp_path)
-    seqio.TaskRegistry.add_provider("test_measure_gsm8k", task)
-    evaluator = seqio.Evaluator("test_measure_gsm8k", feature_converter=seqio.EncDecFeatureConverter(pack=False),
-                                eval_split="test", sequence_length={"inputs": 64, "targets": 16})  # fmt: skip
-    said = ["The answer is 3.", "The answer is 1400."]
-    metrics, _ = evaluator.evaluate(
-        compute_metrics=True,
-        predict_fn=lambda data, model_feature_shapes=None: [
-            (i, (vocabulary.load("byte").encode(text) + [1] + 32 * [0])[:32]) for i, text in enumerate(said)
-        ],
-        score_fn=lambda data, model_feature_shapes=None: [],
-    )
-    assert metrics.result()[task.name]["final_answer"] == 100.0
+def test_what_leads_is_a_value_and_what_is_no_corpus_metric_is_a_mean_over_items():
+    targets = ["1 b c d e", "2 x y z", "3, the answer is 2"]
+    said = ["1 b c d", "2 x y z", "4, the answer"]
+    for name, metric in METRICS.items():
+        lead = LEAD.get(name, name)
+        whole = metric(targets, said)[lead]
+        each = [metric([target], [text])[lead] for target, text in zip(targets, said, strict=True)]
+        assert (whole == pytest.approx(sum(each) / 3)) == (name not in CORPUS), name
+
+
+LONG = ["the cat sat on the mat today", "a dog ran over the green hill", "nobody ever came to see the old house"]
+
+
+@pytest.mark.parametrize(
+    ("metric", "targets", "said"),
+    [
+        ("accuracy", LONG, "accuracy compares whole answers, and these are free text"),
+        ("exact_match", LONG, "free text"),
+        ("accuracy", LONG[:1] * 9, ""),  # one of few answers, however long
+        ("rouge", LONG, ""),
+        ("accuracy", ["yes", "no"], ""),
+        ("pearson", ["1.5", "low"], "pearson compares numbers, and an answer is 'low'"),
+        ("number", ["1.5", "3"], ""),
+    ],
+)  # fmt: skip
+def test_a_metric_that_does_not_fit_says_so(metric, targets, said):
+    assert said in misfit(metric, targets) if said else misfit(metric, targets) == ""

@@ -1,6 +1,6 @@
 """Metrics of the tasks in SeqIO's form: `(targets, predictions) -> {name: per cent}`, by the names of the tables.
 
-They serve SeqIO's and T5X's own evaluators during training; the paper's held-out scores come from `flanx.evals`.
+They serve the suites of tasks (`families.task`) and, under SeqIO and T5X, their own evaluators.
 """
 
 import re
@@ -11,6 +11,7 @@ import sacrebleu
 import scipy.stats
 from rouge_score import rouge_scorer
 
+from flanx.data.task.spec import FREE_TEXT
 from flanx.evals import answers
 from flanx.evals.metrics import passage_f1, passage_form
 
@@ -51,6 +52,12 @@ def final_answer(targets: Sequence[str], predictions: Sequence[str]) -> dict[str
     return {"final_answer": _mean(correct), "no_final_answer": _mean(without)}
 
 
+def number(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
+    """The same number, however it is written ("1,200.0" and "$1200"); a target that is none is compared as a text."""
+    same = [answers.same(p, t, "number") for t, p in zip(targets, predictions, strict=True)]
+    return {"number": _mean([bool(each) for each in same])}
+
+
 def squad(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
     """Exact match and F1 of words in SQuAD's normal form."""
     pairs = list(zip(targets, predictions, strict=True))
@@ -80,11 +87,11 @@ def bleu(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float]
 def pearson(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
     """Correlation of the first number of each text; a text without one counts as 0. 0 where either side is constant."""
 
-    def number(text: str) -> float:
+    def first(text: str) -> float:
         match = re.search(r"-?\d+(\.\d+)?", text)
         return float(match[0]) if match else 0.0
 
-    sides = [[number(text) for text in texts] for texts in (targets, predictions)]
+    sides = [[first(text) for text in texts] for texts in (targets, predictions)]
     if min(len(set(side)) for side in sides) < 2:
         return {"pearson": 0.0}
     correlation: Any = scipy.stats.pearsonr(*sides)
@@ -94,9 +101,25 @@ def pearson(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, flo
 METRICS: dict[str, Metric] = {
     "exact_match": exact_match,
     "accuracy": accuracy,
+    "number": number,
     "final_answer": final_answer,
     "squad": squad,
     "rouge": rouge,
     "bleu": bleu,
     "pearson": pearson,
 }
+LEAD = {"squad": "em", "rouge": "rougeL"}  # which value of a metric is its score, where that has another name
+CORPUS = ("bleu", "pearson")  # of all answers together: no mean over items, so no interval
+KIND = {"exact_match": "exact", "number": "number", "final_answer": "final"}  # how answers are read, see `answers`
+
+
+def misfit(metric: str, targets: Sequence[str]) -> str:
+    """Why a metric says nothing of such answers, in one sentence; "" where it fits."""
+    if metric in ("pearson", "number"):
+        wrong = next((target for target in targets if not re.search(r"\d", target)), None)
+        return "" if wrong is None else f"{metric} compares numbers, and an answer is {wrong[:60]!r}"
+    words = sorted(len(target.split()) for target in targets)
+    is_free = 2 * len(set(targets)) > len(targets) and words[len(words) // 2] >= FREE_TEXT
+    if metric in ("accuracy", "exact_match") and is_free:
+        return f"{metric} compares whole answers, and these are free text (half have {FREE_TEXT} words or more)"
+    return ""
