@@ -59,6 +59,13 @@ def test_mix_reads_the_gin_files_of_a_run(folder, tmp_path, capsys):
     assert (table["steps"], table["batch_size"], set(table["tasks"])) == (10, 4, {"muffin_c"})
 
 
+def test_mix_of_a_list_of_names_with_rates(folder, tmp_path):
+    asked = {"MIXTURE_OR_TASK_NAME": [("cot_a", 0.3), ("muffin", 0.7)]}
+    assert main.main(mix(folder, "--json", str(tmp_path / "mix.json"), **asked)) == 0
+    table = json.loads((tmp_path / "mix.json").read_text())
+    assert {name: task["share"] for name, task in table["tasks"].items()} == {"cot_a": 0.3, "muffin_c": 0.7}
+
+
 def test_verify(folder, capsys):
     assert main.main(["store", "verify", folder]) == 0
     assert "intact" in capsys.readouterr().out

@@ -222,6 +222,63 @@ def test_a_name_is_a_mixture_a_collection_a_group_a_task_or_a_pattern():
         select.resolve(select.MixtureSpec("a_x_fsopt"), known, mixtures)
 
 
+LISTED = {
+    "cot_a": {"collection": "cot", "cot": True, "examples": 30, "styles": {"zsopt": 30, "zsopt_inverted": 30}},
+    "muffin_b": {"collection": "muffin", "examples": 10},
+    "muffin_c": {"collection": "muffin", "group": "dialog", "examples": 60},
+    "niv2_d": {"collection": "niv2", "examples": 100},
+    "niv2_held": {"collection": "niv2", "examples": 100, "held_out": True},
+}
+
+
+@pytest.mark.parametrize(
+    ("names", "shares"),
+    [
+        (["muffin_b", "cot"], {"muffin_b": 10 / 40, "cot_a": 30 / 40}),  # by size, as of one collection
+        (["muffin", "dialog", "niv2_*"], {"muffin_b": 10 / 170, "muffin_c": 60 / 170, "niv2_d": 100 / 170}),
+        ([("cot", 0.3), ("niv2_*", 0.7)], {"cot_a": 0.3, "niv2_d": 0.7}),
+        ([("muffin", 20), ("dialog", 70), ("cot", 10)], {"muffin_b": 0.2, "muffin_c": 0.7, "cot_a": 0.1}),
+        ([["cot_a_zsopt", 0.5], ["muffin_b", 0.5]], {"cot_a": 0.5, "muffin_b": 0.5}),
+    ],
+)
+def test_a_list_of_names_is_a_mixture_with_or_without_rates(names, shares):
+    found = select.resolve(select.MixtureSpec(names), tasks(**LISTED), {})
+    assert select.total_by((s.task, s.weight) for s in found.shares) == pytest.approx(shares)
+    inverted = sum(share.weight for share in found.shares if share.style.endswith("_inverted"))
+    cot = 0 if "cot_a_zsopt" in names[0] else shares.get("cot_a", 0)
+    assert inverted == pytest.approx(cot * 0.3 / 1.3)  # the rate of its own collection, under any name of the list
+
+
+def test_settings_of_a_mixture_count_for_a_list():
+    asked = select.MixtureSpec(["cot", "muffin", "niv2"], num_tasks=3, cot_ratio=0.5, caps={"dialog": 5})
+    found = select.resolve(asked, tasks(**LISTED), {})
+    assert select.total_by((s.task, s.weight) for s in found.shares) == pytest.approx(
+        {"cot_a": 0.5, "muffin_b": 0.5 * 10 / 15, "muffin_c": 0.5 * 5 / 15}
+    )
+    rated = select.MixtureSpec([("cot", 0.5), ("p3", 0.5)], allow_missing=True)
+    found = select.resolve(rated, tasks(**LISTED), {})
+    assert found.missing == {"p3": "has a rate and no tasks"} and {s.task for s in found.shares} == {"cot_a"}
+
+
+@pytest.mark.parametrize(
+    ("names", "text"),
+    [
+        ([], "an empty list"),
+        (["cot", "muffim"], "'muffim' in the tables; did you mean 'muffin'"),
+        (["cot", "cot"], "'cot' is listed twice"),
+        (["cot", ("muffin", 0.5)], "'cot' has no rate and others have one"),
+        ([("cot", 0.5), ("muffin", 0.2)], "rates add up to 0.7"),
+        ([("muffin", 0.5), ("muffin_b", 0.5)], "'muffin' and 'muffin_b' have rates and share the task muffin_b"),
+        ([("cot", -1), ("muffin", 2)], "rates of 'cot' is -1"),
+        (["mix", "cot"], r"'mix' is a mixture with rates of its own; list its collections \(muffin, niv2\)"),
+        (["niv2_held"], "held out"),
+    ],
+)
+def test_a_wrong_list_is_refused(names, text):
+    with pytest.raises(UserError, match=text):
+        select.resolve(select.MixtureSpec(names), tasks(**LISTED), {"mix": {"collections": ["muffin", "niv2"]}})
+
+
 def test_a_cap_of_0_leaves_a_task_out_and_a_rated_collection_of_such_tasks_is_refused():
     known = tasks(a_x={}, a_y={"cap": 0}, b_z={"collection": "b"})
     asked = select.MixtureSpec("a")

@@ -20,6 +20,7 @@ from flanx.data import vocabulary
 from flanx.data.pipeline import sampling
 from flanx.data.pipeline.mixture import Mixture
 from flanx.data.store import open_store
+from flanx.data.task.select import Names
 from flanx.errors import UserError
 from flanx.seqio.packages import seqio, tf
 from flanx.seqio.tasks import trim
@@ -84,12 +85,12 @@ def _ragged(rows: list[np.ndarray]) -> tf.RaggedTensor:
     return make(np.concatenate(rows).astype(np.int32), lengths)
 
 
-def store_mixture(name: str, store_dir: str | os.PathLike[str], mixture: Mixture | str, seed: int = 0) -> seqio.Task:
+def store_mixture(name: str, store_dir: str | os.PathLike[str], mixture: Mixture | Names, seed: int = 0) -> seqio.Task:
     """Registers a mixture over a store as the SeqIO task `name`, and returns it. `mixture`: a Mixture or its name."""
     store = open_store(store_dir)
-    asked = Mixture(mixture) if isinstance(mixture, str) else mixture
+    asked = mixture if isinstance(mixture, Mixture) else Mixture(mixture)
     if not asked.resolve(store).sources:
-        raise UserError(f"mixture '{asked.name}' is empty: nothing to read")
+        raise UserError(f"mixture '{asked.title}' is empty: nothing to read")
     loaded = vocabulary.load(store.vocabulary, store.manifest["vocabulary"]["extra_ids"])
     store.check_vocabulary(loaded.fingerprint)
     feature = seqio.Feature(to_seqio(loaded), add_eos=False, dtype=tf.int32)
@@ -101,11 +102,11 @@ def store_mixture(name: str, store_dir: str | os.PathLike[str], mixture: Mixture
     )
 
 
-def registered(store_dir: str | os.PathLike[str], mixture: Mixture | str, seed: int = 0) -> str:
+def registered(store_dir: str | os.PathLike[str], mixture: Mixture | Names, seed: int = 0) -> str:
     """The name of `store_mixture`'s task, registered once: what gin/t5x binds to MIXTURE_OR_TASK_NAME, which is
     evaluated wherever it is used."""
-    asked = Mixture(mixture) if isinstance(mixture, str) else mixture
-    name = f"store_{asked.name}_{sampling.key(seed, os.path.abspath(store_dir), repr(asked)):016x}"
+    asked = mixture if isinstance(mixture, Mixture) else Mixture(mixture)
+    name = f"store_{asked.title}_{sampling.key(seed, os.path.abspath(store_dir), repr(asked)):016x}"
     if name not in seqio.TaskRegistry.names():
         store_mixture(name, store_dir, asked, seed)
     return name

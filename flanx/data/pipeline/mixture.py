@@ -82,7 +82,7 @@ class Resolved:
     def arrays(self, seed: int) -> sampling.Sources:
         """The sources as arrays for `sampling.Order`."""
         if not self.sources:
-            raise UserError(f"mixture '{self.mixture.name}' with NUM_TASKS 0 has no examples: evaluate, do not train")
+            raise UserError(f"mixture '{self.mixture.title}' with NUM_TASKS 0 has no examples: evaluate, do not train")
         renderings = max(len(source.parts) for source in self.sources)
         columns = np.zeros((3, len(self.sources), renderings), np.int64)
         for i, source in enumerate(self.sources):

@@ -25,7 +25,7 @@ from flanx.data.store.build_job import Job
 from flanx.data.store.format import MANIFEST, Store, read_manifest
 from flanx.data.store.selection import KEPT, PlannedTask, find, plan
 from flanx.data.store.shard import PARTS, Shard, read_metadata, written_part
-from flanx.data.task import sources
+from flanx.data.task import select, sources
 from flanx.errors import UserError, nearest
 from flanx.files import local_path, lock
 from flanx.progress import Progress
@@ -57,7 +57,7 @@ class Report:
 
 def build_store(
     store_dir: str | os.PathLike[str],
-    tasks: str | Sequence[str],
+    tasks: select.Names,
     vocabulary: str = "byte",
     extra_ids: int | None = None,
     data_dir: str | None = None,
@@ -97,7 +97,7 @@ def build_store(
     started = time.monotonic()
     folder = local_path(store_dir)
     loaded = vocabularies.load(vocabulary, extra_ids)
-    names = [tasks] if isinstance(tasks, str) else list(tasks)
+    names = [tasks] if isinstance(tasks, str) else [name if isinstance(name, str) else name[0] for name in tasks]
     imports = [imports] if isinstance(imports, str) else list(imports)
     with _locked(folder):
         old = _open_old(folder, loaded)

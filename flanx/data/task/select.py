@@ -11,11 +11,12 @@ for has no data; tasks that have data do not have this key. A token store gives 
 `of_tables` gives it of the task tables.
 
 A name is a mixture of `tasks/tables/mixtures.toml`, a collection, a group of one (`dialog`, a part of Muffin: where a
-mixture names the group, its tasks count there alone), a task, or one style of a task. The size of a task is
-min(examples, cap); `rates` then give the share of all draws of each collection, `styles` divide the draws of a task
-over those of its prompt styles that have examples, and `inversion` is how often the inverted version of a style is
-drawn against 1 for the plain one; a style that is named by itself is drawn alone. Held-out tasks are never drawn, and
-NUM_TASKS counts tasks that have data.
+mixture names the group, its tasks count there alone), a task, or one style of a task. A list of names is a mixture
+too: `["cot", "muffin_rte"]` of all their tasks, `[("cot", 0.3), ("niv2_*", 0.7)]` with a rate for each name. The size
+of a task is min(examples, cap); `rates` then give the share of all draws of each collection, `styles` divide the draws
+of a task over those of its prompt styles that have examples, and `inversion` is how often the inverted version of a
+style is drawn against 1 for the plain one; a style that is named by itself is drawn alone. Held-out tasks are never
+drawn, and NUM_TASKS counts tasks that have data.
 
 Where NUM_TASKS leaves out tasks of a collection, the collection's rate is multiplied by the part of its size that is
 left, before rates are brought to the sum 1: no task is drawn more often for being one of the first of its collection
@@ -40,13 +41,15 @@ from flanx.errors import UserError, nearest
 TOLERANCE = 0.005  # rates may miss their sum by this: the paper's Proportion B adds up to 99.9 %
 Tasks = Mapping[str, Mapping[str, Any]]  # metadata by task name
 Mixtures = Mapping[str, Mapping[str, Any]]  # the sections of mixtures.toml by name
+Names = str | Sequence[str | tuple[str, float]]  # one name, or a list of names or of (name, rate)
 
 
 @dataclasses.dataclass(frozen=True)
 class MixtureSpec:
     """A mixture as a user names it; what is None comes from the named mixture, else from the tasks themselves.
 
-    name: a named mixture, a collection, a group or a task (all its styles, or `task_style` for one).
+    name: a named mixture, a collection, a group or a task (all its styles, or `task_style` for one); or a list of names
+      other than mixtures, or of patterns (`niv2_*`), or of (name, rate).
     num_tasks: how many tasks, of a fixed order in which n tasks are always among n + 1; None: all.
     cot_ratio: the share of draws that chain-of-thought tasks get, 0 to 1; the others keep their proportions.
     rates: {collection: rate}, in parts of 1 or of 100; caps: {collection or task: examples that count at most}.
@@ -59,7 +62,7 @@ class MixtureSpec:
       left out, before `num_tasks` counts, and recorded as missing. None: all.
     """
 
-    name: str
+    name: Names
     num_tasks: int | None = None
     cot_ratio: float | None = None
     rates: Mapping[str, float] | None = None
@@ -69,6 +72,13 @@ class MixtureSpec:
     seed: int = 0
     allow_missing: bool = False
     licence: str | None = None
+
+    @property
+    def title(self) -> str:
+        """The name, or those of a list with "+" between them."""
+        if isinstance(self.name, str):
+            return self.name
+        return "+".join(entry if isinstance(entry, str) else str(entry[0]) for entry in self.name)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,13 +129,15 @@ def of_tables(specs: Mapping[str, TaskSpec]) -> dict[str, dict[str, Any]]:
 
 
 def find(name: str, tasks: Tasks, mixtures: Mixtures) -> list[str]:
-    """The tasks that a mixture, a collection, a group, a task or a pattern (`*` and `?`) names; those of a mixture
-    without the held-out ones. Raises UserError where there is none."""
+    """The tasks that a mixture, a collection, a group, a task, one of its styles or a pattern (`*`, `?`) names; those
+    of a mixture without the held-out ones. Raises UserError where there is none."""
     collections = mixtures[name]["collections"] if name in mixtures else [name]
     found = _members(collections, _with_groups(tasks, collections))
     if name in mixtures:
         found = [task for task in found if not tasks[task].get("held_out")]
     found = found or [task for task in tasks if fnmatch.fnmatchcase(task, name)]
+    if not found and (one := find_style(name, {task: facts.get("styles", ()) for task, facts in tasks.items()})):
+        found = [one[0]]
     if not found:
         raise unknown(name, tasks, mixtures)
     return found
@@ -195,20 +207,29 @@ def resolve(
     """The shares of a mixture over these tasks. Raises UserError where the tasks cannot give what is asked.
 
     `where` names the tasks in messages. `evaluation` admits held-out tasks: never for what a model is trained on."""
-    section = mixtures.get(asked.name, {})
+    one = asked.name if isinstance(asked.name, str) else None
+    section: Mapping[str, Any] = mixtures.get(one, {}) if one is not None else {}
+    if one is None:
+        rates = _rates_of_list(asked, mixtures)
+        section = {"collections": list(rates)}
+        asked = dataclasses.replace(asked, rates={k: v for k, v in rates.items() if v is not None} or None)
     homes = (home for task in tasks.values() for home in (task["collection"], task.get("group")) if home)
     _check(asked, itertools.chain(tasks, homes, section.get("collections", ()), section.get("rates", ())))
     setting = {key: getattr(asked, key) for key in ("rates", "caps", "styles", "inversion")}
     setting = {key: section.get(key) if value is None else value for key, value in setting.items()}
-    collections = _collections(asked.name, section, setting["rates"] or {}, tasks)
-    tasks = _with_groups(tasks, (asked.name, *collections, *(setting["rates"] or {})))
-    names, style, absent = _names(asked.name, collections, tasks, mixtures, where)
-    names, held_out = (names, ()) if evaluation else training(asked.name, names, tasks)
-    names, refused = licensed(asked.name, asked.licence, names, tasks)
+    collections = _collections(section, setting["rates"] or {}, tasks)
+    tasks = _with_groups(tasks, (asked.title, *collections, *(setting["rates"] or {})))
+    if one is None:
+        tasks, absent = _listed(collections, setting["rates"], tasks, where, asked.allow_missing)
+        names = list(tasks)
+    else:
+        names, style, absent = _names(one, collections, tasks, mixtures, where)
+        if style:
+            tasks = {**tasks, names[0]: _with_style(tasks[names[0]], style)}
+            setting |= {"styles": None}
+    names, held_out = (names, ()) if evaluation else training(asked.title, names, tasks)
+    names, refused = licensed(asked.title, asked.licence, names, tasks)
     ranked = task_order({name: tasks[name] for name in names}, collections, asked.seed, section.get("balance"))
-    if style:  # named by itself, it is drawn alone
-        tasks = {**tasks, names[0]: {**tasks[names[0]], "styles": {style: tasks[names[0]]["styles"][style]}}}
-        setting |= {"styles": None, "inversion": 1.0}
     styles = setting["styles"]
     divide = functools.partial(divide_task, styles=styles, inversion=setting["inversion"])
     empty = _without_examples(ranked, tasks, styles, divide)
@@ -218,12 +239,12 @@ def resolve(
         name: _size(name, tasks[name], setting["caps"] or {}, where) for name in ranked if "missing" not in tasks[name]
     }
     weights = {name: sizes[name] for name in names}
-    rates = _rates_of_one(asked.name, setting["rates"]) if names else None
+    rates = _rates_of_one(asked.title, setting["rates"]) if names else None
     if rates is not None:
-        weights = _rated(asked.name, weights, sizes, rates, tasks)
+        weights = _rated(asked.title, weights, sizes, rates, tasks)
         missing |= _unrated(asked, rates, tasks, where)
     if names and asked.cot_ratio is not None:
-        weights = _with_cot(asked.name, weights, asked.cot_ratio, tasks)
+        weights = _with_cot(asked.title, weights, asked.cot_ratio, tasks)
     shares = [
         Share(name, tasks[name]["collection"], style, weights[name] * part)
         for name in sorted(weights)
@@ -232,14 +253,14 @@ def resolve(
     ]
     total = math.fsum(share.weight for share in shares)
     if names and not total:
-        raise UserError(f"mixture '{asked.name}': nothing to draw, as every task has the cap or the rate 0")
+        raise UserError(f"mixture '{asked.title}': nothing to draw, as every task has the cap or the rate 0")
     shares = [dataclasses.replace(share, weight=share.weight / total) for share in shares]
     return Selection(tuple(shares), rates, missing | empty | refused, held_out)
 
 
 def _check(asked: MixtureSpec, known: Iterable[str]) -> None:
     """Raises UserError for values that mean nothing; `known`: the collections, groups and tasks that caps may name."""
-    here = f"mixture '{asked.name}'"
+    here = f"mixture '{asked.title}'"
     if asked.cot_ratio is not None and not (_is_number(asked.cot_ratio) and 0 <= asked.cot_ratio <= 1):
         raise UserError(f"COT_RATIO {asked.cot_ratio}: a share of the draws, from 0 to 1")
     count = asked.num_tasks
@@ -267,7 +288,69 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _collections(name: str, section: Mapping[str, Any], rates: Mapping[str, float], tasks: Tasks) -> list[str]:
+def _rates_of_list(asked: MixtureSpec, mixtures: Mixtures) -> dict[str, float | None]:
+    """{name: rate or None} of a list of names, or of (name, rate). Raises UserError where it cannot be a mixture."""
+    here, rates = f"mixture '{asked.title}'", dict[str, float | None]()
+    for entry in asked.name:
+        pair = (entry, None) if isinstance(entry, str) else tuple(entry)
+        if len(pair) != 2 or not isinstance(pair[0], str):
+            raise UserError(f"{here}: {entry!r} is neither a name nor (name, rate)")
+        name, rate = pair
+        if name in rates:
+            raise UserError(f"{here}: '{name}' is listed twice")
+        if name in mixtures:
+            collections = ", ".join(mixtures[name]["collections"])
+            raise UserError(
+                f"{here}: '{name}' is a mixture with rates of its own; list its collections ({collections})"
+            )
+        rates[name] = rate
+    without = [name for name, rate in rates.items() if rate is None]
+    if not rates:
+        raise UserError("MIXTURE_OR_TASK_NAME is an empty list: name a mixture, a collection or a task")
+    if without and len(without) < len(rates):
+        raise UserError(f"{here}: '{without[0]}' has no rate and others have one; give each a rate, or none")
+    if asked.rates is not None:
+        raise UserError(f"{here}: a list has its rates in it, as in [('cot', 0.3), ('niv2', 0.7)]; leave `rates` out")
+    return rates
+
+
+def _listed(
+    listed: Sequence[str], rates: Mapping[str, float] | None, tasks: Tasks, where: str, allow_missing: bool
+) -> tuple[Tasks, dict[str, str]]:
+    """(the tasks that a list names, {name without any: reason}); with rates each name is the collection of its tasks.
+
+    Raises UserError for a task that two names with rates share."""
+    found: dict[str, dict[str, Any]] = {}
+    absent, homes = {}, dict[str, str]()
+    styles = {task: facts.get("styles", ()) for task, facts in tasks.items()}
+    for name in listed:
+        one = find_style(name, styles)
+        members = [one[0]] if one else _members([name], tasks)
+        members = members or [task for task in tasks if fnmatch.fnmatchcase(task, name)]
+        if not members and not allow_missing:
+            raise unknown(name, tasks, {}, where)
+        if not members:
+            absent[name] = "has no tasks"
+        for task in members:
+            facts = dict(tasks[task])
+            if one and one[1]:
+                facts = _with_style(facts, one[1])
+            if task in found and rates:
+                raise UserError(f"'{homes[task]}' and '{name}' have rates and share the task {task}: name it in one")
+            if task in found:
+                facts["styles"] = {**found[task].get("styles", {}), **facts.get("styles", {})}
+            if rates:  # what caps and inversion say of its own collection still counts
+                facts |= {"collection": name, "group": facts.get("group") or facts["collection"]}
+            found[task], homes[task] = facts, name
+    return found, absent
+
+
+def _with_style(task: Mapping[str, Any], style: str) -> dict[str, Any]:
+    """A task with one of its styles alone."""
+    return {**task, "styles": {style: task["styles"][style]} if "missing" not in task else {}}
+
+
+def _collections(section: Mapping[str, Any], rates: Mapping[str, float], tasks: Tasks) -> list[str]:
     """What a mixture lists, and the groups of listed collections to which it gives a rate."""
     groups = {task["group"]: task["collection"] for task in tasks.values() if task.get("group")}
     listed = list(section.get("collections", []))
@@ -325,18 +408,18 @@ def _take(
     if count > len(present) and not asked.allow_missing:
         without_data = len(ranked) - len(present)
         raise UserError(
-            f"NUM_TASKS {count}: {where} holds {len(present)} tasks of '{asked.name}'"
+            f"NUM_TASKS {count}: {where} holds {len(present)} tasks of '{asked.title}'"
             + (f" and records {without_data} as missing" if without_data else "")
             + "; build more, or set allow_missing"
         )
     if absent and asked.num_tasks is None and not asked.allow_missing:
         raise UserError(
-            f"mixture '{asked.name}': {where} has no collection {', '.join(absent)}; build it, lower NUM_TASKS, or set "
-            "allow_missing"
+            f"mixture '{asked.title}': {where} has no collection {', '.join(absent)}; build it, lower NUM_TASKS, or "
+            "set allow_missing"
         )
     chosen = present[:count]
     if not chosen and ranked and asked.num_tasks != 0:
-        raise UserError(f"mixture '{asked.name}': none of its tasks is in {where}")
+        raise UserError(f"mixture '{asked.title}': none of its tasks is in {where}")
     last = ranked.index(chosen[-1]) + 1 if chosen and count < len(present) else len(ranked) if count else 0
     missing = {name: str(tasks[name]["missing"]) for name in ranked[:last] if "missing" in tasks[name]}
     if count > len(present) or asked.num_tasks is None:
@@ -366,7 +449,7 @@ def _size(name: str, task: Mapping[str, Any], caps: Mapping[str, int], where: st
     """Weight of a task inside its collection: min(examples, cap); the cap alone where the examples are not known."""
     if task["examples"] == 0:
         raise UserError(f"task {name} has no examples in {where}; leave it out or build it again")
-    cap = caps.get(name, caps.get(task["collection"], task.get("cap")))
+    cap = next((caps[home] for home in _homes(name, task) if home in caps), task.get("cap"))
     counts = [count for count in (task["examples"], cap) if count is not None]
     return float(min(counts, default=1))
 
@@ -409,7 +492,7 @@ def _unrated(asked: MixtureSpec, rates: Mapping[str, float], tasks: Tasks, where
         return {}
     if empty and not asked.allow_missing:
         raise UserError(
-            f"mixture '{asked.name}': rate for collection '{next(iter(empty))}', which {where} does not have; build "
+            f"mixture '{asked.title}': rate for collection '{next(iter(empty))}', which {where} does not have; build "
             "it, or set allow_missing"
         )
     return empty
@@ -425,6 +508,11 @@ def _with_cot(name: str, weights: Mapping[str, float], ratio: float, tasks: Task
             raise UserError(f"COT_RATIO {ratio}: mixture '{name}' has no {kind} task to give that share")
         scaled |= {task: weight / total * part for task, weight in group.items() if part}
     return scaled
+
+
+def _homes(name: str, task: Mapping[str, Any]) -> tuple[str, str, str]:
+    """By what names a setting may mean a task, the nearest first."""
+    return name, task.get("group") or "", task["collection"]
 
 
 def plain_styles(task: Mapping[str, Any]) -> list[str]:
@@ -447,11 +535,10 @@ def divide_task(
         raise UserError(f"task {name} has the styles {', '.join(rates)}, none of {asked}")
     inversion = INVERSION if inversion is None else inversion
     if isinstance(inversion, Mapping):
-        homes = (name, task.get("group") or "", task["collection"])
-        inversion = next((inversion[home] for home in homes if home in inversion), 0.0)
+        inversion = next((inversion[home] for home in _homes(name, task) if home in inversion), 0.0)
     parts: dict[str, float] = {}
     for style, rate in rates.items():
-        odds = {style: 1.0, style + INVERTED: inversion}
+        odds = {style: 1.0, style + INVERTED: inversion if style in task["styles"] else 1.0}
         odds = {one: odd for one, odd in odds.items() if rate and odd and task["styles"].get(one)}
         parts |= {one: rate * odd / math.fsum(odds.values()) for one, odd in odds.items()}
     total = math.fsum(parts.values())
