@@ -449,7 +449,8 @@ def _size(name: str, task: Mapping[str, Any], caps: Mapping[str, int], where: st
     """Weight of a task inside its collection: min(examples, cap); the cap alone where the examples are not known."""
     if task["examples"] == 0:
         raise UserError(f"task {name} has no examples in {where}; leave it out or build it again")
-    cap = next((caps[home] for home in _homes(name, task) if home in caps), task.get("cap"))
+    homes = (name, task.get("group"), task["collection"])
+    cap = next((caps[home] for home in homes if home in caps), task.get("cap"))
     counts = [count for count in (task["examples"], cap) if count is not None]
     return float(min(counts, default=1))
 
@@ -510,11 +511,6 @@ def _with_cot(name: str, weights: Mapping[str, float], ratio: float, tasks: Task
     return scaled
 
 
-def _homes(name: str, task: Mapping[str, Any]) -> tuple[str, str, str]:
-    """By what names a setting may mean a task, the nearest first."""
-    return name, task.get("group") or "", task["collection"]
-
-
 def plain_styles(task: Mapping[str, Any]) -> list[str]:
     """The prompt styles of a task, each once whether it has an inverted version or not."""
     return list(dict.fromkeys(style.removesuffix(INVERTED) for style in task["styles"]))
@@ -535,7 +531,8 @@ def divide_task(
         raise UserError(f"task {name} has the styles {', '.join(rates)}, none of {asked}")
     inversion = INVERSION if inversion is None else inversion
     if isinstance(inversion, Mapping):
-        inversion = next((inversion[home] for home in _homes(name, task) if home in inversion), 0.0)
+        homes = (name, task.get("group"), task["collection"])
+        inversion = next((inversion[home] for home in homes if home in inversion), 0.0)
     parts: dict[str, float] = {}
     for style, rate in rates.items():
         odds = {style: 1.0, style + INVERTED: inversion if style in task["styles"] else 1.0}
