@@ -449,7 +449,7 @@ def _size(name: str, task: Mapping[str, Any], caps: Mapping[str, int], where: st
     """Weight of a task inside its collection: min(examples, cap); the cap alone where the examples are not known."""
     if task["examples"] == 0:
         raise UserError(f"task {name} has no examples in {where}; leave it out or build it again")
-    homes = (name, task.get("group"), task["collection"])
+    homes = (name, str(task.get("group")), str(task["collection"]))
     cap = next((caps[home] for home in homes if home in caps), task.get("cap"))
     counts = [count for count in (task["examples"], cap) if count is not None]
     return float(min(counts, default=1))
@@ -531,7 +531,7 @@ def divide_task(
         raise UserError(f"task {name} has the styles {', '.join(rates)}, none of {asked}")
     inversion = INVERSION if inversion is None else inversion
     if isinstance(inversion, Mapping):
-        homes = (name, task.get("group"), task["collection"])
+        homes = (name, str(task.get("group")), str(task["collection"]))
         inversion = next((inversion[home] for home in homes if home in inversion), 0.0)
     parts: dict[str, float] = {}
     for style, rate in rates.items():
