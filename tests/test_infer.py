@@ -68,6 +68,14 @@ def test_answers_stand_beside_their_prompts_and_a_second_start_does_the_rest(
     assert infer(parameters, prompts, out) == 0 and len(asked) == 2
 
 
+@pytest.mark.parametrize("form", ["t5x", "hf"])
+def test_a_checkpoint_of_t5x_or_hugging_face_answers_as_ours_does(form, parameters, prompts, tmp_path):
+    folder = tmp_path / form
+    assert main.main(["convert", "--to", form, str(parameters), str(folder)]) == 0
+    assert infer(parameters, prompts, tmp_path / "ours") == infer(folder, prompts, tmp_path / "theirs") == 0
+    assert read(tmp_path / "theirs") == read(tmp_path / "ours")
+
+
 def test_samples_are_lists_and_depend_on_the_seed_alone(parameters, prompts, tmp_path):
     drawn = ("--gin.SAMPLES=3", "--gin.TEMPERATURE=1.0")
     found = []

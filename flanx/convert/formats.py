@@ -80,7 +80,7 @@ def open_checkpoint(path: str | os.PathLike, kind: str = "auto", optimizer: bool
       optimizer: whether to open the optimizer's state as well.
     """
     given = open_storage(path)
-    if given.name == t5x.MESSAGES and t5x.MESSAGES in given.parent.children():  # T5X takes the file's path, too
+    if given.name == t5x.MESSAGES and not given.children() and t5x.MESSAGES in given.parent.children():  # its file
         given = given.parent
     kind = detect(given) if kind == "auto" else kind
     if kind not in KINDS:

@@ -50,7 +50,9 @@ class T5Sizes:
         """T5X's parameter names (without `target/`) and shapes: those of the model's own initialization."""
         one_program = dataclasses.replace(self.model(), scan_layers=True)  # as long to trace as one layer
         shapes: dict[str, tuple[int, ...]] = {}
-        for name, leaf in flatten(nn.unbox(jax.eval_shape(one_program.init, jax.random.key(0)))).items():
+        # unboxed inside, as `nn.unbox` constrains arrays to the mesh that is in force, which a shape alone cannot be
+        abstract = jax.eval_shape(lambda key: nn.unbox(one_program.init(key)), jax.random.key(0))
+        for name, leaf in flatten(abstract).items():
             stack, layers, inside = name.partition("/layers/")
             if layers:
                 shapes |= {f"{stack}/layers_{i}/{inside}": leaf.shape[1:] for i in range(leaf.shape[0])}

@@ -292,7 +292,7 @@ def _rates_of_list(asked: MixtureSpec, mixtures: Mixtures) -> dict[str, float | 
     """{name: rate or None} of a list of names, or of (name, rate). Raises UserError where it cannot be a mixture."""
     here, rates = f"mixture '{asked.title}'", dict[str, float | None]()
     for entry in asked.name:
-        pair = (entry, None) if isinstance(entry, str) else tuple(entry)
+        pair: tuple[Any, ...] = (entry, None) if isinstance(entry, str) else tuple(entry)
         if len(pair) != 2 or not isinstance(pair[0], str):
             raise UserError(f"{here}: {entry!r} is neither a name nor (name, rate)")
         name, rate = pair
