@@ -195,8 +195,11 @@ def _run_suite(
         result = scores.forced(result)
     seconds = time.monotonic() - began
     if cluster.is_first():
+        name = f"{spec.name} (split {spec.split}, {result['metric']})" if spec.metric == "task" else spec.name
+        for line in scores.remarks(result):
+            print(f"{spec.name}: {line}")
         print(
-            f"{spec.name}: {scores.score_text(result)} ({scores.interval_text(result, ' to ')}), "
+            f"{name}: {scores.score_text(result)} ({scores.interval_text(result, ' to ')}), "
             + "".join(f"{what}, " for what in scores.partial(result))
             + f"{100 * result['extraction_failed']:.1f}% without an answer; "
             f"{len(items)} items in {seconds:.1f} s, {len(items) / max(seconds, 1e-9):.1f} items/s"

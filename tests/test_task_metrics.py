@@ -73,8 +73,9 @@ LONG = ["the cat sat on the mat today", "a dog ran over the green hill", "nobody
         ("accuracy", LONG[:1] * 9, ""),  # one of few answers, however long
         ("rouge", LONG, ""),
         ("accuracy", ["yes", "no"], ""),
-        ("pearson", ["1.5", "low"], "pearson compares numbers, and an answer is 'low'"),
-        ("number", ["1.5", "3"], ""),
+        ("pearson", ["1.5", "low"], "1 of 2 answers are none, as 'low'"),
+        ("number", ["1.5", "3", "unknown"], ""),
+        ("number", ["1.5", "low", "high"], "2 of 3 answers are none"),
     ],
 )  # fmt: skip
 def test_a_metric_that_does_not_fit_says_so(metric, targets, said):

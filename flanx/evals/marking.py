@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from flanx.evals import answers, metrics, stops
+from flanx.evals import answers, metrics, stops, task_metrics
 from flanx.evals.answer_choices import options_of
 from flanx.evals.generations import Generation
 from flanx.evals.spec import Spec
@@ -46,6 +46,8 @@ def grade(spec: Spec, row: Generation) -> Grade:
     if row.broken:
         return NON_FINITE
     said = texts(spec, row)
+    if spec.metric == "task":
+        return grade_task(said, row.targets[0], row.kind.split("+")[0])
     if spec.metric == "f1":
         return grade_passage(said, row.targets, row.language)
     options = options_of(row.prompt) if row.kind == "letter" else {}
@@ -63,6 +65,14 @@ def ends(spec: Spec, row: Generation) -> list[bool]:
     """Whether each sample ended, by itself or at a stop text; where the file does not say, it did."""
     known = [*row.ended, *[True] * (len(row.outputs) - len(row.ended))]
     return [end or stops.has_stop(text, spec.stop) for end, text in zip(known, row.outputs, strict=True)]
+
+
+def grade_task(texts: Sequence[str], target: str, metric: str) -> Grade:
+    """Grades the samples of an item by a metric of its task's row; of several the most frequent answer counts."""
+    read = [answers.read(text, task_metrics.KIND.get(metric, "text")) for text in texts]
+    index, answer = vote(read)
+    value = task_metrics.METRICS[metric]([target], [texts[index]])[task_metrics.LEAD.get(metric, metric)] / 100
+    return Grade(value, value, answer is None and not value, False, texts[index])
 
 
 def grade_passage(texts: Sequence[str], targets: Sequence[str], language: str) -> Grade:

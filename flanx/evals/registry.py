@@ -12,6 +12,8 @@ texts), and how scores are averaged. Its family (`flanx.evals.families`) turns i
     load("gsm8k_cot+sc8", d)                       with 8 samples
     load("bbh_direct+beam4", d)                    by beam search with 4 beams
     load("bbh_zero_shot+likelihood", d)            the likelihood of the gold answers, for models that get none right
+    load("muffin_rte:validation", d)               a split of a task, see `families.task`
+    load("muffin_rte:validation+rank", d)          the most probable of each item's options, nothing is generated
 
 A name is a suite that a family names (`Family.specs`), else the first family whose form it has gives its spec
 (`Family.parse`); brackets and suffix mean the same for all.
@@ -20,21 +22,23 @@ A name is a suite that a family names (`Family.specs`), else the first family wh
 import dataclasses
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from flanx.data.task import tables
 from flanx.errors import UserError, nearest
 from flanx.evals import download
-from flanx.evals.families import bbh, gsm8k, mgsm, mmlu, procedural, tydiqa
+from flanx.evals.families import bbh, gsm8k, mgsm, mmlu, procedural, task, tydiqa
 from flanx.evals.spec import Family, Item, Spec, Suite
 
 SAMPLE = "sample"  # the data_dir that means the small samples of our own writing
 SAMPLE_DIR = pathlib.Path(__file__).with_name("sample")
 FAMILIES: tuple[Family, ...] = (
     bbh.FAMILY, gsm8k.FAMILY, mgsm.FAMILY, mmlu.FAMILY, procedural.FAMILY, tydiqa.FAMILY,
+    task.FAMILY,
 )  # fmt: skip
 RENAMED = {"mgsm_direct": "mgsm_direct_8_shot"}  # names of earlier versions: scores are written under the new one
-NAME = re.compile(r"([^\[\]]+?)(?:\[([^\]]*)\])?(?:\+(likelihood|(?:sc|beam)(\d*)))?")
+NAME = re.compile(r"([^\[\]]+?)(?:\[([^\]]*)\])?(?:\+(likelihood|rank(?:_normalized)?|(?:sc|beam)(\d*)))?")
 
 
 def specs() -> dict[str, tuple[Spec, Family]]:
@@ -63,7 +67,7 @@ def find(name: str) -> tuple[Spec, Family]:
     for family in FAMILIES:
         if spec := family.parse(name):
             return spec, family
-    raise UserError(f"no evaluation suite '{name}'" + nearest(name, known))
+    raise UserError(f"no evaluation suite '{name}'" + nearest(name, [*known, *tables.load_tables()]))
 
 
 def resolve(name: str, allow_missing: Sequence[str] = ()) -> Spec:
@@ -84,7 +88,7 @@ def _resolve(name: str, allow_missing: Sequence[str]) -> tuple[Spec, Family]:
         )
     spec, family = find(match[1])
     tasks, limit = _selection(name, spec, family, match[2] or "")
-    may_miss = {*allow_missing, *spec.allow_missing}
+    may_miss = {*allow_missing, *(set(spec.allow_missing) & {*tasks} if tasks else spec.allow_missing)}
     spec = dataclasses.replace(
         spec,
         name=name,
@@ -116,13 +120,15 @@ def _selection(name: str, spec: Spec, family: Family, text: str) -> tuple[tuple[
 
 
 def _decoding(name: str, spec: Spec, method: str, count: str | None) -> dict[str, Any]:
-    """What the suffix of a name changes: "likelihood", "sc" and "beam" with their counts, "" for nothing."""
+    """What the suffix of a name changes: "likelihood", "rank", "sc" and "beam" with their counts, "" for nothing."""
     if not method:
         return {}
     if count and int(count) < 2:
         raise UserError(f"suite '{name}': '+{method}' needs at least two samples or beams")
     if spec.scoring != "generate":
         raise UserError(f"suite '{name}' ranks options; '+{method}' needs a suite that generates")
+    if method.startswith("rank"):
+        return {"scoring": method, "cot": False, "stop": ()}
     if method == "likelihood":
         return {"scoring": "likelihood", "cot": False, "stop": ()}
     if method.startswith("beam"):
@@ -153,30 +159,34 @@ def load(name: str, data_dir: str, allow_missing: Sequence[str] = ()) -> Suite:
     if spec.stop:
         spec = dataclasses.replace(spec, stop=family.stops(spec, folder, present))
     items: list[Item] = []
-    for task in present:
-        rows = family.items(spec, folder, task)
+    for each in present:
+        rows = family.items(spec, folder, each)
         items += rows[: spec.limit] if spec.limit else rows
+    missing = {each: family.why(folder, each, spec) for each in wanted if each not in present}
     if spec.scoring == "likelihood":
         items = [dataclasses.replace(item, options=item.targets[:1]) for item in items]
-    _check(spec, present, items)
+    _check(spec, present, items, missing)
     files = {name: e for name, e in download.recorded(folder).items() if name.startswith(f"{spec.family}/")}
-    return Suite(spec, tuple(items), {"folder": data_dir, "files": files})
+    return Suite(spec, tuple(items), {"folder": data_dir, "files": files} | ({"missing": missing} if missing else {}))
 
 
-def _check(spec: Spec, present: Sequence[str], items: Sequence[Item]) -> None:
-    """Raises UserError for tasks without items, duplicate ids, empty options and items without a gold answer."""
+def _check(spec: Spec, present: Sequence[str], items: Sequence[Item], missing: Mapping[str, str]) -> None:
+    """Raises UserError for tasks without items, duplicate ids, empty or absent options, items without a gold answer."""
     with_items = {item.task for item in items}
-    for task in present:
-        if task not in with_items:
-            raise UserError(f"suite {spec.name}: task '{task}' has no items")
+    for each in present:
+        if each not in with_items:
+            raise UserError(f"suite {spec.name}: task '{each}' has no items")
     if not items:
-        raise UserError(f"suite {spec.name}: none of its tasks has data here")
+        first = next(filter(None, missing.values()), "")
+        raise UserError(f"suite {spec.name}: none of its tasks has data here" + (f"; {first}" if first else ""))
     seen: dict[tuple[str, str], str] = {}
     for item in items:
         if (item.task, item.id) in seen:
             both = f"{seen[item.task, item.id]}, {item.location}"
             raise UserError(f"suite {spec.name}: id '{item.id}' of {item.task} occurs twice ({both})")
         seen[item.task, item.id] = item.location
+        if spec.scoring.startswith("rank") and not item.options:
+            raise UserError(f"suite {spec.name}: item '{item.id}' has no options to rank ({item.location})")
         if not all(option.strip() for option in item.options):
             raise UserError(f"suite {spec.name}: an option of item '{item.id}' is empty ({item.location})")
         if not item.targets:

@@ -10,7 +10,7 @@ from typing import Any
 
 from flanx import files
 from flanx.errors import UserError
-from flanx.evals import answers, marking, metrics
+from flanx.evals import answers, marking, metrics, task_metrics
 from flanx.evals.generations import VERSIONS, Generation
 from flanx.evals.marking import Grade
 from flanx.evals.spec import MAX_FAILED, Spec
@@ -40,10 +40,10 @@ _ENTRY = {
     **dict.fromkeys(("low", "high"), float | None),
     **dict.fromkeys(("n", "broken"), int),
     **dict.fromkeys(("flagged", "vocabulary_forced"), bool),
-    **dict.fromkeys(("metric", "spec"), str),
+    **dict.fromkeys(("metric", "spec", "misfit"), str),
     **dict.fromkeys(("versions", "data"), dict[str, Any]),
     "tasks": dict[str, dict[str, Any]],
-    "groups": dict[str, float],
+    **dict.fromkeys(("groups", "metrics"), dict[str, float]),
     "missing": list[str],
 }
 
@@ -68,8 +68,12 @@ def read_scores(path: pathlib.Path) -> dict[str, Any]:
 
 def interval_text(entry: Mapping[str, Any], join: str) -> str:
     """The interval of a suite or task, or why there is none."""
-    if entry["low"] is None:
+    if entry["low"] is None and any(
+        each["n"] < metrics.LEAST_ITEMS for each in (entry.get("tasks") or {"": entry}).values()
+    ):
         return f"no interval: under {metrics.LEAST_ITEMS} items a task"
+    if entry["low"] is None:
+        return f"no interval: {' and '.join(task_metrics.CORPUS)} are no means over items"
     return f"{entry['low']:.1f}{join}{entry['high']:.1f}"
 
 
@@ -99,12 +103,28 @@ def incomplete(entry: Mapping[str, Any]) -> list[str]:
     return ["sample data"] * is_sample + [f"{len(missing)} tasks left out"] * bool(missing)
 
 
+def remarks(entry: Mapping[str, Any]) -> list[str]:
+    """What is to be said of a suite before its score: why tasks are left out, and metrics that do not fit."""
+    reasons: dict[str, list[str]] = {}
+    for task, reason in entry.get("data", {}).get("missing", {}).items():
+        reasons.setdefault(
+            reason.removeprefix(f"task {task}: ").removeprefix(f"task {task} ").replace(task, "NAME"), []
+        ).append(task)
+    lines = [
+        f"left out, as {reason or 'no data is here'}: {', '.join(tasks[:_NAMED])}"
+        + (f" and {len(tasks) - _NAMED} more" if len(tasks) > _NAMED else "")
+        for reason, tasks in reasons.items()
+    ]
+    return lines + [text for text in [entry.get("misfit")] if text]
+
+
 def flags(entry: Mapping[str, Any]) -> list[str]:
     """Why a score is not to be quoted, in a few words each; [] where it may be."""
     shares = [
         f"{100 * entry.get(key, 0):.0f}% {what}" for key, what in _FLAGS.items() if entry.get(key, 0) > MAX_FAILED
     ]
-    return shares + [f"{entry.get('broken')} items with logits that are not finite"] * bool(entry.get("broken"))
+    shares += [f"{entry.get('broken')} items with logits that are not finite"] * bool(entry.get("broken"))
+    return shares + [text for text in [entry.get("misfit")] if text]
 
 
 def forced(entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -140,8 +160,10 @@ def summarize(spec: Spec, hash_: str, rows: Sequence[Generation]) -> dict[str, A
     graded = dict(sorted(graded.items()))
     # Exact match leads everywhere (TyDiQA too: paper.md section 3); F1 is reported in addition.
     exact = {task: [grade.exact for _, grade in pairs] for task, pairs in graded.items()}
+    by_task = spec.metric == "task" and spec.scoring == "generate"
     tasks = {
         task: _entry(spec, 100 * metrics.mean(exact[task]), metrics.interval({task: exact[task]}), pairs)
+        | (_task_metrics(pairs) if by_task else {})
         for task, pairs in graded.items()
     }
     score = metrics.mean(entry["score"] for entry in tasks.values())
@@ -156,6 +178,8 @@ def summarize(spec: Spec, hash_: str, rows: Sequence[Generation]) -> dict[str, A
     if spec.metric == "f1":
         for name in PASSAGE_METRICS:
             result[name] = metrics.mean(entry[name] for entry in tasks.values())
+    if by_task:
+        result |= _over_tasks(tasks)
     groups = {
         name: metrics.mean(tasks[task]["score"] for task in members)
         for name, members in spec.groups
@@ -166,6 +190,36 @@ def summarize(spec: Spec, hash_: str, rows: Sequence[Generation]) -> dict[str, A
     if spec.allow_missing:
         result["missing"] = [task for task in spec.allow_missing if task not in tasks]
     return result
+
+
+def _task_metrics(pairs: Sequence[tuple[Generation, Grade]]) -> dict[str, Any]:
+    """What the metrics of a task's row say of its items; the first of them is the score."""
+    names = pairs[0][0].kind.split("+")
+    targets = [row.targets[0] for row, _ in pairs]
+    lead = task_metrics.LEAD.get(names[0], names[0])
+    values = task_metrics.compute(names, targets, [grade.answer or "" for _, grade in pairs])
+    found: dict[str, Any] = {"metric": lead, "metrics": values, "score": values[lead]}
+    if names[0] in task_metrics.CORPUS:
+        found |= {"low": None, "high": None}
+    if wrong := next(filter(None, (task_metrics.misfit(name, targets) for name in names)), ""):
+        found |= {"misfit": wrong, "flagged": True}
+    return found
+
+
+def _over_tasks(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The metrics that every task has, as means over tasks, and the tasks whose metric does not fit."""
+    shared = set.intersection(*({*entry["metrics"]} for entry in tasks.values()))
+    leads = dict.fromkeys(entry["metric"] for entry in tasks.values())
+    found: dict[str, Any] = {
+        "metric": " and ".join(leads),
+        "metrics": {name: metrics.mean(each["metrics"][name] for each in tasks.values()) for name in sorted(shared)},
+    }
+    if any(entry["low"] is None for entry in tasks.values()):
+        found |= {"low": None, "high": None}
+    if wrong := [f"{task}: {entry['misfit']}" for task, entry in tasks.items() if "misfit" in entry]:
+        more = f" and {len(wrong) - 1} more tasks" if len(wrong) > 1 else ""
+        found |= {"misfit": wrong[0] + more, "flagged": True}
+    return found
 
 
 def _entry(

@@ -31,7 +31,8 @@ class Item:
     Attributes:
       head, shots, query: the prompt is head + shots[:k] + query; each carries its own separators.
       targets: gold answers; any of them counts.
-      kind: how answers are extracted, see `answers`.
+      kind: how answers are extracted, see `answers`; where the suite's metric is "task", the metrics of the item's task
+        with "+" between them, see `task_metrics`.
       options: continuations to rank, for specs that rank; `targets` then holds the right one.
       location: file and line, for messages.
     """
@@ -71,7 +72,7 @@ class Spec:
       max_new: new tokens at most (a model with shorter targets has its own limit).
       samples, temperature, top_k, top_p: with more than one sample the majority answer counts.
       beams, length_penalty: the best output of a beam search; 0 beams: none.
-      metric: "exact_match", or "f1" in addition to it.
+      metric: "exact_match", or "f1" in addition to it; "task": those of each item's task.
       limit: only the first items of each task; 0 for all.
       groups: named means over some of the tasks, in addition to the mean over all.
       fallback: how an output of a `cot` suite that announces no answer is read: "conclusion", by its closing sentence
@@ -148,6 +149,7 @@ class Family:
       stops: (spec, folder, tasks present) -> the stop texts, those of the data included.
       location: (spec) -> where the suite is defined, as a message says it.
       needs_data: (spec) -> whether its items are read from DATA_DIR.
+      why: (folder, task, spec) -> why a task that may be missing is; "" where there is nothing to say.
     """
 
     name: str
@@ -160,3 +162,4 @@ class Family:
     stops: Callable[[Spec, pathlib.Path, Sequence[str]], tuple[str, ...]] = lambda spec, folder, present: spec.stop
     location: Callable[[Spec], str] = lambda spec: f"flanx/evals/families ({spec.family})"
     needs_data: Callable[[Spec], bool] = lambda spec: True
+    why: Callable[[pathlib.Path, str, Spec], str] = lambda folder, task, spec: ""

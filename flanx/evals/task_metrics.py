@@ -110,16 +110,22 @@ METRICS: dict[str, Metric] = {
 }
 LEAD = {"squad": "em", "rouge": "rougeL"}  # which value of a metric is its score, where that has another name
 CORPUS = ("bleu", "pearson")  # of all answers together: no mean over items, so no interval
+NUMBERS = ("number", "pearson")
 KIND = {"exact_match": "exact", "number": "number", "final_answer": "final"}  # how answers are read, see `answers`
 
 
 def misfit(metric: str, targets: Sequence[str]) -> str:
     """Why a metric says nothing of such answers, in one sentence; "" where it fits."""
-    if metric in ("pearson", "number"):
-        wrong = next((target for target in targets if not re.search(r"\d", target)), None)
-        return "" if wrong is None else f"{metric} compares numbers, and an answer is {wrong[:60]!r}"
+    others = [target for target in targets if not re.search(r"\d", target)]
+    if (metric == "pearson" and others) or (metric == "number" and 2 * len(others) > len(targets)):
+        return f"{metric} compares numbers, and {len(others)} of {len(targets)} answers are none, as {others[0][:60]!r}"
     words = sorted(len(target.split()) for target in targets)
     is_free = 2 * len(set(targets)) > len(targets) and words[len(words) // 2] >= FREE_TEXT
     if metric in ("accuracy", "exact_match") and is_free:
         return f"{metric} compares whole answers, and these are free text (half have {FREE_TEXT} words or more)"
     return ""
+
+
+def compute(names: Sequence[str], targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
+    """The values of the metrics, in per cent."""
+    return {key: value for name in names for key, value in METRICS[name](targets, predictions).items()}

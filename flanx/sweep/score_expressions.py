@@ -1,6 +1,7 @@
 """A score as a mean of expressions over what a point's evaluation wrote into scores.json.
 
 mmlu_cot                       the suite's score
+muffin_rte:validation          a split of a task is a suite too
 bbh_cot:nlp                    the mean of one of its groups of tasks
 normalized mmlu_cot            rescaled from its lower bound and 100 to 0 and 100, as in the paper's averages
 mmlu_direct | mmlu_cot         the first of them that the point has
@@ -15,8 +16,9 @@ from typing import Any
 
 from flanx.errors import UserError
 from flanx.evals import metrics, registry, scores
+from flanx.evals.spec import Spec
 
-PATTERN = re.compile(r"(normalized )?([a-z0-9_]+(?:\[[^\]]*\])?(?:\+\w+)?)(?::(\w+))?")
+PATTERN = re.compile(r"(normalized )?([^\s:][^\s]*)")
 AVERAGE = "normalized_average"
 
 
@@ -52,15 +54,26 @@ def parse(expression: str) -> list[Part]:
         match = PATTERN.fullmatch(text)
         if not match:
             raise UserError(f"'{text}' is not a score of a suite: write SUITE, SUITE:GROUP or normalized SUITE")
-        part = Part(bool(match[1]), match[2], match[3] or "")
-        spec = registry.resolve(part.suite)
+        suite, spec, group = _find(match[2])
+        part = Part(bool(match[1]), suite, group)
         groups = dict(spec.groups)
-        if part.group and part.group not in groups:
-            raise UserError(f"suite '{part.suite}' has no group '{part.group}' (groups: {', '.join(groups) or 'none'})")
+        if group and group not in groups:
+            raise UserError(f"suite '{suite}' has no group '{group}' (groups: {', '.join(groups) or 'none'})")
         if part.normalized and (part.group or spec.family not in ("bbh", *metrics.BOUNDS)):
             raise UserError(f"'{text}': only all of MMLU, BBH, TyDiQA and MGSM have lower bounds")
         alternatives.append(part)
     return alternatives
+
+
+def _find(text: str) -> tuple[str, Spec, str]:
+    """(suite, its spec, group or "") of SUITE or SUITE:GROUP, where a suite's own name may have colons too."""
+    try:
+        return text, registry.resolve(text), ""
+    except UserError:
+        suite, _, group = text.rpartition(":")
+        if not suite or "]" in group or suite.partition("[")[0].partition("+")[0] not in registry.specs():
+            raise
+        return suite, registry.resolve(suite), group
 
 
 def value(expressions: Sequence[str], suites: Mapping[str, Any]) -> Estimate | str:

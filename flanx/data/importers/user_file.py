@@ -164,7 +164,7 @@ def _look(path: pathlib.Path, inputs: str, targets: str, options: str) -> _File:
             if found is None:
                 names = list(record)
                 wanted = [name and text.column_of(name, names, location) for name in (inputs, targets, options)]
-                found = _File(path, *wanted, names)
+                found = _File(path, wanted[0], wanted[1], wanted[2], names)
             for name in filter(None, (found.inputs, found.targets, found.options)):
                 if name not in record:
                     raise BadRow(f"no column '{name}'")
@@ -196,8 +196,9 @@ def _answer(record: dict[str, Any], file: _File) -> str:
     return answer
 
 
-def _part(split: str, low: float, high: float, main: _File) -> str:
-    """The part of the main file from `low` to `high`, as tables write it. Raises UserError where no row is in it."""
+def _part(split: str, part: tuple[float, float], main: _File) -> str:
+    """A part of the main file, from one share to another, as tables write it. UserError where no row is in it."""
+    low, high = part
     if not any(low <= place < high for place in main.places):
         raise UserError(
             f"{main.path}: none of its {len(main.places)} rows falls into '{split}' (rows are divided by a hash of "
@@ -250,13 +251,21 @@ def add(args: argparse.Namespace) -> int:
     """`flanx tasks add`: one file, two of its columns, one task; its other splits are parts of it or other files."""
     path, output = local_path(args.file).absolute(), local_path(args.output)
     main = _look(path, args.inputs, args.targets, args.options or "")
-    own = {split: _own(main, given) for split in ("validation", "test") if (given := getattr(args, split))}
+    own: dict[str, _File] = {
+        split: _own(main, given) for split in ("validation", "test") if (given := getattr(args, split))
+    }
     shares = [args.validation_share or 0.0, args.test_share or 0.0]
     if sum(shares) >= 1:
         raise UserError(f"the shares of validation and test add up to {sum(shares):g}: less than 1 is wanted")
-    bounds = {"validation": (0.0, shares[0]), "test": (shares[0], sum(shares)), "train": (sum(shares), 1.0)}
+    bounds: dict[str, tuple[float, float]] = {
+        "validation": (0.0, shares[0]),
+        "test": (shares[0], sum(shares)),
+        "train": (sum(shares), 1.0),
+    }
     parts = {split: bound for split, bound in bounds.items() if bound[0] < bound[1]}
-    splits = {split: _part(split, *parts[split], main) for split in ("train", "validation", "test") if split in parts}
+    splits: dict[str, str] = {
+        split: _part(split, parts[split], main) for split in ("train", "validation", "test") if split in parts
+    }
     splits |= {split: f"{file.source}{'[1:]' if file.is_table else ''}" for split, file in own.items()}
     counts = {split: sum(low <= place < high for place in main.places) for split, (low, high) in parts.items()}
 

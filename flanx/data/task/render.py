@@ -11,6 +11,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from flanx.data.task import sources
 from flanx.data.task.row import BadRow, Record, draw, text_of
@@ -39,6 +40,16 @@ class Rendered:
     style: str
     shots: int
     row: str
+
+
+class Parts(NamedTuple):
+    """One example before its parts are joined: its input is head, shots and query, without blanks around it."""
+
+    head: str
+    shots: tuple[str, ...]
+    query: str
+    target: str
+    prompt: Prompt
 
 
 def render_rows(
@@ -169,11 +180,20 @@ class Renderer:
 
     def render(self, row: str, record: Record, prompt: Prompt | None = None) -> Rendered | None:
         """One example. Raises BadRow where the row makes an empty input or target."""
+        parts = self.parts(row, record, prompt)
+        if parts is None:
+            return None
+        inputs = f"{parts.head}{''.join(parts.shots)}{parts.query}".strip()
+        spec, count = self.spec, len(parts.shots) or int(self.few and parts.prompt in self.worked)
+        return Rendered(inputs, parts.target, spec.name, spec.dataset, parts.prompt.name, self.style, count, row)
+
+    def parts(self, row: str, record: Record, prompt: Prompt | None = None) -> Parts | None:
+        """The parts of one example, of which `render` makes its texts."""
         key = self.key + row
         prompt = prompt or self.choose(key, record)
         head, body, target = _fill(prompt, record, self.look, key, self.listed)
         if not self.few or (self.worked and prompt in self.worked):
-            return self._rendered(f"{head}{body}", target, prompt, int(self.few), row)
+            return Parts(head, (), body, target, prompt)
         shot = prompt.shot or self.look.shots[draw(key, "shot style", len(self.look.shots))]
         before = "" if prompt.labelled and not prompt.shot else shot.input
         after = shot.target
@@ -183,8 +203,19 @@ class Renderer:
         exemplars = self._exemplars(key, row, prompt, (body, target), self._shots(key))
         shots = self._prune(f"{head}{query}", [f"{before}{a}{after}{b}{shot.separator}" for a, b in exemplars])
         if shots:
-            return self._rendered(f"{head}{''.join(shots)}{query}", target, prompt, len(shots), row)
-        return None if self.train else self._rendered(f"{head}{body}", target, prompt, 0, row)
+            return Parts(head, tuple(shots), query, target, prompt)
+        return None if self.train else Parts(head, (), body, target, prompt)
+
+    def options(self, row: str, record: Record, prompt: Prompt) -> tuple[str, ...]:
+        """The target with each of the row's options for its answer, in their order; () where the row has no options, or
+        the target is none of them."""
+        key = self.key + row
+        values, listed = _fields_as_text(prompt, record, self.look, key, self.listed)
+        texts = [text_of(option, "options").strip() for option in record.get("options") or ()]
+        marks = list_options(self.look, texts, key)[1] if listed else texts
+        target = (prompt.listed if listed else prompt.plain)[2]
+        answer = next((field for _, field in target if field and values[field] in marks), None)
+        return tuple(fill(target, {**values, answer: mark}).strip() for mark in marks) if answer else ()
 
     def _prune(self, query: str, shots: list[str]) -> list[str]:
         """The first exemplars that fit together with the query.
@@ -200,10 +231,6 @@ class Renderer:
             if budget < 0:
                 return shots[:index]
         return shots
-
-    def _rendered(self, inputs: str, targets: str, prompt: Prompt, shots: int, row: str) -> Rendered:
-        spec = self.spec
-        return Rendered(inputs.strip(), targets, spec.name, spec.dataset, prompt.name, self.style, shots, row)
 
     def _shots(self, key: str) -> int:
         """Half of the `opt` prompts have five exemplars; the others as many of 25 as would draw the same template."""

@@ -320,7 +320,8 @@ def rows(
     `raw` replaces the source's records; `shard` (i, n) takes the records i, i + n, ... and does not look at the others;
     row ids are those of the whole split."""
     bad, good, last = 0, 0, None
-    low, high = _slice(spec.splits[split]).group("low", "high") if split in spec.splits else (None, None)
+    part = _slice(spec.splits.get(split, split))
+    low, high = float(part["low"] or 0), float(part["high"] or 1)
     numbered = enumerate(raw_rows(spec, split, data_dir) if raw is None else raw)
     for index, (location, record) in itertools.islice(numbered, shard[0], None, shard[1]):
         row = f"{split}:{index}"
@@ -335,7 +336,7 @@ def rows(
             report_bad(spec, location, e, bad, max_bad_rows)
             continue
         good += 1
-        if low is None or float(low) <= place_of(made) < float(high):
+        if not part["low"] or low <= place_of(made) < high:
             yield row, location, made
     if bad and not good and shard == (0, 1):
         raise UserError(f"task {spec.name}: every row of '{split}' is bad, the last at {last}")
