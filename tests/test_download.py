@@ -89,7 +89,7 @@ def test_without_a_network_the_error_names_address_and_place(
 
     monkeypatch.setattr(http, "download", offline)
     place = cache / "hub" / "gsm8k" / "test.jsonl"
-    with pytest.raises(UserError, match=r"GSM8K: cannot fetch https://raw\S+/test.jsonl .Name or") as caught:
+    with pytest.raises(UserError, match=r"gsm8k_zero_shot: cannot fetch https://raw\S+/test.jsonl .Name or") as caught:
         registry.load("gsm8k_zero_shot", "hub")
     assert f"put that file at {place}" in str(caught.value)
     place.parent.mkdir(parents=True)

@@ -60,7 +60,7 @@ def test_a_folder_of_the_user_lays_keys_over_our_row(root):
         ({"rows": ROW + 'kap = 3\n'}, r"mine.toml:1: unknown key 'kap'; did you mean 'cap'"),
         ({"rows": ROW + 'cap = "many"\n'}, r"mine.toml:1: cap is 'many', not of type int"),
         ({"rows": '[one]\ntemplates = "plain"\n'}, r"mine.toml:1: mine_one needs 'source'"),
-        ({"rows": ROW.replace("jsonl:", "parquet:")}, r"unknown source 'parquet'; known: suite, tsv"),
+        ({"rows": ROW.replace("jsonl:", "arrow:")}, r"unknown source 'arrow'; known: suite, tsv"),
         ({"rows": ROW.replace('"plain"', '"plane"')}, r"no template block 'plane'; did you mean 'plain'"),
         ({"rows": ROW + 'styles = ["zsop"]\n'}, r"unknown style 'zsop'"),
         ({"rows": ROW + 'splits = {dev = "dev"}\n'}, r"unknown split 'dev'"),

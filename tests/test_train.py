@@ -192,7 +192,7 @@ def test_a_changed_byte_of_the_store_ends_a_run_that_reads_it(tmp_path, capsys):
 
 
 def test_what_the_evaluation_will_need_is_looked_at_before_the_first_step(tmp_path: pathlib.Path) -> None:
-    for wrong, said in (("['x']", "no evaluation suite 'x'"), ("['gsm8k_cot']", "GSM8K: no ")):
+    for wrong, said in (("['x']", "no evaluation suite 'x'"), ("['gsm8k_cot']", "gsm8k_cot: no ")):
         more = ["--gin_file=evals/suite.gin", f"--gin.SUITES={wrong}", f"--gin.DATA_DIR='{tmp_path}'"]
         command = [*run_case.command(tmp_path / "run"), *more]
         ((status, printed),) = run_case.finish([run_case.launch(command)])

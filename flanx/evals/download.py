@@ -58,8 +58,8 @@ def folder(name: str) -> pathlib.Path:
     return storage.cache_dir() / "evals" / name
 
 
-def provide(path: pathlib.Path, what: str) -> bool:
-    """Downloads a file of one of the two folders. False for a path elsewhere, or one without an address."""
+def provide(path: pathlib.Path, what: str, url: str = "") -> bool:
+    """Downloads a file of one of the two folders, from `url` or our own address; False without, or for another path."""
     root = next((folder(name) for name in (HUB, TFDS) if path.is_relative_to(folder(name))), None)
     if root is None:
         return False
@@ -79,8 +79,8 @@ def provide(path: pathlib.Path, what: str) -> bool:
     elif name == "mgsm/exemplars.json":
         code = _download(root, "mgsm/exemplars.py", ADDRESSES["mgsm/"] + "exemplars.py", what)
         write_atomic(path, literals(code.read_text(encoding="utf-8")))
-    elif url := _address(name):
-        _download(root, name, url, what)
+    elif address := url or _address(name):
+        _download(root, name, address, what)
     return path.is_file()
 
 

@@ -11,19 +11,20 @@ from flanx.errors import UserError
 from flanx.evals import download
 
 
-def existing(path: pathlib.Path, what: str) -> pathlib.Path:
+def existing(path: pathlib.Path, what: str, url: str = "") -> pathlib.Path:
     """`path`, downloaded where possible. Raises UserError with what is missing and how to leave it out by name."""
-    if not download.provide(path, what) and not path.is_file():
+    if not download.provide(path, what, url) and not path.is_file():
         raise UserError(
-            f"{what}: no file {path}; put it there, set DATA_DIR, or allow it to be missing by name (ALLOW_MISSING)"
+            f"{what}: no file {path}; put {url or 'it'} there, set DATA_DIR, or allow it to "
+            "be missing by name (ALLOW_MISSING)"
         )
     return path
 
 
-def present(path: pathlib.Path) -> bool:
+def present(path: pathlib.Path, url: str = "") -> bool:
     """Whether the file exists or can be downloaded."""
     try:
-        return existing(path, "").is_file()
+        return existing(path, "", url).is_file()
     except UserError:
         return False
 

@@ -112,8 +112,18 @@ def passage_f1(text: str, target: str) -> float:
     return words_f1(passage_form(text), passage_form(target))
 
 
-def interval(tasks: Mapping[str, Sequence[float]]) -> tuple[float, float] | None:
-    """The 95% interval, in percent, of the mean over tasks; the items are a sample of each task, the tasks are fixed.
+def average(scores: Iterable[float], how: str) -> float:
+    """The average of the scores of tasks, in percent: "mean", or "harmonic".
+
+    The harmonic one is BBEH's (arXiv 2502.19187): of the scores raised by one, since one of them may be 0. Where all
+    are 100 it is 101, as its authors' formula is.
+    """
+    found = list(scores)
+    return len(found) / math.fsum(1 / (score + 1) for score in found) if how == "harmonic" and found else mean(found)
+
+
+def interval(tasks: Mapping[str, Sequence[float]], how: str = "mean") -> tuple[float, float] | None:
+    """The 95% interval, in percent, of the average over tasks, which are fixed; the items of each are a sample.
 
     Wilson's interval for as many items as would give a single proportion the standard error of the mean over tasks
     (surveys do so with the effective sample size); of one task it is Wilson's own. In simulations
@@ -121,6 +131,7 @@ def interval(tasks: Mapping[str, Sequence[float]]) -> tuple[float, float] | None
 
     Args:
       tasks: {task: score of each item, 0 to 1}.
+      how: the average over tasks; of a harmonic one by its derivative at the scores.
 
     Returns:
       (low, high), or None where a task has fewer than `LEAST_ITEMS` items.
@@ -129,10 +140,15 @@ def interval(tasks: Mapping[str, Sequence[float]]) -> tuple[float, float] | None
     if least < LEAST_ITEMS:
         return None
     means = {task: mean(scores) for task, scores in tasks.items()}
-    center = min(max(mean(means.values()), 0.0), 1.0)
+    whole = average((100 * value for value in means.values()), how)
+    center = min(max(whole / 100, 0.0), 1.0)
+    slopes = {task: (whole / (100 * means[task] + 1)) ** 2 if how == "harmonic" else 1.0 for task in tasks}
     variance = (
         math.fsum(
-            math.fsum((score - means[task]) ** 2 for score in scores) / (len(scores) - 1) / len(scores)
+            slopes[task] ** 2
+            * math.fsum((score - means[task]) ** 2 for score in scores)
+            / (len(scores) - 1)
+            / len(scores)
             for task, scores in tasks.items()
         )
         / len(tasks) ** 2

@@ -28,13 +28,13 @@ from typing import Any
 from flanx.data.task import tables
 from flanx.errors import UserError, nearest
 from flanx.evals import download
-from flanx.evals.families import bbh, gsm8k, mgsm, mmlu, procedural, task, tydiqa
+from flanx.evals.families import bbh, mgsm, mmlu, procedural, table, task, tydiqa
 from flanx.evals.spec import Family, Item, Spec, Suite
 
 SAMPLE = "sample"  # the data_dir that means the small samples of our own writing
 SAMPLE_DIR = pathlib.Path(__file__).with_name("sample")
 FAMILIES: tuple[Family, ...] = (
-    bbh.FAMILY, gsm8k.FAMILY, mgsm.FAMILY, mmlu.FAMILY, procedural.FAMILY, tydiqa.FAMILY,
+    bbh.FAMILY, mgsm.FAMILY, mmlu.FAMILY, procedural.FAMILY, tydiqa.FAMILY, table.FAMILY,
     task.FAMILY,
 )  # fmt: skip
 RENAMED = {"mgsm_direct": "mgsm_direct_8_shot"}  # names of earlier versions: scores are written under the new one
@@ -167,7 +167,8 @@ def load(name: str, data_dir: str, allow_missing: Sequence[str] = ()) -> Suite:
         items = [dataclasses.replace(item, options=item.targets[:1]) for item in items]
     _check(spec, present, items, missing)
     files = {name: e for name, e in download.recorded(folder).items() if name.startswith(f"{spec.family}/")}
-    return Suite(spec, tuple(items), {"folder": data_dir, "files": files} | ({"missing": missing} if missing else {}))
+    named = "" if data_dir == SAMPLE and not family.needs_data(spec) else data_dir
+    return Suite(spec, tuple(items), {"folder": named, "files": files} | ({"missing": missing} if missing else {}))
 
 
 def _check(spec: Spec, present: Sequence[str], items: Sequence[Item], missing: Mapping[str, str]) -> None:

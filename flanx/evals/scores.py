@@ -166,9 +166,9 @@ def summarize(spec: Spec, hash_: str, rows: Sequence[Generation]) -> dict[str, A
         | (_task_metrics(pairs) if by_task else {})
         for task, pairs in graded.items()
     }
-    score = metrics.mean(entry["score"] for entry in tasks.values())
+    score = metrics.average((entry["score"] for entry in tasks.values()), spec.average)
     every = [pair for pairs in graded.values() for pair in pairs]
-    result = _entry(spec, score, metrics.interval(exact), every) | {
+    result = _entry(spec, score, metrics.interval(exact, spec.average), every) | {
         "spec": hash_,
         "scoring": spec.scoring,
         "samples": spec.samples,
@@ -181,7 +181,7 @@ def summarize(spec: Spec, hash_: str, rows: Sequence[Generation]) -> dict[str, A
     if by_task:
         result |= _over_tasks(tasks)
     groups = {
-        name: metrics.mean(tasks[task]["score"] for task in members)
+        name: metrics.average((tasks[task]["score"] for task in members), spec.average)
         for name, members in spec.groups
         if set(members) <= set(tasks)
     }

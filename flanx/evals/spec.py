@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+AVERAGES = ("mean", "harmonic")  # of the scores of tasks
 MAX_FAILED = 0.05  # a larger share of extraction failures flags a score in every table
 
 Groups = tuple[tuple[str, tuple[str, ...]], ...]  # (name, tasks) of each group
@@ -77,6 +78,7 @@ class Spec:
       groups: named means over some of the tasks, in addition to the mean over all.
       fallback: how an output of a `cot` suite that announces no answer is read: "conclusion", by its closing sentence
         where that is nothing but an answer, or "none"; see `answers`.
+      average: of the tasks' scores: "mean", or "harmonic" (`metrics.harmonic_mean`).
       line_break: the mark that keeps line breaks of prompts, from the vocabulary (`flanx.data.vocabulary`), or "".
       version: raised when the code that makes prompts or extracts answers changes a result.
     """
@@ -104,6 +106,7 @@ class Spec:
     groups: Groups = ()
     version: int = 1
     fallback: str = dataclasses.field(default="conclusion", metadata=ADDED)
+    average: str = dataclasses.field(default="mean", metadata=ADDED)
     line_break: str = dataclasses.field(default="", metadata=ADDED)
 
 

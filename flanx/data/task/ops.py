@@ -229,6 +229,17 @@ def _lacks(field: Field, *parts: str) -> Step:
     return _filter([field], lambda value: not any(part in text_of(value, field.path) for part in parts))
 
 
+def _holds(field: Field, *parts: str) -> Step:
+    """holds(answer, '#### '): a row whose text lacks one of these is a bad one."""
+
+    def run(get: Callable, out: Record, draw: Draw) -> None:
+        for part in parts:
+            if part not in text_of(get(field.path), field.path):
+                raise BadRow(f"'{field.path}' has no {part!r}")
+
+    return Step(run, (field.path,), ())
+
+
 def _differ(a: Field, b: Field) -> Step:
     """differ(lower, answer): only rows in which the two texts are not the same."""
     return _filter([a, b], lambda one, two: one != two)
@@ -299,6 +310,7 @@ OPS: dict[str, Callable[..., Step]] = {
     "above": _above,
     "nonempty": _nonempty,
     "lacks": _lacks,
+    "holds": _holds,
     "differ": _differ,
     "number_lines": _number_lines,
     "call": _call,

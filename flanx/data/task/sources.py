@@ -4,7 +4,10 @@
 |---|---|---|
 | suite: | a generator of flanx.procedural | its dictionaries |
 | tsv:, csv: | a file under the data folder, no header | `columns` by position; in TSV a literal `\\n` is a line break |
-| jsonl:, json: | a file under the data folder (.gz too); `json:path#key` takes the list under a key | its objects |
+| tsv:, csv: without `columns` | a file whose first line names its columns | cells by their name |
+| jsonl: | a file under the data folder (.gz too) | its objects |
+| json:, yaml: | the same; `json:path#key` takes the list under a key, or the values of an object | its objects |
+| parquet: | a file under the data folder | its columns |
 | niv2: | a task of natural_instructions/tasks | definition, input, outputs, examples |
 | p3: | a prompt-task, as p3/<name>/<split>*.parquet or .jsonl | its columns |
 | tfds: | a TFDS name without version | texts, numbers, lists, dictionaries (flanx/seqio/tfds.py) |
@@ -65,7 +68,7 @@ def files(spec: TaskSpec, split: str, data_dir: str | os.PathLike | None = None)
         return [pathlib.Path(path) for path in paths if path.endswith(P3_ENDINGS)] or [root]
     path = folder / pathlib.Path(location).expanduser()  # {split} and # in a name that is there are the name's own
     if not path.exists():
-        location = location.rpartition("#")[0] if kind == "json" and "#" in location else location
+        location = location.rpartition("#")[0] if kind in ("json", "yaml") and "#" in location else location
         path = folder / pathlib.Path(location.replace("{split}", name)).expanduser()
     packed = path.with_name(path.name + ".gz")
     return [packed if packed.exists() and not path.exists() else path]
@@ -114,6 +117,9 @@ def _repair(spec: TaskSpec) -> str:
 
 def _read_tsv(path: pathlib.Path, spec: TaskSpec) -> Raw:
     """Rows without blanks around their cells; in a plain file a literal `\\n` is a line break."""
+    if not spec.columns:
+        yield from text.table_rows(path, "tsv")
+        return
     for number, cells in text.tsv_rows(path, escaped=True):
         record = _columns(spec, cells)
         if not isinstance(record, BadRow):
@@ -124,6 +130,9 @@ def _read_tsv(path: pathlib.Path, spec: TaskSpec) -> Raw:
 
 
 def _read_csv(path: pathlib.Path, spec: TaskSpec) -> Raw:
+    if not spec.columns:
+        yield from text.table_rows(path, "csv")
+        return
     for number, cells in text.csv_rows(path):
         yield f"{path}:{number}", _columns(spec, cells)
 
@@ -148,12 +157,13 @@ def _key(path: pathlib.Path, spec: TaskSpec) -> str:
 
 
 def _read_json(path: pathlib.Path, spec: TaskSpec) -> Raw:
-    value = text.read_json(path)
+    value = text.read_yaml(path) if spec.source.startswith("yaml:") else text.read_json(path)
     key = _key(path, spec)
     for part in filter(None, key.split(".")):
         if not isinstance(value, dict) or part not in value:
             raise UserError(f"{path}: no key '{key}', which task {spec.name} reads")
         value = value[part]
+    value = list(value.values()) if key and isinstance(value, dict) else value
     if not isinstance(value, list):
         raise UserError(f"{path}: {key or 'the file'} is not a list of records")
     for number, record in enumerate(value):
@@ -197,12 +207,13 @@ def instances(task: Any, location: str) -> Raw:
         )
 
 
-def _read_p3(path: pathlib.Path, spec: TaskSpec) -> Raw:
-    if path.suffix != ".parquet":
-        yield from _read_jsonl(path, spec)
-        return
+def _read_parquet(path: pathlib.Path, spec: TaskSpec) -> Raw:
     for number, record in enumerate(text.parquet_rows(path)):
         yield f"{path}[{number}]", record
+
+
+def _read_p3(path: pathlib.Path, spec: TaskSpec) -> Raw:
+    return _read_parquet(path, spec) if path.suffix == ".parquet" else _read_jsonl(path, spec)
 
 
 READERS: dict[str, Callable[[pathlib.Path, TaskSpec], Raw]] = {
@@ -210,6 +221,8 @@ READERS: dict[str, Callable[[pathlib.Path, TaskSpec], Raw]] = {
     "csv": _read_csv,
     "jsonl": _read_jsonl,
     "json": _read_json,
+    "yaml": _read_json,
+    "parquet": _read_parquet,
     "niv2": _read_niv2,
     "p3": _read_p3,
 }

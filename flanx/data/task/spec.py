@@ -22,7 +22,8 @@ uniform lists are kept in `tables/<collection>.csv` instead: a header line with 
     source       = "tsv:cot/gsm8k_train.tsv"      # "<kind>:<location>", see task/sources.py; {name}: the section's
     splits       = {train = "train"}              # our split name = the source's, a part of it, or a file of its own
                                                   # (see task/sources.py); exemplars come from `train` only
-    columns      = ["question", "answer", "rationale"]  # the source's columns; needed where `fields` does not name them
+    columns      = ["question", "answer", "rationale"]  # the source's columns; needed where `fields` does not name
+                                                  # them, and by tsv and csv files without a header line
     fields       = "keep(premise) | choose(label, ['no', 'yes'])"    # see flanx/data/task/fields.py; absent: as is
     templates    = "cot_math"                     # one block or a list of blocks
     inversions   = ["cot_question"]               # blocks of the inverted version of the task; train split only
@@ -88,7 +89,7 @@ INVERTED = "_inverted"  # ending of a style in its inverted version: the prompts
 # code (flan/v2/mixtures.py, 2022) has 0.3 in its CoT and dialog submixtures and no rate elsewhere; Flan 2021's own
 # inversions are among its templates, program synthesis's were never mixed.
 INVERSION = {"cot": 0.3, "dialog": 0.3}
-SOURCES = ("suite", "tsv", "csv", "jsonl", "json", "niv2", "p3", "tfds")
+SOURCES = ("suite", "tsv", "csv", "jsonl", "json", "yaml", "parquet", "niv2", "p3", "tfds")
 ACCESS = ("open", "form", "user")
 METRICS = ("exact_match", "accuracy", "number", "final_answer", "squad", "rouge", "bleu", "pearson")
 FREE_TEXT = 6  # words of half of the answers from which on whole answers are not compared

@@ -191,7 +191,7 @@ def toml(path: pathlib.Path) -> dict[str, Any]:
         raise UserError(f"{path}:{line[1] if line else 1}: {e}") from e
 
 
-def _lines(path: pathlib.Path) -> dict[str, int]:
+def line_numbers(path: pathlib.Path) -> dict[str, int]:
     """Line of each section header and of each `section.key` of a TOML file (tomllib does not keep them)."""
     lines: dict[str, int] = {}
     section = ""
@@ -206,7 +206,7 @@ def _lines(path: pathlib.Path) -> dict[str, int]:
 
 def toml_rows(path: pathlib.Path) -> Iterator[Row]:
     """The sections of a TOML file."""
-    lines = _lines(path)
+    lines = line_numbers(path)
     for name, row in toml(path).items():
         location = f"{path}:{lines.get(name, 1)}"
         if not isinstance(row, dict):

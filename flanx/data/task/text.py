@@ -145,6 +145,16 @@ def read_json(path: pathlib.Path) -> Any:
         raise UserError(f"{path}: not JSON: {error}") from None
 
 
+def read_yaml(path: pathlib.Path) -> Any:
+    """A YAML file of plain values. Raises UserError with the reason."""
+    import yaml  # noqa: PLC0415  (only exemplars that are published so need it)
+
+    try:
+        return yaml.safe_load(read(path))
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+
+
 def _once(pairs: list[tuple[str, Any]]) -> Record:
     """An object whose names differ, in NFC too. Raises ValueError naming the one that comes twice."""
     record = dict(pairs)
@@ -261,9 +271,9 @@ def _is_quoted(path: pathlib.Path, size: int, time_ns: int) -> bool:
         return False
 
 
-def table_rows(path: pathlib.Path) -> Raw:
-    """The rows of a CSV or TSV file under its header."""
-    rows = csv_rows(path) if kind_of(path) == "csv" else tsv_rows(path)
+def table_rows(path: pathlib.Path, kind: str | None = None) -> Raw:
+    """The rows of a CSV or TSV file under its header; `kind`: which of them, where the name does not say."""
+    rows = csv_rows(path) if (kind or kind_of(path)) == "csv" else tsv_rows(path)
     header: list[str] = []
     for number, cells in rows:
         location = f"{path}:{number}"

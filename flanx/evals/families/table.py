@@ -1,0 +1,349 @@
+"""Suites that are one section of a TOML file and a file of rows: a new benchmark, or your own, without code.
+
+`FOLDER/suites/<family>.toml` holds them, for each FOLDER of FLANX_TABLES, for flanx's own `tasks`, and for the folders
+that installed packages name by the entry point group `flanx.suites` (a folder of such files, or a function that gives
+it). A section is a suite; two suites of one name are refused. All suites of a file are of one family.
+
+    [capitals]                             # SUITES = ["capitals"], "capitals[:20]", "capitals+sc8", ...
+    source     = "jsonl:capitals.jsonl"    # <kind>:<path> as of a task (flanx/data/task/sources.py): jsonl, json, yaml,
+                                           # csv, tsv, parquet, ...; {split} is the split, {task} the task. A path is
+                                           # read next to this file where it is there, else in DATA_DIR
+    prompt     = "Q: {question}\\nA:"      # the question; {name} is a field of the row, `{{` and `}}` are braces
+    answer     = "capital"                 # the field of the right answer: a text, a number; of a list, any counts
+
+All other keys may be absent:
+
+    like       = "other"           # the keys of another section of this file, but for those that are here
+    split      = "test"            # which split is scored; "test[:100]" a part of it
+    columns    = ["question", "capital"]   # names of the cells of a csv or tsv file that has no header line
+    fields     = "keep(question) | after(capital, ': ')"   # a row's fields from its columns (flanx/data/task/fields.py)
+    tasks      = ["de", "fr"]      # scored one by one, then averaged: {task} is its name in paths and templates
+    task_field = "category"        # or the field that says each row's task; without `tasks` those that the file has
+    groups     = {stem = ["math", "physics"]}              # named means over some of the tasks
+    id         = "{task}-{row}"    # of an item: fields, {task}, {split}, {row} (its number in the file, from 0)
+    language   = "en"              # of the answers, by which numbers are read; a template, too ("{task}")
+
+    head       = "Answer the questions.\\n\\n"            # once, before the exemplars
+    shots      = 5                 # exemplars
+    exemplars  = "dev"             # where from: another split of `source` (its rows of the same task);
+                                   # [{question = "...", capital = "..."}, ...], fields as templates use them;
+                                   # or a source of its own {source, split, columns, fields, url}
+    exemplar   = "{prompt} {target}\\n\\n"  # the form of an exemplar: its fields, its own {prompt} and {target}
+    drop       = "last"            # which exemplars are left out where a prompt is too long: "last", "first", "none"
+
+    options    = "choices"         # the field with the list of options; or a list: the same options for every row
+    answer_is  = "letter"          # what `answer` says of the right option: its "letter", its "index" (from 0),
+                                   # its "number" (from 1), or its "text"; needed with options
+    option     = "({letter}) {option}"     # an option in {options} of the prompt; also {number}
+    separator  = "\\n"             # between two of them
+    target     = "({letter})"      # how an answer is written, in exemplars and as gold answer: with options {letter},
+                                   # {number}, {option} (absent: "({letter})" where the prompt lists options, else
+                                   # "{option}"), else {answer}, the first right one
+
+    scoring    = "generate"        # "rank": the option of the highest log-probability of its `target`;
+                                   # "rank_normalized": per byte
+    extractor  = "letter"          # how an answer is read from an output, a kind of flanx/evals/answers.py (absent:
+                                   # "letter" for targets with {letter}, else "text"); {task = "kind"} by task
+    cot        = false             # the output is a rationale; its last announced answer counts
+    fallback   = "conclusion"      # or "none": see flanx/evals/spec.py
+    metric     = "exact_match"     # or "f1" in addition, SQuAD's
+    average    = "mean"            # over tasks; "harmonic": of scores raised by one, as BBEH's authors do
+    stop       = ["Q:"]            # texts that end an output
+    max_new    = 32                # tokens of an output at most; prompts may be as long as EVAL_LENGTHS says
+    limit      = 0                 # only the first items of each task
+    version    = 1                 # raised when a change of the table makes scores that cannot be compared
+    variant    = ""                # a word for the form of the prompt
+    licence    = "MIT"             # of the data
+    url        = "https://.../{file}"      # where the source's file is; DATA_DIR = "hub" takes it from there
+    note       = "free text; whose words the prompt is, what is guessed"
+
+The suite's hash covers the values of its `Spec` and every byte of its prompts and answers, so two tables that make the
+same prompts are one suite. A wrong row is an error, with file and line; `where(...)` in `fields` leaves rows out.
+"""
+
+import dataclasses
+import functools
+import pathlib
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from flanx.data.task import sources, tables
+from flanx.data.task.row import BadRow, Record, SkipRow, text_of
+from flanx.data.task.spec import TaskSpec
+from flanx.data.task.template import compile_text, fill
+from flanx.errors import UserError, nearest
+from flanx.evals import files
+from flanx.evals.spec import Family, Groups, Item, Spec
+from flanx.evals.suite_table import Table, load, names_in, source_of
+
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+Row = tuple[int, str, Record]  # number in its file, location, fields
+
+
+def specs() -> dict[str, Spec]:
+    """The suites of all folders."""
+    return {name: table.spec for name, table in load().items()}
+
+
+def _of(spec: Spec) -> Table:
+    return load()[spec.name.partition("[")[0].partition("+")[0]]
+
+
+def location(spec: Spec) -> str:
+    """File and line of the suite's section."""
+    return _of(spec).location
+
+
+def needs_data(spec: Spec) -> bool:
+    """Whether the rows are read from DATA_DIR, as those of flanx's own tables are."""
+    return _of(spec).folder == tables.roots()[0] / "suites"
+
+
+def groups(spec: Spec) -> Groups:
+    """Named means over some of the tasks."""
+    return tuple(_of(spec).groups.items())
+
+
+# ---- files -> rows ---------------------------------------------------------------------------------------------------
+
+
+def _is_next_to(table: Table, source: TaskSpec) -> bool:
+    """Whether a source's files lie in the folder of the table."""
+    paths = sources.files(source, next(iter(source.splits)), table.folder)
+    return bool(paths) and all(path.is_file() for path in paths)
+
+
+def _folder(table: Table, source: TaskSpec, data: pathlib.Path) -> pathlib.Path:
+    """The folder of a source's paths."""
+    return table.folder if data == pathlib.Path() or _is_next_to(table, source) else data
+
+
+def _of_task(source: TaskSpec, task: str) -> TaskSpec:
+    """A source with the task's name in its path."""
+    path, url = (text.replace("{task}", task) for text in (source.source, source.url))
+    return dataclasses.replace(source, source=path, url=url)
+
+
+def _rows(table: Table, source: TaskSpec, data: pathlib.Path, task: str) -> tuple[Row, ...]:
+    """The rows of a source's files. Raises UserError with file and line."""
+    source = _of_task(source, task)
+    folder = _folder(table, source, data)
+    (split,) = source.splits
+    paths = sources.files(source, split, folder)
+    found = [files.existing(path, table.name, source.url.replace("{file}", path.name)) for path in paths]
+    stamps = tuple((path, path.stat().st_mtime_ns, path.stat().st_size) for path in found)
+    return _read(source.source, split, source.columns, source.fields, folder, table.name, stamps)
+
+
+@functools.lru_cache(maxsize=8)
+def _read(
+    source: str, split: str, columns: tuple[str, ...], fields: str, folder: pathlib.Path, name: str, stamps: Any
+) -> tuple[Row, ...]:
+    """The rows, read once while their files stay as they are."""
+    return tuple(_made(source_of(source, split, columns, fields, "", name), split, folder))
+
+
+def _made(source: TaskSpec, split: str, folder: pathlib.Path) -> Iterator[Row]:
+    for number, (location, record) in enumerate(sources.raw_rows(source, split, folder)):
+        try:
+            if isinstance(record, BadRow):
+                raise record
+            key = f"{source.name}\x1f0\x1f{split}:{number}"
+            made = sources.make_fields(source, record, key) if source.fields or source.columns else record
+        except SkipRow:
+            continue
+        except BadRow as error:
+            raise _wrong(source.name, location, error) from None
+        yield number, location, made
+
+
+def _wrong(suite: str, location: str, why: object) -> UserError:
+    return UserError(f"suite {suite}: {location}: {why}")
+
+
+def task_name(value: str) -> str:
+    """A value of `task_field` as the name of a task: lower case, whatever is no letter or digit as one _."""
+    return re.sub(r"[^\w.-]+", "_", value.strip()).strip("_").lower()
+
+
+def _task_of(table: Table, location: str, record: Record) -> str:
+    name = task_name(_text(table, "task_field", record, table.task_field, location))
+    if table.tasks and name not in table.tasks:
+        why = f"'{table.task_field}' is '{name}', which is no task of it{nearest(name, table.tasks)}"
+        raise _wrong(table.name, location, why)
+    return name
+
+
+# ---- rows -> texts ---------------------------------------------------------------------------------------------------
+
+
+def _value(table: Table, key: str, record: Record, name: str, location: str) -> Any:
+    """The value of a row's field that a key of the table names."""
+    if name not in record:
+        raise table.no_field(key, name, record, location)
+    return record[name]
+
+
+def _text(table: Table, key: str, record: Record, name: str, location: str) -> str:
+    """The same as text."""
+    try:
+        return text_of(_value(table, key, record, name, location), name)
+    except BadRow as error:
+        raise _wrong(table.name, location, error) from None
+
+
+def _filled(table: Table, key: str, record: Record, location: str, **added: str) -> str:
+    """A template of the table with the fields of a row, and what is `added` before them."""
+    template = getattr(table, key)
+    values = {
+        name: added[name] if name in added else _text(table, key, record, name, location) for name in names_in(template)
+    }
+    return fill(compile_text(template), values)
+
+
+def _options(table: Table, record: Record, location: str) -> Sequence[str]:
+    """The texts of a row's options."""
+    if not table.options or not isinstance(table.options, str):
+        return table.options
+    value = _value(table, "options", record, table.options, location)
+    if not isinstance(value, list) or not 2 <= len(value) <= len(LETTERS):
+        raise _wrong(table.name, location, f"'{table.options}' is no list of 2 to {len(LETTERS)} options")
+    texts = [_text(table, "options", {table.options: each}, table.options, location) for each in value]
+    if not all(text.strip() for text in texts):
+        raise _wrong(table.name, location, "an option is empty")
+    return texts
+
+
+def _right(table: Table, record: Record, options: Sequence[str], location: str) -> int:
+    """The index of the right option."""
+    answer = _text(table, "answer", record, table.answer, location).strip()
+    count = len(options)
+    known = {
+        "letter": list(LETTERS[:count]),
+        "index": [str(index) for index in range(count)],
+        "number": [str(index + 1) for index in range(count)],
+        "text": [option.strip() for option in options],
+    }[table.answer_is]
+    answer = answer.strip("().").upper() if table.answer_is == "letter" else answer
+    if known.count(answer) != 1:
+        what = "is the text of two" if answer in known else f"is no {table.answer_is} of one"
+        raise _wrong(table.name, location, f"'{table.answer}' {what} of its {count} options: {answer!r}")
+    return known.index(answer)
+
+
+def _answers(
+    table: Table, record: Record, options: Sequence[str], location: str
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(the right answers, all options), as `target` writes them."""
+    value = _value(table, "answer", record, table.answer, location)
+    texts = [value] if not isinstance(value, list) else value
+    golds = [
+        "" if each is None else _text(table, "answer", {table.answer: each}, table.answer, location) for each in texts
+    ]
+    if not golds or not all(gold.strip() for gold in golds):
+        raise _wrong(table.name, location, f"no answer: '{table.answer}' is empty")
+    if not options:
+        return tuple(_filled(table, "target", record, location, answer=gold) for gold in dict.fromkeys(golds)), ()
+    written = tuple(
+        _filled(table, "target", record, location, letter=letter, number=str(number), option=option)
+        for number, (letter, option) in enumerate(zip(LETTERS, options, strict=False), 1)
+    )
+    return (written[_right(table, record, options, location)],), written
+
+
+def _prompt(table: Table, task: str, record: Record, options: Sequence[str], location: str) -> str:
+    listed = table.separator.join(
+        _filled(table, "option", {}, location, letter=letter, number=str(number), option=option)
+        for number, (letter, option) in enumerate(zip(LETTERS, options, strict=False), 1)
+    )
+    return _filled(table, "prompt", record, location, task=task, options=listed)
+
+
+# ---- items -----------------------------------------------------------------------------------------------------------
+
+
+def _shots(table: Table, data: pathlib.Path, task: str) -> tuple[str, ...]:
+    """The exemplars of a task."""
+    at = table.at("exemplars")
+    if isinstance(table.exemplars, tuple):
+        found = [(at, record) for record in table.exemplars]
+    else:
+        split = isinstance(table.exemplars, str)
+        source = table.rows(table.exemplars) if isinstance(table.exemplars, str) else table.exemplars
+        found = [(location, record) for _, location, record in _rows(table, source, data, task)]
+        if split and table.task_field:
+            found = [(location, record) for location, record in found if _task_of(table, location, record) == task]
+    if len(found) < table.shots:
+        raise UserError(f"{at}: {table.shots} exemplars of '{task}' needed, there are {len(found)}")
+    used = names_in(table.exemplar)
+    shots = []
+    for location, record in found[: table.shots]:
+        options = _options(table, record, location) if used & {"prompt", "target"} else ()
+        prompt = _prompt(table, task, record, options, location) if "prompt" in used else ""
+        target = _answers(table, record, options, location)[0][0] if "target" in used else ""
+        shots.append(_filled(table, "exemplar", record, location, task=task, prompt=prompt, target=target))
+    return tuple(shots)
+
+
+def items(spec: Spec, folder: pathlib.Path, task: str) -> list[Item]:
+    """The items of a task, in the order of its rows."""
+    table = _of(spec)
+    shots = _shots(table, folder, task) if table.shots else ()
+    extractor = table.extractor
+    found = []
+    for number, location, record in _rows(table, table.rows(table.split), folder, task):
+        if table.task_field and _task_of(table, location, record) != task:
+            continue
+        options = _options(table, record, location)
+        targets, written = _answers(table, record, options, location)
+        found.append(
+            Item(
+                task=task,
+                id=_filled(table, "id", record, location, task=task, row=str(number), split=table.split),
+                query=_prompt(table, task, record, options, location),
+                targets=targets,
+                kind=extractor if isinstance(extractor, str) else extractor.get(task, "text"),
+                head=_filled(table, "head", record, location, task=task),
+                shots=shots,
+                options=() if spec.scoring == "generate" else written,
+                language=_filled(table, "language", record, location, task=task),
+                location=location,
+            )
+        )
+    return found
+
+
+def tasks(spec: Spec) -> tuple[str, ...]:
+    """The tasks that the table names, or that its rows are of; without either the suite is one task."""
+    table = _of(spec)
+    if table.tasks or not table.task_field:
+        return table.tasks or (table.name,)
+    source = table.rows(table.split)
+    if not _is_next_to(table, source):
+        raise UserError(
+            f"{table.at('task_field')}: name the tasks in `tasks`, or put the file of rows next to the table"
+        )
+    values: dict[str, str] = {}
+    for _, location, record in _rows(table, source, table.folder, ""):
+        value = _text(table, "task_field", record, table.task_field, location)
+        other = values.setdefault(task_name(value), value)
+        if other != value or not task_name(value):
+            raise _wrong(table.name, location, f"'{table.task_field}': {value!r} and {other!r} would be one task")
+    return tuple(values)
+
+
+def has(folder: pathlib.Path, task: str, spec: Spec) -> bool:
+    """Whether the task's files are there, and have rows of it."""
+    table = _of(spec)
+    source = _of_task(table.rows(table.split), task)
+    paths = sources.files(source, table.split, _folder(table, source, folder))
+    if not paths:  # a source of another kind
+        return sources.missing(source, folder, table.split) is None
+    if not all(files.present(path, source.url.replace("{file}", path.name)) for path in paths):
+        return False
+    rows = _rows(table, source, folder, task) if table.task_field else ()
+    return not table.task_field or any(_task_of(table, location, record) == task for _, location, record in rows)
+
+
+FAMILY = Family("table", tasks, has, items, specs, groups=groups, location=location, needs_data=needs_data)

@@ -1,0 +1,356 @@
+"""The tables of suites: FOLDER/suites/*.toml, read, checked and merged. flanx/evals/families/table.py says the keys."""
+
+import dataclasses
+import functools
+import importlib.metadata
+import pathlib
+import re
+import sys
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from flanx.data.task import fields, tables
+from flanx.data.task.spec import SOURCES, TaskSpec
+from flanx.data.task.template import compile_text
+from flanx.errors import UserError, nearest
+from flanx.evals import answers
+from flanx.evals.spec import AVERAGES, Spec
+
+GROUP = "flanx.suites"  # the entry points of installed packages
+CHOICES = {
+    "answer_is": ("letter", "index", "number", "text"),
+    "drop": ("last", "first", "none"),
+    "scoring": ("generate", "rank", "rank_normalized"),
+    "metric": ("exact_match", "f1"),
+    "average": AVERAGES,
+    "fallback": answers.FALLBACKS,
+}
+OPTION = ("letter", "number", "option")  # what a template may say of an option
+ADDED = {  # what a template may name besides the fields of a row
+    "prompt": ("task", "options"),
+    "head": ("task",),
+    "exemplar": ("task", "prompt", "target"),
+    "option": OPTION,
+    "target": (*OPTION, "answer"),
+    "id": ("task", "row", "split"),
+    "language": ("task",),
+}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Table:
+    """One section, complete and checked.
+
+    `folder`: of its file; `location`: its file:line; `places`: file:line of its keys. `exemplars`: the name of a split,
+    the records themselves, or a source.
+    """
+
+    name: str
+    family: str
+    folder: pathlib.Path
+    location: str
+    places: Mapping[str, str]
+    source: str
+    prompt: str
+    answer: str
+    split: str = "test"
+    columns: tuple[str, ...] = ()
+    fields: str = ""
+    tasks: tuple[str, ...] = ()
+    task_field: str = ""
+    groups: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    id: str = "{task}-{row}"
+    language: str = "en"
+    head: str = ""
+    shots: int = 0
+    exemplars: str | tuple[dict[str, Any], ...] | TaskSpec = ""
+    exemplar: str = "{prompt} {target}\n\n"
+    drop: str = "last"
+    options: str | tuple[str, ...] = ""
+    answer_is: str = ""
+    option: str = "({letter}) {option}"
+    separator: str = "\n"
+    target: str = ""
+    scoring: str = "generate"
+    extractor: str | Mapping[str, str] = ""
+    cot: bool = False
+    fallback: str = "conclusion"
+    metric: str = "exact_match"
+    average: str = "mean"
+    stop: tuple[str, ...] = ()
+    max_new: int = 32
+    limit: int = 0
+    version: int = 1
+    variant: str = ""
+    licence: str = ""
+    url: str = ""
+    note: str = ""
+
+    def at(self, key: str) -> str:
+        """File and line of a key, or of the section."""
+        return self.places.get(key, self.location)
+
+    @property
+    def spec(self) -> Spec:
+        """The suite's spec."""
+        names = {field.name for field in dataclasses.fields(Spec)} - {"tasks", "groups"}
+        return Spec(**{name: value for name, value in vars(self).items() if name in names})
+
+    def rows(self, split: str) -> TaskSpec:
+        """The source of a split, in the form that the readers of tasks take."""
+        return source_of(self.source, split, self.columns, self.fields, self.url, self.name, self.at("source"))
+
+    def no_field(self, key: str, name: str, known: Collection[str], whose: str) -> UserError:
+        """The error of a key that names a field which is not among those known."""
+        has = f"{nearest(name, known)} (there is: {', '.join(map(str, known))})"
+        return UserError(f"{self.at(key)}: {key} names '{name}', which {whose} does not have{has}")
+
+
+def source_of(
+    source: str, split: str, columns: tuple[str, ...], fields: str, url: str, name: str = "", at: str = ""
+) -> TaskSpec:
+    """A source with one split."""
+    return TaskSpec(name, "suites", "extra", at, source, {split: split}, (), fields=fields, columns=columns, url=url)
+
+
+def names_in(template: str) -> set[str]:
+    """The fields that a template names. Raises ValueError for a brace that is none of them."""
+    return {name for _, name in compile_text(template) if name}
+
+
+# ---- folders -> tables -----------------------------------------------------------------------------------------------
+
+
+def load() -> dict[str, Table]:
+    """All tables by name. Raises UserError with file and line for a wrong one, and for two of one name."""
+    found: dict[str, Table] = {}
+    for path in (path for folder in folders() for path in sorted(folder.glob("*.toml"))):
+        status = path.stat()
+        for name, table in _load(path, status.st_mtime_ns, status.st_size).items():
+            if name in found:
+                both = f"{found[name].location} and {table.location}"
+                raise UserError(f"two suites are named '{name}': {both}; rename one")
+            found[name] = table
+    return found
+
+
+def folders() -> list[pathlib.Path]:
+    """The folders of suites: flanx's own, those of FLANX_TABLES, those of installed packages."""
+    return list(dict.fromkeys([*(root / "suites" for root in tables.roots()), *_installed(tuple(sys.path))]))
+
+
+@functools.lru_cache(maxsize=8)
+def _installed(path: tuple[str, ...]) -> tuple[pathlib.Path, ...]:
+    """The folders that the packages on `path` name."""
+    found = []
+    for point in importlib.metadata.entry_points(group=GROUP):
+        what = f"entry point {GROUP}: {point.name} = {point.value}" + (f" of {point.dist.name}" if point.dist else "")
+        try:
+            value: Any = point.load()
+            value = value() if callable(value) else value
+            folder = pathlib.Path(value.__path__[0] if hasattr(value, "__path__") else value)
+        except Exception as error:  # a package of others may raise anything
+            raise UserError(f"{what}: gives no folder ({type(error).__name__}: {error}); mend or remove it") from error
+        if not folder.is_dir():
+            raise UserError(f"{what}: {folder} is no folder; mend or remove the package")
+        found.append(folder)
+    return tuple(found)
+
+
+@functools.lru_cache(maxsize=256)
+def _load(path: pathlib.Path, time_ns: int, size: int) -> dict[str, Table]:
+    lines = tables.line_numbers(path)
+    sections = {name: row for name, row, _ in tables.toml_rows(path)}
+
+    def place(name: str, key: str = "") -> str:
+        return f"{path}:{lines.get(f'{name}.{key}') or lines.get(name, 1)}"
+
+    def keys(name: str, seen: tuple[str, ...] = ()) -> dict[str, tuple[Any, str]]:
+        """{key: (value, file:line)} of a section, with those of the section that it is like."""
+        own = {key: (value, place(name, key)) for key, value in sections[name].items()}
+        if "like" not in own:
+            return own
+        other, at = own.pop("like")
+        if other not in sections or other in (name, *seen):
+            raise UserError(f"{at}: no other section {other!r} in this file{nearest(str(other), sections)}")
+        return {**keys(other, (*seen, name)), **own}
+
+    return {name: _table(name, path, place(name), keys(name)) for name in sections}
+
+
+# ---- one table -------------------------------------------------------------------------------------------------------
+
+_OPEN = ("exemplars", "options", "extractor", "groups")  # keys of more than one type
+_KEYS = {
+    field.name: "" if field.default is dataclasses.MISSING else field.default
+    for field in dataclasses.fields(Table)
+    if field.name not in ("name", "family", "folder", "location", "places")
+}
+_LEAST = {"max_new": 1, "version": 1}
+
+
+def _table(name: str, path: pathlib.Path, location: str, row: Mapping[str, tuple[Any, str]]) -> Table:
+    """A checked section."""
+    _check_name(name, location, "suite")
+    values: dict[str, Any] = {}
+    for key, (value, at) in row.items():
+        if key not in _KEYS:
+            raise UserError(f"{at}: unknown key '{key}'{nearest(key, [*_KEYS, 'like'])}")
+        values[key] = _texts(value, f"{at}: {key}") if isinstance(_KEYS[key], tuple) else value
+        if key not in _OPEN and type(values[key]) is not type(_KEYS[key]):
+            raise UserError(f"{at}: {key} is {value!r}, not of type {type(_KEYS[key]).__name__}")
+        if key in CHOICES and value not in CHOICES[key]:
+            raise UserError(f"{at}: {key} is {value!r}, not one of {', '.join(CHOICES[key])}")
+        if isinstance(value, int) and value < _LEAST.get(key, 0):
+            raise UserError(f"{at}: {key} is {value}, less than {_LEAST.get(key, 0)}")
+    for key in ("source", "prompt", "answer"):
+        if not values.get(key):
+            raise UserError(f"{location}: {name} needs '{key}'")
+    places = {key: at for key, (_, at) in row.items()}
+    table = Table(name=name, family=path.stem, folder=path.parent, location=location, places=places, **values)
+    table = _complete(table)
+    _check_keys(table)
+    _check_tasks(table)
+    _check_templates(table)
+    return table
+
+
+def _check_name(name: str, at: str, what: str) -> None:
+    if not re.fullmatch(r"[\w.-]+", name):
+        raise UserError(f"{at}: '{name}' is no name of a {what} (letters, digits, _ - .)")
+
+
+def _texts(value: Any, what: str) -> tuple[str, ...]:
+    value = [value] if isinstance(value, str) else value
+    if not isinstance(value, list) or not all(isinstance(each, str) and each for each in value):
+        raise UserError(f"{what} is not a list of texts")
+    return tuple(value)
+
+
+def _complete(table: Table) -> Table:
+    """The table with the keys of several types in one form, and what is absent and follows from other keys."""
+    at, groups, options, extractor = table.at, table.groups, table.options, table.extractor
+    if isinstance(options, list):
+        options = _texts(options, f"{at('options')}: options")
+    elif not isinstance(options, str):
+        raise UserError(f"{at('options')}: options is {options!r}, not the name of a field or a list of texts")
+    if not isinstance(groups, dict):
+        raise UserError(f"{at('groups')}: groups is {groups!r}, not {{name = [tasks]}}")
+    lists = "({letter})" if "{options}" in table.prompt else "{option}"
+    target = table.target or (lists if options else "{answer}")
+    extractor = extractor or ("letter" if options and "{letter}" in target else "text")
+    for kind in extractor.values() if isinstance(extractor, dict) else [extractor]:
+        if kind not in answers.KINDS:
+            known = nearest(str(kind), answers.KINDS) or f"; known: {', '.join(answers.KINDS)}"
+            raise UserError(f"{at('extractor')}: no extractor {kind!r}{known}")
+    return dataclasses.replace(
+        table,
+        options=options,
+        target=target,
+        extractor=extractor,
+        groups={name: _texts(members, f"{at('groups')}: group '{name}'") for name, members in groups.items()},
+        exemplars=_exemplars(table),
+    )
+
+
+def _exemplars(table: Table) -> str | tuple[dict[str, Any], ...] | TaskSpec:
+    """Where exemplars come from."""
+    value: Any = table.exemplars
+    at, keys = table.at("exemplars"), ("source", "split", "columns", "fields", "url")
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list) and value and all(isinstance(each, dict) and each for each in value):
+        return tuple(value)
+    if not isinstance(value, dict):
+        raise UserError(f"{at}: exemplars is the name of a split, a list of {{field = value}}, or {{source = ...}}")
+    for key, each in value.items():
+        if key not in keys:
+            raise UserError(f"{at}: exemplars has unknown key '{key}'{nearest(key, keys)}")
+        if key != "columns" and not isinstance(each, str):
+            raise UserError(f"{at}: {key} of exemplars is {each!r}, not a text")
+    columns = _texts(value.get("columns", []), f"{at}: columns of exemplars")
+    of_own = source_of(
+        value.get("source", ""), value.get("split", "train"), columns, value.get("fields", ""), value.get("url", ""),
+        table.name, at,
+    )  # fmt: skip
+    _check_source(of_own, at)
+    return of_own
+
+
+def _check_source(source: TaskSpec, at: str) -> None:
+    """Refuses an unknown kind of source, and `fields` that do not parse."""
+    kind, _, location = source.source.partition(":")
+    if not location:
+        raise UserError(f"{at}: source is '<kind>:<path>', as in 'jsonl:mine.jsonl'")
+    if kind not in SOURCES:
+        raise UserError(f"{at}: unknown source '{kind}'{nearest(kind, SOURCES) or '; known: ' + ', '.join(SOURCES)}")
+    if source.fields:
+        try:
+            fields.parse(source.fields)
+        except UserError as error:
+            raise UserError(f"{at}: {error}") from None
+
+
+def _check_keys(table: Table) -> None:
+    """Refuses keys that do not fit each other."""
+    ranks, extractor = table.scoring != "generate", table.extractor
+    for key, wrong, why in (
+        ("scoring", ranks and not table.options, "needs `options` to rank; free answers are generated"),
+        ("options", table.options and not table.answer_is, "needs `answer_is`: what `answer` says of the right option"),
+        ("answer_is", table.answer_is and not table.options, "needs `options`"),
+        ("prompt", "{options}" in table.prompt and not table.options, "lists {options}; say in `options` which"),
+        ("shots", table.shots and not table.exemplars, "needs `exemplars`: where they come from"),
+        ("exemplars", table.exemplars and not table.shots, "needs `shots`: how many of them"),
+        ("exemplars", table.exemplars == table.split, "is the split that is scored; name another"),
+        ("metric", table.metric == "f1" and (ranks or extractor != "text"), "f1 compares generated texts (extractor)"),
+    ):
+        if wrong:
+            raise UserError(f"{table.at(key)}: {key} {why}")
+
+
+def _check_tasks(table: Table) -> None:
+    """Refuses tasks without rows of their own, and names of tasks that are none."""
+    at, by_path = table.at, "{task}" in table.source
+    for name in table.tasks:
+        _check_name(name, at("tasks"), "task")
+    for key, wrong, why in (
+        ("tasks", by_path and not table.tasks, "is needed: the path of the source names the {task}"),
+        ("task_field", table.task_field and by_path, "and {task} in the path of the source exclude each other"),
+        (
+            "tasks",
+            len(table.tasks) > 1 and not table.task_field and not by_path,
+            "needs {task} in source, or task_field",
+        ),
+        ("tasks", len({*table.tasks}) < len(table.tasks), "names one twice"),
+    ):
+        if wrong:
+            raise UserError(f"{at(key)}: {key} {why}")
+    known = table.tasks or (() if table.task_field else (table.name,))
+    by_task = [*table.extractor] if isinstance(table.extractor, dict) else []
+    grouped = [name for members in table.groups.values() for name in members]
+    for key, names in (("extractor", by_task), ("groups", grouped)):
+        for name in names if known else ():
+            if name not in known:
+                raise UserError(f"{at(key)}: {key}: no task '{name}'{nearest(name, known)}")
+
+
+def _check_templates(table: Table) -> None:
+    """Refuses templates that do not compile, and fields that no row has where the table says which there are."""
+    rows = table.rows(table.split)
+    _check_source(rows, table.at("fields" if table.fields and ":" in table.source else "source"))
+    for key, added in ADDED.items():
+        try:
+            used = names_in(getattr(table, key)) - {*added}
+        except ValueError as error:
+            raise UserError(f"{table.at(key)}: {key}: {error}") from None
+        known = rows.names
+        if key == "exemplar" and not isinstance(table.exemplars, str):
+            known = table.exemplars.names if isinstance(table.exemplars, TaskSpec) else frozenset(table.exemplars[0])
+        unused = key == "exemplar" and not table.shots
+        for name in used if (known or key == "option") and not unused else ():
+            if key == "option" or name not in known:
+                raise table.no_field(key, name, {*(() if key == "option" else known), *added}, table.name)
+    for key in ("answer", "task_field", "options"):
+        name = getattr(table, key)
+        if isinstance(name, str) and name and rows.names and name not in rows.names:
+            raise table.no_field(key, name, rows.names, table.name)
