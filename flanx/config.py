@@ -138,7 +138,8 @@ class Scan:
 T5X_MACROS = {  # of T5X's gin files, without a meaning here -> what to do
     "MIXTURE_OR_TASK_MODULE": (
         "; `flanx store build` imports modules with tasks of your own: "
-        "--gin.data.store.build.build_store.imports=\"['your.module']\" --import=your"
+        "--gin.data.store.build.build_store.imports=\"['your.module']\" --import=your; "
+        "`flanx evaluate` scores them by name: --import=your.module"
     ),
     "USE_CACHED_TASKS": "; the token store takes the place of cached tasks: leave it out",
     "USE_HARDWARE_RNG": "; leave it out",

@@ -195,7 +195,9 @@ def _run_suite(
         result = scores.forced(result)
     seconds = time.monotonic() - began
     if cluster.is_first():
-        name = f"{spec.name} (split {spec.split}, {result['metric']})" if spec.metric == "task" else spec.name
+        name = (
+            f"{spec.name} (split {spec.split}, {result['metric']})" if spec.metric in ("task", "seqio") else spec.name
+        )
         for line in scores.remarks(result):
             print(f"{spec.name}: {line}")
         print(
@@ -215,9 +217,14 @@ def _generate(predictor: Predictor, spec: Spec, prompts: Sequence[FittedPrompt])
         method = beam_search.Beam(spec.beams, spec.length_penalty)
     tokens = [prompt.tokens for prompt in prompts]
     stop = functools.partial(stops.has_stop, stop=spec.stop) if spec.stop and not spec.beams else None
+    scored = {n: prompt.item.options for n, prompt in enumerate(prompts) if prompt.item.options}  # for a SeqIO metric
+    sums = predictor.score([tokens[number] for number in scored], list(scored.values()), ended=True)
+    of_options = dict(zip(scored, sums, strict=True))
     for number, prediction in predictor.generate(tokens, method, spec.samples, spec.max_new, stop):
         row = prompts[number].generation(predictor.vocabulary)
         row.outputs, row.ended, row.broken = prediction.texts, prediction.ended, prediction.non_finite
+        if number in of_options:
+            row.options, row.option_scores = list(scored[number]), list(map(float, of_options[number]))
         yield row
 
 

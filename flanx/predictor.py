@@ -121,9 +121,13 @@ class Predictor:
             texts = [decoded(tokens) for tokens in output.tokens[:samples]]
             yield number, Prediction(texts, output.ended[:samples], output.non_finite)
 
-    def score(self, prompts: Sequence[Prompt], options: Sequence[Sequence[str]]) -> list[np.ndarray]:
-        """For each prompt, the log-probability (f64[O], natural logarithm) of each of its options as a continuation."""
-        encoded = [[self.vocabulary.encode(option) for option in each] for each in options]
+    def score(
+        self, prompts: Sequence[Prompt], options: Sequence[Sequence[str]], ended: bool = False
+    ) -> list[np.ndarray]:
+        """For each prompt, the log-probability (f64[O], natural logarithm) of each of its options as a continuation;
+        `ended`: with the end of sequence behind it."""
+        end = [self.vocabulary.eos_id] if ended else []
+        encoded = [[[*self.vocabulary.encode(option), *end] for option in each] for each in options]
         return loglikelihood.score(self.model, self.params, prompts, encoded, batching=self._batching())
 
     def _batching(self, parallel: int = 1) -> Batching:

@@ -136,7 +136,7 @@ def test_scores_are_the_metrics_of_the_row_over_the_generations(own: pathlib.Pat
     assert again["tasks"][f"own_{task}"]["score"] == again["score"]
     (own / "out" / "scores.json").write_text(json.dumps(found | {"suites": {name: again}}))
     assert scores.read_scores(own / "out" / "scores.json")["suites"][name] == again
-    assert ("no interval: bleu and pearson are no means" in scores.interval_text(again, " to ")) == (metric == "bleu")
+    assert ("no interval: bleu is no mean over items" in scores.interval_text(again, " to ")) == (metric == "bleu")
 
 
 def test_a_pattern_gives_the_mean_the_tasks_and_what_is_missing(

@@ -125,6 +125,7 @@ TESTED_IN = {
     "evals.families.mgsm": "test_benchmarks",
     "evals.families.mmlu": "test_benchmarks",
     "evals.families.tydiqa": "test_benchmarks",
+    "evals.families.user_task": "test_seqio_suites",
     "evals.suite_table": "test_families_table",
     "models.find_nonfinite": "test_fault",
     "procedural.draw": "test_procedural",

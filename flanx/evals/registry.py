@@ -28,13 +28,14 @@ from typing import Any
 from flanx.data.task import tables
 from flanx.errors import UserError, nearest
 from flanx.evals import download
-from flanx.evals.families import bbh, mgsm, mmlu, procedural, table, task, tydiqa
+from flanx.evals.families import bbh, mgsm, mmlu, procedural, table, task, tydiqa, user_task
 from flanx.evals.spec import Family, Item, Spec, Suite
 
 SAMPLE = "sample"  # the data_dir that means the small samples of our own writing
 SAMPLE_DIR = pathlib.Path(__file__).with_name("sample")
 FAMILIES: tuple[Family, ...] = (
     bbh.FAMILY, mgsm.FAMILY, mmlu.FAMILY, procedural.FAMILY, tydiqa.FAMILY, table.FAMILY,
+    user_task.FAMILY,  # before `task`, which has its names refused that the tables do not know
     task.FAMILY,
 )  # fmt: skip
 RENAMED = {"mgsm_direct": "mgsm_direct_8_shot"}  # names of earlier versions: scores are written under the new one

@@ -11,6 +11,7 @@ from typing import Any
 from flanx import files
 from flanx.errors import UserError
 from flanx.evals import answers, marking, metrics, task_metrics
+from flanx.evals.families import user_task
 from flanx.evals.generations import VERSIONS, Generation
 from flanx.evals.marking import Grade
 from flanx.evals.spec import MAX_FAILED, Spec
@@ -73,7 +74,7 @@ def interval_text(entry: Mapping[str, Any], join: str) -> str:
     ):
         return f"no interval: under {metrics.LEAST_ITEMS} items a task"
     if entry["low"] is None:
-        return f"no interval: {' and '.join(task_metrics.CORPUS)} are no means over items"
+        return f"no interval: {entry['metric']} is no mean over items"
     return f"{entry['low']:.1f}{join}{entry['high']:.1f}"
 
 
@@ -160,10 +161,10 @@ def summarize(spec: Spec, hash_: str, rows: Sequence[Generation]) -> dict[str, A
     graded = dict(sorted(graded.items()))
     # Exact match leads everywhere (TyDiQA too: paper.md section 3); F1 is reported in addition.
     exact = {task: [grade.exact for _, grade in pairs] for task, pairs in graded.items()}
-    by_task = spec.metric == "task" and spec.scoring == "generate"
+    by_task = spec.metric in ("task", "seqio") and spec.scoring == "generate"
     tasks = {
         task: _entry(spec, 100 * metrics.mean(exact[task]), metrics.interval({task: exact[task]}), pairs)
-        | (_task_metrics(pairs) if by_task else {})
+        | (_task_metrics(spec, pairs) if by_task else {})
         for task, pairs in graded.items()
     }
     score = metrics.average((entry["score"] for entry in tasks.values()), spec.average)
@@ -192,8 +193,13 @@ def summarize(spec: Spec, hash_: str, rows: Sequence[Generation]) -> dict[str, A
     return result
 
 
-def _task_metrics(pairs: Sequence[tuple[Generation, Grade]]) -> dict[str, Any]:
-    """What the metrics of a task's row say of its items; the first of them is the score."""
+def _task_metrics(spec: Spec, pairs: Sequence[tuple[Generation, Grade]]) -> dict[str, Any]:
+    """What the metrics of a task's row, or the functions of a SeqIO task, say of its items; the first is the score."""
+    if spec.metric == "seqio":
+        rows = [row for row, _ in pairs]
+        values = user_task.compute(spec, rows[0].task, rows, [grade.answer or "" for _, grade in pairs])
+        lead = next(iter(values))
+        return {"metric": lead, "metrics": values, "score": values[lead], "low": None, "high": None}
     names = pairs[0][0].kind.split("+")
     targets = [row.targets[0] for row, _ in pairs]
     lead = task_metrics.LEAD.get(names[0], names[0])

@@ -4,12 +4,13 @@ Their modules are imported (`imports = ["my_tasks"]`) and register tasks with `s
 """
 
 import fnmatch
+import functools
 import hashlib
 import importlib
 import itertools
 import json
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -65,6 +66,68 @@ def examples(
     options.threading.private_threadpool_size = 2
     for batch in data.ragged_batch(BATCH).with_options(options):
         yield from zip(*(_rows(batch[side]) for side in SIDES), strict=True)
+
+
+# ---- evaluation ------------------------------------------------------------------------------------------------------
+
+
+def parts(name: str, imports: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """{task: its splits} of a registered task, or of those of a registered mixture; {} for any other name."""
+    _register(imports)
+    if name not in {*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()}:
+        return {}
+    return {task.name: tuple(task.splits) for task in seqio.get_subtasks(seqio.get_mixture_or_task(name))}
+
+
+@functools.lru_cache(maxsize=32)
+def _evaluated(name: str, imports: Sequence[str], split: str, limit: int) -> tuple[seqio.Task, list[dict[str, Any]]]:
+    """A task and the first examples of a split (0: all), neither shuffled nor trimmed."""
+    task = find(name, imports)
+    data = task.get_dataset(None, split, shuffle=False, num_epochs=1)
+    return task, list((data.take(limit) if limit else data).as_numpy_iterator())
+
+
+def _text(task: seqio.Task, example: Mapping[str, Any], side: str) -> str:
+    """A side of an example as text: as it was before it was tokenized, where the task keeps that."""
+    text = example.get(f"{side}_pretokenized")
+    if text is None:
+        text = task.output_features[side].vocabulary.decode([int(token) for token in example[side]])
+    return text.decode("utf-8") if isinstance(text, bytes) else str(text)
+
+
+def texts(name: str, imports: Sequence[str], split: str, limit: int) -> tuple[list[tuple[str, str]], bool]:
+    """((input, target) of each example, whether a metric function takes scores). Raises UserError for a task without
+    metric functions, or with one that takes anything but predictions or scores."""
+    task, examples = _evaluated(name, tuple(imports), split, limit)
+    known = len(task.predict_metric_fns) + len(task.score_metric_fns)
+    if not known or known != len(task.metric_objs):
+        what = "no metric functions" if not task.metric_objs else "a metric that takes other than predictions or scores"
+        raise UserError(
+            f"SeqIO task {name} has {what}: give it metric_fns of (targets, predictions) or (targets, scores)"
+        )
+    return [(_text(task, one, "inputs"), _text(task, one, "targets")) for one in examples], bool(task.score_metric_fns)
+
+
+def compute_metrics(
+    name: str, imports: Sequence[str], split: str, limit: int, predictions: Sequence[str], scores: Sequence[Any] | None
+) -> dict[str, float]:
+    """The values of the task's metric functions, as `seqio.Evaluator` computes them of the same predictions and scores.
+
+    Raises UserError where the split has other than as many examples."""
+    task, examples = _evaluated(name, tuple(imports), split, limit)
+    if len(examples) != len(predictions):
+        raise UserError(f"SeqIO task {name}: {len(predictions)} predictions of {len(examples)} examples of '{split}'")
+    targets = [task.postprocess_fn(_text(task, one, "targets"), example=one, is_target=True) for one in examples]
+    said = [
+        task.postprocess_fn(text, example=one, is_target=False) for text, one in zip(predictions, examples, strict=True)
+    ]
+    found: dict[str, Any] = {}
+    for function in task.predict_metric_fns:
+        found |= function(targets, said)
+    for function in task.score_metric_fns:
+        found |= function(targets, np.asarray(scores, np.float32))
+    plain = {key: getattr(value, "value", value) for key, value in found.items()}
+    return {key: float(value) for key, value in plain.items() if np.ndim(value) == 0 and not isinstance(value, str)}
 
 
 def _rows(tensor: Any) -> list[np.ndarray]:
