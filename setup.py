@@ -48,7 +48,7 @@ EXTRAS = {
     "cuda": ["jax[cuda13]>=0.10"],
     "tpu-plan": ["libtpu"],  # the TPU compiler alone, for `flanx plan` on a machine without a TPU
     "beam": ["apache-beam>=2.60"],
-    "hf": ["safetensors>=0.5", "torch>=2.6", "transformers>=4.50"],
+    "hf": ["safetensors>=0.5", "torch>=2.6", "transformers>=4.50", "huggingface_hub>=0.30"],
     "plots": ["matplotlib>=3.9"],
     "seqio": SEQIO,
     "dev": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "ruff>=0.9", "setuptools>=77", "wheel>=0.43"],

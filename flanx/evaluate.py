@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
+import flanx
 from flanx import cluster
 from flanx.data import vocabulary as vocabularies
 from flanx.data.vocabulary import Vocabulary
@@ -238,3 +239,6 @@ def _rank(predictor: Predictor, spec: Spec, prompts: Sequence[FittedPrompt]) -> 
         row.option_scores = [float(value) if np.isfinite(value) else None for value in sums]
         row.broken = None in row.option_scores
         yield row
+
+
+flanx.call_as_function(__name__)

@@ -21,6 +21,8 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from flanx.errors import UserError
+
 UNCHECKED = object()  # a value that only a call can give: a function's result
 
 
@@ -83,6 +85,7 @@ RANGES: Mapping[str, Range] = {
     "log_period": COUNT,
     "loss_normalizing_factor": POSITIVE,
     "max_bad_rows": NATURAL,
+    "max_new_tokens": COUNT,
     "max_parameter_scale": POSITIVE,
     "min_dim_size_to_factor": COUNT,
     "min_layer_dim_size_to_factor": COUNT,
@@ -98,6 +101,7 @@ RANGES: Mapping[str, Range] = {
     "num_replicas": COUNT,
     "num_tasks": NATURAL,
     "parameters": Range(1, 2),
+    "partitions": COUNT,
     "period": COUNT,
     "rate": RATE,
     "rates": RATE,
@@ -183,6 +187,18 @@ def check(function: Callable[..., Any], name: str, value: Any) -> Any:
     return _path(name, value) if name in PATHS and isinstance(value, str) else value
 
 
+def checked(function: Callable[..., Any], **given: Any) -> dict[str, Any]:
+    """The arguments of a function as it takes them. Raises UserError naming the first that is something else."""
+    taken = {}
+    for name, value in given.items():
+        try:
+            taken[name] = check(function, name, value)
+        except Wrong as wrong:
+            text = repr(value) if len(repr(value)) < 80 else repr(value)[:77] + "..."
+            raise UserError(f"{function.__name__}: {name} is {text}; it takes {wrong}") from None
+    return taken
+
+
 def convert(hint: Any, value: Any) -> Any:
     """`value` in the type of an annotation, whatever its name. Raises Wrong."""
     return _convert(hint, "", value)
@@ -245,7 +261,8 @@ def _items(hint: Any, name: str, value: Any) -> Any:
         return {_convert(parts[0], name, key): _convert(parts[1], name, item) for key, item in value.items()}
     if _origin(hint) is list and isinstance(value, list | tuple):
         is_mixed = typing.get_origin(hint) is tuple and Ellipsis not in parts
-        return value if is_mixed else type(value)(_convert(parts[0], name, item) for item in value)
+        with contextlib.suppress(Wrong):
+            return value if is_mixed else type(value)(_convert(parts[0], name, item) for item in value)
     raise Wrong(_describe(hint, name))
 
 

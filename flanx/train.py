@@ -18,12 +18,14 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
+import flanx
 from flanx import cluster, convert
 from flanx.checkpoint import Checkpoints, RestoreCheckpointConfig, SaveCheckpointConfig, load_params
 from flanx.data.pipeline.batches import Batches, DatasetConfig
 from flanx.data.pipeline.prefetch import Loader
 from flanx.errors import Preempted, UserError
 from flanx.files import local_folder, read_json, write_atomic
+from flanx.models.t5 import YOUNGER
 from flanx.partition import Partitioner, cache_compilations, explain_exhausted
 from flanx.plan import search
 from flanx.train_metrics import Watch
@@ -131,7 +133,7 @@ def identity(trainer: Trainer, batches: Batches | None) -> dict[str, Any]:
     model = trainer.model
     name = f"{type(model).__module__.split('.')[-1]}.{type(model).__name__}"
     fields: tuple[Any, ...] = dataclasses.fields(model) if dataclasses.is_dataclass(model) else ()
-    settings = {f"{name}.{f.name}": getattr(model, f.name) for f in fields if f.repr and f.name != "remat"}
+    settings = {f"{name}.{f.name}": getattr(model, f.name) for f in fields if f.name not in ("remat", "kernels")}
     settings = settings or {name: repr(model)}
     of_trainer = ("seed", "dropout", "z_loss", "label_smoothing", "loss_normalizing_factor")
     settings |= {f"train_step.Trainer.{name}": getattr(trainer, name) for name in of_trainer}
@@ -192,6 +194,7 @@ def changes(recorded: Mapping[str, Any], metadata: Mapping[str, Any]) -> list[st
     of_data = {name for name in {**old, **new} if name.startswith("data.")}
     data = recorded.get("data") or {}
     ignored = {name for name in new if name.startswith("settings.") and "settings" not in recorded}
+    ignored |= {f"settings.t5.T5.{name}" for name in YOUNGER if f"settings.t5.T5.{name}" not in old}
     ignored |= {"data.fingerprint", "batches", "data.store.hash" if "content" in data else ""}
     if data and "content" not in data:  # an earlier version took the whole store for what is read
         ignored |= {name for name in of_data if name.startswith("data.content.")}
@@ -289,3 +292,6 @@ def preemption() -> Iterator[Callable[[int], bool]]:
     finally:
         for number, handler in kept.items():
             signal.signal(number, handler)
+
+
+flanx.call_as_function(__name__)

@@ -87,6 +87,7 @@ def test_packages_import_one_another_in_one_direction():
 # modules without a test file of their name -> the files that test them
 TESTED_IN = {
     "cli.gin_flags": "test_cli_main",
+    "convert.architecture": "test_api",
     "convert.conversion": "test_cli_convert",
     "convert.flanx_format": "test_convert_t5x test_cli_convert",
     "convert.formats": "test_cli_convert test_storage",

@@ -32,6 +32,7 @@ class OpenCheckpoint:
       config: what Hugging Face's config.json says of the model beyond sizes; empty where it is not recorded.
       given: the folder that was asked for, which may hold tokenizer files.
       note: what `flanx convert` recorded of it, where it wrote it.
+      stacked: whether its layers are, as those of a model with scan_layers; `tensors` are unrolled all the same.
     """
 
     kind: str
@@ -41,6 +42,7 @@ class OpenCheckpoint:
     config: Mapping[str, Any]
     given: Storage
     note: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    stacked: bool = False
 
     def t5_sizes(self) -> T5Sizes:
         """Sizes. Raises UserError for a model that is not a T5."""
@@ -99,12 +101,13 @@ def open_checkpoint(path: str | os.PathLike, kind: str = "auto", optimizer: bool
         tensors = {name: t for name, t in tensors.items() if not name.startswith(f"{STATE}param_states/")}
     if not parameters(tensors):
         raise UserError(f"{folder} holds no parameters (no name starts with '{TARGET}')")
+    stacked = kind == "flanx" and scan_layers.is_stacked(tensors)
     tensors = scan_layers.unroll(tensors, folder)
     sizes = infer(tensors, folder) if is_t5(tensors) else None
     if sizes is not None:
         check(tensors, sizes, folder)
     note = read_note(given)
-    return OpenCheckpoint(kind, folder, tensors, sizes, note.get("config", {}), given, note)
+    return OpenCheckpoint(kind, folder, tensors, sizes, note.get("config", {}), given, note, stacked)
 
 
 def read_note(folder: Storage) -> dict[str, Any]:

@@ -6,9 +6,10 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from flanx import config, evaluate
+from flanx import config
 from flanx.errors import UserError, nearest
 from flanx.evals import download, registry
+from flanx.evaluate import load_suites, suite_names
 from flanx.files import check_types, read_json
 from flanx.sweep.grid import GIN, RUNS, Point, Sweep, flags
 from flanx.sweep.results import CHOSEN, read
@@ -75,11 +76,11 @@ def _check_suites(point: Point, asked: dict[str, Any], plans: bool) -> None:
     """Raises UserError naming the point where its suites cannot be evaluated."""
     try:
         if plans and asked.get("data_dir") in (None, "", download.HUB, download.TFDS):
-            names = evaluate.suite_names(asked["suites"], asked.get("self_consistency", 0), asked.get("beams", 0))
+            names = suite_names(asked["suites"], asked.get("self_consistency", 0), asked.get("beams", 0))
             for name in names:
                 registry.resolve(name)
         else:
-            evaluate.load_suites(**asked)
+            load_suites(**asked)
     except UserError as error:
         raise UserError(f"point {point.name}: {error}") from error
 

@@ -1,0 +1,332 @@
+"""flanx in Python: load a model, ask it, score it, train one. The commands do the same, and give the same bytes.
+
+model = flanx.load("google/flan-t5-small")                    # or a run, or a folder of any format
+model.generate(["Translate to German: yes"], max_new_tokens=32)
+model.score([("Is it so?", ["yes", "no"])])                   # log-probabilities
+flanx.evaluate(model, ["gsm8k_cot[:20]"], data_dir="data")
+flanx.train(model="t5_1_1/tiny", mixture="suite", store_dir="out/store", vocabulary="byte", model_dir="out/run",
+            task_feature_lengths={"inputs": 128, "targets": 64}, train_steps=200, batch_size=8)
+"""
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+import tempfile
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypedDict, Unpack, overload
+
+import numpy as np
+
+from flanx import config, hub, models, settings
+from flanx.convert.architecture import architecture
+from flanx.data.pipeline.mixture import Mixture
+from flanx.data.store.build import build_store
+from flanx.decoding import beam_search, decode
+from flanx.errors import UserError
+from flanx.evaluate import evaluate as run_evaluation
+from flanx.partition import Partitioner
+from flanx.predictor import Predictor
+from flanx.train import train as run_training
+
+__all__ = ["Mixture", "Model", "build_store", "evaluate", "load", "train"]
+
+
+class Decoding(TypedDict, total=False):
+    """How `Model.generate` decodes; see there."""
+
+    max_new_tokens: int | None
+    temperature: float
+    top_k: int
+    top_p: float
+    beams: int
+    stop: Sequence[str]
+    seed: int
+    batch_size: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A model with its parameters on the devices, ready to answer: what `load` gives.
+
+    Attributes:
+      checkpoint: the folder or name that was given.
+      predictor: model, parameters and vocabulary; partitioner: the mesh that the parameters are on.
+      source: the hub's name, revision and hashes of a model from there; else empty.
+    """
+
+    checkpoint: str
+    predictor: Predictor
+    partitioner: Partitioner
+    source: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"flanx.Model({self.checkpoint!r}, {self.predictor.model.num_params():,} parameters)"
+
+    @property
+    def lengths(self) -> Mapping[str, int]:
+        """{"inputs": I, "targets": T}: tokens of the longest prompt, and of the longest output by default."""
+        return self.predictor.lengths
+
+    @overload
+    def generate(  # type: ignore[overload-overlap]  # 1 is an int, too
+        self, prompts: Sequence[str], *, samples: Literal[1] = 1, **decoding: Unpack[Decoding]
+    ) -> list[str]: ...
+    @overload
+    def generate(self, prompts: Sequence[str], *, samples: int, **decoding: Unpack[Decoding]) -> list[list[str]]: ...
+    def generate(
+        self,
+        prompts: Sequence[str],
+        *,
+        samples: int = 1,
+        max_new_tokens: int | None = None,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        beams: int = 0,
+        stop: Sequence[str] = (),
+        seed: int = 0,
+        batch_size: int = 64,
+    ) -> list[str] | list[list[str]]:
+        """Answers prompts, in their order: a text for each, or a list of `samples` texts. As `flanx infer` does.
+
+        Args:
+          samples: answers to each prompt, drawn at a temperature above 0.
+          max_new_tokens: of an answer; None: lengths["targets"].
+          temperature: 0: the most likely token each time; top_k, top_p: 0 and 1: the whole vocabulary.
+          beams: the best answer of a beam search instead; 0: none.
+          stop: texts that end an answer, which is what precedes the first of them.
+          seed: the draws of a prompt depend on it and on the prompt alone.
+          batch_size: prompts decoded together.
+
+        Raises:
+          UserError: for a prompt that is too long, and for logits that are not finite.
+        """
+        given = {name: value for name, value in locals().items() if name != "self"}
+        settings.checked(Model.generate, **given)
+        if beams and (samples > 1 or temperature):
+            raise UserError("generate: beams give one answer and draw nothing: leave out samples and temperature")
+        if samples > 1 and not temperature:
+            raise UserError(f"generate: {samples} samples at temperature 0 are all the same: give a temperature")
+        if not all(stop):
+            raise UserError("generate: stop holds an empty text, which every answer begins with: leave it out")
+        tokens = [self._encode(number, prompt) for number, prompt in enumerate(prompts)]
+        lengths = {**self.lengths, "targets": max_new_tokens or self.lengths["targets"]}
+        method = beam_search.Beam(beams) if beams else decode.Sample(temperature, top_k, top_p)
+        answers: dict[int, list[str]] = {}
+        predictor = dataclasses.replace(self.predictor, lengths=lengths, seed=seed, batch_size=batch_size)
+
+        def has_stop(text: str) -> bool:
+            return any(each in text for each in stop)
+
+        with self.partitioner.scope():
+            ends = has_stop if stop and not beams else None
+            for number, answer in predictor.generate(tokens, method, samples, lengths["targets"], ends):
+                if answer.non_finite:
+                    raise _not_finite(number)
+                answers[number] = [text[: _first(text, stop)] for text in answer.texts]
+        found = [answers[number] for number in range(len(tokens))]
+        return [texts[0] for texts in found] if samples == 1 else found
+
+    def score(self, pairs: Sequence[tuple[str, Sequence[str]]], *, batch_size: int = 64) -> list[list[float]]:
+        """The log-probability (natural logarithm) of each continuation of each prompt, in their order.
+
+        Args:
+          pairs: (prompt, its continuations): [("Is it so?", ["yes", "no"])].
+
+        Raises:
+          UserError: for a prompt that is too long or has no continuations, and for logits that are not finite.
+        """
+        settings.checked(Model.score, batch_size=batch_size)
+        if not isinstance(pairs, list | tuple):
+            raise UserError(f"score: pairs is {pairs!r}; it takes [(prompt, [continuation, ...]), ...]")
+        for number, pair in enumerate(pairs):
+            if not (isinstance(pair, list | tuple) and len(pair) == 2 and isinstance(pair[0], str)):
+                raise UserError(f"score: pair {number} is {pair!r}; it takes (prompt, [continuation, ...])")
+            if not isinstance(pair[1], list | tuple) or not all(isinstance(each, str) for each in pair[1]):
+                raise UserError(f"score: the continuations of prompt {number} are {pair[1]!r}; give a list of texts")
+        tokens = [self._encode(number, prompt) for number, (prompt, _) in enumerate(pairs)]
+        predictor = dataclasses.replace(self.predictor, batch_size=batch_size)
+        with self.partitioner.scope():
+            scores = predictor.score(tokens, [continuations for _, continuations in pairs])
+        for number, each in enumerate(scores):
+            if not np.isfinite(each).all():
+                raise _not_finite(number)
+        return [each.tolist() for each in scores]
+
+    def _encode(self, number: int, prompt: str) -> list[int]:
+        """A prompt's tokens with the end of sequence."""
+        vocabulary, longest = self.predictor.vocabulary, self.lengths["inputs"]
+        tokens = [*vocabulary.encode(prompt), vocabulary.eos_id]
+        if len(tokens) > longest:
+            raise UserError(
+                f"prompt {number}: {len(tokens)} tokens, the longest has {longest}; shorten it, or load the model with "
+                f"lengths={{'inputs': {len(tokens)}, 'targets': {self.lengths['targets']}}}"
+            )
+        return tokens
+
+
+def _not_finite(number: int) -> UserError:
+    return UserError(f"prompt {number}: the logits hold a NaN or an infinity; the checkpoint is damaged")
+
+
+def _first(text: str, stop: Sequence[str]) -> int:
+    """Where the first of the stop texts begins; the text's end where it holds none."""
+    return min((text.find(each) for each in stop if each in text), default=len(text))
+
+
+def load(
+    checkpoint: str | os.PathLike,
+    *,
+    partitions: int = 1,
+    dtype: str | None = None,
+    lengths: Mapping[str, int] | None = None,
+    vocabulary: str | None = None,
+    model: models.Model | None = None,
+    partitioner: Partitioner | None = None,
+) -> Model:
+    """Loads a model from a run, a step's folder, what `flanx convert` wrote, T5X's or Hugging Face's form, or the hub.
+
+    Which model it is, its vocabulary and its lengths come from what is written with the parameters (run.json,
+    config.json, tokenizer files); nothing that a checkpoint holds is run.
+
+    Args:
+      checkpoint: a folder or gs:// address, or a name of the hub: "google/flan-t5-small", "hf:ORG/NAME@REVISION".
+      partitions: devices that share each parameter; the others take other prompts.
+      dtype: of activations, "float32" or "bfloat16"; None: as in training, float32 where no run says so.
+      lengths: {"inputs": I, "targets": T}, tokens of the longest prompt and answer; None: those of training, or
+        Flan-T5's, 2,048 and 512.
+      vocabulary: "byte", or the path or URL of a SentencePiece model; None: the one written with the parameters.
+      model: sizes and choices, for parameters that nothing describes; None: as described.
+      partitioner: mesh and rules, in place of `partitions`.
+
+    Raises:
+      UserError: where there is no checkpoint, or it does not say what is not given.
+    """
+    given = dict(locals())
+    if not isinstance(checkpoint, str | os.PathLike):
+        settings.checked(load, checkpoint=checkpoint)
+    name = os.fspath(checkpoint)
+    snapshot = hub.fetch(name) if hub.is_name(name) else None
+    taken = settings.checked(load, **{**given, "checkpoint": snapshot.folder if snapshot else name})
+    path = os.fspath(taken["checkpoint"])
+    made = architecture(path, model, taken["vocabulary"], dtype)
+    partitioner = partitioner or Partitioner(partitions)
+    empty = Predictor(made.model, None, made.vocabulary, dict(lengths or made.lengths))
+    with empty.restored(path, partitioner) as predictor:
+        return Model(name, predictor, partitioner, snapshot.record() if snapshot else {})
+
+
+def evaluate(
+    model: Model | str | os.PathLike,
+    suites: Sequence[str],
+    *,
+    data_dir: str | None = None,
+    out_dir: str | os.PathLike | None = None,
+    allow_missing: Sequence[str] = (),
+    batch_size: int = 64,
+    seed: int = 0,
+    self_consistency: int = 0,
+    beams: int = 0,
+    force_vocabulary: bool = False,
+) -> dict[str, Any]:
+    """Scores a model on suites, and returns what `flanx evaluate` writes as scores.json.
+
+    Args:
+      model: what `load` gave, or what it takes.
+      suites: as in `flanx.evals.registry`: ["bbh_cot", "mmlu_direct[:20]", "gsm8k_cot+sc8"].
+      data_dir: folder of benchmark data; None: FLANX_DATA_DIR; "sample", "hub", "tfds": see docs/evaluation.md.
+      out_dir: where generations and scores.json go, and are resumed from; None: they are not kept.
+      batch_size, seed, self_consistency, beams, allow_missing, force_vocabulary: see `flanx.evaluate.evaluate`.
+
+    Raises:
+      UserError: for an unknown suite, and for data that are not there.
+    """
+    given = {name: value for name, value in locals().items() if name != "model"}
+    settings.checked(evaluate, **given)
+    loaded = model if isinstance(model, Model) else load(model)
+    predictor = loaded.predictor
+    with contextlib.ExitStack() as stack:
+        folder = out_dir or stack.enter_context(tempfile.TemporaryDirectory(prefix="flanx-"))
+        stack.enter_context(loaded.partitioner.scope())
+        return run_evaluation(
+            **{**given, "out_dir": folder},
+            model=predictor.model,
+            params=predictor.params,
+            checkpoint=loaded.checkpoint,
+            vocabulary=predictor.vocabulary,
+            lengths=predictor.lengths,
+            provenance=loaded.source,
+        )
+
+
+def train(
+    *,
+    model: str,
+    mixture: str | Sequence[str] | Mixture,
+    store_dir: str | os.PathLike,
+    vocabulary: str,
+    model_dir: str | os.PathLike,
+    task_feature_lengths: Mapping[str, int],
+    train_steps: int,
+    gin_files: Sequence[str] = (),
+    bindings: Mapping[str, Any] | None = None,
+    **macros: Any,
+) -> pathlib.Path:
+    """Trains a model and returns the run's folder, which `load` takes; the same run as `flanx train` makes.
+
+    Every keyword is the macro of gin/runs/train.gin of its name in capitals, with the same default: `batch_size`,
+    `learning_rate`, `seed`, `num_tasks`, `cot_ratio`, `initial_checkpoint_path`, `checkpoint_period`, `eval_period`.
+    A run that was stopped resumes with the same call.
+
+    Args:
+      model: a file of gin/models, "t5_1_1/small", or the path of a gin file.
+      mixture: a mixture, collection or task by name, or a `flanx.Mixture`.
+      store_dir, vocabulary: what `flanx.build_store` made.
+      task_feature_lengths: {"inputs": I, "targets": T}, tokens of a packed row.
+      gin_files: further files, after those of run and model: ["evals/held_out.gin"], ["runs/scratch.gin"].
+      bindings: {parameter: value} for what has no macro: {"train.log_period": 1}.
+
+    Raises:
+      UserError: for a macro or value that `flanx train` would refuse.
+      Preempted: after Ctrl-C or SIGTERM, with the state saved.
+    """
+    file = model if model.endswith(".gin") else f"models/{model}.gin"
+    bound: dict[str, Any] = {name.upper(): value for name, value in macros.items()}
+    if isinstance(mixture, Mixture):
+        for field in dataclasses.fields(mixture)[1:]:
+            if (value := getattr(mixture, field.name)) != field.default:
+                macro = field.name in ("num_tasks", "cot_ratio")
+                bound[field.name.upper() if macro else f"mixture.Mixture.{field.name}"] = value
+        mixture = mixture.name
+    bound |= {
+        "MIXTURE_OR_TASK_NAME": mixture,
+        "STORE_DIR": store_dir,
+        "VOCABULARY": vocabulary,
+        "MODEL_DIR": model_dir,
+        "TASK_FEATURE_LENGTHS": task_feature_lengths,
+        "TRAIN_STEPS": train_steps,
+    }
+    texts = [f"{name}={_literal(name, value)}" for name, value in {**bound, **(bindings or {})}.items()]
+    try:
+        config.parse(["runs/train.gin", file, *gin_files], texts)
+    except UserError as error:
+        raise UserError(str(error).replace("the command line", "the call")) from None
+    folder = pathlib.Path(config.value("MODEL_DIR"))
+    config.call(run_training, folder)
+    return folder
+
+
+def _literal(name: str, value: Any) -> str:
+    """A value as gin reads it."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_literal(name, key)}: {_literal(name, item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_literal(name, item) for item in value) + "]"
+    if not isinstance(value, str | int | float | bool | None):
+        raise UserError(f"train: {name.lower()} is {value!r}; it takes texts, numbers, lists and dicts of them")
+    return repr(value)
