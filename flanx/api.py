@@ -263,7 +263,7 @@ def evaluate(
 def train(
     *,
     model: str,
-    mixture: str | Sequence[str] | Mixture,
+    mixture: str | Sequence[Any] | Mixture,
     store_dir: str | os.PathLike,
     vocabulary: str,
     model_dir: str | os.PathLike,
@@ -281,7 +281,8 @@ def train(
 
     Args:
       model: a file of gin/models, "t5_1_1/small", or the path of a gin file.
-      mixture: a mixture, collection or task by name, or a `flanx.Mixture`.
+      mixture: a mixture, collection or task by name, a list of them, [("cot", 0.3), ("niv2", 0.7)] with rates, or a
+        `flanx.Mixture`.
       store_dir, vocabulary: what `flanx.build_store` made.
       task_feature_lengths: {"inputs": I, "targets": T}, tokens of a packed row.
       gin_files: further files, after those of run and model: ["evals/held_out.gin"], ["runs/scratch.gin"].
@@ -326,7 +327,8 @@ def _literal(name: str, value: Any) -> str:
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{_literal(name, key)}: {_literal(name, item)}" for key, item in value.items()) + "}"
     if isinstance(value, list | tuple):
-        return "[" + ", ".join(_literal(name, item) for item in value) + "]"
+        items = ", ".join(_literal(name, item) for item in value)
+        return f"[{items}]" if isinstance(value, list) else f"({items},)" if value else "()"
     if not isinstance(value, str | int | float | bool | None):
         raise UserError(f"train: {name.lower()} is {value!r}; it takes texts, numbers, lists and dicts of them")
     return repr(value)

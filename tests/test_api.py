@@ -1,5 +1,6 @@
 """flanx in Python: what is loaded answers as the commands do, from every kind of checkpoint, and says what is wrong."""
 
+import ast
 import inspect
 import json
 import pathlib
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 import flanx
-from flanx import files
+from flanx import api, files
 from flanx.cli import main
 from flanx.convert import hf
 from flanx.convert.t5_shapes import T5Sizes
@@ -214,3 +215,13 @@ assert list(__import__("inspect").signature(flanx.train).parameters)[:2] == ["mo
     assert list(inspect.signature(flanx.evaluate).parameters)[:2] == ["model", "suites"]
     with pytest.raises(AttributeError, match="no attribute 'lod'"):
         _ = flanx.lod
+
+
+def test_values_are_written_as_gin_reads_them():
+    values = [("cot", 0.3), ["a", ("b",)], (), {"inputs": np.int64(3)}, pathlib.Path("a b"), 'it\'s "so"\n', None, 1e-3]
+    for value in values:
+        text = api._literal("x", value)
+        plain = {"inputs": 3} if isinstance(value, dict) else str(value) if isinstance(value, pathlib.Path) else value
+        assert ast.literal_eval(text) == plain
+    with pytest.raises(flanx.UserError, match="train: x is <object"):
+        api._literal("X", object())
