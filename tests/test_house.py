@@ -77,7 +77,7 @@ def test_packages_import_one_another_in_one_direction():
         for name in imports(file)
         if name in SOURCES and package(module) != package(name)
     }
-    # flanx.seqio holds what needs SeqIO or TFDS, and is called for that; flanx itself names its API, imported when asked
+    # flanx.seqio holds what needs SeqIO or TFDS, and is called for that; flanx itself names its API, imported late
     arrows = {(a, b) for a, b in arrows if b != "flanx.seqio" and a != "flanx"}
     both = sorted((a, b) for a, b in arrows if (b, a) in arrows and a < b)
     assert not both
