@@ -46,6 +46,7 @@ def train(
     checkpoints: SaveCheckpointConfig,
     initial_checkpoint: RestoreCheckpointConfig,
     log_period: int = 10,
+    task_loss_period: int = 200,
     evaluator: Callable[..., Any] | None = None,
     eval_period: int | None = None,
     fork: bool = False,
@@ -57,6 +58,8 @@ def train(
     randomness, so that the losses of a stopped and resumed run equal those of an uninterrupted one to the last bit.
 
     Args:
+      log_period, task_loss_period: steps that a record of metrics.jsonl and a line of tasks.jsonl cover; see
+        `flanx.train_metrics`.
       evaluator: called as evaluator(model=, params=, step=, out_dir=) every `eval_period` steps and at the end; with
         `checks_only=True` also before the first step, where it takes that, to refuse what is wrong with it.
       fork: resume although settings, model, examples or parent have changed; the metadata are then the new ones.
@@ -75,6 +78,8 @@ def train(
     if evaluator and "checks_only" in inspect.signature(evaluator).parameters:
         evaluator(model=model, step=0, out_dir=folder / "evals", checks_only=True)
     batches = dataset.open(model.vocab_size, model.packing, trainer.seed) if train_steps else None
+    tasks = batches.tasks if batches else {}
+    trainer = dataclasses.replace(trainer, num_tasks=len(tasks))
     metadata = identity(trainer, batches) | parent_metadata(folder, initial_checkpoint)
     check_run_metadata(folder, metadata, fork)
     cache_compilations(compilation_cache)
@@ -91,7 +96,7 @@ def train(
         write(folder / "run.json", metadata)  # not before: a run that is refused leaves the folder to the next one
         report(folder.name, partitioner, target.params, batches, train_steps, dataset.warn_epochs)
         step_fn, done = trainer.jit(target), int(state.step)
-        watch = Watch(folder, model, done, train_steps, log_period, saved.latest)
+        watch = Watch(folder, model, done, train_steps, log_period, saved.latest, tasks, task_loss_period)
         stream = device_batches(batches, partitioner, done, train_steps)
         with contextlib.closing(watch), contextlib.closing(stream), explain_exhausted(target, partitioner):
             for step, batch in stream:
@@ -101,7 +106,7 @@ def train(
                 is_last = stops(step)
                 evaluates = bool(eval_period and step % eval_period == 0 and step < train_steps)
                 if is_last or evaluates or step % checkpoints.period == 0:
-                    watch.flush(state.params)
+                    watch.flush(state.params, saves=True)
                     saved.save(state)
                 if is_last:
                     saved.wait()

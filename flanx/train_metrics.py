@@ -1,8 +1,17 @@
-"""The metrics of a run: metrics.jsonl always, TensorBoard next to it, one progress line on the terminal."""
+"""The metrics of a run, JSON lines and TensorBoard's events, and one progress line on the terminal.
 
-import collections
+metrics.jsonl     {"step", "loss", ..., "sources": {collection: {"loss", "tokens", "examples"}}}, every `log_period`
+                  steps and at the end, over the steps since the record before. A source's loss is its cross-entropy
+                  per target token; `cross_ent_loss` is that of all of them
+tasks.jsonl       {"step", "total": sums, "tasks": {task: sums}}, every `task_period` steps and at the end, over the
+                  steps since the line before. Sums: {"loss_sum": of cross-entropy, "tokens": of targets,
+                  "examples"}; the total is the `math.fsum` of the tasks
+unlogged.jsonl    what no record held yet when the state was saved, for a run that resumes there; gone at the end
+"""
+
 import datetime
 import json
+import math
 import os
 import pathlib
 import time
@@ -22,10 +31,13 @@ TAIL = 1 << 16  # bytes at the end of a metrics file that contain its newest rec
 
 
 class MetricsLog:
-    """Appends one JSON object per logged step to `folder/metrics.jsonl`, and the numbers to TensorBoard's event file.
+    """Appends JSON objects to the files of `folder`, and the numbers of metrics.jsonl to TensorBoard's event file.
 
-    A run that resumes at step k first drops what an earlier process wrote beyond k, so that the file reads as if the
+    A run that resumes at step k first drops what an earlier process wrote beyond k, so that the files read as if the
     run had never stopped.
+
+    Attributes:
+      unlogged: the line of unlogged.jsonl at `resume_step`, {} where there is none.
     """
 
     def __init__(self, folder: str | os.PathLike, resume_step: int = 0) -> None:
@@ -34,29 +46,38 @@ class MetricsLog:
         from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[attr-defined]  # noqa: PLC0415
         from tensorboard.summary.writer.record_writer import RecordWriter  # noqa: PLC0415
 
-        folder = pathlib.Path(folder)
-        path, board = folder / "metrics.jsonl", folder / "tensorboard"
+        self._folder, self.unlogged = pathlib.Path(folder), {}
+        board = self._folder / "tensorboard"
         board.mkdir(parents=True, exist_ok=True)
-        kept = [record for record in files.read_jsonl(path) if record["step"] <= resume_step]
-        write_atomic(path, "".join(map(files.json_line, kept)))
+        for name in ("metrics", "tasks", "unlogged"):
+            path = self._folder / f"{name}.jsonl"
+            kept = [record for record in files.read_jsonl(path) if record["step"] <= resume_step]
+            if path.exists():
+                write_atomic(path, "".join(map(files.json_line, kept)))
+            if name == "unlogged" and kept and kept[-1]["step"] == resume_step:
+                self.unlogged = kept[-1]
         self._event, self._summary = Event, Summary
-        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed in close)
         self._events = open(board / f"events.out.tfevents.{time.time_ns()}.flanx", "wb")  # noqa: SIM115
         self._board = RecordWriter(self._events)
         self._board.write(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
 
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        """One record {"step": step, **values} and one event of as many scalars, flushed."""
-        self._file.write(files.json_line({"step": step, **values}))
-        self._file.flush()
-        scalars = [self._summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
+    def write(self, step: int, values: Mapping[str, Any], name: str = "metrics") -> None:
+        """One record {"step": step, **values} of a file; of metrics also one event of as many scalars. Flushed.
+
+        The loss of a source is the scalar train/SOURCE/loss."""
+        with open(self._folder / f"{name}.jsonl", "a", encoding="utf-8") as file:
+            file.write(files.json_line({"step": step, **values}))
+        if name != "metrics":
+            return
+        numbers = {tag: value for tag, value in values.items() if not isinstance(value, Mapping)}
+        numbers |= {f"train/{source}/loss": each["loss"] for source, each in values.get("sources", {}).items()}
+        scalars = [self._summary.Value(tag=tag, simple_value=value) for tag, value in numbers.items()]
         event = self._event(wall_time=time.time(), step=step, summary=self._summary(value=scalars))
         self._board.write(event.SerializeToString())
         self._board.flush()
 
     def close(self) -> None:
-        """Closes both files."""
-        self._file.close()
+        """Closes TensorBoard's file."""
         self._board.flush()
         self._events.close()
 
@@ -68,13 +89,21 @@ def read_metrics(folder: str | os.PathLike) -> list[dict[str, Any]]:
 
 def last_metrics(folder: str | os.PathLike) -> dict[str, Any] | None:
     """The newest record of a run, read from the end of its metrics.jsonl; None where there is none."""
-    path = pathlib.Path(folder) / "metrics.jsonl"
+    path, tail = pathlib.Path(folder) / "metrics.jsonl", TAIL
     if not path.exists():
         return None
-    with open(path, "rb") as file:
-        file.seek(max(0, path.stat().st_size - TAIL))
-        lines = file.read().rpartition(b"\n")[0].splitlines()
-    return json.loads(lines[-1]) if lines else None
+    while True:
+        size = path.stat().st_size
+        with open(path, "rb") as file:
+            file.seek(max(0, size - tail))
+            lines = file.read().rpartition(b"\n")[0].splitlines()
+        lines = lines if tail >= size else lines[1:]  # else the first is cut
+        for record in map(json.loads, reversed(lines)):
+            if "loss" in record:  # a validation has a record of its own
+                return record
+        if tail >= size:
+            return None
+        tail *= 8
 
 
 class Watch:
@@ -86,6 +115,8 @@ class Watch:
       start_step, train_steps: the run trains from the first to the second.
       log_period: steps that one record covers.
       last_good: the step of the newest checkpoint, or None.
+      tasks: {task: its collection}, in the order of the metric `tasks` of a step.
+      task_period: steps that one line of tasks.jsonl covers.
     """
 
     def __init__(
@@ -96,43 +127,85 @@ class Watch:
         train_steps: int,
         log_period: int,
         last_good: Callable[[], int | None],
+        tasks: Mapping[str, str] | None = None,
+        task_period: int = 200,
     ) -> None:
-        self._model, self._label, self._last_good = model, folder.name, last_good
+        self._model, self._folder, self._label, self._last_good = model, folder, folder.name, last_good
         self._train_steps, self._log_period = train_steps, log_period
+        self._tasks, self._task_period = list(tasks or {}), task_period
+        homes = np.array(list((tasks or {}).values()), object)
+        self._members = {home: np.flatnonzero(homes == home) for home in dict.fromkeys(homes)}
         self._log = MetricsLog(folder, start_step) if jax.process_index() == 0 else None
         self._console, self._began = Console(highlight=False), (time.monotonic(), start_step)
         self._pending: tuple[int, Any, Any] | None = None
-        self._sums: collections.Counter[str] = collections.Counter()
-        self._since = self._began
+        kept = self._log.unlogged if self._log else {}
+        if kept.get("tasks") != self._tasks:  # a fork over other tasks begins its records anew
+            kept = {}
+        self._sums: dict[str, float] = kept.get("sums", {})
+        self._since = (self._began[0] - kept.get("seconds", 0.0), kept.get("since", start_step))
+        # of each task, since the last record and since the last line: loss, tokens, examples; float64 [3, tasks]
+        zero = np.zeros((3, len(self._tasks)))
+        self._by_task = {name: np.array(kept.get(name, zero)).reshape(zero.shape) for name in ("record", "line")}
 
     def record(self, step: int, metrics: Any, batch: Any, params: Any) -> None:
         """Keeps the metrics of `step` and reads those of the step before."""
         self.flush(params)
         self._pending = (step, metrics, batch)
 
-    def flush(self, params: Any) -> None:
+    def flush(self, params: Any, saves: bool = False) -> None:
         """Waits for the kept metrics and reads them; when due, logs and prints a record over the steps since the last:
-        means per token, and speeds per second. Raises UserError where a metric is not finite."""
+        means per token, and speeds per second. Raises UserError where a metric is not finite.
+
+        saves: the state will be saved; what is not due yet is written for a run that resumes from it."""
         if self._pending is None:
             return
         (step, metrics, batch), self._pending = self._pending, None
-        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        values = dict(jax.device_get(metrics))
+        by_task = values.pop("tasks", np.zeros((3, 0)))
+        values = {name: float(value) for name, value in values.items()}
         if not np.isfinite(values["loss"] + values["grad_norm"]):
             where = first_nonfinite(self._model, params, batch) or "none on a second pass"
             raise UserError(
                 f"{self._label}: the loss of step {step} is {values['loss']}, its gradient's norm {values['grad_norm']}"
                 f"; first non-finite layer: {where}; last good checkpoint: step {self._last_good()}"
             )
-        self._sums.update(values)
-        if step % self._log_period and step != self._train_steps:
-            return
-        sums, self._sums = self._sums, collections.Counter()
         if self._log is None:
             return
+        self._sums = {name: self._sums.get(name, 0.0) + value for name, value in values.items()}
+        for each in self._by_task.values():
+            each += by_task
+        is_last = step == self._train_steps
+        if self._tasks and (is_last or step % self._task_period == 0):
+            rows = self._by_task["line"]
+            rows = np.column_stack([rows, [math.fsum(row) for row in rows]])  # the total last
+            sums = [{"loss_sum": a, "tokens": int(b), "examples": int(c)} for a, b, c in rows.T.tolist()]
+            seen = {task: each for task, each in zip(self._tasks, sums, strict=False) if each["examples"]}
+            self._log.write(step, {"total": sums[-1], "tasks": seen}, "tasks")
+            self._by_task["line"][:] = 0.0
+        if is_last or step % self._log_period == 0:
+            self._write_record(step)
+        if is_last:
+            (self._folder / "unlogged.jsonl").unlink(missing_ok=True)
+        elif saves and (self._sums or self._by_task["line"].any()):
+            kept = {name: each.tolist() for name, each in self._by_task.items()} | {"tasks": self._tasks}
+            since = {"seconds": time.monotonic() - self._since[0], "since": self._since[1]}
+            self._log.write(step, {"sums": self._sums, **since, **kept}, "unlogged")
+
+    def _write_record(self, step: int) -> None:
+        """Logs and prints the means and speeds since the last record."""
+        assert self._log is not None
+        sums, self._sums = self._sums, {}
+        by_task, self._by_task["record"] = self._by_task["record"], np.zeros_like(self._by_task["record"])
+        sources: dict[str, dict[str, Any]] = {}
+        for name, members in self._members.items():
+            loss, count, examples = (math.fsum(row) for row in by_task[:, members])
+            sources[name] = {"loss": loss / max(count, 1.0), "tokens": int(count), "examples": int(examples)}
+        if sources:
+            sums["cross_ent_loss"] = math.fsum(by_task[0])
         now = time.monotonic()
         steps, seconds = step - self._since[1], max(now - self._since[0], 1e-9)
         tokens = max(sums["tokens"], 1.0)
-        record = {
+        record: dict[str, Any] = {
             "loss": sums["loss"] / tokens,
             "cross_ent_loss": sums["cross_ent_loss"] / tokens,
             "z_loss": sums["z_loss"] / tokens,
@@ -142,6 +215,7 @@ class Watch:
             "tokens_per_second": sums["filled"] / seconds,
             "steps_per_second": steps / seconds,
         }
+        record |= {"sources": sources} if sources else {}
         self._log.write(step, record)
         left = (self._train_steps - step) * (now - self._began[0]) / (step - self._began[1])
         line = (

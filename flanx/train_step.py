@@ -48,6 +48,7 @@ class Trainer:
       loss_normalizing_factor: None for no division (T5X's default), a number (233,472 for checkpoints pre-trained in
         Mesh TensorFlow), or a name in NORMALIZERS.
       num_microbatches: parts in which a batch is processed, to save memory; loss and gradient are the same.
+      num_tasks: N, the largest number in a batch's `decoder_task_ids`; 0 for no sums by task.
     """
 
     model: Model
@@ -58,6 +59,7 @@ class Trainer:
     label_smoothing: float = 0.0
     loss_normalizing_factor: float | str | None = None
     num_microbatches: int = 1
+    num_tasks: int = 0
 
     def __post_init__(self) -> None:
         factor = self.loss_normalizing_factor
@@ -93,13 +95,15 @@ class Trainer:
     def jit(self, target: TrainState, **options: Any) -> jax.stages.Wrapped:
         """`step` jitted: the state is donated and keeps the shardings of `target` (see `abstract_state`)."""
         shardings = jax.tree.map(lambda s: s.sharding, target)
-        return jax.jit(self.step, donate_argnums=0, out_shardings=(shardings, None), **options)
+        # every host has all of the metrics, as it has the number of the step
+        return jax.jit(self.step, donate_argnums=0, out_shardings=(shardings, shardings.step), **options)
 
     def step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         """One step.
 
         Metrics, float32 []: sums over target tokens, which are loss (without division), cross_ent_loss, z_loss, correct
-        and tokens; positions of the rows and those of them that are filled; grad_norm, of the divided gradient.
+        and tokens; positions of the rows and those of them that are filled; grad_norm, of the divided gradient. And
+        `tasks` [3, N], by task (see `num_tasks`): cross_ent_loss, tokens, and examples that are in the batch.
         """
         rng = jax.random.fold_in(jax.random.key(self.seed), state.step) if self.dropout else None
         gradients = jax.grad(self.loss, has_aux=True)
@@ -121,18 +125,22 @@ class Trainer:
         """
         logits = self.model.logits(params, batch, rng)  # [B, T, V]
         targets, weights = batch["decoder_target_tokens"], batch["decoder_loss_weights"]
-        loss, z, tokens = cross_entropy_with_z_loss(logits, targets, weights, self.z_loss, self.label_smoothing)
-        correct = correct_tokens(logits, targets, weights)
+        of_tokens, z_of_tokens = cross_entropy_with_z_loss(logits, targets, weights, self.z_loss, self.label_smoothing)
+        loss, z, tokens = jnp.sum(of_tokens), jnp.sum(z_of_tokens), jnp.sum(weights.astype(jnp.float32))
+        correct = jnp.sum(correct_tokens(logits, targets, weights))
         metrics: Metrics = {"loss": loss, "cross_ent_loss": loss - z, "z_loss": z, "correct": correct, "tokens": tokens}
+        if self.num_tasks:
+            is_first = (batch["decoder_positions"] == 0) & (batch["decoder_segment_ids"] > 0)
+            values = (of_tokens - z_of_tokens, weights, is_first)
+            metrics["tasks"] = sums_by_task(batch["decoder_task_ids"], self.num_tasks, *values)
         segments = [array for name, array in batch.items() if name.endswith("segment_ids")]
         metrics["filled"] = jnp.asarray(sum(jnp.sum(array > 0) for array in segments))
         metrics["positions"] = jnp.asarray(sum(array.size for array in segments))
         metrics["targets"], objective = jnp.asarray(targets.size), loss
         if self.loss_normalizing_factor == "AVERAGE_PER_SEQUENCE":
             weights = shares_of_sequences(weights, batch["decoder_segment_ids"])
-            objective, _, metrics["sequences"] = cross_entropy_with_z_loss(
-                logits, targets, weights, self.z_loss, self.label_smoothing
-            )
+            of_tokens, _ = cross_entropy_with_z_loss(logits, targets, weights, self.z_loss, self.label_smoothing)
+            objective, metrics["sequences"] = jnp.sum(of_tokens), jnp.sum(weights)
         return objective, jax.tree.map(lambda m: m.astype(jnp.float32), metrics)
 
 
@@ -166,8 +174,8 @@ def accumulate(
 
 def cross_entropy_with_z_loss(
     logits: jax.Array, targets: jax.Array, weights: jax.Array, z_loss: float = 0.0, label_smoothing: float = 0.0
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The summed loss of a batch, as T5X defines it.
+) -> tuple[jax.Array, jax.Array]:
+    """The loss of each target token, as T5X defines it.
 
     A token costs its cross-entropy against the (smoothed) target, less the entropy of the smoothed target, plus
     z_loss * log(Z)^2, Z being the sum of the exponentials of its logits.
@@ -178,7 +186,7 @@ def cross_entropy_with_z_loss(
       weights: [b, t], 0 where a token does not count.
 
     Returns:
-      (loss with its z-loss part, that part, sum of weights), float32 [].
+      (loss with its z-loss part, that part), times the weights, float32 [b, t].
     """
     vocab_size = logits.shape[-1]
     right, wrong = 1.0 - label_smoothing, label_smoothing / (vocab_size - 1)  # probabilities of the smoothed target
@@ -191,7 +199,17 @@ def cross_entropy_with_z_loss(
         loss -= wrong * jnp.sum(logits, axis=-1)
     z = z_loss * jnp.square(log_z)
     loss, weights = loss + z, weights.astype(jnp.float32)
-    return jnp.sum(loss * weights), jnp.sum(z * weights), jnp.sum(weights)
+    return loss * weights, z * weights
+
+
+def sums_by_task(task_ids: jax.Array, num_tasks: int, *values: jax.Array) -> jax.Array:
+    """Sums over the positions of each task, float32 [len(values), num_tasks].
+
+    task_ids int32 [b, t]: task n counts where n + 1 is; values [b, t]. Comparisons that XLA fuses with their reduction:
+    nothing of b t n elements is kept, and unlike a scatter's the order of a sum is fixed on every accelerator."""
+    is_task = task_ids[..., None] == jnp.arange(1, num_tasks + 1, dtype=task_ids.dtype).reshape(1, 1, -1)
+    each = [jnp.where(is_task, value[..., None].astype(jnp.float32), 0.0) for value in values]
+    return jnp.stack([jnp.sum(value, axis=(0, 1)) for value in each])
 
 
 def shares_of_sequences(weights: jax.Array, segments: jax.Array) -> jax.Array:
@@ -206,11 +224,13 @@ def shares_of_sequences(weights: jax.Array, segments: jax.Array) -> jax.Array:
 
 
 def correct_tokens(logits: jax.Array, targets: jax.Array, weights: jax.Array) -> jax.Array:
-    """Sum of the weights [b, t] of tokens whose target is the first of the largest logits of [b, t, v]; float32 [].
+    """The weight of each token whose target is the first of its largest logits, else 0; float32 [b, t].
+
+    logits [b, t, v], targets and weights [b, t].
 
     That is where an argmax is, which costs a CPU far more than these comparisons, fused with their reduction.
     """
     chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)
     is_before = jnp.arange(logits.shape[-1], dtype=targets.dtype).reshape(1, 1, -1) < targets[..., None]
     is_first = jnp.all(jnp.where(is_before, chosen > logits, chosen >= logits), axis=-1)
-    return jnp.sum(is_first * weights.astype(jnp.float32))
+    return is_first * weights.astype(jnp.float32)

@@ -56,6 +56,7 @@ def command(model_dir: pathlib.Path, **more: object) -> list[str]:
         "LEARNING_RATE": 0.02,
         "CHECKPOINT_PERIOD": 2,
         "train.log_period": 1,
+        "train.task_loss_period": 3,
         "t5.T5.num_encoder_layers": 1,
         "t5.T5.num_decoder_layers": 1,
         "t5.T5.emb_dim": 16,

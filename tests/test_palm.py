@@ -95,7 +95,8 @@ def test_scanned_layers_give_the_same_gradients(params: Any, pairs: drawn.Pairs)
     def gradients(model: PaLM, params: Any) -> Any:
         def total(params: Any) -> jax.Array:
             logits = model.logits(params, batch)
-            return cross_entropy_with_z_loss(logits, batch["decoder_target_tokens"], batch["decoder_loss_weights"])[0]
+            targets, weights = batch["decoder_target_tokens"], batch["decoder_loss_weights"]
+            return jnp.sum(cross_entropy_with_z_loss(logits, targets, weights)[0])
 
         return jax.jit(jax.grad(total))(params)
 

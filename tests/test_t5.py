@@ -47,8 +47,8 @@ def packed(pairs: drawn.Pairs) -> dict[str, jax.Array]:
 def summed_loss(model: T5, params: Any, batch: dict[str, jax.Array], rng: jax.Array | None = None) -> tuple[Any, Any]:
     logits = model.logits(params, batch, rng)
     targets, weights = batch["decoder_target_tokens"], batch["decoder_loss_weights"]
-    total, z, count = cross_entropy_with_z_loss(logits, targets, weights, 1e-4)
-    return total, (z, correct_tokens(logits, targets, weights) / count)
+    loss, z = map(jnp.sum, cross_entropy_with_z_loss(logits, targets, weights, 1e-4))
+    return loss, (z, jnp.sum(correct_tokens(logits, targets, weights)) / jnp.sum(weights))
 
 
 def name_of(path: tuple[Any, ...], separator: str = "/") -> str:

@@ -20,6 +20,7 @@ from flanx.data.store import open_store
 from flanx.data.store.assemble import write_store
 from flanx.models import t5
 from flanx.partition import Partitioner
+from flanx.train_metrics import read_metrics
 from flanx.train_step import Trainer
 from tests import run_case
 from tests.run_case import STEPS, losses
@@ -30,6 +31,14 @@ def test_a_run_leaves_its_config_its_identity_its_metrics_and_its_checkpoint():
     found = losses(folder)
     assert list(found) == list(range(1, STEPS + 1))
     assert found[STEPS] < found[1]
+    tables = [json.loads(line) for line in (folder / "tasks.jsonl").read_text().splitlines()]
+    assert [table["step"] for table in tables] == [3, 6, STEPS]
+    sources = [record["sources"]["own"] for record in read_metrics(folder)]
+    for key in ("tokens", "examples"):
+        assert sum(table["tasks"]["own_a"][key] for table in tables) == sum(source[key] for source in sources) > 100
+    first, records = tables[0]["tasks"]["own_a"]["loss_sum"], read_metrics(folder)[:3]
+    assert first == pytest.approx(sum(source["loss"] * source["tokens"] for source in sources[:3]), rel=1e-12)
+    assert [record["cross_ent_loss"] for record in records] == [source["loss"] for source in sources[:3]]
     assert run_case.done(folder) == STEPS
     assert json.loads((folder / "run.json").read_text())["data"]["mixture"]["tasks"] == 1
     assert [p.name for p in (folder / "checkpoints").iterdir()] == [f"checkpoint_{STEPS}"]
@@ -56,6 +65,8 @@ def test_a_run_killed_at_a_random_step_and_then_told_to_stop_has_the_same_losses
     assert run_case.newest(tmp_path) == second
     assert f"step {STEPS}/{STEPS}" in run_case.run(run_case.command(tmp_path))
     assert losses(tmp_path) == wanted, f"killed after step {first}, stopped after step {second}"
+    files = [(folder / "tasks.jsonl").read_text() for folder in (tmp_path, run_case.undisturbed())]
+    assert files[0] == files[1], f"killed after step {first}, stopped after step {second}"
 
 
 def test_a_finished_run_says_so_and_a_changed_one_is_refused(capsys):

@@ -1,6 +1,7 @@
 """The metrics of a run: metrics.jsonl survives a kill and a resume, TensorBoard reads its events."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -38,7 +39,7 @@ def test_tensorboard_reads_the_events(tmp_path):
     from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import PyRecordReader_New
 
     log = MetricsLog(tmp_path)
-    log.write(7, {"loss": 0.25, "accuracy": 0.5})
+    log.write(7, {"loss": 0.25, "accuracy": 0.5, "sources": {"cot": {"loss": 0.125, "tokens": 3, "examples": 1}}})
     log.close()
     (path,) = (tmp_path / "tensorboard").glob("events.out.tfevents.*")
     reader, events = PyRecordReader_New(str(path)), []
@@ -47,7 +48,7 @@ def test_tensorboard_reads_the_events(tmp_path):
         events.append(Event.FromString(reader.record()))
     assert events[0].file_version == "brain.Event:2"
     found = {v.tag: (e.step, v.simple_value) for e in events for v in e.summary.value}
-    assert found == {"loss": (7, 0.25), "accuracy": (7, 0.5)}
+    assert found == {"loss": (7, 0.25), "accuracy": (7, 0.5), "train/cot/loss": (7, 0.125)}
 
 
 def test_a_float_is_written_to_its_last_bit(tmp_path):
@@ -80,6 +81,87 @@ def test_a_record_has_means_per_token_and_speeds_of_the_steps_since_the_last(tmp
         "run [b]  step 2/3  loss 2.0000  38 tokens/s  padding 37.5%  0:00:02 left",
         "run [b]  step 3/3  loss 2.0000  150 tokens/s  padding 37.5%  0:00:00 left",
     ]
+
+
+def steps(folder, first: int, last: int, task_period: int = 4, stop: bool = False) -> train_metrics.Watch:
+    """A watch that resumed at `first` and read the steps to `last` of 10; their sums are drawn by step."""
+    tasks = {"cot_a": "cot", "niv2_b": "niv2", "cot_c": "cot"}
+    watch = train_metrics.Watch(folder, None, first, 10, 3, lambda: None, tasks, task_period)  # type: ignore[arg-type]
+    for step in range(first + 1, last + 1):
+        draws = np.random.default_rng(step)
+        by_task = np.stack([draws.exponential(30, 3), *draws.integers(1, 9, (2, 3))]).astype(np.float32)
+        by_task[:, 1] *= step > 5
+        metrics = {"loss": by_task[0].sum(), "tokens": by_task[1].sum(), "tasks": by_task, "grad_norm": 1.0}
+        metrics |= {"cross_ent_loss": 0.0, "z_loss": 0.0, "correct": 0.0, "filled": 50.0, "positions": 80.0}
+        watch.record(step, metrics, None, None)
+        if step % 5 == 0 or (stop and step == last):
+            watch.flush(None, saves=True)
+    watch.flush(None)
+    watch.close()
+    return watch
+
+
+def lines(folder, name: str) -> list[dict]:
+    """A run's records without what a clock made."""
+    found = [json.loads(line) for line in (folder / name).read_text().splitlines()]
+    return [{key: each[key] for key in each if not key.endswith("per_second")} for each in found]
+
+
+def test_sums_by_source_add_up_to_the_total_and_to_every_step(tmp_path):
+    steps(tmp_path, 0, 10)
+    tables, records = lines(tmp_path, "tasks.jsonl"), lines(tmp_path, "metrics.jsonl")
+    drawn = [np.random.default_rng(step) for step in range(1, 11)]
+    drawn = [np.stack([each.exponential(30, 3), *each.integers(1, 9, (2, 3))]).astype(np.float32) for each in drawn]
+    for step, each in enumerate(drawn, start=1):
+        each[:, 1] *= step > 5
+    every = np.array(drawn, np.float64)  # [steps, 3, tasks]
+    assert [table["step"] for table in tables] == [4, 8, 10]
+    assert [record["step"] for record in records] == [3, 6, 9, 10]
+    assert set(tables[0]["tasks"]) == {"cot_a", "cot_c"}  # a task that was not drawn has no entry
+    for table, (first, last) in zip(tables, [(0, 4), (4, 8), (8, 10)], strict=True):
+        for key, kind in (("loss_sum", 0), ("tokens", 1), ("examples", 2)):
+            assert table["total"][key] == math.fsum(task[key] for task in table["tasks"].values())
+            assert table["tasks"]["cot_c"][key] == math.fsum(every[first:last, kind, 2])
+    for key, kind in (("loss_sum", 0), ("tokens", 1), ("examples", 2)):
+        of_tasks = [task[key] for table in tables for task in table["tasks"].values()]
+        assert math.fsum(of_tasks) == math.fsum(t["total"][key] for t in tables) == math.fsum(every[:, kind].ravel())
+    first = records[0]["sources"]["cot"]
+    assert first["tokens"] == every[:3, 1][:, [0, 2]].sum() and first["examples"] == every[:3, 2][:, [0, 2]].sum()
+    assert first["loss"] == math.fsum(every[:3, 0][:, [0, 2]].ravel()) / first["tokens"]
+    assert records[0]["sources"]["niv2"] == {"loss": 0.0, "tokens": 0, "examples": 0}
+    assert records[0]["cross_ent_loss"] == math.fsum(every[:3, 0].ravel()) / every[:3, 1].sum()
+
+
+@pytest.mark.parametrize("stop", [False, True])
+def test_a_run_that_was_killed_or_stopped_between_two_records_leaves_those_of_an_undisturbed_one(tmp_path, stop):
+    steps(tmp_path / "one", 0, 10)
+    steps(tmp_path / "two", 0, 7, stop=stop)
+    steps(tmp_path / "two", 7 if stop else 5, 10)  # the state is saved every five steps
+    for name in ("metrics.jsonl", "tasks.jsonl"):
+        assert lines(tmp_path / "one", name) == lines(tmp_path / "two", name)
+        assert len(lines(tmp_path / "one", name)) >= 3
+    assert not list(tmp_path.glob("*/unlogged.jsonl"))
+
+
+def test_a_fork_over_other_tasks_does_not_take_the_sums_of_the_old_ones(tmp_path):
+    steps(tmp_path, 0, 5)
+    path = tmp_path / "unlogged.jsonl"
+    path.write_text(path.read_text().replace("cot_a", "cot_z"))
+    steps(tmp_path, 5, 10)
+    assert lines(tmp_path, "tasks.jsonl")[1]["tasks"]["cot_c"]["examples"] == sum(
+        int(np.stack([d.exponential(30, 3), *d.integers(1, 9, (2, 3))])[2, 2])
+        for d in map(np.random.default_rng, (6, 7, 8))
+    )
+
+
+def test_the_newest_record_is_found_however_long_it_is(tmp_path):
+    log = MetricsLog(tmp_path)
+    log.write(1, {"loss": 1.0})
+    log.write(2, {"loss": 0.5, "sources": {f"source {i}": {"loss": 1 / 3} for i in range(train_metrics.TAIL // 20)}})
+    log.close()
+    assert (tmp_path / "metrics.jsonl").stat().st_size > 2 * train_metrics.TAIL
+    newest = last_metrics(tmp_path)
+    assert newest is not None and newest["step"] == 2
 
 
 def test_a_loss_that_is_not_finite_names_its_step_and_the_last_checkpoint(tmp_path, monkeypatch):

@@ -83,6 +83,7 @@ class Batches:
 
     Attributes:
       resolved: the mixture's sources in this store.
+      tasks: {task: its collection}; batches number the tasks from 1 in this order.
       examples_per_row: the mean number of examples in a row.
     """
 
@@ -105,6 +106,9 @@ class Batches:
         self.store, self.batch_size, self.seed, self.packing = store, batch_size, seed, packing
         self.limits = (int(lengths["inputs"]), int(lengths["targets"]))
         self.resolved = mixture.resolve(store)
+        self.tasks = {source.task.name: source.task.collection for source in self.resolved.sources}
+        numbers = {task: number for number, task in enumerate(self.tasks, start=1)}
+        self._task_of = np.array([*(numbers[source.task.name] for source in self.resolved.sources), 0], np.int32)
         self.order = sampling.Order(self.resolved.arrays(seed), sampling.key(seed, "order"))
         is_joined = packing == "decoder_only"  # inputs and targets in one row
         self._capacities = (sum(self.limits),) if is_joined else self.limits
@@ -136,7 +140,9 @@ class Batches:
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def batch(self, step: int, rows: range | None = None) -> dict[str, np.ndarray]:
-        """The batch of a step, {feature: i32[rows, length]}; `rows` are those of the batch that this host reads."""
+        """The batch of a step, {feature: i32[rows, length]}; `rows` are those of the batch that this host reads.
+
+        `decoder_task_ids` is no feature of a model: the number of each position's task, 0 on padding."""
         rows = range(self.batch_size) if rows is None else rows
         if rows.step != 1 or rows.start < 0 or rows.stop > self.batch_size:
             raise UserError(f"rows {rows} of a batch of {self.batch_size}")
@@ -144,7 +150,10 @@ class Batches:
         self.store.check("tokens", np.repeat(plan.volume, 2), plan.offset.ravel(), (plan.offset + plan.length).ravel())
         self.store.touch(len(plan.volume) * PAGE)
         fill = features.encoder_decoder if self.packing == "encoder_decoder" else features.decoder_only
-        return fill(plan, self.limits, lambda volume: self.store.volume(volume).tokens)
+        batch = fill(plan, self.limits, lambda volume: self.store.volume(volume).tokens)
+        segments = batch["decoder_segment_ids"]  # i32[rows, length]
+        places = np.where(segments > 0, plan.starts[:-1, None] + segments - 1, len(plan.source))
+        return batch | {"decoder_task_ids": self._task_of[np.append(plan.source, -1)[places]]}
 
     def plan(self, first: int, count: int) -> Plan:
         """What rows first, ..., first + count - 1 of all rows hold."""

@@ -52,16 +52,14 @@ class Loader(Iterator[dict[str, np.ndarray]]):
         """Ends the threads and drops the batches that were read ahead."""
         self._stopped.set()
         self._next_chunk.put(None)
-        while any(thread.is_alive() for thread in self._threads):
-            self._drop()
+        is_alive = True
+        while is_alive:
+            is_alive = any(thread.is_alive() for thread in self._threads)  # asked first: what one adds at its end goes
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    self._ready.get_nowait()
             for thread in self._threads:
                 thread.join(timeout=0.05)
-        self._drop()  # what the reading thread added at its end
-
-    def _drop(self) -> None:
-        with contextlib.suppress(queue.Empty):
-            while True:
-                self._ready.get_nowait()
 
     def _read(self, step: int) -> None:
         chunk = -1
