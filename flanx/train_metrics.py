@@ -161,7 +161,7 @@ class Watch:
             return
         (step, metrics, batch), self._pending = self._pending, None
         values = dict(jax.device_get(metrics))
-        by_task = values.pop("tasks", np.zeros((3, 0)))
+        by_task = values.pop("tasks", np.zeros((3, 0)))[:3]
         values = {name: float(value) for name, value in values.items()}
         if not np.isfinite(values["loss"] + values["grad_norm"]):
             where = first_nonfinite(self._model, params, batch) or "none on a second pass"

@@ -103,7 +103,7 @@ class Trainer:
 
         Metrics, float32 []: sums over target tokens, which are loss (without division), cross_ent_loss, z_loss, correct
         and tokens; positions of the rows and those of them that are filled; grad_norm, of the divided gradient. And
-        `tasks` [3, N], by task (see `num_tasks`): cross_ent_loss, tokens, and examples that are in the batch.
+        `tasks` [4, N], by task (see `num_tasks`): cross_ent_loss, tokens, examples that are in the batch, correct.
         """
         rng = jax.random.fold_in(jax.random.key(self.seed), state.step) if self.dropout else None
         gradients = jax.grad(self.loss, has_aux=True)
@@ -127,12 +127,17 @@ class Trainer:
         targets, weights = batch["decoder_target_tokens"], batch["decoder_loss_weights"]
         of_tokens, z_of_tokens = cross_entropy_with_z_loss(logits, targets, weights, self.z_loss, self.label_smoothing)
         loss, z, tokens = jnp.sum(of_tokens), jnp.sum(z_of_tokens), jnp.sum(weights.astype(jnp.float32))
-        correct = jnp.sum(correct_tokens(logits, targets, weights))
-        metrics: Metrics = {"loss": loss, "cross_ent_loss": loss - z, "z_loss": z, "correct": correct, "tokens": tokens}
+        is_correct = correct_tokens(logits, targets, weights)
+        metrics: Metrics = {"loss": loss, "cross_ent_loss": loss - z, "z_loss": z, "tokens": tokens}
+        metrics["correct"] = jnp.sum(is_correct)
         if self.num_tasks:
             is_first = (batch["decoder_positions"] == 0) & (batch["decoder_segment_ids"] > 0)
-            values = (of_tokens - z_of_tokens, weights, is_first)
-            metrics["tasks"] = sums_by_task(batch["decoder_task_ids"], self.num_tasks, *values)
+            values = (of_tokens - z_of_tokens, weights, is_first, is_correct)  # [b, t] each
+            # comparisons, which XLA fuses with their sums: nothing of b t n elements is kept, and the order of a sum is
+            # the same every time, on every accelerator, which that of a scatter is not
+            of_task = batch["decoder_task_ids"][..., None] == jnp.arange(1, self.num_tasks + 1).reshape(1, 1, -1)
+            sums = [jnp.sum(jnp.where(of_task, value[..., None], 0.0), axis=(0, 1)) for value in values]
+            metrics["tasks"] = jnp.stack(sums)
         segments = [array for name, array in batch.items() if name.endswith("segment_ids")]
         metrics["filled"] = jnp.asarray(sum(jnp.sum(array > 0) for array in segments))
         metrics["positions"] = jnp.asarray(sum(array.size for array in segments))
@@ -200,16 +205,6 @@ def cross_entropy_with_z_loss(
     z = z_loss * jnp.square(log_z)
     loss, weights = loss + z, weights.astype(jnp.float32)
     return loss * weights, z * weights
-
-
-def sums_by_task(task_ids: jax.Array, num_tasks: int, *values: jax.Array) -> jax.Array:
-    """Sums over the positions of each task, float32 [len(values), num_tasks].
-
-    task_ids int32 [b, t]: task n counts where n + 1 is; values [b, t]. Comparisons that XLA fuses with their reduction:
-    nothing of b t n elements is kept, and unlike a scatter's the order of a sum is fixed on every accelerator."""
-    is_task = task_ids[..., None] == jnp.arange(1, num_tasks + 1, dtype=task_ids.dtype).reshape(1, 1, -1)
-    each = [jnp.where(is_task, value[..., None].astype(jnp.float32), 0.0) for value in values]
-    return jnp.stack([jnp.sum(value, axis=(0, 1)) for value in each])
 
 
 def shares_of_sequences(weights: jax.Array, segments: jax.Array) -> jax.Array:

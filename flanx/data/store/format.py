@@ -157,7 +157,14 @@ class Store:
 
     @functools.cached_property
     def tasks(self) -> dict[str, Task]:
-        return {name: _task(name, metadata) for name, metadata in self.manifest["tasks"].items()}
+        tasks: dict[str, Task] = {}
+        for name, metadata in self.manifest["tasks"].items():
+            parts = {
+                style: tuple(Part(entry["volume"], entry["start"], entry["examples"], entry) for entry in renderings)
+                for style, renderings in metadata["parts"].items()
+            }
+            tasks[name] = Task(name, metadata["collection"], metadata, parts)
+        return tasks
 
     def collections(self) -> dict[str, list[str]]:
         """Task names by collection, in the manifest's order."""
@@ -293,14 +300,6 @@ def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
     if manifest.get("hash") != content_hash(manifest):
         raise UserError(f"{file}: content changed since it was built (hash differs); build the store again")
     return manifest
-
-
-def _task(name: str, metadata: dict[str, Any]) -> Task:
-    parts = {
-        style: tuple(Part(entry["volume"], entry["start"], entry["examples"], entry) for entry in renderings)
-        for style, renderings in metadata["parts"].items()
-    }
-    return Task(name, metadata["collection"], metadata, parts)
 
 
 def _copy_from_bucket(url: str) -> str:
