@@ -50,6 +50,7 @@ EXTRAS = {
     "beam": ["apache-beam>=2.60"],
     "hf": ["safetensors>=0.5", "torch>=2.6", "transformers>=4.50", "huggingface_hub>=0.30"],
     "plots": ["matplotlib>=3.9"],
+    "lm-eval": ["lm-eval>=0.4.13"],  # the release that flanx.lm_eval is tested with
     "seqio": SEQIO,
     "dev": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "ruff>=0.9", "setuptools>=77", "wheel>=0.43"],
     "check": [  # type checkers (pyright runs on the Node.js of a wheel), the docs site, packaging
@@ -105,5 +106,8 @@ setup(
     },
     install_requires=REQUIRES,
     extras_require=EXTRAS,
-    entry_points={"console_scripts": ["flanx = flanx.cli.main:entry"]},
+    entry_points={
+        "console_scripts": ["flanx = flanx.cli.main:entry"],
+        "lm_eval.models": ["flanx = flanx.lm_eval:FlanxLM"],
+    },
 )

@@ -111,21 +111,11 @@ class Model:
         if not all(stop):
             raise UserError("generate: stop holds an empty text, which every answer begins with: leave it out")
         tokens = [self._encode(number, prompt) for number, prompt in enumerate(prompts)]
-        lengths = {**self.lengths, "targets": max_new_tokens or self.lengths["targets"]}
         method = beam_search.Beam(beams) if beams else decode.Sample(temperature, top_k, top_p)
-        answers: dict[int, list[str]] = {}
-        predictor = dataclasses.replace(self.predictor, lengths=lengths, seed=seed, batch_size=batch_size)
-
-        def has_stop(text: str) -> bool:
-            return any(each in text for each in stop)
-
+        predictor = dataclasses.replace(self.predictor, seed=seed, batch_size=batch_size)
+        longest = max_new_tokens or self.lengths["targets"]
         with self.partitioner.scope():
-            ends = has_stop if stop and not beams else None
-            for number, answer in predictor.generate(tokens, method, samples, lengths["targets"], ends):
-                if answer.non_finite:
-                    raise _not_finite(number)
-                answers[number] = [text[: _first(text, stop)] for text in answer.texts]
-        found = [answers[number] for number in range(len(tokens))]
+            found = generate_texts(predictor, tokens, method, samples, longest, stop)
         return [texts[0] for texts in found] if samples == 1 else found
 
     def score(self, pairs: Sequence[tuple[str, Sequence[str]]], *, batch_size: int = 64) -> list[list[float]]:
@@ -164,6 +154,33 @@ class Model:
                 f"lengths={{'inputs': {len(tokens)}, 'targets': {self.lengths['targets']}}}"
             )
         return tokens
+
+
+def generate_texts(
+    predictor: Predictor,
+    prompts: Sequence[Sequence[int]],
+    method: decode.Sample | beam_search.Beam,
+    samples: int,
+    longest: int,
+    stop: Sequence[str] = (),
+) -> list[list[str]]:
+    """The texts of each prompt, in their order, each up to the first of the stop texts and of `longest` tokens at most.
+
+    Raises UserError for logits that are not finite.
+    """
+
+    def has_stop(text: str) -> bool:
+        return any(each in text for each in stop)
+
+    answers: dict[int, list[str]] = {}
+    lengths = {**predictor.lengths, "targets": max(longest, predictor.lengths["targets"])}
+    predictor = dataclasses.replace(predictor, lengths=lengths)
+    ends = has_stop if stop and not isinstance(method, beam_search.Beam) else None
+    for number, answer in predictor.generate(prompts, method, samples, longest, ends):
+        if answer.non_finite:
+            raise _not_finite(number)
+        answers[number] = [text[: _first(text, stop)] for text in answer.texts]
+    return [answers[number] for number in range(len(prompts))]
 
 
 def _not_finite(number: int) -> UserError:

@@ -130,6 +130,12 @@ class Predictor:
         encoded = [[[*self.vocabulary.encode(option), *end] for option in each] for each in options]
         return loglikelihood.score(self.model, self.params, prompts, encoded, batching=self._batching())
 
+    def score_tokens(
+        self, prompts: Sequence[Prompt], options: Sequence[Sequence[Prompt]]
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        """`score` of options that are tokens, and for each (bool[O]) whether greedy decoding would write it."""
+        return loglikelihood.score_and_match(self.model, self.params, prompts, options, batching=self._batching())
+
     def _batching(self, parallel: int = 1) -> Batching:
         """Batches for `parallel` samples or beams of each prompt: fewer prompts where each has many."""
         size = self.batch_size if parallel == 1 else max(8, self.batch_size // parallel)

@@ -17,25 +17,27 @@ from flanx.errors import UserError
 from flanx.models import Model, Params
 
 
-@functools.partial(jax.jit, static_argnames=("model", "shared"))
+@functools.partial(jax.jit, static_argnames=("model", "shared", "matches"))
 def _score(
-    model: Model, params: Params, inputs: jax.Array, options: jax.Array, *, shared: tuple[bool, ...]
-) -> jax.Array:
-    """i32[B, S], i32[B, O, L] (0 after each option) -> f32[B, O], sums of log-probabilities."""
+    model: Model, params: Params, inputs: jax.Array, options: jax.Array, *, shared: tuple[bool, ...], matches: bool
+) -> tuple[jax.Array, jax.Array | None]:
+    """i32[B, S], i32[B, O, L] (0 after each option) -> f32[B, O], sums of log-probabilities; with `matches` bool[B, O],
+    whether every token is the most likely one."""
     rows, count, length = options.shape
     filled, token = model.prefill(params, inputs, length)
     start = jnp.broadcast_to(token[:, None], (rows, count)).astype(jnp.int32)
     fed = jnp.concatenate([start[None], jnp.moveaxis(options, 2, 0)[:-1]])  # L steps of i32[B, O]
 
-    def body(before: Any, tokens: tuple[jax.Array, jax.Array]) -> tuple[Any, jax.Array]:
+    def body(before: Any, tokens: tuple[jax.Array, jax.Array]) -> tuple[Any, Any]:
         token, target = tokens
         logits, after = kv_cache.step(model, params, before, token, shared)
         logp = jax.nn.log_softmax(logits.astype(jnp.float32))
         chosen = jnp.take_along_axis(logp, target[..., None], axis=-1)[..., 0]
-        return after, jnp.where(target > 0, chosen, 0.0)
+        best = (logp.argmax(axis=-1) == target) | (target == 0) if matches else None
+        return after, (jnp.where(target > 0, chosen, 0.0), best)
 
-    _, steps = jax.lax.scan(body, kv_cache.widen(filled, count, shared), (fed, jnp.moveaxis(options, 2, 0)))
-    return steps.sum(axis=0)
+    _, (steps, best) = jax.lax.scan(body, kv_cache.widen(filled, count, shared), (fed, jnp.moveaxis(options, 2, 0)))
+    return steps.sum(axis=0), None if best is None else best.all(axis=0)
 
 
 def score(
@@ -48,8 +50,35 @@ def score(
 ) -> list[np.ndarray]:
     """For each prompt, the log-probability (f64[O], natural logarithm) of each of its options as a continuation.
 
+    Raises UserError for a prompt without options or an empty one; NaN logits come back as NaN.
+    """
+    return [sums for sums, _ in _scores(model, params, prompts, options, batching, matches=False)]
+
+
+def score_and_match(
+    model: Model,
+    params: Params,
+    prompts: Sequence[Prompt],
+    options: Sequence[Sequence[Prompt]],
+    *,
+    batching: Batching = DEFAULT_BATCHING,
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """`score`, and for each option (bool[O]) whether greedy decoding would write it."""
+    return _scores(model, params, prompts, options, batching, matches=True)
+
+
+def _scores(
+    model: Model,
+    params: Params,
+    prompts: Sequence[Prompt],
+    options: Sequence[Sequence[Prompt]],
+    batching: Batching,
+    matches: bool,
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """(log-probabilities, matches: zeros where they are not asked for) of each prompt's options.
+
     Options of one token (the letters of a multiple-choice question) cost one decoding step. A prompt may have fewer
-    options than another; NaN logits come back as NaN. Raises UserError for a prompt without options or an empty one.
+    options than another.
     """
     for number, each in enumerate(options):
         if not each or not all(each):
@@ -61,12 +90,15 @@ def score(
     width = max(len(each) for each in options)
     longest = max(len(option) for each in options for option in each)
     shared = kv_cache.shared_leaves(model, params, longest) if width > 1 else ()
-    scores: dict[int, np.ndarray] = {}
+    scores: dict[int, tuple[np.ndarray, np.ndarray]] = {}
     for numbers, inputs in batching.batches(prompts):
         block = np.zeros((len(inputs), width, longest), np.int32)
         for row, number in enumerate(numbers):
             block[row, : len(options[number])] = pad_rows(options[number], len(options[number]), longest)
-        sums = fetch(_score(model, params, *map(batching.device_put, (inputs, block)), shared=shared))
+        given = map(batching.device_put, (inputs, block))
+        summed, best = _score(model, params, *given, shared=shared, matches=matches)
+        sums, found = fetch(summed), np.zeros(summed.shape, bool) if best is None else fetch(best)
         for row, number in enumerate(numbers):
-            scores[number] = sums[row, : len(options[number])].astype(np.float64)
+            count = len(options[number])
+            scores[number] = sums[row, :count].astype(np.float64), found[row, :count]
     return [scores[number] for number in range(len(prompts))]
