@@ -72,6 +72,7 @@ COMMANDS = {
     "recipe": Command("the published rows: every value with its source"),
     "store": Command("build, show and verify token stores"),
     "tasks": Command("list, show, fetch and audit tasks"),
+    "suites": Command("list evaluation suites, show their prompts"),
     "convert": Command("convert checkpoints: T5X, Hugging Face, flanx"),
     "rescore": Command("score kept generations again, offline"),
     "report": Command("tables and figures of a sweep; runs in the layout of the paper's Table 5"),
