@@ -30,6 +30,8 @@ COUNTS = {
     "mmlu_test_text": 14042,
     f"mgsm_cot[{','.join(mgsm.LANGUAGES)}]": 2750,
     f"mgsm_direct_8_shot[{','.join(mgsm.LANGUAGES)}]": 2750,
+    "mgsm_en_sw_cot": 500,
+    "mgsm_en_sw_zero_shot": 500,
     "gsm8k_cot": 1319,
     "gsm8k_cot_mgsm_exemplars": 1319,
     "gsm8k_zero_shot": 1319,

@@ -81,6 +81,38 @@ def test_hub_files_give_the_same_prompts(name: str, asked: list[str], cache: pat
     assert len(asked) == before == len(set(asked))  # each address once, and never again
 
 
+def test_a_table_says_where_its_files_are(cache: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pa = pytest.importorskip("pyarrow", reason="MMLU-Pro's files on the hub are Parquet")
+    seen: list[str] = []
+
+    def serve(url: str, path: pathlib.Path) -> None:
+        seen.append(url)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        name = path.relative_to(cache / "hub")
+        if path.suffix != ".parquet":
+            path.write_bytes((SAMPLE / name).read_bytes())
+            return
+        lines = (SAMPLE / name).with_suffix(".jsonl").read_text("utf-8").splitlines()
+        parquet = pytest.importorskip("pyarrow.parquet")
+        parquet.write_table(pa.Table.from_pylist([json.loads(line) for line in lines]), path)
+
+    monkeypatch.setattr(http, "download", serve)
+    for name in (
+        "mmlu_pro_cot[math]",
+        "global_mmlu_direct[de]",
+        "agieval_en_zero_shot[sat-en]",
+        "bbeh_mini_zero_shot_cot",
+    ):
+        suite, ours = registry.load(name, "hub"), registry.load(name, str(SAMPLE))
+        assert suite.hash == ours.hash and suite.data["files"], name
+    hub = "https://huggingface.co/datasets"
+    assert {
+        f"{hub}/TIGER-Lab/MMLU-Pro/resolve/main/data/validation-00000-of-00001.parquet",
+        f"{hub}/TIGER-Lab/MMLU-Pro/resolve/main/data/test-00000-of-00001.parquet",
+        f"{hub}/CohereLabs/Global-MMLU/resolve/main/de/dev-00000-of-00001.parquet",
+    } <= {*seen}
+
+
 def test_without_a_network_the_error_names_address_and_place(
     monkeypatch: pytest.MonkeyPatch, cache: pathlib.Path
 ) -> None:

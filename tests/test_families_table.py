@@ -152,6 +152,19 @@ def test_rows_are_of_tasks_by_a_field_or_by_a_path(folder: Folder) -> None:
     ]
 
 
+def test_exemplars_list_their_own_options_and_match_a_field(folder: Folder) -> None:
+    table = MORE.replace("sums.jsonl", "{split}.jsonl") + 'shots = 1\nexemplars = "dev"\nmatch = "kind"\n'
+    table += 'exemplar = "{q} [{options}] {target} by {kind}\\n"\nseparator = " "\n'
+    rows = [CHOICES[0] | {"kind": "even"}, CHOICES[1] | {"kind": "odd"}]
+    folder.write(table, rows, file="test.jsonl")
+    folder.write(table, rows[::-1], file="dev.jsonl")
+    shots = [item.shots for item in registry.load("sums", "").items]
+    assert shots == [("2 + 2? [(A) 3 (B) 4 (C) 5] (B) by even\n",), ("3 + 3? [(A) 6 (B) 7 (C) 8] (A) by odd\n",)]
+    folder.write(table, rows[1:], file="dev.jsonl")
+    with pytest.raises(UserError, match=r"own.toml:9: 1 exemplars of 'sums' with kind 'even' needed, there are 0"):
+        registry.load("sums", "")
+
+
 def test_exemplars_of_a_split_are_of_the_same_task(folder: Folder) -> None:
     table = CAPITALS.replace("capitals.jsonl", "{split}.jsonl") + 'task_field = "part"\nshots = 1\nexemplars = "dev"\n'
     folder.write(table, ROWS, file="test.jsonl")
@@ -201,6 +214,7 @@ def test_a_changed_file_is_read_again(folder: Folder) -> None:
 
 
 WRONG = {
+    'match = "part"': r"own.toml:6: match needs a split in exemplars",
     'promt = "x"': r"own.toml:6: unknown key 'promt'; did you mean 'prompt'",
     "prompt": "",
     "max_new = 0": r"own.toml:6: max_new is 0, less than 1",

@@ -56,6 +56,7 @@ RECORD = {
         ("where(label, 0, 1) | keep(label)", {"label": 1}),
         ("unless(label, 0) | above(score, 3) | nonempty(a) | lacks(a, 'z') | differ(a, b.c)", {}),
         ("holds(a, 'On', 'n')", {}),
+        ("default(a, 'none')", {"a": " One "}),
         ("number_lines(t, list)", {"t": "1. p\n2. q"}),
         ("lower(a)", {"a": " one "}),
         ("keep(c=b.c) | capital(c)", {"c": "Two"}),

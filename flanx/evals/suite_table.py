@@ -29,7 +29,7 @@ OPTION = ("letter", "number", "option")  # what a template may say of an option
 ADDED = {  # what a template may name besides the fields of a row
     "prompt": ("task", "options"),
     "head": ("task",),
-    "exemplar": ("task", "prompt", "target"),
+    "exemplar": ("task", "prompt", "options", "target"),
     "option": OPTION,
     "target": (*OPTION, "answer"),
     "id": ("task", "row", "split"),
@@ -64,6 +64,7 @@ class Table:
     head: str = ""
     shots: int = 0
     exemplars: str | tuple[dict[str, Any], ...] | TaskSpec = ""
+    match: str = ""
     exemplar: str = "{prompt} {target}\n\n"
     drop: str = "last"
     options: str | tuple[str, ...] = ""
@@ -302,6 +303,11 @@ def _check_keys(table: Table) -> None:
         ("shots", table.shots and not table.exemplars, "needs `exemplars`: where they come from"),
         ("exemplars", table.exemplars and not table.shots, "needs `shots`: how many of them"),
         ("exemplars", table.exemplars == table.split, "is the split that is scored; name another"),
+        (
+            "match",
+            table.match and not (table.exemplars and isinstance(table.exemplars, str)),
+            "needs a split in exemplars",
+        ),
         ("metric", table.metric == "f1" and (ranks or extractor != "text"), "f1 compares generated texts (extractor)"),
     ):
         if wrong:
@@ -350,7 +356,7 @@ def _check_templates(table: Table) -> None:
         for name in used if (known or key == "option") and not unused else ():
             if key == "option" or name not in known:
                 raise table.no_field(key, name, {*(() if key == "option" else known), *added}, table.name)
-    for key in ("answer", "task_field", "options"):
+    for key in ("answer", "task_field", "options", "match"):
         name = getattr(table, key)
         if isinstance(name, str) and name and rows.names and name not in rows.names:
             raise table.no_field(key, name, rows.names, table.name)

@@ -67,6 +67,18 @@ def _maybe(**new: Any) -> Step:
     return Step(run, tuple(path for _, path in pairs), tuple(name for name, _ in pairs))
 
 
+def _default(field: Field, value: Any) -> Step:
+    """default(passage, ''): the value, or this literal where the row has none (no such column, or null)."""
+
+    def run(get: Callable, out: Record, draw: Draw) -> None:
+        with contextlib.suppress(BadRow):
+            out[field.last] = get(field.path)
+        if out.get(field.last) is None:
+            out[field.last] = value
+
+    return Step(run, (field.path,), (field.last,))
+
+
 def _choose(label: Field, options: Any) -> Step:
     """choose(label, ['no', 'yes']) or choose(label, options_field): writes `options` and `answer`.
 
@@ -295,6 +307,7 @@ def _edit(op: str, change: Callable[..., str]) -> Callable[..., Step]:
 OPS: dict[str, Callable[..., Step]] = {
     "keep": _keep,
     "maybe": _maybe,
+    "default": _default,
     "choose": _choose,
     "gather": _gather,
     "pick": _pick,

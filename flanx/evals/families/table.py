@@ -28,7 +28,8 @@ All other keys may be absent:
     exemplars  = "dev"             # where from: another split of `source` (its rows of the same task);
                                    # [{question = "...", capital = "..."}, ...], fields as templates use them;
                                    # or a source of its own {source, split, columns, fields, url}
-    exemplar   = "{prompt} {target}\\n\\n"  # the form of an exemplar: its fields, its own {prompt} and {target}
+    match      = "subject"         # a field: exemplars of a split are rows with the item's own value of it
+    exemplar   = "{prompt} {target}\\n\\n"  # an exemplar: its fields, and its own {prompt}, {options} and {target}
     drop       = "last"            # which exemplars are left out where a prompt is too long: "last", "first", "none"
 
     options    = "choices"         # the field with the list of options; or a list: the same options for every row
@@ -54,7 +55,8 @@ All other keys may be absent:
     version    = 1                 # raised when a change of the table makes scores that cannot be compared
     variant    = ""                # a word for the form of the prompt
     licence    = "MIT"             # of the data
-    url        = "https://.../{file}"      # where the source's file is; DATA_DIR = "hub" takes it from there
+    url        = "https://.../{file}"      # of the source's file; {file} is its name; also {split}, {task}. DATA_DIR =
+                                   # "hub" takes it from there, and makes a .jsonl file of a .parquet one
     note       = "free text; whose words the prompt is, what is guessed"
 
 The suite's hash covers the values of its `Spec` and every byte of its prompts and answers, so two tables that make the
@@ -121,7 +123,8 @@ def _folder(table: Table, source: TaskSpec, data: pathlib.Path) -> pathlib.Path:
 
 def _of_task(source: TaskSpec, task: str) -> TaskSpec:
     """A source with the task's name in its path."""
-    path, url = (text.replace("{task}", task) for text in (source.source, source.url))
+    (split,) = source.splits
+    path, url = source.source.replace("{task}", task), source.url.replace("{task}", task).replace("{split}", split)
     return dataclasses.replace(source, source=path, url=url)
 
 
@@ -252,19 +255,23 @@ def _answers(
     return (written[_right(table, record, options, location)],), written
 
 
-def _prompt(table: Table, task: str, record: Record, options: Sequence[str], location: str) -> str:
-    listed = table.separator.join(
+def _listed(table: Table, options: Sequence[str], location: str) -> str:
+    """What {options} is."""
+    return table.separator.join(
         _filled(table, "option", {}, location, letter=letter, number=str(number), option=option)
         for number, (letter, option) in enumerate(zip(LETTERS, options, strict=False), 1)
     )
-    return _filled(table, "prompt", record, location, task=task, options=listed)
+
+
+def _prompt(table: Table, task: str, record: Record, options: Sequence[str], location: str) -> str:
+    return _filled(table, "prompt", record, location, task=task, options=_listed(table, options, location))
 
 
 # ---- items -----------------------------------------------------------------------------------------------------------
 
 
-def _shots(table: Table, data: pathlib.Path, task: str) -> tuple[str, ...]:
-    """The exemplars of a task."""
+def _shots(table: Table, data: pathlib.Path, task: str, value: Any) -> tuple[str, ...]:
+    """The exemplars of a task; with the key `match` of the rows with this value."""
     at = table.at("exemplars")
     if isinstance(table.exemplars, tuple):
         found = [(at, record) for record in table.exemplars]
@@ -274,22 +281,26 @@ def _shots(table: Table, data: pathlib.Path, task: str) -> tuple[str, ...]:
         found = [(location, record) for _, location, record in _rows(table, source, data, task)]
         if split and table.task_field:
             found = [(location, record) for location, record in found if _task_of(table, location, record) == task]
+        if table.match:
+            found = [(location, record) for location, record in found if record.get(table.match) == value]
     if len(found) < table.shots:
-        raise UserError(f"{at}: {table.shots} exemplars of '{task}' needed, there are {len(found)}")
+        of = f"'{task}'" + (f" with {table.match} {value!r}" if table.match else "")
+        raise UserError(f"{at}: {table.shots} exemplars of {of} needed, there are {len(found)}")
     used = names_in(table.exemplar)
     shots = []
     for location, record in found[: table.shots]:
-        options = _options(table, record, location) if used & {"prompt", "target"} else ()
+        options = _options(table, record, location) if used & {"prompt", "target", "options"} else ()
         prompt = _prompt(table, task, record, options, location) if "prompt" in used else ""
         target = _answers(table, record, options, location)[0][0] if "target" in used else ""
-        shots.append(_filled(table, "exemplar", record, location, task=task, prompt=prompt, target=target))
+        added = {"task": task, "prompt": prompt, "target": target, "options": _listed(table, options, location)}
+        shots.append(_filled(table, "exemplar", record, location, **added))
     return tuple(shots)
 
 
 def items(spec: Spec, folder: pathlib.Path, task: str) -> list[Item]:
     """The items of a task, in the order of its rows."""
     table = _of(spec)
-    shots = _shots(table, folder, task) if table.shots else ()
+    shots = functools.cache(lambda value: _shots(table, folder, task, value) if table.shots else ())
     extractor = table.extractor
     found = []
     for number, location, record in _rows(table, table.rows(table.split), folder, task):
@@ -305,7 +316,7 @@ def items(spec: Spec, folder: pathlib.Path, task: str) -> list[Item]:
                 targets=targets,
                 kind=extractor if isinstance(extractor, str) else extractor.get(task, "text"),
                 head=_filled(table, "head", record, location, task=task),
-                shots=shots,
+                shots=shots(_value(table, "match", record, table.match, location) if table.match else None),
                 options=() if spec.scoring == "generate" else written,
                 language=_filled(table, "language", record, location, task=task),
                 location=location,
