@@ -22,7 +22,7 @@ from flanx.cli import gin_flags
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "launch" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 NEEDS = re.compile(r"<!-- needs: (.+?) -->")
-PROGRAMS = ("flanx", "python", "pip", "make", "export", "kubectl")
+PROGRAMS = ("flanx", "python", "pip", "make", "export", "kubectl", "mkdir", "printf")
 GIN = ("train", "evaluate", "infer")
 
 
