@@ -53,10 +53,23 @@ class RestoreCheckpointConfig:
     Attributes:
       path: a run, a step folder, what `flanx convert` wrote or reads; None for new parameters.
       fingerprint: the parent's, as `flanx convert` prints it; another parent is an error. None for any.
+      restore_optimizer: take the parent's optimizer state (Adafactor's) and its step, as T5X does; else it is new.
     """
 
     path: str | None = None
     fingerprint: str | None = None
+    restore_optimizer: bool = False
+
+    def first_step(self, train_steps: int) -> int:
+        """The step that a run starts after: the parent's, where `train_steps` counts its steps as T5X does, which is
+        where it is above them or the optimizer goes on; else 0. Raises UserError where nothing would be left to do."""
+        parents = 0 if self.path is None else convert.open_checkpoint(self.path, optimizer=False).step
+        if self.restore_optimizer and 0 < train_steps <= parents:
+            raise UserError(
+                f"TRAIN_STEPS {train_steps:,} is not above the step of the parent {self.path}, {parents:,}: with "
+                f"restore_optimizer it counts the parent's steps, as in T5X; give {parents:,} and as many as are wanted"
+            )
+        return parents if self.restore_optimizer or train_steps > parents else 0
 
 
 class Checkpoints:

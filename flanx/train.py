@@ -6,6 +6,7 @@ A run is a folder: config.gin, run.json (its metadata), metrics.jsonl, checkpoin
 
 import contextlib
 import dataclasses
+import functools
 import inspect
 import json
 import pathlib
@@ -26,6 +27,7 @@ from flanx.data.pipeline.prefetch import Loader
 from flanx.errors import Preempted, UserError
 from flanx.files import local_folder, read_json, write_atomic
 from flanx.models.t5 import YOUNGER
+from flanx.optim import AdafactorState
 from flanx.partition import Partitioner, cache_compilations, explain_exhausted
 from flanx.plan import search
 from flanx.train_metrics import Watch
@@ -92,10 +94,10 @@ def train(
             evaluator(model=model, params=state.params, step=int(state.step), out_dir=folder / "evals")
 
     with partitioner.scope(), preemption() as stops, contextlib.closing(Checkpoints(folder, checkpoints)) as saved:
-        state, target = init_state(trainer, partitioner, saved, initial_checkpoint.path)
+        state, target = init_state(folder.name, trainer, partitioner, saved, initial_checkpoint, train_steps)
         write(folder / "run.json", metadata)  # not before: a run that is refused leaves the folder to the next one
-        report(folder.name, partitioner, target.params, batches, train_steps, dataset.warn_epochs)
         step_fn, done = trainer.jit(target), int(state.step)
+        report(folder.name, partitioner, target.params, batches, train_steps - done, dataset.warn_epochs)
         watch = Watch(folder, model, done, train_steps, log_period, saved.latest, tasks, task_loss_period)
         stream = device_batches(batches, partitioner, done, train_steps)
         with contextlib.closing(watch), contextlib.closing(stream), explain_exhausted(target, partitioner):
@@ -221,7 +223,12 @@ def write(path: pathlib.Path, record: Mapping[str, Any]) -> None:
 
 
 def init_state(
-    trainer: Trainer, partitioner: Partitioner, saved: Checkpoints, parent: str | None
+    label: str,
+    trainer: Trainer,
+    partitioner: Partitioner,
+    saved: Checkpoints,
+    parent: RestoreCheckpointConfig,
+    train_steps: int,
 ) -> tuple[TrainState, TrainState]:
     """The state to start from, and its abstract form: the newest checkpoint's, else the parent's, else a new one."""
     target = trainer.abstract_state(partitioner)
@@ -229,15 +236,26 @@ def init_state(
     with explain_exhausted(target, partitioner):
         if saved.latest() is not None:
             return saved.restore(target), target
-        if parent is not None:
-            init_from_params = jax.jit(trainer.init_from_params, out_shardings=shardings, donate_argnums=0)
-            return init_from_params(load_params(parent, target.params, trainer.model)), target
+        if parent.path is not None:
+            first = parent.first_step(train_steps)
+            init_from_params = jax.jit(
+                functools.partial(trainer.init_from_params, step=first), out_shardings=shardings, donate_argnums=0
+            )
+            state = init_from_params(load_params(parent.path, target.params, trainer.model))
+            if parent.restore_optimizer:
+                if not isinstance(target.opt_state, AdafactorState):
+                    raise UserError("restore_optimizer takes the state of Adafactor; bind optim.adafactor, or unset it")
+                state = state.replace(opt_state=convert.restore_moments(parent.path, target.opt_state))
+            if jax.process_index() == 0 and train_steps:
+                print(
+                    f"{label}: from {parent.path}, trains {train_steps - first:,} steps, {first + 1:,} to "
+                    f"{train_steps:,}" + (" (TRAIN_STEPS counts the parent's, as in T5X)" if first else "")
+                )
+            return state, target
         return jax.jit(trainer.init, out_shardings=shardings)(), target
 
 
-def report(
-    label: str, partitioner: Partitioner, params: Any, batches: Batches | None, train_steps: int, most: float
-) -> None:
+def report(label: str, partitioner: Partitioner, params: Any, batches: Batches | None, steps: int, most: float) -> None:
     """Prints which large arrays the rules replicate, and which tasks the planned steps draw more than `most` times."""
     if jax.process_index() != 0:
         return
@@ -248,11 +266,11 @@ def report(
             f"{label}: every device holds all of {len(replicated)} large arrays ({total:.2f} GB, the largest {name}, "
             f"{size / 1e9:.2f} GB); partition.rules.parameters = 2 would shard them"
         )
-    epochs = {} if batches is None else batches.epochs(train_steps)
+    epochs = {} if batches is None else batches.epochs(steps)
     if repeated := sorted((times, name) for name, times in epochs.items() if times > most):
         times, name = repeated[-1]
         print(
-            f"note: {train_steps:,} steps draw {len(repeated):,} of {len(epochs):,} tasks more than {most:g} times, "
+            f"note: {steps:,} steps draw {len(repeated):,} of {len(epochs):,} tasks more than {most:g} times, "
             f"{name} {times:.3g} times; lower their rates or TRAIN_STEPS, or raise batches.DatasetConfig.warn_epochs"
         )
 

@@ -72,9 +72,9 @@ class Trainer:
         """A state of new random parameters, unboxed. Call it under jit, so that arrays are created sharded."""
         return self.init_from_params(nn.unbox(self.model.init(jax.random.key(self.seed))))
 
-    def init_from_params(self, params: Any) -> TrainState:
-        """The state of a run that starts from `params`."""
-        return TrainState(jnp.zeros((), jnp.int32), params, self.optimizer.init(params))
+    def init_from_params(self, params: Any, step: int = 0) -> TrainState:
+        """The state of a run that starts from `params`, after `step` steps."""
+        return TrainState(jnp.full((), step, jnp.int32), params, self.optimizer.init(params))
 
     def abstract_state(self, partitioner: Partitioner) -> TrainState:
         """The state as jax.ShapeDtypeStructs with shardings. Nothing is computed: `partitioner` may be of any devices.

@@ -77,6 +77,38 @@ def test_a_finished_run_says_so_and_a_changed_one_is_refused(capsys):
     assert "is another run" in capsys.readouterr().err
 
 
+@pytest.fixture(scope="module")
+def of_t5x(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """The undisturbed run as a checkpoint of T5X, at its last step."""
+    folder = tmp_path_factory.mktemp("parent") / "t5x"
+    assert main.main(["convert", "--to", "t5x", str(run_case.undisturbed()), str(folder)]) == 0
+    return folder
+
+
+def test_a_parent_of_t5x_with_its_optimizer_goes_on_as_the_run_itself(of_t5x, tmp_path, capsys):
+    shutil.copytree(run_case.undisturbed(), tmp_path / "resumed")
+    assert main.main(run_case.command(tmp_path / "resumed", TRAIN_STEPS=STEPS + 3)[3:]) == 0
+    capsys.readouterr()
+    bound = {"INITIAL_CHECKPOINT_PATH": str(of_t5x), "RESTORE_OPTIMIZER": True, "TRAIN_STEPS": STEPS + 3}
+    assert main.main(run_case.command(tmp_path / "child", **bound)[3:]) == 0
+    said = capsys.readouterr().out.splitlines()[0]
+    assert f"trains 3 steps, {STEPS + 1} to {STEPS + 3} (TRAIN_STEPS counts the parent's, as in T5X)" in said
+    resumed = losses(tmp_path / "resumed")
+    assert losses(tmp_path / "child") == {step: resumed[step] for step in range(STEPS + 1, STEPS + 4)}
+    bound |= {"TRAIN_STEPS": STEPS}
+    assert "TRAIN_STEPS 8 is not above the step of the parent" in refused(capsys, tmp_path / "none", **bound)
+    assert not (tmp_path / "none" / "run.json").exists()
+
+
+def test_train_steps_count_the_parents_where_they_are_above_them(of_t5x, tmp_path, capsys):
+    for steps, said in ((STEPS + 1, f"trains 1 steps, {STEPS + 1} to {STEPS + 1} ("), (2, "trains 2 steps, 1 to 2\n")):
+        folder = tmp_path / str(steps)
+        bound = {"INITIAL_CHECKPOINT_PATH": str(of_t5x), "TRAIN_STEPS": steps}
+        assert main.main(run_case.command(folder, **bound)[3:]) == 0
+        assert said in capsys.readouterr().out
+        assert max(losses(folder)) == steps and run_case.newest(folder) == steps
+
+
 def refused(capsys, *arguments, **bound) -> str:
     """The one line with which a run is refused."""
     assert main.main(run_case.command(*arguments, **bound)[3:]) == 2

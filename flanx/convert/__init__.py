@@ -5,7 +5,16 @@ params = flanx.convert.restore(source, target)  # onto any mesh
 parent = flanx.convert.fingerprint(source.tensors)
 """
 
-from flanx.convert.formats import OpenCheckpoint, expect_model, expect_parent, open_checkpoint, restore
+from flanx.convert.formats import OpenCheckpoint, expect_model, expect_parent, open_checkpoint, restore, restore_moments
 from flanx.convert.lazy_tensor import LazyTensor, fingerprint
 
-__all__ = ["LazyTensor", "OpenCheckpoint", "expect_model", "expect_parent", "fingerprint", "open_checkpoint", "restore"]
+__all__ = [
+    "LazyTensor",
+    "OpenCheckpoint",
+    "expect_model",
+    "expect_parent",
+    "fingerprint",
+    "open_checkpoint",
+    "restore",
+    "restore_moments",
+]

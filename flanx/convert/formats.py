@@ -11,10 +11,21 @@ from jax.experimental import multihost_utils
 
 from flanx.convert import flanx_format, hf, orbax_item, scan_layers, t5x
 from flanx.convert.flanx_format import NOTE
-from flanx.convert.lazy_tensor import STATE, TARGET, LazyTensor, fingerprint, flatten, nest, parameters
+from flanx.convert.lazy_tensor import (
+    STATE,
+    TARGET,
+    LazyTensor,
+    LazyTensors,
+    fingerprint,
+    flatten,
+    in_memory,
+    nest,
+    parameters,
+)
 from flanx.convert.t5_shapes import T5Sizes, check, infer, is_t5
 from flanx.errors import UserError, nearest
 from flanx.models.t5 import T5
+from flanx.optim import AdafactorState
 from flanx.storage import Storage, open_storage
 
 KINDS = ("t5x", "hf", "flanx")
@@ -56,7 +67,7 @@ class OpenCheckpoint:
     def step(self) -> int:
         """Steps done; 0 where the checkpoint does not say."""
         step = self.tensors.get(f"{STATE}step")
-        return 0 if step is None else int(step.read())
+        return int(self.note.get("step") or 0) if step is None else int(step.read())
 
 
 def detect(folder: Storage) -> str:
@@ -159,11 +170,7 @@ def restore(path: str | os.PathLike | OpenCheckpoint, target: Any) -> Any:
     """
     source = path if isinstance(path, OpenCheckpoint) else open_checkpoint(path, optimizer=False)
     wanted = flatten(target)
-    tensors = parameters(source.tensors)
-    if scan_layers.has_layer_bias(tensors) and not scan_layers.has_layer_bias(wanted):
-        tensors = scan_layers.share_bias(tensors)
-    if scan_layers.is_stacked(wanted):
-        tensors = scan_layers.stack(tensors)
+    tensors = parameters(_arranged(source.tensors, wanted))
     for name in [*wanted, *tensors]:
         if name in tensors and name in wanted:
             continue
@@ -176,6 +183,42 @@ def restore(path: str | os.PathLike | OpenCheckpoint, target: Any) -> Any:
             shapes = list(tensors[name].shape), list(wanted[name].shape)
             raise UserError(f"{source.folder}: '{name}' is {shapes[0]}, the model has {shapes[1]}")
     return nest({name: _device_put(tensors[name], wanted[name]) for name in wanted})
+
+
+def restore_moments(path: str | os.PathLike, target: AdafactorState) -> AdafactorState:
+    """Adafactor's state of a checkpoint of T5X or flanx, put where `target` says.
+
+    Args:
+      target: jax.ShapeDtypeStruct with shardings, T5X's names, layers unrolled or stacked.
+
+    Raises UserError that names a moment which the checkpoint does not have, or has in another shape.
+    """
+    source = open_checkpoint(path)
+    tensors = _arranged(source.tensors, flatten(target.v))
+    moments: dict[str, Any] = {}
+    for theirs, ours in flanx_format.MOMENTS.items():
+        found = {}
+        for name, leaf in flatten(getattr(target, ours)).items():
+            moment = tensors.get(f"{STATE}param_states/{name}/{theirs}")
+            if moment is None and leaf.shape == (1,):  # unused
+                moment = in_memory(np.zeros((1,), np.float32))
+            if moment is None or moment.shape != leaf.shape:
+                what = "nothing" if moment is None else f"shape {list(moment.shape)}"
+                raise UserError(
+                    f"{source.folder}: the optimizer state '{theirs}' of '{name}' has {what} there, this run's "
+                    f"{list(leaf.shape)}: set restore_optimizer = False, or the parent's optimizer and its settings"
+                )
+            found[name] = _device_put(moment, leaf)
+        moments[ours] = nest(found)
+    count: Any = target.count
+    return AdafactorState(_device_put(in_memory(np.asarray(source.step, np.int32)), count), **moments)
+
+
+def _arranged(tensors: LazyTensors, wanted: Any) -> LazyTensors:
+    """The tensors with the layers and the relative biases of the model whose names are `wanted`."""
+    if scan_layers.has_layer_bias(tensors) and not scan_layers.has_layer_bias(wanted):
+        tensors = scan_layers.share_bias(tensors)
+    return scan_layers.stack(tensors) if scan_layers.is_stacked(wanted) else tensors
 
 
 def expect_parent(path: str | os.PathLike | OpenCheckpoint, wanted: str | None) -> str:
