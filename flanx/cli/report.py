@@ -1,4 +1,4 @@
-"""`flanx report`: a sweep's tables and figures; runs in the layout of the paper's Table 5."""
+"""`flanx report`: a sweep's tables and figures; a run's curves; scores in the layout of the paper's Table 5."""
 
 import argparse
 import pathlib
@@ -6,7 +6,7 @@ import pathlib
 from flanx.errors import UserError
 from flanx.evals import table5
 from flanx.settings import path_flag
-from flanx.sweep import report
+from flanx.sweep import curves, report, run_page
 from flanx.sweep.state import State
 
 
@@ -17,19 +17,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         type=path_flag,
         metavar="RUN[=MODEL]",
-        help="folder with scores.json; MODEL: a row of Table 5 to print next to it",
+        help="folder of a training run, or with scores.json; MODEL: a row of Table 5 to print next to it",
     )
     parser.add_argument("--csv", type=path_flag, metavar="FILE", help="write the table as CSV as well")
+    parser.add_argument("--output", type=path_flag, metavar="FOLDER", help="of the page of training runs; else theirs")
     parser.epilog = (
+        "RUN that holds metrics.jsonl: report.html, report.md and figures/ are written into it, its curves and tasks; "
+        "several are drawn over one another, into runs.html of the folder that holds them. "
         "RUN may also be a sweep, its folder or its gin file (with --gin.NAME=VALUE): then results.csv, cells.csv, "
         "report.md, report.html and figures/ are written into the sweep's folder"
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Writes the reports of sweeps, or prints the table of runs."""
+    """Writes the reports of sweeps or of training runs, and prints the table of runs with scores."""
     if not any(report.is_sweep(name) for name in args.run):
-        return _print_runs(args)
+        return _report_runs(args)
+    if args.output:
+        raise UserError("--output belongs to a report of training runs; a sweep's lies in its folder")
     if args.csv:
         raise UserError("--csv belongs to a report of runs; a sweep's results.csv lies in its folder")
     for name in args.run:
@@ -41,7 +46,14 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _print_runs(args: argparse.Namespace) -> int:
+def _report_runs(args: argparse.Namespace) -> int:
+    if curves.is_run(args.run[0]):
+        for path in run_page.publish(curves.read_runs(args.run), pathlib.Path(args.output) if args.output else None):
+            print(path)
+        if not all(any(pathlib.Path(name).rglob("scores.json")) for name in args.run):
+            return 0
+    elif args.output:
+        raise UserError(f"--output belongs to a report of training runs, and {args.run[0]} is none")
     lines = [table5.Line.read(text) for text in args.run]
     print(table5.markdown(lines))
     if args.csv:

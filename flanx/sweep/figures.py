@@ -1,4 +1,6 @@
-"""Draws a figure of a sweep: our means in colour with their intervals, published ones in grey. Needs matplotlib."""
+"""Draws the figures of sweeps, our means in colour with their intervals and published ones in grey, and curves of runs.
+
+Needs matplotlib."""
 
 import dataclasses
 import importlib.util
@@ -9,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flanx.errors import UserError
-from flanx.sweep import statistics
+from flanx.sweep import curves, statistics
 from flanx.sweep.figure_specs import FigureSpec
 from flanx.sweep.grid import Sweep
 from flanx.sweep.results import Outcome
@@ -147,6 +149,33 @@ def draw(figure: FigureSpec, shown: Sequence[Panel], title: str, path: pathlib.P
         _legend(canvas, shown, every, figure)
         canvas.suptitle(title, fontsize=11)
         canvas.tight_layout(rect=(0, 0.02, 1, 0.99))
+        for kind in (".png", ".svg"):
+            metadata = {"Date": None} if kind == ".svg" else None
+            canvas.savefig(path.with_suffix(kind), dpi=150, metadata=metadata, bbox_inches="tight")
+        pyplot.close(canvas)
+
+
+def draw_curves(panel: curves.Panel, path: pathlib.Path) -> None:
+    """Writes the curves of runs over their steps as .png and as .svg."""
+    expect_matplotlib()
+    import matplotlib  # noqa: PLC0415 - optional
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot  # noqa: PLC0415 - after the choice of a backend
+
+    with matplotlib.rc_context({"svg.hashsalt": panel.title, "font.size": 10}):
+        canvas, spot = pyplot.subplots(figsize=(7.6, 4.0))
+        for index, (label, curve) in enumerate(panel.curves.items()):
+            style = ("-", "--", ":", "-.")[index // len(COLOURS) % 4]
+            look: dict[str, Any] = {"marker": "o" if len(curve) < 20 else "", "markersize": 3.5, "linestyle": style}
+            look |= {"color": COLOURS[index % len(COLOURS)], "linewidth": 1.4}
+            spot.plot(*zip(*curve, strict=True), label=label or None, **look)
+        spot.set_xlabel("step")
+        spot.set_ylabel(panel.unit)
+        spot.grid(alpha=0.25)
+        spot.spines[["top", "right"]].set_visible(False)
+        if any(panel.curves):
+            spot.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
         for kind in (".png", ".svg"):
             metadata = {"Date": None} if kind == ".svg" else None
             canvas.savefig(path.with_suffix(kind), dpi=150, metadata=metadata, bbox_inches="tight")

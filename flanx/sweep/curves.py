@@ -1,0 +1,241 @@
+"""The curves of runs over their steps, from what each run records: metrics.jsonl, tasks.jsonl, evals/.
+
+Nothing here writes, and a run may still be written to: a line that is not complete yet is left for the next reading.
+"""
+
+import dataclasses
+import math
+import pathlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from flanx import files, optim
+from flanx.errors import UserError
+from flanx.evals import scores
+from flanx.sweep import results
+
+Curve = list[tuple[int, float]]  # (step, value)
+MOST_POINTS = 600  # of a drawn curve: with more, each is the mean of so many neighbours
+_SUMS = {"loss_sum": float, "tokens": float, "examples": float}
+_SOURCE = {"loss": float, "tokens": float, "examples": float}
+_RECORD = {
+    **dict.fromkeys(("loss", "cross_ent_loss", "padding", "tokens_per_second"), float),
+    **{"step": int, "sources": dict[str, dict[str, Any]], "validation": dict[str, Any]},
+    **dict.fromkeys(("validation.loss", "validation.macro_loss", "validation.accuracy"), float),
+    **dict.fromkeys(("validation.collections", "validation.tasks"), dict[str, dict[str, Any]]),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What a run has recorded so far.
+
+    Attributes:
+      name: its label, the shortest end of its path that no other run has.
+      records, validations: of metrics.jsonl, those of training and those of validation.
+      tasks: the lines of tasks.jsonl.
+      suites: {suite: its score over steps}.
+      metadata: run.json.
+    """
+
+    name: str
+    folder: pathlib.Path
+    records: Sequence[Mapping[str, Any]]
+    validations: Sequence[Mapping[str, Any]]
+    tasks: Sequence[Mapping[str, Any]]
+    suites: Mapping[str, Curve]
+    metadata: Mapping[str, Any]
+
+    @property
+    def step(self) -> int:
+        """The newest step that a record has."""
+        return max([0, *(record["step"] for record in (*self.records, *self.validations))])
+
+    @property
+    def done(self) -> bool:
+        """Whether the run is at its end."""
+        return (self.folder / "done.json").exists()
+
+
+@dataclasses.dataclass(frozen=True)
+class Panel:
+    """One figure: {label: curve} of every run; `absent`: what to say where no run has one. unit: of the values."""
+
+    title: str
+    unit: str
+    curves: Mapping[str, Curve]
+    absent: str
+
+
+def is_run(name: str) -> bool:
+    """Whether `name` is the folder of a run."""
+    return any((pathlib.Path(name) / each).is_file() for each in ("metrics.jsonl", "run.json"))
+
+
+def read_runs(names: Sequence[str]) -> list[Run]:
+    """The runs of these folders. Raises UserError for one that is no run, one given twice, and a damaged line."""
+    folders = [pathlib.Path(name) for name in names]
+    for name, folder in zip(names, folders, strict=True):
+        if not is_run(name):
+            what = "no folder" if not folder.is_dir() else "no run, as it has neither metrics.jsonl nor run.json"
+            raise UserError(f"{folder} is {what}; give the MODEL_DIR of a `flanx train`")
+    whole = [folder.resolve() for folder in folders]
+    if len(set(whole)) < len(whole):
+        raise UserError(f"{next(f for f in whole if whole.count(f) > 1)} is given twice")
+    length = next(n for n in range(1, 99) if len({path.parts[-n:] for path in whole}) == len(whole))
+    return [_read(folder, "/".join(path.parts[-length:])) for folder, path in zip(folders, whole, strict=True)]
+
+
+def _read(folder: pathlib.Path, name: str) -> Run:
+    records = list(_checked(folder / "metrics.jsonl"))
+    suites: dict[str, Curve] = {}
+    for step, path in results.evaluations(folder).items():
+        for suite, entry in scores.read_scores(path).get("suites", {}).items():
+            suites.setdefault(suite, []).append((step, entry["score"]))
+    return Run(
+        name,
+        folder,
+        [record for record in records if "loss" in record],
+        [record for record in records if "validation" in record],
+        list(_checked(folder / "tasks.jsonl")),
+        suites,
+        results.read_run(folder / "run.json") if (folder / "run.json").exists() else {},
+    )
+
+
+def _checked(path: pathlib.Path) -> Iterator[Mapping[str, Any]]:
+    """The records of a file. Raises UserError with the line whose value has another type."""
+    for number, record in enumerate(files.read_jsonl(path), 1):
+        place = pathlib.Path(f"{path}:{number}")
+        if "step" not in record:
+            raise UserError(f"{place}: no 'step'; the file is damaged or not written by flanx: move it away")
+        files.check_types(place, record, {**_RECORD, "tasks": dict[str, dict[str, Any]], "total": dict[str, Any]})
+        for source in record.get("sources", {}).values():
+            files.check_types(place, source, _SOURCE)
+        for sums in record.get("tasks", {}).values():
+            files.check_types(place, sums, _SUMS)
+        yield record
+
+
+# ---- curves ----------------------------------------------------------------------------------------------------------
+
+
+def panels(runs: Sequence[Run]) -> list[Panel]:
+    """The figures of these runs: losses, validation, learning rate, speed, padding, held-out scores."""
+    made = [
+        ("Training loss", "cross-entropy per token", _training, "no run has a record yet"),
+        ("Training loss by collection", "cross-entropy per token", _by_source, "no run records losses by source"),
+        ("Validation loss", "cross-entropy per token", _validation, "no run has been validated (VALIDATION)"),
+        ("Validation loss by collection", "cross-entropy per token", _by_collection, "no run has been validated"),
+        ("Learning rate", "", _learning_rate, "no run has recorded its schedule (run.json)"),
+        ("Speed", "tokens per second", lambda run: {"": _of(run, "tokens_per_second")}, "no run has a record yet"),
+        ("Padding", "share of positions", lambda run: {"": _of(run, "padding")}, "no run has a record yet"),
+        ("Held-out scores", "percent", lambda run: run.suites, "no run has been evaluated (SUITES)"),
+    ]
+    return [Panel(title, unit, _labelled(runs, find), absent) for title, unit, find, absent in made]
+
+
+def _labelled(runs: Sequence[Run], find: Callable[[Run], Mapping[str, Curve]]) -> dict[str, Curve]:
+    """{label: curve}: the run's name where there are several, and the curve's own where it has one."""
+    found = {}
+    for run in runs:
+        for name, curve in find(run).items():
+            label = " ".join(filter(None, [run.name if len(runs) > 1 else "", name]))
+            if finite := [(step, value) for step, value in curve if math.isfinite(value)]:
+                found[label] = thinned(finite)
+    return found
+
+
+def thinned(curve: Curve) -> Curve:
+    """A curve of at most MOST_POINTS points: each the mean of equally many neighbours, at the last one's step."""
+    size = max(1, -(-len(curve) // MOST_POINTS))
+    if size == 1:
+        return curve
+    blocks = [curve[n : n + size] for n in range(0, len(curve), size)]
+    return [(block[-1][0], math.fsum(value for _, value in block) / len(block)) for block in blocks]
+
+
+def _of(run: Run, key: str) -> Curve:
+    return [(record["step"], record[key]) for record in run.records if key in record]
+
+
+def _training(run: Run) -> dict[str, Curve]:
+    return {"": _of(run, "cross_ent_loss") or _of(run, "loss")}
+
+
+def _by_source(run: Run) -> dict[str, Curve]:
+    found: dict[str, Curve] = {}
+    for record in run.records:
+        for source, each in record.get("sources", {}).items():
+            if each.get("tokens", 1):
+                found.setdefault(source, []).append((record["step"], each["loss"]))
+    return found
+
+
+def _validation(run: Run) -> dict[str, Curve]:
+    names = {"loss": "all tokens", "macro_loss": "mean over tasks"}
+    return {
+        label: [(each["step"], each["validation"][key]) for each in run.validations if key in each["validation"]]
+        for key, label in names.items()
+    }
+
+
+def _by_collection(run: Run) -> dict[str, Curve]:
+    found: dict[str, Curve] = {}
+    for record in run.validations:
+        for name, each in record["validation"].get("collections", {}).items():
+            found.setdefault(name, []).append((record["step"], each["loss"]))
+    return found
+
+
+def _learning_rate(run: Run) -> dict[str, Curve]:
+    """The schedule that the run records, at the steps of its records."""
+    settings = run.metadata.get("settings", {})
+    rate = next((value for name, value in settings.items() if name.endswith(".learning_rate")), None)
+    steps = [step for step, _ in thinned([(record["step"], 0.0) for record in run.records])]
+    make: Callable[..., optim.Schedule] | None = getattr(optim, rate, None) if isinstance(rate, str) else None
+    if make:
+        start = f"optim.{rate}."
+        schedule = make(**{name[len(start) :]: value for name, value in settings.items() if name.startswith(start)})
+        return {"": [(step, float(schedule(step))) for step in steps]}
+    return {"": [(step, float(rate)) for step in steps]} if isinstance(rate, int | float) else {}
+
+
+# ---- tasks -----------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskLoss:
+    """One task of one run. Losses are cross-entropy per target token: over all of the run, over the first and the last
+    line of tasks.jsonl that have the task, and the newest on its validation split; None where there is none."""
+
+    task: str
+    examples: int
+    tokens: int
+    loss: float
+    first: float
+    last: float
+    validation: float | None
+
+
+def task_losses(run: Run) -> list[TaskLoss]:
+    """The tasks that a run has trained on, those of the highest last loss first."""
+    lines: dict[str, list[Mapping[str, float]]] = {}
+    for line in run.tasks:
+        for task, sums in line.get("tasks", {}).items():
+            if sums["tokens"]:
+                lines.setdefault(task, []).append(sums)
+    validated = run.validations[-1]["validation"].get("tasks", {}) if run.validations else {}
+    found = [
+        TaskLoss(
+            task,
+            round(math.fsum(sums["examples"] for sums in each)),
+            round(math.fsum(sums["tokens"] for sums in each)),
+            math.fsum(sums["loss_sum"] for sums in each) / math.fsum(sums["tokens"] for sums in each),
+            each[0]["loss_sum"] / each[0]["tokens"],
+            each[-1]["loss_sum"] / each[-1]["tokens"],
+            validated.get(task, {}).get("loss"),
+        )
+        for task, each in lines.items()
+    ]
+    return sorted(found, key=lambda one: (-one.last, one.task))

@@ -1,0 +1,46 @@
+"""`flanx report RUN...`: one page of a run, and one of several over one another."""
+
+import html.parser
+import pathlib
+
+import pytest
+
+from flanx.cli.main import main
+from tests import run_maker
+from tests.sweep_maker import entry, leave
+
+
+def test_a_runs_page_holds_its_figures_and_its_tasks(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture) -> None:
+    pytest.importorskip("matplotlib")
+    run_maker.leave(tmp_path / "a")
+    assert main(["report", str(tmp_path / "a")]) == 0
+    said = capsys.readouterr().out
+    page, text = (tmp_path / "a" / f"report.{kind}" for kind in ("html", "md"))
+    assert str(page) in said and "norm. avg." not in said
+    found = page.read_text()
+    html.parser.HTMLParser().feed(found)
+    assert found.count("data:image/svg+xml;base64,") == 7 and "src=" in found and "<script" not in found
+    assert "None: no run has been evaluated (SUITES)." in found and "a at step 1,000." in found
+    assert "| muffin_a | 36 | 400 |" in text.read_text()
+    assert "![Training loss](figures/report_training_loss.png)" in text.read_text()
+    assert (tmp_path / "a" / "figures" / "report_training_loss.png").exists()
+
+
+def test_several_runs_are_drawn_over_one_another(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture) -> None:
+    pytest.importorskip("matplotlib")
+    run_maker.leave(tmp_path / "a")
+    run_maker.leave(tmp_path / "b", steps=500, sources=False, done=False)
+    assert main(["report", str(tmp_path / "a"), str(tmp_path / "b")]) == 0
+    found = (tmp_path / "runs.html").read_text()
+    assert "a at step 1,000; b at step 500, not done." in found and "Loss by task, b" in found
+    assert main(["report", str(tmp_path / "a"), "--output", str(tmp_path / "else")]) == 0
+    assert (tmp_path / "else" / "report.html").exists() and not (tmp_path / "a" / "report.html").exists()
+    assert main(["report", str(tmp_path / "a"), str(tmp_path)]) == 2
+    assert "is no run" in capsys.readouterr().err
+
+
+def test_scores_of_a_run_are_printed_as_before(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture) -> None:
+    pytest.importorskip("matplotlib")
+    leave(tmp_path / "a", {5: {"gsm8k_cot": entry(12.5)}})
+    assert main(["report", str(tmp_path / "a")]) == 0
+    assert "| gsm8k_cot | 12.5" in capsys.readouterr().out and (tmp_path / "a" / "report.html").exists()
