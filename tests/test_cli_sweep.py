@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from flanx import config
+from flanx import config, files
 from flanx.cli import sweep as command
 from flanx.cli.main import main
 from flanx.errors import UserError
@@ -98,6 +98,42 @@ def test_the_command_runs_a_sweep_and_leaves_its_report(tmp_path, program, capsy
     config.parse([str(out / "sweep.gin")])  # what the sweep was, to be given back
     assert list(config.make(Sweep).axes["size"]) == ["a", "b"]
     assert report.is_sweep(str(out))
+
+
+def test_points_done_with_other_settings_are_named_kept_or_set_aside_and_run_again(tmp_path, program, capsys):
+    bindings = BOUND.replace("{'STORE_DIR'", "{'D': 1, 'TASKS': 2, 'STORE_DIR'")
+    (tmp_path / "more.gin").write_text("D = 5\nTASKS = %D\nUSED = %TASKS\nALSO = %USED\nEVAL_PERIOD = %ALSO\n")
+
+    def sweep(steps: int, *flags: str) -> int:
+        bound = bindings.replace("'TRAIN_STEPS': 2", f"'TRAIN_STEPS': {steps}")
+        name = sweep_gin(tmp_path, f"grid.Sweep.bindings = {bound}", ONE)
+        text = pathlib.Path(name).read_text().replace("'evals/suite.gin'", f"'evals/suite.gin', '{tmp_path}/more.gin'")
+        pathlib.Path(name).write_text(text)
+        return main(["sweep", f"--gin_file={name}", f"--launcher={' '.join(program)}", *flags])
+
+    assert sweep(2) == 0
+    config.parse([str(tmp_path / "own.gin")])
+    for point in config.make(Sweep).points():  # what a run records, and its stand-in does not
+        config.parse(point.gin_files, point.all_bindings())
+        (point.folder / "config.gin").write_text(config.text())
+        (point.folder / "done.json").write_text('{"step": 2}')
+    log, folder = tmp_path / "out" / "runs.log", tmp_path / "out" / "runs"
+    before = log.read_text()
+    capsys.readouterr()
+    assert sweep(3) == 2
+    said = capsys.readouterr().err
+    assert "a is done with other settings: TRAIN_STEPS was 2, now 3" in said and "--redo" in said and "--keep" in said
+    assert sweep(3, "--keep") == 0 and log.read_text() == before
+    assert sweep(3, "--redo") == 0 and sorted(log.read_text().split()) == ["a", "a", "b", "b"]
+    assert '"step": 2' in (folder / "a.1" / "done.json").read_text() and not (folder / "a.2").exists()
+    assert (folder / "a" / "done.json").read_text() == "{}"
+
+
+def test_no_verify_of_a_sweep_counts_for_its_runs(tmp_path, monkeypatch):
+    point = Sweep(out_dir=str(tmp_path), gin_files=["runs/train.gin"], axes={"s": {"a": []}}).points()[0]
+    assert "--no_verify" not in point.arguments()
+    monkeypatch.setattr(files, "verifying", False)
+    assert point.arguments().count("--no_verify") == 1
 
 
 # ---- a real sweep ----------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from flanx import settings
+from flanx import files, settings
 from flanx.errors import UserError
 from flanx.files import read_json
 
@@ -147,5 +147,6 @@ def _texts(item: str | Mapping[str, Any]) -> list[str]:
 
 
 def _flags(gin_files: Sequence[str], bindings: Sequence[str], search_paths: str) -> list[str]:
-    paths = [f"--gin_search_paths={search_paths}"] if search_paths else []
-    return [*(f"--gin_file={file}" for file in gin_files), *paths, *(f"--gin.{binding}" for binding in bindings)]
+    more = [f"--gin_search_paths={search_paths}"] if search_paths else []
+    more += [] if files.verifying else ["--no_verify"]  # what the sweep was told counts for its runs and its stores
+    return [*(f"--gin_file={file}" for file in gin_files), *more, *(f"--gin.{binding}" for binding in bindings)]
