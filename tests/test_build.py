@@ -198,6 +198,13 @@ def test_a_failing_task_is_set_aside_and_named(tables, tmp_path):
     assert content(tmp_path / "store") == content(tmp_path / "fresh")
 
 
+def test_tasks_of_another_version_of_rendering_are_named(tables, tmp_path, monkeypatch):
+    run(tmp_path, tasks="mini_a")
+    assert run(tmp_path, tasks="mini_b").stale == []
+    monkeypatch.setattr(build, "RENDERING_VERSION", -1)
+    assert run(tmp_path, tasks="mini_b").stale == ["mini_a"]
+
+
 def test_a_task_without_examples_fails(tables, tmp_path):
     (tmp_path / "data" / "mini" / "b.tsv").write_text("")
     assert "no examples" in run(tmp_path).failed["mini_b"]

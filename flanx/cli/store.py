@@ -74,6 +74,11 @@ def _build(args: argparse.Namespace) -> int:
     for kind, reasons in (("missing", report.missing), ("failed", report.failed)):
         for name, reason in sorted(reasons.items()):
             print(f"{kind}: task {name}: {reason}", file=sys.stderr)
+    if report.stale:
+        print(
+            f"note: {len(report.stale)} tasks of the store, {report.stale[0]} the first, keep prompts of another version "
+            "of flanx's rendering; name them in a build to make them again"
+        )
     if report.failed:
         folder = pathlib.Path(report.path) / build.FAILED
         print(f"{len(report.failed)} tasks failed; details in {folder}", file=sys.stderr)

@@ -21,9 +21,9 @@ from typing import Any
 
 from flanx.data import vocabulary as vocabularies
 from flanx.data.store import assemble, beam_runner, build_worker
-from flanx.data.store.build_job import Job
+from flanx.data.store.build_job import RENDERING_VERSION, Job
 from flanx.data.store.format import MANIFEST, Store, read_manifest
-from flanx.data.store.selection import KEPT, PlannedTask, find, plan
+from flanx.data.store.selection import AS_IS, KEPT, PlannedTask, find, plan
 from flanx.data.store.shard import PARTS, Shard, read_metadata, written_part
 from flanx.data.task import select, sources
 from flanx.errors import UserError, nearest
@@ -48,6 +48,7 @@ class Report:
     seconds: float = 0.0
     failed: dict[str, str] = dataclasses.field(default_factory=dict)
     missing: dict[str, str] = dataclasses.field(default_factory=dict)
+    stale: list[str] = dataclasses.field(default_factory=list)  # tasks not named, of another version of rendering
 
     @property
     def status(self) -> int:
@@ -264,6 +265,8 @@ def _finish(
                 missing[name] = {key: task_metadata.get(key) for key in KEPT} | {"reason": report.failed[name]}
                 continue
             metadata[name] = {key: value for key, value in task_metadata.items() if key != "parts"}
+            if AS_IS not in renderings and task_metadata.get("rendering_version") != RENDERING_VERSION:
+                report.stale.append(name)
             parts += [
                 assemble.StoredPart(old, name, style, r) for style in renderings for r in range(len(renderings[style]))
             ]

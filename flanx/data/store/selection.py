@@ -85,9 +85,8 @@ def plan(
             for rendering in range(renderings):
                 key = build_job.shard_key(row, style, rendering, loaded.fingerprint, source_hash)
                 shards[style, rendering] = [Shard(row.name, style, rendering, i, count, key) for i in range(count)]
-        planned[row.name] = PlannedTask(
-            row.name, metadata | {"source_hash": source_hash}, shards, row.num_examples or 0
-        )
+        metadata |= {"source_hash": source_hash, "rendering_version": build_job.RENDERING_VERSION}
+        planned[row.name] = PlannedTask(row.name, metadata, shards, row.num_examples or 0)
     if own:
         from flanx.seqio import user_tasks  # noqa: PLC0415  (imports TensorFlow)
 
