@@ -76,8 +76,8 @@ def _build(args: argparse.Namespace) -> int:
             print(f"{kind}: task {name}: {reason}", file=sys.stderr)
     if report.stale:
         print(
-            f"note: {len(report.stale)} tasks of the store, {report.stale[0]} the first, keep prompts of another version "
-            "of flanx's rendering; name them in a build to make them again"
+            f"note: {len(report.stale)} tasks of the store, {report.stale[0]} the first, keep prompts of another "
+            "version of flanx's rendering; name them in a build to make them again"
         )
     if report.failed:
         folder = pathlib.Path(report.path) / build.FAILED
