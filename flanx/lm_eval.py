@@ -17,7 +17,8 @@ from typing import Any
 import flanx
 from flanx import api
 from flanx.decoding import beam_search, decode
-from flanx.errors import UserError, nearest
+from flanx.errors import UserError
+from flanx.evals.families import lm_eval
 
 try:
     from lm_eval.api.model import LM
@@ -26,13 +27,6 @@ except ImportError:  # the extra `lm-eval`; the class says so when it is made
 
 NAME = "flanx"
 INSTALL = "lm-eval is not installed: pip install 'flanx[lm-eval]'"
-MAX_LENGTHS = (
-    "max_gen_toks",
-    "max_new_tokens",
-    "max_tokens",
-    "max_completion_tokens",
-)  # the first that is there counts
-KNOWN = (*MAX_LENGTHS, "until", "do_sample", "temperature", "top_k", "top_p", "num_beams")
 CLASSES = (1, 16, 64, 256)  # tokens of a continuation: those of one class are scored together
 
 
@@ -141,16 +135,19 @@ class FlanxLM(LM):
             groups.setdefault(repr(sorted(request.args[1].items())), []).append(number)
         results: dict[int, str] = {}
         for numbers in groups.values():
-            until, longest, method = decoding(requests[numbers[0]].args[1], self.max_gen_toks)
+            asked = lm_eval.generation(requests[numbers[0]].args[1], self.max_gen_toks)
+            method: decode.Sample | beam_search.Beam = decode.Sample(asked.temperature, asked.top_k, asked.top_p)
+            if asked.beams:
+                method = beam_search.Beam(asked.beams)
             same: dict[str, list[int]] = {}
             for number in numbers:
                 same.setdefault(requests[number].args[0], []).append(number)
-            draws = isinstance(method, decode.Sample) and method.temperature > 0
+            draws = asked.temperature > 0
             counts: dict[int, list[str]] = {}
             for context, repeats in same.items():
                 counts.setdefault(len(repeats) if draws else 1, []).append(context)
             for count, contexts in counts.items():
-                texts = self._generate(contexts, until, longest, method, count)
+                texts = self._generate(contexts, asked.until, asked.longest, method, count)
                 for context, each in zip(contexts, texts, strict=True):
                     repeats = same[context]
                     results |= dict(zip(repeats, each if draws else each * len(repeats), strict=True))
@@ -199,30 +196,6 @@ def _without_blanks_at_end(context: str, continuation: str) -> tuple[str, str]:
     """Blanks at the end of a context belong to its continuation, as lm-eval has it for encoder-decoders."""
     kept = context.rstrip()
     return (kept, context[len(kept) :] + continuation) if kept else (context, continuation)
-
-
-def decoding(
-    kwargs: dict[str, Any], max_gen_toks: int = 256
-) -> tuple[list[str], int, decode.Sample | beam_search.Beam]:
-    """(stop texts, tokens at most, method) of lm-eval's generation_kwargs. Raises UserError for what flanx has not."""
-    for name in kwargs:
-        if name not in KNOWN:
-            raise UserError(
-                f"generation_kwargs: flanx has no '{name}'{nearest(name, KNOWN)}; it has {', '.join(KNOWN)}"
-            )
-    until = kwargs.get("until") or []
-    until = [until] if isinstance(until, str) else list(until)
-    longest = int(next((kwargs[name] for name in MAX_LENGTHS if kwargs.get(name) is not None), max_gen_toks))
-    temperature = float(kwargs.get("temperature") or 0.0)
-    draws = kwargs.get("do_sample", temperature > 0)
-    if (beams := int(kwargs.get("num_beams") or 1)) > 1:
-        if draws:
-            raise UserError("generation_kwargs: num_beams draws nothing: leave out do_sample or num_beams")
-        return list(filter(None, until)), longest, beam_search.Beam(beams)
-    method = decode.GREEDY
-    if draws:
-        method = decode.Sample(temperature or 1.0, int(kwargs.get("top_k") or 0), float(kwargs.get("top_p") or 1.0))
-    return list(filter(None, until)), longest, method
 
 
 def main(argv: Iterable[str] | None = None) -> int:

@@ -160,3 +160,50 @@ def test_the_program_scores_tasks_with_the_released_package(home, lm):
     assert found["config"]["flanx"] == flanx.__version__
     wrong = subprocess.run([*command[:-3], "--model_args", "checkpoint=no/where"], capture_output=True, text=True)
     assert wrong.returncode == 2 and "Traceback" not in wrong.stderr.splitlines()[-1], wrong.stderr[-800:]
+
+
+@pytest.mark.parametrize("name", ["own_choice", "own_text"])
+def test_a_task_as_a_suite_has_the_scores_of_the_program(home, lm, tmp_path, monkeypatch, name):
+    from lm_eval import simple_evaluate
+    from lm_eval.tasks import TaskManager
+
+    manager = TaskManager(include_path=str(home / "tasks"), include_defaults=False)
+    theirs = simple_evaluate(model=lm, tasks=[name], task_manager=manager, limit=5, bootstrap_iters=0)
+    model = flanx.load(home / "hf", lengths={"inputs": 32, "targets": 8})
+    suite = f"lm_eval:{home}/tasks/{name}.yaml[:5]"
+    entry = flanx.evaluate(model, [suite], out_dir=tmp_path / "out")["suites"][suite]
+    wanted = {key.removesuffix(",none"): value for key, value in theirs["results"][name].items() if ",none" in key}
+    wanted = {key: 100 * value for key, value in wanted.items() if "stderr" not in key}
+    assert entry["metrics"] == pytest.approx(wanted) and entry["n"] == 5
+    assert entry["metric"] == next(iter(wanted)) and entry["score"] == pytest.approx(next(iter(wanted.values())))
+    monkeypatch.chdir(tmp_path)
+    from flanx.cli import main
+
+    assert main.main(["rescore", "--check", "out"]) == 0
+
+
+def test_a_folder_is_a_suite_of_its_tasks_and_what_cannot_be_scored_is_one_line(home, tmp_path):
+    from flanx.evals import registry
+
+    with pytest.raises(UserError, match="its tasks decode in different ways"):
+        registry.resolve(f"lm_eval:{home}/tasks")
+    for text, message in (
+        ("lm_eval:no/such.yaml", "no task file or folder"),
+        (f"lm_eval:{tmp_path}", "no task is defined"),
+    ):
+        with pytest.raises(UserError, match=message) as caught:
+            registry.resolve(text)
+        assert len(str(caught.value).splitlines()) == 1
+    (tmp_path / "absent.yaml").write_text(CHOICE.format(data=tmp_path / "absent.jsonl").replace("own_choice", "absent"))
+    with pytest.raises(UserError, match="its task or data cannot be read here"):
+        registry.resolve(f"lm_eval:{tmp_path}/absent.yaml")
+    hub = (
+        CHOICE.format(data="").replace("dataset_path: json", "dataset_path: org/not_here").replace("own_choice", "far")
+    )
+    (tmp_path / "far.yaml").write_text("\n".join(line for line in hub.splitlines() if "data_files" not in line))
+    with pytest.raises(UserError, match="load them there once with a network"):
+        registry.resolve(f"lm_eval:{tmp_path}/far.yaml")
+    rolling = CHOICE.format(data=home / "docs.jsonl").replace("multiple_choice", "loglikelihood")
+    (tmp_path / "odd.yaml").write_text(rolling.replace("own_choice", "odd").replace("acc_norm", "perplexity"))
+    with pytest.raises(UserError, match="is of the kind loglikelihood"):
+        registry.resolve(f"lm_eval:{tmp_path}/odd.yaml")

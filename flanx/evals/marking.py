@@ -48,7 +48,7 @@ def grade(spec: Spec, row: Generation) -> Grade:
     said = texts(spec, row)
     if spec.metric == "task":
         return grade_task(said, row.targets[0], row.kind.split("+")[0])
-    if spec.metric == "seqio":  # by the task's own functions, over all of its items
+    if spec.metric in ("seqio", "lm_eval"):  # by the task's own functions, over all of its items
         return Grade(0.0, 0.0, not said[0].strip(), False, said[0])
     if spec.metric == "f1":
         return grade_passage(said, row.targets, row.language)

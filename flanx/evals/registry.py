@@ -13,6 +13,7 @@ texts), and how scores are averaged. Its family (`flanx.evals.families`) turns i
     load("bbh_direct+beam4", d)                    by beam search with 4 beams
     load("bbh_zero_shot+likelihood", d)            the likelihood of the gold answers, for models that get none right
     load("muffin_rte:validation", d)               a split of a task, see `families.task`
+    load("lm_eval:gsm8k", d)                       a task of lm-evaluation-harness, see `families.lm_eval`
     load("muffin_rte:validation+rank", d)          the most probable of each item's options, nothing is generated
 
 A name is a suite that a family names (`Family.specs`), else the first family whose form it has gives its spec
@@ -28,13 +29,14 @@ from typing import Any
 from flanx.data.task import tables
 from flanx.errors import UserError, nearest
 from flanx.evals import download
-from flanx.evals.families import bbh, mgsm, mmlu, procedural, table, task, tydiqa, user_task
+from flanx.evals.families import bbh, lm_eval, mgsm, mmlu, procedural, table, task, tydiqa, user_task
 from flanx.evals.spec import Family, Item, Spec, Suite
 
 SAMPLE = "sample"  # the data_dir that means the small samples of our own writing
 SAMPLE_DIR = pathlib.Path(__file__).with_name("sample")
 FAMILIES: tuple[Family, ...] = (
     bbh.FAMILY, mgsm.FAMILY, mmlu.FAMILY, procedural.FAMILY, tydiqa.FAMILY, table.FAMILY,
+    lm_eval.FAMILY,
     user_task.FAMILY,  # before `task`, which has its names refused that the tables do not know
     task.FAMILY,
 )  # fmt: skip

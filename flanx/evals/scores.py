@@ -11,7 +11,7 @@ from typing import Any
 from flanx import files
 from flanx.errors import UserError
 from flanx.evals import answers, marking, metrics, task_metrics
-from flanx.evals.families import user_task
+from flanx.evals.families import lm_eval, user_task
 from flanx.evals.generations import VERSIONS, Generation
 from flanx.evals.marking import Grade
 from flanx.evals.spec import MAX_FAILED, Spec
@@ -161,7 +161,7 @@ def summarize(spec: Spec, hash_: str, rows: Sequence[Generation]) -> dict[str, A
     graded = dict(sorted(graded.items()))
     # Exact match leads everywhere (TyDiQA too: paper.md section 3); F1 is reported in addition.
     exact = {task: [grade.exact for _, grade in pairs] for task, pairs in graded.items()}
-    by_task = spec.metric in ("task", "seqio") and spec.scoring == "generate"
+    by_task = spec.metric == "lm_eval" or (spec.metric in ("task", "seqio") and spec.scoring == "generate")
     tasks = {
         task: _entry(spec, 100 * metrics.mean(exact[task]), metrics.interval({task: exact[task]}), pairs)
         | (_task_metrics(spec, pairs) if by_task else {})
@@ -195,6 +195,8 @@ def summarize(spec: Spec, hash_: str, rows: Sequence[Generation]) -> dict[str, A
 
 def _task_metrics(spec: Spec, pairs: Sequence[tuple[Generation, Grade]]) -> dict[str, Any]:
     """What the metrics of a task's row, or the functions of a SeqIO task, say of its items; the first is the score."""
+    if spec.metric == "lm_eval":
+        return lm_eval.compute(spec, pairs[0][0].task, [row for row, _ in pairs])
     if spec.metric == "seqio":
         rows = [row for row, _ in pairs]
         values = user_task.compute(spec, rows[0].task, rows, [grade.answer or "" for _, grade in pairs])
@@ -222,6 +224,8 @@ def _over_tasks(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     }
     if any(entry["low"] is None for entry in tasks.values()):
         found |= {"low": None, "high": None}
+    elif len(tasks) == 1:
+        found |= {key: next(iter(tasks.values()))[key] for key in ("low", "high")}
     if wrong := [f"{task}: {entry['misfit']}" for task, entry in tasks.items() if "misfit" in entry]:
         more = f" and {len(wrong) - 1} more tasks" if len(wrong) > 1 else ""
         found |= {"misfit": wrong[0] + more, "flagged": True}

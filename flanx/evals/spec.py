@@ -73,8 +73,8 @@ class Spec:
       max_new: new tokens at most (a model with shorter targets has its own limit).
       samples, temperature, top_k, top_p: with more than one sample the majority answer counts.
       beams, length_penalty: the best output of a beam search; 0 beams: none.
-      metric: "exact_match", or "f1" in addition to it; "task": those of each item's task; "seqio": the
-        functions of a user's SeqIO task.
+      metric: "exact_match", or "f1" in addition to it; "task": those of each item's task; "seqio", "lm_eval": the
+        functions of a user's SeqIO task, or of one of lm-evaluation-harness.
       limit: only the first items of each task; 0 for all.
       groups: named means over some of the tasks, in addition to the mean over all.
       fallback: how an output of a `cot` suite that announces no answer is read: "conclusion", by its closing sentence
