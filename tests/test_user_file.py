@@ -263,7 +263,7 @@ def test_options_of_a_column_are_listed(kind, output, tmp_path, capsys):
     if kind == "tsv":
         lines = ["q\to\ta", *("\t".join([q, "|".join(o), a]) for q, o, a in rows)]
     else:
-        lines = [json.dumps({"q": q, "o": o, "a": o.index(a) if a == "dog" else a}) for q, o, a in rows]
+        lines = [json.dumps({"q": q, "o": o, "a": a}) for q, o, a in rows]
         lines.append('{"q": "Which?", "o": ["a", "b"], "a": "c"}')
     (tmp_path / f"x.{kind}").write_text("\n".join(lines) + "\n")
     assert add(output, tmp_path / f"x.{kind}", "--options", "o") == 0
@@ -273,3 +273,19 @@ def test_options_of_a_column_are_listed(kind, output, tmp_path, capsys):
     assert all(
         option in example.inputs for example, (_, options, _) in zip(made, rows, strict=False) for option in options
     )
+
+
+@pytest.mark.parametrize(
+    ("answers", "wanted"),
+    [([0, 1], ["5", "6"]), ([5, 6], ["5", "6"]), (["5", "6"], ["5", "6"]), ([5, 1], None)],
+)
+def test_an_answer_is_the_index_of_an_option_or_its_text(answers, wanted, output, tmp_path, capsys):
+    lines = [json.dumps({"q": f"Which, {n}?", "o": [5, 6], "a": a}) for n, a in enumerate(answers)]
+    (tmp_path / "x.jsonl").write_text("\n".join(lines) + "\n")
+    assert add(output, tmp_path / "x.jsonl", "--options", "o") == (0 if wanted else 2)
+    if not wanted:
+        assert "is the index of an option in 1 of 2 rows, and the text" in capsys.readouterr().err
+        return
+    tables._load.cache_clear()
+    made = [record for _, _, record in sources.rows(tables.load_tables()["own_x"], "train")]
+    assert [record["answer"] for record in made] == wanted

@@ -102,7 +102,8 @@ class _File:
     """What a file holds: its columns, and of each row with both texts its place (`sources.place_of`) and hashes of its
     question and of both texts.
 
-    labels: how often each answer is given, None where there are too many; words: how often an answer has so many.
+    labels: how often each answer is given, None where there are too many; words: how often an answer has so many;
+    indexes: rows whose answer is the index of an option, from 0, and not its text.
     """
 
     path: pathlib.Path
@@ -116,6 +117,7 @@ class _File:
     labels: collections.Counter[str] | None = dataclasses.field(default_factory=collections.Counter)
     words: collections.Counter[int] = dataclasses.field(default_factory=collections.Counter)
     numbers: bool = True
+    indexes: int = 0
     bad: int = 0
     first_bad: str = ""
 
@@ -189,11 +191,12 @@ def _answer(record: dict[str, Any], file: _File) -> str:
     if not isinstance(options, list) or len(options) < 2:
         raise BadRow(f"'{file.options}' is no list of two options or more (in CSV and TSV: one|two|three)")
     texts = [text_of(option, file.options).strip() for option in options]
-    if isinstance(said, int) and not isinstance(said, bool) and 0 <= said < len(texts):
-        return texts[said]
-    if (answer := text_of(said).strip()) not in texts:
+    if (answer := text_of(said).strip()) in texts:
+        return answer
+    if not isinstance(said, int) or isinstance(said, bool) or not 0 <= said < len(texts):
         raise BadRow(f"'{file.targets}' is '{answer}', which is none of '{file.options}'")
-    return answer
+    file.indexes += 1
+    return texts[said]
 
 
 def _part(split: str, part: tuple[float, float], main: _File) -> str:
@@ -237,14 +240,23 @@ def _metric(files: Sequence[_File]) -> tuple[str, list[str]]:
     return ("rouge" if 2 * long > rows else "exact_match"), []
 
 
-def _fields(main: _File, labels: Sequence[str]) -> str:
-    """The `fields` of the row."""
+def _fields(files: Sequence[_File], labels: Sequence[str]) -> str:
+    """The `fields` of the row. Raises UserError where answers are indexes of options here and texts there."""
+    main, rows, indexes = files[0], sum(len(file.places) for file in files), sum(file.indexes for file in files)
     inputs, targets, options = (f"record[{name!r}]" for name in (main.inputs, main.targets, main.options))
-    if main.options and main.is_table:
-        return f"keep(inputs={inputs}) | split(options, {options}, '|') | choose({targets}, options)"
-    if main.options:
-        return f"keep(inputs={inputs}) | choose({targets}, {options})"
-    return f"keep(inputs={inputs}, targets={targets})" + (f" | const(options, {list(labels)!r})" if labels else "")
+    if not main.options:
+        return f"keep(inputs={inputs}, targets={targets})" + (f" | const(options, {list(labels)!r})" if labels else "")
+    if 0 < indexes < rows:
+        raise UserError(
+            f"{main.path}: '{main.targets}' is the index of an option in {indexes:,} of {rows:,} rows, and the text of "
+            "one in the others; give all of them as texts"
+        )
+    parts = [f"keep(inputs={inputs})"]
+    if main.is_table:
+        parts, options = [*parts, f"split(options, {options}, '|')"], "options"
+    if not indexes:  # as text, lest a number be an index
+        parts, targets = [*parts, f"join(answer, '', {targets})"], "answer"
+    return " | ".join([*parts, f"choose({targets}, {options})"])
 
 
 def add(args: argparse.Namespace) -> int:
@@ -275,7 +287,7 @@ def add(args: argparse.Namespace) -> int:
     row: dict[str, Any] = {"source": main.source, "splits": splits}
     if header := next((file.columns for file in files if file.is_table), None):
         row["columns"] = header
-    row["fields"] = _fields(main, labels)
+    row["fields"] = _fields(files, labels)
     row["templates"] = CHOICE if main.options else COLLECTION
     row["metrics"] = [args.metric or fitting]
     row["num_examples"] = counts["train"]
