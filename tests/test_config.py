@@ -1,6 +1,7 @@
 """gin binding: what a mistake says, and that the config written beside a run can be given back."""
 
 import pathlib
+import re
 
 import pytest
 
@@ -176,3 +177,28 @@ def test_a_binding_as_people_type_it(binding, said):
     with pytest.raises(UserError, match=said) as caught:
         config.parse(["runs/train.gin", "mixtures/suite.gin", "models/t5_1_1/tiny.gin"], [binding], whole=False)
     assert str(caught.value).count("\n") < 5
+
+
+# ---- T5X's names -----------------------------------------------------------------------------------------------------
+
+
+def t5x_macros() -> dict[str, str]:
+    """{macro of T5X: "same", "differs" or "absent"}, as docs/t5x.md has it."""
+    page = (pathlib.Path(__file__).parent.parent / "docs" / "t5x.md").read_text()
+    return dict(re.findall(r"^\| `([A-Z_]+)` \| (same|differs|absent) \|", page, re.MULTILINE))
+
+
+def test_the_page_for_users_of_t5x_says_what_the_commands_do():
+    runs = [path.read_text() for path in (config.gin_folder() / "runs").glob("*.gin")]
+    runs += [(config.gin_folder() / "models" / "t5_1_1" / "base.gin").read_text()]
+    ours = set(re.findall(r"^([A-Z_]+) =|%([A-Z_]+)", "\n".join(runs), re.MULTILINE))
+    known = {name for pair in ours for name in pair}
+    found = t5x_macros()
+    assert len(found) > 20
+    for macro, kind in found.items():
+        if kind == "same":
+            assert macro in known and macro not in config.T5X_MACROS, macro
+        elif macro not in known:  # MODEL and VOCABULARY are macros here too, of another kind
+            with pytest.raises(UserError) as caught:
+                config.parse(["runs/train.gin", "models/t5_1_1/tiny.gin"], [f"{macro}=3"], whole=False)
+            assert config.T5X_MACROS[macro] in str(caught.value)
