@@ -176,12 +176,14 @@ def _run_suite(
         writer = generations.Writer(folder, suite, run)
     with contextlib.closing(writer):
         items = [item for item in suite.items if (item.task, item.id) not in writer.done]
-        prompts = [fit(item, spec, vocabulary, predictor.lengths["inputs"], count) for item in items]
+        longest = min(predictor.lengths["inputs"], spec.max_inputs or predictor.lengths["inputs"])
+        prompts = [fit(item, spec, vocabulary, longest, count) for item in items]
         if prompts and all(prompt.cut for prompt in prompts):
+            setting = "EVAL_LENGTHS" if longest == predictor.lengths["inputs"] else "max_inputs"
             shortest = 1 + min(len(vocabulary.encode(item.prompt(0))) for item in items)
             raise UserError(
                 f"{spec.name}: every prompt would be truncated; the shortest takes {shortest} tokens alone, and "
-                f"EVAL_LENGTHS has {predictor.lengths['inputs']}: raise EVAL_LENGTHS, or leave the suite out of SUITES"
+                f"{setting} has {longest}: raise {setting}, or leave the suite out of SUITES"
             )
         predict = _generate if spec.scoring == "generate" else _rank
         for row in predict(predictor, spec, prompts) if prompts else ():

@@ -217,7 +217,7 @@ WRONG = {
     'match = "part"': r"own.toml:6: match needs a split in exemplars",
     'promt = "x"': r"own.toml:6: unknown key 'promt'; did you mean 'prompt'",
     "prompt": "",
-    "max_new = 0": r"own.toml:6: max_new is 0, less than 1",
+    "max_new = 0": r"own.toml:6: max_new is 0; it is 1 to 2147483647",
     'max_new = "many"': r"own.toml:6: max_new is 'many', not of type int",
     "cot = 1": r"own.toml:6: cot is 1, not of type bool",
     'extractor = "nmber"': r"own.toml:6: no extractor 'nmber'; did you mean 'number'",
@@ -243,7 +243,11 @@ WRONG = {
     'tasks = ["a b"]': r"own.toml:6: 'a b' is no name of a task",
     'task_field = "part"\ntasks = ["americas"]': r"capitals.jsonl:1: 'part' is 'west_europe', which is no task of it",
     'metric = "f1"\nextractor = "number"': r"own.toml:6: metric f1 compares generated texts",
-    'like = "capitals"': r"own.toml:6: no other section 'capitals' in this file",
+    'like = "capitals"': r"own.toml:6: capitals would be like itself",
+    'like = ["a"]': r"own.toml:6: no section \['a'\] in this file",
+    "max_new = 9999999999": r"own.toml:6: max_new is 9999999999; it is 1 to 2147483647",
+    'split = "test[x]"': r"own.toml:6: split 'test\[x\]': write name",
+    'options = ["a"]\nanswer_is = "text"': r"own.toml:6: options are 2 to 26, not 1",
     'option = "{letter} {text}"\nanswer_is = "letter"\noptions = "o"': r"own.toml:6: option names 'text'",
 }
 
@@ -290,6 +294,21 @@ def test_wrong_options_are_refused_with_the_line(folder: Folder, row: dict, mess
     folder.write(MORE, [*CHOICES, CHOICES[0] | row])
     with pytest.raises(UserError, match=message):
         registry.load("sums", "")
+
+
+def test_a_prompt_is_not_empty_and_not_longer_than_the_table_says(folder: Folder, tmp_path: pathlib.Path) -> None:
+    table = CAPITALS.replace("Q: {question}\\nA:", "{question}") + 'shots = 2\nexemplar = "{question} {target}\\n"\n'
+    table += 'exemplars = [{question = "Of Spain?", capital = "Madrid"}, {question = "Of Cuba?", capital = "Havana"}]\n'
+    folder.write(f"{table}max_inputs = 60\n", ROWS)
+    assert score(tmp_path / "out", "capitals")["suites"]["capitals"]["shots_dropped"] == 1
+    rows = lines(tmp_path / "out" / "generations" / "capitals__capitals.jsonl")[1:]
+    assert [row["shots"] for row in rows] == [1, 1, 1] and all(row["prompt_tokens"] <= 60 for row in rows)
+    folder.write(f"{table}max_inputs = 9\n", ROWS)
+    with pytest.raises(UserError, match=r"the shortest takes \d+ tokens alone, and max_inputs has 9: raise max_inputs"):
+        score(tmp_path / "short", "capitals")
+    folder.write(table, [*ROWS, {"question": " ", "capital": "x"}])
+    with pytest.raises(UserError, match=r"capitals.jsonl:4: the prompt is empty"):
+        registry.load("capitals", "")
 
 
 def test_two_rows_of_one_id_are_refused_with_both_lines(folder: Folder) -> None:

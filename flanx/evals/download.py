@@ -80,8 +80,8 @@ def provide(path: pathlib.Path, what: str, url: str = "") -> bool:
         code = _download(root, "mgsm/exemplars.py", ADDRESSES["mgsm/"] + "exemplars.py", what)
         write_atomic(path, literals(code.read_text(encoding="utf-8")))
     elif (address := url or _address(name)) and address.endswith(".parquet") and path.suffix == ".jsonl":
-        table = _download(root, f"{name.removesuffix('.jsonl')}.parquet", address, what)
-        write_atomic(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in _parquet(table)))
+        rows = _parquet(_download(root, f"{name.removesuffix('.jsonl')}.parquet", address, what))
+        write_atomic(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     elif address:
         _download(root, name, address, what)
     return path.is_file()

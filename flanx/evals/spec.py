@@ -79,6 +79,7 @@ class Spec:
       groups: named means over some of the tasks, in addition to the mean over all.
       fallback: how an output of a `cot` suite that announces no answer is read: "conclusion", by its closing sentence
         where that is nothing but an answer, or "none"; see `answers`.
+      max_inputs: tokens of a prompt at most, 0 for as many as the model's lengths allow.
       average: of the tasks' scores: "mean", or "harmonic" (`metrics.harmonic_mean`).
       line_break: the mark that keeps line breaks of prompts, from the vocabulary (`flanx.data.vocabulary`), or "".
       version: raised when the code that makes prompts or extracts answers changes a result.
@@ -107,6 +108,7 @@ class Spec:
     groups: Groups = ()
     version: int = 1
     fallback: str = dataclasses.field(default="conclusion", metadata=ADDED)
+    max_inputs: int = dataclasses.field(default=0, metadata=ADDED)
     average: str = dataclasses.field(default="mean", metadata=ADDED)
     line_break: str = dataclasses.field(default="", metadata=ADDED)
 

@@ -9,12 +9,13 @@ import sys
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from flanx.data.task import fields, tables
+from flanx.data.task import fields, sources, tables
 from flanx.data.task.spec import SOURCES, TaskSpec
 from flanx.data.task.template import compile_text
 from flanx.errors import UserError, nearest
 from flanx.evals import answers
 from flanx.evals.spec import AVERAGES, Spec
+from flanx.settings import COUNT
 
 GROUP = "flanx.suites"  # the entry points of installed packages
 CHOICES = {
@@ -25,6 +26,7 @@ CHOICES = {
     "average": AVERAGES,
     "fallback": answers.FALLBACKS,
 }
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 OPTION = ("letter", "number", "option")  # what a template may say of an option
 ADDED = {  # what a template may name besides the fields of a row
     "prompt": ("task", "options"),
@@ -80,6 +82,7 @@ class Table:
     average: str = "mean"
     stop: tuple[str, ...] = ()
     max_new: int = 32
+    max_inputs: int = 0
     limit: int = 0
     version: int = 1
     variant: str = ""
@@ -172,8 +175,10 @@ def _load(path: pathlib.Path, time_ns: int, size: int) -> dict[str, Table]:
         if "like" not in own:
             return own
         other, at = own.pop("like")
-        if other not in sections or other in (name, *seen):
-            raise UserError(f"{at}: no other section {other!r} in this file{nearest(str(other), sections)}")
+        if other in (name, *seen):
+            raise UserError(f"{at}: {name} would be like itself; name another section")
+        if not isinstance(other, str) or other not in sections:
+            raise UserError(f"{at}: no section {other!r} in this file{nearest(str(other), sections)}")
         return {**keys(other, (*seen, name)), **own}
 
     return {name: _table(name, path, place(name), keys(name)) for name in sections}
@@ -202,8 +207,8 @@ def _table(name: str, path: pathlib.Path, location: str, row: Mapping[str, tuple
             raise UserError(f"{at}: {key} is {value!r}, not of type {type(_KEYS[key]).__name__}")
         if key in CHOICES and value not in CHOICES[key]:
             raise UserError(f"{at}: {key} is {value!r}, not one of {', '.join(CHOICES[key])}")
-        if isinstance(value, int) and value < _LEAST.get(key, 0):
-            raise UserError(f"{at}: {key} is {value}, less than {_LEAST.get(key, 0)}")
+        if isinstance(value, int) and not _LEAST.get(key, 0) <= value <= COUNT.high:
+            raise UserError(f"{at}: {key} is {value}; it is {_LEAST.get(key, 0)} to {COUNT.high}")
     for key in ("source", "prompt", "answer"):
         if not values.get(key):
             raise UserError(f"{location}: {name} needs '{key}'")
@@ -233,6 +238,8 @@ def _complete(table: Table) -> Table:
     at, groups, options, extractor = table.at, table.groups, table.options, table.extractor
     if isinstance(options, list):
         options = _texts(options, f"{at('options')}: options")
+        if not 2 <= len(options) <= len(LETTERS):
+            raise UserError(f"{at('options')}: options are 2 to {len(LETTERS)}, not {len(options)}")
     elif not isinstance(options, str):
         raise UserError(f"{at('options')}: options is {options!r}, not the name of a field or a list of texts")
     if not isinstance(groups, dict):
@@ -344,6 +351,12 @@ def _check_templates(table: Table) -> None:
     """Refuses templates that do not compile, and fields that no row has where the table says which there are."""
     rows = table.rows(table.split)
     _check_source(rows, table.at("fields" if table.fields and ":" in table.source else "source"))
+    for key in ("split", "exemplars"):
+        split = getattr(table, key)
+        try:
+            sources.files(table.rows(split), split, table.folder) if isinstance(split, str) and split else []
+        except UserError as error:
+            raise UserError(f"{table.at(key)}: {error}") from None
     for key, added in ADDED.items():
         try:
             used = names_in(getattr(table, key)) - {*added}

@@ -50,7 +50,8 @@ All other keys may be absent:
     metric     = "exact_match"     # or "f1" in addition, SQuAD's
     average    = "mean"            # over tasks; "harmonic": of scores raised by one, as BBEH's authors do
     stop       = ["Q:"]            # texts that end an output
-    max_new    = 32                # tokens of an output at most; prompts may be as long as EVAL_LENGTHS says
+    max_new    = 32                # tokens of an output at most
+    max_inputs = 0                 # tokens of a prompt at most; 0: as many as EVAL_LENGTHS has, the limit anyway
     limit      = 0                 # only the first items of each task
     version    = 1                 # raised when a change of the table makes scores that cannot be compared
     variant    = ""                # a word for the form of the prompt
@@ -77,9 +78,8 @@ from flanx.data.task.template import compile_text, fill
 from flanx.errors import UserError, nearest
 from flanx.evals import files
 from flanx.evals.spec import Family, Groups, Item, Spec
-from flanx.evals.suite_table import Table, load, names_in, source_of
+from flanx.evals.suite_table import LETTERS, Table, load, names_in, source_of
 
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 Row = tuple[int, str, Record]  # number in its file, location, fields
 
 
@@ -264,7 +264,10 @@ def _listed(table: Table, options: Sequence[str], location: str) -> str:
 
 
 def _prompt(table: Table, task: str, record: Record, options: Sequence[str], location: str) -> str:
-    return _filled(table, "prompt", record, location, task=task, options=_listed(table, options, location))
+    text = _filled(table, "prompt", record, location, task=task, options=_listed(table, options, location))
+    if not text.strip():
+        raise _wrong(table.name, location, "the prompt is empty")
+    return text
 
 
 # ---- items -----------------------------------------------------------------------------------------------------------
