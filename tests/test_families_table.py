@@ -9,6 +9,7 @@ import pytest
 
 from flanx.errors import UserError
 from flanx.evals import metrics, registry, rescore, scores
+from flanx.sweep import score_expressions
 from tests.echo_case import lines, score
 
 CAPITALS = """
@@ -383,6 +384,26 @@ def test_the_harmonic_mean_is_of_scores_raised_by_one() -> None:
     step = 1e-4
     slope = (metrics.average([25 + step, 75.0], "harmonic") - metrics.average([25.0, 75.0], "harmonic")) / step
     assert slope == pytest.approx((metrics.average([25.0, 75.0], "harmonic") / 26) ** 2 / 2, rel=1e-4)
+
+
+def test_a_sweep_takes_the_scores_of_a_table(folder: Folder) -> None:
+    folder.write(
+        CAPITALS + 'task_field = "part"\naverage = "harmonic"\ngroups = {all = ["west_europe", "americas"]}\n', ROWS
+    )
+    task = {"low": 20.0, "high": 60.0, "flagged": False, "extraction_failed": 0.0, "n": 9}
+    tasks = {"west_europe": task | {"score": 30.0}, "americas": task | {"score": 50.0}}
+    entry = task | {"score": 38.0, "tasks": tasks, "groups": {}}
+    whole = score_expressions.value(["capitals"], {"capitals": entry})
+    assert isinstance(whole, score_expressions.Estimate) and whole.score == 38.0
+    found = score_expressions.value(["capitals:all"], {"capitals": entry})
+    assert isinstance(found, score_expressions.Estimate)
+    assert found.score == metrics.average([30.0, 50.0], "harmonic") and found.low < found.score < found.high
+
+
+def test_a_file_is_not_named_as_a_family_of_ours(folder: Folder) -> None:
+    folder.write(CAPITALS, ROWS, name="mmlu.toml")
+    with pytest.raises(UserError, match=r"mmlu.toml:2: 'mmlu' is a family of flanx's own suites; rename the file"):
+        registry.names()
 
 
 def test_a_suite_can_have_the_harmonic_mean_of_its_tasks(folder: Folder, tmp_path: pathlib.Path) -> None:

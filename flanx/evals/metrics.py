@@ -122,6 +122,14 @@ def average(scores: Iterable[float], how: str) -> float:
     return len(found) / math.fsum(1 / (score + 1) for score in found) if how == "harmonic" and found else mean(found)
 
 
+def slopes(scores: Sequence[float], how: str) -> list[float]:
+    """The derivatives of `average` by each score, times their number: 1 for a mean."""
+    if how != "harmonic":
+        return [1.0] * len(scores)
+    whole = average(scores, how)
+    return [(whole / (score + 1)) ** 2 for score in scores]
+
+
 def interval(tasks: Mapping[str, Sequence[float]], how: str = "mean") -> tuple[float, float] | None:
     """The 95% interval, in percent, of the average over tasks, which are fixed; the items of each are a sample.
 
@@ -142,14 +150,11 @@ def interval(tasks: Mapping[str, Sequence[float]], how: str = "mean") -> tuple[f
     means = {task: mean(scores) for task, scores in tasks.items()}
     whole = average((100 * value for value in means.values()), how)
     center = min(max(whole / 100, 0.0), 1.0)
-    slopes = {task: (whole / (100 * means[task] + 1)) ** 2 if how == "harmonic" else 1.0 for task in tasks}
+    weights = slopes([100 * means[task] for task in tasks], how)
     variance = (
         math.fsum(
-            slopes[task] ** 2
-            * math.fsum((score - means[task]) ** 2 for score in scores)
-            / (len(scores) - 1)
-            / len(scores)
-            for task, scores in tasks.items()
+            weight**2 * math.fsum((score - means[task]) ** 2 for score in scores) / (len(scores) - 1) / len(scores)
+            for weight, (task, scores) in zip(weights, tasks.items(), strict=True)
         )
         / len(tasks) ** 2
     )

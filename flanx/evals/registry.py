@@ -47,12 +47,16 @@ NAME = re.compile(r"([^\[\]]+?)(?:\[([^\]]*)\])?(?:\+(likelihood|rank(?:_normali
 def specs() -> dict[str, tuple[Spec, Family]]:
     """The suites that have a name, each with its family. Raises UserError where two have the same."""
     found: dict[str, tuple[Spec, Family]] = {}
+    ours = {family.name for family in FAMILIES}
     for family in FAMILIES:
         for name, spec in family.specs().items():
             if name in found:
                 first, of = found[name]
                 both = f"{of.location(first)} and {family.location(spec)}"
                 raise UserError(f"two suites are named '{name}': {both}; rename one")
+            if spec.family in ours - {family.name}:
+                at = family.location(spec)
+                raise UserError(f"{at}: '{spec.family}' is a family of flanx's own suites; rename the file")
             found[name] = (spec, family)
     return found
 

@@ -106,7 +106,7 @@ def _evaluate(part: Part, entry: Mapping[str, Any]) -> Estimate | str:
         if missing:
             return f"{part.suite} without {missing[0]}" + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")
         bounds = {task: metrics.BBH_BOUNDS[task][0] if part.normalized else 0.0 for task in names}
-        over_tasks = mean([_rescaled(tasks[task], bounds[task]) for task in names])
+        over_tasks = mean([_rescaled(tasks[task], bounds[task]) for task in names], spec.average)
         return dataclasses.replace(over_tasks, flagged=entry["flagged"], partial=tuple(scores.partial(entry)))
     return _rescaled(entry, metrics.BOUNDS[spec.family][0] if part.normalized else 0.0)
 
@@ -118,11 +118,14 @@ def _rescaled(entry: Mapping[str, Any], bound: float) -> Estimate:
     return Estimate(score, low, high, bool(entry.get("flagged")), tuple(scores.partial(entry)))
 
 
-def mean(estimates: Sequence[Estimate]) -> Estimate:
-    """The mean of k independent scores: half-width sqrt(sum of squared half-widths) / k on each side."""
-    count = len(estimates)
-    score = math.fsum(e.score for e in estimates) / count
-    below = math.sqrt(math.fsum((e.score - e.low) ** 2 for e in estimates)) / count
-    above = math.sqrt(math.fsum((e.high - e.score) ** 2 for e in estimates)) / count
+def mean(estimates: Sequence[Estimate], how: str = "mean") -> Estimate:
+    """The mean of k independent scores: half-width sqrt(sum of squared half-widths) / k on each side.
+
+    `how`: "harmonic" where a suite averages its tasks so; then half-widths count by the slope of that average.
+    """
+    count, slopes = len(estimates), metrics.slopes([e.score for e in estimates], how)
+    score = metrics.average((e.score for e in estimates), how)
+    below = math.sqrt(math.fsum((s * (e.score - e.low)) ** 2 for s, e in zip(slopes, estimates, strict=True))) / count
+    above = math.sqrt(math.fsum((s * (e.high - e.score)) ** 2 for s, e in zip(slopes, estimates, strict=True))) / count
     partial = tuple(dict.fromkeys(each for e in estimates for each in e.partial))
     return Estimate(score, score - below, score + above, any(e.flagged for e in estimates), partial)
