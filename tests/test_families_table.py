@@ -223,6 +223,8 @@ WRONG = {
     "cot = 1": r"own.toml:6: cot is 1, not of type bool",
     'extractor = "nmber"': r"own.toml:6: no extractor 'nmber'; did you mean 'number'",
     'scoring = "rank"': r"own.toml:6: scoring needs `options` to rank; free answers are generated",
+    'metric = "accuracy"': r"own.toml:6: metric is 'accuracy', not one of exact_match, f1; options are",
+    'split = ""': r"own.toml:6: split is empty",
     'average = "median"': r"own.toml:6: average is 'median', not one of mean, harmonic",
     'options = "choices"': r"own.toml:6: options needs `answer_is`",
     'answer_is = "letter"': r"own.toml:6: answer_is needs `options`",
@@ -251,6 +253,12 @@ WRONG = {
     'options = ["a"]\nanswer_is = "text"': r"own.toml:6: options are 2 to 26, not 1",
     'option = "{letter} {text}"\nanswer_is = "letter"\noptions = "o"': r"own.toml:6: option names 'text'",
 }
+
+
+def test_a_prompt_names_a_field(folder: Folder) -> None:
+    folder.write(CAPITALS.replace("{question}", "question"), ROWS)
+    with pytest.raises(UserError, match=r"own.toml:4: prompt names no field of a row, as '{question}' does"):
+        registry.load("capitals", "")
 
 
 @pytest.mark.parametrize("change", WRONG)

@@ -26,6 +26,7 @@ CHOICES = {
     "average": AVERAGES,
     "fallback": answers.FALLBACKS,
 }
+HINTS = {"metric": "; options are ranked by `scoring`, numbers compared by `extractor`"}
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 OPTION = ("letter", "number", "option")  # what a template may say of an option
 ADDED = {  # what a template may name besides the fields of a row
@@ -206,7 +207,7 @@ def _table(name: str, path: pathlib.Path, location: str, row: Mapping[str, tuple
         if key not in _OPEN and type(values[key]) is not type(_KEYS[key]):
             raise UserError(f"{at}: {key} is {value!r}, not of type {type(_KEYS[key]).__name__}")
         if key in CHOICES and value not in CHOICES[key]:
-            raise UserError(f"{at}: {key} is {value!r}, not one of {', '.join(CHOICES[key])}")
+            raise UserError(f"{at}: {key} is {value!r}, not one of {', '.join(CHOICES[key])}{HINTS.get(key, '')}")
         if isinstance(value, int) and not _LEAST.get(key, 0) <= value <= COUNT.high:
             raise UserError(f"{at}: {key} is {value}; it is {_LEAST.get(key, 0)} to {COUNT.high}")
     for key in ("source", "prompt", "answer"):
@@ -301,8 +302,9 @@ def _check_source(source: TaskSpec, at: str) -> None:
 
 def _check_keys(table: Table) -> None:
     """Refuses keys that do not fit each other."""
-    ranks, extractor = table.scoring != "generate", table.extractor
+    ranks, extractor, of_split = table.scoring != "generate", table.extractor, isinstance(table.exemplars, str)
     for key, wrong, why in (
+        ("split", not table.split, "is empty"),
         ("scoring", ranks and not table.options, "needs `options` to rank; free answers are generated"),
         ("options", table.options and not table.answer_is, "needs `answer_is`: what `answer` says of the right option"),
         ("answer_is", table.answer_is and not table.options, "needs `options`"),
@@ -310,11 +312,7 @@ def _check_keys(table: Table) -> None:
         ("shots", table.shots and not table.exemplars, "needs `exemplars`: where they come from"),
         ("exemplars", table.exemplars and not table.shots, "needs `shots`: how many of them"),
         ("exemplars", table.exemplars == table.split, "is the split that is scored; name another"),
-        (
-            "match",
-            table.match and not (table.exemplars and isinstance(table.exemplars, str)),
-            "needs a split in exemplars",
-        ),
+        ("match", table.match and not (of_split and table.exemplars), "needs a split in exemplars"),
         ("metric", table.metric == "f1" and (ranks or extractor != "text"), "f1 compares generated texts (extractor)"),
     ):
         if wrong:
@@ -329,11 +327,7 @@ def _check_tasks(table: Table) -> None:
     for key, wrong, why in (
         ("tasks", by_path and not table.tasks, "is needed: the path of the source names the {task}"),
         ("task_field", table.task_field and by_path, "and {task} in the path of the source exclude each other"),
-        (
-            "tasks",
-            len(table.tasks) > 1 and not table.task_field and not by_path,
-            "needs {task} in source, or task_field",
-        ),
+        ("tasks", table.tasks[1:] and not (table.task_field or by_path), "needs {task} in source, or task_field"),
         ("tasks", len({*table.tasks}) < len(table.tasks), "names one twice"),
     ):
         if wrong:
@@ -362,6 +356,8 @@ def _check_templates(table: Table) -> None:
             used = names_in(getattr(table, key)) - {*added}
         except ValueError as error:
             raise UserError(f"{table.at(key)}: {key}: {error}") from None
+        if key == "prompt" and not used:
+            raise UserError(f"{table.at(key)}: prompt names no field of a row, as '{{question}}' does")
         known = rows.names
         if key == "exemplar" and not isinstance(table.exemplars, str):
             known = table.exemplars.names if isinstance(table.exemplars, TaskSpec) else frozenset(table.exemplars[0])

@@ -218,6 +218,14 @@ def _options(table: Table, record: Record, location: str) -> Sequence[str]:
     return texts
 
 
+def _named(options: Sequence[str]) -> list[dict[str, str]]:
+    """What templates may say of each option."""
+    return [
+        {"letter": letter, "number": str(number), "option": option}
+        for number, (letter, option) in enumerate(zip(LETTERS, options, strict=False), 1)
+    ]
+
+
 def _right(table: Table, record: Record, options: Sequence[str], location: str) -> int:
     """The index of the right option."""
     answer = _text(table, "answer", record, table.answer, location).strip()
@@ -248,19 +256,13 @@ def _answers(
         raise _wrong(table.name, location, f"no answer: '{table.answer}' is empty")
     if not options:
         return tuple(_filled(table, "target", record, location, answer=gold) for gold in dict.fromkeys(golds)), ()
-    written = tuple(
-        _filled(table, "target", record, location, letter=letter, number=str(number), option=option)
-        for number, (letter, option) in enumerate(zip(LETTERS, options, strict=False), 1)
-    )
+    written = tuple(_filled(table, "target", record, location, **each) for each in _named(options))
     return (written[_right(table, record, options, location)],), written
 
 
 def _listed(table: Table, options: Sequence[str], location: str) -> str:
     """What {options} is."""
-    return table.separator.join(
-        _filled(table, "option", {}, location, letter=letter, number=str(number), option=option)
-        for number, (letter, option) in enumerate(zip(LETTERS, options, strict=False), 1)
-    )
+    return table.separator.join(_filled(table, "option", {}, location, **each) for each in _named(options))
 
 
 def _prompt(table: Table, task: str, record: Record, options: Sequence[str], location: str) -> str:
