@@ -223,6 +223,7 @@ def test_other_files_are_the_other_splits(output, tmp_path, capsys):
         (["--validation", "empty.csv"], "empty.csv: no row with both texts"),
         (["--validation_share", "0.5", "--test_share", "0.5"], "add up to 1: less than 1 is wanted"),
         (["--validation_share", "0.0001"], "none of its 2 rows falls into 'validation'"),
+        (["--metric", "acuracy"], "no metric 'acuracy'; did you mean 'accuracy'"),
         (["--options", "o"], "no column 'o'"),
         (["--options", "q"], "x.csv:2: 'q' is no list of two options or more"),
     ],

@@ -98,7 +98,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     one.add_argument("--inputs", required=True, help="the column that the model reads")
     one.add_argument("--targets", required=True, help="the column that it shall write")
     one.add_argument("--options", help="a column with the options of each row: a list, in a table one|two|three")
-    one.add_argument("--metric", choices=spec.METRICS, help="instead of the one that fits the answers")
+    one.add_argument("--metric", help=f"instead of the one that fits the answers: {', '.join(spec.METRICS)}")
     for split in ("validation", "test"):
         either = one.add_mutually_exclusive_group()
         either.add_argument(f"--{split}", type=path_flag, metavar="FILE", help=f"the file of the split {split}")

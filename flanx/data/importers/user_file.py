@@ -15,8 +15,8 @@ from typing import Any
 
 from flanx.data.task import sources, tables, text
 from flanx.data.task.row import BadRow, text_of
-from flanx.data.task.spec import FREE_TEXT
-from flanx.errors import UserError
+from flanx.data.task.spec import FREE_TEXT, METRICS
+from flanx.errors import UserError, nearest
 from flanx.files import local_path, lock, write_atomic
 
 COLLECTION = "own"
@@ -262,6 +262,8 @@ def _fields(files: Sequence[_File], labels: Sequence[str]) -> str:
 def add(args: argparse.Namespace) -> int:
     """`flanx tasks add`: one file, two of its columns, one task; its other splits are parts of it or other files."""
     path, output = local_path(args.file).absolute(), local_path(args.output)
+    if args.metric and args.metric not in METRICS:
+        raise UserError(f"no metric '{args.metric}'{nearest(args.metric, METRICS)}; known: {', '.join(METRICS)}")
     main = _look(path, args.inputs, args.targets, args.options or "")
     own: dict[str, _File] = {
         split: _own(main, given) for split in ("validation", "test") if (given := getattr(args, split))
