@@ -74,7 +74,8 @@ def find(name: str) -> tuple[Spec, Family]:
     for family in FAMILIES:
         if spec := family.parse(name):
             return spec, family
-    raise UserError(f"no evaluation suite '{name}'" + nearest(name, [*known, *tables.load_tables()]))
+    near = nearest(name, [*known, *tables.load_tables()]) or "; `flanx suites list` prints those that have a name"
+    raise UserError(f"no evaluation suite '{name}'{near}")
 
 
 def resolve(name: str, allow_missing: Sequence[str] = ()) -> Spec:

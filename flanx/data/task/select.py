@@ -210,9 +210,9 @@ def resolve(
     one = asked.name if isinstance(asked.name, str) else None
     section: Mapping[str, Any] = mixtures.get(one, {}) if one is not None else {}
     if one is None:
-        rates = _rates_of_list(asked, mixtures)
-        section = {"collections": list(rates)}
-        asked = dataclasses.replace(asked, rates={k: v for k, v in rates.items() if v is not None} or None)
+        listed = _rates_of_list(asked, mixtures)
+        section = {"collections": list(listed)}
+        asked = dataclasses.replace(asked, rates={k: v for k, v in listed.items() if v is not None} or None)
     homes = (home for task in tasks.values() for home in (task["collection"], task.get("group")) if home)
     _check(asked, itertools.chain(tasks, homes, section.get("collections", ()), section.get("rates", ())))
     setting = {key: getattr(asked, key) for key in ("rates", "caps", "styles", "inversion")}
