@@ -35,7 +35,8 @@ from tests import run_case
 
 ROOT = pathlib.Path(flanx.__file__).parent
 PREFIX = f"{ROOT}{os.sep}"
-COMMAND_LINE = tuple(PREFIX + name for name in (f"cli{os.sep}", "config.py", "settings.py", "errors.py", "__main__.py"))
+NAMES = (f"cli{os.sep}", "config.py", "gin_files.py", "settings.py", "errors.py", "__main__.py")
+COMMAND_LINE = tuple(PREFIX + name for name in NAMES)
 TABLES = f"{PREFIX}data{os.sep}task{os.sep}tables.py"
 
 

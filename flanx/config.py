@@ -1,14 +1,13 @@
-"""gin files and bindings -> a call. The only module that imports gin.
+"""gin files and bindings -> a call. With `gin_files` the only module that imports gin.
 
 A run is named by gin files (`--gin_file`, searched in the current folder, in `--gin_search_paths` and in flanx's own
-gin folder) and by bindings (`--gin.MACRO=VALUE`). Before gin binds anything the files are scanned with gin's own
-parser, so that an unknown file, macro or module is reported with its place and the nearest known name.
+gin folder) and by bindings (`--gin.MACRO=VALUE`). Before gin binds anything the files are scanned (`gin_files`), so
+that an unknown file, macro or module is reported with its place and the nearest known name.
 """
 
 import contextlib
 import copy
 import functools
-import importlib.util
 import logging
 import os
 import pathlib
@@ -21,118 +20,20 @@ from typing import Any
 
 import gin
 from gin import config as gin_config
-from gin import config_parser
 
 from flanx import settings
 from flanx.errors import UserError, nearest
 from flanx.files import local_folder, lock, open_regular, write_atomic
+from flanx.gin_files import Scan, open_text
 
-_open = functools.partial(open, encoding="utf-8-sig")  # with a byte order mark or without, whatever the locale
 _readers: Any = gin_config._FILE_READERS
-_readers[0] = (_open, os.path.isfile)
+_readers[0] = (open_text, os.path.isfile)
 
 
 def gin_folder() -> pathlib.Path:
     """The folder of flanx's gin files: `flanx/gin` in a wheel, `gin/` next to `flanx/` in an editable install."""
     package = pathlib.Path(__file__).resolve().parent
     return next(p for p in (package / "gin", package.parent / "gin", package) if p.is_dir())
-
-
-class _Reference(str):
-    """A %macro or @function among the values of a gin file, printed as it is written there."""
-
-    __repr__ = str.__str__
-
-
-class _Recorder(config_parser.ParserDelegate):
-    """Records the macros that a statement refers to, instead of binding them."""
-
-    def __init__(self) -> None:
-        self.references: list[str] = []
-        self.scopes: set[str] = set()
-
-    # gin's base class returns None where it means any value
-    def configurable_reference(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, scoped_configurable_name: str, evaluate: bool
-    ) -> str:
-        self.scopes.add(scoped_configurable_name.rpartition("/")[0])
-        return _Reference(f"@{scoped_configurable_name}{'()' if evaluate else ''}")
-
-    def macro(self, macro_name: str) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
-        self.references.append(macro_name)
-        return _Reference("%" + macro_name)
-
-
-def _location(location: config_parser.Location | None) -> str:
-    if location is None:
-        return "the command line"
-    return f"{location.filename}:{location.line_num}" if location.filename else "the command line"
-
-
-class Scan:
-    """What gin files define and refer to, in the order of reading.
-
-    Attributes:
-      defined, referenced: {macro: file and line of the first}.
-      bound: {macro or "module.function.parameter": [(file and line, value as written there)]}; the last one holds.
-      scopes: the scopes in which something is called, "" aside.
-      files: the files read; reading: those that are being read, an included one after its includer.
-    """
-
-    def __init__(self, search_paths: Sequence[str]) -> None:
-        self.search_paths = list(search_paths)
-        self.defined: dict[str, str] = {}
-        self.referenced: dict[str, str] = {}
-        self.bound: dict[str, list[tuple[str, str]]] = {}
-        self.scopes: set[str] = set()
-        self.files: list[str] = []
-        self.reading: list[pathlib.Path] = []
-
-    def read(self, name: str, location: str) -> None:
-        path = self._find(name, location)
-        if path.resolve() in self.reading:
-            raise UserError(f"gin file '{name}' includes itself ({location}); remove the include")
-        self.files.append(str(path))
-        self.reading.append(path.resolve())
-        try:
-            text = path.read_bytes().decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise UserError(
-                f"gin file {path} is not UTF-8 ({error.reason} at byte {error.start}); convert it"
-            ) from error
-        if "\0" in text:
-            raise UserError(f"gin file {path} is not a text: it holds a zero byte; is it another file?")
-        with _open(path) as file:
-            self.read_statements(file)
-        self.reading.pop()
-
-    def read_statements(self, text: Any) -> None:
-        recorder = _Recorder()
-        for statement in config_parser.ConfigParser(text, recorder):
-            location = _location(statement.location)
-            for macro in recorder.references:
-                self.referenced.setdefault(macro, location)
-            recorder.references.clear()
-            self.scopes |= recorder.scopes
-            if isinstance(statement, config_parser.IncludeStatement):
-                self.read(statement.filename, location)
-            elif isinstance(statement, config_parser.ImportStatement):
-                _check_import(statement, location)
-            elif isinstance(statement, config_parser.BindingStatement):
-                scope = f"{statement.scope}/" if statement.scope else ""
-                key = scope + ".".join(filter(None, (statement.selector, statement.arg_name)))
-                self.bound.setdefault(key, []).append((location, repr(statement.value)))
-                if not statement.arg_name:
-                    self.defined.setdefault(statement.selector, location)
-
-    def _find(self, name: str, location: str) -> pathlib.Path:
-        for folder in ["", *self.search_paths]:
-            if (path := pathlib.Path(folder, name)).is_file():
-                return path
-        known = [p.relative_to(f).as_posix() for f in map(pathlib.Path, self.search_paths) for p in f.rglob("*.gin")]
-        raise UserError(
-            f"no gin file '{name}' ({location}; searched ., {', '.join(self.search_paths)})" + nearest(name, known)
-        )
 
 
 T5X_MACROS = {  # of T5X's gin files, without a meaning here -> what to do
@@ -155,45 +56,6 @@ T5X_MACROS = {  # of T5X's gin files, without a meaning here -> what to do
     "EVALUATOR_USE_MEMORY_CACHE": "; leave it out",
     "JSON_WRITE_N_RESULTS": "; every generation is kept: leave it out",
 }
-IMPORTS = ("flanx", "jax", "seqio")  # what a gin file may import of itself
-IMPORTS_VARIABLE = "FLANX_IMPORTS"  # what --import allows beside them; the runs of a sweep inherit it
-
-
-def allow_imports(modules: Sequence[str]) -> None:
-    """Lets gin files import these modules, here and in every process that this one starts."""
-    kept = [name for name in os.environ.get(IMPORTS_VARIABLE, "").split(",") if name]
-    os.environ[IMPORTS_VARIABLE] = ",".join(dict.fromkeys([*kept, *modules]))
-
-
-def _check_import(statement: config_parser.ImportStatement, location: str) -> None:
-    """Raises UserError for an import of a module that does not exist, before gin tries it."""
-    root = statement.module.partition(".")[0]
-    if root == "__gin__":
-        return
-    if root in ("t5x", "__main__"):
-        raise UserError(
-            f"'{statement.module}' ({location}) is T5X's, and flanx runs without it: include runs/train.gin "
-            "and a file of models/ instead; the macros have T5X's names"
-        )
-    allowed = [*IMPORTS, *filter(None, os.environ.get(IMPORTS_VARIABLE, "").split(","))]
-    if not any(f"{statement.module}.".startswith(f"{module}.") for module in allowed):
-        raise UserError(
-            f"the gin file imports '{statement.module}' ({location}), which runs its code: if you trust it, add "
-            f"--import={root}"
-        )
-    parent, _, _ = statement.module.rpartition(".")
-    try:
-        exists = importlib.util.find_spec(statement.module) is not None
-        siblings = []
-        if not exists and parent:
-            package = importlib.util.find_spec(parent)
-            folders = list(package.submodule_search_locations or []) if package else []
-            siblings = [f"{parent}.{p.stem}" for folder in folders for p in pathlib.Path(folder).glob("*")]
-    except ImportError:
-        exists, siblings = False, []
-    if not exists:
-        raise UserError(f"no module '{statement.module}' ({location})" + nearest(statement.module, siblings))
-
 
 _LAST = Scan(())  # of the last `parse`; like gin's own bindings, one per process
 

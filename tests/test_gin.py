@@ -8,7 +8,7 @@ import jax
 import pytest
 from gin import config_parser
 
-from flanx import config, train
+from flanx import config, gin_files, train
 from flanx.cli.main import main
 from flanx.data.pipeline.batches import Batches, DatasetConfig
 from flanx.data.task import tables
@@ -34,9 +34,9 @@ def bind(values: dict[str, str]) -> list[str]:
     return [f"{name}={value}" for name, value in values.items()]
 
 
-def scan(names: Iterable[str]) -> config.Scan:
+def scan(names: Iterable[str]) -> gin_files.Scan:
     """What reading `names` defines and reads."""
-    found = config.Scan([str(GIN)])
+    found = gin_files.Scan([str(GIN)])
     for name in names:
         found.read(name, "test")
     return found
@@ -167,7 +167,7 @@ def test_sweeps_take_other_sizes_from_a_second_file(capsys):
 def test_files_for_t5x_are_gin(name):
     """They are bound by T5X's program, which is not installed with flanx."""
     with open(GIN / name, encoding="utf-8") as text:
-        assert len(list(config_parser.ConfigParser(text, config._Recorder()))) > 2
+        assert len(list(config_parser.ConfigParser(text, gin_files.Recorder()))) > 2
 
 
 def test_the_ablations_of_the_flan_collection_take_away_what_they_say(tmp_path):

@@ -127,6 +127,7 @@ TESTED_IN = {
     "evals.families.tydiqa": "test_benchmarks",
     "evals.families.user_task": "test_seqio_suites",
     "evals.suite_table": "test_families_table",
+    "gin_files": "test_config test_gin",
     "models.find_nonfinite": "test_fault",
     "procedural.draw": "test_procedural",
     "procedural.number": "test_procedural",

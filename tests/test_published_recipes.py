@@ -8,7 +8,7 @@ from typing import Any
 import gin
 import pytest
 
-from flanx import config, train, train_step
+from flanx import config, gin_files, train, train_step
 from flanx.data.pipeline.batches import DatasetConfig
 from flanx.data.task import spec, tables
 from flanx.sweep import published_recipes
@@ -45,7 +45,7 @@ def parse(row: published_recipes.PublishedRecipe, without: str = "") -> None:
 def test_every_macro_of_a_recipe_has_a_source_and_the_value_of_its_gin_file(name):
     row = RECIPES[name]
     parse(row)
-    scan = config.Scan([str(config.gin_folder())])
+    scan = gin_files.Scan([str(config.gin_folder())])
     scan.read(row.gin, "test")
     fields = {n: field for n, field in row.fields.items() if n.isupper()}
     assert set(fields) == set(scan.defined) - {"EVALUATOR"}  # idle: the suites bind the evaluator themselves

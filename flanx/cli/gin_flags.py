@@ -29,7 +29,7 @@ def add_gin_arguments(parser: argparse.ArgumentParser) -> None:
 
 def describe_macros(parser: argparse.ArgumentParser, name: str) -> None:
     """Adds to the help of a command the macros of its gin file `name`, with defaults, and flanx's other gin files."""
-    from flanx import config  # noqa: PLC0415  (imports gin, which other commands' help does without)
+    from flanx import config  # noqa: PLC0415  (import gin, which other commands' help does without)
 
     folder = config.gin_folder()
     macros = re.findall(
@@ -50,10 +50,10 @@ def describe_macros(parser: argparse.ArgumentParser, name: str) -> None:
 
 def parse_gin(args: argparse.Namespace, whole: bool = True) -> None:
     """Binds the gin files and bindings of `args`; see `flanx.config.parse`."""
-    from flanx import config  # noqa: PLC0415  (imports gin, which `flanx --help` does without)
+    from flanx import config, gin_files  # noqa: PLC0415  (import gin, which `flanx --help` does without)
 
     if args.imports:
-        config.allow_imports(args.imports)
+        gin_files.allow_imports(args.imports)
     if not args.gin_file:
         raise UserError("no --gin_file given; `ls` flanx's gin folder or see the README for the files of each command")
     config.parse(args.gin_file, args.bindings, [p for p in args.gin_search_paths.split(",") if p], whole)
