@@ -72,6 +72,7 @@ RANGES: Mapping[str, Range] = {
     "eps": POSITIVE,
     "epsilon": RATE,
     "eval_period": COUNT,
+    "validation_examples": COUNT,
     "extra_ids": NATURAL,
     "final": RATE,
     "global_norm": POSITIVE,

@@ -32,6 +32,7 @@ from flanx.partition import Partitioner, cache_compilations, explain_exhausted
 from flanx.plan import search
 from flanx.train_metrics import Watch
 from flanx.train_step import Trainer, TrainState
+from flanx.validation import ValidationConfig
 
 # what follows from other values of a record: named where nothing else differs
 FOLLOWS = re.compile(r"num_params|data\.(seed|examples_per_row|mixture\.(?!asked\.).*)")
@@ -51,6 +52,7 @@ def train(
     task_loss_period: int = 200,
     evaluator: Callable[..., Any] | None = None,
     eval_period: int | None = None,
+    validation: ValidationConfig | None = None,
     fork: bool = False,
     compilation_cache: str | None = "auto",
 ) -> None:
@@ -64,6 +66,7 @@ def train(
         `flanx.train_metrics`.
       evaluator: called as evaluator(model=, params=, step=, out_dir=) every `eval_period` steps and at the end; with
         `checks_only=True` also before the first step, where it takes that, to refuse what is wrong with it.
+      validation: what the run validates on every `eval_period` steps, or as often as it says, and at the end.
       fork: resume although settings, model, examples or parent have changed; the metadata are then the new ones.
       compilation_cache: folder of compiled programs; see `flanx.partition.cache_compilations`.
 
@@ -76,9 +79,9 @@ def train(
         check_run_metadata(folder, {"settings": identity(trainer, None)["settings"]}, fork)
         print(f"{folder.name}: already done (step {train_steps}); delete {folder / 'done.json'} to run it again")
         return
-    model = trainer.model
+    model, evals = trainer.model, folder / "evals"
     if evaluator and "checks_only" in inspect.signature(evaluator).parameters:
-        evaluator(model=model, step=0, out_dir=folder / "evals", checks_only=True)
+        evaluator(model=model, step=0, out_dir=evals, checks_only=True)
     batches = dataset.open(model.vocab_size, model.packing, trainer.seed) if train_steps else None
     tasks = batches.tasks if batches else {}
     trainer = dataclasses.replace(trainer, num_tasks=len(tasks))
@@ -89,9 +92,8 @@ def train(
         lengths = dataset.task_feature_lengths
         partitioner = search.resolve_partitioner(partitioner, trainer, dataset.batch_size, lengths)
 
-    def evaluate(state: TrainState) -> None:
-        if evaluator:
-            evaluator(model=model, params=state.params, step=int(state.step), out_dir=folder / "evals")
+    of_run = (dataset, batches, trainer, partitioner, train_steps, eval_period)
+    validate = (validation or ValidationConfig(None)).open(*of_run)
 
     with partitioner.scope(), preemption() as stops, contextlib.closing(Checkpoints(folder, checkpoints)) as saved:
         state, target = init_state(folder.name, trainer, partitioner, saved, initial_checkpoint, train_steps)
@@ -101,6 +103,7 @@ def train(
         watch = Watch(folder, model, done, train_steps, log_period, saved.latest, tasks, task_loss_period)
         stream = device_batches(batches, partitioner, done, train_steps)
         with contextlib.closing(watch), contextlib.closing(stream), explain_exhausted(target, partitioner):
+            validate(done, state.params, watch)  # where it was killed between saving and that
             for step, batch in stream:
                 with jax.transfer_guard("disallow"):
                     state, metrics = step_fn(state, batch)
@@ -113,13 +116,15 @@ def train(
                 if is_last:
                     saved.wait()
                     raise Preempted(f"{folder.name}: stopped and saved at step {step}; the same command resumes it")
-                if evaluates:
-                    evaluate(state)
+                validate(step, state.params, watch)
+                if evaluator and evaluates:
+                    evaluator(model=model, params=state.params, step=step, out_dir=evals)
             watch.flush(state.params)
-        if train_steps:  # else the state is the parent's, which has its own checkpoint
-            saved.save(state)
-            saved.wait()
-        evaluate(state)
+            if train_steps:  # else the state is the parent's, which has its own checkpoint
+                saved.save(state)
+                saved.wait()
+        if evaluator:
+            evaluator(model=model, params=state.params, step=int(state.step), out_dir=evals)
     write(folder / "done.json", {"step": int(state.step)})
 
 

@@ -3,6 +3,7 @@
 metrics.jsonl     {"step", "loss", ..., "sources": {collection: {"loss", "tokens", "examples"}}}, every `log_period`
                   steps and at the end, over the steps since the record before. A source's loss is its cross-entropy
                   per target token; `cross_ent_loss` is that of all of them
+                  A validation has a record of its own, {"step", "validation": see `flanx.validation`}
 tasks.jsonl       {"step", "total": sums, "tasks": {task: sums}}, every `task_period` steps and at the end, over the
                   steps since the line before. Sums: {"loss_sum": of cross-entropy, "tokens": of targets,
                   "examples"}; the total is the `math.fsum` of the tasks
@@ -37,6 +38,7 @@ class MetricsLog:
     run had never stopped.
 
     Attributes:
+      validated: the steps that have a record of a validation.
       unlogged: the line of unlogged.jsonl at `resume_step`, {} where there is none.
     """
 
@@ -54,6 +56,8 @@ class MetricsLog:
             kept = [record for record in files.read_jsonl(path) if record["step"] <= resume_step]
             if path.exists():
                 write_atomic(path, "".join(map(files.json_line, kept)))
+            if name == "metrics":
+                self.validated = {record["step"] for record in kept if "validation" in record}
             if name == "unlogged" and kept and kept[-1]["step"] == resume_step:
                 self.unlogged = kept[-1]
         self._event, self._summary = Event, Summary
@@ -64,13 +68,17 @@ class MetricsLog:
     def write(self, step: int, values: Mapping[str, Any], name: str = "metrics") -> None:
         """One record {"step": step, **values} of a file; of metrics also one event of as many scalars. Flushed.
 
-        The loss of a source is the scalar train/SOURCE/loss."""
+        The loss of a collection is the scalar train/COLLECTION/loss, of a validation validation/loss and
+        validation/COLLECTION/loss."""
         with open(self._folder / f"{name}.jsonl", "a", encoding="utf-8") as file:
             file.write(files.json_line({"step": step, **values}))
         if name != "metrics":
             return
         numbers = {tag: value for tag, value in values.items() if not isinstance(value, Mapping)}
         numbers |= {f"train/{source}/loss": each["loss"] for source, each in values.get("sources", {}).items()}
+        if validation := values.get("validation"):
+            numbers["validation/loss"] = validation["loss"]
+            numbers |= {f"validation/{home}/loss": each["loss"] for home, each in validation["collections"].items()}
         scalars = [self._summary.Value(tag=tag, simple_value=value) for tag, value in numbers.items()]
         event = self._event(wall_time=time.time(), step=step, summary=self._summary(value=scalars))
         self._board.write(event.SerializeToString())
@@ -88,7 +96,7 @@ def read_metrics(folder: str | os.PathLike) -> list[dict[str, Any]]:
 
 
 def last_metrics(folder: str | os.PathLike) -> dict[str, Any] | None:
-    """The newest record of a run, read from the end of its metrics.jsonl; None where there is none."""
+    """The newest record of a run's training, read from the end of its metrics.jsonl; None where there is none."""
     path, tail = pathlib.Path(folder) / "metrics.jsonl", TAIL
     if not path.exists():
         return None
@@ -190,6 +198,18 @@ class Watch:
             kept = {name: each.tolist() for name, each in self._by_task.items()} | {"tasks": self._tasks}
             since = {"seconds": time.monotonic() - self._since[0], "since": self._since[1]}
             self._log.write(step, {"sums": self._sums, **since, **kept}, "unlogged")
+
+    def write_validation(self, step: int, values: Mapping[str, Any]) -> None:
+        """Logs and prints the record of a validation, unless the step has one already."""
+        if self._log is None or step in self._log.validated:
+            return
+        self._log.write(step, {"validation": values})
+        self._since = (self._since[0] + values["seconds"], self._since[1])  # speeds are of the steps alone
+        self._console.print(
+            f"{self._label}  step {step}/{self._train_steps}  validation loss {values['loss']:.4f}  bits per byte "
+            f"{values['bits_per_byte']:.3f}  accuracy {values['accuracy']:.1%}  ({values['seconds']:.1f} s)",
+            soft_wrap=True, markup=False,
+        )  # fmt: skip
 
     def _write_record(self, step: int) -> None:
         """Logs and prints the means and speeds since the last record."""

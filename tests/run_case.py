@@ -137,7 +137,7 @@ def wait_until(happened: Callable[[], object], process: subprocess.Popen, timeou
 
 def losses(folder: pathlib.Path) -> dict[int, float]:
     """The loss of every step, from the run's log."""
-    return {record["step"]: record["loss"] for record in read_metrics(folder)}
+    return {record["step"]: record["loss"] for record in read_metrics(folder) if "loss" in record}
 
 
 def newest(folder: pathlib.Path) -> int:

@@ -13,6 +13,7 @@ from flanx.data import store
 from flanx.data.pipeline import mixture
 from flanx.data.store import assemble, build, build_job, build_worker, selection
 from flanx.data.store.shard import Shard
+from flanx.data.task import render
 from flanx.data.task import tables as task_tables
 from flanx.errors import UserError
 
@@ -446,3 +447,62 @@ def test_a_build_gives_a_store_of_an_earlier_version_its_checksums_without_rende
     report = run(tmp_path)
     assert (report.built, report.kept) == (0, 3)
     assert content(folder) == whole
+
+
+# ---- splits to validate on -------------------------------------------------------------------------------------------
+
+
+def with_splits(tmp_path: pathlib.Path, tables: pathlib.Path) -> None:
+    """`mini_a` gets a validation split of 25 rows and a test split of 5; `mini_b` an empty validation file."""
+    for name, rows in (("a_dev", 25), ("a_test", 5), ("b_dev", 0)):
+        write_rows(tmp_path / "data", name, rows)
+    (tables / "tables" / "mini.toml").write_text(
+        '[a]\nsplits = {train = "train", validation = "tsv:mini/a_dev.tsv", test = "tsv:mini/a_test.tsv"}\n'
+        '[b]\nsplits = {train = "train", validation = "tsv:mini/b_dev.tsv"}\n[c]\n'
+    )
+    forget()
+
+
+def test_the_validation_splits_of_the_tasks_become_a_store_of_their_own(tmp_path, tables):
+    with_splits(tmp_path, tables)
+    report, plain = (
+        run(tmp_path, validation_examples=10, styles=None),
+        run(tmp_path, "plain", validation=None, styles=None),
+    )
+    assert report.validation is not None and (report.status, report.validation.examples) == (0, 10)
+    assert report.hash == plain.hash  # what is trained on is the same, to the byte
+    assert content(tmp_path / "plain") == {
+        name: data for name, data in content(tmp_path / "store").items() if not name.startswith("validation")
+    }
+    held = store.verify(tmp_path / "store" / "validation")
+    assert list(held.tasks) == ["mini_a:validation"] and list(held.tasks["mini_a:validation"].parts) == ["zsopt"]
+    assert {name: entry["reason"] for name, entry in held.missing.items()} == {
+        "mini_b:validation": "its split is empty", "mini_c:validation": "it has no split 'validation'"
+    }  # fmt: skip
+    row = task_tables.load_tables()["mini_a"]
+    words = build_job.vocabulary.load("byte")
+    every = [
+        words.sequence(each.inputs).tolist()
+        for each in render.render_rows(row, "zsopt", "validation", str(tmp_path / "data"))
+    ]
+    part = held.tasks["mini_a:validation"].parts["zsopt"][0]
+    drawn = [held.example(part, i)[0].tolist() for i in range(10)]
+    places = [every.index(example) for example in drawn]
+    assert places == sorted(places) and places[-1] > 10  # in their order, from all of the split
+    again = run(tmp_path, validation_examples=10, styles=None)
+    assert again.validation is not None and (again.built, again.validation.examples, again.validation.kept) == (0, 0, 1)
+    assert store.open_store(tmp_path / "store" / "validation").hash == held.hash
+
+
+def test_splits_to_validate_on_are_named_and_what_is_not_there_or_held_out_is_refused(tmp_path, tables):
+    with_splits(tmp_path, tables)
+    run(tmp_path, validation=["mini_a:test", "mini_a"])
+    held = store.open_store(tmp_path / "store" / "validation")
+    assert {name: task.examples for name, task in held.tasks.items()} == {"mini_a:test": 5, "mini_a:validation": 25}
+    with pytest.raises(UserError, match="VALIDATION: task mini_c:test: it has no split 'test'"):
+        run(tmp_path, validation="mini_c:test")
+    row = (tables / "tables" / "mini.toml").read_text()
+    (tables / "tables" / "mini.toml").write_text(row.replace("[b]\n", "[b]\nheld_out = true\n"))
+    forget()
+    with pytest.raises(UserError, match="'mini_b' is held out for evaluation"):
+        run(tmp_path, validation=["mini_b"])

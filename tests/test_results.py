@@ -1,6 +1,11 @@
 """The results of a sweep: the step that is chosen for each point."""
 
-from flanx.sweep import results
+import json
+
+import pytest
+
+from flanx.errors import UserError
+from flanx.sweep import report, results, statistics
 from tests import sweep_maker
 from tests.sweep_maker import entry
 
@@ -28,3 +33,25 @@ def test_a_damaged_record_is_named_and_the_others_are_reported(tmp_path, capsys)
     assert [len(each.suites) for each in found] == [0, 1, 1, 1] and not found[0].run
     said = capsys.readouterr().err
     assert "'score' is 'x', it takes a number" in said and "'num_params' is [1]" in said
+
+
+def test_validation_loss_chooses_the_step_and_scores_do_not(tmp_path):
+    sweep = sweep_maker.make(tmp_path, tasks=(2,), choose_by=["validation loss"])
+    for point in sweep.points():
+        sweep_maker.leave(point.folder, {step: {"suite_rule": entry(10 * step)} for step in (2, 4, 6)})
+        losses = {2: (1.5, 0.25), 3: (0.5, 0.75), 4: (1.25, 0.5), 6: (1.75, 0.75)}  # at 3 there is no evaluation
+        records = [{"step": 2, "loss": 0.1}]
+        records += [
+            {"step": step, "validation": {"loss": loss, "collections": {"cot": {"loss": other}}}}
+            for step, (loss, other) in losses.items()
+        ]
+        (point.folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    assert results.choices(sweep, sweep.points()) == {"d1_2": 4, "d2_2": 4}
+    of_cot = sweep_maker.make(tmp_path, tasks=(2,), choose_by=["validation loss:cot"])
+    assert results.choices(of_cot, sweep.points()) == {"d1_2": 2, "d2_2": 2}
+    assert statistics.scores(sweep, results.collect(sweep, {p.name: ("done", "") for p in sweep.points()}))
+    assert "lowest validation loss" in report.selection_rule(sweep)
+    (sweep.points()[0].folder / "metrics.jsonl").write_text("")
+    assert results.choices(sweep, sweep.points()) == {"d2_2": 4}
+    with pytest.raises(UserError, match="name validation loss alone"):
+        results.choices(sweep_maker.make(tmp_path, choose_by=["validation loss", "suite_rule"]), [])

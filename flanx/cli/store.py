@@ -71,6 +71,10 @@ def _build(args: argparse.Namespace) -> int:
     rate = report.examples / max(report.seconds, 1e-9)
     written = f"{report.built} shards built ({report.examples:,} examples, {rate:,.0f}/s)"
     print(f"{report.path}: {written}, {report.kept} kept")
+    if of_splits := report.validation:
+        print(
+            f"{of_splits.path}: {of_splits.built} shards built ({of_splits.examples:,} examples), {of_splits.kept} kept"
+        )
     for kind, reasons in (("missing", report.missing), ("failed", report.failed)):
         for name, reason in sorted(reasons.items()):
             print(f"{kind}: task {name}: {reason}", file=sys.stderr)
@@ -155,6 +159,9 @@ def _mix(args: argparse.Namespace) -> int:
 def _verify(args: argparse.Namespace) -> int:
     opened = store.verify(args.store, lambda file, size: print(f"{file}: {size:,} bytes, intact"))
     print(f"{opened.path}: intact; hash {opened.hash}")
+    if (opened.path / store.VALIDATION).is_dir():
+        args.store = str(opened.path / store.VALIDATION)
+        return _verify(args)
     return 0
 
 

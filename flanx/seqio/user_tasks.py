@@ -48,9 +48,9 @@ def _register(imports: Sequence[str]) -> None:
 
 
 def examples(
-    name: str, imports: Sequence[str], vocabulary: Vocabulary, shard: int, shards: int
+    name: str, imports: Sequence[str], vocabulary: Vocabulary, shard: int, shards: int, split: str = "train"
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(inputs i32[n], targets i32[m]) of the training split, in the task's order, neither shuffled nor trimmed."""
+    """(inputs i32[n], targets i32[m]) of a split, in the task's order, neither shuffled nor trimmed."""
     task = find(name, imports)
     for side in SIDES:
         feature = task.output_features.get(side)
@@ -59,7 +59,7 @@ def examples(
         if feature.vocabulary != to_seqio(vocabulary):
             raise UserError(f"task {name}: feature {side} has not the vocabulary of the store ({vocabulary.spec})")
     part = seqio.ShardInfo(shard, shards) if shards > 1 else None
-    data = task.get_dataset(None, "train", shuffle=False, shard_info=part, num_epochs=1)
+    data = task.get_dataset(None, split, shuffle=False, shard_info=part, num_epochs=1)
     data = data.map(lambda example: {side: example[side] for side in SIDES})
     options = tf.data.Options()
     options.deterministic = True

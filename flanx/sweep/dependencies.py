@@ -17,7 +17,8 @@ from flanx.sweep.state import DONE, FAILED, WAITING, State, is_done, is_held
 
 EVALUATE = "flanx.evaluate.evaluate"
 SUITE_SETTINGS = ("suites", "data_dir", "allow_missing", "self_consistency", "beams")
-STORE_MACROS = ("DATA_DIR", "MIXTURE_OR_TASK_NAME")  # those of a sweep's bindings that its stores are built with too
+# those of a sweep's bindings that its stores are built with too
+STORE_MACROS = ("DATA_DIR", "MIXTURE_OR_TASK_NAME", "VALIDATION", "VALIDATION_EXAMPLES")
 MACROS = ("INITIAL_CHECKPOINT_PATH", "TRAIN_STEPS", "STORE_DIR", "VOCABULARY")  # in the order of Dependencies
 
 

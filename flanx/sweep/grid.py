@@ -38,7 +38,8 @@ class Sweep:
         all else in common.
       published: {labels of a cell, joined by "_": "TABLE:MODEL" of published.csv}, drawn in grey where the name of a
         score is a benchmark there.
-      choose_by: expressions of the score that chooses the checkpoint among a run's evaluations; () for the last one.
+      choose_by: expressions of the score that chooses the checkpoint among a run's evaluations, or ["validation loss"];
+        () for the last one.
       choose_per: axes whose labels points with a common step share; None: each point has its own step.
     """
 

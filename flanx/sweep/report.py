@@ -185,6 +185,8 @@ def caption(sweep: Sweep, panels: Sequence[Panel]) -> str:
 def selection_rule(sweep: Sweep) -> str:
     """How checkpoints are chosen, as text."""
     per = "" if sweep.choose_per is None else f", one step for all points of the same {', '.join(sweep.choose_per)}"
+    if score_expressions.validation_loss(sweep.choose_by) is not None:
+        return f"the evaluation with the lowest {sweep.choose_by[0]}, whatever its scores{per}"
     return f"the evaluation with the highest mean of {', '.join(sweep.choose_by)}{per}"
 
 

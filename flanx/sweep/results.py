@@ -13,6 +13,7 @@ from flanx.evals import scores
 from flanx.files import check_types, csv_text, read_json, write_atomic
 from flanx.sweep import score_expressions
 from flanx.sweep.grid import Point, Sweep
+from flanx.train_metrics import read_metrics
 
 LAST, CHOSEN = "last", "chosen"
 SCORES = ("metric", "score", "low", "high", "n", "extraction_failed", "flagged", "spec")
@@ -105,7 +106,7 @@ def read_run(path: pathlib.Path) -> dict[str, Any]:
     return check_types(path, read_json(path), RUN)
 
 
-def read(path: pathlib.Path, reader: Callable[[pathlib.Path], dict[str, Any]] = read_json) -> dict[str, Any]:
+def read(path: pathlib.Path, reader: Callable[[pathlib.Path], dict[Any, Any]] = read_json) -> dict[Any, Any]:
     """A JSON file, or {} where there is none. A damaged one is named, and counts as absent: the others are reported."""
     try:
         return reader(path)
@@ -143,13 +144,23 @@ def choices(sweep: Sweep, points: Sequence[Point]) -> dict[str, int]:
     """
     groups: dict[tuple[str, ...], dict[str, dict[int, float]]] = {}
     chosen: dict[str, int] = {}
+    by_loss = score_expressions.validation_loss(sweep.choose_by)
     for point in points:
         per = list(sweep.axes) if sweep.choose_per is None else sweep.choose_per
         key = tuple(point.labels[axis] for axis in per)
-        values = {
-            step: score_expressions.value(sweep.choose_by, read(p, scores.read_scores).get("suites", {}))
-            for step, p in evaluations(point.folder).items()
-        }
+        values: dict[int, score_expressions.Estimate | str]
+        if by_loss is not None:
+            losses = read(point.folder, lambda folder: validation_losses(folder, by_loss))
+            found = {step: losses.get(step) for step in evaluations(point.folder)}
+            values = {
+                step: "no validation" if loss is None else score_expressions.Estimate(-loss, -loss, -loss)
+                for step, loss in found.items()
+            }
+        else:
+            values = {
+                step: score_expressions.value(sweep.choose_by, read(p, scores.read_scores).get("suites", {}))
+                for step, p in evaluations(point.folder).items()
+            }
         curve = {step: each.score for step, each in values.items() if isinstance(each, score_expressions.Estimate)}
         if list(curve) == [0]:
             key = (*key, point.name)
@@ -164,6 +175,13 @@ def choices(sweep: Sweep, points: Sequence[Point]) -> dict[str, int]:
             best = max(sorted(shared), key=lambda step: math.fsum(curve[step] for curve in of_group))
             chosen |= {name: best for name in curves}
     return chosen
+
+
+def validation_losses(folder: pathlib.Path, collection: str) -> dict[int, float]:
+    """{step: validation loss} of a run: of all its tokens, or of a collection's ("" for all)."""
+    records = {record["step"]: record["validation"] for record in read_metrics(folder) if "validation" in record}
+    parts = {step: each["collections"].get(collection, {}) if collection else each for step, each in records.items()}
+    return {step: each["loss"] for step, each in parts.items() if "loss" in each}
 
 
 def table(sweep: Sweep, outcomes: Sequence[Outcome]) -> str:

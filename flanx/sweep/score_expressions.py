@@ -6,6 +6,8 @@ bbh_cot:nlp                    the mean of one of its groups of tasks
 normalized mmlu_cot            rescaled from its lower bound and 100 to 0 and 100, as in the paper's averages
 mmlu_direct | mmlu_cot         the first of them that the point has
 normalized_average             the paper's mean of its six normalized scores
+
+`choose_by` takes `validation loss` too, and `validation loss:COLLECTION`: of what the run validates on while it trains.
 """
 
 import dataclasses
@@ -18,6 +20,7 @@ from flanx.errors import UserError
 from flanx.evals import metrics, registry, scores
 from flanx.evals.spec import Spec
 
+LOSS = re.compile(r"validation loss(?::(\w+))?")  # chooses a checkpoint: the lowest of all tokens, or of a collection's
 PATTERN = re.compile(r"(normalized )?([^\s:][^\s]*)")
 AVERAGE = "normalized_average"
 
@@ -74,6 +77,14 @@ def _find(text: str) -> tuple[str, Spec, str]:
         if not suite or "]" in group or suite.partition("[")[0].partition("+")[0] not in registry.specs():
             raise
         return suite, registry.resolve(suite), group
+
+
+def validation_loss(choose_by: Sequence[str]) -> str | None:
+    """The collection ("" for all) whose validation loss chooses; None where scores choose. UserError where both do."""
+    hits = [LOSS.fullmatch(expression) for expression in choose_by]
+    if any(hits) and len(hits) > 1:
+        raise UserError(f"choose_by = {list(choose_by)}: a loss and a score have no mean; name validation loss alone")
+    return (hits[0][1] or "") if hits and hits[0] else None
 
 
 def value(expressions: Sequence[str], suites: Mapping[str, Any]) -> Estimate | str:

@@ -104,7 +104,8 @@ def scores(sweep: Sweep, outcomes: Sequence[Outcome]) -> dict[str, list[str]]:
     Raises UserError for a wrong expression.
     """
     named = {name: [terms] if isinstance(terms, str) else list(terms) for name, terms in sweep.scores.items()}
-    for expressions in [*named.values(), sweep.choose_by]:
+    by_loss = score_expressions.validation_loss(sweep.choose_by) is not None
+    for expressions in [*named.values(), () if by_loss else sweep.choose_by]:
         for expression in expressions:
             score_expressions.parse(expression)
     return named or {name: [name] for outcome in outcomes for name in outcome.suites}

@@ -84,6 +84,7 @@ class Batches:
     Attributes:
       resolved: the mixture's sources in this store.
       tasks: {task: its collection}; batches number the tasks from 1 in this order.
+      capacities: tokens that the sides of a row hold; `sides` i64[2, sides of a row]: lengths @ sides are their tokens.
       examples_per_row: the mean number of examples in a row.
     """
 
@@ -111,15 +112,15 @@ class Batches:
         self._task_of = np.array([*(numbers[source.task.name] for source in self.resolved.sources), 0], np.int32)
         self.order = sampling.Order(self.resolved.arrays(seed), sampling.key(seed, "order"))
         is_joined = packing == "decoder_only"  # inputs and targets in one row
-        self._capacities = (sum(self.limits),) if is_joined else self.limits
-        self._sides = np.ones((2, 1), np.int64) if is_joined else np.eye(2, dtype=np.int64)  # lengths @ it: their sizes
+        self.capacities = (sum(self.limits),) if is_joined else self.limits
+        self.sides = np.ones((2, 1), np.int64) if is_joined else np.eye(2, dtype=np.int64)  # lengths @ it: their sizes
         self._plans: dict[int, Plan] = {}
         self._planning = threading.Lock()
         self._recipe: packer.Recipe | None = None
         self.examples_per_row = 1.0
         if pack:
-            draws, epoch = self._draws(0), self.order.sources.examples.sum(axis=1)
-            self._recipe, fit = packer.plan(draws.length @ self._sides, draws.source, epoch, self._capacities)
+            draws, epoch = self._draws(self.order.chunk(0)), self.order.sources.examples.sum(axis=1)
+            self._recipe, fit = packer.plan(draws.length @ self.sides, draws.source, epoch, self.capacities)
             self._plans[0] = self._pack(draws, 0, fit)
             self.examples_per_row = self.order.draws / self._recipe.rows
 
@@ -178,7 +179,7 @@ class Batches:
             with self._planning:
                 plan = self._plans.get(chunk)
                 if plan is None:
-                    draws = self._draws(chunk)
+                    draws = self._draws(self.order.chunk(chunk))
                     plan = self._plans[chunk] = self._pack(draws, chunk) if self._recipe else draws
                     if len(self._plans) > KEPT:
                         del self._plans[next(iter(self._plans))]
@@ -215,9 +216,8 @@ class Batches:
         first = self.order.drawn(chunk)
         return chunk, row - first, self.order.drawn(chunk + 1) - first
 
-    def _draws(self, chunk: int) -> Plan:
+    def _draws(self, draws: sampling.Draws) -> Plan:
         """The draws of a chunk in order, one to a row."""
-        draws = self.order.chunk(chunk)
         n = len(draws.source)
         offset, length = np.empty((n, 2), np.int64), np.empty((n, 2), np.int64)
         for number in np.unique(draws.volume):
@@ -234,7 +234,7 @@ class Batches:
     def _pack(self, draws: Plan, chunk: int, fit: packer.Fit | None = None) -> Plan:
         assert self._recipe is not None
         seed = sampling.key(self.seed, "rows", chunk)
-        rows = packer.pack(draws.length @ self._sides, self._capacities, self._recipe, seed, fit)
+        rows = packer.pack(draws.length @ self.sides, self.capacities, self._recipe, seed, fit)
         return Plan._make([*(column[rows.order] for column in draws[:-1]), rows.starts])
 
 

@@ -22,8 +22,8 @@ from typing import Any
 from flanx.data import vocabulary as vocabularies
 from flanx.data.store import assemble, beam_runner, build_worker
 from flanx.data.store.build_job import RENDERING_VERSION, Job
-from flanx.data.store.format import MANIFEST, Store, read_manifest
-from flanx.data.store.selection import AS_IS, KEPT, PlannedTask, find, plan
+from flanx.data.store.format import MANIFEST, MIXTURE, VALIDATION, Store, read_manifest
+from flanx.data.store.selection import AS_IS, KEPT, PlannedTask, find, plan, plan_validation
 from flanx.data.store.shard import PARTS, Shard, read_metadata, written_part
 from flanx.data.task import select, sources
 from flanx.errors import UserError, nearest
@@ -49,6 +49,7 @@ class Report:
     failed: dict[str, str] = dataclasses.field(default_factory=dict)
     missing: dict[str, str] = dataclasses.field(default_factory=dict)
     stale: list[str] = dataclasses.field(default_factory=list)  # tasks not named, of another version of rendering
+    validation: "Report | None" = None  # of the store of splits to validate on
 
     @property
     def status(self) -> int:
@@ -69,6 +70,8 @@ def build_store(
     runner_options: Sequence[str] = (),
     imports: Sequence[str] = (),
     max_bad_rows: int = sources.MAX_BAD_ROWS,
+    validation: str | Sequence[str] | None = MIXTURE,
+    validation_examples: int = 100,
     quiet: bool = False,
 ) -> Report:
     """Builds or completes the store in `store_dir`.
@@ -83,6 +86,9 @@ def build_store(
       runner: "processes", or "beam" with `runner_options` as Beam's own command-line options.
       imports: modules that register the user's own SeqIO tasks.
       max_bad_rows: malformed rows of a task that are skipped before it fails.
+      validation: what `flanx train` may validate on: "mixture" for the validation splits of the tasks, names of tasks,
+        `TASK:SPLIT`, or None. They become a store of their own in `store_dir`/validation, each in one prompt style.
+      validation_examples: of each of these splits at most, the same ones always.
 
     Raises:
       UserError: for bad input, or when not one task could be built.
@@ -100,20 +106,50 @@ def build_store(
     loaded = vocabularies.load(vocabulary, extra_ids)
     names = [tasks] if isinstance(tasks, str) else [name if isinstance(name, str) else name[0] for name in tasks]
     imports = [imports] if isinstance(imports, str) else list(imports)
+
+    def complete(
+        folder: pathlib.Path,
+        planned: dict[str, PlannedTask],
+        absent: dict[str, dict[str, Any]],
+        old: Store | None,
+        report: Report,
+        limit: int = 0,
+    ) -> None:
+        intact = assemble.intact_volumes(old) if old else set()
+        kept, todo = _divide(folder, planned, old, intact)
+        report.kept = sum(len(shards) for task in planned.values() for shards in task.shards.values()) - len(todo)
+        options = (vocabulary, loaded.extra_ids, data_dir, max_bad_rows, tuple(imports), limit)
+        jobs = [Job(shard, str(folder / PARTS), *options) for shard in todo]
+        _run(folder, jobs, runner, runner_options, workers, planned, report, quiet)
+        for name, task in list(planned.items()) if limit else ():
+            found = [read_metadata(folder / PARTS, shard) for shards in task.shards.values() for shard in shards]
+            if name not in kept and all(part and not part["examples"] for part in found):
+                absent[name] = planned.pop(name).metadata | {"reason": "its split is empty"}
+        if limit and not planned and not old:
+            return
+        _finish(folder, planned, absent, kept, old, intact, loaded, report)
+
     with _locked(folder):
         old = _open_old(folder, loaded)
         rows, own = find(names, imports)
         planned, absent = plan(rows, own, loaded, data_dir, styles, renderings, imports)
         report = Report(str(folder), missing={name: metadata["reason"] for name, metadata in absent.items()})
-        intact = assemble.intact_volumes(old) if old else set()
-        kept, todo = _divide(folder, planned, old, intact)
-        report.kept = sum(len(shards) for task in planned.values() for shards in task.shards.values()) - len(todo)
-        jobs = [
-            Job(shard, str(folder / PARTS), vocabulary, loaded.extra_ids, data_dir, max_bad_rows, tuple(imports))
-            for shard in todo
-        ]
-        _run(folder, jobs, runner, runner_options, workers, planned, report, quiet)
-        _finish(folder, planned, absent, kept, old, intact, loaded, report)
+        splits: dict[str, PlannedTask] = {}
+        without: dict[str, dict[str, Any]] = {}
+        if validation:
+            splits, without = plan_validation(
+                validation, validation_examples, rows, own, loaded, data_dir, styles, imports
+            )
+        if validation != MIXTURE and without:
+            name, metadata = next(iter(without.items()))
+            raise UserError(f"VALIDATION: task {name}: {metadata['reason']}")
+        complete(folder, planned, absent, old, report)
+        if splits:
+            with _locked(folder / VALIDATION):
+                report.validation = Report(str(folder / VALIDATION))
+                old = _open_old(folder / VALIDATION, loaded)
+                complete(folder / VALIDATION, splits, without, old, report.validation, validation_examples)
+            report.failed |= report.validation.failed
     report.seconds = time.monotonic() - started
     return report
 

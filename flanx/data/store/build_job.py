@@ -8,6 +8,7 @@ runner can carry it.
 import dataclasses
 import functools
 import hashlib
+import heapq
 import json
 import pathlib
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from flanx.data.store.format import sha256
 from flanx.data.store.shard import Example, Metadata, Shard, read_metadata, write_shard
 from flanx.data.task import sources, spec, tables
 from flanx.data.task.render import render_rows
+from flanx.data.task.select import hash_of
 
 # The version of everything that turns a row into tokens: readers, field operations, rendering, generators, tokenizing.
 # Raise it when the same row and templates would give other text or tokens; tests/golden/rendering.json then gets an
@@ -28,15 +30,22 @@ REPORTED = 1024  # examples between two reports of progress
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What a worker must know. `imports`: modules that register the user's own SeqIO tasks."""
+    """What a worker must know.
+
+    Attributes:
+      folder: where shards are written.
+      imports: modules that register the user's own SeqIO tasks.
+      limit: examples of the split at most, those of a fixed draw; 0: all.
+    """
 
     shard: Shard
-    folder: str  # where shards are written
+    folder: str
     vocabulary: str
     extra_ids: int
     data_dir: str | None = None
     max_bad_rows: int = sources.MAX_BAD_ROWS
     imports: tuple[str, ...] = ()
+    limit: int = 0
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self))
@@ -56,7 +65,11 @@ def run(job: Job, report: Callable[[int], None] = lambda examples: None) -> Meta
     metadata = read_metadata(folder, job.shard)
     if metadata is None:
         loaded = vocabulary.load(job.vocabulary, job.extra_ids)
-        metadata = write_shard(folder, job.shard, _reported(examples(job, loaded), report), loaded)
+        stream = examples(job, loaded)
+        if job.limit:
+            drawn = heapq.nsmallest(job.limit, enumerate(stream), key=lambda each: hash_of(job.shard.task, each[0]))
+            stream = (example for _, example in sorted(drawn, key=lambda each: each[0]))
+        metadata = write_shard(folder, job.shard, _reported(stream, report), loaded)
     return metadata
 
 
@@ -72,15 +85,16 @@ def _reported(stream: Iterator[Example], report: Callable[[int], None]) -> Itera
 
 
 def examples(job: Job, loaded: vocabulary.Vocabulary) -> Iterator[Example]:
-    """The examples of a job's task, in its order, neither shuffled nor trimmed."""
-    shard, row = job.shard, tables.load_tables().get(job.shard.task)
+    """The examples of a job's task, of TASK:SPLIT those of a split, in its order, neither shuffled nor trimmed."""
+    shard, (task, _, split) = job.shard, job.shard.task.partition(":")
+    row, split = tables.load_tables().get(task), split or "train"
     if row is None:
         from flanx.seqio import user_tasks  # noqa: PLC0415  (imports TensorFlow, which tasks of the tables do without)
 
-        yield from user_tasks.examples(shard.task, job.imports, loaded, shard.index, shard.count)
+        yield from user_tasks.examples(task, job.imports, loaded, shard.index, shard.count, split)
         return
     rendered = render_rows(
-        row, shard.style, "train", job.data_dir, shard.rendering, lambda text: len(loaded.encode(text)),
+        row, shard.style, split, job.data_dir, shard.rendering, lambda text: len(loaded.encode(text)),
         job.max_bad_rows, shard=(shard.index, shard.count),
     )  # fmt: skip
     for example in rendered:
@@ -116,9 +130,10 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{value!r} has no stable form to hash")
 
 
-def hash_source(row: spec.TaskSpec, data_dir: str | None) -> str:
-    """SHA-256 of the files that a task reads for training; of the source's name where it reads none here."""
-    hashes = [f"{path.name} {_hash_file(path)}" for path in sources.files(row, "train", data_dir)]
+def hash_source(row: spec.TaskSpec, data_dir: str | None, split: str = "train") -> str:
+    """SHA-256 of the files that a task reads for a split; of the source's name where it reads none here."""
+    row = sources.of_split(row, split)
+    hashes = [f"{path.name} {_hash_file(path)}" for path in sources.files(row, split, data_dir)]
     return hashlib.sha256("\n".join([row.source, *hashes]).encode()).hexdigest()
 
 

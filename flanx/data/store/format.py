@@ -46,6 +46,8 @@ from flanx.errors import UserError
 
 FORMAT, VERSION = "flanx-store", 1
 MANIFEST = "manifest.json"
+MIXTURE = "mixture"  # of what is validated on: the tasks that are trained on
+VALIDATION = "validation"  # the folder in a store's of the store of what is validated on; its tasks are TASK:SPLIT
 VOLUME_BYTES = 1 << 30
 BLOCK = 1 << 14  # bytes under one checksum: what a reader of one example compares beyond its own
 KINDS = ("tokens", "index", "checksums")

@@ -6,6 +6,7 @@ from typing import Any
 
 from flanx.data import vocabulary
 from flanx.data.store import build_job
+from flanx.data.store.format import MIXTURE
 from flanx.data.store.shard import Shard
 from flanx.data.task import select, sources, spec, tables
 from flanx.errors import UserError
@@ -49,6 +50,62 @@ def find(names: Sequence[str], imports: Sequence[str] = ()) -> tuple[list[spec.T
         else:
             chosen |= dict.fromkeys(select.training(name, found, tasks)[0])
     return [rows[name] for name in chosen], own
+
+
+def plan_validation(
+    asked: str | Sequence[str],
+    examples: int,
+    rows: Sequence[spec.TaskSpec],
+    own: Sequence[str],
+    loaded: vocabulary.Vocabulary,
+    data_dir: str | None,
+    styles: Sequence[str] | None,
+    imports: Sequence[str],
+) -> tuple[dict[str, PlannedTask], dict[str, dict[str, Any]]]:
+    """As `plan`, of splits to validate on: tasks TASK:SPLIT, each in one prompt style, of at most `examples` each.
+
+    asked: "mixture" for the validation splits of `rows` and `own`, the tasks to train on; or names, each with a split
+    (`muffin_rte:test`) or meaning `validation`. A task without the split has a reason among the absent ones.
+    """
+    planned: dict[str, PlannedTask] = {}
+    absent: dict[str, dict[str, Any]] = {}
+    wanted = [(row, "validation") for row in rows] if asked == MIXTURE else []
+    of_user = [(name, "validation") for name in own] if asked == MIXTURE else []
+    for name in [] if asked == MIXTURE else [asked] if isinstance(asked, str) else asked:
+        task, _, split = name.partition(":")
+        found, users = find([task], imports)
+        wanted += [(row, split or "validation") for row in found]
+        of_user += [(each, split or "validation") for each in users]
+    for row, split in wanted:
+        name, metadata, hashes = f"{row.name}:{split}", {key: getattr(row, key) for key in KEPT}, []
+        known = [style for style in row.styles if styles is None or style in styles]
+        style = "zsopt" if "zsopt" in known else next(iter(known or row.styles))
+        try:
+            reason = f"it has no split '{split}'" if split not in row.splits else ""
+            read = [split, *(["train"] if style.startswith("fs") and "train" in row.splits else [])]  # with exemplars
+            for each in [] if reason else read:
+                reason = reason or sources.missing(sources.of_split(row, each), data_dir, each) or ""
+                hashes += [] if reason else [build_job.hash_source(row, data_dir, each)]
+        except UserError as error:
+            reason = str(error)
+        if reason:
+            absent[name] = metadata | {"reason": reason.removeprefix(f"task {row.name}: ")}
+            continue
+        key = build_job.shard_key(row, style, 0, loaded.fingerprint, " ".join([split, str(examples), *hashes]))
+        shards = {(style, 0): [Shard(name, style, 0, 0, 1, key)]}
+        planned[name] = PlannedTask(name, metadata | {"source_hash": hashes[0]}, shards, examples)
+    for task_name, split in of_user:
+        from flanx.seqio import user_tasks  # noqa: PLC0415  (imports TensorFlow)
+
+        name, task = f"{task_name}:{split}", user_tasks.find(task_name, imports)
+        key = f"{user_tasks.hash_task(task, loaded.fingerprint)} {split} {examples}"
+        metadata = dict.fromkeys(KEPT) | {"collection": "user", "source": type(task.source).__name__}
+        metadata |= {"held_out": False, "source_hash": key}
+        if split in (task.splits or ()):
+            planned[name] = PlannedTask(name, metadata, {(AS_IS, 0): [Shard(name, AS_IS, 0, 0, 1, key)]}, examples)
+        else:
+            absent[name] = metadata | {"reason": f"it has no split '{split}'"}
+    return planned, absent
 
 
 def plan(

@@ -1,0 +1,242 @@
+"""Validation while training: teacher-forced loss, bits per byte and accuracy on splits that the run does not train on.
+
+`flanx store build` writes the splits into STORE_DIR/validation; `flanx train` packs their examples once, in a fixed
+order, and evaluates all of them with the mesh, lengths and model of the run. A record of metrics.jsonl has the result:
+
+    {"step", "validation": {"loss", "macro_loss", "bits_per_byte", "accuracy", "macro_accuracy", "tokens", "examples",
+                            "seconds", "collections": {name: numbers}, "tasks": {name: numbers}}}
+
+numbers: {"loss": cross-entropy per target token in nats, "bits_per_byte": of the targets' text in UTF-8, "accuracy":
+share of target tokens that are the likeliest, "tokens"}. No dropout, no z-loss, no label smoothing; the end of the
+sequence is a target token, as in training. The plain numbers are over all tokens, macro the means over tasks.
+"""
+
+import dataclasses
+import fnmatch
+import math
+import pathlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from flanx import cluster, storage
+from flanx.data import vocabulary as vocabularies
+from flanx.data.pipeline import packing, sampling
+from flanx.data.pipeline.batches import Batches, DatasetConfig, Plan
+from flanx.data.store import MANIFEST, MIXTURE, VALIDATION, Store, open_store
+from flanx.errors import UserError, nearest
+from flanx.partition import Partitioner
+from flanx.train_metrics import Watch
+from flanx.train_step import Trainer
+
+SHARE = 0.02  # of a run's steps: the time that validation takes by default
+LEAST = 512  # examples in all that it takes whatever their share
+NOTHING: Callable[..., None] = lambda *_: None  # noqa: E731
+FORWARD = 3  # rows that a forward pass evaluates in the time of a training step on one
+
+
+@dataclasses.dataclass(frozen=True)
+class ValidationConfig:
+    """What a run validates on.
+
+    Attributes:
+      names: "mixture" for the tasks of the run's mixture that have a validation split; or tasks, collections or
+        patterns of what the store's folder `validation` holds, each with its split (`muffin_rte:test`) or meaning
+        `validation`; None or [] for nothing.
+      examples: of each task at most; None: as many as take about 2% of the run's time, of 512 examples in all on.
+      period: steps between two validations; None: those between two evaluations. There is one at the end always.
+    """
+
+    names: str | Sequence[str] | None = MIXTURE
+    examples: int | None = None
+    period: int | None = None
+
+    def open(
+        self,
+        dataset: DatasetConfig,
+        batches: Batches | None,
+        trainer: Trainer,
+        partitioner: Partitioner,
+        train_steps: int,
+        eval_period: int | None,
+    ) -> Callable[[int, Any, Watch], None]:
+        """A function of (step, parameters, watch) for after every step: it validates and writes the record when due.
+
+        A line says where there is nothing to validate on. Raises UserError where `names` names what is not in the
+        store."""
+        if not self.names or batches is None:
+            return NOTHING
+        folder = f"{dataset.store_dir.rstrip('/')}/{VALIDATION}"
+        if "://" in folder:
+            is_there = storage.open_storage(folder).find(MANIFEST) is not None
+        else:
+            is_there = (pathlib.Path(folder).expanduser() / MANIFEST).is_file()
+        if not is_there:
+            if self.names != MIXTURE:
+                raise UserError(
+                    f"VALIDATION: {dataset.store_dir} holds no splits to validate on; build it again with it"
+                )
+            if jax.process_index() == 0:
+                print(f"validation: none, as {dataset.store_dir} holds no validation splits (`flanx store build`)")
+            return NOTHING
+        store = open_store(folder)
+        store.check_vocabulary(batches.store.vocabulary_fingerprint)
+        names = self._find(store, batches)
+        absent = len(batches.tasks) - len(names) if self.names == MIXTURE else 0
+        if jax.process_count() > 1:
+            cluster.agree("what is validated on", {"store": store.hash, "tasks": names})
+        if not names:
+            if jax.process_index() == 0:
+                print("validation: none, as no task of the mixture has a validation split")
+            return NOTHING
+        limit, period = self.examples, self.period or eval_period
+        if limit is None:
+            times = 1 + (train_steps // period if period else 0)
+            trained = train_steps * batches.batch_size * batches.examples_per_row
+            limit = max(1, int(max(LEAST, SHARE * FORWARD * trained / times) / len(names)))
+        parts = trainer.num_microbatches if dataset.batch_size % trainer.num_microbatches == 0 else 1
+        rows = dataset.batch_size // parts
+        rows = rows if rows % partitioner.batch_shards() == 0 else dataset.batch_size
+        chosen = ValidationBatches(store, names, batches, limit, rows)
+        if jax.process_index() == 0:
+            when = f"every {period:,} steps and at the end" if period else "at the end"
+            without = f" ({absent:,} tasks have no such split)" if absent else ""
+            print(f"validation: {chosen.examples:,} examples of {len(names):,} tasks{without}, {when}")
+        return Validator(chosen, trainer, partitioner, dataset.vocabulary, period, train_steps)
+
+    def _find(self, store: Store, batches: Batches) -> list[str]:
+        """The tasks of the validation store, TASK:SPLIT, that are asked for."""
+        if self.names == MIXTURE:
+            return [name for task in batches.tasks if (name := f"{task}:{VALIDATION}") in store.tasks]
+        found: dict[str, None] = {}
+        for asked in [self.names] if isinstance(self.names, str) else self.names or ():
+            task, _, split = asked.partition(":")
+            known = {name: each for name, each in store.tasks.items() if name.endswith(f":{split or VALIDATION}")}
+            own = [
+                name
+                for name, each in known.items()
+                if each.collection == task or fnmatch.fnmatchcase(name.partition(":")[0], task)
+            ]
+            if not own:
+                raise UserError(
+                    f"VALIDATION: '{asked}' is not in {store.path}{nearest(asked, store.tasks)}; to add it, build "
+                    f"the store again with --gin.VALIDATION=\"['{asked}']\""
+                )
+            found |= dict.fromkeys(own)
+        return list(found)
+
+
+class ValidationBatches(Batches):
+    """Batches of examples of tasks, each once, packed in a fixed order; the last is filled up with empty rows.
+
+    names: tasks of the store, of which `limit` examples each are taken at even distances. like: the run's batches,
+    whose lengths and packing they have.
+
+    Attributes:
+      tasks: {task, without `:validation`: its collection}, in the order of the numbers in `decoder_task_ids`.
+      examples: how many there are.
+      count: the number of batches.
+    """
+
+    def __init__(self, store: Store, names: Sequence[str], like: Batches, limit: int, batch_size: int) -> None:
+        self.store, self.batch_size, self.packing, self.limits = store, batch_size, like.packing, like.limits
+        self.tasks = {name.removesuffix(f":{VALIDATION}"): store.tasks[name].collection for name in names}
+        self._task_of = np.array([*range(1, len(names) + 1), 0], np.int32)
+        columns: list[tuple[np.ndarray, ...]] = []
+        for number, name in enumerate(names):
+            (part,) = next(iter(store.tasks[name].parts.values()))
+            taken = min(limit, part.examples)
+            records = part.start + np.arange(taken) * part.examples // max(taken, 1)
+            columns.append((np.full(taken, number), np.full(taken, part.volume), records))
+        source, volume, record = (np.concatenate(column) for column in zip(*columns, strict=True))
+        draws = self._draws(sampling.Draws(source, volume, record))
+        row, used = packing.largest_first(draws.length @ like.sides, like.capacities)
+        row = (np.cumsum(used) - used)[np.arange(len(row)) // packing.WINDOW] + row
+        order = np.argsort(row, kind="stable")
+        starts = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=int(used.sum())))])
+        self._whole = Plan._make([*(column[order] for column in draws[:-1]), starts])
+        self.examples, self.count = len(row), -(-(len(starts) - 1) // batch_size)
+
+    def plan(self, first: int, count: int) -> Plan:
+        """What rows first, ..., first + count - 1 hold: nothing beyond the last."""
+        starts = self._whole.starts[np.minimum(np.arange(first, first + count + 1), len(self._whole.starts) - 1)]
+        return Plan._make([*(column[starts[0] : starts[-1]] for column in self._whole[:-1]), starts - starts[0]])
+
+    def count_bytes(self, vocabulary: vocabularies.Vocabulary) -> np.ndarray:
+        """UTF-8 bytes of the texts of each task's targets, as far as rows hold them: int64 [tasks]."""
+        plan, sums = self._whole, np.zeros(len(self.tasks), np.int64)
+        first, last = plan.offset[:, 1], plan.offset[:, 1] + plan.length[:, 1] - plan.cut[:, 1]  # there is EOS in a row
+        self.store.check("tokens", plan.volume, first, last)
+        for volume, begin, end, task in zip(plan.volume, first, last, plan.source, strict=True):
+            tokens = self.store.volume(int(volume)).tokens[begin:end]
+            sums[task] += len(vocabulary.decode(tokens.tolist()).encode())
+        return sums
+
+
+class Validator:
+    """Evaluates parameters on fixed batches, every `period` steps and after `train_steps`."""
+
+    def __init__(
+        self,
+        batches: ValidationBatches,
+        trainer: Trainer,
+        partitioner: Partitioner,
+        vocabulary: str,
+        period: int | None,
+        train_steps: int,
+    ) -> None:
+        self.batches, self._partitioner = batches, partitioner
+        self._period, self._train_steps = period, train_steps
+        self._bytes = batches.count_bytes(vocabularies.load(vocabulary))
+        plain = dataclasses.replace(
+            trainer, z_loss=0.0, label_smoothing=0.0, loss_normalizing_factor=None, num_tasks=len(batches.tasks)
+        )
+        self._sums = jax.jit(
+            lambda params, batch: plain.loss(params, batch, None)[1]["tasks"], out_shardings=partitioner.everywhere()
+        )
+
+    def __call__(self, step: int, params: Any, watch: Watch) -> None:
+        """Validates and writes the record, where that is due after the step."""
+        if step == self._train_steps or (self._period and step and step % self._period == 0):
+            watch.flush(params)
+            watch.write_validation(step, self.evaluate(params))
+
+    def evaluate(self, params: Any) -> dict[str, Any]:
+        """The record of parameters on the mesh; see the head of this file. Every process calls it, inside the scope."""
+        began, size = time.monotonic(), self.batches.batch_size
+        rows, sums = self._partitioner.host_rows(size), np.zeros((4, len(self.batches.tasks)))
+        pending = None
+        for number in range(self.batches.count):
+            batch = self._partitioner.global_batch(self.batches.batch(number, rows), size)
+            last, pending = pending, self._sums(params, batch)  # read one batch late: the device never waits
+            sums += 0.0 if last is None else jax.device_get(last)
+        sums += 0.0 if pending is None else jax.device_get(pending)
+        return summary(self.batches.tasks, sums, self._bytes) | {"seconds": time.monotonic() - began}
+
+
+def summary(tasks: Mapping[str, str], sums: np.ndarray, nbytes: np.ndarray) -> dict[str, Any]:
+    """The record without its seconds.
+
+    tasks: {task: its collection}. sums: float64 [4, tasks] of cross-entropy, tokens, examples and correct tokens.
+    nbytes: int64 [tasks]."""
+    homes = list(tasks.values())
+
+    def numbers(members: Sequence[int]) -> dict[str, Any]:
+        loss, tokens, _, correct = (math.fsum(row) for row in sums[:, members])
+        bits = loss / math.log(2) / max(int(nbytes[members].sum()), 1)
+        return {"loss": loss / tokens, "bits_per_byte": bits, "accuracy": correct / tokens, "tokens": int(tokens)}
+
+    of_tasks = {task: numbers([i]) for i, task in enumerate(tasks) if sums[1, i]}
+    collections = {
+        home: numbers([i for i, each in enumerate(homes) if each == home and sums[1, i]])
+        for home in dict.fromkeys(tasks[task] for task in of_tasks)
+    }
+    macro = {
+        f"macro_{name}": math.fsum(each[name] for each in of_tasks.values()) / len(of_tasks)
+        for name in ("loss", "accuracy")
+    }
+    whole = numbers(range(len(homes)))
+    return whole | macro | {"examples": int(sums[2].sum()), "collections": collections, "tasks": of_tasks}
