@@ -98,7 +98,7 @@ def test_several_wrong_values_are_named_at_once():
 
 
 def test_every_number_that_gin_files_bind_has_a_range():
-    from flanx import checkpoint, evaluate, infer, optim, partition, train, train_step
+    from flanx import checkpoint, evaluate, infer, optim, partition, train, train_step, validation
     from flanx.data.pipeline import batches
     from flanx.data.store import build
     from flanx.decoding import decode
@@ -107,7 +107,7 @@ def test_every_number_that_gin_files_bind_has_a_range():
     bound = [
         train.train, evaluate.evaluate, infer.infer, train_step.Trainer, batches.DatasetConfig, decode.Sample, t5.T5,
         palm.PaLM, partition.Partitioner, checkpoint.SaveCheckpointConfig, optim.adafactor, optim.adamw, optim.linear,
-        optim.cosine, optim.constant, optim.rsqrt_with_warmup, build.build_store,
+        optim.cosine, optim.constant, optim.rsqrt_with_warmup, build.build_store, validation.ValidationConfig,
     ]  # fmt: skip
     numbers = {
         n for f in bound for n, hint in settings.annotations(f).items() if re.search(r"\b(int|float)\b", str(hint))
