@@ -70,11 +70,14 @@ def parse(expression: str) -> list[Part]:
 
 def _find(text: str) -> tuple[str, Spec, str]:
     """(suite, its spec, group or "") of SUITE or SUITE:GROUP, where a suite's own name may have colons too."""
+    suite, _, group = text.rpartition(":")
+    is_named = suite and "]" not in group and suite.partition("[")[0].partition("+")[0] in registry.specs()
+    if is_named and group in dict(registry.resolve(suite).groups):
+        return suite, registry.resolve(suite), group
     try:
         return text, registry.resolve(text), ""
     except UserError:
-        suite, _, group = text.rpartition(":")
-        if not suite or "]" in group or suite.partition("[")[0].partition("+")[0] not in registry.specs():
+        if not is_named:
             raise
         return suite, registry.resolve(suite), group
 
