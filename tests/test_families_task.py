@@ -197,6 +197,13 @@ def test_wrong_names_are_named(own: pathlib.Path, name: str, said: str) -> None:
         load(name, registry.SAMPLE)
 
 
+def test_an_unknown_name_without_tables_of_ones_own_names_their_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FLANX_TABLES", raising=False)
+    said = "'own_zzzzzz'; tasks of your own: name the folder of their tables in FLANX_TABLES"
+    with pytest.raises(UserError, match=said):
+        load("own_zzzzzz:test")
+
+
 def test_accuracy_of_free_text_says_so(own: pathlib.Path, capsys: pytest.CaptureFixture) -> None:
     for name in ("own_accuracy:validation", "own_exact_match:validation"):
         entry = score(own / "out", name, data_dir="")["suites"][name]

@@ -37,7 +37,9 @@ class Line:
         found = [folder / "scores.json"] if (folder / "scores.json").is_file() else []
         found = found or sorted(folder.rglob("scores.json"), key=_step)
         if not found:
-            raise UserError(f"{folder} holds no scores.json: give a folder that `flanx evaluate` wrote")
+            raise UserError(
+                f"{folder} holds no scores.json: give a folder that `flanx evaluate` or `flanx train` wrote"
+            )
         if model and model not in published():
             known = ", ".join(sorted(published()))
             raise UserError(f"Table 5 has no model '{model}'; after '=' give one of {known}, or leave both out")

@@ -35,7 +35,7 @@ def find(name: str, imports: Sequence[str]) -> seqio.Task:
     """The registered task of that name."""
     _register(imports)
     if name not in seqio.TaskRegistry.names():
-        raise UserError(f"no SeqIO task '{name}' (imported: {', '.join(imports) or 'nothing'})")
+        raise UserError(f"no SeqIO task '{name}' (imported: {', '.join(imports) or 'nothing, see --import'})")
     return seqio.TaskRegistry.get(name)
 
 

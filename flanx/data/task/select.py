@@ -35,7 +35,7 @@ from typing import Any
 
 from flanx.data.task import licence
 from flanx.data.task.spec import INVERSION, INVERTED, STYLES, TaskSpec
-from flanx.data.task.tables import find_style, load_mixtures, load_tables
+from flanx.data.task.tables import find_style, load_mixtures, load_tables, missing_tables
 from flanx.errors import UserError, nearest
 
 TOLERANCE = 0.005  # rates may miss their sum by this: the paper's Proportion B adds up to 99.9 %
@@ -146,7 +146,8 @@ def find(name: str, tasks: Tasks, mixtures: Mixtures) -> list[str]:
 def unknown(name: str, tasks: Tasks, mixtures: Mixtures, where: str = "") -> UserError:
     """The error for a name that means nothing."""
     known = [*mixtures, *dict.fromkeys(str(task["collection"]) for task in tasks.values()), *tasks]
-    return UserError(f"no mixture, collection or task '{name}'{where and f' in {where}'}{nearest(name, known)}")
+    hint = nearest(name, known) or missing_tables()
+    return UserError(f"no mixture, collection or task '{name}'{where and f' in {where}'}{hint}")
 
 
 def _with_groups(tasks: Tasks, named: Iterable[str]) -> Tasks:

@@ -48,6 +48,13 @@ def roots() -> list[pathlib.Path]:
     return [pathlib.Path(package.submodule_search_locations[0]), *more]
 
 
+def missing_tables() -> str:
+    """What to add to the message of an unknown name where no tables of the user's own are read; else ""."""
+    return (
+        "" if os.environ.get("FLANX_TABLES") else "; tasks of your own: name the folder of their tables in FLANX_TABLES"
+    )
+
+
 def load() -> Tables:
     """All tables, read once per set of roots. Raises UserError with file:line and reason; nothing is half loaded."""
     return _load(tuple(roots()))
