@@ -29,13 +29,13 @@ grid.Sweep:
     "TRAIN_STEPS": 20,
     "EVAL_PERIOD": 10,
     "CHECKPOINT_PERIOD": 10,
-    "SUITES": ["own_letters:validation", "own_letters"],
+    "SUITES": ["own_letters"],
     "t5.T5.num_encoder_layers": 1,
     "t5.T5.num_decoder_layers": 1,
   }
   axes = {"rate": {"low": ["LEARNING_RATE=1e-7"], "high": ["LEARNING_RATE=0.02"]}}
   scores = {"test": "own_letters"}
-  choose_by = ["own_letters:validation"]
+  choose_by = ["validation loss"]
 """
 
 
@@ -83,10 +83,16 @@ def test_from_a_file_to_a_sweep_that_reports_the_test_score(tmp_path: pathlib.Pa
     }
     assert all(row["metric"] == "accuracy" and row["n"] == "6" and row["state"] == "done" for row in test)
     page = (tmp_path / "out" / "report.md").read_text()
-    assert "own_letters:validation" in page and "test" in page
+    assert "validation loss" in page and "test" in page
+    records = map(json.loads, (tmp_path / "out" / "runs" / "high" / "metrics.jsonl").read_text().splitlines())
+    losses = {each["step"]: each["validation"]["loss"] for each in records if "validation" in each}
+    chosen = json.loads((tmp_path / "out" / "runs" / "high" / "chosen.json").read_text())
+    assert set(losses) == {10, 20} and chosen["step"] == min(losses, key=lambda step: losses[step])
     scores = json.loads((tmp_path / "out" / "runs" / "high" / "evals" / "step_20" / "scores.json").read_text())
     rescored = flanx(tmp_path, "rescore", "out/runs/high/evals/step_20", "--check")
     assert scores["suites"]["own_letters"]["n"] == 6 and "own_letters" in rescored + str(scores)
     flanx(tmp_path, "report", "out/runs/low", "out/runs/high")
-    assert "Held-out scores" in (tmp_path / "out" / "runs" / "runs.html").read_text()
-    assert "high own_letters:validation" in flanx(tmp_path, "watch", "--once", "out/runs/low", "out/runs/high")
+    page = (tmp_path / "out" / "runs" / "runs.md").read_text()
+    assert all(f"![{title}]" in page for title in ("Training loss by collection", "Validation loss", "Held-out scores"))
+    assert "| own_letters | " in page
+    assert "high all tokens" in flanx(tmp_path, "watch", "--once", "out/runs/low", "out/runs/high")
