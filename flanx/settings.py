@@ -322,7 +322,10 @@ def _kind(hint: Any) -> str:
         return names.get(hint, f"a {getattr(hint, '__name__', hint)} (@module.name())")
     literal = typing.get_origin(hint) is typing.Literal
     parts = [repr(part) if literal else _kind(part).removeprefix("a ") for part in typing.get_args(hint)]
-    if literal:
+    if literal or _origin(hint) is typing.Union:
         return " or ".join(parts)
-    kinds = {list: f"a list of {''.join(parts[:1])}s", dict: f"a dict {{{': '.join(parts)}}}"}
+    if typing.get_origin(hint) is tuple and Ellipsis not in typing.get_args(hint):
+        return f"({', '.join(parts)})"
+    several = re.sub(r"(\w)(?= or |$)", r"\1s", *parts[:1]) if parts else "values"
+    kinds = {list: f"a list of {several}", dict: f"a dict {{{': '.join(parts)}}}"}
     return kinds.get(_origin(hint), "another value")

@@ -8,6 +8,7 @@ import re
 import pytest
 
 from flanx import config, settings
+from flanx.data.pipeline import mixture
 from flanx.errors import UserError
 
 FILES = ["runs/train.gin", "models/t5_1_1/tiny.gin"]
@@ -167,3 +168,8 @@ def test_passwords_and_tokens_are_refused_as_runs_record_their_settings():
     for name, value in (("STORE_DIR", "https://me:secret@host/x"), ("MODEL_DIR", "hf_" + 30 * "a")):
         with pytest.raises(UserError, match="would be written into the run's records"):
             parse(**{name: repr(value)})
+
+
+def test_a_list_of_names_and_rates_is_described():
+    with pytest.raises(settings.Wrong, match=r"^a text or a list of texts or \(text, number\)$"):
+        settings.check(mixture.Mixture, "name", ("cot", 0.5))

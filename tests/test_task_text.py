@@ -97,6 +97,12 @@ def test_csv_as_excel_writes_it(tmp_path):
     rows = list(text.records(path))
     assert rows[0][1] == {"q": "x", "a": "1"}
     assert rows[1][0].endswith(":3") and "never closed" in str(rows[1][1]) and len(rows) == 2
+    for cut in ('q,a\nx,1\ny,"open', 'q,a\nx,1\ny,"open\n', 'q;a\nx;1\ny;"open "" more'):  # a copy that stopped
+        path.write_text(cut)
+        rows = list(text.records(path))
+        assert rows[1][0].endswith(":3") and "never closed" in str(rows[1][1]) and len(rows) == 2
+    path.write_text('q,a\nx,1\ny,"closed"')
+    assert read(path) == [{"q": "x", "a": "1"}, {"q": "y", "a": "closed"}]
     path.write_text("q,a\nx\ny,2,3\n")
     assert [str(row) for row in read(path)] == ["1 columns instead of 2 (q, a)", "3 columns instead of 2 (q, a)"]
 

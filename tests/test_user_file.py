@@ -217,7 +217,6 @@ def test_other_files_are_the_other_splits(output, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (["--validation", "v.csv"], "v.csv: its columns are a, q, those of"),
         (["--validation", "w.csv"], "w.csv:2: no column 'q' (it has Q, a)"),
         (["--validation", "none.csv"], "no file "),
         (["--validation", "empty.csv"], "empty.csv: no row with both texts"),
@@ -290,3 +289,21 @@ def test_an_answer_is_the_index_of_an_option_or_its_text(answers, wanted, output
     tables._load.cache_clear()
     made = [record for _, _, record in sources.rows(tables.load_tables()["own_x"], "train")]
     assert [record["answer"] for record in made] == wanted
+
+
+def test_what_add_counts_is_what_a_task_reads(output, tmp_path, capsys):
+    """Cells that a task does not read may be empty, as may what Excel writes behind the last column."""
+    files = {
+        "wide.tsv": "id\tq\ta\tnote\n1\tone\t1\t\n2\ttw\\no\t2\tx\n",
+        "excel.csv": "sep=;\r\nq;a;;\r\none;1;;\r\ntw\\no;2;;\r\n;;;\r\n",
+        "order.csv": "a,q\n1,one\n2,tw\\no\n",
+    }
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content.encode())
+    for name in ("wide.tsv", "excel.csv"):
+        assert add(output, tmp_path / name, "--validation", str(tmp_path / "order.csv")) == 0
+        assert "\n2 rows\n" in capsys.readouterr().out
+        second = "tw\no" if name.endswith("tsv") else "tw\\no"
+        task = f"own_{name.partition('.')[0]}"
+        assert of_split(task, "train") == [("one", "1"), (second, "2")]
+        assert of_split(task, "validation") == [("one", "1"), ("tw\\no", "2")]

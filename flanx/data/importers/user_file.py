@@ -123,7 +123,7 @@ class _File:
 
     @property
     def is_table(self) -> bool:
-        """Whether its first line is a header, which a task passes over."""
+        """Whether its cells are texts."""
         return text.kind_of(self.path) in ("tsv", "csv")
 
     @property
@@ -159,7 +159,7 @@ def _look(path: pathlib.Path, inputs: str, targets: str, options: str) -> _File:
         raise UserError(f"{path}: a .jsonl, .json, .tsv or .csv file is wanted, .gz or not")
     found: _File | None = None
     bad, first_bad = 0, ""
-    for location, record in text.records(path):
+    for location, record in text.records(path, escaped=True):
         try:
             if isinstance(record, BadRow):
                 raise record
@@ -208,17 +208,17 @@ def _part(split: str, part: tuple[float, float], main: _File) -> str:
             f"'{main.inputs}'); give another share, or a file of its own"
         )
     whole = (low, high) == (0.0, 1.0)
-    return f"train{'[1:]' if main.is_table else ''}" + ("" if whole else f" share {low:.6g}:{high:.6g}")
+    return "train" if whole else f"train share {low:.6g}:{high:.6g}"
 
 
 def _own(main: _File, path: str) -> _File:
     """The file of a split of its own. Raises UserError where its columns are not those of the main file."""
     file = _look(local_path(path).absolute(), main.inputs, main.targets, main.options)
     used = [(one.inputs, one.targets, one.options) for one in (main, file)]
-    if used[0] != used[1] or (main.is_table and file.is_table and main.columns != file.columns):
+    if used[0] != used[1]:
         raise UserError(
             f"{file.path}: its columns are {', '.join(file.columns)}, those of {main.path} {', '.join(main.columns)}; "
-            "give both files the same, in the same order"
+            "give both files the same names"
         )
     if (main.is_table, file.is_table) in ((True, False), (False, True)) and main.options:
         raise UserError(f"{file.path}: options are lists in JSON and one|two|three in a table: give both one kind")
@@ -280,15 +280,13 @@ def add(args: argparse.Namespace) -> int:
     splits: dict[str, str] = {
         split: _part(split, parts[split], main) for split in ("train", "validation", "test") if split in parts
     }
-    splits |= {split: f"{file.source}{'[1:]' if file.is_table else ''}" for split, file in own.items()}
+    splits |= {split: file.source for split, file in own.items()}
     counts = {split: sum(low <= place < high for place in main.places) for split, (low, high) in parts.items()}
 
     files = [main, *own.values()]
     fitting, labels = _metric(files)
     name = clean(args.name or path.name.removesuffix(".gz").rpartition(".")[0])
     row: dict[str, Any] = {"source": main.source, "splits": splits}
-    if header := next((file.columns for file in files if file.is_table), None):
-        row["columns"] = header
     row["fields"] = _fields(files, labels)
     row["templates"] = CHOICE if main.options else COLLECTION
     row["metrics"] = [args.metric or fitting]

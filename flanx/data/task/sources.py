@@ -4,7 +4,7 @@
 |---|---|---|
 | suite: | a generator of flanx.procedural | its dictionaries |
 | tsv:, csv: | a file under the data folder, no header | `columns` by position; in TSV a literal `\\n` is a line break |
-| tsv:, csv: without `columns` | a file whose first line names its columns | cells by their name |
+| tsv:, csv: without `columns` | a file whose first line names its columns | cells by their name; `\\n` as above |
 | jsonl: | a file under the data folder (.gz too) | its objects |
 | json:, yaml: | the same; `json:path#key` takes the list under a key, or the values of an object | its objects |
 | parquet: | a file under the data folder | its columns |
@@ -116,9 +116,9 @@ def _repair(spec: TaskSpec) -> str:
 
 
 def _read_tsv(path: pathlib.Path, spec: TaskSpec) -> Raw:
-    """Rows without blanks around their cells; in a plain file a literal `\\n` is a line break."""
+    """In a plain file a literal `\\n` is a line break; rows without a header are stripped, and none of their cells is empty."""
     if not spec.columns:
-        yield from text.table_rows(path, "tsv")
+        yield from text.table_rows(path, "tsv", escaped=True)
         return
     for number, cells in text.tsv_rows(path, escaped=True):
         record = _columns(spec, cells)

@@ -7,7 +7,7 @@
 | .gz | known by its first bytes, whatever the name |
 | JSONL | an object a line; blank lines are passed over; a file that is one JSON array gives its elements |
 | JSON | a name that an object has twice is refused, where Python and pandas take the last value in silence |
-| CSV | RFC 4180, separated by commas, or by semicolons where the first line has no comma; blank rows are passed over |
+| CSV | RFC 4180, by commas, by semicolons where the first line has no comma, or by what `sep=;` says there; no blank rows |
 | TSV | plain, or quoted as pandas and Excel write it, which the whole file must agree on (`is_quoted`) |
 
 Names of columns are compared in NFC, so that an accent typed on one machine finds the header of another.
@@ -43,6 +43,7 @@ _MARKS = (  # the longer first: UTF-16's mark begins UTF-32's
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+_SEPARATOR = re.compile(r"sep=([,;|\t])\r?\n", re.IGNORECASE)
 _DOUBLED = re.compile(r'(?:^|\t)"(?:[^"\t]|"")*""(?:[^"\t]|"")*"(?=\t|\r?\n?$)')  # a cell "with ""quotes"" in it"
 Raw = Iterator[tuple[str, Record | BadRow]]  # (location for messages, the record or what is wrong with it)
 
@@ -197,14 +198,19 @@ def csv_rows(path: pathlib.Path, delimiter: str = ",") -> Iterator[tuple[int, li
     """(line, cells) of a quoted table; blank rows are passed over, a line end in a cell is LF."""
     text = _chunks(path)
     first = next(text, "")
-    if delimiter == "," and ";" in first and "," not in first:
+    if said := _SEPARATOR.fullmatch(first):  # Excel's own line
+        delimiter, first = said[1], "\n"
+    elif delimiter == "," and ";" in first and "," not in first:
         delimiter = ";"
     kept: list[str] = []  # the lines of the row at hand
+    ended = False  # the reader asks for a line behind the last one inside a quoted cell, or for a row more
 
     def keeping() -> Iterator[str]:
+        nonlocal ended
         for line in itertools.chain([first], text):
             kept.append(line)
             yield line
+        ended = True
 
     reader = csv.reader(keeping(), delimiter=delimiter)
     last = 0
@@ -217,21 +223,12 @@ def csv_rows(path: pathlib.Path, delimiter: str = ",") -> Iterator[tuple[int, li
             continue
         if cells is None:
             return
-        if len(kept) > 1 and _is_open("".join(kept), delimiter):
+        if ended:
             yield last + 1, BadRow("a quote is opened here and never closed")
             return
         last = reader.line_num
         if any(map(str.strip, cells)):
             yield last, [cell.replace("\r\n", "\n") for cell in cells]
-
-
-def _is_open(text: str, delimiter: str) -> bool:
-    """Whether the text ends inside a quoted cell."""
-    try:
-        list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
-    except csv.Error as error:
-        return "unexpected end" in str(error)
-    return False
 
 
 def tsv_rows(path: pathlib.Path, escaped: bool = False) -> Iterator[tuple[int, list[str] | BadRow]]:
@@ -271,9 +268,11 @@ def _is_quoted(path: pathlib.Path, size: int, time_ns: int) -> bool:
         return False
 
 
-def table_rows(path: pathlib.Path, kind: str | None = None) -> Raw:
-    """The rows of a CSV or TSV file under its header; `kind`: which of them, where the name does not say."""
-    rows = csv_rows(path) if (kind or kind_of(path)) == "csv" else tsv_rows(path)
+def table_rows(path: pathlib.Path, kind: str | None = None, escaped: bool = False) -> Raw:
+    """The rows of a CSV or TSV file under its header; `kind`: which of them, where the name does not say.
+
+    Blank cells behind the last column that has a name, which Excel writes, are none. `escaped`: as in `tsv_rows`."""
+    rows = csv_rows(path) if (kind or kind_of(path)) == "csv" else tsv_rows(path, escaped)
     header: list[str] = []
     for number, cells in rows:
         location = f"{path}:{number}"
@@ -283,10 +282,12 @@ def table_rows(path: pathlib.Path, kind: str | None = None) -> Raw:
             yield location, cells
         elif not header:
             header = unique(cells, location)
-        elif len(cells) != len(header):
+            while header and not header[-1]:
+                header.pop()
+        elif len(cells) < len(header) or any(map(str.strip, cells[len(header) :])):
             yield location, BadRow(f"{len(cells)} columns instead of {len(header)} ({', '.join(header)})")
         else:
-            yield location, dict(zip(header, cells, strict=True))
+            yield location, dict(zip(header, cells, strict=False))
 
 
 def unique(header: list[str], location: str) -> list[str]:
@@ -298,8 +299,8 @@ def unique(header: list[str], location: str) -> list[str]:
     return names
 
 
-def records(path: pathlib.Path) -> Raw:
-    """The records of a file of any kind in KINDS. Raises UserError for another kind, or where there is no file."""
+def records(path: pathlib.Path, escaped: bool = False) -> Raw:
+    """The records of a file of any kind in KINDS; `escaped`: as in `tsv_rows`. Raises UserError for another kind, or where there is no file."""
     kind = kind_of(path)
     if not path.is_file():
         raise UserError(f"no file {path}")
@@ -307,7 +308,7 @@ def records(path: pathlib.Path) -> Raw:
         raise UserError(f"{path}: a .jsonl, .json, .csv, .tsv or .parquet file is wanted, .gz or not")
     if kind == "parquet":
         return ((f"{path}[{number}]", record) for number, record in enumerate(parquet_rows(path)))
-    return table_rows(path) if kind in ("csv", "tsv") else json_rows(path)
+    return table_rows(path, kind, escaped) if kind in ("csv", "tsv") else json_rows(path)
 
 
 def parquet_rows(path: pathlib.Path) -> Iterator[Record]:
