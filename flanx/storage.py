@@ -130,7 +130,10 @@ class Storage:
 def open_storage(path: str | os.PathLike) -> Storage:
     """The folder at a local path or URL."""
     text = os.fspath(path)
-    return Storage(text.rstrip("/") if text.startswith(URLS) else str(Path(text).expanduser().absolute()))
+    if text.startswith(URLS):
+        return Storage(text.rstrip("/"))
+    path = Path(text).expanduser().absolute()
+    return Storage(str(path.resolve() if ".." in path.parts else path))  # tensorstore takes no ".."
 
 
 def brief(error: Exception) -> str:

@@ -86,6 +86,10 @@ def test_checkpoints_in_a_bucket_are_read_and_written_without_tensorflow(tmp_pat
 def test_places_of_folders(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     assert str(open_storage("a")) == f"{tmp_path}/a"
+    (tmp_path / "far" / "folder").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("far/folder")
+    assert str(open_storage("link")) == f"{tmp_path}/link"
+    assert str(open_storage("link/../a")) == f"{tmp_path}/far/a"  # tensorstore refuses a path with ".."
     remote = open_storage("gs://bucket/some/place/")
     assert (str(remote), remote.name, str(remote.parent)) == ("gs://bucket/some/place", "place", "gs://bucket/some")
     assert remote.kvstore() == {"driver": "gcs", "bucket": "bucket", "path": "some/place/"}

@@ -116,7 +116,7 @@ def _repair(spec: TaskSpec) -> str:
 
 
 def _read_tsv(path: pathlib.Path, spec: TaskSpec) -> Raw:
-    """In a plain file a literal `\\n` is a line break; rows without a header are stripped, and none of their cells is empty."""
+    """In a plain file a literal `\\n` is a line break; cells without a header are stripped, and none is empty."""
     if not spec.columns:
         yield from text.table_rows(path, "tsv", escaped=True)
         return

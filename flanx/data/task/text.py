@@ -7,7 +7,7 @@
 | .gz | known by its first bytes, whatever the name |
 | JSONL | an object a line; blank lines are passed over; a file that is one JSON array gives its elements |
 | JSON | a name that an object has twice is refused, where Python and pandas take the last value in silence |
-| CSV | RFC 4180, by commas, by semicolons where the first line has no comma, or by what `sep=;` says there; no blank rows |
+| CSV | RFC 4180, by commas, semicolons (where the first line has no comma) or what `sep=;` says; no blank rows |
 | TSV | plain, or quoted as pandas and Excel write it, which the whole file must agree on (`is_quoted`) |
 
 Names of columns are compared in NFC, so that an accent typed on one machine finds the header of another.
@@ -300,7 +300,9 @@ def unique(header: list[str], location: str) -> list[str]:
 
 
 def records(path: pathlib.Path, escaped: bool = False) -> Raw:
-    """The records of a file of any kind in KINDS; `escaped`: as in `tsv_rows`. Raises UserError for another kind, or where there is no file."""
+    """The records of a file of any kind in KINDS; `escaped`: as in `tsv_rows`.
+
+    Raises UserError for another kind, or where there is no file."""
     kind = kind_of(path)
     if not path.is_file():
         raise UserError(f"no file {path}")
