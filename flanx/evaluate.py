@@ -6,7 +6,6 @@ Killed and started again with the same arguments it resumes with the items that 
 
 import contextlib
 import functools
-import hashlib
 import importlib.metadata
 import json
 import os
@@ -15,7 +14,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 import flanx
@@ -126,7 +124,7 @@ def _run_metadata(predictor: Predictor, checkpoint: str | None, step: int | None
         "model": repr(predictor.model),
         "checkpoint": str(checkpoint) if checkpoint else None,
         "step": step,
-        "parameters": fingerprint(predictor.params),
+        "parameters": predictor.fingerprint(),
         "vocabulary": predictor.vocabulary.fingerprint,
         "lengths": dict(predictor.lengths),
         "seed": predictor.seed,
@@ -145,18 +143,6 @@ def training(checkpoint: str | None, out_dir: pathlib.Path) -> dict[str, Any] | 
             (record.get("data") or {}).pop("content", None)  # a digest for each task, which only a resume compares
             return record
     return None
-
-
-def fingerprint(params: Any) -> str | None:
-    """16 hexadecimal digits of the parameters (a sample of each large one); None where they lie on several hosts."""
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        if not getattr(leaf, "is_fully_addressable", True):
-            return None
-        flat = np.asarray(leaf).ravel()
-        digest.update(f"{jax.tree_util.keystr(path)} {leaf.shape} {leaf.dtype}".encode())
-        digest.update(np.ascontiguousarray(flat[:: max(1, flat.size // 2**16)]).tobytes())
-    return digest.hexdigest()[:16]
 
 
 # --- one suite -------------------------------------------------------------------------------------------------------

@@ -67,13 +67,13 @@ def infer(
                 f"{prompts}:{number + 1}: {len(ids)} tokens, the longest prompt has {lengths['inputs']}; shorten it or "
                 "raise TASK_FEATURE_LENGTHS"
             )
-    settings = [repr(model), str(checkpoint), loaded.fingerprint, sorted(lengths.items()), repr(method), samples, seed]
-    answers = Answers(pathlib.Path(out_dir), rows, settings)
-    todo = [number for number in range(len(rows)) if number not in answers.done]
-    began = time.monotonic()
-    if todo:
-        with predictor.restored(checkpoint, partitioner or Partitioner()) as predictor, contextlib.closing(answers):
-            began = time.monotonic()
+    with predictor.restored(checkpoint, partitioner or Partitioner()) as predictor:
+        parameters = predictor.fingerprint() or str(checkpoint)  # a run's newest may be another one the next time
+        settings = [repr(model), parameters, loaded.fingerprint, sorted(lengths.items()), repr(method), samples, seed]
+        answers = Answers(pathlib.Path(out_dir), rows, settings)
+        todo = [number for number in range(len(rows)) if number not in answers.done]
+        began = time.monotonic()
+        with contextlib.closing(answers):
             for index, prediction in predictor.generate([tokens[number] for number in todo], method, samples):
                 answers.add(todo[index], prediction)
     seconds = max(time.monotonic() - began, 1e-9)
@@ -93,6 +93,8 @@ def read_prompts(path: pathlib.Path) -> list[dict[str, Any]]:
         rows = [{"inputs": line} for _, line in text.lines(path)]
         while rows and not rows[-1]["inputs"].strip():
             rows.pop()
+        if not rows:
+            raise UserError(f"{path}: no prompt in it")
         for number, row in enumerate(rows, 1):
             if not row["inputs"].strip():
                 raise UserError(f"{path}:{number}: an empty prompt; remove the line")
@@ -108,6 +110,8 @@ def read_prompts(path: pathlib.Path) -> list[dict[str, Any]]:
             rows.append({**record, "inputs": text_of(found, "inputs")})
         except BadRow as error:
             raise UserError(f"{location}: {error}") from None
+    if not rows:
+        raise UserError(f"{path}: no prompt in it")
     return rows
 
 
@@ -126,11 +130,20 @@ class Answers:
             if taken := next((name for name in OURS if name in row), None):
                 raise UserError(f'prompt {number}: its field "{taken}" is one that answers have; give it another name')
         self._file: TextIO | None = None
+        places = range(len(rows))
         header = {"version": 2, "hash": hashlib.sha256(json.dumps([settings, list(rows)]).encode()).hexdigest()[:16]}
         self._part, self._final = folder / "predictions.part", folder / "predictions.jsonl"
         kept = files.read_jsonl(self._part)
         if kept and kept[0] != header:
-            raise UserError(f"{folder} holds answers to other prompts or of other arguments; choose another folder")
+            raise UserError(
+                f"{folder} holds answers to other prompts, of another checkpoint or of other arguments; choose another "
+                "folder"
+            )
+        if not kept and self._final.exists():
+            raise UserError(f"{self._final} is not of this command; move it away or choose another folder")
+        for number, row in enumerate(kept[1:], 2):
+            if set(row) - {"index", "ended"} not in ({"prediction"}, {"predictions"}) or row.get("index") not in places:
+                raise UserError(f"{self._part}:{number}: not an answer to one of the prompts; move the file away")
         self.answers = {row["index"]: row for row in kept[1:]}
         self.done = frozenset(self.answers)
         self._header = None if kept else header

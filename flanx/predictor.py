@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import flax.linen as nn
@@ -80,6 +81,17 @@ class Predictor:
                 partitioner.shardings(boxed),
             )
             yield dataclasses.replace(self, params=load_params(checkpoint, target, self.model))
+
+    def fingerprint(self) -> str | None:
+        """16 hexadecimal digits of the parameters (a sample of large ones); None where they lie on several hosts."""
+        digest = hashlib.sha256()
+        for path, leaf in jax.tree_util.tree_leaves_with_path(self.params):
+            if not getattr(leaf, "is_fully_addressable", True):
+                return None
+            flat = np.asarray(leaf).ravel()
+            digest.update(f"{jax.tree_util.keystr(path)} {leaf.shape} {leaf.dtype}".encode())
+            digest.update(np.ascontiguousarray(flat[:: max(1, flat.size // 2**16)]).tobytes())
+        return digest.hexdigest()[:16]
 
     def generate(
         self,

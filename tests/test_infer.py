@@ -99,7 +99,29 @@ def test_mistakes_are_one_line_each(parameters, prompts, tmp_path, capsys):
     assert "vocabulary" in told("--gin.VOCAB_SIZE=128")  # a byte needs 259
     assert told("--gin.CHECKPOINT_PATH='no/where'") and not (tmp_path / "out").exists()
     assert infer(parameters, prompts, tmp_path / "out") == 0
-    assert "other prompts or of other arguments" in told("--gin.SEED=3")
+    assert "to other prompts, of another checkpoint or of other arguments" in told("--gin.SEED=3")
+    empty = tmp_path / "empty.txt"
+    empty.write_text("\n\n")
+    assert "empty.txt: no prompt in it" in told(file=empty, out="other")
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "predictions.jsonl").write_text("of my own\n")
+    assert "own/predictions.jsonl is not of this command" in told(out="own")
+    assert (tmp_path / "own" / "predictions.jsonl").read_text() == "of my own\n"
+    with (tmp_path / "out" / "predictions.part").open("a") as part:
+        part.write('{"index": 99, "prediction": "x", "ended": true}\n')
+    assert "predictions.part:5: not an answer to one of the prompts" in told()
+
+
+def test_answers_of_one_checkpoint_are_not_taken_for_those_of_another(prompts, tmp_path):
+    """A run's folder stays the same path while it trains."""
+    path, out = tmp_path / "checkpoint", tmp_path / "out"
+    for key in range(2):
+        checkpoint.save_params(path, nn.unbox(jax.jit(MODEL.init)(jax.random.key(key))))
+        assert infer(path, prompts, out) == (2 if key else 0)
+        kept = kept if key else (out / "predictions.jsonl").read_bytes()
+    assert (out / "predictions.jsonl").read_bytes() == kept
+    path.rename(tmp_path / "moved")
+    assert infer(tmp_path / "moved", prompts, tmp_path / "moved_out") == 0
 
 
 def test_a_prompt_may_be_as_long_as_the_limit_and_not_one_token_longer(parameters, tmp_path, capsys):
