@@ -76,7 +76,10 @@ def train(
     """
     folder = local_folder(model_dir)
     if is_done(folder, train_steps):
-        check_run_metadata(folder, {"settings": identity(trainer, None)["settings"]}, fork)
+        is_there = train_steps and pathlib.Path(dataset.store_dir, "manifest.json").exists()  # else it is not compared
+        batches = dataset.open(trainer.model.vocab_size, trainer.model.packing, trainer.seed) if is_there else None
+        metadata = identity(trainer, batches) | parent_metadata(folder, initial_checkpoint)
+        check_run_metadata(folder, metadata, fork)
         print(f"{folder.name}: already done (step {train_steps}); delete {folder / 'done.json'} to run it again")
         return
     model, evals = trainer.model, folder / "evals"
@@ -158,12 +161,13 @@ def identity(trainer: Trainer, batches: Batches | None) -> dict[str, Any]:
 
 
 def parent_metadata(folder: pathlib.Path, parent: RestoreCheckpointConfig) -> dict[str, str | None]:
-    """The parent's path and fingerprint: from run.json where the run has recorded them, else from the checkpoint.
+    """The parent's path and fingerprint: from run.json where the run has begun from it, else from the checkpoint.
 
     Raises UserError where the parent is not the one whose fingerprint is required.
     """
     recorded = read_json(folder / "run.json")
-    is_same = recorded.get("initial_checkpoint_path") == parent.path
+    has_begun = (folder / "done.json").exists() or any((folder / "checkpoints").glob("checkpoint_*"))
+    is_same = has_begun and recorded.get("initial_checkpoint_path") == parent.path
     fingerprint = recorded.get("initial_checkpoint_fingerprint") if is_same else None
     if parent.path is not None and (fingerprint is None or parent.fingerprint not in (None, fingerprint)):
         fingerprint = convert.expect_parent(parent.path, parent.fingerprint)

@@ -118,8 +118,6 @@ def test_answers_of_one_checkpoint_are_not_taken_for_those_of_another(prompts, t
     for key in range(2):
         checkpoint.save_params(path, nn.unbox(jax.jit(MODEL.init)(jax.random.key(key))))
         assert infer(path, prompts, out) == (2 if key else 0)
-        kept = kept if key else (out / "predictions.jsonl").read_bytes()
-    assert (out / "predictions.jsonl").read_bytes() == kept
     path.rename(tmp_path / "moved")
     assert infer(tmp_path / "moved", prompts, tmp_path / "moved_out") == 0
 

@@ -75,6 +75,21 @@ def test_a_finished_run_says_so_and_a_changed_one_is_refused(capsys):
     assert "already done" in capsys.readouterr().out
     assert main.main(run_case.command(folder, TRAIN_STEPS=STEPS + 1, SEED=1)[3:]) == 2
     assert "is another run" in capsys.readouterr().err
+    for name, value in (("BATCH_SIZE", 1), ("INITIAL_CHECKPOINT_PATH", str(folder))):
+        said = refused(capsys, folder, **{name: value})
+        assert "is another run" in said and name.lower() in said.replace("data.batch", "batch"), said
+
+
+def test_a_parent_that_was_trained_on_before_its_child_began_is_named(tmp_path, capsys):
+    parent, child = tmp_path / "parent", tmp_path / "child"
+    shutil.copytree(run_case.undisturbed(), parent)
+    bound = {"INITIAL_CHECKPOINT_PATH": str(parent), "TRAIN_STEPS": 1}
+    assert main.main(run_case.command(child, **bound)[3:]) == 0
+    for name in ("checkpoints", "evals"):  # as if it was killed before its first checkpoint
+        shutil.rmtree(child / name, ignore_errors=True)
+    (child / "done.json").unlink()
+    assert main.main(run_case.command(parent, TRAIN_STEPS=STEPS + 1)[3:]) == 0
+    assert "initial_checkpoint_fingerprint was" in refused(capsys, child, **bound)
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +106,7 @@ def test_a_parent_of_t5x_with_its_optimizer_goes_on_as_the_run_itself(of_t5x, tm
     capsys.readouterr()
     bound = {"INITIAL_CHECKPOINT_PATH": str(of_t5x), "RESTORE_OPTIMIZER": True, "TRAIN_STEPS": STEPS + 3}
     assert main.main(run_case.command(tmp_path / "child", **bound)[3:]) == 0
-    said = capsys.readouterr().out.splitlines()[0]
+    said = capsys.readouterr().out
     assert f"trains 3 steps, {STEPS + 1} to {STEPS + 3} (TRAIN_STEPS counts the parent's, as in T5X)" in said
     resumed = losses(tmp_path / "resumed")
     assert losses(tmp_path / "child") == {step: resumed[step] for step in range(STEPS + 1, STEPS + 4)}
