@@ -14,14 +14,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from flanx import task_api as tasks
-    from flanx.api import Model, build_store, evaluate, load, train
+    from flanx.api import Model, evaluate, load, train
     from flanx.data.pipeline.mixture import Mixture
+    from flanx.data.store.build import build_store
     from flanx.errors import UserError
 
 __version__ = "0.2.0.dev0"
 __all__ = ["Mixture", "Model", "UserError", "build_store", "evaluate", "load", "tasks", "train"]
 
-_HOMES = {"Mixture": "flanx.data.pipeline.mixture", "UserError": "flanx.errors", "tasks": "flanx.task_api"}
+_HOMES = {
+    "Mixture": "flanx.data.pipeline.mixture",
+    "UserError": "flanx.errors",
+    "build_store": "flanx.data.store.build",
+    "tasks": "flanx.task_api",
+}
 
 
 def __getattr__(name: str) -> Any:

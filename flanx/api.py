@@ -18,18 +18,15 @@ from typing import Any, Literal, TypedDict, Unpack, overload
 
 import numpy as np
 
-from flanx import config, hub, models, settings
+from flanx import hub, models, settings
 from flanx.convert.architecture import architecture
 from flanx.data.pipeline.mixture import Mixture
-from flanx.data.store.build import build_store
 from flanx.decoding import beam_search, decode
 from flanx.errors import UserError
-from flanx.evaluate import evaluate as run_evaluation
 from flanx.partition import Partitioner
 from flanx.predictor import Predictor
-from flanx.train import train as run_training
 
-__all__ = ["Mixture", "Model", "build_store", "evaluate", "load", "train"]
+__all__ = ["Model", "evaluate", "load", "train"]
 
 
 class Decoding(TypedDict, total=False):
@@ -261,6 +258,8 @@ def evaluate(
     """
     given = {name: value for name, value in locals().items() if name != "model"}
     settings.checked(evaluate, **given)
+    from flanx.evaluate import evaluate as run_evaluation  # noqa: PLC0415  (metrics, which loading does without)
+
     loaded = model if isinstance(model, Model) else load(model)
     predictor = loaded.predictor
     with contextlib.ExitStack() as stack:
@@ -309,6 +308,9 @@ def train(
       UserError: for a macro or value that `flanx train` would refuse.
       Preempted: after Ctrl-C or SIGTERM, with the state saved.
     """
+    from flanx import config  # noqa: PLC0415  (gin and optimizers, which loading does without)
+    from flanx.train import train as run_training  # noqa: PLC0415
+
     file = model if model.endswith(".gin") else f"models/{model}.gin"
     bound: dict[str, Any] = {name.upper(): value for name, value in macros.items()}
     if isinstance(mixture, Mixture):

@@ -27,7 +27,7 @@ LENGTHS = {"inputs": 32, "targets": 16}
 PROMPTS = ["say a", "wxyz", "", "a longer one, with words"]
 TRAINED = {
     "vocabulary": "byte", "task_feature_lengths": LENGTHS, "train_steps": 2, "batch_size": 8, "learning_rate": 0.02,
-    "dropout_rate": 0.1, "bindings": {"train.log_period": 1, **{f"t5.T5.{name}": size for name, size in SIZES.items()}},
+    "dropout_rate": 0.1, "bindings": {"train.log_period": 1, "train.task_loss_period": 3, **{f"t5.T5.{name}": size for name, size in SIZES.items()}},
 }  # fmt: skip
 
 
@@ -208,6 +208,8 @@ assert not heavy & set(sys.modules), heavy & set(sys.modules)
 assert set(flanx.__all__) <= set(dir(flanx))
 assert flanx.tasks.add("{tmp_path}/mine.jsonl", inputs="q", targets="a", output="{tmp_path}/mine") == "own_mine"
 assert not {{"jax", "tensorflow", "seqio"}} & set(sys.modules)
+_ = flanx.load
+assert not {{"scipy.stats", "nltk", "sacrebleu", "gin"}} & set(sys.modules)  # metrics and gin: half of the first token
 import flanx.train, flanx.evaluate
 assert list(__import__("inspect").signature(flanx.train).parameters)[:2] == ["model", "mixture"]
 """
