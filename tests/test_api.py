@@ -25,9 +25,10 @@ SIZES = {"emb_dim": 16, "num_heads": 2, "head_dim": 8, "mlp_dim": 32, "num_encod
 T5_SIZES = T5Sizes(vocab_size=384, gated=True, tied=False, **SIZES)
 LENGTHS = {"inputs": 32, "targets": 16}
 PROMPTS = ["say a", "wxyz", "", "a longer one, with words"]
-TRAINED = {
+PERIODS = {"train.log_period": 1, "train.task_loss_period": 3}  # as run_case.command has them
+TRAINED: dict[str, Any] = {
     "vocabulary": "byte", "task_feature_lengths": LENGTHS, "train_steps": 2, "batch_size": 8, "learning_rate": 0.02,
-    "dropout_rate": 0.1, "bindings": {"train.log_period": 1, "train.task_loss_period": 3, **{f"t5.T5.{name}": size for name, size in SIZES.items()}},
+    "dropout_rate": 0.1, "bindings": PERIODS | {f"t5.T5.{name}": size for name, size in SIZES.items()},
 }  # fmt: skip
 
 
