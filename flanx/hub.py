@@ -64,6 +64,7 @@ def fetch(text: str) -> Snapshot:
             f"'{text}' is on the Hugging Face hub: pip install huggingface_hub, or give a folder"
         ) from error
     name, revision = match[1], match[2]
+    here = "" if text.startswith(PREFIX) else f"no folder '{text}' here; "
     api = huggingface_hub.HfApi()
     try:
         try:
@@ -71,7 +72,7 @@ def fetch(text: str) -> Snapshot:
         except (errors.GatedRepoError, errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
             raise
         except Exception as error:  # no network, or the hub is down: whatever its client raises
-            folder = _cached(name, revision, error)
+            folder = _cached(name, revision, error, here)
         else:
             held = {sibling.rfilename for sibling in info.siblings or ()}
             if not any(file.endswith(".safetensors") and "/" not in file for file in held):
@@ -89,7 +90,6 @@ def fetch(text: str) -> Snapshot:
     except errors.RevisionNotFoundError as error:
         raise UserError(f"{name} on the hub has no revision '{revision}'") from error
     except errors.RepositoryNotFoundError as error:
-        here = "" if text.startswith(PREFIX) else f"no folder '{text}' here, and "
         raise UserError(f"{here}no model '{name}' on the hub, or none that HF_TOKEN gives access to") from error
     except (OSError, ValueError, RuntimeError) as error:
         line = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
@@ -114,7 +114,7 @@ def _snapshot(name: str, revision: str | None, only_cached: bool = False) -> str
     )
 
 
-def _cached(name: str, revision: str | None, cause: Exception) -> str:
+def _cached(name: str, revision: str | None, cause: Exception, here: str) -> str:
     """The snapshot in the cache, where the hub gives no answer."""
     import huggingface_hub  # noqa: PLC0415  (the extra `hf`)
 
@@ -124,8 +124,8 @@ def _cached(name: str, revision: str | None, cause: Exception) -> str:
         endpoint = huggingface_hub.constants.ENDPOINT
         why = "HF_HUB_OFFLINE is set" if huggingface_hub.constants.HF_HUB_OFFLINE else type(cause).__name__
         raise UserError(
-            f"{name} is not in the cache, and {endpoint} gives no answer ({why}): is there a network? Or copy the "
-            "model's folder here and give its path"
+            f"{here}{name} is not in the hub's cache, and {endpoint} gives no answer ({why}): is there a network? Or "
+            "copy the model's folder here and give its path"
         ) from error
 
 

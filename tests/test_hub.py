@@ -127,7 +127,7 @@ def test_a_model_of_the_hub_answers_as_its_folder_does(stand, tmp_path):
 def test_what_is_not_there_is_one_line(stand, tmp_path):
     folder, endpoint, _ = stand
     for name, message in (
-        ("org/none", "no folder 'org/none' here, and no model 'org/none' on the hub"),
+        ("org/none", "no folder 'org/none' here; no model 'org/none' on the hub"),
         ("org/gated", "org/gated on the hub asks for its conditions to be accepted"),
         ("hf:a b", "is no name on the Hugging Face hub"),
     ):
@@ -148,7 +148,8 @@ def test_no_network_is_a_line_within_twenty_seconds(tmp_path):
     done = run(FETCH.format("org/small"), tmp_path / "hub", "http://127.0.0.1:9")
     assert "gives no answer" in done.stdout and "is there a network?" in done.stdout, done
     done = run(FETCH.format("org/small"), tmp_path / "hub", "http://127.0.0.1:9", HF_HUB_OFFLINE="1")
-    assert "HF_HUB_OFFLINE is set" in done.stdout
+    assert "no folder 'org/small' here; " in done.stdout and "HF_HUB_OFFLINE is set" in done.stdout
+    assert hub.NAME.fullmatch("hf:t5-small") and not hub.NAME.fullmatch("t5-small")
 
 
 def test_which_texts_are_names(tmp_path, monkeypatch):
