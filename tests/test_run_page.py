@@ -44,3 +44,21 @@ def test_scores_of_a_run_are_printed_as_before(tmp_path: pathlib.Path, capsys: p
     leave(tmp_path / "a", {5: {"gsm8k_cot": entry(12.5)}})
     assert main(["report", str(tmp_path / "a")]) == 0
     assert "| gsm8k_cot | 12.5" in capsys.readouterr().out and (tmp_path / "a" / "report.html").exists()
+
+
+def test_files_of_others_are_not_written_over(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture) -> None:
+    """Also of a folder that the user did not name, the one that holds all runs."""
+    pytest.importorskip("matplotlib")
+    run_maker.leave(tmp_path / "a")
+    leave(tmp_path / "lr=0.1", {5: {"gsm8k_cot": entry(12.5)}})
+    (tmp_path / "runs.md").write_text("my notes")
+    two = ["report", str(tmp_path / "a"), str(tmp_path / "lr=0.1")]
+    assert main(two) == 2
+    assert "runs.md is not a page of training runs" in capsys.readouterr().err
+    assert (tmp_path / "runs.md").read_text() == "my notes" and not (tmp_path / "figures").exists()
+    (tmp_path / "runs.md").unlink()
+    assert main(two) == main(two) == 0
+    assert main(["report", str(tmp_path / "lr=0.1"), "--csv", str(tmp_path / "scores.csv")]) == 0
+    assert "lr=0.1" in (tmp_path / "scores.csv").read_text()
+    assert main([*two, "--csv", str(tmp_path / "other.csv")]) == 2
+    assert "a has no scores.json" in capsys.readouterr().err

@@ -48,9 +48,12 @@ def run(args: argparse.Namespace) -> int:
 
 def _report_runs(args: argparse.Namespace) -> int:
     if curves.is_run(args.run[0]):
+        bare = [name for name in args.run if not any(pathlib.Path(name).rglob("scores.json"))]
+        if bare and args.csv:
+            raise UserError(f"--csv writes the table of scores, and {bare[0]} has no scores.json: leave it out")
         for path in run_page.publish(curves.read_runs(args.run), pathlib.Path(args.output) if args.output else None):
             print(path)
-        if not all(any(pathlib.Path(name).rglob("scores.json")) for name in args.run):
+        if bare:
             return 0
     elif args.output:
         raise UserError(f"--output belongs to a report of training runs, and {args.run[0]} is none")

@@ -32,7 +32,7 @@ class Line:
     @classmethod
     def read(cls, text: str) -> "Line":
         """From "RUN" or "RUN=MODEL"; several evaluations below RUN: the newest step."""
-        name, _, model = text.partition("=")
+        name, model = text.rpartition("=")[::2] if "=" in text and not pathlib.Path(text).exists() else (text, "")
         folder = pathlib.Path(name)
         found = [folder / "scores.json"] if (folder / "scores.json").is_file() else []
         found = found or sorted(folder.rglob("scores.json"), key=_step)

@@ -9,21 +9,28 @@ import os
 import pathlib
 from collections.abc import Sequence
 
-from flanx.files import write_atomic
+from flanx.errors import UserError
+from flanx.files import open_regular, write_atomic
 from flanx.sweep import curves, document, figures
 from flanx.sweep.curves import Run
 from flanx.sweep.document import Cell, Document, Section, Span, Table
 
+MARK = "<!-- written by flanx report, which replaces it -->"
 FILES = ("config.gin", "run.json", "metrics.jsonl", "tasks.jsonl", "log.txt")
 
 
 def publish(runs: Sequence[Run], output: pathlib.Path | None = None) -> list[pathlib.Path]:
-    """Writes the page, in HTML and Markdown, and its figures; their paths."""
+    """Writes the page, in HTML and Markdown, and its figures; their paths. UserError: such files of others."""
     one = len(runs) == 1
     base = output or (
         runs[0].folder if one else pathlib.Path(os.path.commonpath([run.folder.resolve() for run in runs]))
     )
     stem = "report" if one else "runs"
+    for path in (base / f"{stem}.md", base / f"{stem}.html"):
+        if path.exists():
+            with open_regular(path) as file:
+                if MARK.encode() not in file.read():
+                    raise UserError(f"{path} is not a page of training runs; move it away, or give another --output")
     (base / "figures").mkdir(parents=True, exist_ok=True)
     sections, pictures = [], []
     for panel in curves.panels(runs):
@@ -44,7 +51,7 @@ def publish(runs: Sequence[Run], output: pathlib.Path | None = None) -> list[pat
     )
     written = {f"{stem}.md": document.markdown(page), f"{stem}.html": document.page(page)}
     for file, text in written.items():
-        write_atomic(base / file, text)
+        write_atomic(base / file, f"{text.rstrip()}\n{MARK}\n")
     return [*(base / file for file in written), *pictures]
 
 
