@@ -162,3 +162,15 @@ def test_the_walks_of_a_run_and_of_a_row_stay_short():
     run, row = map(json.loads, done.stdout.splitlines())
     assert run["files"] < 20 and run["functions"] < 200, run
     assert row["files"] < 8 and row["returns"] <= 3, row
+
+
+def test_no_file_holds_the_marks_of_an_unfinished_merge():
+    """Of the text that is read by people, and of the code."""
+    files = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *SOURCES.values(), *(ROOT / "tests").glob("*.py")]
+    marked = [
+        f"{file.relative_to(ROOT)}:{number}"
+        for file in files
+        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1)
+        if line.startswith(("<<<<<<< ", ">>>>>>> "))
+    ]
+    assert not marked
