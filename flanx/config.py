@@ -311,7 +311,7 @@ def call(function: Callable[..., Any], folder: str | os.PathLike | None = None) 
     as `--gin_file`), and what the call used to `folder/operative_config.gin` after it. A folder that was created for a
     call that rejects its input is removed again.
     """
-    with contextlib.nullcontext() if folder is None else _recorded(local_folder(folder)):
+    with contextlib.nullcontext() if folder is None else _recorded(local_folder(folder), function.__name__):
         try:
             with _own_errors():
                 return gin.get_configurable(function)()
@@ -342,12 +342,24 @@ def _own_errors() -> Iterator[None]:
         gin_config.utils.augment_exception_message_and_reraise = kept
 
 
+HOLDS = {  # what a folder has: (the function that wrote it, what the folder is)
+    "run.json": ("train", "a training run"),
+    "manifest.json": ("build_store", "a token store"),
+    "predictions.part": ("infer", "a folder of answers"),
+    "generations": ("evaluate", "a folder of scores"),
+}
+
+
 @contextlib.contextmanager
-def _recorded(folder: pathlib.Path) -> Iterator[None]:
+def _recorded(folder: pathlib.Path, caller: str) -> Iterator[None]:
     """Writes the config of a call before it, and what it used after it, alone in the folder.
 
-    A call that rejects its input leaves the folder as it was.
+    A call that rejects its input leaves the folder as it was. UserError: the folder, and config.gin, are of another
+    function than `caller`.
     """
+    for file, (owner, what) in HOLDS.items():
+        if caller != owner and (folder / file).exists():
+            raise UserError(f"{folder} is {what} (it has {file}), whose config.gin would be lost; give another folder")
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     given, operative, locked = folder / "config.gin", folder / "operative_config.gin", folder / ".flanx.lock"

@@ -120,7 +120,7 @@ def test_points_done_with_other_settings_are_named_kept_or_set_aside_and_run_aga
     log, folder = tmp_path / "out" / "runs.log", tmp_path / "out" / "runs"
     before = log.read_text()
     capsys.readouterr()
-    assert sweep(3) == 2
+    assert sweep(3, "--dry_run") == sweep(3) == 2
     said = capsys.readouterr().err
     assert "a is done with other settings: TRAIN_STEPS was 2, now 3" in said and "--redo" in said and "--keep" in said
     assert sweep(3, "--keep") == 0 and log.read_text() == before

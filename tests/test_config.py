@@ -141,6 +141,19 @@ def test_a_refused_call_leaves_no_folder_of_its_own(gin_file, tmp_path):
     }
 
 
+@pytest.mark.parametrize("file", ["run.json", "manifest.json", "predictions.part", "generations"])
+def test_the_config_of_another_commands_folder_stays(gin_file, tmp_path, file):
+    """Answers and scores are easily asked for in the folder of the run."""
+    for name in (file, "config.gin"):
+        (tmp_path / "run").mkdir(exist_ok=True)
+        (tmp_path / "run" / name).write_text("of another")
+    config.parse([gin_file("t.run.steps = 1\nt.run.model = None\n")])
+    with pytest.raises(UserError, match=f"it has {file}"):
+        config.call(run, tmp_path / "run")
+    found = {path.name: path.read_text() for path in (tmp_path / "run").iterdir()}
+    assert found == {file: "of another", "config.gin": "of another"}
+
+
 @pytest.mark.parametrize(
     "raw",
     [

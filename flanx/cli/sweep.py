@@ -70,6 +70,8 @@ def run(args: argparse.Namespace) -> int:
     of_points = dependencies.dependencies(points, args.gin_search_paths, args.dry_run)
     stores = dependencies.stores(sweep, of_points, args.gin_search_paths)
     if args.dry_run:
+        if not args.redo:
+            settle_changed(points, args)
         return dry_run(points, of_points, stores, sweep, args)
     parents = dependencies.parents(sweep, points, of_points)
     settle_changed(points, args)
