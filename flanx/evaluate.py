@@ -87,6 +87,8 @@ def evaluate(
             predictor = stack.enter_context(predictor.restored(checkpoint, partitioner or Partitioner()))
         run = _run_metadata(predictor, checkpoint, step)
         run |= {"training": training(checkpoint, pathlib.Path(out_dir)), **(provenance or {})}
+        if cluster.is_first():
+            generations.set_others_aside(folder, run)
         entries = {suite.spec.name: _run_suite(predictor, suite, folder, run, force_vocabulary) for suite in loaded}
     if cluster.is_first():
         scores.write_scores(folder, entries, run)

@@ -16,7 +16,7 @@ from flanx.data import vocabulary
 from flanx.data.store import open_store
 from flanx.data.store.build import build_store
 from flanx.errors import UserError
-from flanx.evals import registry
+from flanx.evals import registry, rescore
 from flanx.evaluate import evaluate
 from tests.echo_case import BYTES, LENGTHS, Echo, lines, score
 
@@ -99,6 +99,17 @@ def test_scores_of_earlier_suites_stay(tmp_path: pathlib.Path) -> None:
     score(tmp_path, "gsm8k_zero_shot")
     assert set(score(tmp_path, "tydiqa")["suites"]) == {"gsm8k_zero_shot", "tydiqa"}
     assert set(score(tmp_path, "tydiqa", scale=3.0)["suites"]) == {"tydiqa"}
+    assert set(rescore.rescore(tmp_path)[0]) == {"tydiqa"}  # not the other checkpoint's as well, under one record
+    aside = [path.name for path in (tmp_path / "generations_set_aside").iterdir()]
+    assert "gsm8k_zero_shot__gsm8k.1.jsonl" in aside and len(aside) > 1
+
+
+def test_scores_stay_however_the_path_of_the_checkpoint_is_written(tmp_path: pathlib.Path) -> None:
+    score(tmp_path, "gsm8k_zero_shot")
+    path = tmp_path / "scores.json"
+    path.write_text(path.read_text().replace('"checkpoint": null', '"checkpoint": "./run"'))
+    assert '"./run"' in path.read_text()
+    assert set(score(tmp_path, "tydiqa")["suites"]) == {"gsm8k_zero_shot", "tydiqa"}
 
 
 def test_self_consistency_is_one_argument(tmp_path: pathlib.Path) -> None:

@@ -37,3 +37,12 @@ def test_generations_of_earlier_versions_stay_readable(tmp_path: pathlib.Path) -
         path.write_text("\n".join([json.dumps(header | {"spec": spec}), *rows]) + "\n")
         with pytest.raises(UserError, match=next(iter(change))):
             rescore.rescore(tmp_path)
+
+
+def test_suites_of_two_checkpoints_are_not_put_into_one_record(tmp_path: pathlib.Path) -> None:
+    score(tmp_path, "gsm8k_zero_shot")
+    score(tmp_path / "other", "tydiqa", scale=3.0)
+    for path in (tmp_path / "other" / "generations").iterdir():  # as earlier versions left them
+        path.rename(tmp_path / "generations" / path.name)
+    with pytest.raises(UserError, match="generations of two checkpoints, seeds or versions: gsm8k_zero_shot__gsm8k"):
+        rescore.rescore(tmp_path)

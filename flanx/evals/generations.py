@@ -78,11 +78,22 @@ def set_aside(path: pathlib.Path) -> pathlib.Path:
     return path.rename(folder / f"{path.stem}.{number}.jsonl")
 
 
-def _is_same_run(old: Any, new: dict[str, Any]) -> bool:
+def is_same_run(old: Any, new: dict[str, Any]) -> bool:
     """Whether the same parameters were asked the same way; how a checkpoint's path is written does not matter."""
     if not isinstance(old, dict) or not new.get("parameters"):
         return old == new
     return {**old, "checkpoint": None} == {**new, "checkpoint": None}
+
+
+def set_others_aside(folder: pathlib.Path, run: Mapping[str, Any]) -> None:
+    """Moves the generations of other checkpoints out of the way, of whatever suite: a folder has the scores of one."""
+    own = json.loads(json.dumps(dict(run)))
+    headers = [(path, (files.read_jsonl(path) or [{}])[0].get("run")) for path in paths(folder)]
+    others = [path for path, found in headers if found is not None and not is_same_run(found, own)]
+    for path in others:
+        set_aside(path)
+    if others:
+        print(f"{folder}: {len(others)} files of another checkpoint, seed or version kept in {folder / ASIDE}")
 
 
 class Writer:
@@ -115,7 +126,7 @@ class Writer:
                 f"{path} holds generations of another spec ({header.get('hash')}, now {self.header['hash']}); "
                 "give another folder, or delete it"
             )
-        if header is None or not _is_same_run(header.get("run"), json.loads(json.dumps(self.header["run"]))):
+        if header is None or not is_same_run(header.get("run"), json.loads(json.dumps(self.header["run"]))):
             if path.exists():
                 set_aside(path)
             return header is not None

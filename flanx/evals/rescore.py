@@ -30,7 +30,7 @@ def rescore(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
         header, of_task = generations.read(path)
         name = header["spec"]["name"]
         first = headers.setdefault(name, header)
-        if header["hash"] != first["hash"] or header["run"] != first["run"]:
+        if header["hash"] != first["hash"] or not generations.is_same_run(header["run"], first["run"]):
             what = "spec" if header["hash"] != first["hash"] else "model or seed"
             raise UserError(f"{path} is of another {what} than {paths[name]}; keep one of them")
         paths.setdefault(name, path)
@@ -45,6 +45,13 @@ def rescore(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
         if short:
             more = f" and {len(short) - 3} more tasks" if len(short) > 3 else ""
             raise UserError(f"{folder}: {name} is incomplete ({', '.join(short[:3])}{more}); run the evaluation again")
+    first, *others = headers.items()
+    for name, header in others:
+        if not generations.is_same_run(header["run"], first[1]["run"]):
+            raise UserError(
+                f"{folder} holds generations of two checkpoints, seeds or versions: {paths[first[0]].name} and "
+                f"{paths[name].name}; move one of them away"
+            )
     suites = {
         name: scores.summarize(generations.spec_of(header, paths[name]), header["hash"], rows[name])
         | {"data": header.get("data", {})}

@@ -12,7 +12,7 @@ from flanx import files
 from flanx.errors import UserError
 from flanx.evals import answers, marking, metrics, task_metrics
 from flanx.evals.families import lm_eval, user_task
-from flanx.evals.generations import VERSIONS, Generation
+from flanx.evals.generations import VERSIONS, Generation, is_same_run
 from flanx.evals.marking import Grade
 from flanx.evals.spec import MAX_FAILED, Spec
 
@@ -271,7 +271,7 @@ def write_scores(folder: pathlib.Path, suites: Mapping[str, Any], run: Mapping[s
     kept: dict[str, Any] = {}
     if path.exists():
         earlier = files.read_json(path)
-        kept = earlier.get("suites", {}) if earlier.get("run") == json.loads(json.dumps(dict(run))) else {}
+        kept = earlier.get("suites", {}) if is_same_run(earlier.get("run"), json.loads(json.dumps(dict(run)))) else {}
     scores: dict[str, Any] = {"step": run.get("step"), "suites": kept | dict(suites), "run": dict(run)}
     average = headline(scores["suites"])
     if average is not None:
