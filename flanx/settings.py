@@ -326,6 +326,6 @@ def _kind(hint: Any) -> str:
         return " or ".join(parts)
     if typing.get_origin(hint) is tuple and Ellipsis not in typing.get_args(hint):
         return f"({', '.join(parts)})"
-    several = re.sub(r"(\w)(?= or |$)", r"\1s", *parts[:1]) if parts else "values"
+    several = re.sub(r"(\w)(?= or |$)", r"\1s", parts[0]) if parts else "values"
     kinds = {list: f"a list of {several}", dict: f"a dict {{{': '.join(parts)}}}"}
     return kinds.get(_origin(hint), "another value")
