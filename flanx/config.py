@@ -367,8 +367,8 @@ def _recorded(folder: pathlib.Path, caller: str) -> Iterator[None]:
     with lock(locked, busy=f"{folder}: another flanx command is writing there; wait for it, or give another folder"):
         earlier = None
         if given.exists():
-            with open_regular(given) as file:
-                earlier = file.read()
+            with open_regular(given) as opened:
+                earlier = opened.read()
         own = {given.name, operative.name, locked.name}
         others = {file.name for file in folder.iterdir()} - own
         write_atomic(given, text())

@@ -28,8 +28,8 @@ def publish(runs: Sequence[Run], output: pathlib.Path | None = None) -> list[pat
     stem = "report" if one else "runs"
     for path in (base / f"{stem}.md", base / f"{stem}.html"):
         if path.exists():
-            with open_regular(path) as file:
-                if MARK.encode() not in file.read():
+            with open_regular(path) as opened:
+                if MARK.encode() not in opened.read():
                     raise UserError(f"{path} is not a page of training runs; move it away, or give another --output")
     (base / "figures").mkdir(parents=True, exist_ok=True)
     sections, pictures = [], []
