@@ -45,11 +45,11 @@ def rescore(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
         if short:
             more = f" and {len(short) - 3} more tasks" if len(short) > 3 else ""
             raise UserError(f"{folder}: {name} is incomplete ({', '.join(short[:3])}{more}); run the evaluation again")
-    first, *others = headers.items()
-    for name, header in others:
-        if not generations.is_same_run(header["run"], first[1]["run"]):
+    one = next(iter(headers))
+    for name, header in headers.items():
+        if not generations.is_same_run(header["run"], headers[one]["run"]):
             raise UserError(
-                f"{folder} holds generations of two checkpoints, seeds or versions: {paths[first[0]].name} and "
+                f"{folder} holds generations of two checkpoints, seeds or versions: {paths[one].name} and "
                 f"{paths[name].name}; move one of them away"
             )
     suites = {
