@@ -51,6 +51,14 @@ def test_validation_loss_chooses_the_step_and_scores_do_not(tmp_path):
     assert results.choices(of_cot, sweep.points()) == {"d1_2": 2, "d2_2": 2}
     assert statistics.scores(sweep, results.collect(sweep, {p.name: ("done", "") for p in sweep.points()}))
     assert "lowest validation loss" in report.selection_rule(sweep)
+    lower = sweep.points()[1].folder / "metrics.jsonl"
+    lower.write_text(lower.read_text().replace('"loss": 1.25', '"loss": 0.75'))
+    outcomes = results.collect(sweep, {p.name: ("done", "") for p in sweep.points()})
+    assert [o.validation_loss for o in outcomes] == [1.75, 1.25, 1.75, 0.75]  # last and chosen of each
+    (section,) = report.validation(sweep, outcomes)
+    assert "The lowest is d2_2's, 0.7500 at step 4." in section.notes[0]
+    assert [row[0] for row in section.tables[0].rows] == ["d2_2", "d1_2"]
+    assert ",chosen,4,0.75,suite_rule," in results.table(sweep, outcomes)
     (sweep.points()[0].folder / "metrics.jsonl").write_text("")
     assert results.choices(sweep, sweep.points()) == {"d2_2": 4}
     with pytest.raises(UserError, match="name validation loss alone"):

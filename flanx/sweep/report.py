@@ -99,6 +99,7 @@ def publish(sweep: Sweep, state: State) -> list[pathlib.Path]:
             *_choice(sweep, means),
             *_differences(sweep, differences),
             Section("Every score", tables=[_every_score(sweep, outcomes)]),
+            *validation(sweep, outcomes),
             Section("Runs", tables=[_runs(outcomes)]),
             *_missing_tasks(outcomes),
             Section("How it was made", facts=how_it_was_made(sweep, outcomes, state)),
@@ -296,6 +297,27 @@ def _file_links(paths: Mapping[str, pathlib.Path]) -> Cell:
     """Links to those of the files that exist, as far as there are any."""
     existing = [Span(name, path) for name, path in paths.items() if path.exists()]
     return Cell([span for link in existing for span in (Span(", "), link)][1:])
+
+
+def validation(sweep: Sweep, outcomes: Sequence[Outcome]) -> list[Section]:
+    """The validation loss of every point at the checkpoint that is shown, the lowest first."""
+    shown = statistics.shown_checkpoint(sweep)
+    pairs = [(o.validation_loss, o) for o in outcomes if o.checkpoint == shown and o.validation_loss is not None]
+    ranked = sorted(pairs, key=lambda pair: pair[0])
+    if not ranked:
+        return []
+    loss, best = ranked[0]
+    rows: list[list[Cell | str]] = [
+        [o.point.name, Cell([Span(f"{o.step:,}")], "number"), Cell([Span(f"{loss:.4f}")], "number")]
+        for loss, o in ranked
+    ]
+    note = (
+        f"The lowest is {best.point.name}'s, {loss:.4f} at step {best.step:,}. Losses compare only where points are "
+        "validated on the same examples."
+    )
+    return [
+        Section("Validation loss", notes=[note], tables=[Table(["point", f"{shown} step", "loss per token"], rows)])
+    ]
 
 
 def _runs(outcomes: Sequence[Outcome]) -> Table:

@@ -18,7 +18,7 @@ from flanx.train_metrics import read_metrics
 LAST, CHOSEN = "last", "chosen"
 SCORES = ("metric", "score", "low", "high", "n", "extraction_failed", "flagged", "spec")
 COLUMNS = (
-    *("point", "state", "checkpoint", "step", "suite", *SCORES, "partial"),
+    *("point", "state", "checkpoint", "step", "validation_loss", "suite", *SCORES, "partial"),
     *("store", "trained_tasks", "missing_tasks", "parent", "run", "config", "scores", "generations"),
 )
 
@@ -33,6 +33,7 @@ class Outcome:
       suites: of scores.json; empty where there is none.
       scores: the path of scores.json.
       run: the run's metadata, run.json.
+      validation_loss: at `step`, of all tokens; None where the run was not validated there.
     """
 
     point: Point
@@ -43,6 +44,7 @@ class Outcome:
     suites: Mapping[str, Any]
     scores: pathlib.Path | None
     run: Mapping[str, Any]
+    validation_loss: float | None
 
     @property
     def absence(self) -> str:
@@ -125,6 +127,7 @@ def collect(sweep: Sweep, states: Mapping[str, tuple[str, str]]) -> list[Outcome
     found = []
     for point in points:
         steps = evaluations(point.folder)
+        losses = read(point.folder, lambda folder: validation_losses(folder, ""))
         wanted: list[tuple[str, int | None]] = [(LAST, max(steps, default=None))]
         if sweep.choose_by:
             wanted.append((CHOSEN, chosen.get(point.name)))
@@ -132,7 +135,8 @@ def collect(sweep: Sweep, states: Mapping[str, tuple[str, str]]) -> list[Outcome
             path = steps.get(step) if step is not None else None
             suites = read(path, scores.read_scores).get("suites", {}) if path else {}
             run = read(point.folder / "run.json", read_run)
-            found.append(Outcome(point, *states[point.name], checkpoint, step, suites, path, run))
+            loss = None if step is None else losses.get(step)
+            found.append(Outcome(point, *states[point.name], checkpoint, step, suites, path, run, loss))
     return found
 
 
@@ -198,6 +202,7 @@ def table(sweep: Sweep, outcomes: Sequence[Outcome]) -> str:
             "state": outcome.state,
             "checkpoint": outcome.checkpoint,
             "step": "" if outcome.step is None else outcome.step,
+            "validation_loss": "" if outcome.validation_loss is None else outcome.validation_loss,
             "store": outcome.store,
             "trained_tasks": "" if outcome.trained_tasks is None else outcome.trained_tasks,
             "missing_tasks": " ".join(outcome.missing_tasks),
