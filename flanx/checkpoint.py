@@ -60,16 +60,9 @@ class RestoreCheckpointConfig:
     fingerprint: str | None = None
     restore_optimizer: bool = False
 
-    def first_step(self, train_steps: int) -> int:
-        """The step that a run starts after: the parent's, where `train_steps` counts its steps as T5X does, which is
-        where it is above them or the optimizer goes on; else 0. Raises UserError where nothing would be left to do."""
-        parents = 0 if self.path is None else convert.open_checkpoint(self.path, optimizer=False).step
-        if self.restore_optimizer and 0 < train_steps <= parents:
-            raise UserError(
-                f"TRAIN_STEPS {train_steps:,} is not above the step of the parent {self.path}, {parents:,}: with "
-                f"restore_optimizer it counts the parent's steps, as in T5X; give {parents:,} and as many as are wanted"
-            )
-        return parents if self.restore_optimizer or train_steps > parents else 0
+    def __post_init__(self) -> None:
+        if self.restore_optimizer and self.path is None:
+            raise UserError("restore_optimizer takes the state of a parent: give INITIAL_CHECKPOINT_PATH, or unset it")
 
 
 class Checkpoints:

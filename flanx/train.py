@@ -80,7 +80,8 @@ def train(
         batches = dataset.open(trainer.model.vocab_size, trainer.model.packing, trainer.seed) if is_there else None
         metadata = identity(trainer, batches) | parent_metadata(folder, initial_checkpoint)
         check_run_metadata(folder, metadata, fork)
-        print(f"{folder.name}: already done (step {train_steps}); delete {folder / 'done.json'} to run it again")
+        step = read_json(folder / "done.json")["step"]
+        print(f"{folder.name}: already done (step {step}); delete {folder / 'done.json'} to run it again")
         return
     model, evals = trainer.model, folder / "evals"
     if evaluator and "checks_only" in inspect.signature(evaluator).parameters:
@@ -99,7 +100,8 @@ def train(
     validate = (validation or ValidationConfig(None)).open(*of_run)
 
     with partitioner.scope(), preemption() as stops, contextlib.closing(Checkpoints(folder, checkpoints)) as saved:
-        state, target = init_state(folder.name, trainer, partitioner, saved, initial_checkpoint, train_steps)
+        parents = metadata["initial_checkpoint_step"] or 0
+        state, target = init_state(folder, trainer, partitioner, saved, initial_checkpoint, parents, train_steps)
         write(folder / "run.json", metadata)  # not before: a run that is refused leaves the folder to the next one
         step_fn, done = trainer.jit(target), int(state.step)
         report(folder.name, partitioner, target.params, batches, train_steps - done, dataset.warn_epochs)
@@ -160,18 +162,22 @@ def identity(trainer: Trainer, batches: Batches | None) -> dict[str, Any]:
     }
 
 
-def parent_metadata(folder: pathlib.Path, parent: RestoreCheckpointConfig) -> dict[str, str | None]:
-    """The parent's path and fingerprint: from run.json where the run has begun from it, else from the checkpoint.
+def parent_metadata(folder: pathlib.Path, parent: RestoreCheckpointConfig) -> dict[str, Any]:
+    """The parent's path, fingerprint and step: from run.json where the run has begun from it, else from the checkpoint.
 
     Raises UserError where the parent is not the one whose fingerprint is required.
     """
     recorded = read_json(folder / "run.json")
     has_begun = (folder / "done.json").exists() or any((folder / "checkpoints").glob("checkpoint_*"))
     is_same = has_begun and recorded.get("initial_checkpoint_path") == parent.path
-    fingerprint = recorded.get("initial_checkpoint_fingerprint") if is_same else None
+    names = ("initial_checkpoint_fingerprint", "initial_checkpoint_step")
+    fingerprint, step = [recorded.get(name) if is_same else None for name in names]
     if parent.path is not None and (fingerprint is None or parent.fingerprint not in (None, fingerprint)):
-        fingerprint = convert.expect_parent(parent.path, parent.fingerprint)
-    return {"initial_checkpoint_path": parent.path, "initial_checkpoint_fingerprint": fingerprint}
+        source = convert.open_checkpoint(parent.path, optimizer=False)
+        fingerprint, step = convert.expect_parent(source, parent.fingerprint), source.step
+    restores = parent.restore_optimizer if parent.path is not None else None
+    found = {"initial_checkpoint_path": parent.path, "restore_optimizer": restores}
+    return found | dict(zip(names, (fingerprint, step), strict=True))
 
 
 def check_run_metadata(folder: pathlib.Path, metadata: Mapping[str, Any], fork: bool) -> None:
@@ -211,6 +217,7 @@ def changes(recorded: Mapping[str, Any], metadata: Mapping[str, Any]) -> list[st
     data = recorded.get("data") or {}
     ignored = {name for name in new if name.startswith("settings.") and "settings" not in recorded}
     ignored |= {f"settings.t5.T5.{name}" for name in YOUNGER if f"settings.t5.T5.{name}" not in old}
+    ignored |= {name for name in ("initial_checkpoint_step", "restore_optimizer") if name not in old}
     ignored |= {"data.fingerprint", "batches", "data.store.hash" if "content" in data else ""}
     if data and "content" not in data:  # an earlier version took the whole store for what is read
         ignored |= {name for name in of_data if name.startswith("data.content.")}
@@ -232,21 +239,37 @@ def write(path: pathlib.Path, record: Mapping[str, Any]) -> None:
 
 
 def init_state(
-    label: str,
+    folder: pathlib.Path,
     trainer: Trainer,
     partitioner: Partitioner,
     saved: Checkpoints,
     parent: RestoreCheckpointConfig,
+    parents: int,
     train_steps: int,
 ) -> tuple[TrainState, TrainState]:
-    """The state to start from, and its abstract form: the newest checkpoint's, else the parent's, else a new one."""
+    """The state to start from, and its abstract form: the newest checkpoint's, else the parent's, else a new one.
+
+    parents: the parent's steps, 0 where there is none. TRAIN_STEPS counts them where it is above them."""
     target = trainer.abstract_state(partitioner)
     shardings = jax.tree.map(lambda s: s.sharding, target)
     with explain_exhausted(target, partitioner):
-        if saved.latest() is not None:
+        if (latest := saved.latest()) is not None:
+            if latest < parents < train_steps:
+                raise UserError(
+                    f"{folder} counts steps of its own and is at {latest:,}; TRAIN_STEPS {train_steps:,} is above the "
+                    f"parent's step, {parents:,}, and would count the parent's: give at most {parents:,}, or another "
+                    "MODEL_DIR"
+                )
             return saved.restore(target), target
+        if (folder / "metrics.jsonl").exists() and jax.process_index() == 0:
+            print(f"{folder.name}: has records and no checkpoint, so it starts again from its first step")
         if parent.path is not None:
-            first = parent.first_step(train_steps)
+            first = parents if parent.restore_optimizer or train_steps > parents else 0
+            if parent.restore_optimizer and 0 < train_steps <= parents:
+                raise UserError(
+                    f"TRAIN_STEPS {train_steps:,} is not above the step of the parent {parent.path}, {parents:,}: with "
+                    f"restore_optimizer it counts the parent's; give {parents:,} and as many as are wanted"
+                )
             init_from_params = jax.jit(
                 functools.partial(trainer.init_from_params, step=first), out_shardings=shardings, donate_argnums=0
             )
@@ -257,7 +280,7 @@ def init_state(
                 state = state.replace(opt_state=convert.restore_moments(parent.path, target.opt_state))
             if jax.process_index() == 0 and train_steps:
                 print(
-                    f"{label}: from {parent.path}, trains {train_steps - first:,} steps, {first + 1:,} to "
+                    f"{folder.name}: from {parent.path}, trains {train_steps - first:,} steps, {first + 1:,} to "
                     f"{train_steps:,}" + (" (TRAIN_STEPS counts the parent's, as in T5X)" if first else "")
                 )
             return state, target

@@ -293,7 +293,8 @@ def test_a_run_records_its_parent_and_refuses_another(tmp_path: pathlib.Path):
     parent, run = tmp_path / "parent", tmp_path / "run"
     t5x.write_legacy(open_storage(parent), draw(ONE_LAYER), 0)
     mark = fingerprint(draw(ONE_LAYER))
-    recorded = {"initial_checkpoint_path": str(parent), "initial_checkpoint_fingerprint": mark}
+    recorded = {"initial_checkpoint_path": str(parent), "restore_optimizer": False}
+    recorded |= {"initial_checkpoint_fingerprint": mark, "initial_checkpoint_step": 0}
     assert train.parent_metadata(run, RestoreCheckpointConfig(str(parent))) == recorded
     assert train.parent_metadata(run, RestoreCheckpointConfig(str(parent), mark)) == recorded
     with pytest.raises(UserError, match="the recipe's parent is 00ff"):

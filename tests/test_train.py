@@ -122,6 +122,18 @@ def test_train_steps_count_the_parents_where_they_are_above_them(of_t5x, tmp_pat
         assert main.main(run_case.command(folder, **bound)[3:]) == 0
         assert said in capsys.readouterr().out
         assert max(losses(folder)) == steps and run_case.newest(folder) == steps
+    above = {"INITIAL_CHECKPOINT_PATH": str(of_t5x), "TRAIN_STEPS": STEPS + 2}
+    assert "counts steps of its own and is at 2; TRAIN_STEPS 10 is above" in refused(capsys, tmp_path / "2", **above)
+    said = refused(capsys, tmp_path / "2", **bound, RESTORE_OPTIMIZER=True)
+    assert "restore_optimizer was False, now True" in said
+    shutil.rmtree(tmp_path / "2" / "checkpoints")
+    (tmp_path / "2" / "done.json").unlink()
+    assert main.main(run_case.command(tmp_path / "2", **bound)[3:]) == 0
+    assert "has records and no checkpoint, so it starts again" in capsys.readouterr().out
+
+
+def test_restoring_an_optimizer_needs_a_parent(tmp_path, capsys):
+    assert "give INITIAL_CHECKPOINT_PATH" in refused(capsys, tmp_path / "run", RESTORE_OPTIMIZER=True)
 
 
 def refused(capsys, *arguments, **bound) -> str:

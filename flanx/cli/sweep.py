@@ -99,10 +99,12 @@ def settle_changed(points: Sequence[Point], args: argparse.Namespace) -> None:
             "give another OUT_DIR; or --redo to run such points again (their folders are set aside); or --keep to "
             "report them as they are"
         )
+    taken = {point.folder.name for point in points}
     for point in points:
         if point.name in changed:
-            number = next(n for n in itertools.count(1) if not point.folder.with_name(f"{point.name}.{n}").exists())
-            print(f"{point.name}: set aside as {point.folder.rename(point.folder.with_name(f'{point.name}.{number}'))}")
+            names = (f"{point.name}.{n}" for n in itertools.count(1))
+            aside = next(n for n in names if n not in taken and not point.folder.with_name(n).exists())
+            print(f"{point.name}: set aside as {point.folder.rename(point.folder.with_name(aside))}")
 
 
 def chosen(points: Sequence[Point], patterns: Sequence[str] | None) -> list[Point]:
