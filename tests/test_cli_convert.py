@@ -301,6 +301,7 @@ def test_a_run_records_its_parent_and_refuses_another(tmp_path: pathlib.Path):
         train.parent_metadata(run, RestoreCheckpointConfig(str(parent), "00ff"))
     run.mkdir()
     (run / "run.json").write_text(json.dumps(recorded))
+    (run / "checkpoints" / "checkpoint_1").mkdir(parents=True)
     shutil.rmtree(parent)  # a run that resumes needs its parent no more
     assert train.parent_metadata(run, RestoreCheckpointConfig(str(parent), mark)) == recorded
     assert train.parent_metadata(run, RestoreCheckpointConfig()) == dict.fromkeys(recorded)
