@@ -37,7 +37,7 @@ def __getattr__(name: str) -> Any:
     if name in (
         "evaluate",
         "train",
-    ):  # always the module of the name, which can be called, whatever was imported before
+    ):  # always the module, which can be called
         return importlib.import_module(f"flanx.{name}")
     module = importlib.import_module(_HOMES.get(name, "flanx.api"))
     return module if name == "tasks" else getattr(module, name)
