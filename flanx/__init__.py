@@ -34,10 +34,7 @@ def __getattr__(name: str) -> Any:
     """What `__all__` names, imported now."""
     if name not in __all__:
         raise AttributeError(f"module 'flanx' has no attribute '{name}'")
-    if name in (
-        "evaluate",
-        "train",
-    ):  # always the module, which can be called
+    if name in ("evaluate", "train"):  # always the module, which can be called
         return importlib.import_module(f"flanx.{name}")
     module = importlib.import_module(_HOMES.get(name, "flanx.api"))
     return module if name == "tasks" else getattr(module, name)

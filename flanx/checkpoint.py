@@ -5,6 +5,7 @@ T5X's names. A save is asynchronous; a step folder gets its name only when all o
 """
 
 import dataclasses
+import logging
 import os
 import re
 import socket
@@ -27,6 +28,9 @@ from flanx.train_step import TrainState
 
 FOLDER = "checkpoints"
 HUNG = 74  # exit status of a process whose save hangs
+
+# Orbax looks for a file in an item's folder that it writes into the step's, and warns of it at every reading
+logging.getLogger("absl").addFilter(lambda record: "_CHECKPOINT_METADATA" not in record.getMessage())
 
 
 @dataclasses.dataclass(frozen=True)

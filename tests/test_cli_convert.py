@@ -471,6 +471,16 @@ def test_what_convert_wrote_is_compared_with_its_record(theirs: pathlib.Path, tm
     assert f"{chunk} has changed" in capsys.readouterr().err
 
 
+def test_parameters_that_are_not_finite_are_named(tmp_path: pathlib.Path, capsys):
+    tensors = draw(ONE_LAYER)
+    name = "target/decoder/decoder_norm/scale"
+    tensors[name] = in_memory(np.full(tensors[name].shape, np.nan, np.float32))
+    hf.write(open_storage(tmp_path / "hf"), tensors, ONE_LAYER, {})
+    assert convert(tmp_path / "hf", tmp_path / "out") == 2
+    assert "'decoder/decoder_norm/scale' holds a NaN or an infinity" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_source_that_is_damaged_leaves_nothing_behind(theirs: pathlib.Path, tmp_path: pathlib.Path, capsys):
     damaged = theirs / "target.decoder.layers_0.mlp.wo.kernel" / "0.0"
     damaged.write_bytes(damaged.read_bytes()[:40])

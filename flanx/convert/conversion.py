@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 import flanx
-from flanx import storage
+from flanx import files, storage
 from flanx.convert import flanx_format, hf, logit_parity, scan_layers, t5x
 from flanx.convert.flanx_format import NOTE
 from flanx.convert.formats import OpenCheckpoint, expect_fingerprint, open_checkpoint
@@ -95,7 +95,7 @@ class Conversion:
             source = dataclasses.replace(source, tensors=scan_layers.spread_bias(source.tensors), sizes=sizes)
         with atomic(self.dest) as folder:
             written = self._write(source, folder)
-            mark = fingerprint(written.tensors)
+            mark = fingerprint(written.tensors, finite=files.verifying)
             note: dict[str, Any] = {
                 "source": str(self.source.given) if self.source.given.is_remote else self.source.given.name,
                 "from": source.kind,

@@ -128,8 +128,10 @@ def digest(values: np.ndarray) -> str:
     return sha.hexdigest()
 
 
-def fingerprint(params: Mapping[str, Any]) -> str:
+def fingerprint(params: Mapping[str, Any], finite: bool = False) -> str:
     """sha256 hex of a parameter tree: of its sorted names, shapes and values; one for every format that holds it.
+
+    Raises UserError where the values shall be `finite` and one is a NaN or an infinity.
 
     Args:
       params: nested or flat, of arrays or LazyTensors, with T5X's names; `target/` before them is ignored, and so is
@@ -141,5 +143,9 @@ def fingerprint(params: Mapping[str, Any]) -> str:
     for name in sorted(flat):
         leaf = flat[name]
         values = leaf.read() if isinstance(leaf, LazyTensor) else np.asarray(leaf)
+        if finite and not np.isfinite(values).all():
+            raise UserError(
+                f"'{name}' holds a NaN or an infinity: the checkpoint is damaged; --no_verify converts it as it is"
+            )
         sha.update(f"{name} {list(values.shape)} {digest(values)}\n".encode())
     return sha.hexdigest()
