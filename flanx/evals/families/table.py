@@ -16,7 +16,7 @@ All other keys may be absent:
     like       = "other"           # the keys of another section of this file, but for those that are here
     split      = "test"            # which split is scored; "test[:100]" a part of it
     columns    = ["question", "capital"]   # names of the cells of a csv or tsv file that has no header line
-    fields     = "keep(question) | after(capital, ': ')"   # a row's fields from its columns (flanx/data/task/fields.py);
+    fields     = "keep(question) | after(capital, ': ')"   # a row's fields from its columns (flanx/data/task/fields.py)
                                    # options in columns of their own: "keep(question, answer) | gather(choices, a, b)"
     tasks      = ["de", "fr"]      # scored one by one, then averaged: {task} is its name in paths and templates
     task_field = "category"        # or the field that says each row's task; without `tasks` those that the file has
