@@ -142,7 +142,7 @@ def test_rows_are_of_tasks_by_a_field_or_by_a_path(folder: Folder) -> None:
     assert [item.task for item in suite.items] == ["west_europe", "west_europe", "americas"]
     assert suite.items[2].id == "americas-1" and suite.spec.groups == (("old", ("west_europe",)),)
     assert [item.id for item in registry.load("capitals[americas]", "").items] == ["americas-1"]
-    with pytest.raises(UserError, match="own has no task 'america'; did you mean 'americas'"):
+    with pytest.raises(UserError, match="capitals has no task 'america'; did you mean 'americas'"):
         registry.resolve("capitals[america]")
     by_path = CAPITALS.replace("capitals.jsonl", "{task}.jsonl") + 'tasks = ["de", "fr"]\nlanguage = "{task}"\n'
     folder.write(by_path, ROWS[:1], file="de.jsonl")
@@ -252,6 +252,12 @@ WRONG = {
     'split = "test[x]"': r"own.toml:6: split 'test\[x\]': write name",
     'options = ["a"]\nanswer_is = "text"': r"own.toml:6: options are 2 to 26, not 1",
     'option = "{letter} {text}"\nanswer_is = "letter"\noptions = "o"': r"own.toml:6: option names 'text'",
+    'extractor = "number"': r"capitals.jsonl:1: extractor 'number' reads no answer in 'Paris', and in 3 of 3",
+    'extractor = "yes_no"': r"capitals.jsonl:1: extractor 'yes_no' reads no answer in 'Paris'",
+    'task_field = "part"\ngroups = {a = ["asia"]}': r"own.toml:7: groups: no task 'asia'",
+    'task_field = "part"\nextractor = {asia = "text"}': r"own.toml:7: extractor: no task 'asia'",
+    'shots = 1\nexemplars = "dev"': r"own.toml:7: .*capitals.jsonl:1 would be an exemplar and is scored; give another",
+    'shots = 2\nsplit = "test[1:]"\nexemplars = "test[:2]"': r"own.toml:8: .*capitals.jsonl:2 would be an exemplar",
 }
 
 
@@ -335,6 +341,22 @@ def test_two_suites_of_one_name_are_refused_with_both_lines(folder: Folder) -> N
     (folder.path / "second.toml").write_text(CAPITALS.replace("[capitals]", "[tydiqa]"))
     with pytest.raises(UserError, match=rf"named 'tydiqa': .* and {folder.path / 'second.toml'}:2"):
         registry.names()
+
+
+def test_a_table_has_no_name_of_a_task(folder: Folder) -> None:
+    for name in ("muffin_rte", "niv2"):
+        folder.write(CAPITALS.replace("[capitals]", f"[{name}]"), ROWS)
+        with pytest.raises(
+            UserError, match=rf"two suites are named '{name}': .*own.toml:2 and the task .*; rename one"
+        ):
+            registry.load(name, "")
+
+
+def test_whole_answers_of_free_text_are_flagged(folder: Folder, tmp_path: pathlib.Path) -> None:
+    rows = [{"question": f"Why {n}?", "capital": f"because of the long story number {n}"} for n in range(4)]
+    folder.write(CAPITALS, rows)
+    entry = score(tmp_path / "out", "capitals")["suites"]["capitals"]
+    assert entry["misfit"].startswith("capitals: exact_match compares whole answers") and entry["flagged"]
 
 
 def _installed(target: pathlib.Path, init: str) -> None:

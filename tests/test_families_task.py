@@ -188,7 +188,7 @@ def test_tasks_without_data_are_missing_in_a_collection_and_an_error_alone(own: 
         ("own_even:test/fewshot", r"no prompt style 'fewshot'"),
         ("own_even:test/zsnoopt", r"task own_even has no style 'zsnoopt' \(it has zsopt, fsopt\)"),
         ("own_even:test[:5]/fsopt", r"in one pair of brackets"),
-        ("own_e*:test[own_half]", r"task has no task 'own_half'"),
+        ("own_e*:test[own_half]", r"own_e\*:test has no task 'own_half'"),
         ("own_low:validation", r"pearson compares numbers, and \d+ of \d+ answers are none"),
     ],
 )

@@ -38,7 +38,8 @@ def test_every_spec_has_its_family_and_the_groups_that_its_tasks_have() -> None:
     ("name", "message"),
     [
         ("bbh_dirct", "no evaluation suite 'bbh_dirct'; did you mean 'bbh_direct'"),
-        ("bbh_direct[navigat]", "bbh has no task 'navigat'; did you mean 'navigate'"),
+        ("bbh_direct[3]", "bbh_direct has no task '3'; the first 3 items are 'bbh_direct[:3]'"),
+        ("bbh_direct[navigat]", "bbh_direct has no task 'navigat'; did you mean 'navigate'"),
         ("bbh_direct[:x]", "needs a number of items"),
         ("mmlu_test_hendrycks+sc", "'.sc' needs a suite that generates"),
         ("mmlu_test_hendrycks+beam4", "'.beam4' needs a suite that generates"),
@@ -144,7 +145,7 @@ def test_a_family_of_open_names_is_asked_after_the_suites_that_have_one(monkeypa
     suite = registry.load("letters:dev[b,:2]+sc4", "")
     assert [item.id for item in suite.items] == ["dev-0", "dev-1"] and suite.spec.samples == 4
     assert registry.resolve("letters:dev[b,:2]", ["a", "c"]).allow_missing == ("a",)
-    with pytest.raises(UserError, match="letters has no task 'c'"):
+    with pytest.raises(UserError, match="letters:dev has no task 'c'"):
         registry.resolve("letters:dev[c]")
     with pytest.raises(UserError, match="no evaluation suite 'leters:dev'"):
         registry.resolve("leters:dev")

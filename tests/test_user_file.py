@@ -223,13 +223,18 @@ def test_other_files_are_the_other_splits(output, tmp_path, capsys):
         (["--validation_share", "0.5", "--test_share", "0.5"], "add up to 1: less than 1 is wanted"),
         (["--validation_share", "0.0001"], "none of its 2 rows falls into 'validation'"),
         (["--metric", "acuracy"], "no metric 'acuracy'; did you mean 'accuracy'"),
+        (
+            ["--metric", "number"],
+            "metric number compares numbers, and 2 of 2 answers are none; exact_match fits short answers",
+        ),
+        (["--metric", "pearson"], "metric pearson compares numbers, and 2 of 2 answers are none"),
         (["--options", "o"], "no column 'o'"),
         (["--options", "q"], "x.csv:2: 'q' is no list of two options or more"),
     ],
 )
 def test_what_cannot_be_a_split_is_refused_and_nothing_is_written(more, said, output, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for name, text in (("x", "q,a\none,1\ntwo,2\n"), ("v", "a,q\n1,one\n"), ("w", "Q,a\none,1\n"), ("empty", "q,a\n")):
+    for name, text in (("x", "q,a\none,I\ntwo,II\n"), ("v", "a,q\n1,one\n"), ("w", "Q,a\none,1\n"), ("empty", "q,a\n")):
         (tmp_path / f"{name}.csv").write_text(text)
     assert add(output, "x.csv", *more) == 2
     assert said in capsys.readouterr().err and not list(output.rglob("*"))

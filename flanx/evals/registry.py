@@ -70,7 +70,10 @@ def find(name: str) -> tuple[Spec, Family]:
     """The spec of a name without brackets and suffix, and its family. Raises UserError with the nearest name."""
     known = specs()
     if name in known:
-        return known[name]
+        spec, family = known[name]
+        if family is table.FAMILY and (other := task.place_of(name)):
+            raise UserError(f"two suites are named '{name}': {table.location(spec)} and the task {other}; rename one")
+        return spec, family
     for family in FAMILIES:
         if spec := family.parse(name):
             return spec, family
@@ -121,7 +124,8 @@ def _selection(name: str, spec: Spec, family: Family, text: str) -> tuple[tuple[
                 raise UserError(f"suite '{name}': '{part}' needs a number of items, as in '{spec.name}[:20]'")
             limit = int(part[1:])
         elif part not in known:
-            raise UserError(f"suite '{name}': {spec.family} has no task '{part}'" + nearest(part, known))
+            near = nearest(part, known) or (f"; the first {part} items are '{spec.name}[:{part}]'" * part.isdigit())
+            raise UserError(f"suite '{name}': {spec.name} has no task '{part}'{near}")
         else:
             chosen.append(part)
     return tuple(chosen), limit

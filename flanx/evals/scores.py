@@ -164,7 +164,7 @@ def summarize(spec: Spec, hash_: str, rows: Sequence[Generation]) -> dict[str, A
     by_task = spec.metric == "lm_eval" or (spec.metric in ("task", "seqio") and spec.scoring == "generate")
     tasks = {
         task: _entry(spec, 100 * metrics.mean(exact[task]), metrics.interval({task: exact[task]}), pairs)
-        | (_task_metrics(spec, pairs) if by_task else {})
+        | (_task_metrics(spec, pairs) if by_task else _free_text(spec, pairs))
         for task, pairs in graded.items()
     }
     score = metrics.average((entry["score"] for entry in tasks.values()), spec.average)
@@ -181,6 +181,7 @@ def summarize(spec: Spec, hash_: str, rows: Sequence[Generation]) -> dict[str, A
             result[name] = metrics.mean(entry[name] for entry in tasks.values())
     if by_task:
         result |= _over_tasks(tasks)
+    result |= _misfits(tasks)
     groups = {
         name: metrics.average((tasks[task]["score"] for task in members), spec.average)
         for name, members in spec.groups
@@ -215,7 +216,7 @@ def _task_metrics(spec: Spec, pairs: Sequence[tuple[Generation, Grade]]) -> dict
 
 
 def _over_tasks(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The metrics that every task has, as means over tasks, and the tasks whose metric does not fit."""
+    """The metrics that every task has, as means over tasks."""
     shared = set.intersection(*({*entry["metrics"]} for entry in tasks.values()))
     leads = dict.fromkeys(entry["metric"] for entry in tasks.values())
     found: dict[str, Any] = {
@@ -226,10 +227,21 @@ def _over_tasks(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         found |= {"low": None, "high": None}
     elif len(tasks) == 1:
         found |= {key: next(iter(tasks.values()))[key] for key in ("low", "high")}
-    if wrong := [f"{task}: {entry['misfit']}" for task, entry in tasks.items() if "misfit" in entry]:
-        more = f" and {len(wrong) - 1} more tasks" if len(wrong) > 1 else ""
-        found |= {"misfit": wrong[0] + more, "flagged": True}
     return found
+
+
+def _free_text(spec: Spec, pairs: Sequence[tuple[Generation, Grade]]) -> dict[str, Any]:
+    """What is to be said of free text that only whole answers count of."""
+    is_text = spec.metric == "exact_match" and spec.scoring == "generate" and pairs[0][0].kind == "text"
+    wrong = is_text and task_metrics.misfit("exact_match", [row.targets[0] for row, _ in pairs])
+    return {"misfit": wrong, "flagged": True} if wrong else {}
+
+
+def _misfits(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The first task whose metric does not fit, and how many more there are."""
+    wrong = [f"{task}: {entry['misfit']}" for task, entry in tasks.items() if "misfit" in entry]
+    more = f" and {len(wrong) - 1} more tasks" if len(wrong) > 1 else ""
+    return {"misfit": wrong[0] + more, "flagged": True} if wrong else {}
 
 
 def _entry(

@@ -332,13 +332,18 @@ def _check_tasks(table: Table) -> None:
     ):
         if wrong:
             raise UserError(f"{at(key)}: {key} {why}")
-    known = table.tasks or (() if table.task_field else (table.name,))
+    if table.tasks or not table.task_field:  # else the rows say which tasks there are
+        check_named(table, table.tasks or (table.name,))
+
+
+def check_named(table: Table, known: Collection[str]) -> None:
+    """Refuses an extractor or a group of a task that is none of those known."""
     by_task = [*table.extractor] if isinstance(table.extractor, dict) else []
     grouped = [name for members in table.groups.values() for name in members]
     for key, names in (("extractor", by_task), ("groups", grouped)):
-        for name in names if known else ():
+        for name in names:
             if name not in known:
-                raise UserError(f"{at(key)}: {key}: no task '{name}'{nearest(name, known)}")
+                raise UserError(f"{table.at(key)}: {key}: no task '{name}'{nearest(name, known)}")
 
 
 def _check_templates(table: Table) -> None:

@@ -103,7 +103,7 @@ class _File:
     question and of both texts.
 
     labels: how often each answer is given, None where there are too many; words: how often an answer has so many;
-    indexes: rows whose answer is the index of an option, from 0, and not its text.
+    wordy: how many hold no digit; indexes: rows whose answer is the index of an option, from 0, and not its text.
     """
 
     path: pathlib.Path
@@ -117,6 +117,7 @@ class _File:
     labels: collections.Counter[str] | None = dataclasses.field(default_factory=collections.Counter)
     words: collections.Counter[int] = dataclasses.field(default_factory=collections.Counter)
     numbers: bool = True
+    wordy: int = 0
     indexes: int = 0
     bad: int = 0
     first_bad: str = ""
@@ -138,7 +139,9 @@ class _File:
         self.asked.append(hash(text_of(inputs).strip()))
         self.pairs.append(hash((self.asked[-1], target)))
         self.words[len(target.split())] += 1
-        self.numbers = self.numbers and any(map(str.isdigit, target)) and NUMBER.fullmatch(target) is not None
+        has_digit = any(map(str.isdigit, target))
+        self.wordy += not has_digit
+        self.numbers = self.numbers and has_digit and NUMBER.fullmatch(target) is not None
         if self.labels is not None:
             self.labels[target] += 1
             self.labels = self.labels if len(self.labels) <= MOST_LABELS else None
@@ -240,6 +243,20 @@ def _metric(files: Sequence[_File]) -> tuple[str, list[str]]:
     return ("rouge" if 2 * long > rows else "exact_match"), []
 
 
+def _choice(asked: str | None, fitting: str, files: Sequence[_File]) -> str:
+    """Why the metric is the one it is. Raises UserError for one of numbers where the answers are none, as an evaluation
+    would (`flanx.evals.task_metrics.misfit`)."""
+    wordy, rows = sum(file.wordy for file in files), sum(len(file.places) for file in files)
+    if (asked == "pearson" and wordy) or (asked == "number" and 2 * wordy > rows):
+        raise UserError(
+            f"{files[0].path}: metric {asked} compares numbers, and {wordy:,} of {rows:,} answers are none; "
+            f"{fitting} fits {_KINDS[fitting]}"
+        )
+    if asked in ("accuracy", "exact_match") and fitting == "rouge":
+        return "as asked, which compares whole answers: these are free text, and rouge fits them"
+    return "as asked" if asked else f"for {_KINDS[fitting]}"
+
+
 def _fields(files: Sequence[_File], labels: Sequence[str]) -> str:
     """The `fields` of the row. Raises UserError where answers are indexes of options here and texts there."""
     main, rows, indexes = files[0], sum(len(file.places) for file in files), sum(file.indexes for file in files)
@@ -285,6 +302,7 @@ def add(args: argparse.Namespace) -> int:
 
     files = [main, *own.values()]
     fitting, labels = _metric(files)
+    chosen = _choice(args.metric, fitting, files)
     name = clean(args.name or path.name.removesuffix(".gz").rpartition(".")[0])
     row: dict[str, Any] = {"source": main.source, "splits": splits}
     row["fields"] = _fields(files, labels)
@@ -313,6 +331,5 @@ def add(args: argparse.Namespace) -> int:
             file.notes(f"{split}: {len(file.places):,} rows of {file.path}")
             + (f"; {both:,} of them ask what a row of {path.name} asks" if both else "")
         )
-    chosen = "as asked" if args.metric else f"for {_KINDS[fitting]}"
     print(f"metric {row['metrics'][0]}, {chosen}\n{hint(output, f'{COLLECTION}_{name}')}")
     return 0

@@ -69,7 +69,7 @@ import dataclasses
 import functools
 import pathlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from typing import Any
 
 from flanx.data.task import sources, tables
@@ -77,9 +77,9 @@ from flanx.data.task.row import BadRow, Record, SkipRow, text_of
 from flanx.data.task.spec import TaskSpec
 from flanx.data.task.template import compile_text, fill
 from flanx.errors import UserError, nearest
-from flanx.evals import files
+from flanx.evals import answers, files
 from flanx.evals.spec import Family, Groups, Item, Spec
-from flanx.evals.suite_table import LETTERS, Table, load, names_in, source_of
+from flanx.evals.suite_table import LETTERS, Table, check_named, load, names_in, source_of
 
 Row = tuple[int, str, Record]  # number in its file, location, fields
 
@@ -276,8 +276,9 @@ def _prompt(table: Table, task: str, record: Record, options: Sequence[str], loc
 # ---- items -----------------------------------------------------------------------------------------------------------
 
 
-def _shots(table: Table, data: pathlib.Path, task: str, value: Any) -> tuple[str, ...]:
-    """The exemplars of a task; with the key `match` of the rows with this value."""
+def _shots(table: Table, data: pathlib.Path, task: str, scored: Set[str], value: Any) -> tuple[str, ...]:
+    """The exemplars of a task; with the key `match` of the rows with this value. Raises UserError where they are of the
+    rows that are scored, by location."""
     at = table.at("exemplars")
     if isinstance(table.exemplars, tuple):
         found = [(at, record) for record in table.exemplars]
@@ -292,6 +293,9 @@ def _shots(table: Table, data: pathlib.Path, task: str, value: Any) -> tuple[str
     if len(found) < table.shots:
         of = f"'{task}'" + (f" with {table.match} {value!r}" if table.match else "")
         raise UserError(f"{at}: {table.shots} exemplars of {of} needed, there are {len(found)}")
+    if same := next((location for location, _ in found[: table.shots] if location in scored), ""):
+        parts = f'another split or file, or parts of this one: split = "{table.split}[{table.shots}:]" and so on'
+        raise UserError(f"{at}: {same} would be an exemplar and is scored; give {parts}")
     used = names_in(table.exemplar)
     shots = []
     for location, record in found[: table.shots]:
@@ -306,10 +310,12 @@ def _shots(table: Table, data: pathlib.Path, task: str, value: Any) -> tuple[str
 def items(spec: Spec, folder: pathlib.Path, task: str) -> list[Item]:
     """The items of a task, in the order of its rows."""
     table = _of(spec)
-    shots = functools.cache(lambda value: _shots(table, folder, task, value) if table.shots else ())
+    rows = _rows(table, table.rows(table.split), folder, task)
+    scored = {location for _, location, _ in rows}
+    shots = functools.cache(lambda value: _shots(table, folder, task, scored, value) if table.shots else ())
     extractor = table.extractor
     found = []
-    for number, location, record in _rows(table, table.rows(table.split), folder, task):
+    for number, location, record in rows:
         if table.task_field and _task_of(table, location, record) != task:
             continue
         options = _options(table, record, location)
@@ -328,7 +334,26 @@ def items(spec: Spec, folder: pathlib.Path, task: str) -> list[Item]:
                 location=location,
             )
         )
+    if spec.scoring == "generate":
+        _check_answers(table, found)
     return found
+
+
+def _check_answers(table: Table, items: Sequence[Item]) -> None:
+    """Refuses answers of a task most of which its extractor does not read as one: no output could be right."""
+    unread = [
+        item
+        for item in items
+        if item.kind not in ("text", *answers.LITERAL) and not any(answers.extract(t, item.kind) for t in item.targets)
+    ]
+    if 2 * len(unread) > len(items):
+        first = unread[0]
+        raise _wrong(
+            table.name,
+            first.location,
+            f"extractor '{first.kind}' reads no answer in {first.targets[0][:60]!r}, and in {len(unread)} of "
+            f"{len(items)} answers of {first.task}; give another ({table.at('extractor')})",
+        )
 
 
 def tasks(spec: Spec) -> tuple[str, ...]:
@@ -347,6 +372,7 @@ def tasks(spec: Spec) -> tuple[str, ...]:
         other = values.setdefault(task_name(value), value)
         if other != value or not task_name(value):
             raise _wrong(table.name, location, f"'{table.task_field}': {value!r} and {other!r} would be one task")
+    check_named(table, values)
     return tuple(values)
 
 

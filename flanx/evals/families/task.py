@@ -49,6 +49,14 @@ def _rows(spec: Spec) -> dict[str, TaskSpec]:
     return {row.name: row for row in _members(hit["name"], tuple(tables.roots()))}
 
 
+def place_of(name: str) -> str:
+    """The location of the first task that a name without a split means; "" where it means none."""
+    try:
+        return _members(name, tuple(tables.roots()))[0].location
+    except UserError:
+        return ""
+
+
 def parse(name: str) -> Spec | None:
     """The spec of a name of these forms. Raises UserError for a task, split, style or template that is not there."""
     hit = FORM.fullmatch(name)
