@@ -21,6 +21,7 @@ import numpy as np
 from flanx import hub, models, settings
 from flanx.convert.architecture import architecture
 from flanx.data.pipeline.mixture import Mixture
+from flanx.data.task.row import BadRow, whole
 from flanx.decoding import beam_search, decode
 from flanx.errors import UserError
 from flanx.partition import Partitioner
@@ -132,6 +133,8 @@ class Model:
                 raise UserError(f"score: pair {number} is {pair!r}; it takes (prompt, [continuation, ...])")
             if not isinstance(pair[1], list | tuple) or not all(isinstance(each, str) for each in pair[1]):
                 raise UserError(f"score: the continuations of prompt {number} are {pair[1]!r}; give a list of texts")
+            for continuation in pair[1]:
+                _whole(number, continuation)
         tokens = [self._encode(number, prompt) for number, (prompt, _) in enumerate(pairs)]
         predictor = dataclasses.replace(self.predictor, batch_size=batch_size)
         with self.partitioner.scope():
@@ -144,7 +147,7 @@ class Model:
     def _encode(self, number: int, prompt: str) -> list[int]:
         """A prompt's tokens with the end of sequence."""
         vocabulary, longest = self.predictor.vocabulary, self.lengths["inputs"]
-        tokens = [*vocabulary.encode(prompt), vocabulary.eos_id]
+        tokens = [*vocabulary.encode(_whole(number, prompt)), vocabulary.eos_id]
         if len(tokens) > longest:
             raise UserError(
                 f"prompt {number}: {len(tokens)} tokens, the longest has {longest}; shorten it, or load the model with "
@@ -178,6 +181,13 @@ def generate_texts(
             raise _not_finite(number)
         answers[number] = [text[: _first(text, stop)] for text in answer.texts]
     return [answers[number] for number in range(len(prompts))]
+
+
+def _whole(number: int, text: str) -> str:
+    try:
+        return whole(text)
+    except BadRow as error:
+        raise UserError(f"prompt {number}: {error}") from None
 
 
 def _not_finite(number: int) -> UserError:
@@ -258,6 +268,8 @@ def evaluate(
     """
     given = {name: value for name, value in locals().items() if name != "model"}
     settings.checked(evaluate, **given)
+    if out_dir and pathlib.Path(out_dir).exists() and not pathlib.Path(out_dir).is_dir():
+        raise UserError(f"evaluate: out_dir is {os.fspath(out_dir)!r}, a file; give a folder")
     from flanx.evaluate import evaluate as run_evaluation  # noqa: PLC0415  (metrics, which loading does without)
 
     loaded = model if isinstance(model, Model) else load(model)
@@ -308,6 +320,7 @@ def train(
       UserError: for a macro or value that `flanx train` would refuse.
       Preempted: after Ctrl-C or SIGTERM, with the state saved.
     """
+    settings.checked(train, model=model, gin_files=gin_files, bindings=bindings)
     from flanx import config  # noqa: PLC0415  (gin and optimizers, which loading does without)
     from flanx.train import train as run_training  # noqa: PLC0415
 

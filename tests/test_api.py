@@ -30,6 +30,7 @@ TRAINED: dict[str, Any] = {
     "vocabulary": "byte", "task_feature_lengths": LENGTHS, "train_steps": 2, "batch_size": 8, "learning_rate": 0.02,
     "dropout_rate": 0.1, "bindings": PERIODS | {f"t5.T5.{name}": size for name, size in SIZES.items()},
 }  # fmt: skip
+ASKED = TRAINED | {"model": "t5_1_1/tiny", "mixture": "suite", "store_dir": "none", "model_dir": "none"}
 
 
 @pytest.fixture(scope="module")
@@ -159,6 +160,16 @@ def test_evaluate_is_the_command(home, tmp_path):
     [
         (lambda m, h: m.generate("text"), "prompts is 'text'; it takes a list of texts"),
         (lambda m, h: m.generate(["a", 3]), r"prompts is \['a', 3\]; it takes a list of texts"),
+        (lambda m, h: m.generate(["a\ud800"]), "prompt 0: .*ud800' is half a character"),
+        (lambda m, h: m.score([("a", ["\ud800"])]), "prompt 0: .*ud800' is half a character"),
+        (
+            lambda m, h: flanx.evaluate(m, ["suite_rule[:1]"], out_dir=__file__),
+            "out_dir is '.*', a file; give a folder",
+        ),
+        (lambda m, h: flanx.train(**ASKED | {"model": 3}), "train: model is 3; it takes a text"),
+        (lambda m, h: flanx.train(**ASKED, gin_files="a.gin"), "gin_files is 'a.gin'; it takes a list of texts"),
+        (lambda m, h: flanx.build_store(h / "no", ["suite", 3]), "tasks is .*; it takes a text or a list of texts"),
+        (lambda m, h: flanx.build_store(h / "no", "suite", styles="zsopt"), "styles is 'zsopt'; it takes a list"),
         (lambda m, h: m.generate(["a"], stop="x"), "stop is 'x'; it takes a list of texts"),
         (lambda m, h: m.generate(["a"], stop=[""]), "an empty text"),
         (lambda m, h: m.generate(["a"], temperature=-1), "temperature is -1; it takes a number, 0 or more"),

@@ -280,6 +280,7 @@ def test_a_wrong_table_is_refused_with_the_line(folder: Folder, change: str) -> 
     ("row", "message"),
     [
         ({"question": "Of Chad?"}, r"own.toml:5: answer names 'capital', which .*capitals.jsonl:4 does not have"),
+        ({"question": "Of \ud800?", "capital": "x"}, r"capitals.jsonl:4: '.ud800' is half a character"),
         ({"question": "Of Chad?", "capital": ""}, r"capitals.jsonl:4: no answer: 'capital' is empty"),
         ({"question": "Of Chad?", "capital": None}, r"capitals.jsonl:4: no answer: 'capital' is empty"),
         ({"question": "Of Chad?", "capital": []}, r"capitals.jsonl:4: no answer: 'capital' is empty"),

@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+from flanx import settings
 from flanx.data import vocabulary as vocabularies
 from flanx.data.store import assemble, beam_runner, build_worker
 from flanx.data.store.build_job import RENDERING_VERSION, Job
@@ -93,6 +94,7 @@ def build_store(
     Raises:
       UserError: for bad input, or when not one task could be built.
     """
+    settings.checked(build_store, tasks=tasks, styles=styles, vocabulary=vocabulary, validation=validation)
     if runner not in RUNNERS:
         raise UserError(f"runner '{runner}': one of {', '.join(RUNNERS)}{nearest(runner, RUNNERS)}")
     if runner_options and runner != "beam":

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from flanx.data.task import sources
-from flanx.data.task.row import BadRow, Record, draw, text_of
+from flanx.data.task.row import BadRow, Record, draw, text_of, whole
 from flanx.data.task.spec import INVERTED, TaskSpec
 from flanx.data.task.tables import Tables, load
 from flanx.data.task.template import Block, Prompt, Style, fill, list_options
@@ -117,10 +117,7 @@ def _fill(prompt: Prompt, record: Record, style: Style, key: str, listed: bool) 
     if not (head + body).strip():
         raise BadRow("empty input")
     if not (body.isascii() and target.isascii()):
-        try:
-            f"{head}{body}{target}".encode()
-        except UnicodeEncodeError as e:
-            raise BadRow(f"{e.object[e.start]!a} is half a character (a lone surrogate)") from e
+        whole(f"{head}{body}{target}")
     return head, body, target
 
 

@@ -58,6 +58,15 @@ def text_of(value: Any, name: str = "value") -> str:
     raise BadRow(f"'{name}' is {type(value).__name__}, not text")
 
 
+def whole(text: str) -> str:
+    """The text. Raises BadRow where it holds a lone surrogate, which UTF-8 cannot hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as e:
+        raise BadRow(f"{text[e.start]!a} is half a character (a lone surrogate)") from e
+    return text
+
+
 def _number(value: float, name: str) -> str:
     """The shortest decimals that give the value back; an exponent only below 1e-7 and from 1e21 on."""
     if not math.isfinite(value):

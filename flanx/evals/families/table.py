@@ -73,7 +73,7 @@ from collections.abc import Iterator, Sequence, Set
 from typing import Any
 
 from flanx.data.task import sources, tables
-from flanx.data.task.row import BadRow, Record, SkipRow, text_of
+from flanx.data.task.row import BadRow, Record, SkipRow, text_of, whole
 from flanx.data.task.spec import TaskSpec
 from flanx.data.task.template import compile_text, fill
 from flanx.errors import UserError, nearest
@@ -192,7 +192,7 @@ def _value(table: Table, key: str, record: Record, name: str, location: str) -> 
 def _text(table: Table, key: str, record: Record, name: str, location: str) -> str:
     """The same as text."""
     try:
-        return text_of(_value(table, key, record, name, location), name)
+        return whole(text_of(_value(table, key, record, name, location), name))
     except BadRow as error:
         raise _wrong(table.name, location, error) from None
 
