@@ -182,14 +182,19 @@ def test_a_task_as_a_suite_has_the_scores_of_the_program(home, lm, tmp_path, mon
     assert main.main(["rescore", "--check", "out"]) == 0
 
 
-def test_a_folder_is_a_suite_of_its_tasks_and_what_cannot_be_scored_is_one_line(home, tmp_path):
+def test_a_folder_is_a_suite_of_its_tasks_and_what_cannot_be_scored_is_one_line(home, tmp_path, monkeypatch):
     from flanx.evals import registry
 
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
     with pytest.raises(UserError, match="its tasks decode in different ways"):
         registry.resolve(f"lm_eval:{home}/tasks")
     for text, message in (
         ("lm_eval:no/such.yaml", "no task file or folder"),
         (f"lm_eval:{tmp_path}", "no task is defined"),
+        (f"lm_eval:{home}/tasks/own_text.yaml+rank", "score what is generated; leave '.rank' out"),
+        (f"lm_eval:{home}/tasks/own_text.yaml+likelihood", "score what is generated; leave '.likelihood' out"),
+        ("lm_eval:here", "lm-eval has no such task; the folder of that name is 'lm_eval:./here'"),
     ):
         with pytest.raises(UserError, match=message) as caught:
             registry.resolve(text)

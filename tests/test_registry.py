@@ -164,3 +164,10 @@ def test_two_suites_of_one_name_are_refused_with_both_places(monkeypatch: pytest
 def test_a_name_of_an_earlier_version_is_the_suite_of_the_new_name() -> None:
     assert registry.resolve("mgsm_direct[de,:8]+sc8") == registry.resolve("mgsm_direct_8_shot[de,:8]+sc8")
     assert "mgsm_direct" not in registry.names()
+
+
+def test_what_a_task_scores_by_its_own_functions_is_not_ranked() -> None:
+    for metric, suffix in (("seqio", "rank"), ("lm_eval", "rank_normalized"), ("lm_eval", "likelihood")):
+        with pytest.raises(UserError, match=f"score what is generated; leave '.{suffix}' out"):
+            registry._decoding(f"mine+{suffix}", Spec("mine", "mine", metric=metric), suffix, None)
+    assert registry._decoding("mine+likelihood", Spec("mine", "mine", metric="seqio"), "likelihood", None)

@@ -139,7 +139,10 @@ def _decoding(name: str, spec: Spec, method: str, count: str | None) -> dict[str
         raise UserError(f"suite '{name}': '+{method}' needs at least two samples or beams")
     if spec.scoring != "generate":
         raise UserError(f"suite '{name}' ranks options; '+{method}' needs a suite that generates")
-    if method.startswith("rank"):
+    is_ranked = method.startswith("rank")
+    if (spec.metric in ("lm_eval", "seqio") and is_ranked) or (spec.metric == "lm_eval" and method == "likelihood"):
+        raise UserError(f"suite '{name}': functions of the task score what is generated; leave '+{method}' out")
+    if is_ranked:
         return {"scoring": method, "cot": False, "stop": ()}
     if method == "likelihood":
         return {"scoring": "likelihood", "cot": False, "stop": ()}
@@ -198,7 +201,7 @@ def _check(spec: Spec, present: Sequence[str], items: Sequence[Item], missing: M
             both = f"{seen[item.task, item.id]}, {item.location}"
             raise UserError(f"suite {spec.name}: id '{item.id}' of {item.task} occurs twice ({both})")
         seen[item.task, item.id] = item.location
-        if spec.scoring.startswith("rank") and not item.options:
+        if spec.scoring.startswith("rank") and len(item.options) < 2:
             raise UserError(f"suite {spec.name}: item '{item.id}' has no options to rank ({item.location})")
         if not all(option.strip() for option in item.options):
             raise UserError(f"suite {spec.name}: an option of item '{item.id}' is empty ({item.location})")

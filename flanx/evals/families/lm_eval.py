@@ -129,7 +129,8 @@ def _load(name: str) -> dict[str, Any]:
         if not wanted:
             raise UserError(f"suite '{PREFIX}{name}': no task is defined in '{path}' (a key 'task' with its name)")
     elif not manager.match_tasks(wanted):
-        raise UserError(f"suite '{PREFIX}{name}': lm-eval has no such task{nearest(name, manager.all_tasks)}")
+        here = f"; the folder of that name is '{PREFIX}./{name}'" if path.is_dir() else ""
+        raise UserError(f"suite '{PREFIX}{name}': lm-eval has no such task{here or nearest(name, manager.all_tasks)}")
     try:
         with _offline():
             found = dict(manager.load(wanted)["tasks"])
