@@ -53,7 +53,7 @@ FIELDS: Mapping[str, Mapping[str, str]] = {
     "a": {"q": "query", "k": "key", "v": "value", "o": "out"},
     "m": {"wi": "wi", "wi_0": "wi_0", "wi_1": "wi_1", "wo": "wo"},
 }
-# second copies of shared.weight that older files hold: consumed by finding them equal
+# second copies of shared.weight, which public files of untied models hold, and so ours: read by finding them equal
 COPIES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
 # a table that files of T5 (1.0) hold and that no version of the model ever reads
 UNUSED = ("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",)
@@ -382,6 +382,8 @@ def write(folder: Storage, tensors: LazyTensors, sizes: T5Sizes, config: Mapping
         translated = translate(name, to_t5x=False, layer_bias=sizes.layer_bias)
         assert translated is not None, name  # every name of a T5 has its row in the table
         out[translated[0]] = _oriented(tensors[TARGET + name], translated[1])
+    if not sizes.tied:  # with tie_word_embeddings=False transformers 5 ties nothing, and would draw the copies at random
+        out |= dict.fromkeys(COPIES, out["shared.weight"])
     _write_shards(path, out)
     full = config_of(sizes, config) | {"dtype": next(iter(out.values())).dtype.name}
     generation = {key: full[key] for key in ("decoder_start_token_id", "eos_token_id", "pad_token_id")}

@@ -78,7 +78,8 @@ def trained_tasks(outcomes: Sequence[Outcome], axis: str) -> dict[str, tuple[flo
     found: dict[str, set[int]] = {}
     for outcome in outcomes:
         label = outcome.point.labels.get(axis, "")
-        if outcome.trained_tasks and outcome.mixture["asked"].get("num_tasks") == number(label):
+        asked = outcome.mixture.get("asked", {}).get("num_tasks")
+        if outcome.trained_tasks and asked is not None and asked == number(label):
             found.setdefault(label, set()).add(outcome.trained_tasks)
     return {
         label: (sum(counts) / len(counts), " to ".join(str(n) for n in dict.fromkeys((min(counts), max(counts)))))
