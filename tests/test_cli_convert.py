@@ -456,7 +456,9 @@ def test_what_convert_wrote_is_compared_with_its_record(theirs: pathlib.Path, tm
     assert note["source"] == "checkpoint_7"  # no path of this machine
     weights = tmp_path / "hf" / "model.safetensors"
     content = bytearray(weights.read_bytes())
-    content[-1] ^= 1
+    length = 8 + int.from_bytes(content[:8], "little")
+    _, end = json.loads(content[8:length])["lm_head.weight"]["data_offsets"]
+    content[length + end - 1] ^= 1
     weights.write_bytes(content)
     assert convert(tmp_path / "hf", tmp_path / "out") == 2
     error = capsys.readouterr().err

@@ -298,10 +298,12 @@ def _resolve_head(tensors: dict[str, LazyTensor], files: LazyTensors, config: Ma
 
 def _expect_equal(copy: LazyTensor, original: LazyTensor | None, name: str, folder: Any) -> None:
     if original is None or not _equal(copy, original):
-        raise UserError(
-            f"{folder}: '{name}' differs from 'shared.weight', but config.json ties them; "
-            "set tie_word_embeddings to false in config.json if the head is its own"
+        why = (
+            "of which it is a copy: the folder is damaged, or of a model that is no T5"
+            if name in COPIES
+            else "but config.json ties them; set tie_word_embeddings to false in config.json if the head is its own"
         )
+        raise UserError(f"{folder}: '{name}' differs from 'shared.weight', {why}")
 
 
 def _equal(copy: LazyTensor, original: LazyTensor) -> bool:
@@ -382,7 +384,7 @@ def write(folder: Storage, tensors: LazyTensors, sizes: T5Sizes, config: Mapping
         translated = translate(name, to_t5x=False, layer_bias=sizes.layer_bias)
         assert translated is not None, name  # every name of a T5 has its row in the table
         out[translated[0]] = _oriented(tensors[TARGET + name], translated[1])
-    if not sizes.tied:  # with tie_word_embeddings=False transformers 5 ties nothing, and would draw the copies at random
+    if not sizes.tied:  # with tie_word_embeddings=False transformers 5 ties nothing, and draws absent copies at random
         out |= dict.fromkeys(COPIES, out["shared.weight"])
     _write_shards(path, out)
     full = config_of(sizes, config) | {"dtype": next(iter(out.values())).dtype.name}
