@@ -75,8 +75,8 @@ def find(name: str) -> tuple[Spec, Family]:
             raise UserError(f"two suites are named '{name}': {table.location(spec)} and the task {other}; rename one")
         return spec, family
     for family in FAMILIES:
-        if spec := family.parse(name):
-            return spec, family
+        if parsed := family.parse(name):
+            return parsed, family
     near = nearest(name, [*known, *tables.load_tables()]) or "; `flanx suites list` prints those that have a name"
     raise UserError(f"no evaluation suite '{name}'{near}")
 
