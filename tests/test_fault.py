@@ -14,7 +14,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from flanx import checkpoint, partition, train
-from flanx.checkpoint import Checkpoints, SaveCheckpointConfig
+from flanx.checkpoint import Checkpoints, RestoreCheckpointConfig, SaveCheckpointConfig
 from flanx.errors import UserError
 from flanx.train_step import TrainState
 from tests import run_case
@@ -81,7 +81,7 @@ def test_out_of_memory_names_the_largest_arrays_and_the_next_layout(
     assert f"next: {advice}" in said
 
 
-def test_memory_that_runs_out_while_the_state_is_made_is_explained_too() -> None:
+def test_memory_that_runs_out_while_the_state_is_made_is_explained_too(tmp_path: pathlib.Path) -> None:
     def fresh() -> TrainState:
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
 
@@ -90,7 +90,7 @@ def test_memory_that_runs_out_while_the_state_is_made_is_explained_too() -> None
     trainer = types.SimpleNamespace(init=fresh, abstract_state=lambda _: TrainState(whole, {"wi": whole}, ()))
     nothing_saved = types.SimpleNamespace(latest=lambda: None)
     with pytest.raises(UserError, match="out of memory on replica 1 x data 4 x model 2"):
-        train.init_state(trainer, partitioner, nothing_saved, None)
+        train.init_state(tmp_path, trainer, partitioner, nothing_saved, RestoreCheckpointConfig(), 0, 1)
 
 
 def test_another_error_of_a_device_stays_itself() -> None:

@@ -137,7 +137,8 @@ def test_the_store_builder_resolves():
 
 
 @pytest.mark.parametrize("name", SWEEPS)
-def test_every_point_of_a_sweep_resolves(name, capsys):
+def test_every_point_of_a_sweep_resolves(name, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # what lies in out/ of a checkout is of other settings
     yours = ["--gin.DATA_DIR='sample'"] if "DATA_DIR" in scan([name]).defined else []
     assert main(["sweep", f"--gin_file={name}", "--dry_run", *yours]) == 0
     printed = capsys.readouterr().out.splitlines()

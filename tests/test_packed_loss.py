@@ -60,8 +60,15 @@ def test_loss_and_gradient_of_packed_rows_are_those_of_single_examples(tmp_path,
         np.testing.assert_allclose(a, b, atol=1e-5 * float(jnp.abs(b).max()) + 1e-7)
 
 
-@pytest.mark.parametrize("packing", sorted(MODELS))
-@pytest.mark.parametrize(("devices", "num_microbatches"), [(1, 1), (4, 2)])
+@pytest.mark.parametrize(
+    ("devices", "num_microbatches", "packing"),
+    [
+        (1, 1, "encoder_decoder"),
+        (4, 2, "encoder_decoder"),
+        pytest.param(1, 1, "decoder_only", marks=pytest.mark.slow),
+        pytest.param(4, 2, "decoder_only", marks=pytest.mark.slow),
+    ],
+)
 def test_sums_by_task_are_those_of_a_step_on_unpacked_examples_of_that_task(
     tmp_path, packing, devices, num_microbatches
 ):
