@@ -47,7 +47,7 @@ def test_what_the_vocabulary_cannot_write_has_no_score(tmp_path: pathlib.Path) -
     assert scores.headline(suites) is None
     assert table5.value_of(suites["mgsm_cot"]) == "n/a (vocabulary) (25.0% of gold tokens unknown)"
     assert scores.headline(suites | {"mgsm_cot": scores.forced(suites["mgsm_cot"])}) is not None
-    line = table5.Line("run", {"suites": suites}, None)
+    line = table5.Line("run", {"suites": suites}, None, pathlib.Path("run"))
     row = "run,,mgsm_cot,n/a (vocabulary),,,False,25.0% of gold tokens unknown,not printed,abc"
     assert row in table5.table([line]).splitlines()
 

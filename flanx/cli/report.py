@@ -4,7 +4,7 @@ import argparse
 import pathlib
 
 from flanx.errors import UserError
-from flanx.evals import table5
+from flanx.evals import comparison, table5
 from flanx.settings import path_flag
 from flanx.sweep import curves, report, run_page
 from flanx.sweep.state import State
@@ -24,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "RUN that holds metrics.jsonl: report.html, report.md and figures/ are written into it, its curves and tasks; "
         "several are drawn over one another, into runs.html of the folder that holds them. "
+        "Several with generations of the same items are compared with the first, by paired tests. "
         "RUN may also be a sweep, its folder or its gin file (with --gin.NAME=VALUE): then results.csv, cells.csv, "
         "report.md, report.html and figures/ are written into the sweep's folder"
     )
@@ -59,6 +60,8 @@ def _report_runs(args: argparse.Namespace) -> int:
         raise UserError(f"--output belongs to a report of training runs, and {args.run[0]} is none")
     lines = [table5.Line.read(text) for text in args.run]
     print(table5.markdown(lines))
+    if len(lines) > 1 and (tests := comparison.markdown(comparison.compare_all([(x.label, x.folder) for x in lines]))):
+        print(f"\n{tests}")
     if args.csv:
         pathlib.Path(args.csv).write_text(table5.table(lines), encoding="utf-8")
         print(f"\nwritten: {args.csv}")

@@ -23,11 +23,12 @@ NOT_PRINTED = "not printed"
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """One run: its label, its scores.json, and the published model to compare it with."""
+    """One run: its label, its scores.json and the folder of that, and the published model to compare it with."""
 
     label: str
     scores: dict[str, Any]
     model: str | None
+    folder: pathlib.Path
 
     @classmethod
     def read(cls, text: str) -> "Line":
@@ -43,7 +44,7 @@ class Line:
         if model and model not in published():
             known = ", ".join(sorted(published()))
             raise UserError(f"Table 5 has no model '{model}'; after '=' give one of {known}, or leave both out")
-        return cls(name, read_scores(found[-1]), model or None)
+        return cls(name, read_scores(found[-1]), model or None, found[-1].parent)
 
 
 def _step(path: pathlib.Path) -> tuple[int, str]:

@@ -1,0 +1,130 @@
+"""Two runs on the same items: what `flanx report A B` says of their difference, from their kept generations."""
+
+import dataclasses
+import math
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from flanx.evals import generations, marking, metrics, significance
+
+WHOLE = ("seqio", "lm_eval")  # metrics of all items at once: an item has no score of its own
+NOT_PAIRED = {
+    "items": "not the same items, or not the same spec",
+    "whole": "its metric is of all items at once",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Marks:
+    """The score of every item of a suite, {task: {id: 0 to 1}}, and the hash of its spec and data."""
+
+    hash: str
+    metric: str
+    average: str
+    tasks: Mapping[str, Mapping[str, float]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """One suite of two runs.
+
+    Attributes:
+      difference: second minus first, in points; low, high: its 95% interval over the items.
+      only_first, only_second: items that one alone has right; None where items are not right or wrong.
+      p: of `test`; holm: corrected for all comparisons of the table.
+      reason: why there is no test.
+    """
+
+    first: str
+    second: str
+    suite: str
+    items: int = 0
+    difference: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+    only_first: int | None = None
+    only_second: int | None = None
+    p: float = math.nan
+    holm: float = math.nan
+    reason: str = ""
+
+    @property
+    def test(self) -> str:
+        """The test that `p` is of."""
+        return "paired bootstrap" if self.only_first is None else "McNemar, exact"
+
+
+def read_marks(folder: pathlib.Path) -> dict[str, Marks]:
+    """{suite: the marks of its items} of an evaluation's folder; {} where it kept no generations."""
+    found: dict[str, Marks] = {}
+    tasks: dict[str, dict[str, dict[str, float]]] = {}
+    for path in generations.paths(folder):
+        header, rows = generations.read(path)
+        spec = generations.spec_of(header, path)
+        of_suite = tasks.setdefault(spec.name, {})
+        for row in rows:
+            of_suite.setdefault(row.task, {})[row.id] = marking.grade(spec, row).exact
+        found[spec.name] = Marks(header["hash"], spec.metric, spec.average, of_suite)
+    return found
+
+
+def compare(first: str, second: str, suite: str, ours: Marks, theirs: Marks) -> Comparison:
+    """The comparison of one suite: `theirs` minus `ours`."""
+    items = {task: set(marks) for task, marks in ours.tasks.items()}
+    if ours.hash != theirs.hash or items != {task: set(marks) for task, marks in theirs.tasks.items()}:
+        return Comparison(first, second, suite, reason=NOT_PAIRED["items"])
+    if ours.metric in WHOLE:
+        return Comparison(first, second, suite, reason=NOT_PAIRED["whole"])
+    pairs = {task: [(marks[i], theirs.tasks[task][i]) for i in sorted(marks)] for task, marks in ours.tasks.items()}
+    differences = {task: [100 * (b - a) for a, b in each] for task, each in pairs.items()}
+    low, high, p = significance.paired_bootstrap(differences)
+    whole = metrics.mean(metrics.mean(each) for each in differences.values())
+    found = Comparison(first, second, suite, sum(map(len, pairs.values())), whole, low, high, p=p)
+    every = [pair for each in pairs.values() for pair in each]
+    if all(mark in (0.0, 1.0) for pair in every for mark in pair):
+        only_first, only_second = every.count((1.0, 0.0)), every.count((0.0, 1.0))
+        exact = significance.mcnemar(only_first, only_second)
+        found = dataclasses.replace(found, only_first=only_first, only_second=only_second, p=exact)
+    return found
+
+
+def compare_all(runs: Sequence[tuple[str, pathlib.Path]]) -> list[Comparison]:
+    """Every later run with the first, suite by suite, corrected for their number; `runs`: (label, folder)."""
+    marks = [(label, read_marks(folder)) for label, folder in runs]
+    (base, ours), others = marks[0], marks[1:]
+    found = [
+        compare(base, label, suite, ours[suite], theirs[suite])
+        for label, theirs in others
+        for suite in ours
+        if suite in theirs
+    ]
+    tested = [each for each in found if not each.reason]
+    corrected = iter(significance.holm([each.p for each in tested]))
+    return [each if each.reason else dataclasses.replace(each, holm=next(corrected)) for each in found]
+
+
+def markdown(found: Sequence[Comparison]) -> str:
+    """The table of paired tests; "" where no suite is shared."""
+    if not found:
+        return ""
+    tested = [each for each in found if not each.reason]
+    head = ["run", "against", "suite", "items", "difference", "95% interval", "only one right", "test", "p", "Holm"]
+    rows = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head), *map(_row, found)]
+    note = (
+        f"Differences in points over the same items, with 95% intervals over the items; another seed may differ "
+        f"by more. p is corrected by Holm's method for {len(tested)} comparisons, bold below {significance.LEVEL:g}."
+    )
+    return "\n".join([*rows, "", note])
+
+
+def _row(each: Comparison) -> str:
+    if each.reason:
+        cells: list[Any] = ["-", f"not tested: {each.reason}", "-", "-", "-", "-", "-"]
+    else:
+        alone = "-" if each.only_first is None else f"{each.only_second} / {each.only_first}"
+        bold = "**" * (each.holm < significance.LEVEL)
+        interval = f"{each.low:+.1f} to {each.high:+.1f}"
+        cells = [f"{each.items:,}", f"{each.difference:+.1f}", interval, alone, each.test]
+        cells += [f"{each.p:.2g}", f"{bold}{each.holm:.2g}{bold}"]
+    return "| " + " | ".join([each.second, each.first, each.suite, *map(str, cells)]) + " |"
