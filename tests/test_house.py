@@ -24,6 +24,7 @@ FORBIDDEN = {
     "flanx.evals": ("flanx.train", "flanx.plan", "flanx.sweep"),
     "flanx.plan": ("flanx.train", "flanx.sweep", "flanx.evals"),
     "flanx.convert": ("flanx.train", "flanx.sweep", "flanx.plan", "flanx.evals"),
+    "flanx.laws": ("flanx.data", "flanx.models", "flanx.train", "flanx.plan", "flanx.sweep"),
     "flanx.procedural": ("flanx.data", "flanx.evals", "flanx.train", "flanx.models"),
 }
 HEAVY = ("seqio", "tensorflow", "tensorflow_datasets", "t5x")  # of flanx.seqio alone
@@ -128,6 +129,7 @@ TESTED_IN = {
     "evals.families.user_task": "test_seqio_suites",
     "evals.suite_table": "test_families_table",
     "gin_files": "test_config test_gin",
+    "laws.form": "test_fit",
     "models.find_nonfinite": "test_fault",
     "procedural.draw": "test_procedural",
     "procedural.number": "test_procedural",

@@ -1,0 +1,210 @@
+"""What laws are fitted to: the cells of a grid, each a score at a size, a number of tasks, and so on.
+
+| variable | symbol | unit | how it enters a law |
+|---|---|---|---|
+| `size` | N | parameters | ln N |
+| `tasks` | T | training tasks, 0 for a model that is not finetuned | ln(1 + T), or T itself where a law saturates |
+| `tokens` | D | positions of all batches | ln D |
+| `flops` | C | training FLOPs | ln C |
+| `cot` | R | share of chain-of-thought examples, 0 to 1 | R |
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from flanx.errors import UserError, nearest
+
+
+class Variable(NamedTuple):
+    """A variable of laws: its symbol in formulas and what it counts."""
+
+    symbol: str
+    unit: str
+
+
+VARIABLES = {
+    "size": Variable("N", "parameters"),
+    "tasks": Variable("T", "training tasks"),
+    "cot": Variable("R", "share of chain of thought"),
+    "tokens": Variable("D", "training tokens"),
+    "flops": Variable("C", "training FLOPs"),
+}
+DEFAULT = (
+    "size",
+    "tasks",
+    "cot",
+    "tokens",
+)  # FLOPs follow from size and tokens: they are used where they are asked for
+TASKS, COT = "tasks", "cot"
+UNITS = {"k": 1e3, "K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
+COLLINEAR = 0.98  # share of a variable's variation that others explain, from which on it says nothing of its own
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One cell of a grid.
+
+    Attributes:
+      at: variable -> value.
+      values: the score, in percent, or the loss, of each seed; () where it has not been measured.
+      item_error: the standard error of their mean over the items that are scored.
+      loss: the mean validation loss of its runs, for `two_step`.
+    """
+
+    name: str
+    at: Mapping[str, float]
+    values: tuple[float, ...] = ()
+    item_error: float = 0.0
+    loss: float | None = None
+
+    @property
+    def mean(self) -> float:
+        """The mean over the seeds."""
+        return math.fsum(self.values) / len(self.values)
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """Where scores are, or are wanted: the arrays that the forms of laws read.
+
+    Attributes:
+      variables: the names of the columns.
+      u: (cells, variables); the coordinate of each variable: ln(x / reference), ln(1 + T), or R.
+      tasks: (cells,); T itself, zeros where tasks are no variable.
+      floor: the score by chance, in percent.
+      loss: (cells,); validation losses, nan where unknown.
+    """
+
+    variables: tuple[str, ...]
+    u: np.ndarray
+    tasks: np.ndarray
+    floor: float
+    loss: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Measured cells as arrays.
+
+    Attributes:
+      cells: those that have a score.
+      variables: those that vary among them, none a function of the others.
+      y: (cells,); the means over seeds.
+      floor: the score by chance, in percent; is_loss: whether `y` are losses, not scores in percent.
+    """
+
+    cells: tuple[Cell, ...]
+    variables: tuple[str, ...]
+    floor: float = 0.0
+    is_loss: bool = False
+
+    @property
+    def y(self) -> np.ndarray:
+        """(cells,): the mean score of each."""
+        return np.array([cell.mean for cell in self.cells])
+
+    @property
+    def reference(self) -> dict[str, float]:
+        """{variable: the geometric mean of its values}, at which ln(x / reference) is 0."""
+        return {
+            name: math.exp(math.fsum(math.log(cell.at[name]) for cell in self.cells) / len(self.cells))
+            for name in self.variables
+            if name not in (TASKS, COT)
+        }
+
+    def inputs(self, cells: Sequence[Cell] | None = None, reference: Mapping[str, float] | None = None) -> Inputs:
+        """The arrays of `cells`, else of its own. Raises UserError for a cell without a variable that the data vary."""
+        cells = self.cells if cells is None else cells
+        reference = self.reference if reference is None else reference
+        for cell in cells:
+            if missing := [name for name in self.variables if name not in cell.at]:
+                raise UserError(f"{cell.name}: no {missing[0]} is known; give it, as '{missing[0]}=1000'")
+        u = [[coordinate(name, cell.at[name], reference.get(name, 1.0)) for name in self.variables] for cell in cells]
+        tasks = [cell.at[TASKS] if TASKS in self.variables else 0.0 for cell in cells]
+        loss = [math.nan if cell.loss is None else cell.loss for cell in cells]
+        shape = (len(cells), len(self.variables))
+        return Inputs(self.variables, np.array(u).reshape(shape), np.array(tasks), self.floor, np.array(loss))
+
+    def only(self, kept: np.ndarray) -> "Data":
+        """The cells where `kept` (cells,) is true; the variables stay."""
+        return dataclasses.replace(self, cells=tuple(c for c, keep in zip(self.cells, kept, strict=True) if keep))
+
+    def levels(self, name: str) -> list[float]:
+        """The values of a variable, sorted."""
+        return sorted({cell.at[name] for cell in self.cells})
+
+
+def coordinate(name: str, value: float, reference: float = 1.0) -> float:
+    """A variable as laws see it. Raises UserError for a value that has no logarithm."""
+    if name == COT:
+        return value
+    if name == TASKS and value >= 0:
+        return math.log1p(value)
+    if name == TASKS or value <= 0:
+        raise UserError(f"{name}={value:g}: a law needs {'0 or more' if name == TASKS else 'a number above 0'}")
+    return math.log(value / reference)
+
+
+def gather(cells: Sequence[Cell], over: Sequence[str] | None = None, floor: float = 0.0, is_loss: bool = False) -> Data:
+    """The measured cells as data, over the variables asked for, or over those that vary.
+
+    Left out of the latter: a variable that a cell has no value of, that does not vary, or that those before it explain.
+    """
+    measured = tuple(cell for cell in cells if cell.values)
+    for name in over or ():
+        if name not in VARIABLES:
+            raise UserError(f"'{name}' is no variable of a law{nearest(name, VARIABLES)} ({', '.join(VARIABLES)})")
+    found: list[str] = []
+    columns: list[np.ndarray] = [np.ones(len(measured))]
+    for name in over or DEFAULT:
+        if any(name not in cell.at or (name not in (TASKS, COT) and cell.at[name] <= 0) for cell in measured):
+            continue
+        column = np.array([coordinate(name, cell.at[name]) for cell in measured])
+        if _is_new(column, columns):
+            found.append(name)
+            columns.append(column)
+    return Data(measured, tuple(found), floor, is_loss)
+
+
+def _is_new(column: np.ndarray, columns: Sequence[np.ndarray]) -> bool:
+    """Whether a column varies (by more than a tenth, as a logarithm) in a way that the others do not."""
+    if len(column) < 2 or np.ptp(column) < 0.1:
+        return False
+    others = np.column_stack(columns)
+    rest = column - others @ np.linalg.lstsq(others, column, rcond=None)[0]
+    return float(rest @ rest) > (1 - COLLINEAR) * float(np.var(column) * len(column))
+
+
+def number(label: str) -> float | None:
+    """The number that a label is: "1836", "0.03", "80M", "540B"; None for any other text."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([kKMBT]?)", label)
+    return float(match[1]) * UNITS.get(match[2], 1.0) if match else None
+
+
+def quantity(value: float) -> str:
+    """A number as a label: 1836, 0.03, 80M, 540B."""
+    for letter in ("T", "B", "M", "k"):
+        if value >= 10 * UNITS[letter] or (letter != "k" and value >= UNITS[letter]):
+            return f"{value / UNITS[letter]:.3g}{letter}"
+    return f"{value:,.0f}" if value == round(value) else f"{value:.3g}"
+
+
+def parse_target(text: str) -> dict[str, float]:
+    """ "size=540B,tasks=1836" as {variable: value}. Raises UserError for what is not of that form."""
+    found: dict[str, float] = {}
+    for part in text.split(","):
+        name, _, label = (each.strip() for each in part.partition("="))
+        if name not in VARIABLES:
+            raise UserError(
+                f"--predict={text}: no variable '{name}'{nearest(name, VARIABLES)} ({', '.join(VARIABLES)})"
+            )
+        value = number(label)
+        if value is None:
+            raise UserError(f"--predict={text}: '{label}' is not a number such as 1836, 0.5, 80M or 540B")
+        found[name] = value
+    return found

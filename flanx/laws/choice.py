@@ -1,0 +1,242 @@
+"""Which form of a law to believe: the one that predicts cells that it has not seen, never the one that fits best.
+
+The largest value of every variable is held out in turn (where two smaller ones stay), and the corner where all are
+largest. An error of prediction is measured minus predicted, in the unit of the score.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from scipy.special import fdtr
+
+from flanx.laws import fit as fitting
+from flanx.laws.cell import Cell, Data, quantity
+from flanx.laws.fit import Draws, Fit
+from flanx.laws.form import FORMS, Form
+from flanx.laws.noise import CONFIDENCE, Noise, noise
+
+TIE = 1.05  # forms whose errors are within this factor of the smallest: the one with fewest parameters is taken
+LEAST = 4  # cells, to choose at all
+FOLD_DRAWS = 100
+MOST_WIDER = 5.0  # of the factor by which intervals grow with the errors made on held-out cells
+
+
+@dataclasses.dataclass(frozen=True)
+class Fold:
+    """Cells that are held out: their name in tables, and (cells,) whether each is."""
+
+    name: str
+    held: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """A form's predictions of held-out cells.
+
+    Attributes:
+      errors: {fold: measured minus predicted of each of its cells}; of the folds that the form can be fitted without.
+      reason: why there are none.
+    """
+
+    errors: Mapping[str, np.ndarray]
+    reason: str = ""
+
+    @property
+    def error(self) -> float:
+        """The mean absolute error over folds, each the mean over its cells; inf where nothing could be checked."""
+        means = [float(np.abs(errors).mean()) for errors in self.errors.values()]
+        return math.fsum(means) / len(means) if means else math.inf
+
+    @property
+    def count(self) -> int:
+        """Predictions checked."""
+        return sum(len(errors) for errors in self.errors.values())
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """The forms fitted to one score, what each predicted of held-out cells, and the one that is chosen.
+
+    Attributes:
+      fits, checks: by form. nearest: the check of no law at all: the nearest cell's own score again.
+      chosen: the form; "" where there is none. reason: why there is none, or what is to be said of it.
+    """
+
+    data: Data
+    fits: Mapping[str, Fit]
+    checks: Mapping[str, Check]
+    nearest: Check
+    chosen: str
+    reason: str = ""
+
+    @property
+    def fit(self) -> Fit:
+        """The chosen fit."""
+        return self.fits[self.chosen]
+
+    @property
+    def check(self) -> Check:
+        """The chosen form's check."""
+        return self.checks[self.chosen]
+
+
+def folds(data: Data) -> list[Fold]:
+    """What is held out of the data; [] where too little would stay."""
+    tops = {name: data.levels(name)[-1] for name in data.variables}
+    held = {
+        f"{name} {quantity(top)}": np.array([cell.at[name] == top for cell in data.cells])
+        for name, top in tops.items()
+        if len(data.levels(name)) > 2
+    }
+    if len(tops) > 1:
+        corner = np.array([all(cell.at[name] == top for name, top in tops.items()) for cell in data.cells])
+        held["corner"] = corner
+    return [Fold(name, mask) for name, mask in held.items() if mask.any() and not mask.all()]
+
+
+def check(form: Form, data: Data) -> Check:
+    """What a form predicts of each fold from the other cells."""
+    errors = {}
+    for fold in folds(data):
+        found = fitting.fit(form, data.only(~fold.held))
+        if len(found.residuals):
+            held = data.only(fold.held)
+            errors[fold.name] = held.y - found.predict(held.cells)
+    return Check(errors, "" if errors else "too few cells to hold any out")
+
+
+def check_nearest(data: Data) -> Check:
+    """The same of no law: a held-out cell gets the score of the nearest other one, ranges taken as equal."""
+    u = data.inputs().u
+    width = np.ptp(u, axis=0) if len(u) and u.shape[1] else np.ones(u.shape[1])
+    errors = {}
+    for fold in folds(data):
+        apart = np.abs(u[fold.held][:, None] - u[~fold.held][None]) / np.where(width, width, 1.0)
+        near = apart.sum(-1).argmin(1)
+        errors[fold.name] = data.y[fold.held] - data.y[~fold.held][near]
+    return Check(errors)
+
+
+def nothing(data: Data) -> str:
+    """Why there is nothing to fit: a sentence, or "" where there is something."""
+    if len(data.cells) < LEAST:
+        return f"No law is fitted: {len(data.cells)} cells have a score, and {LEAST} are the least."
+    if not np.isfinite(data.y).all():
+        return "No law is fitted: a score is not a finite number."
+    if float(np.ptp(data.y)) == 0:
+        return f"No law is fitted: every cell scores {data.y[0]:.4g}."
+    if not data.variables:
+        return "No law is fitted: the cells have one size, one number of tasks, and one share of chain of thought."
+    heard = noise(data.cells)
+    if heard.is_known and _is_noise(data, heard):
+        return "No law is fitted: all differences between the cells are within the noise of the seeds."
+    return ""
+
+
+def _is_noise(data: Data, heard: Noise) -> bool:
+    """Whether the cells vary no more than their seeds do (F test at 5%)."""
+    runs = np.array([len(cell.values) for cell in data.cells])
+    whole = float((runs * data.y).sum() / runs.sum())
+    between = float((runs * (data.y - whole) ** 2).sum()) / (len(runs) - 1)
+    if not heard.seeds:
+        return False
+    return bool(fdtr(len(runs) - 1, heard.degrees, between / heard.seeds**2) < 0.95)
+
+
+def choose(data: Data, names: Sequence[str] = tuple(FORMS)) -> Choice:
+    """Fits every form and chooses the one with the smallest error on held-out cells."""
+    if reason := nothing(data):
+        return Choice(data, {}, {}, Check({}), "", reason)
+    fits = fitting.fit_all(data, names)
+    checks = {
+        name: check(FORMS[name], data) if len(found.residuals) else Check({}, found.problem)
+        for name, found in fits.items()
+    }
+    sound = {name: checks[name].error for name, found in fits.items() if not found.problem}
+    known = {name: error for name, error in sound.items() if math.isfinite(error)}
+    chosen, reason = "", ""
+    if known:
+        # only errors over the same folds compare
+        most = max(checks[name].count for name in known)
+        known = {name: error for name, error in known.items() if checks[name].count == most}
+        best = min(known.values())
+        tied = [name for name, error in known.items() if error <= TIE * best]
+        chosen = min(tied, key=lambda name: (len(fits[name].values), known[name]))
+    elif sound:
+        reason = "No form is chosen: too few cells to hold any out; a fit alone says nothing of what it predicts."
+    else:
+        reason = "No form fits: " + "; ".join(f"{name}: {found.problem}" for name, found in fits.items()) + "."
+    return Choice(data, fits, checks, check_nearest(data), chosen, reason)
+
+
+# ---- predictions -----------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Predicted:
+    """The prediction of one cell: its value and 95% interval, as the mean over seeds would be measured."""
+
+    cell: Cell
+    value: float
+    low: float
+    high: float
+
+
+def widening(choice: Choice, seed: int = 0) -> float:
+    """The factor by which intervals of predictions are widened: root mean square of (error / expected error) on
+    held-out cells, at least 1. A law of the wrong form misses by more than its own bootstrap says."""
+    ratios: list[float] = []
+    for fold in folds(choice.data):
+        found = fitting.fit(FORMS[choice.chosen], choice.data.only(~fold.held))
+        if not len(found.residuals) or found.problem:
+            continue
+        held = choice.data.only(fold.held)
+        low, high = np.percentile(fitting.bootstrap(found, FOLD_DRAWS, seed).measured(held.cells), [2.5, 97.5], axis=0)
+        half = np.maximum((high - low) / 2, 1e-12)
+        ratios += (np.abs(held.y - found.predict(held.cells)) / half * 1.96).tolist()
+    if not ratios:
+        return 1.0
+    return min(max(1.0, math.sqrt(math.fsum(r * r for r in ratios) / len(ratios))), MOST_WIDER)
+
+
+def predict(choice: Choice, draws: Draws, cells: Sequence[Cell], wider: float) -> list[Predicted]:
+    """The chosen law's predictions of cells; no score in percent is above 100, whatever its law says."""
+    most = np.inf if choice.data.is_loss else 100.0
+    values = draws.fit.predict(cells)
+    spread = np.minimum(values + (draws.measured(cells) - values) * wider, most)
+    values = np.minimum(values, most)
+    tail = (100 - CONFIDENCE) / 2
+    lows, highs = np.percentile(spread, [tail, 100 - tail], axis=0)
+    return [
+        Predicted(cell, float(value), float(min(low, value)), float(max(high, value)))
+        for cell, value, low, high in zip(cells, values, lows, highs, strict=True)
+    ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Reach:
+    """An error of prediction against how far it reached: `factor` is the cell's value over the largest one fitted."""
+
+    variable: str
+    factor: float
+    error: float
+
+
+def reaches(form: Form, data: Data) -> list[Reach]:
+    """The errors of predicting every cell above a level of a variable from those at and below it."""
+    found = []
+    for name in data.variables:
+        for level in data.levels(name)[1:-1]:
+            below = np.array([cell.at[name] <= level for cell in data.cells])
+            fitted = fitting.fit(form, data.only(below))
+            if len(fitted.residuals):
+                above = data.only(~below)
+                errors = above.y - fitted.predict(above.cells)
+                found += [
+                    Reach(name, cell.at[name] / level, float(abs(error)))
+                    for cell, error in zip(above.cells, errors, strict=True)
+                    if level > 0
+                ]
+    return found
