@@ -1,15 +1,25 @@
-"""What every test shares: eight forced host devices, strict numerics, the place of the real data."""
+"""What every test shares: eight forced host devices, strict numerics, compiled programs, the place of the real data."""
 
+import atexit
 import importlib.util
 import os
 import pathlib
+import shutil
 import sys
+import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 os.environ["FLANX_IMPORTS"] = "tests"  # gin files of the tests bind functions of theirs
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    # Most of the suite's time would be compilation of the same small programs. The workers and the commands that tests
+    # start inherit these; a limit of size makes jax lock the folder.
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="flanx-compiled-")
+    os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"] = str(2**31)
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 import jax
 import pytest

@@ -20,7 +20,7 @@ from flanx.train_metrics import read_metrics
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 STEPS = 8
 XLA_FLAGS = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"  # half of the compilation
-_SHARED = tempfile.TemporaryDirectory()  # compiled programs, a store and a run, for every test of this process
+_SHARED = tempfile.TemporaryDirectory()  # a store and a run, for every test of this process
 SHARED = pathlib.Path(_SHARED.name)
 
 
@@ -85,8 +85,7 @@ sys.exit(main.main())
 
 def launch(arguments: list[str]) -> subprocess.Popen:
     """Starts a process on one CPU device."""
-    cache = {"JAX_COMPILATION_CACHE_DIR": str(SHARED / "xla"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-    env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": XLA_FLAGS, **cache}
+    env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": XLA_FLAGS}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     return subprocess.Popen(arguments, env=env, cwd=ROOT, start_new_session=True, **pipes)
 

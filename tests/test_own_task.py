@@ -41,16 +41,11 @@ grid.Sweep:
 
 def flanx(folder: pathlib.Path, *arguments: str) -> str:
     """What a command of the program says; it must end well."""
-    cache = {
-        "JAX_COMPILATION_CACHE_DIR": str(run_case.SHARED / "xla"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
     env = {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": run_case.XLA_FLAGS,
         "FLANX_TABLES": str(folder / "mine"),
-        **cache,
     }
     done = subprocess.run(
         [sys.executable, "-m", "flanx", *arguments], env=env, cwd=folder, capture_output=True, text=True, check=False

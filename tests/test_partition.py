@@ -191,13 +191,15 @@ def test_large_replicated_arrays_are_reported() -> None:
 
 
 def test_compilations_are_kept_on_disk(tmp_path: object) -> None:
+    before = jax.config.jax_compilation_cache_dir
     try:
+        jax.config.update("jax_compilation_cache_dir", None)
         partition.cache_compilations()
         assert jax.config.jax_compilation_cache_dir is None  # a CPU keeps nothing unless told
         partition.cache_compilations(tmp_path)
         assert jax.config.jax_compilation_cache_dir == str(tmp_path)
     finally:
-        partition.cache_compilations(None)
+        partition.cache_compilations(before)
 
 
 @pytest.mark.parametrize("make", [optim.adafactor, optax.adafactor])

@@ -4,7 +4,6 @@ import functools
 import itertools
 import json
 import logging
-import time
 
 import numpy as np
 import pytest
@@ -156,8 +155,8 @@ def test_real_sets(data_dir):
         assert len(few) == 200 and all(row.shots for row in few)
 
 
-def test_registering_costs_less_than_a_second_and_touches_no_data(monkeypatch):
-    """Processor time of all that `import flanx.tasks` does; no file of a task, no TFDS builder."""
+def test_registering_touches_no_data(monkeypatch):
+    """`import flanx.tasks` reads no file of a task and no TFDS builder."""
     monkeypatch.delenv("FLANX_DATA_DIR", raising=False)
     monkeypatch.setattr(tfds, "builder", None)  # a call would fail
     monkeypatch.setattr(tfds, "load", None)
@@ -165,9 +164,7 @@ def test_registering_costs_less_than_a_second_and_touches_no_data(monkeypatch):
     monkeypatch.setattr(seqio.MixtureRegistry, "_REGISTRY", {})
     task_tables._load.cache_clear()
     fields.parse.cache_clear()
-    start = time.process_time()
     register.register_all()
-    assert time.process_time() - start < 1
     assert len(seqio.TaskRegistry.names()) > 2 * 1836
 
 
