@@ -212,3 +212,29 @@ def test_a_folder_is_a_suite_of_its_tasks_and_what_cannot_be_scored_is_one_line(
     (tmp_path / "odd.yaml").write_text(rolling.replace("own_choice", "odd").replace("acc_norm", "perplexity"))
     with pytest.raises(UserError, match="is of the kind loglikelihood"):
         registry.resolve(f"lm_eval:{tmp_path}/odd.yaml")
+
+
+def test_ifeval_of_the_installed_package_reads_the_folder_of_its_data_set(home, lm, tmp_path, monkeypatch):
+    """By the task's own name; `datasets` takes the folder google/IFEval for the data set of that name."""
+    pytest.importorskip("langdetect", reason="lm-eval's IFEval needs it: pip install 'lm_eval[ifeval]'")
+    docs = [
+        ("Leave the commas out.", ["punctuation:no_comma"], [{}]),
+        ("Quote it all.", ["startend:quotation"], [{}]),
+        ("Say ab, and leave the commas out.", ["keywords:existence", "punctuation:no_comma"], [{"keywords": ["ab"]}, {}]),
+    ]  # fmt: skip
+    (tmp_path / "google" / "IFEval").mkdir(parents=True)
+    (tmp_path / "google" / "IFEval" / "train.jsonl").write_text(
+        "".join(
+            json.dumps({"key": n, "prompt": prompt, "instruction_id_list": ids, "kwargs": kwargs}) + "\n"
+            for n, (prompt, ids, kwargs) in enumerate(docs)
+        )
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("nltk.download", lambda name: False)  # no instruction of these needs what it would fetch
+    from lm_eval import simple_evaluate
+
+    theirs = simple_evaluate(model=lm, tasks=["ifeval"], bootstrap_iters=0)["results"]["ifeval"]
+    model = flanx.load(home / "hf", lengths={"inputs": 32, "targets": 8})
+    metrics = flanx.evaluate(model, ["lm_eval:ifeval"])["suites"]["lm_eval:ifeval"]["metrics"]
+    assert len(metrics) == 4 and 0 < metrics["inst_level_strict_acc"] < 100
+    assert metrics == pytest.approx({name: 100 * theirs[f"{name},none"] for name in metrics})

@@ -235,12 +235,18 @@ def compute(spec: Spec, task: str, rows: Sequence[Generation]) -> dict[str, Any]
     aggregations, values = made.aggregation(), {}
     for key, each in found.items():
         aggregate = aggregations[key.partition(",")[0]]
-        is_share = aggregate.__name__ == "mean" and all(isinstance(x, int | float) and 0 <= x <= 1 for x in each)
-        values[key] = float(aggregate(each)) * (100 if is_share else 1)
+        values[key] = float(aggregate(each)) * (100 if _are_shares(aggregate.__name__, each) else 1)
     lead = next(iter(values))
     shares = [float(x) for x in found[lead]] if aggregations[lead.partition(",")[0]].__name__ == "mean" else []
     low, high = metrics.interval({task: shares}) or (None, None) if shares and max(shares) <= 1 else (None, None)
     return {"metric": lead, "metrics": values, "score": values[lead], "low": low, "high": high}
+
+
+def _are_shares(aggregation: str, values: Sequence[Any]) -> bool:
+    """Whether a metric is a share of what is right: a mean of numbers from 0 to 1, or of lists of right and wrong."""
+    if aggregation == "mean":
+        return all(isinstance(x, int | float) and 0 <= x <= 1 for x in values)
+    return all(isinstance(each, list) and all(isinstance(x, bool) for x in each) for each in values)
 
 
 FAMILY = Family(
