@@ -308,7 +308,8 @@ def train(
     A run that was stopped resumes with the same call.
 
     Args:
-      model: a file of gin/models, "t5_1_1/small", or the path of a gin file.
+      model: a file of gin/models, "t5_1_1/small", the path of a gin file, or a checkpoint whose sizes to take: a folder
+        or "hf:ORG/NAME".
       mixture: a mixture, collection or task by name, a list of them, [("cot", 0.3), ("niv2", 0.7)] with rates, or a
         `flanx.Mixture`.
       store_dir, vocabulary: what `flanx.build_store` made.
@@ -324,8 +325,10 @@ def train(
     from flanx import config  # noqa: PLC0415  (gin and optimizers, which loading does without)
     from flanx.train import train as run_training  # noqa: PLC0415
 
+    by_name = model.startswith(hub.PREFIX) or os.path.isdir(model)
     file = model if model.endswith(".gin") else f"models/{model}.gin"
     bound: dict[str, Any] = {name.upper(): value for name, value in macros.items()}
+    bound |= {"MODEL": model} if by_name else {}
     if isinstance(mixture, Mixture):
         for field in dataclasses.fields(mixture)[1:]:
             if (value := getattr(mixture, field.name)) != field.default:
@@ -342,7 +345,7 @@ def train(
     }
     texts = [f"{name}={_literal(name, value)}" for name, value in {**bound, **(bindings or {})}.items()]
     try:
-        config.parse(["runs/train.gin", file, *gin_files], texts)
+        config.parse(["runs/train.gin", *([] if by_name else [file]), *gin_files], texts)
     except UserError as error:
         raise UserError(str(error).replace("the command line", "the call")) from None
     folder = pathlib.Path(config.value("MODEL_DIR"))

@@ -57,6 +57,7 @@ T5X_MACROS = {  # of T5X's gin files, without a meaning here -> what to do
     "JSON_WRITE_N_RESULTS": "; every generation is kept: leave it out",
 }
 
+NAMED = "models/named.gin"
 _LAST = Scan(())  # of the last `parse`; like gin's own bindings, one per process
 
 
@@ -78,6 +79,10 @@ def parse(
         for name in gin_files:
             scan.read(name, "the command line")
         known = {*scan.defined, *scan.referenced}
+        if named := _named_model(scan, given):
+            gin_files, given = [NAMED, *gin_files], [*given, *named]
+            scan.read(NAMED, "the command line")
+            known |= {*scan.defined, *scan.referenced}
         for key, _ in given:
             if "." not in key and key not in known:
                 hint = T5X_MACROS.get(key) or nearest(key, known)
@@ -101,6 +106,16 @@ def parse(
         raise _explain(error) from error
     _check_scopes(scan)
     _check_values(scan)
+
+
+def _named_model(scan: Scan, given: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The bindings that a MODEL which is a text, the name of a checkpoint, stands for; [] for any other."""
+    texts = [text for _, text in scan.bound.get("MODEL", ())] + [text for key, text in given if key == "MODEL"]
+    if not texts or texts[-1][:1] not in ("'", '"'):
+        return []
+    found = [("MODEL_NAME", texts[-1]), ("MODEL", "@architecture.read_model()")]
+    size = next((text for text in reversed(texts) if text.startswith("@")), None)  # of a file of models/
+    return [*found, ("architecture.read_model.given", size)] if size else found
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 import flanx
-from flanx import cluster
+from flanx import cluster, hub
 from flanx.data import vocabulary as vocabularies
 from flanx.data.vocabulary import Vocabulary
 from flanx.decoding import beam_search, decode
@@ -86,7 +86,7 @@ def evaluate(
         if params is None:
             predictor = stack.enter_context(predictor.restored(checkpoint, partitioner or Partitioner()))
         run = _run_metadata(predictor, checkpoint, step)
-        run |= {"training": training(checkpoint, pathlib.Path(out_dir)), **(provenance or {})}
+        run |= {"training": training(checkpoint, pathlib.Path(out_dir)), **hub.record(checkpoint), **(provenance or {})}
         if cluster.is_first():
             generations.set_others_aside(folder, run)
         entries = {suite.spec.name: _run_suite(predictor, suite, folder, run, force_vocabulary) for suite in loaded}

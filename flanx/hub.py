@@ -6,17 +6,21 @@ HF_HUB_OFFLINE mean what they mean there.
 """
 
 import dataclasses
+import functools
 import hashlib
+import importlib
 import os
 import pathlib
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from flanx.errors import UserError
 
 PREFIX = "hf:"
 NAME = re.compile(r"(?:hf:)?([A-Za-z0-9][\w.-]*/[\w.-]+|(?<=hf:)[A-Za-z0-9][\w.-]*)(?:@([\w./-]+))?")
-FETCHED = ("*.safetensors", "*.json", "spiece.model")
+WEIGHTS = "*.safetensors"
+FETCHED = ("*.json", "spiece.model")
 LEFT_OUT = ("*/*", "flax_model*", "tf_model*")
 ANSWER_S = 10  # to the first question
 
@@ -48,39 +52,87 @@ def is_name(text: str) -> bool:
     return bool(NAME.fullmatch(text)) and not os.path.exists(text) and not os.path.isdir(text.partition("/")[0])
 
 
-def fetch(text: str) -> Snapshot:
-    """The files of a model by its name; those that are in the cache are not fetched again.
+def split(text: str) -> tuple[str, str | None]:
+    """(ORG/NAME, revision or None) of a name. Raises UserError for a text that is none."""
+    if match := NAME.fullmatch(text):
+        return match[1], match[2]
+    raise UserError(f"'{text}' is no name on the Hugging Face hub: write hf:ORG/NAME or hf:ORG/NAME@REVISION")
+
+
+def record(path: str | os.PathLike | None) -> dict[str, Any]:
+    """What a result records of the origin of a checkpoint on the hub; {} for any other path."""
+    text = os.fspath(path) if path is not None else ""
+    return fetch(text).record() if text.startswith(PREFIX) else {}
+
+
+def expect_unmoved(text: str, recorded: Mapping[str, Any]) -> None:
+    """Compares what a name means now with the `record` of a run that began from it; prints where it has moved and the
+    weights are the same, or where the hub gives no answer.
+
+    Raises UserError where its weights are no longer the recorded ones, with the name that still means them.
+    """
+    name, revision = split(text)
+    was = recorded.get("revision")
+    if revision is not None and re.fullmatch(r"[0-9a-f]{40}", revision):
+        return
+    try:
+        info = _library().HfApi().model_info(name, revision=revision, timeout=ANSWER_S, files_metadata=True)
+    except Exception as error:  # whatever the hub's client raises: the run has what it needs
+        print(f"note: the hub does not say whether {text} has moved ({type(error).__name__}); the run began from {was}")
+        return
+    if info.sha == was:
+        return
+    now = {each.rfilename: each.lfs.sha256 for each in info.siblings or () if each.lfs}
+    weights = {file: sha for file, sha in recorded.get("files", {}).items() if file.endswith(".safetensors")}
+    moved = f"{text} has moved since the run began, from revision {was} to {info.sha}"
+    if weights and all(now.get(file) == sha for file, sha in weights.items()):
+        print(f"note: {moved}; its weights are the same")
+        return
+    raise UserError(f"{moved}: give {PREFIX}{name}@{was} to go on, or another MODEL_DIR")
+
+
+def _library() -> Any:
+    """huggingface_hub, of the extra `hf`."""
+    try:
+        import huggingface_hub  # noqa: PLC0415  (the extra `hf`)
+    except ImportError as error:
+        raise UserError("names of the Hugging Face hub need its library: pip install huggingface_hub") from error
+    return huggingface_hub
+
+
+@functools.lru_cache(maxsize=64)
+def fetch(text: str, weights: bool = True) -> Snapshot:
+    """The files of a model by its name, the same ones throughout a process; what is in the cache is not fetched again.
+
+    Args:
+      weights: False: the configuration and tokenizer alone.
 
     Raises UserError where there is no such model, no access to it or no answer, and where it has no safetensors.
     """
-    match = NAME.fullmatch(text)
-    if not match:
-        raise UserError(f"'{text}' is no name on the Hugging Face hub: write hf:ORG/NAME or hf:ORG/NAME@REVISION")
-    try:
-        import huggingface_hub  # noqa: PLC0415  (the extra `hf`)
-        from huggingface_hub import errors  # noqa: PLC0415
-    except ImportError as error:
-        raise UserError(
-            f"'{text}' is on the Hugging Face hub: pip install huggingface_hub, or give a folder"
-        ) from error
-    name, revision = match[1], match[2]
+    name, revision = split(text)
+    library = _library()
+    errors = importlib.import_module("huggingface_hub.errors")
     here = "" if text.startswith(PREFIX) else f"no folder '{text}' here; "
-    api = huggingface_hub.HfApi()
+    api = library.HfApi()
     try:
         try:
             info = api.model_info(name, revision=revision, timeout=ANSWER_S)
         except (errors.GatedRepoError, errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
             raise
         except Exception as error:  # no network, or the hub is down: whatever its client raises
-            folder = _cached(name, revision, error, here)
+            if (status := getattr(getattr(error, "response", None), "status_code", 0)) in (401, 403):
+                raise UserError(
+                    f"{name}: the hub refuses the access token ({status}): mend or unset HF_TOKEN"
+                ) from error
+            folder = _cached(name, revision, weights, error, here)
         else:
             held = {sibling.rfilename for sibling in info.siblings or ()}
-            if not any(file.endswith(".safetensors") and "/" not in file for file in held):
+            if weights and not any(file.endswith(".safetensors") and "/" not in file for file in held):
                 raise UserError(
                     f"{name} on the hub has no safetensors: download what it has and give that folder, or ask its "
                     "authors (huggingface.co/spaces/safetensors/convert makes them)"
                 )
-            folder = _snapshot(name, revision)
+            folder = _snapshot(name, revision, weights)
     except UserError:
         raise
     except errors.GatedRepoError as error:
@@ -100,29 +152,30 @@ def fetch(text: str) -> Snapshot:
     return Snapshot(name, path, path.name, {file.name: _sha256(file) for file in sorted(path.iterdir())})
 
 
-def _snapshot(name: str, revision: str | None, only_cached: bool = False) -> str:
+def _snapshot(name: str, revision: str | None, weights: bool, only_cached: bool = False) -> str:
     """The folder of a model's files."""
-    import huggingface_hub  # noqa: PLC0415  (the extra `hf`)
-
-    return huggingface_hub.snapshot_download(
+    return _library().snapshot_download(
         name,
         revision=revision,
-        allow_patterns=list(FETCHED),
+        allow_patterns=[*FETCHED, *([WEIGHTS] if weights else [])],
         ignore_patterns=list(LEFT_OUT),
         etag_timeout=ANSWER_S,
         local_files_only=only_cached,
     )
 
 
-def _cached(name: str, revision: str | None, cause: Exception, here: str) -> str:
-    """The snapshot in the cache, where the hub gives no answer."""
-    import huggingface_hub  # noqa: PLC0415  (the extra `hf`)
-
+def _cached(name: str, revision: str | None, weights: bool, cause: Exception, here: str) -> str:
+    """The snapshot in the cache, where the hub gives no answer. Raises UserError where it does not hold the model."""
+    constants = importlib.import_module("huggingface_hub.constants")
     try:
-        return _snapshot(name, revision, only_cached=True)
+        folder = _snapshot(name, revision, weights, only_cached=True)
+        held = {file.name for file in pathlib.Path(folder).iterdir()}
+        if "config.json" not in held or (weights and not any(file.endswith(".safetensors") for file in held)):
+            raise FileNotFoundError(folder)  # another call fetched its tokenizer alone
+        return folder
     except (OSError, ValueError) as error:
-        endpoint = huggingface_hub.constants.ENDPOINT
-        why = "HF_HUB_OFFLINE is set" if huggingface_hub.constants.HF_HUB_OFFLINE else type(cause).__name__
+        endpoint = constants.ENDPOINT
+        why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else type(cause).__name__
         raise UserError(
             f"{here}{name} is not in the hub's cache, and {endpoint} gives no answer ({why}): is there a network? Or "
             "copy the model's folder here and give its path"

@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
-from flanx import cluster, files
+from flanx import cluster, files, hub
 from flanx.data import vocabulary as vocabularies
 from flanx.data.task import text
 from flanx.data.task.row import BadRow, text_of
@@ -70,7 +70,7 @@ def infer(
     with predictor.restored(checkpoint, partitioner or Partitioner()) as predictor:
         parameters = predictor.fingerprint() or str(checkpoint)  # a run's newest may be another one the next time
         settings = [repr(model), parameters, loaded.fingerprint, sorted(lengths.items()), repr(method), samples, seed]
-        answers = Answers(pathlib.Path(out_dir), rows, settings)
+        answers = Answers(pathlib.Path(out_dir), rows, settings, hub.record(checkpoint))
         todo = [number for number in range(len(rows)) if number not in answers.done]
         began = time.monotonic()
         with contextlib.closing(answers):
@@ -124,7 +124,13 @@ class Answers:
     Nothing is written before the first answer, so that input that is refused leaves nothing.
     """
 
-    def __init__(self, folder: pathlib.Path, rows: Sequence[Mapping[str, Any]], settings: Sequence[Any]) -> None:
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        rows: Sequence[Mapping[str, Any]],
+        settings: Sequence[Any],
+        origin: Mapping[str, Any] | None = None,
+    ) -> None:
         self._rows, self._folder = rows, folder
         for number, row in enumerate(rows):
             if taken := next((name for name in OURS if name in row), None):
@@ -134,7 +140,7 @@ class Answers:
         header = {"version": 2, "hash": hashlib.sha256(json.dumps([settings, list(rows)]).encode()).hexdigest()[:16]}
         self._part, self._final = folder / "predictions.part", folder / "predictions.jsonl"
         kept = files.read_jsonl(self._part)
-        if kept and kept[0] != header:
+        if kept and {key: kept[0].get(key) for key in header} != header:
             raise UserError(
                 f"{folder} holds answers to other prompts, of another checkpoint or of other arguments; choose another "
                 "folder"
@@ -146,7 +152,7 @@ class Answers:
                 raise UserError(f"{self._part}:{number}: not an answer to one of the prompts; move the file away")
         self.answers = {row["index"]: row for row in kept[1:]}
         self.done = frozenset(self.answers)
-        self._header = None if kept else header
+        self._header = None if kept else header | ({"checkpoint": dict(origin)} if origin else {})
 
     def add(self, number: int, prediction: Prediction) -> None:
         """Keeps the answer to prompt `number`."""

@@ -21,6 +21,7 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from flanx import hub
 from flanx.errors import UserError
 
 UNCHECKED = object()  # a value that only a call can give: a function's result
@@ -130,6 +131,7 @@ RANGES: Mapping[str, Range] = {
     "z_loss": RATE,
 }
 FOLDERS = ("model_dir", "out_dir")  # written, so that they lie on a file system
+NAMED = ("checkpoint", "path", "vocabulary")  # which a name of the Hugging Face hub may stand for
 PATHS = (*FOLDERS, "checkpoint", "data_dir", "path", "prompts", "store_dir", "vocabulary")
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "num_partitions": ("auto",),
@@ -285,6 +287,12 @@ def _path(name: str, text: str) -> str:
     text = text.removeprefix("file://")
     if not text.strip() or any(ord(c) < 32 for c in text):
         raise Wrong("a path, not an empty one" if not text.strip() else "a path without control characters")
+    if text.startswith(hub.PREFIX):
+        if name not in NAMED:
+            raise Wrong("a path, no name of the Hugging Face hub")
+        if name != "vocabulary" and not hub.NAME.fullmatch(text):
+            raise Wrong("a path, or a name of the Hugging Face hub as hf:ORG/NAME or hf:ORG/NAME@REVISION")
+        return text
     if re.match(r"[a-z0-9]+:(?!//)", text) and name != "vocabulary":
         raise Wrong(f"a path; '{text}' is neither one nor a URL (a URL has ://)")
     if "://" in text:

@@ -1,4 +1,5 @@
-"""Folders and files on a local disk or behind a URL (gs://, s3://, http://), the latter through TensorStore.
+"""Folders and files on a local disk or behind a URL (gs://, s3://, http://), the latter through TensorStore; a name of
+the Hugging Face hub (hf:ORG/NAME) is the folder of its copy on this machine.
 
 Every read of a URL has a time limit. What is mapped into memory (stores, vocabularies) is copied once into a local
 cache, the folder FLANX_CACHE, by default `~/.cache/flanx`. A bucket mounted as a folder is a local path, read in place.
@@ -13,6 +14,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from flanx import hub
 from flanx.errors import UserError
 from flanx.files import open_regular, write_atomic
 
@@ -128,8 +130,10 @@ class Storage:
 
 
 def open_storage(path: str | os.PathLike) -> Storage:
-    """The folder at a local path or URL."""
+    """The folder at a local path or URL, or of a model of the hub (hf:ORG/NAME), which is fetched."""
     text = os.fspath(path)
+    if text.startswith(hub.PREFIX):
+        return Storage(str(hub.fetch(text).folder))
     if text.startswith(URLS):
         return Storage(text.rstrip("/"))
     path = Path(text).expanduser().absolute()

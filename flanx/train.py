@@ -20,7 +20,7 @@ import jax
 from jax.experimental import multihost_utils
 
 import flanx
-from flanx import cluster, convert
+from flanx import cluster, convert, hub
 from flanx.checkpoint import Checkpoints, RestoreCheckpointConfig, SaveCheckpointConfig, load_params
 from flanx.data.pipeline.batches import Batches, DatasetConfig
 from flanx.data.pipeline.prefetch import Loader
@@ -36,6 +36,7 @@ from flanx.validation import ValidationConfig
 
 # what follows from other values of a record: named where nothing else differs
 FOLLOWS = re.compile(r"num_params|data\.(seed|examples_per_row|mixture\.(?!asked\.).*)")
+ORIGIN = "initial_checkpoint_source"  # revision and files of a parent of the Hugging Face hub
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # a run saves its state and ends
 
 
@@ -165,18 +166,23 @@ def identity(trainer: Trainer, batches: Batches | None) -> dict[str, Any]:
 def parent_metadata(folder: pathlib.Path, parent: RestoreCheckpointConfig) -> dict[str, Any]:
     """The parent's path, fingerprint and step: from run.json where the run has begun from it, else from the checkpoint.
 
-    Raises UserError where the parent is not the one whose fingerprint is required.
+    Raises UserError where the parent is not the one whose fingerprint is required, or has moved on the hub.
     """
     recorded = read_json(folder / "run.json")
     has_begun = (folder / "done.json").exists() or any((folder / "checkpoints").glob("checkpoint_*"))
     is_same = has_begun and recorded.get("initial_checkpoint_path") == parent.path
     names = ("initial_checkpoint_fingerprint", "initial_checkpoint_step")
     fingerprint, step = [recorded.get(name) if is_same else None for name in names]
+    origin = recorded.get(ORIGIN) if is_same else None
+    if origin and parent.path is not None:
+        hub.expect_unmoved(parent.path, origin)
     if parent.path is not None and (fingerprint is None or parent.fingerprint not in (None, fingerprint)):
         source = convert.open_checkpoint(parent.path, optimizer=False)
         fingerprint, step = convert.expect_parent(source, parent.fingerprint), source.step
     restores = parent.restore_optimizer if parent.path is not None else None
-    found = {"initial_checkpoint_path": parent.path, "restore_optimizer": restores}
+    found: dict[str, Any] = {"initial_checkpoint_path": parent.path, "restore_optimizer": restores}
+    if parent.path is not None and parent.path.startswith(hub.PREFIX):
+        found[ORIGIN] = origin or hub.record(parent.path)
     return found | dict(zip(names, (fingerprint, step), strict=True))
 
 
@@ -224,7 +230,7 @@ def changes(recorded: Mapping[str, Any], metadata: Mapping[str, Any]) -> list[st
     elif old.get("batches") == new.get("batches") or not data or not metadata.get("data"):  # or a run of no steps
         ignored |= of_data
     if old.get("initial_checkpoint_fingerprint") == new.get("initial_checkpoint_fingerprint") is not None:
-        ignored.add("initial_checkpoint_path")
+        ignored |= {"initial_checkpoint_path", *(name for name in {**old, **new} if name.startswith(f"{ORIGIN}."))}
     names = [n for n in {**new, **old} if old.get(n) != new.get(n) and n not in ignored]
     names = [n for n in names if not FOLLOWS.fullmatch(n)] or names
     if not names and "content" in data and metadata.get("data") and old.get("batches") != new.get("batches"):

@@ -1,90 +1,47 @@
 """Names of the Hugging Face hub, against a stand-in on loopback: what is fetched, recorded, cached and refused."""
 
 import hashlib
-import http.server
 import json
 import os
 import pathlib
 import socket
 import subprocess
 import sys
-import threading
 import time
 
 import pytest
 
-from flanx import hub
-from flanx.convert import hf
+import flanx
+from flanx import config, files, hub, train
+from flanx.checkpoint import RestoreCheckpointConfig
+from flanx.cli import main
+from flanx.data import vocabulary
 from flanx.errors import UserError
-from flanx.storage import open_storage
-from tests.convert_case import draw
-from tests.test_api import T5_SIZES
+from tests import run_case, t5_vocabulary
+from tests.hub_case import FILES, LATER, SHA, ask_here, served, write_model
 
 pytest.importorskip("huggingface_hub")
-
-SHA = "1" * 40
-FILES = ("config.json", "generation_config.json", "model.safetensors", "tokenizer_config.json", "pytorch_model.bin")
-
-
-class Stand(http.server.BaseHTTPRequestHandler):
-    """The hub's answers about one model, `org/small`, from a folder; `asked` holds the paths of all requests."""
-
-    folder: pathlib.Path
-    asked: list[str]
-
-    def do_HEAD(self):
-        self.do_GET()
-
-    def do_GET(self):
-        path = self.path.partition("?")[0]
-        self.asked.append(path)
-        names = [name for name in FILES if (self.folder / name).exists()]
-        if path in (
-            "/api/models/org/small",
-            f"/api/models/org/small/revision/{SHA}",
-            "/api/models/org/small/revision/main",
-        ):
-            return self.send({"id": "org/small", "sha": SHA, "siblings": [{"rfilename": name} for name in names]})
-        if path.startswith(f"/api/models/org/small/tree/{SHA}"):
-            sizes = {name: (self.folder / name).stat().st_size for name in names}
-            return self.send([{"type": "file", "path": n, "oid": self.oid(n), "size": sizes[n]} for n in names])
-        if path.startswith("/api/models/org/gated"):
-            return self.send({"error": "gated"}, 403, {"X-Error-Code": "GatedRepo"})
-        name = path.rpartition("/")[2]
-        if path.startswith("/org/small/resolve/") and name in names:
-            content = (self.folder / name).read_bytes()
-            return self.send(content, 200, {"ETag": f'"{self.oid(name)}"', "X-Repo-Commit": SHA})
-        return self.send({"error": "no such thing"}, 404, {"X-Error-Code": "RepoNotFound"})
-
-    def oid(self, name: str) -> str:
-        return hashlib.sha1((self.folder / name).read_bytes()).hexdigest()
-
-    def send(self, body, status: int = 200, headers: dict | None = None):
-        data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        self.send_response(status)
-        for key, value in {"Content-Length": str(len(data)), **(headers or {})}.items():
-            self.send_header(key, value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(data)
-
-    def log_message(self, *_):
-        pass
 
 
 @pytest.fixture
 def stand(tmp_path):
     """A folder of the model, its server's address, and what it was asked."""
     folder = tmp_path / "served"
-    hf.write(open_storage(folder), draw(T5_SIZES), T5_SIZES, {})
-    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "ByT5Tokenizer"}))
+    write_model(folder)
     (folder / "pytorch_model.bin").write_bytes(b"a pickle, which is never asked for")
-    handler = type("Here", (Stand,), {"folder": folder, "asked": []})
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield folder, f"http://127.0.0.1:{server.server_port}", handler.asked
-    server.shutdown()
-    server.server_close()
+    with served(folder) as (endpoint, handler):
+        yield folder, endpoint, handler.asked
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """The handler of a hub that this process asks; its model's folder is the attribute `folder`."""
+    monkeypatch.chdir(tmp_path)
+    write_model(tmp_path / "served")
+    with served(tmp_path / "served") as (endpoint, handler):
+        ask_here(monkeypatch, endpoint, tmp_path / "cache")
+        yield handler
+    hub.fetch.cache_clear()
 
 
 def run(code: str, home: pathlib.Path, endpoint: str, **env: str) -> subprocess.CompletedProcess:
@@ -106,7 +63,7 @@ def test_a_model_is_fetched_once_without_what_is_no_data_and_recorded(stand, tmp
         json.loads(done.stdout) if done.returncode == 0 and "refused" not in done.stdout else pytest.fail(str(done))
     )
     assert record["hub"] == "org/small" and record["revision"] == SHA
-    names = sorted(set(FILES) - {"pytorch_model.bin"})
+    names = sorted(set(FILES) - {"pytorch_model.bin", "spiece.model"})
     assert record["files"] == {n: hashlib.sha256((folder / n).read_bytes()).hexdigest() for n in names}
     assert not any("pytorch_model.bin" in path for path in asked) and "hf_secret" not in done.stdout + done.stderr
     fetched = sum("/resolve/" in path for path in asked)
@@ -116,19 +73,17 @@ def test_a_model_is_fetched_once_without_what_is_no_data_and_recorded(stand, tmp
     assert json.loads(offline.stdout) == record, offline.stderr
 
 
-def test_a_model_of_the_hub_answers_as_its_folder_does(stand, tmp_path):
-    folder, endpoint, _ = stand
-    ask = "m = flanx.load({!r}, lengths={{'inputs': 16, 'targets': 8}}); print(m.generate(['abc', 'x']), m.source)"
-    ours = run(ask.format("hf:org/small"), tmp_path / "hub", endpoint)
-    theirs = run(ask.format(str(folder)), tmp_path / "hub", endpoint)
-    assert ours.stdout.partition("] ")[0] == theirs.stdout.partition("] ")[0] and SHA in ours.stdout, ours
+def test_a_model_of_the_hub_answers_as_its_folder_does(here):
+    ours, theirs = (flanx.load(name, lengths={"inputs": 16, "targets": 8}) for name in ("org/small", here.folder))
+    assert ours.generate(["abc", "x"]) == theirs.generate(["abc", "x"])
+    assert ours.source == hub.record("hf:org/small") and ours.checkpoint == "org/small"
 
 
 def test_what_is_not_there_is_one_line(stand, tmp_path):
     folder, endpoint, _ = stand
     for name, message in (
         ("org/none", "no folder 'org/none' here; no model 'org/none' on the hub"),
-        ("org/gated", "org/gated on the hub asks for its conditions to be accepted"),
+        ("org/closed", "org/closed on the hub asks for its conditions to be accepted"),
         ("hf:a b", "is no name on the Hugging Face hub"),
     ):
         done = run(FETCH.format(name), tmp_path / "hub", endpoint)
@@ -160,3 +115,119 @@ def test_which_texts_are_names(tmp_path, monkeypatch):
         assert not hub.is_name(text), text
     with pytest.raises(UserError, match="no name on the Hugging Face hub"):
         hub.fetch("hf:../etc/passwd")
+
+
+def test_what_the_hub_refuses_is_one_line(here, monkeypatch):
+    for name, message in (
+        ("hf:org/private", "no model 'org/private' on the hub, or none that HF_TOKEN gives access to"),
+        ("hf:org/small@v9", "org/small on the hub has no revision 'v9'"),
+        ("hf:org/down", "org/down is not in the hub's cache"),
+    ):
+        with pytest.raises(UserError, match=message):
+            hub.fetch(name)
+    here.gated = True
+    with pytest.raises(UserError, match="org/small on the hub asks for its conditions to be accepted"):
+        hub.fetch("hf:org/small")
+    monkeypatch.setenv("HF_TOKEN", "hf_wrong")
+    with pytest.raises(UserError, match=r"the hub refuses the access token \(401\): mend or unset HF_TOKEN"):
+        hub.fetch("hf:org/small")
+
+
+def test_a_tokenizer_is_fetched_without_the_weights(here, tmp_path):
+    assert vocabulary.load("hf:org/small").spec == "byte"
+    (here.folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "T5Tokenizer", "extra_ids": 7}))
+    file = pathlib.Path(t5_vocabulary.train(tmp_path))
+    (here.folder / "spiece.model").write_bytes(file.read_bytes())
+    here.sha = LATER
+    hub.fetch.cache_clear()
+    vocabulary._load.cache_clear()
+    found, theirs = vocabulary.load("hf:org/small"), vocabulary.load(str(file), 7)
+    assert found.fingerprint == theirs.fingerprint and found.encode("Question: 5") == theirs.encode("Question: 5")
+    assert found.spec == "hf:org/small" and not any("safetensors" in path for path in here.asked)
+    marked = vocabulary.load("hf:org/small#line_break=+")
+    assert marked.decode(marked.encode("5\n6")) == "5\n6"
+    (here.folder / "spiece.model").unlink()
+    here.sha = "3" * 40
+    hub.fetch.cache_clear()
+    vocabulary._load.cache_clear()
+    with pytest.raises(UserError, match="VOCABULARY: hf:org/small does not say its vocabulary"):
+        vocabulary.load("hf:org/small")
+
+
+def gin(**bound: object) -> list[str]:
+    return [f"--gin.{name}={value!r}" for name, value in bound.items()]
+
+
+def test_infer_takes_model_vocabulary_and_checkpoint_by_one_name(here, tmp_path, capsys):
+    (tmp_path / "prompts.txt").write_text("abc\nx\n")
+    answers = []
+    for name in ("hf:org/small", str(here.folder)):
+        out = tmp_path / f"out{len(answers)}"
+        bound = dict.fromkeys(("MODEL", "VOCABULARY", "CHECKPOINT_PATH"), name)
+        bound |= {"PROMPTS": "prompts.txt", "INFER_OUTPUT_DIR": str(out)}
+        bound |= {"TASK_FEATURE_LENGTHS": {"inputs": 16, "targets": 8}}
+        assert main.main(["infer", "--gin_file=runs/infer.gin", *gin(**bound)]) == 0, capsys.readouterr().err
+        answers.append((out / "predictions.jsonl").read_text())
+    assert answers[0] == answers[1] and len(answers[0].splitlines()) == 2
+    origin = files.read_jsonl(tmp_path / "out0" / "predictions.part")[0]["checkpoint"]
+    assert origin == hub.record("hf:org/small") and origin["revision"] == SHA
+    wrong = ["--gin_file=models/t5_1_1/tiny.gin", "--gin_file=runs/infer.gin"]
+    bound["INFER_OUTPUT_DIR"] = str(tmp_path / "none")
+    assert main.main(["infer", *wrong, *gin(**bound)]) == 2
+    err = capsys.readouterr().err.rpartition("\nflanx infer: ")[2]  # after the lines of the download
+    assert "is a T5 with emb_dim 16 (gin: 64)" in err and len(err.splitlines()) == 1
+    sizes = {"emb_dim": 16, "head_dim": 8, "mlp_dim": 32, "num_encoder_layers": 1, "num_decoder_layers": 1}
+    bound |= {f"t5.T5.{name}": size for name, size in sizes.items()}
+    config.parse([name.removeprefix("--gin_file=") for name in wrong], [each[6:] for each in gin(**bound)])
+    assert config.parameter("flanx.infer.infer", "model").emb_dim == 16
+
+
+def test_a_parent_of_the_hub_is_recorded_and_compared_on_resume(here, tmp_path, capsys):
+    parent = RestoreCheckpointConfig("hf:org/small")
+    record = train.parent_metadata(tmp_path / "run", parent)
+    assert record["initial_checkpoint_source"] == hub.record("hf:org/small")
+    (tmp_path / "run" / "checkpoints" / "checkpoint_1").mkdir(parents=True)
+    (tmp_path / "run" / "run.json").write_text(json.dumps(record))
+    assert train.parent_metadata(tmp_path / "run", parent) == record and capsys.readouterr().out == ""
+    here.sha = LATER  # a new card, the same weights
+    assert train.parent_metadata(tmp_path / "run", parent) == record
+    assert f"has moved since the run began, from revision {SHA} to {LATER}; its weights" in capsys.readouterr().out
+    weights = (here.folder / "model.safetensors").read_bytes()
+    (here.folder / "model.safetensors").write_bytes(weights[:-1] + b"\x3f")
+    with pytest.raises(UserError, match=f"to {LATER}: give hf:org/small@{SHA} to go on, or another MODEL_DIR"):
+        train.parent_metadata(tmp_path / "run", parent)
+    hub.expect_unmoved(f"hf:org/small@{SHA}", record["initial_checkpoint_source"])
+    pinned = record | {"initial_checkpoint_path": f"hf:org/small@{SHA}"}
+    of_other = {**record["initial_checkpoint_source"], "revision": LATER}
+    assert train.changes(record, pinned | {"initial_checkpoint_source": of_other}) == []
+    (tmp_path / "run" / "checkpoints" / "checkpoint_1").rmdir()  # not begun: what the name means now is the parent
+    fresh = train.parent_metadata(tmp_path / "run", parent)
+    assert fresh["initial_checkpoint_source"]["revision"] == SHA  # the same throughout a process
+    hub.fetch.cache_clear()
+    (here.folder / "model.safetensors").write_bytes(weights)
+    assert train.parent_metadata(tmp_path / "run", parent)["initial_checkpoint_source"]["revision"] == LATER
+
+
+@pytest.mark.slow
+def test_a_run_records_its_parent_of_the_hub_and_notices_that_it_moved(here, tmp_path, capsys):
+    def run(path: str = "hf:org/small", steps: int = 1) -> int:
+        hub.fetch.cache_clear()
+        more = {"MODEL": "hf:org/small", "INITIAL_CHECKPOINT_PATH": path, "TRAIN_STEPS": steps, "CHECKPOINT_PERIOD": 1}
+        command = run_case.command(tmp_path / "run", **more)[3:]
+        skip = ("--gin_file=models", "--gin.t5.T5")
+        return main.main([each for each in command if not each.startswith(skip)])
+
+    assert run() == 0, capsys.readouterr().err
+    record = files.read_json(tmp_path / "run" / "run.json")
+    assert record["initial_checkpoint_source"] == hub.record("hf:org/small")
+    assert record["initial_checkpoint_path"] == "hf:org/small"
+    here.sha = LATER  # a new card, the same weights
+    assert run(steps=2) == 0
+    assert f"note: hf:org/small has moved since the run began, from revision {SHA}" in capsys.readouterr().out
+    weights = (here.folder / "model.safetensors").read_bytes()
+    (here.folder / "model.safetensors").write_bytes(weights[:-1] + b"\x3f")
+    assert run(steps=3) == 2
+    err = capsys.readouterr().err.rpartition("\nflanx train: ")[2]
+    assert f"to {LATER}: give hf:org/small@{SHA} to go on, or another MODEL_DIR" in err and len(err.splitlines()) == 1
+    hub.expect_unmoved(f"hf:org/small@{SHA}", record["initial_checkpoint_source"])
+    assert files.read_json(tmp_path / "run" / "run.json") == record

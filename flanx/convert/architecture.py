@@ -9,6 +9,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from flanx import hub
 from flanx.convert import flanx_format, hf, logit_parity
 from flanx.convert.formats import OpenCheckpoint, open_checkpoint
 from flanx.data import vocabulary as vocabularies
@@ -20,6 +21,7 @@ from flanx.models.t5 import T5
 from flanx.storage import Storage, open_storage
 
 MODELS: Mapping[str, type[T5] | type[PaLM]] = {"t5.T5": T5, "palm.PaLM": PaLM}  # by the names in run.json
+FREE = ("dropout_rate", "dtype", "kernels", "remat", "scan_layers")  # what a checkpoint does not settle
 LENGTHS = {"inputs": 2048, "targets": 512}  # Flan-T5's own
 
 
@@ -48,14 +50,10 @@ def architecture(
     Raises UserError where the checkpoint does not say what is not given.
     """
     folder = open_storage(path)
-    run = folder.parent.parent if folder.parent.name == flanx_format.FOLDER else folder
-    record = run.read_json("run.json") if "run.json" in run.children() else {}
-    if not isinstance(record, dict):
-        raise UserError(f"{run}/run.json is damaged: it is no dict; copy the run again")
+    run, record = _run_of(folder)
     built: Any = model  # T5 and PaLM are frozen, the protocol's attributes are not
     if model is None:
-        settings = record.get("settings")
-        built = _of_run(run, settings) if settings else _of_tensors(open_checkpoint(path, optimizer=False))
+        built = _described(path, run, record)
     if dtype is not None:
         if not isinstance(built, T5 | PaLM):
             raise UserError(f"dtype = '{dtype}': {type(model).__name__} is no model of flanx; build it with that dtype")
@@ -63,11 +61,65 @@ def architecture(
     data = record.get("data") or {}
     if vocabulary is not None:
         loaded = vocabularies.load(vocabulary)
-    elif (spec := data.get("store", {}).get("vocabulary")) is not None:
-        loaded = vocabularies.load(spec)
+    elif (named := vocabularies.named_in(folder)) is not None:
+        loaded = vocabularies.load(*named)
     else:
-        loaded = _of_tokenizer(folder)
+        raise UserError(vocabularies.no_vocabulary(folder))
     return Architecture(built, loaded, data.get("lengths") or LENGTHS)
+
+
+def read_model(
+    checkpoint: str,
+    given: Model | None = None,
+    dropout_rate: float | None = None,
+    dtype: str | None = None,
+) -> T5 | PaLM:
+    """The model of a checkpoint by its name or folder, for training or asking; of the hub config.json alone is fetched.
+
+    Args:
+      given: the model that gin files say, which must be of the same sizes and is then taken.
+      dropout_rate, dtype: in place of what the checkpoint says.
+
+    Raises UserError where the checkpoint does not say its sizes, or where `given` has others.
+    """
+    text = f"{hub.PREFIX}{checkpoint.removeprefix(hub.PREFIX)}" if hub.is_name(checkpoint) else checkpoint
+    folder = hub.fetch(text, weights=False).folder if text.startswith(hub.PREFIX) else checkpoint
+    run, record = _run_of(open_storage(folder))
+    found = _described(folder, run, record)
+    if isinstance(given, T5 | PaLM):
+        theirs = {field.name: getattr(found, field.name) for field in dataclasses.fields(found)}
+        wrong = [name for name in theirs if name not in FREE and theirs[name] != getattr(given, name, None)]
+        if type(given) is not type(found) or wrong:
+            those = ", ".join(f"{name} {theirs[name]!r} (gin: {getattr(given, name, None)!r})" for name in wrong[:4])
+            raise UserError(
+                f"MODEL: {checkpoint} is a {type(found).__name__} with {those or 'other sizes'}: leave out the gin "
+                "file of the model and what else binds its sizes, or give those"
+            )
+        return given
+    if given is not None:
+        raise UserError(f"MODEL: {checkpoint} is named beside a {type(given).__name__}; give one of them")
+    changed: dict[str, Any] = {"dropout_rate": dropout_rate, "dtype": dtype}
+    return dataclasses.replace(found, **{name: value for name, value in changed.items() if value is not None})
+
+
+def _run_of(folder: Storage) -> tuple[Storage, Mapping[str, Any]]:
+    """The run of a folder or of a step's folder, and its record; the folder itself and {} for any other."""
+    run = folder.parent.parent if folder.parent.name == flanx_format.FOLDER else folder
+    record = run.read_json("run.json") if "run.json" in run.children() else {}
+    if not isinstance(record, dict):
+        raise UserError(f"{run}/run.json is damaged: it is no dict; copy the run again")
+    return run, record
+
+
+def _described(path: str | os.PathLike, run: Storage, record: Mapping[str, Any]) -> T5 | PaLM:
+    """The model of what is written with a checkpoint: of its run, its config.json, or its tensors."""
+    if settings := record.get("settings"):
+        return _of_run(run, settings)
+    folder = open_storage(path)
+    if "config.json" in folder.children():
+        config = hf.read_config(folder)
+        return dataclasses.replace(logit_parity.model(hf.sizes(config), config), kernels="tuned")
+    return _of_tensors(open_checkpoint(path, optimizer=False))
 
 
 def _of_run(run: Storage, settings: Mapping[str, Any]) -> T5 | PaLM:
@@ -90,22 +142,9 @@ def _of_run(run: Storage, settings: Mapping[str, Any]) -> T5 | PaLM:
 def _of_tensors(source: OpenCheckpoint) -> T5:
     """The T5 of a checkpoint's sizes and config."""
     if source.sizes is None:
-        raise UserError(f"{source.given} is not a T5, and no run.json says its sizes: give load(..., model=PaLM(...))")
+        raise UserError(
+            f"{source.given} is not a T5, and no run.json says its sizes: give a file of gin/models, in Python "
+            "load(..., model=PaLM(...))"
+        )
     model = logit_parity.model(source.sizes, dict(source.config))
     return dataclasses.replace(model, scan_layers=source.stacked, kernels="tuned")
-
-
-def _of_tokenizer(folder: Storage) -> Vocabulary:
-    """The vocabulary of a folder's tokenizer files."""
-    names = folder.children()
-    config = folder.read_json("tokenizer_config.json") if "tokenizer_config.json" in names else {}
-    config = config if isinstance(config, dict) else {}
-    if "spiece.model" in names:
-        extra_ids = config.get("extra_ids")
-        return vocabularies.load(f"{folder}/spiece.model", extra_ids if type(extra_ids) is int else None)
-    if str(config.get("tokenizer_class", "")).startswith("ByT5Tokenizer"):
-        return vocabularies.load("byte")
-    raise UserError(
-        f"{folder} does not say its vocabulary (run.json, spiece.model): give vocabulary='byte', or the path or URL of "
-        f"{hf.TOKENIZER_FILES[0]}"
-    )

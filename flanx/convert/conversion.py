@@ -97,19 +97,21 @@ class Conversion:
             written = self._write(source, folder)
             mark = fingerprint(written.tensors, finite=files.verifying)
             note: dict[str, Any] = {
-                "source": str(self.source.given) if self.source.given.is_remote else self.source.given.name,
+                "source": self.source.name,
                 "from": source.kind,
                 "to": self.kind,
                 "dtype": self.dtype,
             }
-            note |= {"step": source.step, "fingerprint": mark, "config": dict(source.config)}
+            note |= {"step": source.step, "fingerprint": mark, "config": dict(source.config), **source.origin}
+            mark_of_breaks = write_tokenizer(source, folder, self.vocabulary, wanted=self.kind == "hf")
+            note |= {"line_break": mark_of_breaks} if mark_of_breaks else {}
             folder.write(NOTE, json.dumps(note | {"flanx": flanx.__version__}, indent=2) + "\n")
             verified = verify_with is None or verify(source, written, folder, mark, verify_with)
         shapes = [tensor.shape for tensor in parameters(written.tensors).values()]
         return Result(len(shapes), sum(map(math.prod, shapes)), mark, verified)
 
     def _write(self, source: OpenCheckpoint, folder: Storage) -> OpenCheckpoint:
-        """Writes `source` to `folder`, with its tokenizer's files, and opens the result."""
+        """Writes `source` to `folder`, and opens the result."""
         if self.kind == "hf":
             hf.write(folder, source.tensors, source.t5_sizes(), source.config)
             if not source.t5_sizes().tied:
@@ -119,8 +121,6 @@ class Conversion:
         else:
             tensors, step = for_t5x(source, self.stacked)
             t5x.write_legacy(folder / f"checkpoint_{step}", tensors, step)
-        if self.kind != "t5x":
-            write_tokenizer(source, folder, self.vocabulary, wanted=self.kind == "hf")
         written = open_checkpoint(folder, self.kind)
         return written if written.config else dataclasses.replace(written, config=source.config)
 
@@ -184,14 +184,18 @@ def for_t5x(source: OpenCheckpoint, stacked: bool) -> tuple[dict[str, LazyTensor
     return tensors, 0
 
 
-def write_tokenizer(source: OpenCheckpoint, folder: Storage, vocabulary: str | None, wanted: bool) -> None:
+def write_tokenizer(source: OpenCheckpoint, folder: Storage, vocabulary: str | None, wanted: bool) -> str:
     """Tokenizer files that transformers loads: copied from SOURCE, or made from a vocabulary, by default the run's.
+
+    Returns the mark of line breaks, "" where there is none.
 
     Raises UserError where the vocabulary has more ids than the model's table has rows.
     """
     names = source.given.children() & set(hf.TOKENIZER_FILES)
-    if vocabulary is None and wanted and not names:
-        vocabulary = run_vocabulary(source.given)
+    given = vocabulary is not None
+    extra_ids: int | None = None
+    if vocabulary is None and not names and (named := vocabularies.named_in(source.given)) is not None:
+        vocabulary, extra_ids = named
     if vocabulary is None:
         for name in names:
             folder.write(name, source.given.read(name))
@@ -200,8 +204,14 @@ def write_tokenizer(source: OpenCheckpoint, folder: Storage, vocabulary: str | N
                 f"no tokenizer files in {source.given}: add --vocabulary SPEC to write them; without them "
                 "transformers' AutoTokenizer makes one that has nothing to do with the model"
             )
-        return
-    loaded = vocabularies.load(vocabulary)
+        return str(source.note.get("line_break", ""))
+    try:
+        loaded = vocabularies.load(vocabulary, extra_ids)
+    except UserError as error:
+        if given or wanted:
+            raise
+        print(f"note: the result has no tokenizer: {error}")
+        return ""
     extra_ids, rows = loaded.extra_ids, source.sizes.vocab_size if source.sizes else loaded.size
     if loaded.size > rows:
         raise UserError(
@@ -219,15 +229,7 @@ def write_tokenizer(source: OpenCheckpoint, folder: Storage, vocabulary: str | N
         extra_ids += rows - loaded.size  # transformers cannot decode an id that the tokenizer does not have
     config |= {"extra_ids": extra_ids, "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
     folder.write("tokenizer_config.json", json.dumps(config, indent=2) + "\n")
-
-
-def run_vocabulary(folder: Storage) -> str | None:
-    """The vocabulary that a run, or the run of a step's folder, was trained with; None where it is not recorded."""
-    run = folder.parent.parent if folder.parent.name == flanx_format.FOLDER else folder
-    record = run.read_json("run.json") if "run.json" in run.children() else {}
-    data = record.get("data") or {}
-    spec = data.get("store", {}).get("vocabulary")
-    return spec if isinstance(spec, str) else None
+    return loaded.line_break
 
 
 def verify(source: OpenCheckpoint, written: OpenCheckpoint, folder: Storage, mark: str, golden: Storage) -> bool:

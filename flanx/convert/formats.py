@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from flanx import hub
 from flanx.convert import flanx_format, hf, orbax_item, scan_layers, t5x
 from flanx.convert.flanx_format import NOTE
 from flanx.convert.lazy_tensor import (
@@ -44,6 +45,7 @@ class OpenCheckpoint:
       given: the folder that was asked for, which may hold tokenizer files.
       note: what `flanx convert` recorded of it, where it wrote it.
       stacked: whether its layers are, as those of a model with scan_layers; `tensors` are unrolled all the same.
+      origin: `flanx.hub.record` of it.
     """
 
     kind: str
@@ -54,6 +56,19 @@ class OpenCheckpoint:
     given: Storage
     note: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     stacked: bool = False
+    origin: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def shown(self) -> str:
+        """What to write for it."""
+        return f"{hub.PREFIX}{self.origin['hub']}" if self.origin else str(self.given)
+
+    @property
+    def name(self) -> str:
+        """Where it is from, without the folders of this machine."""
+        if self.origin:
+            return f"{hub.PREFIX}{self.origin['hub']}@{self.origin['revision']}"
+        return str(self.given) if self.given.is_remote else self.given.name
 
     def t5_sizes(self) -> T5Sizes:
         """Sizes. Raises UserError for a model that is not a T5."""
@@ -88,7 +103,7 @@ def open_checkpoint(path: str | os.PathLike, kind: str = "auto", optimizer: bool
     """Opens a checkpoint of T5X (legacy or Orbax), Hugging Face or flanx, and checks it against its own sizes.
 
     Args:
-      path: local, or gs:// for T5X's and flanx's.
+      path: local, gs:// for T5X's and flanx's, or hf:ORG/NAME[@REVISION].
       kind: one of KINDS, or "auto".
       optimizer: whether to open the optimizer's state as well.
     """
@@ -100,7 +115,10 @@ def open_checkpoint(path: str | os.PathLike, kind: str = "auto", optimizer: bool
         raise UserError(f"no checkpoint format '{kind}'{nearest(kind, KINDS)}")
     if kind == "hf":
         contents = hf.read(given)
-        return OpenCheckpoint(kind, given, contents.tensors, contents.sizes, contents.config, given, read_note(given))
+        return OpenCheckpoint(
+            *(kind, given, contents.tensors, contents.sizes, contents.config, given, read_note(given)),
+            origin=hub.record(path),
+        )
     if kind == "t5x":
         folder = t5x.step_folder(given)
         in_orbax = "state" in folder.children()
@@ -181,7 +199,10 @@ def restore(path: str | os.PathLike | OpenCheckpoint, target: Any) -> Any:
     for name in wanted:
         if tensors[name].shape != tuple(wanted[name].shape):
             shapes = list(tensors[name].shape), list(wanted[name].shape)
-            raise UserError(f"{source.folder}: '{name}' is {shapes[0]}, the model has {shapes[1]}")
+            raise UserError(
+                f"{source.folder}: '{name}' is {shapes[0]}, the model has {shapes[1]}: give MODEL the checkpoint's "
+                f"sizes; --gin.MODEL=\"'{source.shown}'\" takes them from it"
+            )
     return nest({name: _device_put(tensors[name], wanted[name]) for name in wanted})
 
 

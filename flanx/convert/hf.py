@@ -329,6 +329,11 @@ def _sizes(config: Mapping[str, Any], tied: bool) -> T5Sizes:
     )
 
 
+def sizes(config: Mapping[str, Any]) -> T5Sizes:
+    """The sizes of a config.json as `read_config` gives it, of which no tensor is needed."""
+    return _sizes(config, _is_scaled(config))
+
+
 def _open(path: Path) -> dict[str, LazyTensor]:
     """The tensors of whichever of the four file layouts the folder has."""
     readers: tuple[tuple[str, Callable[[Path], dict[str, LazyTensor]]], ...] = (

@@ -4,6 +4,7 @@
     vocabulary = load("gs://t5-data/vocabs/cc_all.32000/sentencepiece.model")           # 32,000 pieces + 100 extra ids
     vocabulary = load("gs://t5-data/vocabs/cc_all.32000.100extra/sentencepiece.model")  # 32,100 pieces, no more ids
     vocabulary = load("t5/sentencepiece.model#line_break=|")                       # the same, line breaks as "|"
+    vocabulary = load("hf:google/flan-t5-small")     # of a model of the Hugging Face hub, or of a checkpoint's folder
 
 In both, 0 is padding, 1 ends a sequence, 2 is the unknown piece. The byte b is the id b + 3. Extra ids are sentinels at
 the end; in a SentencePiece model `<extra_id_0>` has the highest id, as the public T5 checkpoints expect.
@@ -16,13 +17,14 @@ in evaluation and in SeqIO alike, since all of them read the vocabulary that the
 import dataclasses
 import functools
 import hashlib
+import os
 import re
 from collections.abc import Iterable
 from typing import Any, Protocol
 
 import numpy as np
 
-from flanx import storage
+from flanx import hub, storage
 from flanx.errors import UserError
 
 PAD_ID, EOS_ID, UNK_ID = 0, 1, 2
@@ -31,6 +33,7 @@ FIRST_BYTE = 3  # the three special ids come first
 
 
 LINE_BREAK = "#line_break="  # in the spec of a SentencePiece model, before the mark
+CONVERTED = "flanx_convert.json"  # the note of `flanx convert`, which has the mark of an export
 
 
 def keep_line_breaks(text: str, mark: str) -> str:
@@ -114,7 +117,8 @@ class SentencePiece:
     @property
     def path(self) -> str:
         """The path or URL of the model's file."""
-        return self.spec.rpartition(LINE_BREAK)[0] or self.spec
+        path = self.spec.partition(LINE_BREAK)[0]
+        return f"{hub.fetch(path, weights=False).folder}/spiece.model" if path.startswith(hub.PREFIX) else path
 
     @property
     def line_break(self) -> str:
@@ -192,6 +196,15 @@ def load(spec: str, extra_ids: int | None = None) -> Vocabulary:
 def _load(spec: str, extra_ids: int | None) -> Vocabulary:
     if spec == "byte":
         return Bytes(extra_ids or 0)
+    path, of_breaks, mark = spec.partition(LINE_BREAK)
+    if is_folder(path):
+        named = named_in(path)
+        if named is None:
+            raise UserError(f"VOCABULARY: {no_vocabulary(path)}")
+        spec = f"{named[0]}{of_breaks}{mark}"
+        extra_ids = named[1] if extra_ids is None else extra_ids
+        if not named[0].startswith(hub.PREFIX):
+            return _load(spec, extra_ids)
     vocabulary = SentencePiece(spec, extra_ids or 0)
     if extra_ids is None and not vocabulary.has_sentinels:
         vocabulary = SentencePiece(spec, 100)
@@ -205,6 +218,52 @@ def _load(spec: str, extra_ids: int | None) -> Vocabulary:
             "model does not write it; take '|' or a sentinel such as '<extra_id_99>'"
         )
     return vocabulary
+
+
+# ---- the vocabulary that is written with a checkpoint ----------------------------------------------------------------
+
+
+def is_folder(path: str) -> bool:
+    """Whether a text names a checkpoint and no file: of the hub, a folder here, a URL whose last part has no dot."""
+    if path.startswith(storage.URLS):
+        return "." not in path.rstrip("/").rpartition("/")[2]
+    return path.startswith(hub.PREFIX) or os.path.isdir(os.path.expanduser(path))
+
+
+def named_in(path: str | os.PathLike) -> tuple[str, int | None] | None:
+    """(spec, extra ids, None for the usual number) of the vocabulary that a run, a step's folder, an export or a model
+    of the hub has with its parameters; None where it has none that flanx reads."""
+    text = os.fspath(path)
+    folder = storage.open_storage(hub.fetch(text, weights=False).folder if text.startswith(hub.PREFIX) else text)
+    of_run = folder.parent.name == "checkpoints"
+    is_step = re.fullmatch(r"checkpoint_\d+", folder.name) and (of_run or not folder.is_remote)
+    above = folder.parent.parent if of_run else folder.parent
+    for place in (folder, above) if is_step else (folder,):
+        names = place.children()
+        record = place.read_json("run.json") if "run.json" in names else {}
+        data = record.get("data") if isinstance(record, dict) else None
+        spec = ((data or {}).get("store") or {}).get("vocabulary")
+        if isinstance(spec, str):
+            return spec, None
+        config = place.read_json("tokenizer_config.json") if "tokenizer_config.json" in names else {}
+        config = config if isinstance(config, dict) else {}
+        if "spiece.model" in names:
+            extra_ids = config.get("extra_ids")
+            spec = text if text.startswith(hub.PREFIX) else f"{place}/spiece.model"
+            note = place.read_json(CONVERTED) if CONVERTED in names else {}
+            spec += f"{LINE_BREAK}{note['line_break']}" if isinstance(note, dict) and note.get("line_break") else ""
+            return spec, extra_ids if type(extra_ids) is int else None
+        if str(config.get("tokenizer_class", "")).startswith("ByT5Tokenizer"):
+            return "byte", None
+    return None
+
+
+def no_vocabulary(path: str | os.PathLike) -> str:
+    """What to say of a checkpoint without one."""
+    return (
+        f"{path} does not say its vocabulary (run.json, spiece.model): give vocabulary='byte', or the path or URL of "
+        "its SentencePiece model"
+    )
 
 
 def _until_eos(ids: Iterable[int]) -> Iterable[int]:
