@@ -10,7 +10,7 @@ import json
 import os
 import pathlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TextIO
 
 from flanx import cluster, files, hub
@@ -34,6 +34,7 @@ def infer(
     checkpoint: str,
     prompts: str,
     out_dir: str,
+    out_file: str | None = None,
     lengths: Mapping[str, int],
     method: decode.Sample = decode.GREEDY,
     samples: int = 1,
@@ -41,7 +42,7 @@ def infer(
     seed: int = 0,
     partitioner: Partitioner | None = None,
 ) -> pathlib.Path:
-    """Answers every prompt of a file and returns the path of `out_dir`/predictions.jsonl.
+    """Answers every prompt of a file and returns the path of the answers, by default `out_dir`/predictions.jsonl.
 
     A line of the answer holds `index` (the prompt's place from 0, unless prompts have a field of that name), `inputs`,
     `prediction` (`predictions` where samples > 1), `ended` (False: truncated at the longest output), and the other
@@ -50,6 +51,7 @@ def infer(
     Args:
       checkpoint: a run, a step folder of a run, or what `flanx convert` wrote or reads.
       prompts: JSONL, JSON, CSV or TSV with a text in "inputs", or any other file with a prompt on each line.
+      out_file: where the answers go, in place of `out_dir`/predictions.jsonl; what is kept meanwhile is in `out_dir`.
       lengths: {"inputs": I, "targets": T}, tokens of the longest prompt and the longest output.
       method: greedy, or how tokens are drawn.
 
@@ -70,10 +72,10 @@ def infer(
     with predictor.restored(checkpoint, partitioner or Partitioner()) as predictor:
         parameters = predictor.fingerprint() or str(checkpoint)  # a run's newest may be another one the next time
         settings = [repr(model), parameters, loaded.fingerprint, sorted(lengths.items()), repr(method), samples, seed]
-        answers = Answers(pathlib.Path(out_dir), rows, settings, hub.record(checkpoint))
+        answers = Answers(pathlib.Path(out_dir), rows, settings, hub.record(checkpoint), out_file)
         todo = [number for number in range(len(rows)) if number not in answers.done]
         began = time.monotonic()
-        with contextlib.closing(answers):
+        with contextlib.closing(answers), answers.discarded_if_refused():
             for index, prediction in predictor.generate([tokens[number] for number in todo], method, samples):
                 answers.add(todo[index], prediction)
     seconds = max(time.monotonic() - began, 1e-9)
@@ -130,6 +132,7 @@ class Answers:
         rows: Sequence[Mapping[str, Any]],
         settings: Sequence[Any],
         origin: Mapping[str, Any] | None = None,
+        out_file: str | None = None,
     ) -> None:
         self._rows, self._folder = rows, folder
         for number, row in enumerate(rows):
@@ -138,7 +141,8 @@ class Answers:
         self._file: TextIO | None = None
         places = range(len(rows))
         header = {"version": 2, "hash": hashlib.sha256(json.dumps([settings, list(rows)]).encode()).hexdigest()[:16]}
-        self._part, self._final = folder / "predictions.part", folder / "predictions.jsonl"
+        self._part = folder / "predictions.part"
+        self._final = pathlib.Path(out_file) if out_file else folder / "predictions.jsonl"
         kept = files.read_jsonl(self._part)
         if kept and {key: kept[0].get(key) for key in header} != header:
             raise UserError(
@@ -173,6 +177,17 @@ class Answers:
         if self._file is not None:
             self._file.write(files.json_line(self.answers[number]))
 
+    @contextlib.contextmanager
+    def discarded_if_refused(self) -> Iterator[None]:
+        """Removes what this call began to keep where its input is refused, as a damaged checkpoint is."""
+        try:
+            yield
+        except UserError:
+            if self._file is not None and self._header:
+                self.close()
+                self._part.unlink(missing_ok=True)
+            raise
+
     def close(self) -> None:
         """Ends the writing."""
         if self._file is not None:
@@ -181,7 +196,7 @@ class Answers:
     def finish(self) -> pathlib.Path:
         """Writes all answers in the order of the prompts."""
         if cluster.is_first():
-            self._folder.mkdir(parents=True, exist_ok=True)
+            self._final.parent.mkdir(parents=True, exist_ok=True)
             own = any("index" in row for row in self._rows)
             lines = []
             for number, row in enumerate(self._rows):

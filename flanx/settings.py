@@ -132,7 +132,7 @@ RANGES: Mapping[str, Range] = {
 }
 FOLDERS = ("model_dir", "out_dir")  # written, so that they lie on a file system
 NAMED = ("checkpoint", "path", "vocabulary")  # which a name of the Hugging Face hub may stand for
-PATHS = (*FOLDERS, "checkpoint", "data_dir", "path", "prompts", "store_dir", "vocabulary")
+PATHS = (*FOLDERS, "checkpoint", "data_dir", "out_file", "path", "prompts", "store_dir", "vocabulary")
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "num_partitions": ("auto",),
     "loss_normalizing_factor": ("tokens", "NUM_REAL_TARGET_TOKENS", "NUM_TOTAL_TARGET_TOKENS", "AVERAGE_PER_SEQUENCE"),

@@ -17,7 +17,7 @@ import sys
 import pytest
 
 from flanx import config
-from flanx.cli import gin_flags
+from flanx.cli import gin_flags, short_form
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "launch" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -96,6 +96,7 @@ def test_a_command_names_flags_and_gin_files_that_exist(command, monkeypatch):
     name = words.pop(0)
     if name in GIN:
         gin_flags.add_gin_arguments(parser)
+        short_form.add_arguments(parser, name)
     else:
         importlib.import_module(f"flanx.cli.{name}").add_arguments(parser)
     bindings = [word.removeprefix("--gin.") for word in words if word.startswith("--gin.")]

@@ -171,3 +171,14 @@ def test_prompts_that_cannot_be_read_are_named(tmp_path):
         (tmp_path / "p.txt").write_bytes(raw)
         with pytest.raises(UserError, match=message):
             infer_module.read_prompts(tmp_path / "p.txt")
+
+
+def test_what_a_damaged_checkpoint_answered_is_not_kept(parameters, prompts, tmp_path, monkeypatch, capsys):
+    def answer(self, tokens, *_):
+        for number, bad in enumerate((False, True)):
+            yield number, Prediction(["x"], [True], bad)
+
+    monkeypatch.setattr(infer_module.Predictor, "generate", answer)
+    assert infer(parameters, prompts, tmp_path / "out") == 2
+    assert "prompt 1: the logits hold a NaN" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

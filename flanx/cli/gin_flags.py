@@ -55,5 +55,7 @@ def parse_gin(args: argparse.Namespace, whole: bool = True) -> None:
     if args.imports:
         gin_files.allow_imports(args.imports)
     if not args.gin_file:
-        raise UserError("no --gin_file given; `ls` flanx's gin folder or see the README for the files of each command")
+        raise UserError(
+            "no --gin_file given, nor --checkpoint, which stands for some; `flanx COMMAND --help` names the files"
+        )
     config.parse(args.gin_file, args.bindings, [p for p in args.gin_search_paths.split(",") if p], whole)

@@ -17,7 +17,7 @@ from typing import NamedTuple, NoReturn
 
 import flanx
 from flanx import cluster, files, malloc
-from flanx.cli import gin_flags
+from flanx.cli import gin_flags, short_form
 from flanx.errors import Preempted, UserError, nearest
 
 
@@ -68,6 +68,7 @@ COMMANDS = {
     "train": Command("fine-tune a model on a mixture", "flanx.train:train", "MODEL_DIR", True),
     "evaluate": Command("score a checkpoint on held-out suites", "flanx.evaluate:evaluate", "OUTPUT_DIR", True),
     "infer": Command("answer your own prompts with a checkpoint", "flanx.infer:infer", "INFER_OUTPUT_DIR", True),
+    "finetune": Command("fine-tune a checkpoint on a file of yours, without a gin file", computes=True),
     "sweep": Command("run a grid of trainings and evaluations, draw its table and figures", computes=True),
     "recipe": Command("the published rows: every value with its source"),
     "store": Command("build, show and verify token stores"),
@@ -111,6 +112,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if each == name and command.function:
             gin_flags.add_gin_arguments(subparser)
             cluster.add_arguments(subparser)
+            short_form.add_arguments(subparser, name)
             if {"-h", "--help"} & set(arguments):
                 gin_flags.describe_macros(subparser, f"runs/{name}.gin")
         elif each == name:  # only this command's module is imported
@@ -126,6 +128,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args.bindings = [a.removeprefix("--gin.") for a in arguments if a.startswith("--gin.")]
     try:
         if COMMANDS[name].function:
+            short_form.expand(name, args)
             return run_call(COMMANDS[name], args)
         return importlib.import_module(f"flanx.cli.{name}").run(args)
     except KeyboardInterrupt:

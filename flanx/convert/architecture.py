@@ -102,6 +102,14 @@ def read_model(
     return dataclasses.replace(found, **{name: value for name, value in changed.items() if value is not None})
 
 
+def lengths(checkpoint: str) -> Mapping[str, int] | None:
+    """{"inputs": I, "targets": T} that a run was trained with; None for any other checkpoint."""
+    if checkpoint.startswith(hub.PREFIX):
+        return None
+    record = _run_of(open_storage(checkpoint))[1]
+    return (record.get("data") or {}).get("lengths")
+
+
 def _run_of(folder: Storage) -> tuple[Storage, Mapping[str, Any]]:
     """The run of a folder or of a step's folder, and its record; the folder itself and {} for any other."""
     run = folder.parent.parent if folder.parent.name == flanx_format.FOLDER else folder

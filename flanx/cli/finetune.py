@@ -1,0 +1,120 @@
+"""`flanx finetune`: a checkpoint and a file of questions and answers -> a model, without a gin file.
+
+Four commands in order, each printed as it would be typed: tasks add, store build, train, and what to ask it then.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import shlex
+from typing import Any
+
+from flanx import files
+from flanx.cli import main, short_form
+from flanx.data.importers import user_file
+from flanx.errors import UserError
+from flanx.settings import COUNT, RANGES, Range, flag, path_flag
+
+LENGTHS = {"inputs": 512, "targets": 128}
+SHARE = Range(0, 1, open_low=True, open_high=True)
+ASKED = "finetune.json"  # in the folder: what the task was made of
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of the command."""
+    parser.add_argument("--checkpoint", type=path_flag, required=True, help=short_form.CHECKPOINT.meaning)
+    parser.add_argument("--data", type=path_flag, required=True, help="JSONL, JSON, TSV or CSV with a header")
+    parser.add_argument("--inputs", required=True, help="the column that the model reads")
+    parser.add_argument("--targets", required=True, help="the column that it shall write")
+    parser.add_argument("--output", type=path_flag, help="folder of task, store and run; else out/NAME-DATA")
+    parser.add_argument("--vocabulary", type=path_flag, help=short_form.OF_MODEL["vocabulary"].meaning)
+    parser.add_argument("--validation_share", type=flag(float, SHARE), metavar="SHARE", help="rows to validate on: 0.1")
+    parser.add_argument("--steps", type=flag(int, COUNT), default=500, help="of training (500)")
+    parser.add_argument(
+        "--batch_size", type=flag(int, RANGES["batch_size"]), default=8, help="packed rows of a step (8)"
+    )
+    parser.add_argument("--learning_rate", type=flag(float, RANGES["learning_rate"]), help="constant (5e-4)")
+    for name, value in LENGTHS.items():
+        parser.add_argument(
+            f"--{name}_length", type=flag(int, RANGES["lengths"]), default=value, help=f"tokens of a row ({value})"
+        )
+    parser.add_argument("--dtype", help=short_form.OF_MODEL["dtype"].meaning)
+    parser.add_argument("--partitions", type=flag(int, COUNT), help=short_form.OF_MODEL["partitions"].meaning)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the commands; the status of the first that fails."""
+    bound = short_form.of_checkpoint(args.checkpoint, args.vocabulary)
+    checkpoint = bound.pop("CHECKPOINT_PATH")
+    data = files.local_path(args.data)
+    stem = pathlib.PurePath(data).name.removesuffix(".gz").rpartition(".")[0]
+    task = f"{user_file.COLLECTION}_{user_file.clean(stem)}"
+    folder = args.output or f"out/{short_form.short_name(checkpoint)}-{user_file.clean(stem)}"
+    made, tables = _of_same_data(pathlib.Path(folder), data, args), f"{folder}/task"
+    add = ["tasks", "add", str(data), f"--inputs={args.inputs}", f"--targets={args.targets}", f"--output={tables}"]
+    add += [f"--validation_share={args.validation_share}"] if args.validation_share else []
+    if not made and (status := _run(add)):
+        return status
+    files.write_atomic(pathlib.Path(folder, ASKED), json.dumps(_asked(data, args), indent=1) + "\n")
+    known = os.environ.get("FLANX_TABLES", "")
+    os.environ["FLANX_TABLES"] = os.pathsep.join(filter(None, (known, str(pathlib.Path(tables).absolute()))))
+    print(f"export FLANX_TABLES={shlex.quote(os.environ['FLANX_TABLES'])}")
+    of_store = {"STORE_DIR": f"{folder}/store", "VOCABULARY": bound["VOCABULARY"], "MIXTURE_OR_TASK_NAME": task}
+    if status := _call("store build", ["runs/store.gin"], of_store | {"STYLES": ["zsopt"]}, args.bindings):
+        return status
+    of_run = of_store | {"MODEL": bound["MODEL"], "INITIAL_CHECKPOINT_PATH": checkpoint, "MODEL_DIR": f"{folder}/run"}
+    of_run["TASK_FEATURE_LENGTHS"] = {name: getattr(args, f"{name}_length") for name in LENGTHS}
+    of_run |= {"TRAIN_STEPS": _train_steps(checkpoint, args.steps), "BATCH_SIZE": args.batch_size}
+    more = (
+        ("LEARNING_RATE", args.learning_rate),
+        ("ACTIVATION_DTYPE", args.dtype),
+        ("NUM_PARTITIONS", args.partitions),
+    )
+    of_run |= {name: value for name, value in more if value is not None}
+    if status := _call("train", ["runs/train.gin"], of_run, args.bindings):
+        return status
+    print(f"ask it: flanx infer --checkpoint {folder}/run --prompts PROMPTS.txt --output answers.jsonl")
+    print(f"give it away: flanx convert {folder}/run {folder}/hf --to hf, then flanx push {folder}/hf hf:ORG/NAME")
+    return 0
+
+
+def _asked(data: pathlib.Path, args: argparse.Namespace) -> dict[str, Any]:
+    """What identifies the task."""
+    return {"data": str(data.absolute()), "inputs": args.inputs, "targets": args.targets,
+            "validation_share": args.validation_share}  # fmt: skip
+
+
+def _of_same_data(folder: pathlib.Path, data: pathlib.Path, args: argparse.Namespace) -> bool:
+    """Whether the folder has the task already. Raises UserError where it has that of other data."""
+    recorded = files.read_json(folder / ASKED)
+    asked = _asked(data, args)
+    if recorded and recorded != asked:
+        name = next(name for name in asked if recorded.get(name) != asked[name])
+        raise UserError(
+            f"{folder} was made with {name} {recorded.get(name)!r}, now it is {asked[name]!r}: give another --output, "
+            "or the same data"
+        )
+    return bool(recorded)
+
+
+def _train_steps(checkpoint: str, steps: int) -> int:
+    """TRAIN_STEPS of so many steps of its own: it counts a parent's where it is above them."""
+    from flanx import convert  # noqa: PLC0415  (jax)
+
+    parents = convert.open_checkpoint(checkpoint, optimizer=False).step
+    return steps if steps <= parents else parents + steps
+
+
+def _call(command: str, gin_files: list[str], bound: dict[str, Any], extra: list[str]) -> int:
+    """A command of gin files and bindings."""
+    bindings = [f"{name}={value!r}" for name, value in bound.items()]
+    bindings += extra if command == "train" else []
+    print(short_form.typed(command, gin_files, bindings), flush=True)
+    named = [f"--gin_file={name}" for name in gin_files]
+    return main.main([*command.split(), *named, *(f"--gin.{binding}" for binding in bindings)])
+
+
+def _run(words: list[str]) -> int:
+    print(shlex.join(["flanx", *words]), flush=True)
+    return main.main(words)

@@ -1,0 +1,131 @@
+"""Commands without a gin file: flags that stand for gin, and the line of gin that they stand for.
+
+    flanx infer --checkpoint hf:google/flan-t5-small --prompts p.txt --output out.jsonl
+
+is printed as the command with --gin_file and --gin.NAME=VALUE that does the same, and then run as that command.
+"""
+
+import argparse
+import pathlib
+import re
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from flanx import hub
+from flanx.errors import UserError
+from flanx.settings import RANGES, flag, path_flag
+
+
+class Flag(NamedTuple):
+    """A flag and the macro that it binds."""
+
+    macro: str
+    meaning: str
+    kind: Callable[[str], Any] = str
+    several: bool = False
+
+
+def _number(name: str, kind: type[int] | type[float] = int) -> Callable[[str], Any]:
+    return flag(kind, RANGES[name])
+
+
+CHECKPOINT = Flag(
+    "CHECKPOINT_PATH", "a name of the hub (hf:ORG/NAME@REVISION), a run, or what convert reads", path_flag
+)
+OF_MODEL = {
+    "vocabulary": Flag("VOCABULARY", "'byte' or a SentencePiece model; else the checkpoint's own", path_flag),
+    "dtype": Flag("ACTIVATION_DTYPE", "of activations: float32 (default) or bfloat16"),
+    "partitions": Flag("NUM_PARTITIONS", "devices that share each parameter", _number("num_partitions")),
+}
+FLAGS: Mapping[str, Mapping[str, Flag]] = {
+    "infer": {
+        "checkpoint": CHECKPOINT,
+        "prompts": Flag("PROMPTS", "a prompt on each line, or JSONL, CSV, TSV with `inputs`", path_flag),
+        "output": Flag("INFER_OUTPUT_FILE", "the file of answers, .jsonl; or a folder for it", path_flag),
+        **OF_MODEL,
+        "batch_size": Flag("BATCH_SIZE", "prompts decoded together", _number("batch_size")),
+        "samples": Flag("SAMPLES", "answers to each prompt", _number("samples")),
+        "temperature": Flag("TEMPERATURE", "0: greedy", _number("temperature", float)),
+        "top_k": Flag("TOP_K", "0: the whole vocabulary", _number("top_k")),
+        "top_p": Flag("TOP_P", "1.0: the whole vocabulary", _number("top_p", float)),
+        "seed": Flag("SEED", "of what is drawn", _number("seed")),
+    },
+    "evaluate": {
+        "checkpoint": CHECKPOINT,
+        "suites": Flag("SUITES", "names of suites, as `flanx suites list` prints them", several=True),
+        "output": Flag("OUTPUT_DIR", "folder of the scores; else out/NAME/scores", path_flag),
+        **OF_MODEL,
+        "data_dir": Flag("DATA_DIR", "folder of the benchmark data, or sample, hub, tfds", path_flag),
+        "batch_size": Flag("EVAL_BATCH_SIZE", "prompts decoded together", _number("batch_size")),
+        "self_consistency": Flag("SELF_CONSISTENCY", "samples put to the vote", _number("self_consistency")),
+        "beams": Flag("BEAMS", "of a beam search", _number("beams")),
+    },
+}
+FILES = {"infer": ["runs/infer.gin"], "evaluate": ["runs/evaluate.gin", "evals/base.gin"]}
+NEEDED = {"infer": ("prompts", "output"), "evaluate": ("suites",)}
+
+
+def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
+    """The flags of a command that may stand for its gin files."""
+    group = parser.add_argument_group(
+        "without a gin file", "sizes, vocabulary and lengths come from the checkpoint; the gin that it is, is printed"
+    )
+    for name, each in FLAGS.get(command, {}).items():
+        more: dict[str, Any] = {"nargs": "+", "action": "extend"} if each.several else {}
+        group.add_argument(f"--{name}", type=each.kind, help=each.meaning, metavar=name.upper(), **more)
+
+
+def expand(command: str, args: argparse.Namespace) -> None:
+    """Puts the gin files and bindings that the flags stand for into `args`, and prints the command that they are.
+
+    Raises UserError for a flag that is missing, and where the checkpoint has no vocabulary and none is given.
+    """
+    given = {name: value for name in FLAGS.get(command, {}) if (value := getattr(args, name)) is not None}
+    if not given:
+        return
+    if missing := [name for name in ("checkpoint", *NEEDED[command]) if name not in given]:
+        flags = ", ".join(f"--{name}" for name in missing)
+        raise UserError(f"{flags} is missing: add it, or leave out --{next(iter(given))} and give a --gin_file")
+    bound = of_checkpoint(given.pop("checkpoint"), given.pop("vocabulary", None))
+    output = given.pop("output", None)
+    if command == "infer":
+        is_file = output.endswith((".jsonl", ".json"))
+        bound |= {"INFER_OUTPUT_FILE": output} if is_file else {}
+        bound["INFER_OUTPUT_DIR"] = f"{output}.flanx" if is_file else output
+    else:
+        bound["OUTPUT_DIR"] = output or f"out/{short_name(bound['CHECKPOINT_PATH'])}/scores"
+    bound |= {FLAGS[command][name].macro: value for name, value in given.items()}
+    args.gin_file = [*FILES[command], *args.gin_file]
+    args.bindings = [*(f"{name}={value!r}" for name, value in bound.items()), *args.bindings]
+    print(f"this is: {typed(command, args.gin_file, args.bindings)}", flush=True)
+
+
+def of_checkpoint(checkpoint: str, vocabulary: str | None) -> dict[str, Any]:
+    """What a checkpoint's name says: {macro: value}. Raises UserError where it has no vocabulary and none is given."""
+    from flanx.convert.architecture import lengths  # noqa: PLC0415  (jax, which `flanx --help` does without)
+    from flanx.data import vocabulary as vocabularies  # noqa: PLC0415
+
+    if hub.is_name(checkpoint) and not checkpoint.startswith(hub.PREFIX):
+        checkpoint = hub.PREFIX + checkpoint
+    if vocabulary is None and vocabularies.named_in(checkpoint) is None:
+        raise UserError(f"{checkpoint} has no vocabulary that flanx reads: add --vocabulary byte, or a model's path")
+    bound: dict[str, Any] = {"MODEL": checkpoint, "CHECKPOINT_PATH": checkpoint}
+    bound["VOCABULARY"] = vocabulary or checkpoint
+    of_run = lengths(checkpoint)
+    return bound | ({"TASK_FEATURE_LENGTHS": dict(of_run)} if of_run else {})
+
+
+def short_name(checkpoint: str) -> str:
+    """A name for a folder: "flan-t5-small" of "hf:google/flan-t5-small@v1"."""
+    return re.sub(r"[^\w.-]", "", pathlib.PurePosixPath(checkpoint.partition("@")[0]).name) or "checkpoint"
+
+
+def typed(command: str, files: Sequence[str], bindings: Sequence[str]) -> str:
+    """A command with its gin files and bindings, as a shell takes it."""
+    words = [f"--gin_file={shlex.quote(name)}" for name in files]
+    for binding in bindings:
+        name, _, value = binding.partition("=")
+        plain = not re.search(r'["$`\\!]', value)
+        words.append(f"--gin.{name}=" + (f'"{value}"' if plain and not value.isalnum() else shlex.quote(value)))
+    return " ".join([f"flanx {command}", *words])

@@ -1,0 +1,69 @@
+"""`flanx finetune`: the commands that it prints and runs."""
+
+import json
+import os
+import pathlib
+
+import pytest
+
+from flanx.cli import main
+from flanx.files import read_json, read_jsonl
+from tests.hub_case import write_model
+
+
+@pytest.fixture
+def folder(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
+    """The working folder, with a model in `small` and a file of 40 sums."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FLANX_TABLES", "")
+    write_model(tmp_path / "small")
+    rows = [{"q": f"what is {n} + 1?", "a": str(n + 1)} for n in range(40)]
+    (tmp_path / "my.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return tmp_path
+
+
+WORDS = ["finetune", "--checkpoint", "small", "--data", "my.jsonl", "--inputs", "q", "--targets", "a", "--steps", "2",
+         "--inputs_length", "64", "--targets_length", "16", "--output", "out/ft"]  # fmt: skip
+
+
+def test_the_commands_are_printed_in_order_and_a_failure_ends_them(folder, monkeypatch, capsys):
+    done: list[list[str]] = []
+    own = main.main
+
+    def record(words: list[str]) -> int:
+        done.append(words)
+        return own(words) if words[0] == "tasks" else 1 if words[0] == "train" else 0
+
+    monkeypatch.setattr(main, "main", record)
+    assert own(WORDS) == 1
+    assert [words[0] for words in done] == ["tasks", "store", "train"]
+    printed = ("flanx tasks add", "flanx store build", "flanx train", "export")
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith(printed)]
+    assert said[0] == "flanx tasks add my.jsonl --inputs=q --targets=a --output=out/ft/task"
+    assert f"export FLANX_TABLES={folder}/out/ft/task" in said
+    assert "--gin.MIXTURE_OR_TASK_NAME=\"'own_my'\"" in said[-1] and "--gin.TRAIN_STEPS=2" in said[-1]
+    assert os.environ["FLANX_TABLES"] == f"{folder}/out/ft/task"
+    done.clear()
+    own(WORDS)
+    assert [words[0] for words in done] == ["store", "train"]  # the task is there
+    assert own(["a" if word == "q" else word for word in WORDS]) == 2
+    assert "out/ft was made with inputs 'q', now it is 'a': give another --output" in capsys.readouterr().err
+
+
+def test_wrong_data_leave_nothing(folder, capsys):
+    assert main.main([word if word != "q" else "question" for word in WORDS]) == 2
+    assert "no column 'question'" in capsys.readouterr().err
+    assert not (folder / "out" / "ft" / "task").exists() and not (folder / "out" / "ft" / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_checkpoint_learns_and_answers_without_a_gin_file(folder, capsys):
+    assert main.main(WORDS) == 0, capsys.readouterr().err
+    assert read_json(folder / "out" / "ft" / "run" / "run.json")["initial_checkpoint_path"] == "small"
+    assert main.main(WORDS) == 0 and "already done" in capsys.readouterr().out
+    (folder / "p.txt").write_text("what is 3 + 1?\n")
+    assert main.main(["infer", "--checkpoint", "out/ft/run", "--prompts", "p.txt", "--output", "a.jsonl"]) == 0
+    assert "'inputs': 64" in capsys.readouterr().out and len(read_jsonl(folder / "a.jsonl")) == 1
+    words = ["evaluate", "--checkpoint", "out/ft/run", "--suites", "own_my:train[:2]"]
+    assert main.main(words) == 0, capsys.readouterr().err
+    assert read_json(folder / "out" / "run" / "scores" / "scores.json")["suites"].keys() == {"own_my:train[:2]"}
