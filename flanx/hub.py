@@ -91,6 +91,54 @@ def expect_unmoved(text: str, recorded: Mapping[str, Any]) -> None:
     raise UserError(f"{moved}: give {PREFIX}{name}@{was} to go on, or another MODEL_DIR")
 
 
+# ---- giving a model away ---------------------------------------------------------------------------------------------
+
+SENT = (*FETCHED, WEIGHTS, "README.md", "DATA.md")
+TOKEN = re.compile(rb"\bhf_[A-Za-z0-9]{20,}")
+
+
+def sendable(folder: pathlib.Path) -> dict[str, int]:
+    """{name: bytes} of what `push` sends of a folder.
+
+    Raises UserError where it is no model with its tokenizer and card, and where a text holds an access token.
+    """
+    if not folder.is_dir():
+        raise UserError(f"no folder '{folder}': `flanx convert RUN {folder} --to hf` makes it")
+    found = sorted(file for file in folder.iterdir() if file.is_file() and any(map(file.match, SENT)))
+    names = {file.name for file in found}
+    wanted = {
+        "config.json": "config.json" in names,
+        "safetensors": any(name.endswith(".safetensors") for name in names),
+        "a tokenizer (spiece.model, tokenizer_config.json)": bool(names & {"spiece.model", "tokenizer_config.json"}),
+        "a card (README.md)": "README.md" in names,
+    }
+    if absent := [what for what, there in wanted.items() if not there]:
+        raise UserError(f"{folder} lacks {', '.join(absent)}: make it by `flanx convert RUN {folder} --to hf`")
+    for file in found:
+        if file.suffix in (".json", ".md") and TOKEN.search(file.read_bytes()):
+            raise UserError(f"{file} holds an access token of the hub: take it out, and revoke it")
+    return {file.name: file.stat().st_size for file in found}
+
+
+def push(folder: pathlib.Path, text: str, private: bool) -> str:
+    """Sends a folder's `sendable` files to ORG/NAME as one commit, and returns its URL. The repository is made where
+    there is none. Raises UserError where the hub refuses, or gives no answer."""
+    name, revision = split(text)
+    if revision:
+        raise UserError(f"'{text}' names a revision; a push makes a new one: leave it out")
+    names = list(sendable(folder))
+    api = _library().HfApi()
+    try:
+        api.create_repo(name, private=private, exist_ok=True)
+        return str(api.upload_folder(repo_id=name, folder_path=folder, allow_patterns=names).commit_url)
+    except Exception as error:  # whatever the hub's client raises
+        status = getattr(getattr(error, "response", None), "status_code", 0)
+        if status in (401, 403):
+            raise UserError(f"{text}: the hub refuses ({status}): set HF_TOKEN to one that may write there") from error
+        line = (str(error).strip().splitlines() or [""])[0][:200]
+        raise UserError(f"{text}: not sent ({type(error).__name__}: {line}); the same command tries again") from error
+
+
 def _library() -> Any:
     """huggingface_hub, of the extra `hf`."""
     try:

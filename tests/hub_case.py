@@ -75,7 +75,7 @@ class Stand(http.server.BaseHTTPRequestHandler):
         if self.headers.get("Authorization") != "Bearer hf_right":
             return self.send({"error": "Invalid credentials in Authorization header"}, 401)
         if path == "/api/repos/create":
-            return self.send({"url": f"{self.headers['Host']}/org/mine"})
+            return self.send({"url": "https://huggingface.co/org/mine"})
         if "/preupload/" in path:
             files = json.loads(body)["files"]
             modes = [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False, "oid": None} for f in files]
@@ -84,7 +84,7 @@ class Stand(http.server.BaseHTTPRequestHandler):
             for row in map(json.loads, body.splitlines()):
                 if row["key"] == "file":
                     self.sent[row["value"]["path"]] = base64.b64decode(row["value"]["content"])
-            return self.send({"commitUrl": "https://h/org/mine/commit/1", "commitOid": SHA, "pullRequestUrl": None})
+            return self.send({"commitUrl": "https://huggingface.co/org/mine/commit/1", "commitOid": SHA, "pullRequestUrl": None})
         return self.send({}, 200)
 
     def oid(self, name: str) -> str:

@@ -1,7 +1,9 @@
 """`flanx convert SOURCE DEST`: one checkpoint format into another, and the proof that both compute the same."""
 
 import argparse
+import pathlib
 
+from flanx import card, hub
 from flanx.convert.conversion import Conversion
 from flanx.convert.formats import KINDS, open_checkpoint
 from flanx.convert.hf import ACTIVATIONS
@@ -14,7 +16,10 @@ from flanx.storage import open_storage
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of the command."""
     parser.add_argument(
-        "source", type=path_flag, metavar="SOURCE", help="checkpoint folder; T5X's and flanx's may be on gs://"
+        "source",
+        type=path_flag,
+        metavar="SOURCE",
+        help="checkpoint folder, T5X's and flanx's also on gs://; hf:ORG/NAME",
     )
     parser.add_argument("dest", type=path_flag, metavar="DEST", help="folder to write; must be empty or absent")
     parser.add_argument(
@@ -41,6 +46,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="activation, which no tensor shows: gated-gelu (default if gated), relu (default if not), gated-silu ...",
     )
     parser.add_argument(
+        "--scores",
+        type=path_flag,
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="scores of `flanx evaluate` for the export's card, beside the run's own; may be given again",
+    )
+    parser.add_argument(
         "--verify", action="store_true", help="compare logits with transformers; exit status 1 if not equal"
     )
     parser.add_argument(
@@ -61,10 +74,15 @@ def run(args: argparse.Namespace) -> int:
     source = open_checkpoint(args.source, args.source_kind, optimizer=not args.drop_optimizer and args.kind != "hf")
     if source.kind == "flanx" and args.kind is None:
         raise UserError("SOURCE is a flanx checkpoint: add --to t5x or --to hf")
+    kind = args.kind or "flanx"
+    if args.scores and kind == "flanx":
+        raise UserError("--scores go into the card of an export: add --to hf or --to t5x")
+    if args.dest.startswith(hub.PREFIX):
+        raise UserError(f"DEST '{args.dest}' is on the hub: convert to a folder, then `flanx push FOLDER {args.dest}`")
+    dest = open_storage(args.dest)
+    beside = card.cards(dest.name, source, [pathlib.Path(each) for each in args.scores]) if kind != "flanx" else {}
     config = {"feed_forward_proj": args.feed_forward} if args.feed_forward else {}
-    conversion = Conversion(
-        source, open_storage(args.dest), args.kind or "flanx", args.dtype, args.stacked, args.vocabulary, config
-    )
+    conversion = Conversion(source, dest, kind, args.dtype, args.stacked, args.vocabulary, config, beside)
     result = conversion.run((golden or source.given / GOLDEN) if args.verify else None)
     print(
         f"{source.kind} {source.folder} -> {conversion.kind} {conversion.dest}: {result.num_tensors} tensors, "

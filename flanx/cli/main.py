@@ -75,6 +75,7 @@ COMMANDS = {
     "tasks": Command("list, show, fetch and audit tasks"),
     "suites": Command("list evaluation suites, show their prompts"),
     "convert": Command("convert checkpoints: T5X, Hugging Face, flanx"),
+    "push": Command("send an exported model to the Hugging Face hub; without --yes it says what it would send"),
     "rescore": Command("score kept generations again, offline"),
     "report": Command("tables and figures of a sweep; curves of runs; scores in the layout of the paper's Table 5"),
     "watch": Command("curves of training runs in the terminal, while they are written"),
@@ -112,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if each == name and command.function:
             gin_flags.add_gin_arguments(subparser)
             cluster.add_arguments(subparser)
-            short_form.add_arguments(subparser, name)
+            short_form.add_arguments(subparser, each)
             if {"-h", "--help"} & set(arguments):
                 gin_flags.describe_macros(subparser, f"runs/{name}.gin")
         elif each == name:  # only this command's module is imported

@@ -122,7 +122,7 @@ def _run_of(folder: Storage) -> tuple[Storage, Mapping[str, Any]]:
 def _described(path: str | os.PathLike, run: Storage, record: Mapping[str, Any]) -> T5 | PaLM:
     """The model of what is written with a checkpoint: of its run, its config.json, or its tensors."""
     if settings := record.get("settings"):
-        return _of_run(run, settings)
+        return model_of_settings(f"{run}/run.json", settings)
     folder = open_storage(path)
     if "config.json" in folder.children():
         config = hf.read_config(folder)
@@ -130,9 +130,8 @@ def _described(path: str | os.PathLike, run: Storage, record: Mapping[str, Any])
     return _of_tensors(open_checkpoint(path, optimizer=False))
 
 
-def _of_run(run: Storage, settings: Mapping[str, Any]) -> T5 | PaLM:
-    """The model of a run's settings."""
-    where = f"{run}/run.json"
+def model_of_settings(where: str, settings: Mapping[str, Any]) -> T5 | PaLM:
+    """The model of a run's settings; `where` they are, for messages."""
     name = next((name for name in MODELS if any(key.startswith(f"{name}.") for key in settings)), None)
     if name is None:
         raise UserError(f"{where} names none of flanx's models ({', '.join(MODELS)}): give load(..., model=...)")

@@ -1,0 +1,192 @@
+"""Cards of a model that is given away: what it was made of, by what recipe, how it scores, what it cost; and its data.
+
+Everything comes from the folder of the run (run.json, done.json, metrics.jsonl, tasks.jsonl, evals/), licences from the
+tables of tasks. What no file says is said to be unknown. No path of this machine is in a card.
+"""
+
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import flanx
+from flanx import hub
+from flanx.convert.architecture import model_of_settings
+from flanx.convert.formats import OpenCheckpoint
+from flanx.data.task import licence, tables
+from flanx.data.task.spec import TaskSpec
+from flanx.errors import UserError
+from flanx.evals import scores
+from flanx.sweep import curves, results
+
+MODEL, DATA = "README.md", "DATA.md"  # the names of the two cards
+
+
+def cards(name: str, source: OpenCheckpoint, more_scores: Sequence[pathlib.Path] = ()) -> dict[str, str]:
+    """{file: text} of both cards of a checkpoint; of one that no run of flanx made, what is known of it.
+
+    Args:
+      name: of the model that is given away.
+      more_scores: further folders with a scores.json of it, of `flanx evaluate`.
+
+    Raises UserError where a file of the run is damaged, and for a folder without scores.
+    """
+    run = run_of(source)
+    evaluated = results.evaluations(run.folder) if run else {}
+    found = read_scores([*([evaluated[source.step].parent] if source.step in evaluated else []), *more_scores])
+    return {MODEL: model_card(name, source, run, found), DATA: data_card(name, run)}
+
+
+def run_of(source: OpenCheckpoint) -> curves.Run | None:
+    """The run that a checkpoint is of; None for any other."""
+    if source.given.is_remote:
+        return None
+    folder = source.given.local()
+    folder = folder.parent.parent if folder.parent.name == "checkpoints" else folder
+    return curves.read_runs([str(folder)])[0] if (folder / "run.json").is_file() else None
+
+
+def read_scores(folders: Iterable[pathlib.Path]) -> dict[str, Mapping[str, Any]]:
+    """{suite: its entry} of all folders. Raises UserError for one that has no scores.json."""
+    found: dict[str, Mapping[str, Any]] = {}
+    for folder in folders:
+        read = scores.read_scores(folder / "scores.json")
+        if not read:
+            raise UserError(f"{folder} has no scores.json: give a folder that `flanx evaluate` wrote")
+        found |= read["suites"]
+    return found
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A table in Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def public(path: str | None) -> str:
+    """A path as it may be told to others: of an absolute one the last part."""
+    if not path:
+        return "none"
+    return pathlib.PurePath(path).name if path.startswith(("/", "~")) else path
+
+
+# ---- the model -------------------------------------------------------------------------------------------------------
+
+
+def model_card(
+    name: str, source: OpenCheckpoint, run: curves.Run | None, suites: Mapping[str, Mapping[str, Any]]
+) -> str:
+    """The card of a model: README.md of its folder."""
+    record = run.metadata if run else {}
+    parent = record.get("initial_checkpoint_path") or (source.origin and f"{hub.PREFIX}{source.origin['hub']}") or ""
+    head = ["library_name: transformers", "pipeline_tag: text2text-generation", "tags: [flanx]"]
+    if parent.startswith(hub.PREFIX):
+        head.append(f"base_model: {hub.split(parent)[0]}")
+    sections = {
+        "": f"Written by flanx {flanx.__version__}. What it was trained on is in [{DATA}]({DATA}).",
+        "Recipe": _recipe(record) if run else f"Not known: {source.name} is no run of flanx.",
+        "Provenance": _provenance(source, record),
+        "Scores": _scores(suites),
+        "Cost": _cost(run, source.step) if run else "Not known.",
+        "Use": "Intended uses, limits and a licence are its author's to add.",
+    }
+    texts = [f"## {title}\n\n{text}" if title else text for title, text in sections.items()]
+    return "\n\n".join(["---\n" + "\n".join(head) + "\n---", f"# {name}", *texts]) + "\n"
+
+
+def _recipe(record: Mapping[str, Any]) -> str:
+    """What the run was told."""
+    data, settings = record.get("data") or {}, record.get("settings") or {}
+    asked = (data.get("mixture") or {}).get("asked", {})
+    rows = [[f"mixture.{key}", value] for key, value in asked.items()]
+    rows += [[f"data.{key}", data[key]] for key in ("lengths", "batch_size", "packing") if key in data]
+    return table(["setting", "value"], [[f"`{key}`", f"`{value}`"] for key, value in [*rows, *settings.items()]])
+
+
+def _provenance(source: OpenCheckpoint, record: Mapping[str, Any]) -> str:
+    origin = record.get("initial_checkpoint_source") or {}
+    rows = [
+        ["parent", public(record.get("initial_checkpoint_path")) if record else source.name],
+        ["parent's fingerprint", record.get("initial_checkpoint_fingerprint") or "none"],
+        *([["parent's revision", origin["revision"]]] if origin else []),
+        ["step", f"{source.step:,}"],
+        ["parameters", f"{record['num_params']:,}" if "num_params" in record else "as config.json says"],
+        ["token store", ((record.get("data") or {}).get("store") or {}).get("hash", "none")],
+        ["vocabulary", public(((record.get("data") or {}).get("store") or {}).get("vocabulary"))],
+    ]
+    return table(["what", "which"], rows)
+
+
+def _scores(suites: Mapping[str, Mapping[str, Any]]) -> str:
+    """Each suite with its interval, and why it is not to be quoted where it is not."""
+    if not suites:
+        return "None: it was not evaluated, or on no suite that is recorded with the run."
+    rows = []
+    for name, entry in suites.items():
+        remarks = [*scores.partial(entry), *scores.flags(entry)]
+        interval = scores.interval_text(entry, " to ")
+        rows.append([name, entry["metric"], scores.score_text(entry), interval, entry["n"], "; ".join(remarks)])
+    note = "95% intervals. Scores compare only where metric, items and the suite's version are the same."
+    return table(["suite", "metric", "score", "interval", "items", "remarks"], rows) + f"\n\n{note}"
+
+
+def _cost(run: curves.Run, step: int) -> str:
+    """Steps, tokens, FLOPs by the analytic count, hours of the training's own steps."""
+    data, parents = run.metadata.get("data") or {}, run.metadata.get("initial_checkpoint_step") or 0
+    trained = step - parents if step > parents else step
+    rows = [["steps trained", f"{trained:,}"]]
+    if lengths := data.get("lengths"):
+        model = model_of_settings(f"{run.folder.name}/run.json", run.metadata.get("settings") or {})
+        tokens = trained * data["batch_size"] * sum(lengths.values())
+        flops = tokens * model.flops_per_token(lengths["inputs"], lengths["targets"])
+        rows += [["tokens, padding included", f"{tokens:,}"], ["training FLOPs, nothing recomputed", f"{flops:.3g}"]]
+    seconds, last = 0.0, step - trained
+    for record in run.records:
+        if record.get("steps_per_second") and last < record["step"] <= step:
+            seconds += (record["step"] - last) / record["steps_per_second"]
+            last = record["step"]
+    rows.append(["hours of training steps", f"{seconds / 3600:.3g}" if seconds else "not recorded"])
+    return table(["what", "how much"], rows)
+
+
+# ---- the data --------------------------------------------------------------------------------------------------------
+
+
+def data_card(name: str, run: curves.Run | None) -> str:
+    """The card of what a model was trained on: DATA.md of its folder."""
+    data = (run.metadata.get("data") or {}) if run else {}
+    if run is None or not data:
+        return f"# Data of {name}\n\nNot known here: see the card of the model that it was made from.\n"
+    mixture, known = data.get("mixture", {}), _rows()
+    drawn = {one.task: one for one in curves.task_losses(run)}
+    rows = []
+    for task in sorted(data.get("content", {}) or drawn):
+        row, one = known.get(task), drawn.get(task)
+        terms = (row.licence if row else "") or "not stated"
+        place = (row.url or public(row.source.partition(":")[2])) if row else "of the user's own"
+        counts = [f"{one.examples:,}", f"{one.tokens:,}"] if one else ["", ""]
+        rows.append([task, row.collection if row else "", terms, licence.classify(row.licence if row else ""), place])
+        rows[-1] += counts
+    classes = [row[3] for row in rows]
+    summary = ", ".join(f"{classes.count(each):,} {each}" for each in licence.ORDER if each in classes)
+    parts = [
+        f"# Data of {name}",
+        f"Mixture `{mixture.get('asked', {}).get('name', '')}`, {len(rows):,} tasks, by the classes of their licences: "
+        f"{summary}. A licence is what a page states of a data set: where a check begins, not legal advice.",
+        table(
+            ["collection", "share"], [[each, f"{share:.4f}"] for each, share in mixture.get("collections", {}).items()]
+        ),
+        table(["task", "collection", "licence", "class", "source", "examples drawn", "target tokens"], rows),
+    ]
+    if missing := mixture.get("missing"):
+        parts += ["Asked for and not trained on:", table(["task", "reason"], missing.items())]
+    held = mixture.get("held_out") or []
+    parts.append(f"Held out from training: {', '.join(held) if held else 'nothing that the mixture names'}.")
+    return "\n\n".join(parts) + "\n"
+
+
+def _rows() -> Mapping[str, TaskSpec]:
+    """The rows of the tables that are here; none where one of them is wrong."""
+    try:
+        return tables.load_tables()
+    except UserError:
+        return {}
