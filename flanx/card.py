@@ -77,7 +77,8 @@ def model_card(
 ) -> str:
     """The card of a model: README.md of its folder."""
     record = run.metadata if run else {}
-    parent = record.get("initial_checkpoint_path") or (source.origin and f"{hub.PREFIX}{source.origin['hub']}") or ""
+    of_hub = f"{hub.PREFIX}{source.origin['hub']}" if source.origin else ""
+    parent: str = record.get("initial_checkpoint_path") or of_hub
     head = ["library_name: transformers", "pipeline_tag: text2text-generation", "tags: [flanx]"]
     if parent.startswith(hub.PREFIX):
         head.append(f"base_model: {hub.split(parent)[0]}")

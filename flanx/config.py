@@ -24,7 +24,7 @@ from gin import config as gin_config
 from flanx import settings
 from flanx.errors import UserError, nearest
 from flanx.files import local_folder, lock, open_regular, write_atomic
-from flanx.gin_files import Scan, open_text
+from flanx.gin_files import Scan, open_text, take_modules
 
 _readers: Any = gin_config._FILE_READERS
 _readers[0] = (open_text, os.path.isfile)
@@ -37,11 +37,6 @@ def gin_folder() -> pathlib.Path:
 
 
 T5X_MACROS = {  # of T5X's gin files, without a meaning here -> what to do
-    "MIXTURE_OR_TASK_MODULE": (
-        "; `flanx store build` imports modules with tasks of your own: "
-        "--gin.data.store.build.build_store.imports=\"['your.module']\" --import=your; "
-        "`flanx evaluate` scores them by name: --import=your.module"
-    ),
     "USE_CACHED_TASKS": "; the token store takes the place of cached tasks: leave it out",
     "USE_HARDWARE_RNG": "; leave it out",
     "SHUFFLE_TRAIN_EXAMPLES": "; examples are always drawn at random, by SEED: leave it out",
@@ -57,7 +52,7 @@ T5X_MACROS = {  # of T5X's gin files, without a meaning here -> what to do
     "JSON_WRITE_N_RESULTS": "; every generation is kept: leave it out",
 }
 
-NAMED = "models/named.gin"
+NAMED = "runs/model.gin"
 _LAST = Scan(())  # of the last `parse`; like gin's own bindings, one per process
 
 
@@ -89,6 +84,7 @@ def parse(
                 raise UserError(f"no gin macro '{key}' (the command line){hint}")
         for key, text in given:
             _read_binding(scan, key, text)
+        take_modules(scan)
         _check_macros(scan, whole)
         gin.clear_config()
         for folder in folders:

@@ -4,6 +4,7 @@ Nothing that a file names is run or imported here, so that an unknown file, macr
 and a module of a stranger's is refused.
 """
 
+import ast
 import functools
 import importlib.util
 import os
@@ -17,6 +18,7 @@ from flanx.errors import UserError, nearest
 
 open_text = functools.partial(open, encoding="utf-8-sig")  # with a byte order mark or without, whatever the locale
 IMPORTS = ("flanx", "jax", "seqio")  # what a gin file may import of itself
+MODULES = (".MIXTURE_OR_TASK_MODULE", ".build_store.imports", ".Mixture.module")  # bindings that name modules
 IMPORTS_VARIABLE = "FLANX_IMPORTS"  # what --import allows beside them; the runs of a sweep inherit it
 
 
@@ -123,6 +125,33 @@ def allow_imports(modules: Sequence[str]) -> None:
     os.environ[IMPORTS_VARIABLE] = ",".join(dict.fromkeys([*kept, *modules]))
 
 
+def expect_allowed(module: str, location: str) -> None:
+    """Raises UserError for a module that neither flanx nor --import lets gin files import."""
+    allowed = [*IMPORTS, *filter(None, os.environ.get(IMPORTS_VARIABLE, "").split(","))]
+    if not any(f"{module}.".startswith(f"{name}.") for name in allowed):
+        raise UserError(
+            f"the gin file imports '{module}' ({location}), which runs its code: if you trust it, add "
+            f"--import={module.partition('.')[0]}"
+        )
+
+
+def take_modules(scan: Scan) -> None:
+    """Checks the modules of tasks that MODULES name, which are imported when a task is looked for, and lets them be
+    imported here and in every process that this one starts. Raises UserError for one that --import does not allow."""
+    for name, rows in scan.bound.items():
+        if not f".{name}".endswith(MODULES):
+            continue
+        location, text = rows[-1]
+        try:
+            value = ast.literal_eval(text)
+        except (ValueError, SyntaxError):  # a macro or a function's result: its own value is checked
+            continue
+        named = [value] if isinstance(value, str) else value if isinstance(value, list | tuple) else []
+        for module in filter(None, (each for each in named if isinstance(each, str))):
+            expect_allowed(module, location)
+            allow_imports([module])
+
+
 def _check_import(statement: config_parser.ImportStatement, location: str) -> None:
     """Raises UserError for an import of a module that does not exist, before gin tries it."""
     root = statement.module.partition(".")[0]
@@ -133,12 +162,7 @@ def _check_import(statement: config_parser.ImportStatement, location: str) -> No
             f"'{statement.module}' ({location}) is T5X's, and flanx runs without it: include runs/train.gin "
             "and a file of models/ instead; the macros have T5X's names"
         )
-    allowed = [*IMPORTS, *filter(None, os.environ.get(IMPORTS_VARIABLE, "").split(","))]
-    if not any(f"{statement.module}.".startswith(f"{module}.") for module in allowed):
-        raise UserError(
-            f"the gin file imports '{statement.module}' ({location}), which runs its code: if you trust it, add "
-            f"--import={root}"
-        )
+    expect_allowed(statement.module, location)
     parent, _, _ = statement.module.rpartition(".")
     try:
         exists = importlib.util.find_spec(statement.module) is not None

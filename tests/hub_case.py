@@ -84,7 +84,9 @@ class Stand(http.server.BaseHTTPRequestHandler):
             for row in map(json.loads, body.splitlines()):
                 if row["key"] == "file":
                     self.sent[row["value"]["path"]] = base64.b64decode(row["value"]["content"])
-            return self.send({"commitUrl": "https://huggingface.co/org/mine/commit/1", "commitOid": SHA, "pullRequestUrl": None})
+            return self.send(
+                {"commitUrl": "https://huggingface.co/org/mine/commit/1", "commitOid": SHA, "pullRequestUrl": None}
+            )
         return self.send({}, 200)
 
     def oid(self, name: str) -> str:

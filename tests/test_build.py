@@ -280,6 +280,35 @@ def test_a_users_own_seqio_task(tables, tmp_path, monkeypatch):
     assert run(tmp_path, tasks=["mine", "mini_a"], imports=["mine"]).built == 0
 
 
+def test_a_users_own_seqio_mixture_and_its_validation_splits(tables, tmp_path, monkeypatch):
+    pytest.importorskip("seqio")
+    (tmp_path / "flanx_test_mixed.py").write_text(
+        "import seqio, tensorflow as tf\n"
+        "def rows(split, shuffle_files=False, seed=None):\n"
+        "    pairs = {'inputs': [f'{split} {i}' for i in range(6)], 'targets': [f'a {i}' for i in range(6)]}\n"
+        "    return tf.data.Dataset.from_tensor_slices(pairs)\n"
+        "for name, splits in (('mixed_a', ['train', 'validation']), ('mixed_b', ['train'])):\n"
+        "    seqio.TaskRegistry.add(name, source=seqio.FunctionDataSource(rows, splits),\n"
+        "        preprocessors=[seqio.preprocessors.tokenize, seqio.preprocessors.append_eos],\n"
+        "        output_features={n: seqio.Feature(seqio.ByteVocabulary()) for n in ('inputs', 'targets')})\n"
+        "seqio.MixtureRegistry.add('mixed', [('mixed_a', 3), ('mixed_b', lambda task: 1)])\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    report = run(tmp_path, tasks="mixed", imports="flanx_test_mixed", validation="mixture", validation_examples=4)
+    assert report.built == 2
+    opened = store.open_store(tmp_path / "store")
+    found = mixture.Mixture("mixed", module="flanx_test_mixed").resolve(opened)
+    assert found.tasks == {"mixed_a": 0.75, "mixed_b": 0.25}
+    assert found.describe()["asked"]["name"] == "mixed" and found.describe()["asked"]["module"] == "flanx_test_mixed"
+    assert mixture.Mixture("mixed_b", module=["flanx_test_mixed"]).resolve(opened).tasks == {"mixed_b": 1.0}
+    with pytest.raises(UserError, match="no mixture, collection or task 'mixed'"):
+        mixture.Mixture("mixed").resolve(opened)
+    splits = store.open_store(tmp_path / "store" / "validation")
+    assert set(splits.tasks) == {"mixed_a:validation"} and len(texts(splits, "mixed_a:validation", "as_is")) == 4
+    assert texts(splits, "mixed_a:validation", "as_is")[0] == ("validation 0", "a 0")
+    assert splits.missing["mixed_b:validation"]["reason"] == "it has no split 'validation'"
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

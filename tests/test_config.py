@@ -182,7 +182,11 @@ def test_a_gin_file_as_people_have_it(raw, name, tmp_path):
         ("train/DatasetConfig.batch_size=3", "nothing is called in the scope"),
         ("train_script.train.total_steps=3", "No configurable matching 'train_script.train'"),
         ("utils.SaveCheckpointConfig.period=7", "did you mean 'flanx.checkpoint.SaveCheckpointConfig'"),
-        ("MIXTURE_OR_TASK_MODULE='mine'", "no gin macro 'MIXTURE_OR_TASK_MODULE'"),
+        (
+            "MIXTURE_OR_TASK_MODULE='mine'",
+            "imports 'mine' .the command line., which runs its code: .*add --import=mine",
+        ),
+        ("mixture.Mixture.module=['mine.a']", "imports 'mine.a' .* add --import=mine"),
         ("TRAIN_STEPS 5", "is not a binding: write --gin.NAME=VALUE"),
     ],
 )

@@ -26,9 +26,22 @@ SIDES = ("inputs", "targets")
 
 
 def matching(pattern: str, imports: Sequence[str]) -> list[str]:
-    """The names of registered tasks that match a pattern, sorted."""
+    """The names of registered tasks that match a pattern, or that a mixture of that name has, sorted."""
     _register(imports)
+    if pattern in seqio.MixtureRegistry.names():
+        return sorted(rates(pattern, imports))
     return [name for name in sorted(seqio.TaskRegistry.names()) if fnmatch.fnmatchcase(name, pattern)]
+
+
+def rates(name: str, imports: Sequence[str]) -> dict[str, float]:
+    """{task: its rate, in parts of 1} of the registered mixture of that name, mixtures of mixtures by their tasks; {}
+    where there is none."""
+    _register(imports)
+    if name not in seqio.MixtureRegistry.names():
+        return {}
+    mixture = seqio.MixtureRegistry.get(name)
+    found = {task.name: float(mixture.get_rate(task)) for task in mixture.tasks}
+    return {task: rate / sum(found.values()) for task, rate in found.items()}
 
 
 def find(name: str, imports: Sequence[str]) -> seqio.Task:

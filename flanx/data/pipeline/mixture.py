@@ -8,6 +8,7 @@ What a name means and how its draws are divided is said in flanx/data/task/selec
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,10 +22,22 @@ from flanx.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Mixture(select.MixtureSpec):
-    """A mixture as a user names it, over a store; `MixtureSpec` says what each field is."""
+    """A mixture as a user names it, over a store; `MixtureSpec` says what each field is.
+
+    module: a module, or a list of them, that registers a SeqIO mixture of that name: its tasks and rates count.
+    """
+
+    module: str | Sequence[str] | None = None
 
     def resolve(self, store: Store) -> "Resolved":
         """The sources of this mixture in a store. Raises UserError where the store cannot give what is asked."""
+        if self.module and isinstance(self.name, str):
+            from flanx.seqio import user_tasks  # noqa: PLC0415  (imports TensorFlow, which other mixtures do without)
+
+            modules = [self.module] if isinstance(self.module, str) else self.module
+            if rates := user_tasks.rates(self.name, modules):
+                named = dataclasses.replace(self, name=[*rates.items()], module=None).resolve(store)
+                return dataclasses.replace(named, mixture=self)
         selection = select.resolve(self, metadata(store), load_mixtures(), f"the store {store.path}")
         sources = []
         for share in selection.shares:

@@ -69,7 +69,7 @@ def build_store(
     workers: int | None = None,
     runner: str = "processes",
     runner_options: Sequence[str] = (),
-    imports: Sequence[str] = (),
+    imports: str | Sequence[str] | None = (),
     max_bad_rows: int = sources.MAX_BAD_ROWS,
     validation: str | Sequence[str] | None = MIXTURE,
     validation_examples: int = 100,
@@ -107,7 +107,7 @@ def build_store(
     folder = local_path(store_dir)
     loaded = vocabularies.load(vocabulary, extra_ids)
     names = [tasks] if isinstance(tasks, str) else [name if isinstance(name, str) else name[0] for name in tasks]
-    imports = [imports] if isinstance(imports, str) else list(imports)
+    imports = [imports] if isinstance(imports, str) else list(imports or ())
 
     def complete(
         folder: pathlib.Path,
