@@ -90,7 +90,8 @@ def test_a_choice_is_by_the_largest_cells_never_by_the_fit():
     assert missed == pytest.approx([data.y[held_out(data)] - np.array(terms[-1]) @ law], rel=1e-9)
     found = choice.choose(data)
     errors = {name: check.error for name, check in found.checks.items() if not found.fits[name].problem}
-    assert errors[found.chosen] <= choice.TIE * min(errors.values())
+    noise = 3**-0.5 / len(data.cells[0].values) ** 0.5  # of a mean of errors, less than of one
+    assert errors[found.chosen] <= choice.TIE * min(errors.values()) + noise
     assert found.nearest.error > found.check.error
 
 

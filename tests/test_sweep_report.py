@@ -9,7 +9,7 @@ import urllib.parse
 
 import pytest
 
-from flanx.sweep import figure_specs, figures, report, results, statistics
+from flanx.sweep import difference_section, figure_specs, figures, report, results, statistics
 from flanx.sweep.state import State
 from tests import sweep_maker
 from tests.sweep_maker import entry
@@ -105,7 +105,7 @@ def test_a_setting_is_compared_between_runs_that_share_the_seed(swept):
     assert "| d2 | 2 | size d1 | words | +10.0 | +10.0 to +10.0 | +10.0, +10.0 |" in written[3].read_text()
     assert "<h2>Differences</h2>" in written[4].read_text()
     one = statistics.PairedDifference({"size": "d2"}, "size d1", "words", "last", (3.0,))
-    assert report.difference_row(one) == ["d2", "size d1", "words", "+3.0", "one pair of runs", "+3.0"]
+    assert difference_section.difference_row(one) == ["d2", "size d1", "words", "+3.0", "one pair of runs", "+3.0"]
 
 
 def test_the_chosen_step_is_the_best_by_the_named_score_and_the_report_shows_what_that_does(swept):

@@ -70,6 +70,7 @@ COMMANDS = {
     "infer": Command("answer your own prompts with a checkpoint", "flanx.infer:infer", "INFER_OUTPUT_DIR", True),
     "finetune": Command("fine-tune a checkpoint on a file of yours, without a gin file", computes=True),
     "sweep": Command("run a grid of trainings and evaluations, draw its table and figures", computes=True),
+    "fit": Command("scaling laws of a sweep's scores, and predictions that are written down before their cells run"),
     "recipe": Command("the published rows: every value with its source"),
     "store": Command("build, show and verify token stores"),
     "tasks": Command("list, show, fetch and audit tasks"),

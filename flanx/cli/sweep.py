@@ -3,6 +3,7 @@
 import argparse
 import fnmatch
 import itertools
+import math
 import os
 import pathlib
 import shlex
@@ -14,12 +15,13 @@ from flanx import config
 from flanx.cli.gin_flags import add_gin_arguments, parse_gin
 from flanx.cli.table import print_table
 from flanx.errors import UserError
+from flanx.evals import significance
 from flanx.evals.scores import interval_text, partial, score_text
 from flanx.files import write_atomic
 from flanx.plan import hardware
 from flanx.progress import Progress
 from flanx.settings import COUNT, MOST_SECONDS, NATURAL, Range, flag
-from flanx.sweep import cost, dependencies, report, results
+from flanx.sweep import cost, dependencies, difference_section, forecast, report, results, statistics
 from flanx.sweep.dependencies import Dependencies, Parent
 from flanx.sweep.grid import GIN, RECORD, Point, Sweep, record
 from flanx.sweep.results import Outcome
@@ -79,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     write_atomic(out / GIN, text)
     write_atomic(out / RECORD, record(sweep))
     blocked, complete = build_stores(stores, of_points)
-    statuses = watch(sweep, points, args.jobs, args.gin_search_paths, launcher, parents, blocked)
+    statuses = run_points_and_predict(sweep, points, args.jobs, args.gin_search_paths, launcher, parents, blocked)
     publish(sweep, statuses)
     return 0 if complete and all(status.state == DONE for status in statuses) else 1
 
@@ -182,7 +184,20 @@ def dry_run(
         f"{sum(each.hours * each.chips for each in found):,.3g} chip-hours"
         f"{f', without {unfit} that do not fit' if unfit else ''} ({cost.basis(topology)}; training only)"
     )
+    for line in power_lines(sweep):
+        print(line)
     return 0
+
+
+def power_lines(sweep: Sweep) -> list[str]:
+    """What differences between two cells need, by the noise of the runs that are done, or by an assumed one."""
+    outcomes = results.collect(sweep, State(sweep.out_dir).statuses(sweep.points()))
+    found = difference_section.floors(sweep, statistics.mean_scores(sweep, outcomes))
+    seeds = max(1, math.prod(len(sweep.axes[axis]) for axis in sweep.average_over if axis in sweep.axes))
+    if not found:
+        return significance.power_lines(seeds, significance.SEEDS_SD, "assumed")
+    score, floor = max(found.items(), key=lambda item: item[1].sd)
+    return significance.power_lines(seeds, floor.sd, f"{score}, the noisiest score of the runs that are done")
 
 
 def cost_row(each: cost.PointCost, starts_from: str) -> list[str]:
@@ -201,6 +216,25 @@ def start(of_point: Dependencies, parent: Parent | None) -> str:
     if parent is None:
         return of_point.parent or "scratch"
     return f"waits for {parent.point or parent.folder.name}" + (", chosen" if parent.chosen else "")
+
+
+def run_points_and_predict(
+    sweep: Sweep,
+    points: Sequence[Point],
+    jobs: int,
+    search_paths: str,
+    launcher: Launcher,
+    parents: Mapping[str, Parent],
+    blocked: Mapping[str, str],
+) -> list[Status]:
+    """Runs the points; those of `Sweep.predict_first` last, when their prediction has been written."""
+    first, late = forecast.split(sweep, points, parents)
+    statuses = watch(sweep, first, jobs, search_paths, launcher, parents, blocked)
+    if late:
+        for line in forecast.write(sweep, late, search_paths):
+            print(line, flush=True)
+        statuses += watch(sweep, late, jobs, search_paths, launcher, parents, blocked)
+    return statuses
 
 
 def watch(

@@ -194,8 +194,11 @@ def quantity(value: float) -> str:
     return f"{value:,.0f}" if value == round(value) else f"{value:.3g}"
 
 
-def parse_target(text: str) -> dict[str, float]:
-    """ "size=540B,tasks=1836" as {variable: value}. Raises UserError for what is not of that form."""
+def parse_target(text: str, labels: Mapping[tuple[str, str], float] | None = None) -> dict[str, float]:
+    """A target, "size=540B,tasks=1836", as {variable: value}. Raises UserError for what is not of that form.
+
+    `labels`: what a sweep calls values, {("size", "d96"): 4.1e5}.
+    """
     found: dict[str, float] = {}
     for part in text.split(","):
         name, _, label = (each.strip() for each in part.partition("="))
@@ -203,7 +206,7 @@ def parse_target(text: str) -> dict[str, float]:
             raise UserError(
                 f"--predict={text}: no variable '{name}'{nearest(name, VARIABLES)} ({', '.join(VARIABLES)})"
             )
-        value = number(label)
+        value = (labels or {}).get((name, label), number(label))
         if value is None:
             raise UserError(f"--predict={text}: '{label}' is not a number such as 1836, 0.5, 80M or 540B")
         found[name] = value

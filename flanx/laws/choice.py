@@ -17,9 +17,12 @@ from flanx.laws.fit import Draws, Fit
 from flanx.laws.form import FORMS, Form
 from flanx.laws.noise import CONFIDENCE, Noise, noise
 
-TIE = 1.05  # forms whose errors are within this factor of the smallest: the one with fewest parameters is taken
+# forms whose errors are within this factor of the smallest, and what noise does to their mean: the one with fewest
+# parameters is taken
+TIE = 1.05
 LEAST = 4  # cells, to choose at all
 FOLD_DRAWS = 100
+FOLD_SPARE = 1  # cells above its parameters that a form needs to predict a fold
 MOST_WIDER = 5.0  # of the factor by which intervals grow with the errors made on held-out cells
 
 
@@ -100,7 +103,7 @@ def check(form: Form, data: Data) -> Check:
     """What a form predicts of each fold from the other cells."""
     errors = {}
     for fold in folds(data):
-        found = fitting.fit(form, data.only(~fold.held))
+        found = fitting.fit(form, data.only(~fold.held), FOLD_SPARE)
         if len(found.residuals):
             held = data.only(fold.held)
             errors[fold.name] = held.y - found.predict(held.cells)
@@ -161,8 +164,10 @@ def choose(data: Data, names: Sequence[str] = tuple(FORMS)) -> Choice:
         # only errors over the same folds compare
         most = max(checks[name].count for name in known)
         known = {name: error for name, error in known.items() if checks[name].count == most}
-        best = min(known.values())
-        tied = [name for name, error in known.items() if error <= TIE * best]
+        heard = noise(data.cells)
+        slack = heard.of_new / math.sqrt(most) if heard.is_known else 0.0
+        most_error = TIE * min(known.values()) + slack
+        tied = [name for name, error in known.items() if error <= most_error]
         chosen = min(tied, key=lambda name: (len(fits[name].values), known[name]))
     elif sound:
         reason = "No form is chosen: too few cells to hold any out; a fit alone says nothing of what it predicts."
@@ -189,7 +194,7 @@ def widening(choice: Choice, seed: int = 0) -> float:
     held-out cells, at least 1. A law of the wrong form misses by more than its own bootstrap says."""
     ratios: list[float] = []
     for fold in folds(choice.data):
-        found = fitting.fit(FORMS[choice.chosen], choice.data.only(~fold.held))
+        found = fitting.fit(FORMS[choice.chosen], choice.data.only(~fold.held), FOLD_SPARE)
         if not len(found.residuals) or found.problem:
             continue
         held = choice.data.only(fold.held)
@@ -230,7 +235,7 @@ def reaches(form: Form, data: Data) -> list[Reach]:
     for name in data.variables:
         for level in data.levels(name)[1:-1]:
             below = np.array([cell.at[name] <= level for cell in data.cells])
-            fitted = fitting.fit(form, data.only(below))
+            fitted = fitting.fit(form, data.only(below), FOLD_SPARE)
             if len(fitted.residuals):
                 above = data.only(~below)
                 errors = above.y - fitted.predict(above.cells)

@@ -118,16 +118,16 @@ class Search:
         return place, self.linear(place, y)[0], found[-1] in CONVERGED
 
 
-def fit(form: Form, data: Data) -> Fit:
-    """The least-squares fit of a form. What is wrong with it is said in `problem`."""
+def fit(form: Form, data: Data, spare: int = SPARE) -> Fit:
+    """The least-squares fit of a form to its parameters and `spare` cells. What is wrong with it is in `problem`."""
     inputs, y = data.inputs(), data.y
     none = np.zeros(0)
     count = len(form.parameters(inputs)) + (len(inputs.variables) + 1 if form.by_loss else 0)
     reason = form.misfit(inputs, data.is_loss)
     if not reason and not data.variables:
         reason = "nothing varies between the cells"
-    if not reason and len(y) < count + SPARE:
-        reason = f"{len(y)} cells for {count} parameters; it needs {count + SPARE}"
+    if not reason and len(y) < count + spare:
+        reason = f"{len(y)} cells for {count} parameters; it needs {count + spare}"
     if reason:
         return Fit(form, data, data.reference, none, none, None, none, reason)
     search = Search(form, inputs)

@@ -16,7 +16,7 @@ img { max-width: 100%; background: white; border: 1px solid var(--line); border-
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: .6rem 0; }
 th, td { padding: .3rem .6rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
 td.number { text-align: right; white-space: nowrap; } td.missing { background: #d5000022; white-space: normal; }
-small, .note { opacity: .75; } .published { color: #888; } :target { background: #ffd54f55; }
+small, .note { opacity: .75; } td.faint { opacity: .5; } .published { color: #888; } :target { background: #ffd54f55; }
 .wide { overflow-x: auto; }
 """
 
@@ -42,7 +42,7 @@ class Cell:
     """A cell of a table.
 
     Attributes:
-      style: classes in HTML: "number", "score", "missing".
+      style: classes in HTML: "number", "score", "missing", "faint".
       title: what HTML shows when the pointer rests on it.
       anchor: the name under which `Span.anchor` finds its row.
     """

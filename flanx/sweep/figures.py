@@ -2,15 +2,16 @@
 
 Needs matplotlib."""
 
+import contextlib
 import dataclasses
 import importlib.util
 import math
 import pathlib
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from flanx.errors import UserError
+from flanx.laws.cell import number
 from flanx.sweep import curves, statistics
 from flanx.sweep.figure_specs import FigureSpec
 from flanx.sweep.grid import Sweep
@@ -21,7 +22,6 @@ from flanx.sweep.statistics import MeanScore
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vP*X"
 GREY = "#8a8a8a"
-UNITS = {"k": 1e3, "K": 1e3, "M": 1e6, "B": 1e9}
 ACROSS = 4  # panels in a row
 WIDE = 6  # columns of a table
 
@@ -108,12 +108,6 @@ def x_positions(labels: Sequence[str], known: Mapping[str, float]) -> tuple[dict
     return by_order(labels), False
 
 
-def number(label: str) -> float | None:
-    """The number that a label is: "1836", "0.03", "80M", "540B"; None for any other text."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([kKMB]?)", label)
-    return float(match[1]) * UNITS.get(match[2], 1.0) if match else None
-
-
 def by_order(labels: Sequence[str]) -> dict[str, float]:
     """Positions in the order of the labels."""
     return {label: float(i) for i, label in enumerate(labels)}
@@ -125,19 +119,33 @@ def expect_matplotlib() -> None:
         raise UserError("figures need matplotlib: pip install 'flanx[plots]'")
 
 
-def draw(figure: FigureSpec, shown: Sequence[Panel], title: str, path: pathlib.Path) -> None:
-    """Writes the figure as .png and as .svg."""
+@contextlib.contextmanager
+def plotting(name: str) -> Iterator[Any]:
+    """pyplot without a display, in the style of our figures; `name` makes the ids of an SVG the same every time."""
     expect_matplotlib()
     import matplotlib  # noqa: PLC0415 - optional
 
     matplotlib.use("Agg")
     from matplotlib import pyplot  # noqa: PLC0415 - after the choice of a backend
 
+    with matplotlib.rc_context({"svg.hashsalt": name, "font.size": 10}):
+        yield pyplot
+
+
+def save(canvas: Any, path: pathlib.Path) -> None:
+    """Writes a canvas as .png and as .svg, without the date."""
+    for kind in (".png", ".svg"):
+        metadata = {"Date": None} if kind == ".svg" else None
+        canvas.savefig(path.with_suffix(kind), dpi=150, metadata=metadata, bbox_inches="tight")
+
+
+def draw(figure: FigureSpec, shown: Sequence[Panel], title: str, path: pathlib.Path) -> None:
+    """Writes the figure as .png and as .svg."""
     columns = min(len(shown), ACROSS)
     rows = math.ceil(len(shown) / ACROSS)
     one = len(shown) == 1
     size = (7.6, 4.6) if one else (4.3 * columns, 3.9 * rows)
-    with matplotlib.rc_context({"svg.hashsalt": figure.name, "font.size": 10}):
+    with plotting(figure.name) as pyplot:
         canvas, spots = pyplot.subplots(rows, columns, figsize=size, squeeze=False, sharey=figure.panels != "score")
         every = list(dict.fromkeys(s for panel in shown for s in panel.series))
         for index, spot in enumerate(spots.flat):
@@ -150,21 +158,13 @@ def draw(figure: FigureSpec, shown: Sequence[Panel], title: str, path: pathlib.P
         _legend(canvas, shown, every, figure)
         canvas.suptitle(title, fontsize=11)
         canvas.tight_layout(rect=(0, 0.02, 1, 0.99))
-        for kind in (".png", ".svg"):
-            metadata = {"Date": None} if kind == ".svg" else None
-            canvas.savefig(path.with_suffix(kind), dpi=150, metadata=metadata, bbox_inches="tight")
+        save(canvas, path)
         pyplot.close(canvas)
 
 
 def draw_curves(panel: curves.Panel, path: pathlib.Path) -> None:
     """Writes the curves of runs over their steps as .png and as .svg."""
-    expect_matplotlib()
-    import matplotlib  # noqa: PLC0415 - optional
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot  # noqa: PLC0415 - after the choice of a backend
-
-    with matplotlib.rc_context({"svg.hashsalt": panel.title, "font.size": 10}):
+    with plotting(panel.title) as pyplot:
         canvas, spot = pyplot.subplots(figsize=(7.6, 4.0))
         for index, (label, curve) in enumerate(panel.curves.items()):
             style = ("-", "--", ":", "-.")[index // len(COLOURS) % 4]
@@ -177,9 +177,7 @@ def draw_curves(panel: curves.Panel, path: pathlib.Path) -> None:
         spot.spines[["top", "right"]].set_visible(False)
         if any(panel.curves):
             spot.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
-        for kind in (".png", ".svg"):
-            metadata = {"Date": None} if kind == ".svg" else None
-            canvas.savefig(path.with_suffix(kind), dpi=150, metadata=metadata, bbox_inches="tight")
+        save(canvas, path)
         pyplot.close(canvas)
 
 

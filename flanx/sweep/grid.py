@@ -40,6 +40,9 @@ class Sweep:
         score is a benchmark there.
       choose_by: expressions of the score that chooses the checkpoint among a run's evaluations, or ["validation loss"];
         () for the last one.
+      predict_first: conditions {axis: labels}, each of cells that run last: before they do, a law of the others
+        predicts them (predictions.json), and the report says what became of that. A cell is late where all axes of any
+        condition hold: [{"size": ["11B"]}, {"tasks": [1836]}] is the largest size and the largest number of tasks.
       choose_per: axes whose labels points with a common step share; None: each point has its own step.
     """
 
@@ -57,6 +60,7 @@ class Sweep:
     published: Mapping[str, str] = dataclasses.field(default_factory=dict)
     choose_by: Sequence[str] = ()
     choose_per: Sequence[str] | None = None
+    predict_first: Sequence[Mapping[str, Sequence[Any]]] = ()
 
     def points(self) -> list["Point"]:
         """Every point of the grid, the last axis running fastest. Raises UserError for an empty or ambiguous grid."""

@@ -13,7 +13,17 @@ from flanx.errors import UserError, nearest
 from flanx.evals import published, table5
 from flanx.evals.scores import FLAGGED, interval_text, partial, score_text
 from flanx.files import csv_text, write_atomic
-from flanx.sweep import document, figure_specs, figures, results, score_expressions, statistics
+from flanx.sweep import (
+    difference_section,
+    document,
+    figure_specs,
+    figures,
+    forecast,
+    law_section,
+    results,
+    score_expressions,
+    statistics,
+)
 from flanx.sweep.document import Cell, Document, Section, Span, Table
 from flanx.sweep.figures import Panel
 from flanx.sweep.grid import GIN, RECORD, Sweep, recorded
@@ -31,10 +41,6 @@ VERSIONS = ("flanx", "jax", "flax", "numpy")
 MARKS = (
     f"{FLAGGED} †: some runs are missing from the mean. ‡: of sample data, without some tasks, of truncated prompts or "
     "of text that the vocabulary cannot write; cells.csv says which."
-)
-DIFFERENCES_NOTE = (
-    "Between runs that have all else in common, in percentage points; 95% intervals of the mean over the pairs of runs "
-    "(Student's t). What a seed does to both runs of a pair cancels."
 )
 
 
@@ -66,6 +72,7 @@ def check(sweep: Sweep) -> None:
     for reference in sweep.published.values():
         published.model(reference)
     statistics.check_compare(sweep)
+    forecast.check(sweep)
     for axis in sweep.choose_per or ():
         if axis not in sweep.axes:
             raise UserError(f"Sweep.choose_per: the sweep has no axis '{axis}'{nearest(axis, sweep.axes)}")
@@ -91,13 +98,16 @@ def publish(sweep: Sweep, state: State) -> list[pathlib.Path]:
     for name, text in tables.items():  # before the figures, which need more
         write_atomic(out / name, text)
     drawn = draw_figures(sweep, means, outcomes)
+    noise = difference_section.floors(sweep, means)
     report = Document(
         title=sweep.title,
         notes=[*([sweep.note] if sweep.note else []), _counts(outcomes), *results.version_note(outcomes)],
         sections=[
             *drawn,
             *_choice(sweep, means),
-            *_differences(sweep, differences),
+            *difference_section.noise_sections(noise),
+            *difference_section.difference_sections(sweep, differences, noise),
+            *law_section.sections(sweep, means, outcomes),
             Section("Every score", tables=[_every_score(sweep, outcomes)]),
             *validation(sweep, outcomes),
             Section("Runs", tables=[_runs(outcomes)]),
@@ -239,23 +249,6 @@ def _choice(sweep: Sweep, means: Mapping[tuple, MeanScore]) -> list[Section]:
             rows.append([*best.labels.values(), best.score, *pair, effect])
     head = [*statistics.axes(sweep), "score", "steps chosen", "chosen", "last step", "last", "chosen - last"]
     return [Section("Chosen and last checkpoint", tables=[Table(head, rows)])]
-
-
-def _differences(sweep: Sweep, differences: Sequence[PairedDifference]) -> list[Section]:
-    if not differences:
-        return []
-    head = [*statistics.axes(sweep), "against", "score", "difference", "95% interval", "run by run"]
-    return [Section("Differences", notes=[DIFFERENCES_NOTE], tables=[Table(head, [*map(difference_row, differences)])])]
-
-
-def difference_row(difference: PairedDifference) -> list[str]:
-    """The texts of a paired difference."""
-    interval = "one pair of runs"
-    if difference.interval:
-        interval = f"{difference.interval[0]:+.1f} to {difference.interval[1]:+.1f}"
-    each = ", ".join(f"{value:+.1f}" for value in difference.values)
-    mean = f"{difference.mean:+.1f}"
-    return [*difference.labels.values(), difference.against, difference.score, mean, interval, each]
 
 
 def _every_score(sweep: Sweep, outcomes: Sequence[Outcome]) -> Table:

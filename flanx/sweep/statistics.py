@@ -28,7 +28,7 @@ class MeanScore:
       items: 95% interval over the items; the runs share their items, so it is the mean of their intervals.
       seeds: 95% interval of the mean over the runs (Student's t); None for fewer than two.
       partial: what its suites leave out or truncate, see `flanx.evals.scores.partial`.
-      outcomes: the runs behind the mean; missing: {point: why it has no score}.
+      outcomes: the runs behind the mean; values: their scores; missing: {point: why it has no score}.
       published: the paper's value; note: the note on it in published.csv.
     """
 
@@ -44,6 +44,7 @@ class MeanScore:
     missing: Mapping[str, str]
     published: float | None
     note: str = ""
+    values: tuple[float, ...] = ()
 
     @property
     def interval(self) -> tuple[float, float] | None:
@@ -172,6 +173,7 @@ def _mean_score(
         missing=missing,
         published=published.model(reference).get(name) if reference else None,
         note=published.note(reference) if reference else "",
+        values=tuple(v.score for v in values),
     )
 
 

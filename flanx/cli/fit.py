@@ -1,0 +1,173 @@
+"""`flanx fit`: scaling laws of sweeps, or of the paper's scores, and predictions that are written down."""
+
+import argparse
+from collections.abc import Mapping, Sequence
+
+from flanx.cli.table import print_table
+from flanx.errors import UserError, nearest
+from flanx.files import local_folder
+from flanx.laws import law as laws
+from flanx.laws import prediction, published_cell
+from flanx.laws.cell import VARIABLES, Cell, gather, parse_target
+from flanx.laws.form import FORMS
+from flanx.laws.law import Law
+from flanx.settings import COUNT, flag, path_flag
+from flanx.sweep import figures, forecast, law_cells, law_figures, law_section, report, results, statistics
+from flanx.sweep.law_cells import LOSS
+from flanx.sweep.state import State
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of `flanx fit`."""
+    parser.add_argument(
+        "sweep",
+        nargs="+",
+        type=_sweep,
+        metavar="SWEEP",
+        help="folder of a sweep; or published:3, published:5:T5, published:5:PaLM: the paper's tables",
+    )
+    parser.add_argument("--scores", metavar="A,B", help="only these scores (default: all, and the validation loss)")
+    parser.add_argument("--form", choices=sorted(FORMS), help="this form, whatever the others predict")
+    parser.add_argument("--over", metavar="A,B", help=f"the variables of the laws, of {', '.join(VARIABLES)}")
+    parser.add_argument(
+        "--predict",
+        action="append",
+        metavar="size=540B,tasks=1836",
+        help="a cell to predict; may be given again (default: the cells that have not run)",
+    )
+    parser.add_argument("--draws", type=flag(int, COUNT), default=laws.DRAWS, help="of the bootstrap (default 1000)")
+    parser.add_argument(
+        "--out",
+        type=path_flag,
+        metavar="FOLDER",
+        help="of predictions.json and figures/ (default: the sweep's; of several, or of published scores, none)",
+    )
+
+
+def _sweep(text: str) -> str:
+    """A path, or the name of published scores."""
+    return text if _is_published(text) else path_flag(text)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints the laws and predictions, and writes predictions.json and figures where it has a folder."""
+    figures.expect_matplotlib()
+    grids = [_read(name) for name in args.sweep]
+    cells = _joined(grids, _chosen(args.scores, grids))
+    out = args.out or (args.sweep[0] if len(grids) == 1 and not _is_published(args.sweep[0]) else None)
+    folder = local_folder(out) if out else None
+    if folder:
+        prediction.read(folder / prediction.FILE)  # refuses one that was changed, before any work
+    labels = {key: value for grid in grids for key, value in grid.labels.items()}
+    targets = [parse_target(text, labels) for text in args.predict or ()]
+    over = [name.strip() for name in args.over.split(",")] if args.over else None
+    forms = [args.form] if args.form else list(FORMS)
+    entries: list[prediction.Entry] = []
+    for number, (score, of_score) in enumerate(cells.items(), 1):
+        chance = next(grid.chance[score] for grid in grids if score in grid.chance)
+        law = laws.make(score, gather(of_score, over, chance, score == LOSS), forms, args.draws)
+        wanted = _wanted(law, of_score, targets) if law.draws is not None else []
+        predicted = law.predict(wanted)
+        _print(law, predicted)
+        if law.draws is not None and folder:
+            entries += prediction.entries(score, law.choice, predicted)
+            path = folder / "figures" / f"fit_{number}.svg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            hollow = [{"at": p.cell.at, "value": p.value, "low": p.low, "high": p.high} for p in predicted]
+            law_figures.draw(law, hollow, f"Scaling of {score}", path)
+            print(path.with_suffix(".png"))
+    if entries and folder:
+        prediction.append(folder / prediction.FILE, entries)
+        print(folder / prediction.FILE)
+    return 0
+
+
+class _Grid:
+    """The cells of one sweep or table, {score: cells}, the chance of each score, and what labels stand for."""
+
+    def __init__(self, cells: Mapping[str, list[Cell]], chance: Mapping[str, float]) -> None:
+        self.cells, self.chance = cells, chance
+        self.labels: Mapping[tuple[str, str], float] = {}
+
+
+def _is_published(name: str) -> bool:
+    return name.startswith(published_cell.PREFIX)
+
+
+def _read(name: str) -> _Grid:
+    """The cells of a sweep's folder or of published scores."""
+    if _is_published(name):
+        found = published_cell.cells(name)
+        return _Grid(found, {score: published_cell.chance(score) for score in found})
+    if not report.is_sweep(name) or name.endswith(".gin"):
+        raise UserError(f"{name} is not the folder of a sweep; give one that `flanx sweep` wrote, or published:3")
+    sweep = report.read(name)
+    outcomes = results.collect(sweep, State(sweep.out_dir).statuses(sweep.points()))
+    found = law_cells.cells(sweep, statistics.mean_scores(sweep, outcomes).values(), outcomes)
+    grid = _Grid(found, {score: law_section.chance(sweep, score) for score in found})
+    grid.labels = law_cells.labels(sweep, outcomes)
+    return grid
+
+
+def _chosen(scores: str | None, grids: Sequence[_Grid]) -> list[str]:
+    """The scores that are fitted: those asked for, or all."""
+    known = list(dict.fromkeys(score for grid in grids for score in grid.cells))
+    if not known:
+        raise UserError("nothing to fit: no run of the sweep has a score")
+    asked = [text.strip() for text in scores.split(",")] if scores else known
+    for score in asked:
+        if score not in known:
+            raise UserError(f"--scores: no score '{score}'{nearest(score, known)} (scores: {', '.join(known)})")
+    return asked
+
+
+def _joined(grids: Sequence[_Grid], scores: Sequence[str]) -> dict[str, list[Cell]]:
+    """{score: the cells of all grids}."""
+    return {score: [cell for grid in grids for cell in grid.cells.get(score, [])] for score in scores}
+
+
+def _wanted(law: Law, cells: Sequence[Cell], targets: Sequence[Mapping[str, float]]) -> list[Cell]:
+    """The cells to predict: the targets, by their name in the sweep where they are of it; else those not run."""
+    if not targets:
+        return law_section.open_cells(cells, law)
+    wanted = []
+    for target in targets:
+        shared = [name for name in law.choice.data.variables if name in target]
+        same = [c for c in cells if shared and all(c.at.get(name) == target[name] for name in shared)]
+        whole = len(shared) == len(law.choice.data.variables)
+        if done := [c for c in same if c.values and whole]:
+            text = laws.place_text(done[0], shared)
+            raise UserError(f"{text} has been measured ({law.score}: {done[0].mean:.4g}): predict what has not run")
+        place = Cell("", target)
+        name = same[0].name if same and whole else laws.place_text(place, list(target))
+        wanted.append(Cell(name, target))
+    return wanted
+
+
+def _print(law: Law, predicted: Sequence[laws.Predicted]) -> None:
+    """The forms, the law and its predictions."""
+    print(f"\n{law.score}: {len(law.choice.data.cells)} cells")
+    if law.choice.checks:
+        rows = [
+            [
+                name,
+                laws.error_text(law, name),
+                f"{fit.misfit:.3g}" if len(fit.residuals) else "-",
+                fit.problem or "sound",
+            ]
+            for name, fit in law.choice.fits.items()
+        ]
+        if law.choice.nearest.count:
+            rows.append(["no law", f"{law.choice.nearest.error:.3g}", "-", "the nearest cell's own score"])
+        print_table(["form", "error on held-out cells", "misfit", "fit"], rows, left=["error on held-out cells", "fit"])
+    if law.draws is None:
+        print(law.choice.reason)
+        return
+    print(f"law: {law.choice.chosen}: {law.formula}")
+    print(f"  {laws.parameter_text(law)}")
+    if half := laws.half_text(law):
+        print(f"  half of the gain of tasks: {half}")
+    if law.draws.noise.seeds is not None:
+        print(f"  noise: runs of one recipe differ by {law.draws.noise.seeds:.2g} (standard deviation)")
+    for each in predicted:
+        print(forecast.told(law, each))

@@ -1,0 +1,49 @@
+"""The paper's printed scores as cells: "published:3" (Table 3), "published:5:T5" and "published:5:PaLM" (Table 5).
+
+Single runs, whose items and seeds are not printed: their noise is what a law misses by.
+"""
+
+import re
+from collections.abc import Mapping
+
+from flanx.errors import UserError
+from flanx.evals import metrics, published
+from flanx.laws.cell import Cell, number
+
+PREFIX = "published:"
+WHOLE = 1836.0  # training tasks of the models of Table 5 whose names begin with "Flan"
+# name -> (table, models)
+FAMILIES = {
+    "3": ("3", r".*"),
+    "5:T5": ("5", r"(Flan-)?T5-.*"),
+    "5:PaLM": ("5", r"(Flan-)?PaLM( \d+B)?"),
+}
+
+
+def tasks(model: str) -> float:
+    """The number of tasks that a model was finetuned on, by its name."""
+    if match := re.search(r"(\d+) tasks", model):
+        return float(match[1])
+    return WHOLE if model.startswith("Flan-") else 0.0
+
+
+def cells(name: str) -> dict[str, list[Cell]]:
+    """{score: cells} of "published:3" and its like. Raises UserError with the known names."""
+    if name.removeprefix(PREFIX) not in FAMILIES:
+        known = ", ".join(PREFIX + each for each in FAMILIES)
+        raise UserError(f"{name}: no such published scores; there are {known}")
+    table, models = FAMILIES[name.removeprefix(PREFIX)]
+    sizes: Mapping[str, str] = {row["model"]: row["params"] for row in published.rows() if row["table"] == table}
+    found: dict[str, list[Cell]] = {}
+    for model, scores in published.tables()[table].items():
+        size = number(sizes[model])
+        if re.fullmatch(models, model) and size is not None:
+            for score, value in scores.items():
+                found.setdefault(score, []).append(Cell(model, {"size": size, "tasks": tasks(model)}, (value,)))
+    return found
+
+
+def chance(score: str) -> float:
+    """The score by chance, in percent; BBH's differs from task to task, and is taken as 0."""
+    family = score.partition("_")[0]
+    return metrics.BOUNDS[family][0] if family in metrics.BOUNDS else 0.0

@@ -1,0 +1,101 @@
+"""Predictions of a sweep's own cells, written down before these run: `Sweep.predict_first`."""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping, Sequence
+
+from flanx.errors import UserError, nearest
+from flanx.laws import law as laws
+from flanx.laws import prediction
+from flanx.laws.law import Law
+from flanx.plan import planned_run
+from flanx.sweep import law_cells, law_section, results, statistics
+from flanx.sweep.dependencies import Parent
+from flanx.sweep.grid import Point, Sweep
+from flanx.sweep.law_cells import LOSS
+from flanx.sweep.state import State
+
+
+def check(sweep: Sweep) -> None:
+    """Raises UserError where `predict_first` names what the sweep does not have, or leaves nothing to predict from."""
+    for condition in sweep.predict_first:
+        for axis, labels in condition.items():
+            if axis not in sweep.axes or axis in sweep.average_over:
+                raise UserError(f"Sweep.predict_first: no axis '{axis}' to predict along{nearest(axis, sweep.axes)}")
+            known = [str(label) for label in sweep.axes[axis]]
+            for label in map(str, labels):
+                if label not in known:
+                    raise UserError(f"Sweep.predict_first: axis '{axis}' has no '{label}'{nearest(label, known)}")
+    if sweep.predict_first and all(is_late(sweep, point) for point in sweep.points()):
+        raise UserError("Sweep.predict_first names every cell: leave some to predict from")
+
+
+def is_late(sweep: Sweep, point: Point) -> bool:
+    """Whether a point runs after the others and is predicted before that."""
+    return any(
+        all(point.labels[axis] in map(str, labels) for axis, labels in condition.items())
+        for condition in sweep.predict_first
+    )
+
+
+def split(sweep: Sweep, points: Sequence[Point], parents: Mapping[str, Parent]) -> tuple[list[Point], list[Point]]:
+    """(the points that run first, those that are predicted). UserError where a first one starts from a late one."""
+    late = {point.name for point in points if is_late(sweep, point)}
+    for name, parent in parents.items():
+        if name not in late and parent.point in late:
+            raise UserError(f"Sweep.predict_first: {name} starts from {parent.point}, which is to run last")
+    return [p for p in points if p.name not in late], [p for p in points if p.name in late]
+
+
+def planned(points: Sequence[Point], search_paths: str) -> dict[str, dict[str, float]]:
+    """{point: its size, tokens and FLOPs}, by its gin files."""
+    paths = [path for path in search_paths.split(",") if path]
+    found = {}
+    for point in points:
+        run = planned_run.read(point.gin_files, point.all_bindings(), paths)
+        found[point.name] = {"size": float(run.model.num_params())} | (
+            {"tokens": float(run.train_steps * run.tokens_per_step), "flops": run.flops_per_step * run.train_steps}
+            if run.train_steps
+            else {}
+        )
+    return found
+
+
+def write(sweep: Sweep, late: Sequence[Point], search_paths: str) -> list[str]:
+    """Predicts the late cells that have not run, appends them to predictions.json, and says so in lines.
+
+    The laws see the other cells alone. What has been predicted stays as it was; what has run is not predicted.
+    """
+    path = pathlib.Path(sweep.out_dir) / prediction.FILE
+    made = prediction.read(path)
+    outcomes = results.collect(sweep, State(sweep.out_dir).statuses(sweep.points()))
+    means = statistics.mean_scores(sweep, outcomes)
+    axes = list(statistics.axes(sweep))
+    names = {"_".join(point.labels[axis] for axis in axes) for point in late}
+    lines, new = [], []
+    for score, cells in law_cells.cells(sweep, means.values(), outcomes, planned(late, search_paths)).items():
+        known = {entry["cell"] for entry in made if entry["score"] == score}
+        wanted = [c for c in cells if c.name in names - known and not c.values]
+        if not wanted:
+            continue
+        seen = [dataclasses.replace(c, values=()) if c.name in names else c for c in cells]
+        data = law_cells.data(seen, score, chance=law_section.chance(sweep, score))
+        law = laws.make(score, data)
+        if law.draws is None:
+            lines.append(f"{score}: not predicted. {law.choice.reason}")
+            continue
+        predicted = law.predict(wanted)
+        new += prediction.entries(score, law.choice, predicted)
+        lines += [told(law, each) for each in predicted]
+    if new:
+        prediction.append(path, new)
+        lines.append(f"written before these cells run: {path}")
+    return lines
+
+
+def told(law: Law, each: laws.Predicted) -> str:
+    """A prediction as a line."""
+    check = law.choice.check
+    error = f"{check.error:.2g} off on {check.count} held-out cells" if check.count else "nothing could be held out"
+    text = laws.predicted_text(each, law.score == LOSS)
+    return f"predicted: {each.cell.name}, {law.score}: {text} ({law.choice.chosen}; {error})"

@@ -1,0 +1,158 @@
+"""Draws laws: scores with the law's bands and predicted cells hollow, errors against reach, lines of one score."""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from flanx.laws import choice as choosing
+from flanx.laws.cell import COT, TASKS, VARIABLES, Cell, quantity
+from flanx.laws.fit import CONFIDENCE
+from flanx.laws.law import Law
+from flanx.sweep.figures import COLOURS, GREY, MARKERS, plotting, save
+
+GRID = 60  # places of a curve
+MOST_SERIES = 6
+LOG_TICKS = 6
+
+
+def draw(law: Law, predicted: Sequence[Mapping[str, Any]], title: str, path: pathlib.Path) -> None:
+    """Writes the figure of a law that has a form, as .png and .svg.
+
+    Args:
+      predicted: {"at", "value", "low", "high"} of cells that were predicted before they ran, or are to run.
+    """
+    data = law.choice.data
+    x = TASKS if TASKS in data.variables else data.variables[0]
+    series = next((name for name in data.variables if name != x), None)
+    has_lines = {"size", TASKS} <= set(data.variables)
+    with plotting(path.stem) as pyplot:
+        count = 2 + has_lines
+        canvas, spots = pyplot.subplots(1, count, figsize=(4.9 * count, 4.3))
+        _scores(spots[0], law, predicted, x, series)
+        _errors(spots[1], law)
+        if has_lines:
+            _iso_lines(spots[2], canvas, law)
+        canvas.suptitle(title, fontsize=11)
+        canvas.tight_layout()
+        save(canvas, path)
+        pyplot.close(canvas)
+
+
+def _levels(law: Law, predicted: Sequence[Mapping[str, Any]], series: str | None) -> list[float | None]:
+    """The values of the variable that distinguishes the curves, measured and predicted."""
+    if series is None:
+        return [None]
+    found = {cell.at[series] for cell in law.choice.data.cells}
+    found |= {each["at"][series] for each in predicted if series in each["at"]}
+    levels = sorted(found)
+    step = max(1, -(-len(levels) // MOST_SERIES))
+    return [*levels[::-1][::step][::-1]]
+
+
+def _scores(spot: Any, law: Law, predicted: Sequence[Mapping[str, Any]], x: str, series: str | None) -> None:
+    assert law.draws is not None
+    data = law.choice.data
+    ends = [cell.at[x] for cell in data.cells] + [each["at"][x] for each in predicted if x in each["at"]]
+    places = _grid(x, min(ends), max(ends))
+    rest = {name: float(np.median([cell.at[name] for cell in data.cells])) for name in data.variables}
+    for index, level in enumerate(_levels(law, predicted, series)):
+        colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
+        fixed = rest | ({series: level} if series is not None and level is not None else {})
+        curve = [Cell("", fixed | {x: float(place)}) for place in places]
+        tail = (100 - CONFIDENCE) / 2
+        low, high = np.percentile(law.draws.predict(curve), [tail, 100 - tail], axis=0)
+        spot.fill_between(places, low, high, color=colour, alpha=0.15, linewidth=0)
+        label = None if level is None else f"{VARIABLES[series or x].symbol} = {quantity(level)}"
+        spot.plot(places, law.choice.fit.predict(curve), color=colour, linewidth=1.3, label=label)
+        for cell in data.cells:
+            if level is None or cell.at[series or x] == level:
+                half = law.draws.noise.seeds or 0.0
+                bars = 2 * half / len(cell.values) ** 0.5
+                look: dict[str, Any] = {"marker": marker, "color": colour, "markersize": 5.5, "capsize": 2.5}
+                spot.errorbar(cell.at[x], cell.mean, bars if half else None, linewidth=1.1, **look)
+        for each in predicted:
+            if x in each["at"] and (level is None or each["at"].get(series) == level):
+                bars = [[each["value"] - each["low"]], [each["high"] - each["value"]]]
+                look = {"marker": marker, "color": colour, "mfc": "white", "markersize": 7.5, "capsize": 4}
+                spot.errorbar(each["at"][x], each["value"], bars, linewidth=1.1, linestyle="", **look)
+    if predicted:
+        spot.plot([], [], "o", color="#444444", mfc="white", label="predicted before it ran")
+    _x_axis(spot, x, sorted(set(ends)))
+    spot.set_ylabel("loss" if data.is_loss else "score (%)")
+    spot.set_title(f"Law ({law.choice.chosen}) with {CONFIDENCE}% bands", fontsize=10)
+    if series or predicted:
+        spot.legend(frameon=False, fontsize=8)
+
+
+def _grid(x: str, low: float, high: float) -> np.ndarray:
+    if x == TASKS:
+        return np.expm1(np.linspace(np.log1p(low), np.log1p(high), GRID))
+    return np.linspace(low, high, GRID) if x == COT else np.geomspace(low, high, GRID)
+
+
+def _x_axis(spot: Any, name: str, values: Sequence[float]) -> None:
+    """A log axis with the cells' own values as ticks; that of the tasks begins at none."""
+    if name == TASKS:
+        spot.set_xscale("function", functions=(np.log1p, np.expm1))  # the coordinate of laws, which takes 0 too
+    elif name != COT:
+        spot.set_xscale("log")
+    step = max(1, -(-len(values) // LOG_TICKS))
+    shown = [*values[::-1][::step][::-1]]
+    spot.set_xticks(shown, [quantity(v) for v in shown])
+    spot.minorticks_off()
+    spot.set_xlabel(f"{VARIABLES[name].symbol}: {VARIABLES[name].unit}")
+    _plain(spot)
+
+
+def _plain(spot: Any) -> None:
+    spot.grid(alpha=0.25)
+    spot.spines[["top", "right"]].set_visible(False)
+
+
+def _errors(spot: Any, law: Law) -> None:
+    """The errors of the chosen form on cells beyond those that it was fitted to, against how far beyond."""
+    found = choosing.reaches(law.choice.fit.form, law.choice.data)
+    for index, name in enumerate(law.choice.data.variables):
+        places = [(each.factor, each.error) for each in found if each.variable == name]
+        if places:
+            look = {"color": COLOURS[index], "marker": MARKERS[index], "markersize": 5, "alpha": 0.8}
+            spot.plot(
+                *zip(*places, strict=True), linestyle="", label=f"beyond the largest {VARIABLES[name].symbol}", **look
+            )
+    if found:
+        spot.set_xscale("log")
+        spot.legend(frameon=False, fontsize=8)
+    else:
+        spot.text(0.5, 0.5, "too few cells to hold any out", ha="center", transform=spot.transAxes, color=GREY)
+    if law.draws is not None and law.draws.noise.seeds:
+        spot.axhline(2 * law.draws.noise.of_new, color=GREY, linewidth=1, linestyle=":")
+        spot.annotate("noise of a cell", (0.99, 2 * law.draws.noise.of_new), xycoords=("axes fraction", "data"),
+                      ha="right", va="bottom", fontsize=8, color=GREY)  # fmt: skip
+    spot.set_ylim(bottom=0)
+    spot.set_xlabel("times the largest that was fitted")
+    spot.set_ylabel("absolute error" + ("" if law.choice.data.is_loss else " (points)"))
+    spot.set_title("Error of prediction against reach", fontsize=10)
+    _plain(spot)
+
+
+def _iso_lines(spot: Any, canvas: Any, law: Law) -> None:
+    """Lines of one score over tasks and size, twice beyond what was measured."""
+    data = law.choice.data
+    sizes, tasks = data.levels("size"), data.levels(TASKS)
+    n, t = _grid("size", sizes[0] / 2, 2 * sizes[-1]), _grid(TASKS, tasks[0], 2 * tasks[-1])
+    rest = {name: float(np.median([cell.at[name] for cell in data.cells])) for name in data.variables}
+    grid = [Cell("", rest | {"size": float(a), TASKS: float(b)}) for a in n for b in t]
+    scores = law.choice.fit.predict(grid).reshape(len(n), len(t))
+    if float(np.ptp(scores)) > 0:
+        lines = spot.contour(t, n, scores, levels=9, cmap="viridis", linewidths=1.2)
+        spot.clabel(lines, fontsize=8)
+    for cell in data.cells:
+        spot.plot(cell.at[TASKS], cell.at["size"], "o", color="#444444", markersize=4)
+    spot.set_yscale("log")
+    _x_axis(spot, TASKS, tasks)
+    spot.set_yticks(sizes, [quantity(v) for v in sizes])
+    spot.minorticks_off()
+    spot.set_ylabel("N: parameters")
+    spot.set_title("The same loss" if data.is_loss else "The same score", fontsize=10)
