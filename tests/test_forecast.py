@@ -92,6 +92,8 @@ def test_a_sweep_that_was_recorded_before_has_no_conditions(tmp_path):
 
 def test_planned_sizes_are_those_of_the_gin_files(tmp_path):
     axes = {"size": {"tiny": ["models/t5_1_1/tiny.gin"]}, "tasks": {8: ["NUM_TASKS=8"]}}
-    sweep = sweep_maker.make(tmp_path, axes=axes, bindings={"VOCABULARY": "byte"})
+    bindings = {"VOCABULARY": "byte", "MIXTURE_OR_TASK_NAME": "cot", "TRAIN_STEPS": 5, "BATCH_SIZE": 2}
+    bindings["TASK_FEATURE_LENGTHS"] = {"inputs": 8, "targets": 4}
+    sweep = sweep_maker.make(tmp_path, axes=axes, bindings=bindings)
     [at] = forecast.planned(sweep.points(), "").values()
-    assert at["size"] > 1e4 and at["tokens"] > 0 and at["flops"] > at["size"]
+    assert at["size"] > 1e4 and at["tokens"] == 5 * 2 * 12 and at["flops"] > at["size"]

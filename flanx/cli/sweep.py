@@ -229,9 +229,10 @@ def run_points_and_predict(
 ) -> list[Status]:
     """Runs the points; those of `Sweep.predict_first` last, when their prediction has been written."""
     first, late = forecast.split(sweep, points, parents)
+    planned = forecast.planned(late, search_paths)
     statuses = watch(sweep, first, jobs, search_paths, launcher, parents, blocked)
     if late:
-        for line in forecast.write(sweep, late, search_paths):
+        for line in forecast.write(sweep, late, planned):
             print(line, flush=True)
         statuses += watch(sweep, late, jobs, search_paths, launcher, parents, blocked)
     return statuses

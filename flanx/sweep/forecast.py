@@ -61,7 +61,7 @@ def planned(points: Sequence[Point], search_paths: str) -> dict[str, dict[str, f
     return found
 
 
-def write(sweep: Sweep, late: Sequence[Point], search_paths: str) -> list[str]:
+def write(sweep: Sweep, late: Sequence[Point], planned: law_cells.Places) -> list[str]:
     """Predicts the late cells that have not run, appends them to predictions.json, and says so in lines.
 
     The laws see the other cells alone. What has been predicted stays as it was; what has run is not predicted.
@@ -73,7 +73,7 @@ def write(sweep: Sweep, late: Sequence[Point], search_paths: str) -> list[str]:
     axes = list(statistics.axes(sweep))
     names = {"_".join(point.labels[axis] for axis in axes) for point in late}
     lines, new = [], []
-    for score, cells in law_cells.cells(sweep, means.values(), outcomes, planned(late, search_paths)).items():
+    for score, cells in law_cells.cells(sweep, means.values(), outcomes, planned).items():
         known = {entry["cell"] for entry in made if entry["score"] == score}
         wanted = [c for c in cells if c.name in names - known and not c.values]
         if not wanted:
