@@ -130,6 +130,8 @@ TESTED_IN = {
     "evals.suite_table": "test_families_table",
     "gin_files": "test_config test_gin",
     "laws.form": "test_fit",
+    "laws.law": "test_cli_fit test_law_section",
+    "laws.published_cell": "test_cli_fit",
     "models.find_nonfinite": "test_fault",
     "procedural.draw": "test_procedural",
     "procedural.number": "test_procedural",
@@ -140,6 +142,8 @@ TESTED_IN = {
     "seqio.tfds": "test_download test_tables_muffin",
     "seqio.user_tasks": "test_build",
     "seqio.vocabularies": "test_vocabulary",
+    "sweep.law_cells": "test_law_section",
+    "sweep.law_figures": "test_law_section",
 }
 
 
