@@ -226,6 +226,7 @@ def _check_shapes(metadata: Any, wanted: Any, path: str) -> None:
         if shapes[0] != shapes[1]:
             if re.match(r"opt_state/v(_row|_col)?/.*/kernel", name):
                 hint = "; see optim.adafactor.factored and min_layer_dim_size_to_factor (1 for T5X's scanned layers)"
+            hint = hint or "; MODEL is of other sizes: --gin.MODEL=\"'FOLDER'\" takes those of a run or checkpoint"
             raise UserError(f"{path}: '{name}' is {shapes[0]}, in this model {shapes[1]}{hint}")
 
 

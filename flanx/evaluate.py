@@ -10,6 +10,7 @@ import importlib.metadata
 import json
 import os
 import pathlib
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -18,17 +19,21 @@ import numpy as np
 
 import flanx
 from flanx import cluster, hub
+from flanx.checkpoint import FOLDER
 from flanx.data import vocabulary as vocabularies
 from flanx.data.vocabulary import Vocabulary
 from flanx.decoding import beam_search, decode
 from flanx.errors import UserError
-from flanx.evals import generations, registry, scores, stops, writable
+from flanx.evals import generations, registry, scores, stops, suite_table, writable
 from flanx.evals.fitting import FittedPrompt, fit
 from flanx.evals.spec import Spec, Suite
 from flanx.files import read_json
 from flanx.models import Model
 from flanx.partition import Partitioner
 from flanx.predictor import Predictor
+from flanx.storage import URLS
+
+STEP = re.compile(r"checkpoint_(\d+)")
 
 
 def evaluate(
@@ -104,6 +109,8 @@ def load_suites(
     beams: int = 0,
 ) -> list[Suite]:
     """The suites of an evaluation with their items, see `evaluate`."""
+    for error in suite_table.wrong() if cluster.is_first() else ():
+        print(f"note: {error}; its suites are left out")
     data = data_dir or os.environ.get("FLANX_DATA_DIR", "")
     return [registry.load(name, data, allow_missing) for name in suite_names(suites, self_consistency, beams)]
 
@@ -125,13 +132,22 @@ def _run_metadata(predictor: Predictor, checkpoint: str | None, step: int | None
     return {
         "model": repr(predictor.model),
         "checkpoint": str(checkpoint) if checkpoint else None,
-        "step": step,
+        "step": step if step is not None else checkpoint_step(checkpoint),
         "parameters": predictor.fingerprint(),
         "vocabulary": predictor.vocabulary.fingerprint,
         "lengths": dict(predictor.lengths),
         "seed": predictor.seed,
         "versions": {name: importlib.metadata.version(name) for name in ("flanx", "jax", "flax", "numpy")},
     }
+
+
+def checkpoint_step(checkpoint: str | None) -> int | None:
+    """The step of a run's newest checkpoint, or of a step's folder; None for any other checkpoint."""
+    if not checkpoint or checkpoint.startswith((hub.PREFIX, *URLS)):
+        return None
+    folder = pathlib.Path(checkpoint)
+    names = [folder.name] if folder.parent.name == FOLDER else [path.name for path in (folder / FOLDER).glob("*")]
+    return max((int(hit[1]) for hit in map(STEP.fullmatch, names) if hit), default=None)
 
 
 def training(checkpoint: str | None, out_dir: pathlib.Path) -> dict[str, Any] | None:

@@ -326,6 +326,7 @@ def _kind(hint: Any) -> str:
     if _origin(hint) is collections.abc.Callable:
         return "a function (@module.function)"
     names = {int: "a whole number", float: "a number", str: "a text", bool: "True or False", type(None): "None"}
+    names |= {os.PathLike: "a path"}
     if hint in names or inspect.isclass(hint):
         return names.get(hint, f"a {getattr(hint, '__name__', hint)} (@module.name())")
     literal = typing.get_origin(hint) is typing.Literal

@@ -189,7 +189,7 @@ def test_evaluate_is_the_command(home, tmp_path):
         (lambda m, h: m.score([("a", [])]), "has no options"),
         (lambda m, h: flanx.evaluate(m, "suite_rule"), "suites is 'suite_rule'; it takes a list of texts"),
         (lambda m, h: flanx.evaluate(m, ["suite_rul"]), "did you mean 'suite_rule'"),
-        (lambda m, h: flanx.load(3), "checkpoint is 3; it takes"),
+        (lambda m, h: flanx.load(3), "checkpoint is 3; it takes a text or a path$"),
         (lambda m, h: flanx.load(h / "none"), "no folder"),
         (lambda m, h: flanx.load(h / "bare"), "does not say its vocabulary"),
         (lambda m, h: flanx.load(h / "hf", partitions=0), "partitions is 0"),

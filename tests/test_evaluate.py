@@ -17,7 +17,7 @@ from flanx.data.store import open_store
 from flanx.data.store.build import build_store
 from flanx.errors import UserError
 from flanx.evals import registry, rescore
-from flanx.evaluate import evaluate
+from flanx.evaluate import checkpoint_step, evaluate
 from tests.echo_case import BYTES, LENGTHS, Echo, lines, score
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -219,3 +219,12 @@ def test_a_store_and_an_evaluation_keep_line_breaks_by_the_same_mark(
     assert plain["spec"] == registry.load("gsm8k_cot", registry.SAMPLE).hash != marked["spec"]
     header, row = lines(tmp_path / "marked" / "generations" / "gsm8k_cot__gsm8k.jsonl")[:2]
     assert header["spec"]["line_break"] == "<extra_id_99>" and "\n" in row["prompt"]
+
+
+def test_a_runs_folder_is_scored_at_the_step_of_its_newest_checkpoint(tmp_path):
+    for step in (2, 10, 9):
+        (tmp_path / "run" / "checkpoints" / f"checkpoint_{step}").mkdir(parents=True)
+    (tmp_path / "run" / "checkpoints" / "checkpoint_11.orbax-checkpoint-tmp").mkdir()
+    assert checkpoint_step(str(tmp_path / "run")) == 10
+    assert checkpoint_step(str(tmp_path / "run" / "checkpoints" / "checkpoint_9")) == 9
+    assert checkpoint_step(str(tmp_path)) is checkpoint_step(None) is checkpoint_step("hf:org/small") is None

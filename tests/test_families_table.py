@@ -7,8 +7,9 @@ import sys
 
 import pytest
 
+from flanx.cli import main
 from flanx.errors import UserError
-from flanx.evals import metrics, registry, rescore, scores
+from flanx.evals import metrics, registry, rescore, scores, suite_table
 from flanx.sweep import score_expressions
 from tests.echo_case import lines, score
 
@@ -393,6 +394,7 @@ def test_an_installed_package_brings_suites(
         ),
         ("FOLDER = '/no/such/folder'\n", "of geo-suites: /no/such/folder is no folder"),
         ("FOLDER = 3\n", "of geo-suites: gives no folder"),
+        ("def FOLDER():\n    raise SystemExit\n", r"of geo-suites: gives no folder \(SystemExit\); mend or remove it"),
     ],
 )
 def test_a_package_that_gives_no_folder_is_named(
@@ -404,6 +406,21 @@ def test_a_package_that_gives_no_folder_is_named(
     with pytest.raises(UserError, match=message):
         registry.names()
     sys.modules.pop("geo_suites", None)
+
+
+def test_a_wrong_table_keeps_nobody_from_the_others(folder: Folder, capsys: pytest.CaptureFixture) -> None:
+    folder.write(CAPITALS, ROWS)
+    folder.write(CAPITALS.replace("[capitals]", "[others]").replace("prompt", "promt"), ROWS, name="wrong.toml")
+    assert len(registry.load("capitals", "").items) == 3 and registry.resolve("gsm8k_cot")
+    with pytest.raises(UserError, match=r"wrong.toml:\d: unknown key 'promt'; did you mean 'prompt'"):
+        registry.load("others", "")
+    assert main.main(["suites", "list", "capital*"]) == 0
+    said = capsys.readouterr()
+    assert "capitals" in said.out and "note: " in said.err and "its suites are left out" in said.err
+    folder.write(CAPITALS, ROWS, name="again.toml")
+    with pytest.raises(UserError, match="unknown key"):  # the first of what is wrong
+        registry.load("capitals", "")
+    assert [str(error).partition(":")[0] for error in suite_table.wrong()][1] == "two suites are named 'capitals'"
 
 
 def test_the_harmonic_mean_is_of_scores_raised_by_one() -> None:

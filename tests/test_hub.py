@@ -1,5 +1,6 @@
 """Names of the Hugging Face hub, against a stand-in on loopback: what is fetched, recorded, cached and refused."""
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -15,8 +16,10 @@ import flanx
 from flanx import config, files, hub, train
 from flanx.checkpoint import RestoreCheckpointConfig
 from flanx.cli import main
+from flanx.convert.architecture import read_model
 from flanx.data import vocabulary
 from flanx.errors import UserError
+from flanx.models.palm import PaLM
 from tests import run_case, t5_vocabulary
 from tests.hub_case import FILES, LATER, SHA, ask_here, served, write_model
 
@@ -128,7 +131,24 @@ def test_what_the_hub_refuses_is_one_line(here, monkeypatch):
     here.gated = True
     with pytest.raises(UserError, match="org/small on the hub asks for its conditions to be accepted"):
         hub.fetch("hf:org/small")
+    here.gated = False
+    refused = (  # a model that is no T5, a gate and a field that flanx does not compute
+        ({"model_type": "bart"}, "config.json: model_type 'bart'; flanx converts t5, mt5, umt5"),
+        ({"feed_forward_proj": "gated-tanh"}, "feed_forward_proj is 'gated-tanh'; flanx has gated-gelu"),
+        ({"use_alibi": True}, "flanx does not know 'use_alibi'"),
+    )
+    for number, (change, message) in enumerate(refused, 4):
+        here.sha = str(number) * 40
+        whole = json.loads((here.folder / "config.json").read_text())
+        (here.folder / "config.json").write_text(json.dumps(whole | change))
+        hub.fetch.cache_clear()
+        for call in (flanx.load, read_model):
+            with pytest.raises(UserError, match=message) as caught:
+                call("hf:org/small")
+            assert len(str(caught.value).splitlines()) == 1
+        (here.folder / "config.json").write_text(json.dumps(whole))
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
+    hub.fetch.cache_clear()
     with pytest.raises(UserError, match=r"the hub refuses the access token \(401\): mend or unset HF_TOKEN"):
         hub.fetch("hf:org/small")
 
@@ -231,3 +251,39 @@ def test_a_run_records_its_parent_of_the_hub_and_notices_that_it_moved(here, tmp
     assert f"to {LATER}: give hf:org/small@{SHA} to go on, or another MODEL_DIR" in err and len(err.splitlines()) == 1
     hub.expect_unmoved(f"hf:org/small@{SHA}", record["initial_checkpoint_source"])
     assert files.read_json(tmp_path / "run" / "run.json") == record
+
+
+def test_the_model_of_a_run_is_the_one_that_it_was_trained_with(tmp_path):
+    model = PaLM(vocab_size=384, emb_dim=16, num_heads=2, head_dim=8, mlp_dim=32, num_layers=1, dropout_rate=0.2)
+    settings = {f"palm.PaLM.{field.name}": getattr(model, field.name) for field in dataclasses.fields(model)}
+    (tmp_path / "run.json").write_text(json.dumps({"settings": settings}))
+    found = read_model(str(tmp_path), dropout_rate=0.1, dtype="bfloat16")
+    assert dataclasses.replace(found, dropout_rate=0.2, dtype=model.dtype, kernels=model.kernels) == model
+    assert read_model(str(tmp_path), given=model) is model
+    with pytest.raises(UserError, match=r"is a PaLM with emb_dim 16 \(gin: 32\): leave out the gin file"):
+        read_model(str(tmp_path), given=dataclasses.replace(model, emb_dim=32))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["T5", "MT5"])
+def test_a_folder_of_transformers_answers_by_name_as_transformers_does(here, tmp_path, kind):
+    transformers = pytest.importorskip("transformers", reason="the extra hf")
+    torch = pytest.importorskip("torch", reason="the extra hf")
+    spiece = pathlib.Path(t5_vocabulary.train(tmp_path))
+    words = vocabulary.load(str(spiece), 20)
+    sizes = {"vocab_size": words.size, "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4}
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{kind}Config")(**sizes, decoder_start_token_id=0)
+    model = getattr(transformers, f"{kind}ForConditionalGeneration")(config).eval()
+    for file in here.folder.iterdir():
+        file.unlink()
+    model.save_pretrained(here.folder)
+    (here.folder / "spiece.model").write_bytes(spiece.read_bytes())
+    (here.folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "T5Tokenizer", "extra_ids": 20}))
+    here.sha = "5" * 40
+    prompts = ["Question: 5 + 5", "Frage: 1"]
+    ours = flanx.load("org/small", lengths={"inputs": 32, "targets": 8}).generate(prompts)
+    for prompt, answer in zip(prompts, ours, strict=True):
+        tokens = torch.tensor([words.sequence(prompt).tolist()])
+        theirs = model.generate(tokens, max_new_tokens=8, do_sample=False, num_beams=1)[0, 1:].tolist()
+        assert words.decode(theirs) == answer

@@ -4,10 +4,11 @@ import argparse
 import collections
 import fnmatch
 import os
+import sys
 
 from flanx.cli.table import print_table
 from flanx.errors import UserError, nearest
-from flanx.evals import registry
+from flanx.evals import registry, suite_table
 from flanx.settings import COUNT, flag, path_flag
 
 
@@ -33,6 +34,8 @@ def list_suites(args: argparse.Namespace) -> int:
     """One line for each suite."""
     known = registry.specs()
     found = {name: known[name] for name in sorted(known) if fnmatch.fnmatchcase(name, args.pattern)}
+    for error in suite_table.wrong():
+        print(f"note: {error}; its suites are left out", file=sys.stderr)
     if not found:
         raise UserError(f"no evaluation suite '{args.pattern}'" + nearest(args.pattern, known))
     print_table(

@@ -28,7 +28,7 @@ from typing import Any
 
 from flanx.data.task import tables
 from flanx.errors import UserError, nearest
-from flanx.evals import download
+from flanx.evals import download, suite_table
 from flanx.evals.families import bbh, lm_eval, mgsm, mmlu, procedural, table, task, tydiqa, user_task
 from flanx.evals.spec import Family, Item, Spec, Suite
 
@@ -62,7 +62,9 @@ def specs() -> dict[str, tuple[Spec, Family]]:
 
 
 def names() -> list[str]:
-    """The names of all suites."""
+    """The names of all suites. Raises UserError where a table of suites is wrong."""
+    for error in suite_table.wrong():
+        raise error
     return sorted(specs())
 
 
@@ -77,6 +79,8 @@ def find(name: str) -> tuple[Spec, Family]:
     for family in FAMILIES:
         if parsed := family.parse(name):
             return parsed, family
+    for error in suite_table.wrong():  # the suite may be one of that file
+        raise error
     near = nearest(name, [*known, *tables.load_tables()]) or "; `flanx suites list` prints those that have a name"
     raise UserError(f"no evaluation suite '{name}'{near}")
 

@@ -127,39 +127,55 @@ def names_in(template: str) -> set[str]:
 
 
 def load() -> dict[str, Table]:
-    """All tables by name. Raises UserError with file and line for a wrong one, and for two of one name."""
+    """All tables by name that can be read; `wrong` says which cannot."""
+    return _read()[0]
+
+
+def wrong() -> list[UserError]:
+    """What is wrong, with file and line, with the files, packages and names whose suites are left out: a mistake in one
+    file keeps nobody from the suites of the others."""
+    return _read()[1]
+
+
+def _read() -> tuple[dict[str, Table], list[UserError]]:
+    installed, errors = _installed(tuple(sys.path))
+    own = [root / "suites" for root in tables.roots()]
     found: dict[str, Table] = {}
-    for path in (path for folder in folders() for path in sorted(folder.glob("*.toml"))):
+    twice: dict[str, UserError] = {}
+    for path in (path for folder in dict.fromkeys([*own, *installed]) for path in sorted(folder.glob("*.toml"))):
         status = path.stat()
-        for name, table in _load(path, status.st_mtime_ns, status.st_size).items():
+        try:
+            read = _load(path, status.st_mtime_ns, status.st_size)
+        except UserError as error:
+            errors = [*errors, error]
+            continue
+        for name, table in read.items():
             if name in found:
                 both = f"{found[name].location} and {table.location}"
-                raise UserError(f"two suites are named '{name}': {both}; rename one")
+                twice[name] = UserError(f"two suites are named '{name}': {both}; rename one")
             found[name] = table
-    return found
-
-
-def folders() -> list[pathlib.Path]:
-    """The folders of suites: flanx's own, those of FLANX_TABLES, those of installed packages."""
-    return list(dict.fromkeys([*(root / "suites" for root in tables.roots()), *_installed(tuple(sys.path))]))
+    return {name: table for name, table in found.items() if name not in twice}, [*errors, *twice.values()]
 
 
 @functools.lru_cache(maxsize=8)
-def _installed(path: tuple[str, ...]) -> tuple[pathlib.Path, ...]:
-    """The folders that the packages on `path` name."""
-    found = []
+def _installed(path: tuple[str, ...]) -> tuple[list[pathlib.Path], list[UserError]]:
+    """The folders that the packages on `path` name, and what is wrong with those that name none."""
+    found, errors = [], []
     for point in importlib.metadata.entry_points(group=GROUP):
         what = f"entry point {GROUP}: {point.name} = {point.value}" + (f" of {point.dist.name}" if point.dist else "")
         try:
             value: Any = point.load()
             value = value() if callable(value) else value
             folder = pathlib.Path(value.__path__[0] if hasattr(value, "__path__") else value)
-        except Exception as error:  # a package of others may raise anything
-            raise UserError(f"{what}: gives no folder ({type(error).__name__}: {error}); mend or remove it") from error
-        if not folder.is_dir():
-            raise UserError(f"{what}: {folder} is no folder; mend or remove the package")
-        found.append(folder)
-    return tuple(found)
+        except (Exception, SystemExit) as error:  # a package of others may raise anything, or end the program
+            why = f"{type(error).__name__}: {error}".rstrip(": ")
+            errors.append(UserError(f"{what}: gives no folder ({why}); mend or remove it"))
+            continue
+        if folder.is_dir():
+            found.append(folder)
+        else:
+            errors.append(UserError(f"{what}: {folder} is no folder; mend or remove the package"))
+    return found, errors
 
 
 @functools.lru_cache(maxsize=256)

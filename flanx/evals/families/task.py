@@ -27,7 +27,7 @@ from flanx.data.task.row import BadRow
 from flanx.data.task.spec import STYLES, TaskSpec
 from flanx.data.task.template import Prompt
 from flanx.errors import UserError, nearest
-from flanx.evals import task_metrics
+from flanx.evals import suite_table, task_metrics
 from flanx.evals.spec import Family, Groups, Item, Spec
 
 SPLITS = ("test", "validation", "train")  # those that a row may have; a name without a split means the first of two
@@ -82,9 +82,16 @@ def parse(name: str) -> Spec | None:
     reasons = {row.name: _mismatch(spec, row) for row in rows}
     if all(reasons.values()):
         first = next(iter(reasons.values()))
-        raise UserError(f"suite '{name}': {first}" + (f"; as the other {len(rows) - 1} tasks" if len(rows) > 1 else ""))
+        others = f"; as the other {len(rows) - 1} tasks" if len(rows) > 1 else ""
+        raise UserError(f"suite '{name}': {first}{others}{_of_benchmark(rows[0].name) if split == 'test' else ''}")
     missing = tuple(row.name for row in rows) if len(rows) > 1 else ()
     return Spec(name, "task", spec.variant, split, tuple(reasons), missing, max_new=MAX_NEW, metric="task")
+
+
+def _of_benchmark(task: str) -> str:
+    """A hint at the suites of the benchmark that a task's data are from, as those of GSM8K for cot_gsm8k."""
+    known = [name for name, table in suite_table.load().items() if table.family in task.split("_")]
+    return f"; its benchmark has suites: {', '.join(sorted(known)[:3])}" if known else ""
 
 
 def _variant(spec: Spec, row: TaskSpec) -> tuple[str, str]:
