@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 import flanx
-from flanx import files, storage
+from flanx import files
 from flanx.convert import flanx_format, hf, logit_parity, scan_layers, t5x
 from flanx.convert.flanx_format import NOTE
 from flanx.convert.formats import OpenCheckpoint, expect_fingerprint, open_checkpoint
@@ -224,7 +224,7 @@ def write_tokenizer(source: OpenCheckpoint, folder: Storage, vocabulary: str | N
         )
     config: dict[str, Any] = {"tokenizer_class": "T5Tokenizer"}
     if isinstance(loaded, vocabularies.SentencePiece):
-        folder.write("spiece.model", storage.read(loaded.path))
+        folder.write("spiece.model", loaded.content)
         if loaded.line_break:
             mark = loaded.line_break
             print(f"note: to the model a line break is '{mark}'; transformers' tokenizer does not write it so")

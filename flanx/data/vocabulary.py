@@ -25,7 +25,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from flanx import hub, storage
+from flanx.data.sentencepiece_model import USER_DEFINED, of_tokenizer, piece
 from flanx.errors import UserError
+from flanx.files import write_atomic
 
 PAD_ID, EOS_ID, UNK_ID = 0, 1, 2
 BYTES = 256
@@ -33,6 +35,7 @@ FIRST_BYTE = 3  # the three special ids come first
 
 
 LINE_BREAK = "#line_break="  # in the spec of a SentencePiece model, before the mark
+MODELS = ("spiece.model", "tokenizer.json")  # what a Hugging Face folder has of a SentencePiece model, the best first
 CONVERTED = "flanx_convert.json"  # the note of `flanx convert`, which has the mark of an export
 
 
@@ -116,29 +119,43 @@ class SentencePiece:
 
     @property
     def path(self) -> str:
-        """The path or URL of the model's file."""
+        """The path or URL of the model's file, or of a tokenizer.json which holds what it does."""
         path = self.spec.partition(LINE_BREAK)[0]
-        return f"{hub.fetch(path, weights=False).folder}/spiece.model" if path.startswith(hub.PREFIX) else path
+        if not path.startswith(hub.PREFIX):
+            return path
+        folder = hub.fetch(path, weights=False).folder
+        return str(folder / MODELS[0 if (folder / MODELS[0]).exists() else 1])
+
+    @property
+    def file(self) -> str:
+        """The path of the model's file on this machine; a copy where it is elsewhere, or made of a tokenizer.json."""
+        if not self.path.endswith(MODELS[1]):
+            return storage.local(self.path)
+        copy = storage.cache_dir() / hashlib.sha256(self.content).hexdigest()[:16] / MODELS[0]
+        if not copy.exists():
+            write_atomic(copy, self.content)
+        return str(copy)
 
     @property
     def line_break(self) -> str:
         return self.spec.rpartition(LINE_BREAK)[2] if LINE_BREAK in self.spec else ""
 
     @functools.cached_property
-    def _model(self) -> bytes:
-        model = storage.read(self.path)
-        if not model:
+    def content(self) -> bytes:
+        """The bytes of the model."""
+        content = storage.read(self.path)
+        if not content:
             raise UserError(f"{self.spec}: empty file, not a SentencePiece model")
-        return model
+        return of_tokenizer(content, self.path)[0] if self.path.endswith(MODELS[1]) else content
 
     @functools.cached_property
     def _processor(self) -> Any:
         import sentencepiece  # noqa: PLC0415  (a byte vocabulary does without it)
 
         # A serialized protocol buffer may be extended by appending to it: the extra ids are further pieces.
-        extra = b"".join(_user_piece(f"\u2581<extra_id_{i}>") for i in reversed(range(self.extra_ids)))
+        extra = b"".join(piece(f"\u2581<extra_id_{i}>", 0.0, USER_DEFINED) for i in reversed(range(self.extra_ids)))
         try:
-            processor = sentencepiece.SentencePieceProcessor(model_proto=self._model + extra)
+            processor = sentencepiece.SentencePieceProcessor(model_proto=self.content + extra)
         except RuntimeError as error:
             raise UserError(f"{self.spec}: not a SentencePiece model") from error
         if (processor.eos_id(), processor.unk_id()) != (EOS_ID, UNK_ID):
@@ -163,7 +180,7 @@ class SentencePiece:
     @property
     def fingerprint(self) -> str:
         mark = f"{LINE_BREAK}{self.line_break}" if self.line_break else ""
-        return f"sentencepiece-{self.extra_ids}-{hashlib.sha256(self._model).hexdigest()}{mark}"
+        return f"sentencepiece-{self.extra_ids}-{hashlib.sha256(self.content).hexdigest()}{mark}"
 
     def encode(self, text: str) -> list[int]:
         return self._processor.EncodeAsIds(keep_line_breaks(text, self.line_break))
@@ -206,6 +223,9 @@ def _load(spec: str, extra_ids: int | None) -> Vocabulary:
         if not named[0].startswith(hub.PREFIX):
             return _load(spec, extra_ids)
     vocabulary = SentencePiece(spec, extra_ids or 0)
+    if extra_ids is None and vocabulary.path.endswith(MODELS[1]):
+        extra_ids = of_tokenizer(storage.read(vocabulary.path), vocabulary.path)[1]
+        vocabulary = SentencePiece(spec, extra_ids)
     if extra_ids is None and not vocabulary.has_sentinels:
         vocabulary = SentencePiece(spec, 100)
     _ = vocabulary.size  # a wrong file is a wrong configuration: say so at once
@@ -247,22 +267,22 @@ def named_in(path: str | os.PathLike) -> tuple[str, int | None] | None:
             return spec, None
         config = place.read_json("tokenizer_config.json") if "tokenizer_config.json" in names else {}
         config = config if isinstance(config, dict) else {}
-        if "spiece.model" in names:
-            extra_ids = config.get("extra_ids")
-            spec = text if text.startswith(hub.PREFIX) else f"{place}/spiece.model"
+        if str(config.get("tokenizer_class", "")).startswith("ByT5Tokenizer"):
+            return "byte", None
+        if model := next((name for name in MODELS if name in names), None):
+            extra_ids = config.get("extra_ids") if model == MODELS[0] else None  # tokenizer.json itself says
+            spec = text if text.startswith(hub.PREFIX) else f"{place}/{model}"
             note = place.read_json(CONVERTED) if CONVERTED in names else {}
             spec += f"{LINE_BREAK}{note['line_break']}" if isinstance(note, dict) and note.get("line_break") else ""
             return spec, extra_ids if type(extra_ids) is int else None
-        if str(config.get("tokenizer_class", "")).startswith("ByT5Tokenizer"):
-            return "byte", None
     return None
 
 
 def no_vocabulary(path: str | os.PathLike) -> str:
     """What to say of a checkpoint without one."""
     return (
-        f"{path} does not say its vocabulary (run.json, spiece.model): give vocabulary='byte', or the path or URL of "
-        "its SentencePiece model"
+        f"{path} does not say its vocabulary (run.json, spiece.model, tokenizer.json): give vocabulary='byte', or the "
+        "path or URL of its SentencePiece model"
     )
 
 
@@ -271,10 +291,3 @@ def _until_eos(ids: Iterable[int]) -> Iterable[int]:
         if i == EOS_ID:
             return
         yield int(i)
-
-
-def _user_piece(piece: str) -> bytes:
-    """One `pieces` entry of SentencePiece's ModelProto: piece (field 1), score 0 (field 2), USER_DEFINED (field 3)."""
-    text = piece.encode("utf-8")
-    body = b"\x0a" + bytes([len(text)]) + text + b"\x15\x00\x00\x00\x00" + b"\x18\x04"
-    return b"\x0a" + bytes([len(body)]) + body

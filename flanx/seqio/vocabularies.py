@@ -4,7 +4,6 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from flanx import storage
 from flanx.data.vocabulary import SentencePiece, Vocabulary, keep_line_breaks, restore_line_breaks
 from flanx.seqio.packages import seqio, tf
 
@@ -34,7 +33,7 @@ def to_seqio(vocabulary: Vocabulary) -> seqio.Vocabulary:
     """The equal SeqIO vocabulary."""
     if not isinstance(vocabulary, SentencePiece):
         return seqio.ByteVocabulary(extra_ids=vocabulary.extra_ids)
-    path = storage.local(vocabulary.path)
+    path = vocabulary.file
     if vocabulary.line_break:
         return _LineBreaks(path, vocabulary.extra_ids, vocabulary.line_break)
     return seqio.SentencePieceVocabulary(path, extra_ids=vocabulary.extra_ids)

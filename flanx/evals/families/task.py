@@ -83,7 +83,8 @@ def parse(name: str) -> Spec | None:
     if all(reasons.values()):
         first = next(iter(reasons.values()))
         others = f"; as the other {len(rows) - 1} tasks" if len(rows) > 1 else ""
-        raise UserError(f"suite '{name}': {first}{others}{_of_benchmark(rows[0].name) if split == 'test' else ''}")
+        hint = _of_benchmark(next(iter(reasons))) if split == "test" else ""
+        raise UserError(f"suite '{name}': {first}{others}{hint}")
     missing = tuple(row.name for row in rows) if len(rows) > 1 else ()
     return Spec(name, "task", spec.variant, split, tuple(reasons), missing, max_new=MAX_NEW, metric="task")
 
