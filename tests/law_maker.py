@@ -12,6 +12,7 @@ TASKS = (0, 9, 89, 282, 1836)
 REFERENCE = 8e6  # the geometric mean of SIZES
 TRUE = {
     "log": {"c": 30.0, "b_N": 4.0, "b_T": 3.0},
+    "crossed": {"c": 20.0, "b_N": 1.0, "b_T": 3.0, "b_NT": 0.8},
     "saturating": {"c": 30.0, "b_N": 4.0, "b_T": 20.0, "T_half": 60.0},
     "power": {"E": 80.0, "A_N": 20.0, "A_T": 25.0, "a_N": 0.4, "a_T": 0.35},
     "multiplicative": {"E": 90.0, "A": 60.0, "a_N": 0.3, "a_T": 0.2},
@@ -30,6 +31,8 @@ def truth(name: str, size: float, tasks: float) -> float:
     p, u, v = TRUE[name], np.log(size / REFERENCE), np.log1p(tasks)
     if name == "log":
         return p["c"] + p["b_N"] * u + p["b_T"] * v
+    if name == "crossed":
+        return p["c"] + p["b_N"] * u + p["b_T"] * v + p["b_NT"] * u * v
     if name == "saturating":
         return p["c"] + p["b_N"] * u + p["b_T"] * tasks / (tasks + p["T_half"])
     if name == "power":

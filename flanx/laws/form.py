@@ -66,6 +66,8 @@ class Form:
             return "of scores in percent only"
         if self.name == "saturating" and TASKS not in inputs.variables:
             return "the number of tasks does not vary"
+        if self.name == "crossed" and len(inputs.variables) < 2:
+            return "one variable varies: nothing to cross it with"
         if self.by_loss and not np.isfinite(inputs.loss).all():
             return "not every cell has a validation loss"
         return ""
@@ -99,6 +101,11 @@ def _others(inputs: Inputs) -> list[int]:
 
 def _log(bent: np.ndarray, x: Inputs) -> tuple[np.ndarray, np.ndarray]:
     return np.column_stack([np.ones(len(x.u)), x.u]), np.zeros(len(x.u))
+
+
+def _crossed(bent: np.ndarray, x: Inputs) -> tuple[np.ndarray, np.ndarray]:
+    product = np.prod(x.u[:, :2], axis=1)
+    return np.column_stack([np.ones(len(x.u)), x.u, product]), np.zeros(len(x.u))
 
 
 def _saturating(bent: np.ndarray, x: Inputs) -> tuple[np.ndarray, np.ndarray]:
@@ -149,6 +156,19 @@ FORMS = {
             lambda x: [],
             lambda v: ["c", *(f"b_{s}" for s in _symbols(v))],
             lambda v: " + ".join(["c", *(f"b_{s} {t}" for s, t in zip(_symbols(v), _logs(v), strict=True))]),
+        ),
+        Form(
+            "crossed",  # the gain of tasks changes with size
+            _crossed,
+            lambda x: [],
+            lambda v: ["c", *(f"b_{s}" for s in _symbols(v)), f"b_{''.join(_symbols(v)[:2])}"],
+            lambda v: " + ".join(
+                [
+                    "c",
+                    *(f"b_{s} {t}" for s, t in zip(_symbols(v), _logs(v), strict=True)),
+                    f"b_{''.join(_symbols(v)[:2])} {' '.join(_logs(v)[:2])}",
+                ]
+            ),
         ),
         Form(
             "saturating",

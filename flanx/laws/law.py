@@ -61,7 +61,10 @@ def error_text(law: Law, form: str) -> str:
     check, fit = law.choice.checks[form], law.choice.fits[form]
     if not check.count:
         return check.reason or fit.problem
-    return f"{check.error:.3g}" + (f" ({fit.problem.partition(':')[0]})" if fit.problem else "")
+    most = max(each.count for each in law.choice.checks.values())
+    remarks = [fit.problem.partition(":")[0]] if fit.problem else []
+    remarks += [f"{check.count} of {most} cells"] if check.count < most else []
+    return f"{check.error:.3g}" + (f" ({', '.join(remarks)})" if remarks else "")
 
 
 def parameter_text(law: Law) -> str:

@@ -15,13 +15,17 @@ from flanx.sweep.figures import COLOURS, GREY, MARKERS, plotting, save
 GRID = 60  # places of a curve
 MOST_SERIES = 6
 LOG_TICKS = 6
+FACTORS = [digit * 10**power for power in range(6) for digit in (1, 2, 5)]
 
 
-def draw(law: Law, predicted: Sequence[Mapping[str, Any]], title: str, path: pathlib.Path) -> None:
+def draw(
+    law: Law, predicted: Sequence[Mapping[str, Any]], title: str, path: pathlib.Path, later: Sequence[Cell] = ()
+) -> None:
     """Writes the figure of a law that has a form, as .png and .svg.
 
     Args:
       predicted: {"at", "value", "low", "high"} of cells that were predicted before they ran, or are to run.
+      later: measured cells that the law has not seen.
     """
     data = law.choice.data
     x = TASKS if TASKS in data.variables else data.variables[0]
@@ -31,6 +35,11 @@ def draw(law: Law, predicted: Sequence[Mapping[str, Any]], title: str, path: pat
         count = 2 + has_lines
         canvas, spots = pyplot.subplots(1, count, figsize=(4.9 * count, 4.3))
         _scores(spots[0], law, predicted, x, series)
+        for cell in later:
+            spots[0].plot(cell.at[x], cell.mean, "x", color="black", markersize=8, zorder=5)
+        if later:
+            spots[0].plot([], [], "x", color="black", label="measured, not seen by the law")
+            _legend(spots[0])
         _errors(spots[1], law)
         if has_lines:
             _iso_lines(spots[2], canvas, law)
@@ -78,12 +87,12 @@ def _scores(spot: Any, law: Law, predicted: Sequence[Mapping[str, Any]], x: str,
                 look = {"marker": marker, "color": colour, "mfc": "white", "markersize": 7.5, "capsize": 4}
                 spot.errorbar(each["at"][x], each["value"], bars, linewidth=1.1, linestyle="", **look)
     if predicted:
-        spot.plot([], [], "o", color="#444444", mfc="white", label="predicted before it ran")
+        spot.plot([], [], "o", color="#444444", mfc="white", label="predicted")
     _x_axis(spot, x, sorted(set(ends)))
     spot.set_ylabel("loss" if data.is_loss else "score (%)")
     spot.set_title(f"Law ({law.choice.chosen}) with {CONFIDENCE}% bands", fontsize=10)
     if series or predicted:
-        spot.legend(frameon=False, fontsize=8)
+        _legend(spot)
 
 
 def _grid(x: str, low: float, high: float) -> np.ndarray:
@@ -106,6 +115,10 @@ def _x_axis(spot: Any, name: str, values: Sequence[float]) -> None:
     _plain(spot)
 
 
+def _legend(spot: Any) -> None:
+    spot.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3)
+
+
 def _plain(spot: Any) -> None:
     spot.grid(alpha=0.25)
     spot.spines[["top", "right"]].set_visible(False)
@@ -123,7 +136,12 @@ def _errors(spot: Any, law: Law) -> None:
             )
     if found:
         spot.set_xscale("log")
-        spot.legend(frameon=False, fontsize=8)
+        low, high = min(each.factor for each in found), max(each.factor for each in found)
+        inside = [tick for tick in FACTORS if low / 1.5 <= tick <= 1.5 * high]
+        ticks = inside[:: -(-len(inside) // LOG_TICKS)] if inside else [low]
+        spot.set_xticks(ticks, [quantity(tick) for tick in ticks])
+        spot.minorticks_off()
+        _legend(spot)
     else:
         spot.text(0.5, 0.5, "too few cells to hold any out", ha="center", transform=spot.transAxes, color=GREY)
     if law.draws is not None and law.draws.noise.seeds:
