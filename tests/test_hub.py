@@ -287,3 +287,25 @@ def test_a_folder_of_transformers_answers_by_name_as_transformers_does(here, tmp
         tokens = torch.tensor([words.sequence(prompt).tolist()])
         theirs = model.generate(tokens, max_new_tokens=8, do_sample=False, num_beams=1)[0, 1:].tolist()
         assert words.decode(theirs) == answer
+
+
+def test_training_from_python_takes_the_model_of_a_name(here, tmp_path, monkeypatch):
+    monkeypatch.setattr(config, "call", lambda function, folder: None)
+    for model in ("hf:org/small", str(here.folder)):
+        lengths = {"inputs": 16, "targets": 8}
+        flanx.train(
+            model=model, mixture="suite", store_dir="none", vocabulary=model, model_dir=tmp_path / "run",
+            task_feature_lengths=lengths, train_steps=1, dropout_rate=0.1,
+        )  # fmt: skip
+        found = config.parameter("flanx.train_step.Trainer", "model")
+        assert found.emb_dim == 16 and found.dropout_rate == 0.1 and found.kernels == "tuned"
+
+
+@pytest.mark.slow
+def test_an_evaluation_by_name_records_the_revision(here, tmp_path, capsys):
+    words = ["--suites", "suite_rule[:1]", "--output", str(tmp_path / "scores")]
+    bound = "--gin.TASK_FEATURE_LENGTHS={'inputs': 256, 'targets': 8}"
+    assert main.main(["evaluate", "--checkpoint", "org/small", *words, bound]) == 0, capsys.readouterr().err
+    run = files.read_json(tmp_path / "scores" / "scores.json")["run"]
+    assert run["checkpoint"] == "hf:org/small" and run["revision"] == SHA and run["hub"] == "org/small"
+    assert run["files"] == hub.record("hf:org/small")["files"] and run["step"] is None
