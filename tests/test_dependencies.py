@@ -102,6 +102,12 @@ scheduler.run_points(make(pathlib.Path({str(first)!r}), axes={axes!r}).points(),
     assert State(first).statuses(sweep.points())["good"][0] == DONE
 
 
+def test_a_parent_of_the_hub_is_waited_for_by_nobody(tmp_path):
+    sweep = make_sweep(tmp_path)
+    names = {point.name: "hf:org/small@v1" for point in sweep.points()}
+    assert dependencies.parents(sweep, sweep.points(), wanted(sweep, **names)) == {}
+
+
 def test_a_parent_that_nobody_makes_is_an_error_at_once(tmp_path):
     sweep = make_sweep(tmp_path)
     with pytest.raises(UserError, match=r"point d1_8: its parent nowhere/xl .* does not exist, and no sweep makes it"):

@@ -289,6 +289,17 @@ def test_a_folder_of_transformers_answers_by_name_as_transformers_does(here, tmp
         assert words.decode(theirs) == answer
 
 
+def test_a_conversion_by_name_records_it_and_carries_tokenizer_and_cards(here, tmp_path, capsys):
+    assert main.main(["convert", "hf:org/small", str(tmp_path / "t5x"), "--to", "t5x"]) == 0, capsys.readouterr().err
+    note = files.read_json(tmp_path / "t5x" / "flanx_convert.json")
+    assert note["source"] == f"hf:org/small@{SHA}"
+    assert {name: note[name] for name in ("hub", "revision", "files")} == hub.record("hf:org/small")
+    assert vocabulary.named_in(tmp_path / "t5x") == vocabulary.named_in(tmp_path / "t5x/checkpoint_0") == ("byte", None)
+    assert "base_model: org/small" in (tmp_path / "t5x" / "README.md").read_text()
+    assert main.main(["convert", "hf:org/small", "hf:org/mine", "--to", "hf"]) == 2
+    assert "is on the hub: convert to a folder, then `flanx push FOLDER hf:org/mine`" in capsys.readouterr().err
+
+
 def test_training_from_python_takes_the_model_of_a_name(here, tmp_path, monkeypatch):
     monkeypatch.setattr(config, "call", lambda function, folder: None)
     for model in ("hf:org/small", str(here.folder)):

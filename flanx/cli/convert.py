@@ -66,6 +66,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Converts; 0 done, 1 written but not verified. Raises UserError for bad input."""
+    if args.dest.startswith(hub.PREFIX):
+        raise UserError(f"DEST '{args.dest}' is on the hub: convert to a folder, then `flanx push FOLDER {args.dest}`")
     if args.golden and not args.verify:
         raise UserError("--golden is what --verify compares with: add --verify")
     golden = open_storage(args.golden) if args.golden else None
@@ -77,8 +79,6 @@ def run(args: argparse.Namespace) -> int:
     kind = args.kind or "flanx"
     if args.scores and kind == "flanx":
         raise UserError("--scores go into the card of an export: add --to hf or --to t5x")
-    if args.dest.startswith(hub.PREFIX):
-        raise UserError(f"DEST '{args.dest}' is on the hub: convert to a folder, then `flanx push FOLDER {args.dest}`")
     dest = open_storage(args.dest)
     beside = card.cards(dest.name, source, [pathlib.Path(each) for each in args.scores]) if kind != "flanx" else {}
     config = {"feed_forward_proj": args.feed_forward} if args.feed_forward else {}

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+from flanx import hub
 from flanx.cli.table import print_table
 from flanx.data import store, vocabulary
 from flanx.errors import UserError
@@ -60,8 +61,9 @@ def run(args: argparse.Namespace) -> int:
     """Prints the findings; 1 where one is bad. Raises UserError for a path that is given and is not there."""
     for given in GIVEN:
         path, what = getattr(args, given), "file" if given == "vocabulary" else "folder"
-        is_there = os.path.isfile if what == "file" else os.path.isdir
-        if path is not None and path != "byte" and "://" not in path and not is_there(path):
+        is_there = os.path.exists if what == "file" else os.path.isdir
+        elsewhere = path is None or path == "byte" or "://" in path or path.startswith(hub.PREFIX)
+        if not elsewhere and not is_there(path):
             raise UserError(f"--{given}={path}: no such {what}; give one that is there")
     findings = [
         *versions(),

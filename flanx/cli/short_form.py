@@ -68,10 +68,12 @@ NEEDED = {"infer": ("prompts", "output"), "evaluate": ("suites",)}
 
 def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
     """The flags of a command that may stand for its gin files."""
+    if command not in FLAGS:
+        return
     group = parser.add_argument_group(
         "without a gin file", "sizes, vocabulary and lengths come from the checkpoint; the gin that it is, is printed"
     )
-    for name, each in FLAGS.get(command, {}).items():
+    for name, each in FLAGS[command].items():
         more: dict[str, Any] = {"nargs": "+", "action": "extend"} if each.several else {}
         group.add_argument(f"--{name}", type=each.kind, help=each.meaning, metavar=name.upper(), **more)
 

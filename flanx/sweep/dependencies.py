@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from flanx import config
+from flanx import config, hub
 from flanx.errors import UserError, nearest
 from flanx.evals import download, registry
 from flanx.evaluate import load_suites, suite_names
@@ -147,7 +147,7 @@ def parents(sweep: Sweep, points: Sequence[Point], of_points: Mapping[str, Depen
     result = {}
     for point in points:
         path = of_points[point.name].parent
-        if path is None or "://" in path:
+        if path is None or "://" in path or path.startswith(hub.PREFIX):
             continue
         parent = _run_of(path, names)
         if parent:
