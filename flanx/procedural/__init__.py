@@ -15,7 +15,7 @@ import tomllib
 from collections.abc import Iterator
 
 from flanx.errors import UserError, nearest
-from flanx.procedural import number, text, world
+from flanx.procedural import number, problem, text, world
 from flanx.procedural.draw import MAKERS, Fields, Stream
 from flanx.procedural.operation import NOTHING, Operation, Steps
 
@@ -25,23 +25,28 @@ SIZES = {"train": 500, "validation": 100, "test": 100}  # a demo of 2,000 steps 
 # Of 8 parts of all inputs, one is for validation and one for test.
 SPLITS = ("validation", "test", "train", "train", "train", "train", "train", "train")
 TAKES = {"items": ("word", "list", "digits"), "text": ("text", "word", "list")}  # kinds that take in several others
+CORPUS = 60_000  # texts of a corpus in any split
+PROBLEMS = ("ask.", "corpus.")  # programs of `problem.py`
 MAX_DRAWS = 1000  # a split has an eighth of the inputs at least, so this many misses in a row mean none at all
 JOINTS = ("{}, {}", "{} then {}", "{} + {}")
 UNSEEN_JOINT = "{}, and after that {}"
 
 
 def examples(program: str, split: str) -> Iterator[Fields]:
-    """All examples of one split (`SIZES`), as dicts of text.
+    """All examples of one split (`SIZES`, `CORPUS`), as dicts of text.
 
     x: the input; do: the instruction in the words of the training tasks; new: the same in words that no training task
     uses; answer; rationale: the steps between, `; ` between them, empty where there are none; and the single values
     that the maker draws (a, b, key, name, ...).
     """
-    return (example(program, split, index) for index in range(SIZES[_known(split, SIZES, "split", program)]))
+    size = SIZES[_known(split, SIZES, "split", program)]
+    return (example(program, split, index) for index in range(CORPUS if program.startswith("corpus.") else size))
 
 
 def example(program: str, split: str, index: int) -> Fields:
     """Example `index` of `split`; any index from 0 on, also beyond the split's usual size."""
+    if program.startswith(PROBLEMS):
+        return problem.example(program, split, index)
     maker, level, names = parse(program)
     draw = Stream("flanx-suite", program, split, index)
     for _ in range(MAX_DRAWS):

@@ -9,6 +9,7 @@ import os
 import pathlib
 import re
 import tomllib
+from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -153,10 +154,10 @@ def read(folders: Iterable[pathlib.Path]) -> Tables:
         spec = parse_row(name, collection, sections[collection]["role"], row, location)
         _check_templates(spec, blocks, good)
         tasks[name] = spec
+    counts = Counter(spec.collection for spec in tasks.values())
     for name, section in sections.items():
-        count = sum(spec.collection == name for spec in tasks.values())
-        if section.get("total", count) != count:
-            raise UserError(f"{section['location']}: {name} has {count} rows instead of {section['total']}")
+        if section.get("total", counts[name]) != counts[name]:
+            raise UserError(f"{section['location']}: {name} has {counts[name]} rows instead of {section['total']}")
     return Tables(tasks, blocks, style, sections)
 
 

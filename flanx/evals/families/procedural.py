@@ -17,7 +17,12 @@ from flanx.evals.spec import Family, Groups, Item, Spec
 KINDS = (
     "suite_composition", "suite_composition_cot", "suite_frame", "suite_wording", "suite_rule", "suite_family"
 )  # fmt: skip
-DIRECT_KINDS = tuple(kind for kind in KINDS if not kind.endswith("_cot"))
+# The held-out kinds of the graded problems, and the family that chooses settings; no part of "held_out".
+HOME_KINDS = (
+    "home_composition", "home_depth", "home_wording", "home_frame", "home_rule", "home_language", "home_walk",
+    "home_notation", "home_dev",
+)  # fmt: skip
+DIRECT_KINDS = tuple(kind for kind in KINDS if not kind.endswith("_cot")) + HOME_KINDS
 # A table's metric -> how its answers are extracted: what follows the rationale, which must be announced, or the whole
 # text. A rationale that was not asked for is not counted as wrong: models finetuned on CoT data alone write one.
 KIND = {"exact_match": "last", "final_answer": "final"}
@@ -26,14 +31,14 @@ TRIGGER = "\nstep by step"  # as in the blocks suite_steps of the templates
 
 @functools.cache
 def _table() -> dict[str, TaskSpec]:
-    return {name: task for name, task in tables.load_tables().items() if task.collection in KINDS}
+    return {name: task for name, task in tables.load_tables().items() if task.collection in KINDS + HOME_KINDS}
 
 
 @functools.cache
 def specs() -> dict[str, Spec]:
     """All kinds together, each kind, and the direct kinds with the trigger."""
     rows = [
-        *(Spec(name, "held_out", name, max_new=96, cot="cot" in name) for name in ("held_out", *KINDS)),
+        *(Spec(name, "held_out", name, max_new=96, cot="cot" in name) for name in ("held_out", *KINDS, *HOME_KINDS)),
         *(Spec(name, "held_out", name, max_new=96, cot=True) for name in (f"{kind}_trigger" for kind in DIRECT_KINDS)),
     ]
     return {spec.name: spec for spec in rows}
@@ -42,7 +47,8 @@ def specs() -> dict[str, Spec]:
 def tasks(spec: Spec) -> tuple[str, ...]:
     """All tasks of the kind."""
     kind = spec.variant.removesuffix("_trigger")
-    return tuple(name for name, task in sorted(_table().items()) if kind in ("held_out", task.collection))
+    wanted = KINDS if kind == "held_out" else (kind,)
+    return tuple(name for name, task in sorted(_table().items()) if task.collection in wanted)
 
 
 def groups(spec: Spec) -> Groups:
