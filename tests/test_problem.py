@@ -88,6 +88,8 @@ def test_the_corpus_has_every_depth_both_languages_and_rules() -> None:
     others = {problem.say(code, "other") for code in problem.LETTERS}
     assert 40 < sum(bool(set(text["do"].split(", ")) & others) for text in TEXTS) < 120
     assert any(text["do"].startswith("arrange ") for text in TEXTS)
+    once = [procedural.example("corpus.once", "train", i) for i in range(40)]
+    assert {len(text["answer"]) for text in once} == {1, 4} and {len(text["rationale"].split()) for text in once} == {2}
 
 
 @pytest.mark.parametrize(
@@ -98,7 +100,7 @@ def test_the_corpus_has_every_depth_both_languages_and_rules() -> None:
         ("ask.0", "0 operations; a task has one to 5"),
         ("ask.0 rev rol rev rol rev rol", "6 operations"),
         ("ask.0 rev +1", "do not mix"),
-        ("corpus.words", "'words' is not one of letters, digits"),
+        ("corpus.words", "'words' is not one of letters, digits, once"),
         ("corpus.letters rev", "1 operations"),
     ],
 )

@@ -113,7 +113,11 @@ def training() -> dict[str, list[Row]]:
         "home_muffin": make({"single": MUFFIN}),
         "home_t0": make(T0_PARTS),
         "home_niv2": make(NIV2_PARTS),
-        "home_corpus": [(world, world, f"suite:corpus.{world}", "home_corpus") for world in ("letters", "digits")],
+        "home_corpus": [
+            ("letters", "letters", "suite:corpus.letters", "home_corpus"),
+            ("digits", "digits", "suite:corpus.digits", "home_corpus"),
+            ("once", "once", "suite:corpus.once", "home_once"),
+        ],
     }
 
 

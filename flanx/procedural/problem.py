@@ -3,6 +3,7 @@
     ask.0 rev rol         what a task asks for: its wording (0, 1, 2, unseen or other), then the codes of operations
     corpus.letters        the corpus that a model is pretrained on: any operations, depths 1 to 4, any words
     corpus.digits         the same of moves on the ring of ten digits
+    corpus.once           single operations of both, for notes that give the result at once
 
 Two worlds. Letters: four different letters of a ring of twelve; operations reorder them (`ORDERS`, or a rule such as
 `2413`: the second, fourth, first and third), step along the ring (`nxt`, `prv`) or sort (`srt`, `dwn`). Digits: one
@@ -35,6 +36,7 @@ RULES = tuple("".join(p) for p in itertools.permutations("1234"))[1:]
 HELD_RULES = tuple(rule for rule in RULES if rule not in ORDERS.values())[1::3]
 WORDINGS = ("0", "1", "2", "unseen", "other")
 MAX_DEPTH = 5
+CORPORA = {"corpus.letters": 60_000, "corpus.digits": 20_000, "corpus.once": 40_000}  # texts, of any split
 CORPUS_DEPTHS = (1, 2, 2, 3, 3, 3, 4, 4)  # one is drawn
 OTHER_SHARE = 5  # one text in so many of the corpus is in the second language
 
@@ -103,8 +105,10 @@ def example(program: str, split: str, index: int) -> Fields:
 
 def _draw_text(draw: Stream, world: str) -> tuple[str, tuple[str, ...]]:
     """(wording, codes) of one text of the corpus."""
-    depth = CORPUS_DEPTHS[draw.below(len(CORPUS_DEPTHS))]
+    depth = 1 if world == "once" else CORPUS_DEPTHS[draw.below(len(CORPUS_DEPTHS))]
     wording = "other" if draw.below(OTHER_SHARE) == 0 else "any"
+    if world == "once":
+        world = "digits" if draw.below(4) == 0 else "letters"
     while True:
         if world == "digits":
             return wording, tuple(draw.choice(MOVES) for _ in range(depth))
@@ -120,7 +124,7 @@ def parse(program: str) -> tuple[str, tuple[str, ...]]:
     """`"ask.0 rev rol"` -> ("0", ("rev", "rol")); `"corpus.letters"` -> ("letters", ()). UserError: what is wrong."""
     first, *codes = program.split()
     kind, _, variant = first.partition(".")
-    known = ("letters", "digits") if kind == "corpus" else WORDINGS
+    known = ("letters", "digits", "once") if kind == "corpus" else WORDINGS
     if variant not in known:
         raise UserError(f"suite program '{program}': '{variant}' is not one of {', '.join(known)}")
     if len(codes) not in (range(1) if kind == "corpus" else range(1, MAX_DEPTH + 1)):
