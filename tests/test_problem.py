@@ -82,6 +82,17 @@ def test_the_corpus_has_no_pair_and_no_rule_that_is_held_out() -> None:
         assert not set(codes) & set(problem.HELD_RULES), text
 
 
+def test_a_mixed_data_set_has_many_problems_of_one_depth_and_wording() -> None:
+    found = [procedural.example("mixed.0 letters 3 a", "train", i) for i in range(60)]
+    lists = {tuple(fields["rationale"].split()[::2]) for fields in found}
+    assert len(lists) > 50 and {len(codes) for codes in lists} == {3}
+    assert not any(problem.has_held(codes) or set(codes) & set(problem.HELD_RULES) for codes in lists)
+    words = {problem.say(code, "0") for codes in lists for code in codes}
+    assert {word for fields in found for word in fields["do"].split(", ")} == words
+    assert found[0] != procedural.example("mixed.0 letters 3 b", "train", 0)
+    assert sum(1 for _ in procedural.examples("mixed.0 digits 4 a", "train")) == problem.MIXED
+
+
 def test_the_corpus_has_every_depth_both_languages_and_rules() -> None:
     depths = collections.Counter(len(text["rationale"].split()) // 2 for text in TEXTS)
     assert set(depths) == {1, 2, 3, 4} and min(depths.values()) > 20
@@ -102,6 +113,7 @@ def test_the_corpus_has_every_depth_both_languages_and_rules() -> None:
         ("ask.0 rev +1", "do not mix"),
         ("corpus.words", "'words' is not one of letters, digits, once"),
         ("corpus.letters rev", "1 operations"),
+        ("mixed.0 letters 7 a", "as 'mixed.0 letters 3 a'"),
     ],
 )
 def test_wrong_programs_are_named(name: str, message: str) -> None:

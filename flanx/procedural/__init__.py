@@ -25,21 +25,21 @@ SIZES = {"train": 500, "validation": 100, "test": 100}  # a demo of 2,000 steps 
 # Of 8 parts of all inputs, one is for validation and one for test.
 SPLITS = ("validation", "test", "train", "train", "train", "train", "train", "train")
 TAKES = {"items": ("word", "list", "digits"), "text": ("text", "word", "list")}  # kinds that take in several others
-PROBLEMS = ("ask.", "corpus.")  # programs of `problem.py`
+PROBLEMS = ("ask.", "mixed.", "corpus.")  # programs of `problem.py`
 MAX_DRAWS = 1000  # a split has an eighth of the inputs at least, so this many misses in a row mean none at all
 JOINTS = ("{}, {}", "{} then {}", "{} + {}")
 UNSEEN_JOINT = "{}, and after that {}"
 
 
 def examples(program: str, split: str) -> Iterator[Fields]:
-    """All examples of one split (`SIZES`, `problem.CORPORA`), as dicts of text.
+    """All examples of one split (`SIZES`, `problem.count`), as dicts of text.
 
     x: the input; do: the instruction in the words of the training tasks; new: the same in words that no training task
     uses; answer; rationale: the steps between, `; ` between them, empty where there are none; and the single values
     that the maker draws (a, b, key, name, ...).
     """
     size = SIZES[_known(split, SIZES, "split", program)]
-    return (example(program, split, index) for index in range(problem.CORPORA.get(program, size)))
+    return (example(program, split, index) for index in range(problem.count(program) or size))
 
 
 def example(program: str, split: str, index: int) -> Fields:

@@ -1,6 +1,7 @@
 """Problems of graded depth: a start and one to five operations on it, asked for in the words of one wording.
 
     ask.0 rev rol         what a task asks for: its wording (0, 1, 2, unseen or other), then the codes of operations
+    mixed.0 letters 3 a   a data set of problems: its wording, world, depth and a letter; operations drawn for each
     corpus.letters        the corpus that a model is pretrained on: any operations, depths 1 to 4, any words
     corpus.digits         the same of moves on the ring of ten digits
     corpus.once           single operations of both, for notes that give the result at once
@@ -37,6 +38,7 @@ HELD_RULES = tuple(rule for rule in RULES if rule not in ORDERS.values())[1::3]
 WORDINGS = ("0", "1", "2", "unseen", "other")
 MAX_DEPTH = 5
 CORPORA = {"corpus.letters": 60_000, "corpus.digits": 20_000, "corpus.once": 40_000}  # texts, of any split
+MIXED = 2_000  # problems of a data set, of any split
 CORPUS_DEPTHS = (1, 2, 2, 3, 3, 3, 4, 4)  # one is drawn
 OTHER_SHARE = 5  # one text in so many of the corpus is in the second language
 
@@ -80,6 +82,11 @@ def say(code: str, wording: str) -> str:
     return text.replace("{n}", code[1:]).replace("{order}", code)
 
 
+def count(program: str) -> int | None:
+    """How many examples a split of the program has; None for the usual number."""
+    return MIXED if program.startswith("mixed.") else CORPORA.get(program)
+
+
 def example(program: str, split: str, index: int) -> Fields:
     """x: the start; do: the operations in words; answer; rationale. A function of (program, split, index) alone.
 
@@ -89,7 +96,9 @@ def example(program: str, split: str, index: int) -> Fields:
 
     draw = Stream("flanx-problem", program, split, index)
     wording, codes = parse(program)
-    if not codes:
+    if program.startswith("mixed."):
+        codes = _draw_codes(draw, codes[0], int(codes[1]))
+    elif not codes:
         wording, codes = _draw_text(draw, wording)
     if codes[0] in MOVES:
         x = str((Stream("flanx-problem", program, split).below(10) + 3 * index) % 10)  # each of the ten in turn
@@ -109,24 +118,39 @@ def _draw_text(draw: Stream, world: str) -> tuple[str, tuple[str, ...]]:
     wording = "other" if draw.below(OTHER_SHARE) == 0 else "any"
     if world == "once":
         world = "digits" if draw.below(4) == 0 else "letters"
+    return wording, _draw_codes(draw, world, depth)
+
+
+def _draw_codes(draw: Stream, world: str, depth: int) -> tuple[str, ...]:
+    """So many operations, none of them held out."""
     while True:
         if world == "digits":
-            return wording, tuple(draw.choice(MOVES) for _ in range(depth))
+            return tuple(draw.choice(MOVES) for _ in range(depth))
         codes = [draw.choice(LETTERS) for _ in range(depth)]
         if draw.below(4) == 0:  # one text in four has a rule in it
             codes[draw.below(depth)] = draw.choice([rule for rule in RULES if rule not in HELD_RULES])
         if all(a != b for a, b in itertools.pairwise(codes)) and not has_held(tuple(codes)):
-            return wording, tuple(codes)
+            return tuple(codes)
 
 
 @functools.cache
 def parse(program: str) -> tuple[str, tuple[str, ...]]:
-    """`"ask.0 rev rol"` -> ("0", ("rev", "rol")); `"corpus.letters"` -> ("letters", ()). UserError: what is wrong."""
+    """`"ask.0 rev rol"` -> ("0", ("rev", "rol")); `"corpus.letters"` -> ("letters", ()); of `mixed`, world and depth.
+
+    Raises UserError that names what is wrong.
+    """
     first, *codes = program.split()
     kind, _, variant = first.partition(".")
     known = ("letters", "digits", "once") if kind == "corpus" else WORDINGS
     if variant not in known:
         raise UserError(f"suite program '{program}': '{variant}' is not one of {', '.join(known)}")
+    if kind == "mixed":
+        if len(codes) != 3 or codes[0] not in ("letters", "digits") or codes[1] not in "12345":
+            raise UserError(
+                f"suite program '{program}': write letters or digits, a depth and a letter that tells it from others, "
+                "as 'mixed.0 letters 3 a'"
+            )
+        return variant, tuple(codes)
     if len(codes) not in (range(1) if kind == "corpus" else range(1, MAX_DEPTH + 1)):
         raise UserError(f"suite program '{program}': {len(codes)} operations; a task has one to {MAX_DEPTH}")
     for code in codes:

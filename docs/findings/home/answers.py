@@ -16,7 +16,7 @@ from flanx.sweep import results, score_expressions, statistics
 from flanx.sweep.grid import recorded
 from flanx.sweep.state import State
 
-SIZES = ("d32", "d64", "d96")
+SIZES = ("d48", "d64", "d96")
 Term = tuple[float, str, str, str]  # weight, tasks or data, size, score
 MEAN = "held-out mean"
 EARLY, LATE = 4.9696, 2.7028  # doublings from 9 to 282 and from 282 to 1,836 tasks
@@ -28,7 +28,7 @@ def contrasts() -> list[tuple[int, str, list[Term]]]:
     for size in SIZES:
         found.append((1, f"{size}: 1,836 tasks - 9", [(1, "1836", size, MEAN), (-1, "9", size, MEAN)]))
     for tasks in ("89", "282", "1836"):
-        found.append((2, f"{tasks} tasks: d96 - d32", [(1, tasks, "d96", MEAN), (-1, tasks, "d32", MEAN)]))
+        found.append((2, f"{tasks} tasks: d96 - d48", [(1, tasks, "d96", MEAN), (-1, tasks, "d48", MEAN)]))
     for size in SIZES:
         early = [(0.5 / EARLY, "282", size, MEAN), (-0.5 / EARLY, "9", size, MEAN)]
         late = [(-1 / LATE, "1836", size, MEAN), (1 / LATE, "282", size, MEAN)]
