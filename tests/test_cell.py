@@ -20,6 +20,10 @@ def test_a_variable_that_others_explain_or_that_hardly_varies_is_left_out():
     twice = [Cell(c.name, {**c.at, "tokens": 20 * c.at["size"]}, c.values) for c in cells]
     assert cell.gather(twice).variables == ("size", "tasks")  # tokens are 20 a parameter: they say nothing of their own
     assert cell.gather(twice, over=("tokens", "tasks")).variables == ("tokens", "tasks")
+    nested = [Cell(c.name, {**c.at, "cot": {0: 0.0, 9: 1.0, 1836: 0.03}[c.at["tasks"]]}, c.values) for c in cells]
+    assert cell.gather(nested).variables == ("size", "tasks")  # the share follows from the tasks
+    crossed = [Cell(f"{c.name}_{r}", {**c.at, "cot": r}, c.values) for c in cells for r in (0.0, 0.5)]
+    assert cell.gather(crossed).variables == ("size", "tasks", "cot")
     unknown = [*cells, Cell("x", {"tasks": 5.0}, (1.0,))]
     assert cell.gather(unknown).variables == ("tasks",)
     assert len(cell.gather([*cells, Cell("not run", {"size": 1e6, "tasks": 5})]).cells) == 6

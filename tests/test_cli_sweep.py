@@ -79,6 +79,7 @@ def test_a_dry_run_prints_what_waits_and_what_it_costs_and_writes_nothing(tmp_pa
     rows = {line.split()[0]: line for line in lines[3:] if line.strip()}
     assert "evaluation only" in rows["b"] and "waits for a" in rows["b"] and "scratch" in rows["a"]
     assert "without --topology: chip-hours of v4 chips at 40%" in " ".join(lines)
+    assert "of one recipe differ by 3 points (assumed; standard deviation)" in " ".join(lines)
     assert not (tmp_path / "out").exists()
     assert main(["sweep", f"--gin_file={name}", "--dry_run", "--topology=v4:2x2x1"]) == 0
     assert "estimate of `flanx plan` on v4:2x2x1" in capsys.readouterr().out

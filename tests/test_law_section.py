@@ -15,11 +15,18 @@ SIZES = {"d1": 1e6, "d2": 4e6, "d3": 16e6}
 COUNTS = (0, 9, 89, 282)
 
 
+@pytest.fixture(autouse=True)
+def few_draws(monkeypatch):
+    """A bootstrap that takes no time."""
+    monkeypatch.setattr(law_section, "DRAWS", 30)
+
+
 def make(out, sizes=tuple(SIZES), counts=COUNTS, seeds=(0, 1), **more):
     """A sweep of sizes and numbers of tasks."""
     axes = {"size": {s: [] for s in sizes}, "tasks": {n: [f"NUM_TASKS={n}"] for n in counts}}
     axes["seed"] = {n: [f"SEED={n}"] for n in seeds}
-    return sweep_maker.make(out, axes=axes, **{"bindings": {}} | more)
+    figures = {"one": {"x": "tasks", "series": "size"}}
+    return sweep_maker.make(out, axes=axes, figures=figures, **{"bindings": {}} | more)
 
 
 def leave(sweep, skip=(), score=None):
@@ -77,7 +84,7 @@ def test_the_report_has_the_law_and_verdicts_of_what_was_predicted_before_it_ran
     sweep = make(tmp_path, compare={"size": "d1"})
     leave(sweep, skip=("d3_282", "d3_89"))
     cells = cells_of(sweep)
-    law = law_section.fit_all(sweep, {"held_out": list(cells.values())}, 50)[0]
+    law = law_section.fit_all(sweep, {"held_out": list(cells.values())})[0]
     predicted = law.predict([cells["d3_282"], cells["d3_89"]])
     prediction.append(tmp_path / prediction.FILE, prediction.entries("held_out", law.choice, predicted))
     text = publish(sweep)

@@ -42,6 +42,7 @@ DEFAULT = (
 )  # FLOPs follow from size and tokens: they are used where they are asked for
 TASKS, COT = "tasks", "cot"
 UNITS = {"k": 1e3, "K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
+VARIES = 0.1  # the least range of a coordinate
 COLLINEAR = 0.98  # share of a variable's variation that others explain, from which on it says nothing of its own
 
 
@@ -172,12 +173,24 @@ def gather(cells: Sequence[Cell], over: Sequence[str] | None = None, floor: floa
 
 
 def _is_new(column: np.ndarray, columns: Sequence[np.ndarray]) -> bool:
-    """Whether a column varies (by more than a tenth, as a logarithm) in a way that the others do not."""
-    if len(column) < 2 or np.ptp(column) < 0.1:
+    """Whether a column varies (by more than a tenth, as a logarithm) in a way that no other does, nor all together."""
+    if len(column) < 2 or np.ptp(column) < VARIES:
+        return False
+    if any(_follows(column, other) for other in columns[1:]):
         return False
     others = np.column_stack(columns)
     rest = column - others @ np.linalg.lstsq(others, column, rcond=None)[0]
     return float(rest @ rest) > (1 - COLLINEAR) * float(np.var(column) * len(column))
+
+
+def _follows(column: np.ndarray, other: np.ndarray) -> bool:
+    """Whether a column is a function of another one: does not vary where the other is the same, and it often is.
+
+    So is the share of chain of thought in nested steps of tasks, whatever its curve.
+    """
+    groups = [column[other == level] for level in np.unique(other)]
+    repeated = [group for group in groups if len(group) > 1]
+    return bool(repeated) and all(np.ptp(group) < VARIES for group in repeated)
 
 
 def number(label: str) -> float | None:

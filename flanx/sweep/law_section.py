@@ -40,10 +40,10 @@ def chance(sweep: Sweep, score: str) -> float:
     return metrics.BOUNDS[spec.family][0] if spec.family in metrics.BOUNDS else 0.0
 
 
-def fit_all(sweep: Sweep, cells: Mapping[str, Sequence[Cell]], draws: int = DRAWS) -> list[Law]:
+def fit_all(sweep: Sweep, cells: Mapping[str, Sequence[Cell]]) -> list[Law]:
     """The law of every score."""
     return [
-        laws.make(score, law_cells.data(of_score, score, chance=chance(sweep, score)), draws=draws)
+        laws.make(score, law_cells.data(of_score, score, chance=chance(sweep, score)), draws=DRAWS)
         for score, of_score in cells.items()
     ]
 
