@@ -40,6 +40,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 def test_ids_and_texts_are_those_of_the_model(folder):
     ours, theirs = vocabulary.load(str(folder / "saved")), vocabulary.load(str(folder / "model"))
     assert ours.size == theirs.size and ours.extra_ids == theirs.extra_ids == 20
+    for read in ("IdToPiece", "GetScore", "IsControl", "IsUnknown"):
+        one, other = ([getattr(each._processor, read)(i) for i in range(ours.size)] for each in (ours, theirs))
+        assert one == other, read
     for text in TEXTS:
         assert ours.encode(text) == theirs.encode(text), text
         assert ours.decode(ours.encode(text)) == theirs.decode(theirs.encode(text)), text
