@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from flanx import hub
 from flanx.errors import UserError
 from flanx.settings import RANGES, flag, path_flag
+from flanx.storage import open_storage
 
 
 class Flag(NamedTuple):
@@ -110,6 +111,10 @@ def of_checkpoint(checkpoint: str, vocabulary: str | None) -> dict[str, Any]:
 
     if hub.is_name(checkpoint) and not checkpoint.startswith(hub.PREFIX):
         checkpoint = hub.PREFIX + checkpoint
+    if not checkpoint.startswith(hub.PREFIX) and not open_storage(checkpoint).children():
+        raise UserError(
+            f"--checkpoint={checkpoint}: no such folder, or nothing in it; a name of the hub is hf:ORG/NAME"
+        )
     if vocabulary is None and vocabularies.named_in(checkpoint) is None:
         raise UserError(f"{checkpoint} has no vocabulary that flanx reads: add --vocabulary byte, or a model's path")
     bound: dict[str, Any] = {"MODEL": checkpoint, "CHECKPOINT_PATH": checkpoint}
