@@ -13,13 +13,14 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
-from flanx import convert, files
+from flanx import convert, files, trainable
 from flanx.convert import flanx_format, orbax_item, scan_layers
 from flanx.errors import UserError
 from flanx.optim import AdafactorState
@@ -102,9 +103,12 @@ class Checkpoints:
         """The step of the newest finished checkpoint, or None."""
         return self._manager.latest_step()
 
-    def save(self, state: TrainState) -> None:
-        """Starts an asynchronous save of `state`, unless its step is saved already."""
+    def save(self, state: TrainState, patterns: Sequence[str] | None = None) -> None:
+        """Starts an asynchronous save of `state`, unless its step is saved already; of the parameters whose names fit
+        the patterns alone, where there are some."""
         step = int(state.step)
+        if patterns is not None:
+            state = state.replace(params=trainable.split(state.params, patterns)[0])
         self._seal()
         if step != self.latest():
             self._unsealed = step
@@ -270,6 +274,8 @@ def load_params(path: str | os.PathLike, target: Any, model: Any = None) -> Any:
     with ocp.PyTreeCheckpointer() as reader:
         metadata = reader.metadata(source.resolve()).item_metadata
         tree = getattr(metadata, "tree", metadata)
+        if any("/lora_" in name for name in _leaves(tree)):
+            return convert.restore(folder, target)
         whole_state = "params" in tree and "opt_state" in tree
         _check_shapes(tree["params"] if whole_state else tree, target, str(folder))
         wanted = {"params": target} if whole_state else target

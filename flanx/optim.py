@@ -16,7 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 from jax.typing import ArrayLike
+
+from flanx import moments
 
 Schedule = Callable[[ArrayLike], jax.Array]
 Rate = float | Schedule
@@ -276,6 +279,80 @@ def adamw(
     """AdamW, behind a clip of the gradients' global norm where one is given."""
     rule = optax.adamw(learning_rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay)
     return rule if global_norm is None else optax.chain(optax.clip_by_global_norm(global_norm), rule)
+
+
+def _adamw(
+    kind: str, learning_rate: Rate, betas: tuple[float, float], eps: float, weight_decay: float, clip: float | None,
+    seed: int,
+) -> optax.GradientTransformation:  # fmt: skip
+    first = () if clip is None else (optax.clip_by_global_norm(clip),)
+    adam = moments.scale_by_adam(kind, *betas, eps, seed)
+    decay = optax.add_decayed_weights(weight_decay)
+    return optax.chain(*first, adam, decay, optax.scale_by_learning_rate(learning_rate))
+
+
+@_recorded
+def adamw_bfloat16(
+    learning_rate: Rate = 1e-4,
+    *,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    global_norm: float | None = None,
+    seed: int = 0,
+) -> optax.GradientTransformation:
+    """`adamw` with its moments in bfloat16, half of the memory, rounded by draws of `seed`; see `flanx.moments`."""
+    return _adamw("bfloat16", learning_rate, (b1, b2), eps, weight_decay, global_norm, seed)
+
+
+@_recorded
+def adamw_8bit(
+    learning_rate: Rate = 1e-4,
+    *,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    global_norm: float | None = None,
+) -> optax.GradientTransformation:
+    """`adamw` with its moments in eight bits, a quarter of the memory; see `flanx.moments`."""
+    return _adamw("8bit", learning_rate, (b1, b2), eps, weight_decay, global_norm, 0)
+
+
+@_recorded
+def muon(
+    learning_rate: Rate = 2e-3,
+    *,
+    beta: float = 0.95,
+    weight_decay: float = 0.0,
+    adam_learning_rate: Rate | None = None,
+    consistent_rms: float | None = 0.2,
+) -> optax.GradientTransformation:
+    """Muon (optax.contrib) for the kernels of layers, stacked or not, and AdamW for all else.
+
+    Args:
+      learning_rate: of the kernels; adam_learning_rate: of the rest, None for the same.
+      beta: share of the old momentum.
+      consistent_rms: scales an update by this and the root of the kernel's longer side, as AdamW's are; None: by that
+        of outputs over inputs, where they are more.
+    """
+
+    def dimensions(params: Any) -> Any:
+        def of_kernel(path: tuple[Any, ...], param: Any) -> Any:
+            axes = param.ndim - 2, param.ndim - 1
+            return optax.contrib.MuonDimensionNumbers(*axes) if _is_layer_kernel(path) else None
+
+        return jax.tree_util.tree_map_with_path(of_kernel, params)
+
+    return optax.contrib.muon(
+        learning_rate,
+        beta=beta,
+        weight_decay=weight_decay,
+        adam_learning_rate=adam_learning_rate,
+        muon_weight_dimension_numbers=dimensions,
+        consistent_rms=consistent_rms,
+    )
 
 
 @_recorded

@@ -54,6 +54,7 @@ _REPLICATED: Rules = tuple(
     )
 )
 PRESETS: Mapping[Any, Rules] = {key: (*_BATCH_AND_MODEL, *embed) for key, embed in _EMBED.items()} | {"fsdp": _FSDP}
+MASKED: Any = optax.MaskedNode  # in place of the moments that an optimizer for some of the parameters does not keep
 SMALL = 2**20  # bytes; a smaller array may be replicated where its axis does not divide
 BOX: Any = nn.meta.AxisMetadata  # what linen boxes a parameter with, and the names of its axes
 LARGE = 2**24  # bytes; an array of this size or more is reported when every device holds all of it
@@ -160,11 +161,14 @@ class Partitioner:
         everywhere = self.everywhere()
         return optax.tree_map_params(
             optimizer,
-            lambda leaf, param, sharding: _reduced(leaf.shape, param.shape, sharding) or everywhere,
+            lambda leaf, param, sharding: (
+                leaf if isinstance(leaf, MASKED) else _reduced(leaf.shape, param.shape, sharding) or everywhere
+            ),
             jax.eval_shape(optimizer.init, params),
             params,
             shardings,
             transform_non_params=lambda _: everywhere,
+            is_leaf=lambda leaf: isinstance(leaf, MASKED),
         )
 
     def replicated(self, params: Any, shardings: Any) -> list[tuple[str, int]]:

@@ -20,7 +20,7 @@ import jax
 from jax.experimental import multihost_utils
 
 import flanx
-from flanx import cluster, convert, hub
+from flanx import cluster, convert, hub, lora, trainable
 from flanx.checkpoint import Checkpoints, RestoreCheckpointConfig, SaveCheckpointConfig, load_params
 from flanx.data.pipeline.batches import Batches, DatasetConfig
 from flanx.data.pipeline.prefetch import Loader
@@ -79,7 +79,7 @@ def train(
     if is_done(folder, train_steps):
         is_there = train_steps and pathlib.Path(dataset.store_dir, "manifest.json").exists()  # else it is not compared
         batches = dataset.open(trainer.model.vocab_size, trainer.model.packing, trainer.seed) if is_there else None
-        metadata = identity(trainer, batches) | parent_metadata(folder, initial_checkpoint)
+        metadata = identity(trainer, batches) | parent_metadata(folder, initial_checkpoint, trainer)
         check_run_metadata(folder, metadata, fork)
         step = read_json(folder / "done.json")["step"]
         print(f"{folder.name}: already done (step {step}); delete {folder / 'done.json'} to run it again")
@@ -90,14 +90,14 @@ def train(
     batches = dataset.open(model.vocab_size, model.packing, trainer.seed) if train_steps else None
     tasks = batches.tasks if batches else {}
     trainer = dataclasses.replace(trainer, num_tasks=len(tasks))
-    metadata = identity(trainer, batches) | parent_metadata(folder, initial_checkpoint)
+    metadata = identity(trainer, batches) | parent_metadata(folder, initial_checkpoint, trainer)
     check_run_metadata(folder, metadata, fork)
     cache_compilations(compilation_cache)
     if partitioner.num_partitions == "auto":
         lengths = dataset.task_feature_lengths
         partitioner = search.resolve_partitioner(partitioner, trainer, dataset.batch_size, lengths)
 
-    of_run = (dataset, batches, trainer, partitioner, train_steps, eval_period)
+    of_run = (folder, dataset, batches, trainer, partitioner, train_steps, eval_period)
     validate = (validation or ValidationConfig(None)).open(*of_run)
 
     with partitioner.scope(), preemption() as stops, contextlib.closing(Checkpoints(folder, checkpoints)) as saved:
@@ -105,11 +105,12 @@ def train(
         state, target = init_state(folder, trainer, partitioner, saved, initial_checkpoint, parents, train_steps)
         write(folder / "run.json", metadata)  # not before: a run that is refused leaves the folder to the next one
         step_fn, done = trainer.jit(target), int(state.step)
-        report(folder.name, partitioner, target.params, batches, train_steps - done, dataset.warn_epochs)
+        report(folder.name, partitioner, target.params, batches, train_steps - done, dataset.warn_epochs, trainer)
         watch = Watch(folder, model, done, train_steps, log_period, saved.latest, tasks, task_loss_period)
         stream = device_batches(batches, partitioner, done, train_steps)
         with contextlib.closing(watch), contextlib.closing(stream), explain_exhausted(target, partitioner):
-            validate(done, state.params, watch)  # where it was killed between saving and that
+            if validate(done, state, watch):  # where it was killed between saving and that
+                stream.close()
             for step, batch in stream:
                 with jax.transfer_guard("disallow"):
                     state, metrics = step_fn(state, batch)
@@ -118,25 +119,27 @@ def train(
                 evaluates = bool(eval_period and step % eval_period == 0 and step < train_steps)
                 if is_last or evaluates or step % checkpoints.period == 0:
                     watch.flush(state.params, saves=True)
-                    saved.save(state)
+                    saved.save(state, trainer.saved)
                 if is_last:
                     saved.wait()
                     raise Preempted(f"{folder.name}: stopped and saved at step {step}; the same command resumes it")
-                validate(step, state.params, watch)
+                if validate(step, state, watch):
+                    break
                 if evaluator and evaluates:
                     evaluator(model=model, params=state.params, step=step, out_dir=evals)
             watch.flush(state.params)
             if train_steps:  # else the state is the parent's, which has its own checkpoint
-                saved.save(state)
+                saved.save(state, trainer.saved)
                 saved.wait()
         if evaluator:
             evaluator(model=model, params=state.params, step=int(state.step), out_dir=evals)
-    write(folder / "done.json", {"step": int(state.step)})
+    write(folder / "done.json", {"step": int(state.step), "train_steps": train_steps})
 
 
 def is_done(folder: pathlib.Path, train_steps: int) -> bool:
     """Whether the run in `folder` reached `train_steps` and was evaluated."""
-    step = read_json(folder / "done.json").get("step", -1)
+    record = read_json(folder / "done.json")
+    step = record.get("train_steps", record.get("step", -1))  # of a run that stopped early it is what was asked for
     if not isinstance(step, int):
         raise UserError(
             f"{folder / 'done.json'} is damaged: its step is {step!r}; remove it to run the last part again"
@@ -151,23 +154,31 @@ def identity(trainer: Trainer, batches: Batches | None) -> dict[str, Any]:
     model = trainer.model
     name = f"{type(model).__module__.split('.')[-1]}.{type(model).__name__}"
     fields: tuple[Any, ...] = dataclasses.fields(model) if dataclasses.is_dataclass(model) else ()
-    settings = {f"{name}.{f.name}": getattr(model, f.name) for f in fields if f.name not in ("remat", "kernels")}
+    settings = {
+        f"{name}.{f.name}": getattr(model, f.name) for f in fields if f.name not in ("remat", "kernels", "adapter")
+    }
     settings = settings or {name: repr(model)}
-    of_trainer = ("seed", "dropout", "z_loss", "label_smoothing", "loss_normalizing_factor")
+    of_trainer: tuple[str, ...] = ("seed", "dropout", "z_loss", "label_smoothing", "loss_normalizing_factor")
+    of_trainer += tuple(name for name in ("trainable", "rate_multipliers") if getattr(trainer, name) is not None)
     settings |= {f"train_step.Trainer.{name}": getattr(trainer, name) for name in of_trainer}
     return {
         "num_params": model.num_params(),
+        "adapter": None if trainer.adapter is None else dataclasses.asdict(trainer.adapter),
         "settings": json.loads(json.dumps(settings | getattr(trainer.optimizer, "settings", {}), default=repr)),
         "batches": batches.fingerprint if batches is not None else None,
         "data": batches.describe() if batches is not None else None,
     }
 
 
-def parent_metadata(folder: pathlib.Path, parent: RestoreCheckpointConfig) -> dict[str, Any]:
+def parent_metadata(
+    folder: pathlib.Path, parent: RestoreCheckpointConfig, trainer: Trainer | None = None
+) -> dict[str, Any]:
     """The parent's path, fingerprint and step: from run.json where the run has begun from it, else from the checkpoint.
 
     Raises UserError where the parent is not the one whose fingerprint is required, or has moved on the hub.
     """
+    if trainer is not None and trainer.adapter is not None:
+        lora.expect_base(parent)
     recorded = read_json(folder / "run.json")
     has_begun = (folder / "done.json").exists() or any((folder / "checkpoints").glob("checkpoint_*"))
     is_same = has_begun and recorded.get("initial_checkpoint_path") == parent.path
@@ -266,6 +277,8 @@ def init_state(
                     f"parent's step, {parents:,}, and would count the parent's: give at most {parents:,}, or another "
                     "MODEL_DIR"
                 )
+            if trainer.adapter is not None:
+                return lora.resume(trainer, target, str(parent.path), saved), target
             return saved.restore(target), target
         if (folder / "metrics.jsonl").exists() and jax.process_index() == 0:
             print(f"{folder.name}: has records and no checkpoint, so it starts again from its first step")
@@ -276,10 +289,13 @@ def init_state(
                     f"TRAIN_STEPS {train_steps:,} is not above the step of the parent {parent.path}, {parents:,}: with "
                     f"restore_optimizer it counts the parent's; give {parents:,} and as many as are wanted"
                 )
-            init_from_params = jax.jit(
-                functools.partial(trainer.init_from_params, step=first), out_shardings=shardings, donate_argnums=0
-            )
-            state = init_from_params(load_params(parent.path, target.params, trainer.model))
+            if trainer.adapter is not None:
+                state = lora.begin(trainer, target, parent.path, first)
+            else:
+                init_from_params = jax.jit(
+                    functools.partial(trainer.init_from_params, step=first), out_shardings=shardings, donate_argnums=0
+                )
+                state = init_from_params(load_params(parent.path, target.params, trainer.model))
             if parent.restore_optimizer:
                 if not isinstance(target.opt_state, AdafactorState):
                     raise UserError("restore_optimizer takes the state of Adafactor; bind optim.adafactor, or unset it")
@@ -293,10 +309,21 @@ def init_state(
         return jax.jit(trainer.init, out_shardings=shardings)(), target
 
 
-def report(label: str, partitioner: Partitioner, params: Any, batches: Batches | None, steps: int, most: float) -> None:
-    """Prints which large arrays the rules replicate, and which tasks the planned steps draw more than `most` times."""
+def report(
+    label: str,
+    partitioner: Partitioner,
+    params: Any,
+    batches: Batches | None,
+    steps: int,
+    most: float,
+    trainer: Trainer,
+) -> None:
+    """Prints what is trained where it is not all, which large arrays the rules replicate, and which tasks the planned
+    steps draw more than `most` times."""
     if jax.process_index() != 0:
         return
+    if trainer.patterns is not None:
+        print(f"{label}: {trainable.describe(trainer.patterns, params)}")
     if replicated := partitioner.replicated(params, jax.tree.map(lambda p: p.sharding, params)):
         name, size = replicated[0]
         total = sum(size for _, size in replicated) / 1e9

@@ -38,7 +38,7 @@ class MetricsLog:
     run had never stopped.
 
     Attributes:
-      validated: the steps that have a record of a validation.
+      validated: {step: loss} of the validations that have a record.
       unlogged: the line of unlogged.jsonl at `resume_step`, {} where there is none.
     """
 
@@ -57,7 +57,7 @@ class MetricsLog:
             if path.exists():
                 write_atomic(path, "".join(map(files.json_line, kept)))
             if name == "metrics":
-                self.validated = {record["step"] for record in kept if "validation" in record}
+                self.validated = {r["step"]: float(r["validation"]["loss"]) for r in kept if "validation" in r}
             if name == "unlogged" and kept and kept[-1]["step"] == resume_step:
                 self.unlogged = kept[-1]
         self._event, self._summary = Event, Summary
@@ -204,12 +204,17 @@ class Watch:
         if self._log is None or step in self._log.validated:
             return
         self._log.write(step, {"validation": values})
+        self._log.validated[step] = values["loss"]
         self._since = (self._since[0] + values["seconds"], self._since[1])  # speeds are of the steps alone
         self._console.print(
             f"{self._label}  step {step}/{self._train_steps}  validation loss {values['loss']:.4f}  bits per byte "
             f"{values['bits_per_byte']:.3f}  accuracy {values['accuracy']:.1%}  ({values['seconds']:.1f} s)",
             soft_wrap=True, markup=False,
         )  # fmt: skip
+
+    def validation_losses(self) -> dict[int, float]:
+        """{step: loss} of all validations of the run so far; of the first process alone."""
+        return {} if self._log is None else self._log.validated
 
     def _write_record(self, step: int) -> None:
         """Logs and prints the means and speeds since the last record."""

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -12,8 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from flanx import trainable
 from flanx.errors import UserError
 from flanx.models import Model
+from flanx.models.adapter import Adapter
 from flanx.partition import Partitioner
 
 Batch = Mapping[str, jax.Array]
@@ -32,7 +34,7 @@ class TrainState(flax.struct.PyTreeNode):
 
     step: jax.Array  # int32 []
     params: Any
-    opt_state: Any
+    opt_state: Any  # of the trained parameters alone
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +51,12 @@ class Trainer:
         Mesh TensorFlow), or a name in NORMALIZERS.
       num_microbatches: parts in which a batch is processed, to save memory; loss and gradient are the same.
       num_tasks: N, the largest number in a batch's `decoder_task_ids`; 0 for no sums by task.
+      adapter: what is trained in place of the parameters, which are frozen then; see `flanx.lora`.
+      trainable: patterns of the names of the parameters that are trained, None for all; see `flanx.trainable`. Frozen
+        ones have no gradient and no optimizer state.
+      rate_multipliers: {pattern: factor of what the optimizer would add}; the last pattern that fits a name counts.
+      patterns: of what is trained, the adapter's where there is one; None for all.
+      saved: of what a checkpoint holds; None for all.
     """
 
     model: Model
@@ -60,8 +68,19 @@ class Trainer:
     loss_normalizing_factor: float | str | None = None
     num_microbatches: int = 1
     num_tasks: int = 0
+    adapter: Adapter | None = None
+    trainable: Sequence[str] | None = None
+    rate_multipliers: Mapping[str, float] | None = None
+    patterns: tuple[str, ...] | None = dataclasses.field(init=False, repr=False)
+    saved: tuple[str, ...] | None = dataclasses.field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        patterns = None if self.trainable is None else trainable.check(self.trainable)
+        if self.adapter is not None:
+            object.__setattr__(self, "model", trainable.with_adapter(self.model, self.adapter, self.trainable))
+            patterns = trainable.OF_ADAPTERS
+        object.__setattr__(self, "patterns", patterns)
+        object.__setattr__(self, "saved", None if self.adapter is None else patterns)
         factor = self.loss_normalizing_factor
         if isinstance(factor, str) and factor not in NORMALIZERS:
             raise UserError(
@@ -74,7 +93,8 @@ class Trainer:
 
     def init_from_params(self, params: Any, step: int = 0) -> TrainState:
         """The state of a run that starts from `params`, after `step` steps."""
-        return TrainState(jnp.full((), step, jnp.int32), params, self.optimizer.init(params))
+        trained = params if self.patterns is None else trainable.split(params, self.patterns)[0]
+        return TrainState(jnp.full((), step, jnp.int32), params, self.optimizer.init(trained))
 
     def abstract_state(self, partitioner: Partitioner) -> TrainState:
         """The state as jax.ShapeDtypeStructs with shardings. Nothing is computed: `partitioner` may be of any devices.
@@ -83,7 +103,13 @@ class Trainer:
         """
         boxed, shapes = self._shapes
         params = partitioner.shardings(boxed)
-        moments = partitioner.optimizer_shardings(self.optimizer, shapes.params, params)
+        trained = (shapes.params, params)
+        if self.patterns is not None:
+            if self.adapter is not None:
+                trainable.expect_targets(self.adapter, shapes.params)
+            trainable.expect_names(self.patterns, shapes.params)
+            trained = tuple(trainable.split(tree, self.patterns)[0] for tree in trained)
+        moments = partitioner.optimizer_shardings(self.optimizer, *trained)
         shardings = shapes.replace(step=partitioner.everywhere(), params=params, opt_state=moments)
         return jax.tree.map(lambda s, d: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=d), shapes, shardings)
 
@@ -106,15 +132,21 @@ class Trainer:
         `tasks` [4, N], by task (see `num_tasks`): cross_ent_loss, tokens, examples that are in the batch, correct.
         """
         rng = jax.random.fold_in(jax.random.key(self.seed), state.step) if self.dropout else None
-        gradients = jax.grad(self.loss, has_aux=True)
+        trained, frozen, gradients = state.params, None, jax.grad(self.loss, has_aux=True)
+        if self.patterns is not None:
+            trained, frozen = trainable.split(state.params, self.patterns)
+            gradients = jax.grad(lambda part, *rest: self.loss(trainable.join(part, frozen), *rest), has_aux=True)
         if self.num_microbatches > 1:
             gradients = accumulate(gradients, self.num_microbatches)
-        grads, metrics = gradients(state.params, batch, rng)
+        grads, metrics = gradients(trained, batch, rng)
         if (factor := self.loss_normalizing_factor) is not None:
             divisor = jnp.maximum(metrics[NORMALIZERS[factor]], 1.0) if isinstance(factor, str) else factor
             grads = jax.tree.map(lambda g: g / divisor, grads)
-        updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        updates, opt_state = self.optimizer.update(grads, state.opt_state, trained)
+        if self.rate_multipliers:
+            updates = trainable.multiply(updates, self.rate_multipliers)
+        params = optax.apply_updates(trained, updates)
+        params = params if frozen is None else trainable.join(params, frozen)
         metrics = {name: metrics[name] for name in metrics if name not in ("sequences", "targets")}
         return TrainState(state.step + 1, params, opt_state), metrics | {"grad_norm": optax.tree.norm(grads)}
 

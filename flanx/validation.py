@@ -11,6 +11,7 @@ share of target tokens that are the likeliest, "tokens"}. No dropout, no z-loss,
 sequence is a target token, as in training. The plain numbers are over all tokens, macro the means over tasks.
 """
 
+import contextlib
 import dataclasses
 import fnmatch
 import math
@@ -21,20 +22,25 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from flanx import cluster, storage
+from flanx.checkpoint import Checkpoints
 from flanx.data import vocabulary as vocabularies
 from flanx.data.pipeline import packing, sampling
 from flanx.data.pipeline.batches import Batches, DatasetConfig, Plan
 from flanx.data.store import MANIFEST, MIXTURE, VALIDATION, Store, open_store
 from flanx.errors import UserError, nearest
+from flanx.files import write_atomic
 from flanx.partition import Partitioner
 from flanx.train_metrics import Watch
-from flanx.train_step import Trainer
+from flanx.train_step import Trainer, TrainState
 
 SHARE = 0.02  # of a run's steps: the time that validation takes by default
 LEAST = 512  # examples in all that it takes whatever their share
-NOTHING: Callable[..., None] = lambda *_: None  # noqa: E731
+NOTHING: Callable[..., bool] = lambda *_: False  # noqa: E731
+BEST, STOP = "best", "stop"
+VERDICTS = (None, BEST, STOP)
 FORWARD = 3  # rows that a forward pass evaluates in the time of a training step on one
 
 
@@ -48,27 +54,35 @@ class ValidationConfig:
         `validation`; None or [] for nothing.
       examples: of each task at most; None: as many as take about 2% of the run's time, of 512 examples in all on.
       period: steps between two validations; None: those between two evaluations. There is one at the end always.
+      patience: validations in a row without a loss below the best so far, after which the run ends; None: it goes on.
+      keep_best: keep the state with the lowest loss in MODEL_DIR/best.
     """
 
     names: str | Sequence[str] | None = MIXTURE
     examples: int | None = None
     period: int | None = None
+    patience: int | None = None
+    keep_best: bool = False
 
     def open(
         self,
+        run: pathlib.Path,
         dataset: DatasetConfig,
         batches: Batches | None,
         trainer: Trainer,
         partitioner: Partitioner,
         train_steps: int,
         eval_period: int | None,
-    ) -> Callable[[int, Any, Watch], None]:
-        """A function of (step, parameters, watch) for after every step: it validates and writes the record when due.
+    ) -> Callable[[int, TrainState, Watch], bool]:
+        """A function of (step, state, watch) for after every step: it validates and writes the record when due, and
+        gives whether the run shall stop there.
 
         A line says where there is nothing to validate on. Raises UserError where `names` names what is not in the
-        store."""
+        store, and where `patience` or `keep_best` have nothing to go by."""
+        if self.patience is not None and (self.patience < 1 or not (self.period or eval_period)):
+            raise UserError(f"VALIDATION_PATIENCE = {self.patience} counts validations: give 1 or more, and a period")
         if not self.names or batches is None:
-            return NOTHING
+            return self._nothing() if self.patience or self.keep_best else NOTHING
         folder = f"{dataset.store_dir.rstrip('/')}/{VALIDATION}"
         if "://" in folder:
             is_there = storage.open_storage(folder).find(MANIFEST) is not None
@@ -81,7 +95,7 @@ class ValidationConfig:
                 )
             if jax.process_index() == 0:
                 print(f"validation: none, as {dataset.store_dir} holds no validation splits (`flanx store build`)")
-            return NOTHING
+            return self._nothing() if self.patience or self.keep_best else NOTHING
         store = open_store(folder)
         store.check_vocabulary(batches.store.vocabulary_fingerprint)
         names = self._find(store, batches)
@@ -91,7 +105,7 @@ class ValidationConfig:
         if not names:
             if jax.process_index() == 0:
                 print("validation: none, as no task of the mixture has a validation split")
-            return NOTHING
+            return self._nothing() if self.patience or self.keep_best else NOTHING
         limit, period = self.examples, self.period or eval_period
         if limit is None:
             times = 1 + (train_steps // period if period else 0)
@@ -105,7 +119,12 @@ class ValidationConfig:
             when = f"every {period:,} steps and at the end" if period else "at the end"
             without = f" ({absent:,} tasks have no such split)" if absent else ""
             print(f"validation: {chosen.examples:,} examples of {len(names):,} tasks{without}, {when}")
-        return Validator(chosen, trainer, partitioner, dataset.vocabulary, period, train_steps)
+        validator = Validator(chosen, trainer, partitioner, dataset.vocabulary, period, train_steps)
+        return validator if not (self.patience or self.keep_best) else Judge(validator, self, run, trainer.saved)
+
+    def _nothing(self) -> Callable[..., bool]:
+        """Raises UserError: the run is to stop by, or keep, what it cannot know."""
+        raise UserError("VALIDATION_PATIENCE and KEEP_BEST go by the validation loss, and nothing is validated on")
 
     def _find(self, store: Store, batches: Batches) -> list[str]:
         """The tasks of the validation store, TASK:SPLIT, that are asked for."""
@@ -198,11 +217,12 @@ class Validator:
             lambda params, batch: plain.loss(params, batch, None)[1]["tasks"], out_shardings=partitioner.everywhere()
         )
 
-    def __call__(self, step: int, params: Any, watch: Watch) -> None:
-        """Validates and writes the record, where that is due after the step."""
+    def __call__(self, step: int, state: TrainState, watch: Watch) -> bool:
+        """Validates and writes the record, where that is due after the step; the run goes on."""
         if step == self._train_steps or (self._period and step and step % self._period == 0):
-            watch.flush(params)
-            watch.write_validation(step, self.evaluate(params))
+            watch.flush(state.params)
+            watch.write_validation(step, self.evaluate(state.params))
+        return False
 
     def evaluate(self, params: Any) -> dict[str, Any]:
         """The record of parameters on the mesh; see the head of this file. Every process calls it, inside the scope."""
@@ -215,6 +235,43 @@ class Validator:
             sums += 0.0 if last is None else jax.device_get(last)
         sums += 0.0 if pending is None else jax.device_get(pending)
         return summary(self.batches.tasks, sums, self._bytes) | {"seconds": time.monotonic() - began}
+
+
+class Judge:
+    """A validator that ends a run whose loss falls no more, and keeps its best state in MODEL_DIR/best."""
+
+    def __init__(
+        self, validate: Validator, config: ValidationConfig, run: pathlib.Path, saved: Sequence[str] | None
+    ) -> None:
+        """run: MODEL_DIR. saved: patterns of what a checkpoint holds."""
+        self._validate, self._config, self._run, self._saved = validate, config, run, saved
+
+    def __call__(self, step: int, state: TrainState, watch: Watch) -> bool:
+        """As `Validator`, and whether the run shall stop."""
+        self._validate(step, state, watch)
+        losses = watch.validation_losses()
+        verdict = judge(losses, step, self._config.patience) if step in losses else None
+        if jax.process_count() > 1:  # the first process has the log
+            verdict = VERDICTS[int(multihost_utils.broadcast_one_to_all(np.asarray(VERDICTS.index(verdict))))]
+        if verdict == BEST and self._config.keep_best:
+            with contextlib.closing(Checkpoints(self._run / BEST)) as kept:
+                kept.save(state, self._saved)
+                kept.wait()
+            if jax.process_index() == 0:  # so that the folder is read as a run
+                write_atomic(self._run / BEST / "run.json", (self._run / "run.json").read_text(encoding="utf-8"))
+        if verdict == STOP and jax.process_index() == 0:
+            print(f"stops at step {step:,}: {self._config.patience} validations brought no lower loss")
+        return verdict == STOP
+
+
+def judge(losses: Mapping[int, float], step: int, patience: int | None) -> str | None:
+    """BEST where the loss {step: loss} after `step` is the lowest, the first of equal ones; STOP where `patience` later
+    ones were not lower; else None. What is not a number is no lowest."""
+    known = {at: loss for at, loss in losses.items() if at <= step and not math.isnan(loss)}
+    best = min(known, key=lambda at: (known[at], at), default=0)
+    if best == step:
+        return BEST
+    return STOP if patience and sum(best < at <= step for at in losses) >= patience else None
 
 
 def summary(tasks: Mapping[str, str], sums: np.ndarray, nbytes: np.ndarray) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import jax
 import pytest
 from gin import config_parser
 
-from flanx import config, gin_files, train
+from flanx import config, gin_files, train, trainable
 from flanx.cli.main import main
 from flanx.data.pipeline.batches import Batches, DatasetConfig
 from flanx.data.task import tables
@@ -79,7 +79,8 @@ def read(name: str) -> plan.PlannedRun:
 def build(run: plan.PlannedRun, step: bool) -> None:
     """Traces initialization and one training step on the run's own batch; nothing is computed."""
     state = jax.eval_shape(run.trainer.init)
-    assert sum(leaf.size for leaf in jax.tree.leaves(state.params)) == run.model.num_params()
+    own = {name: leaf for name, leaf in trainable.flat(state.params).items() if "/lora_" not in name}
+    assert sum(leaf.size for leaf in own.values()) == run.model.num_params()
     if step:
         after, metrics = jax.eval_shape(run.trainer.step, state, run.batch())
         shapes = [[(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(tree)] for tree in (after, state)]

@@ -87,12 +87,14 @@ def test_packages_import_one_another_in_one_direction():
 # modules without a test file of their name -> the files that test them
 TESTED_IN = {
     "cli.gin_flags": "test_cli_main",
+    "convert.adapter_merge": "test_lora",
     "convert.architecture": "test_api",
     "convert.conversion": "test_cli_convert",
     "convert.flanx_format": "test_convert_t5x test_cli_convert",
     "convert.formats": "test_cli_convert test_storage",
     "convert.logit_parity": "test_cli_convert test_convert_hf",
     "convert.orbax_item": "test_convert_t5x",
+    "convert.peft": "test_lora",
     "convert.safetensor": "test_convert_hf",
     "convert.t5_shapes": "test_convert_hf test_convert_t5x",
     "convert.torch_bin": "test_convert_hf",
@@ -132,6 +134,7 @@ TESTED_IN = {
     "laws.form": "test_fit",
     "laws.law": "test_cli_fit test_law_section",
     "laws.published_cell": "test_cli_fit",
+    "models.adapter": "test_lora",
     "models.find_nonfinite": "test_fault",
     "procedural.draw": "test_procedural",
     "procedural.number": "test_procedural",

@@ -12,6 +12,7 @@ import numpy as np
 import optax
 import pytest
 
+import flanx
 from flanx import validation
 from flanx.cli import main
 from flanx.data import store, vocabulary
@@ -165,7 +166,7 @@ def opening(opened: store.Store, capsys: pytest.CaptureFixture, steps: int = 100
     dataset = DatasetConfig(Mixture("cot"), str(opened.path), "byte", LENGTHS, 8)
     batches = dataset.open(259, "encoder_decoder", 0)
     trainer = Trainer(MODELS["encoder_decoder"], optax.sgd(0.1))
-    of_run = (dataset, batches, trainer, Partitioner(devices=jax.devices()[:1]), steps, None)
+    of_run = (pathlib.Path(), dataset, batches, trainer, Partitioner(devices=jax.devices()[:1]), steps, None)
     ValidationConfig(**asked).open(*of_run)
     return capsys.readouterr().out
 
@@ -234,7 +235,46 @@ def test_a_run_validates_every_period_and_at_the_end_and_a_killed_one_has_the_sa
     run_case.run(run_case.command(tmp_path / "two", **bound, CHECKPOINT_PERIOD=6))
     assert validations(tmp_path / "two") == wanted
     done = json.loads((tmp_path / "two" / "done.json").read_text())
-    assert done == {"step": 8}
+    assert done == {"step": 8, "train_steps": 8}
+
+
+@pytest.mark.parametrize(
+    ("losses", "verdicts"),
+    [
+        ([2.0, 1.0, 1.5, 1.2, 0.9], [validation.BEST, validation.BEST, None, validation.STOP, validation.BEST]),
+        ([1.0, 1.0, 1.0], [validation.BEST, None, validation.STOP]),
+        ([float("nan"), 3.0], [None, validation.BEST]),
+    ],
+)
+def test_a_verdict_goes_by_the_losses_up_to_the_step(losses, verdicts):
+    known = {10 * (i + 1): loss for i, loss in enumerate(losses)}
+    assert [validation.judge(known, step, 2) for step in known] == verdicts
+    assert validation.STOP not in [validation.judge(known, step, None) for step in known]
+
+
+def test_stopping_early_without_anything_to_go_by_is_refused(opened, capsys):
+    for asked, message in (
+        ({"patience": 2}, "VALIDATION_PATIENCE = 2 counts validations: give 1 or more, and a period"),
+        ({"patience": 0, "period": 3}, "VALIDATION_PATIENCE = 0"),
+        ({"names": None, "keep_best": True}, "nothing is validated on"),
+    ):
+        with pytest.raises(UserError, match=message):
+            opening(opened, capsys, **asked)
+
+
+@pytest.mark.slow
+def test_a_run_stops_early_keeps_its_best_state_and_is_done(tmp_path, split_store):
+    bound = {"STORE_DIR": split_store, "VALIDATION_PERIOD": 2, "VALIDATION_PATIENCE": 2, "KEEP_BEST": True}
+    command = run_case.command(tmp_path / "run", **bound, LEARNING_RATE=0.0, TRAIN_STEPS=20)
+    said = run_case.run(command)
+    assert "stops at step 6: 2 validations brought no lower loss" in said
+    assert [step for step, _ in validations(tmp_path / "run")] == [2, 4, 6] and run_case.newest(tmp_path / "run") == 6
+    assert run_case.newest(tmp_path / "run" / "best") == 2
+    kept, last = (flanx.load(tmp_path / name).predictor.fingerprint() for name in ("run/best", "run"))
+    assert kept == last  # at a rate of nothing
+    assert "already done (step 6)" in run_case.run(command)
+    (tmp_path / "run" / "done.json").unlink()
+    assert "stops at step 6" in run_case.run(command)
 
 
 def test_a_run_that_names_what_its_store_lacks_is_refused_before_its_first_step(tmp_path, capsys):

@@ -4,13 +4,14 @@ import argparse
 import pathlib
 
 from flanx import card, hub
-from flanx.convert.conversion import Conversion
-from flanx.convert.formats import KINDS, open_checkpoint
+from flanx.convert import peft
+from flanx.convert.conversion import Conversion, atomic
+from flanx.convert.formats import KINDS, OpenCheckpoint, open_checkpoint
 from flanx.convert.hf import ACTIVATIONS
 from flanx.convert.logit_parity import GOLDEN
 from flanx.errors import UserError
 from flanx.settings import path_flag
-from flanx.storage import open_storage
+from flanx.storage import Storage, open_storage
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--from", dest="source_kind", default="auto", choices=("auto", *KINDS), help="default: detected from its files"
     )
     parser.add_argument("--to", dest="kind", choices=KINDS, help="default: flanx, unless SOURCE is flanx's")
+    parser.add_argument("--base", type=path_flag, help="of an adapter: its base, where it is no longer where it was")
     parser.add_argument("--dtype", default="float32", help="of the parameters: float32 (default) or bfloat16")
     parser.add_argument(
         "--stacked",
@@ -73,8 +75,11 @@ def run(args: argparse.Namespace) -> int:
     golden = open_storage(args.golden) if args.golden else None
     if golden and not golden.is_remote and not golden.local().is_file():
         raise UserError(f"--golden={args.golden}: no such file")
-    source = open_checkpoint(args.source, args.source_kind, optimizer=not args.drop_optimizer and args.kind != "hf")
-    if source.kind == "flanx" and args.kind is None:
+    optimizer = not args.drop_optimizer and args.kind not in ("hf", "peft")
+    source = open_checkpoint(args.source, args.source_kind, optimizer, args.base)
+    if args.kind == "peft":
+        return write_pairs(source, open_storage(args.dest))
+    if source.kind == "flanx" and args.kind is None and source.pairs is None:
         raise UserError("SOURCE is a flanx checkpoint: add --to t5x or --to hf")
     kind = args.kind or "flanx"
     if args.scores and kind == "flanx":
@@ -89,3 +94,16 @@ def run(args: argparse.Namespace) -> int:
         f"{result.num_params:,} parameters, fingerprint {result.fingerprint}"
     )
     return 0 if result.verified else 1
+
+
+def write_pairs(source: OpenCheckpoint, dest: Storage) -> int:
+    """Writes the adapter of a run as a folder of PEFT. Raises UserError where SOURCE is none."""
+    if source.pairs is None:
+        raise UserError(f"{source.given} is no adapter, which --to peft writes; train one with runs/lora.gin")
+    if dest.children():
+        raise UserError(f"DEST '{dest}' is not empty; give another folder")
+    with atomic(dest) as folder:
+        peft.write(folder, source.pairs)
+    count = len(source.pairs.of_layers)
+    print(f"{source.given} -> peft {dest}: pairs of {count} layers, for the base {source.pairs.base} in --to hf's form")
+    return 0

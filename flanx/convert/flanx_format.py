@@ -50,6 +50,7 @@ def read(folder: Storage, optimizer: bool = True) -> dict[str, LazyTensor]:
     if not any(name.startswith("params/") for name in leaves):
         return {TARGET + name: tensor for name, tensor in leaves.items()}
     tensors = {STEP: leaves.pop("step")}
+    optimizer = optimizer and not any("/lora_" in name for name in leaves)  # an adapter's is of what is merged
     for name, tensor in leaves.items():
         if name.startswith("params/"):
             tensors[TARGET + name.removeprefix("params/")] = tensor

@@ -9,8 +9,9 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from flanx import hub
-from flanx.convert import flanx_format, hf, orbax_item, scan_layers, t5x
+from flanx import files, hub
+from flanx.convert import adapter_merge, flanx_format, hf, orbax_item, peft, scan_layers, t5x
+from flanx.convert.adapter_merge import Pairs
 from flanx.convert.flanx_format import NOTE
 from flanx.convert.lazy_tensor import (
     STATE,
@@ -29,7 +30,7 @@ from flanx.models.t5 import T5
 from flanx.optim import AdafactorState
 from flanx.storage import Storage, open_storage
 
-KINDS = ("t5x", "hf", "flanx")
+KINDS = ("t5x", "hf", "flanx", "peft")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +47,7 @@ class OpenCheckpoint:
       note: what `flanx convert` recorded of it, where it wrote it.
       stacked: whether its layers are, as those of a model with scan_layers; `tensors` are unrolled all the same.
       origin: `flanx.hub.record` of it.
+      pairs: the adapter that is merged in `tensors`, of an adapter's run or a folder of PEFT.
     """
 
     kind: str
@@ -57,6 +59,7 @@ class OpenCheckpoint:
     note: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     stacked: bool = False
     origin: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    pairs: Pairs | None = None
 
     @property
     def shown(self) -> str:
@@ -90,6 +93,8 @@ def detect(folder: Storage) -> str:
     children = folder.children()
     if not children:
         raise UserError(f"no folder '{folder}', or nothing in it")
+    if peft.CONFIG in children:
+        return "peft"
     if "config.json" in children:
         return "hf"
     if t5x.step_folder(folder, says=False).children() & {t5x.MESSAGES, "state"}:
@@ -99,13 +104,18 @@ def detect(folder: Storage) -> str:
     raise UserError(f"no checkpoint in '{folder}': no config.json, T5X 'checkpoint' or 'state', nor Orbax _METADATA")
 
 
-def open_checkpoint(path: str | os.PathLike, kind: str = "auto", optimizer: bool = True) -> OpenCheckpoint:
+def open_checkpoint(
+    path: str | os.PathLike, kind: str = "auto", optimizer: bool = True, base: str | None = None
+) -> OpenCheckpoint:
     """Opens a checkpoint of T5X (legacy or Orbax), Hugging Face or flanx, and checks it against its own sizes.
+
+    An adapter's run and a folder of PEFT are their base with the adapter merged, and have no optimizer state.
 
     Args:
       path: local, gs:// for T5X's and flanx's, or hf:ORG/NAME[@REVISION].
       kind: one of KINDS, or "auto".
       optimizer: whether to open the optimizer's state as well.
+      base: of an adapter, in place of the one that it names.
     """
     given = open_storage(path)
     if given.name == t5x.MESSAGES and not given.children() and t5x.MESSAGES in given.parent.children():  # its file
@@ -119,6 +129,8 @@ def open_checkpoint(path: str | os.PathLike, kind: str = "auto", optimizer: bool
             *(kind, given, contents.tensors, contents.sizes, contents.config, given, read_note(given)),
             origin=hub.record(path),
         )
+    if kind == "peft":
+        return _with_base(peft.read(given), given, base, {})
     if kind == "t5x":
         folder = t5x.step_folder(given)
         in_orbax = "state" in folder.children()
@@ -126,6 +138,9 @@ def open_checkpoint(path: str | os.PathLike, kind: str = "auto", optimizer: bool
     else:
         folder = given
         tensors = flanx_format.read(given, optimizer)
+        if adapter_merge.has_pairs(tensors):
+            tensors = scan_layers.unroll(tensors, folder)
+            return _with_base(adapter_merge.of_run(folder, tensors), given, base, tensors)
     if not optimizer:
         tensors = {name: t for name, t in tensors.items() if not name.startswith(f"{STATE}param_states/")}
     if not parameters(tensors):
@@ -137,6 +152,27 @@ def open_checkpoint(path: str | os.PathLike, kind: str = "auto", optimizer: bool
         check(tensors, sizes, folder)
     note = read_note(given)
     return OpenCheckpoint(kind, folder, tensors, sizes, note.get("config", {}), given, note, stacked)
+
+
+def _with_base(pairs: Pairs, given: Storage, base: str | None, tensors: LazyTensors) -> OpenCheckpoint:
+    """The base of an adapter with the adapter merged. Raises UserError where the base is not the one it was trained on.
+
+    tensors: the adapter's own, of which the step is kept.
+    """
+    named = base or pairs.base
+    try:
+        source = open_checkpoint(named, optimizer=False)
+    except UserError as error:
+        raise UserError(f"the base of the adapter {given}: {error}") from error
+    if pairs.fingerprint and files.verifying and (actual := fingerprint(source.tensors)) != pairs.fingerprint:
+        raise UserError(
+            f"{given} is an adapter of another base: {named} has fingerprint {actual}, its own was {pairs.fingerprint}"
+        )
+    pairs = dataclasses.replace(pairs, base=named)
+    step = {name: tensor for name, tensor in tensors.items() if name == f"{STATE}step"}
+    params = {name: tensor for name, tensor in source.tensors.items() if name.startswith(TARGET)}
+    merged = adapter_merge.merge(params, pairs) | step
+    return OpenCheckpoint("flanx", given, merged, source.sizes, source.config, given, pairs=pairs)
 
 
 def read_note(folder: Storage) -> dict[str, Any]:

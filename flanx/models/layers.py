@@ -20,6 +20,7 @@ from jax.ad_checkpoint import checkpoint_name
 from flanx import kernels as tuned
 from flanx.errors import UserError, nearest
 from flanx.kernels import MASKED
+from flanx.models import adapter as adapters
 
 Array = jax.Array
 Init = Callable[..., Array]
@@ -54,10 +55,13 @@ class Numerics:
 
     Attributes:
       kernels: "plain", or "tuned" for those of `flanx.kernels`.
+      adapter: what is trained beside frozen parameters, or None; those are of the type `stored`.
     """
 
     activations: str = "float32"
     kernels: str = "plain"
+    adapter: adapters.Adapter | None = None
+    stored: str = "float32"
 
     def __post_init__(self) -> None:
         if self.activations in ("float16", "fp16", "half"):
@@ -85,10 +89,12 @@ def check_name(field: str, name: str, known: Sequence[str]) -> None:
         raise UserError(f"{field} = '{name}': known are {', '.join(known)}{nearest(name, known)}")
 
 
-def parameter(module: nn.Module, name: str, init: Init, axes: tuple[str, ...], shape: Sequence[int]) -> Array:
-    """A float32 parameter whose axes have logical names."""
+def parameter(
+    module: nn.Module, name: str, init: Init, axes: tuple[str, ...], shape: Sequence[int], stored: str = "float32"
+) -> Array:
+    """A parameter whose axes have logical names, of the type `stored`."""
     boxed: Any = nn.with_logical_partitioning(init, axes)  # `param` unboxes what the initializer boxes
-    return module.param(name, boxed, tuple(shape), jnp.float32)
+    return module.param(name, boxed, tuple(shape), jnp.dtype(stored))
 
 
 def constrain(x: Array, axes: Sequence[str]) -> Array:
@@ -119,6 +125,8 @@ class Dense(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """x [..., in] -> [..., features]."""
+        if self.numerics.adapter is not None:
+            return checkpoint_name(adapters.dense(self, x, self.numerics.adapter), PRODUCT)
         kernel = parameter(self, "kernel", self.init_kernel, self.axes, (x.shape[-1], self.features))
         dtype = self.numerics.dtype
         return checkpoint_name(self.numerics.product(x.astype(dtype), kernel, dtype), PRODUCT)
@@ -133,7 +141,8 @@ class Head(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """x [b, l, m] -> float32 [b, l, v]."""
-        kernel = parameter(self, "kernel", TRUNCATED, ("embed", "vocab"), (x.shape[-1], self.vocab_size))
+        shape, stored = (x.shape[-1], self.vocab_size), self.numerics.stored
+        kernel = parameter(self, "kernel", TRUNCATED, ("embed", "vocab"), shape, stored)
         return self.numerics.product(x.astype(jnp.float32), kernel, jnp.dtype("float32"))
 
 
@@ -180,7 +189,8 @@ class Embed(nn.Module):
 
     def setup(self) -> None:
         init = nn.initializers.normal(1.0)
-        self.embedding = parameter(self, "embedding", init, ("vocab", "embed"), (self.vocab_size, self.emb_dim))
+        shape, stored = (self.vocab_size, self.emb_dim), self.numerics.stored
+        self.embedding = parameter(self, "embedding", init, ("vocab", "embed"), shape, stored)
 
     def __call__(self, tokens: Array) -> Array:
         """tokens int32 [b, l] -> [b, l, m]: a gather, or on a TPU a product with one-hot tokens.
@@ -484,6 +494,7 @@ class LinenModel:
       attention: "auto", "exact" or "fused"; see `attend`.
       kernels: "plain", which every transformation of jax takes, or "tuned", those of `flanx.kernels`: faster on a CPU,
         gradients in reverse mode alone. The numbers are the same, so it is left out of a run's identity (`repr`).
+      adapter: what is trained beside frozen parameters, which the trainer sets; None: all parameters are the model's.
     """
 
     dropout_rate: float = 0.0
@@ -492,6 +503,7 @@ class LinenModel:
     scan_layers: bool = False
     attention: str = "auto"
     kernels: str = dataclasses.field(default="plain", repr=False)
+    adapter: adapters.Adapter | None = dataclasses.field(default=None, repr=False)
 
     features: ClassVar[tuple[str, ...]]
 
@@ -508,7 +520,8 @@ class LinenModel:
     @functools.cached_property
     def numerics(self) -> Numerics:
         """Which number has which type, and which kernels compute it."""
-        return Numerics(self.dtype, self.kernels)
+        stored = "float32" if self.adapter is None else self.adapter.stored
+        return Numerics(self.dtype, self.kernels, self.adapter, stored)
 
     def init(self, rng: jax.Array) -> Any:
         """New parameters, boxed with logical axis names; call it under `jit` or `eval_shape`."""

@@ -16,7 +16,7 @@ import jax
 from flax.linen import spmd
 from jax.extend import core
 
-from flanx import partition
+from flanx import partition, trainable
 from flanx.plan.mesh_layout import MeshLayout
 from flanx.plan.planned_run import PlannedRun
 
@@ -92,9 +92,10 @@ def cost(traced: Trace, layout: MeshLayout) -> Cost:
     peak = walk.run(traced.jaxpr.jaxpr)
     parts = run.trainer.num_microbatches
     result = Cost(params=_bytes(state.params), optimizer=_bytes(state.opt_state), batch=_bytes(run.batch(partitioner)))
-    result.gradients = result.params
+    patterns = run.trainer.patterns
+    result.gradients = result.params if patterns is None else _bytes(trainable.split(state.params, patterns)[0])
     # the walk sees one microbatch, the gradients among its arrays; accumulation adds the sum of gradients
-    result.activations = max(peak - result.params, 0.0) + (result.params if parts > 1 else 0.0)
+    result.activations = max(peak - result.gradients, 0.0) + (result.gradients if parts > 1 else 0.0)
     result.flops = walk.flops * parts
     for key, sent in walk.collectives.items():
         result.collectives[key] = sent * parts

@@ -1,0 +1,132 @@
+"""A base with an adapter merged: W + s A B in place of each kernel W that has a pair, still lazily.
+
+An adapter's run holds the pairs alone; its run.json names the base, with its fingerprint. What a run computes with a
+base in fewer bits is what is merged here: the kernels are first rounded as they were when it trained.
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from flanx.convert.flanx_format import FOLDER
+from flanx.convert.lazy_tensor import BFLOAT16, TARGET, Index, LazyTensor, LazyTensors
+from flanx.errors import UserError
+from flanx.models.adapter import MARK, Adapter, quantize, restored
+from flanx.storage import Storage
+
+_PAIR = re.compile(rf"{TARGET}(.+)/{MARK}(a|b|magnitude)")
+_KEPT = re.compile(rf"{TARGET}(.+)/(kernel|embedding)")  # what a base in fewer bits rounds
+
+
+@dataclasses.dataclass(frozen=True)
+class Pairs:
+    """An adapter that was read.
+
+    Attributes:
+      adapter: its settings.
+      of_layers: {"encoder/layers_0/attention/query": {"a": [i, r], "b": [r, o], "magnitude": [o] with DoRA}}.
+      base: the name or path of the base; fingerprint: the base's, where it is recorded.
+      where: the folder, for messages.
+    """
+
+    adapter: Adapter
+    of_layers: Mapping[str, Mapping[str, LazyTensor]]
+    base: str
+    fingerprint: str | None
+    where: Any
+
+
+def has_pairs(names: Any) -> bool:
+    """Whether tensors of these names are an adapter's."""
+    return any(_PAIR.fullmatch(name) for name in names)
+
+
+def of_run(folder: Storage, tensors: LazyTensors) -> Pairs:
+    """The adapter of a run or of one of its steps, from its (unrolled) tensors and run.json."""
+    run = folder.parent.parent if folder.parent.name == FOLDER else folder
+    record = run.read_json("run.json") if "run.json" in run.children() else {}
+    settings, base = record.get("adapter"), record.get("initial_checkpoint_path")
+    if not isinstance(settings, dict) or not isinstance(base, str):
+        raise UserError(f"{folder} is an adapter, and {run}/run.json does not say of which base; copy the whole run")
+    try:
+        adapter = Adapter(**settings)
+    except TypeError as error:
+        raise UserError(f"{run}/run.json: adapter: {error}; was a later flanx its author?") from error
+    layers: dict[str, dict[str, LazyTensor]] = {}
+    for name, tensor in tensors.items():
+        if match := _PAIR.fullmatch(name):
+            layers.setdefault(match[1], {})[match[2]] = tensor
+    return Pairs(adapter, layers, base, record.get("initial_checkpoint_fingerprint"), folder)
+
+
+def merge(tensors: LazyTensors, pairs: Pairs) -> dict[str, LazyTensor]:
+    """The base's (unrolled) tensors with the adapter in them, float32 where it is.
+
+    Raises UserError where the base has no such layer, or one of another shape.
+    """
+    merged = {name: _rounded(name, tensor, pairs.adapter.base) for name, tensor in tensors.items()}
+    for layer, parts in pairs.of_layers.items():
+        kernel = merged.get(f"{TARGET}{layer}/kernel")
+        if kernel is None:
+            raise UserError(f"{pairs.where} is an adapter of another base than {pairs.base}, which has no '{layer}'")
+        if not {"a", "b"} <= set(parts):
+            raise UserError(f"{pairs.where} is damaged: '{layer}' has only one matrix of its pair; copy it again")
+        shape = (parts["a"].shape[0], parts["b"].shape[1])
+        if shape != kernel.shape:
+            raise UserError(
+                f"{pairs.where} is an adapter of another base than {pairs.base}: '{layer}' is {list(shape)} there and "
+                f"{list(kernel.shape)} in the base"
+            )
+        merged[f"{TARGET}{layer}/kernel"] = _with_pair(kernel, parts, pairs.adapter.scale)
+    return merged
+
+
+def _with_pair(kernel: LazyTensor, parts: Mapping[str, LazyTensor], scale: float) -> LazyTensor:
+    def fetch(index: Index) -> np.ndarray:
+        rows, columns = index
+        whole = (slice(0, kernel.shape[0]), columns)  # a column's norm takes all of its rows
+        a, b = (parts[name].read().astype(np.float32) for name in ("a", "b"))
+        values = kernel.fetch(whole).astype(np.float32) + np.float32(scale) * (a @ b[:, columns])
+        if "magnitude" in parts:
+            norm = np.sqrt(np.sum(np.square(values), axis=0))
+            values *= parts["magnitude"].read()[columns] / np.maximum(norm, np.finfo(np.float32).tiny)
+        return values[rows]
+
+    return LazyTensor(kernel.shape, np.dtype(np.float32), fetch)
+
+
+def _rounded(name: str, tensor: LazyTensor, base: str) -> LazyTensor:
+    """A parameter as the run that trained the adapter had it: rounded, and float32 again."""
+    if base == "float32" or not _KEPT.fullmatch(name):
+        return tensor
+    if base == "bfloat16" or "/layers_" not in name:
+        return tensor.cast(BFLOAT16).cast(np.dtype(np.float32))
+
+    def fetch(index: Index) -> np.ndarray:
+        codes, scale = map(jnp.asarray, quantize(base, tensor.read()))
+        return np.asarray(restored(base, codes, scale))[index]
+
+    return LazyTensor(tensor.shape, np.dtype(np.float32), fetch)
+
+
+def stored(tensors: LazyTensors, base: str) -> dict[str, LazyTensor]:
+    """A base's (unrolled) tensors by the names of the parameters of a model whose adapter keeps them as `base`."""
+    if base in ("float32", "bfloat16"):
+        return dict(tensors)
+    kept: dict[str, LazyTensor] = {}
+    for name, tensor in tensors.items():
+        if not name.startswith(TARGET) or "/layers_" not in name or not name.endswith("/kernel"):
+            kept[name] = tensor
+            continue
+        sample = quantize(base, np.zeros(tensor.shape, np.float32))
+        for part, (suffix, like) in enumerate(zip((base, "scale"), sample, strict=True)):
+            kept[f"{name}_{suffix}"] = LazyTensor(like.shape, like.dtype, _quantized(tensor, base, part))
+    return kept
+
+
+def _quantized(tensor: LazyTensor, base: str, part: int) -> Any:
+    return lambda index: quantize(base, tensor.read())[part][index]
