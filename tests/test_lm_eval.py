@@ -220,7 +220,7 @@ def test_ifeval_of_the_installed_package_reads_the_folder_of_its_data_set(home, 
     docs = [
         ("Leave the commas out.", ["punctuation:no_comma"], [{}]),
         ("Quote it all.", ["startend:quotation"], [{}]),
-        ("Say ab, and leave the commas out.", ["keywords:existence", "punctuation:no_comma"], [{"keywords": ["ab"]}, {}]),
+        ("Say ab, leave the commas out.", ["keywords:existence", "punctuation:no_comma"], [{"keywords": ["ab"]}, {}]),
     ]  # fmt: skip
     (tmp_path / "google" / "IFEval").mkdir(parents=True)
     (tmp_path / "google" / "IFEval" / "train.jsonl").write_text(
