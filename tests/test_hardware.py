@@ -35,3 +35,15 @@ def test_topologies_that_are_not(text: str, message: str) -> None:
 def test_the_next_larger_topology() -> None:
     names = {"v4:4x4x4": "v4:4x4x8", "v5e:16x16": "2x v5e:16x16", "2x v5e:2x2": "4x v5e:2x2", "h100:8": "h100:16"}
     assert {name: hardware.larger(hardware.parse(name)) for name in names} == names
+
+
+@pytest.mark.parametrize(
+    ("text", "hosts", "each"),
+    [
+        *(("v4:2x2x1", 1, 4), ("v4:4x4x4", 16, 4), ("v5e:1x1", 1, 1), ("v5e:2x4", 1, 8), ("v5e:4x4", 4, 4)),
+        *(("2x v6e:16x16", 128, 4), ("h100:4", 1, 4), ("h100:16", 2, 8)),
+    ],
+)
+def test_hosts(text: str, hosts: int, each: int) -> None:
+    topology = hardware.parse(text)
+    assert (topology.hosts, topology.chips_per_host) == (hosts, each)

@@ -23,6 +23,8 @@ class Chip:
       network_bandwidth: bytes/s per chip between slices (TPU) or between nodes (GPU).
       axes: dimensions of the torus; 0 for a GPU, whose link reaches every other GPU of its node.
       max_chips: chips of the largest slice; for a GPU, GPUs of a node.
+      per_host: chips of each host of a slice that has several; alone: chips of the largest slice with one host
+        (cloud.google.com/kubernetes-engine/docs/concepts/plan-tpus: machines -4t of slices, -8t alone).
       source: where the figures are published.
     """
 
@@ -34,6 +36,8 @@ class Chip:
     network_bandwidth: float
     axes: int
     max_chips: int
+    per_host: int
+    alone: int
     source: str
 
     @property
@@ -48,41 +52,41 @@ CHIPS: dict[str, Chip] = {
     chip.family: chip
     for chip in (
         Chip(
-            *("v4", 275e12, 30.75 * GIB, 1200 * GB, 2400e9 / 8 / 6, 50e9 / 8, 3, 4096),
+            *("v4", 275e12, 30.75 * GIB, 1200 * GB, 2400e9 / 8 / 6, 50e9 / 8, 3, 4096, 4, 4),
             "cloud.google.com/tpu/docs/v4: 275 TFLOP/s, 32 GiB, 1,200 GB/s, 2,400 Gbit/s; network as v5p",
         ),
         Chip(
-            *("v5e", 197e12, 15.75 * GIB, 800 * GB, 1600e9 / 8 / 4, 6.4e12 / 8 / 256, 2, 256),
+            *("v5e", 197e12, 15.75 * GIB, 800 * GB, 1600e9 / 8 / 4, 6.4e12 / 8 / 256, 2, 256, 4, 8),
             "cloud.google.com/tpu/docs/v6e (its column v5e): 197 TFLOP/s, 16 GB, 800 GB/s, 1,600 Gbit/s, "
             "network 6.4 Tbit/s for 256",
         ),
         Chip(
-            *("v5p", 459e12, 95 * GB, 2765 * GB, 1200e9 / 2 / 6, 50e9 / 8, 3, 6144),
+            *("v5p", 459e12, 95 * GB, 2765 * GB, 1200e9 / 2 / 6, 50e9 / 8, 3, 6144, 4, 4),
             "cloud.google.com/tpu/docs/v5p: 459 TFLOP/s, 95 GB, 2,765 GB/s, 1,200 GB/s both directions, "
             "network 50 Gbit/s",
         ),
         Chip(
-            *("v6e", 918e12, 31.25 * GIB, 1600 * GB, 3200e9 / 8 / 4, 25.6e12 / 8 / 256, 2, 256),
+            *("v6e", 918e12, 31.25 * GIB, 1600 * GB, 3200e9 / 8 / 4, 25.6e12 / 8 / 256, 2, 256, 4, 8),
             "cloud.google.com/tpu/docs/v6e: 918 TFLOP/s, 32 GB, 1,600 GB/s, 3,200 Gbit/s, network 25.6 Tbit/s for 256",
         ),
         Chip(
-            *("a100-40", 312e12, 40 * GB, 1555 * GB, 300 * GB, 25 * GB, 0, 8),
+            *("a100-40", 312e12, 40 * GB, 1555 * GB, 300 * GB, 25 * GB, 0, 8, 8, 8),
             "NVIDIA A100 data sheet: 312 TFLOP/s, 40 GB, 1,555 GB/s, NVLink 600 GB/s both directions; DGX 200 Gbit/s",
         ),
         Chip(
-            *("a100", 312e12, 80 * GB, 2039 * GB, 300 * GB, 25 * GB, 0, 8),
+            *("a100", 312e12, 80 * GB, 2039 * GB, 300 * GB, 25 * GB, 0, 8, 8, 8),
             "NVIDIA A100 data sheet: 312 TFLOP/s, 80 GB, 2,039 GB/s, NVLink 600 GB/s both directions; DGX 200 Gbit/s",
         ),
         Chip(
-            *("h100", 989e12, 80 * GB, 3350 * GB, 450 * GB, 50 * GB, 0, 8),
+            *("h100", 989e12, 80 * GB, 3350 * GB, 450 * GB, 50 * GB, 0, 8, 8, 8),
             "NVIDIA H100 SXM data sheet: 989 TFLOP/s dense, 80 GB, 3.35 TB/s, NVLink 900 GB/s both; DGX 400 Gbit/s",
         ),
         Chip(
-            *("h200", 989e12, 141 * GB, 4800 * GB, 450 * GB, 50 * GB, 0, 8),
+            *("h200", 989e12, 141 * GB, 4800 * GB, 450 * GB, 50 * GB, 0, 8, 8, 8),
             "NVIDIA H200 data sheet: 989 TFLOP/s dense, 141 GB, 4.8 TB/s, NVLink 900 GB/s both; DGX 400 Gbit/s",
         ),
         Chip(
-            *("b200", 2250e12, 180 * GB, 7700 * GB, 900 * GB, 50 * GB, 0, 8),
+            *("b200", 2250e12, 180 * GB, 7700 * GB, 900 * GB, 50 * GB, 0, 8, 8, 8),
             "NVIDIA DGX B200 data sheet: 18 PFLOP/s dense for 8, 1,440 GB, 62 TB/s, NVLink 14.4 TB/s both; 400 Gbit/s",
         ),
     )
@@ -117,6 +121,22 @@ class Topology:
     def chips(self) -> int:
         """Chips in all."""
         return self.slices * math.prod(self.shape)
+
+    @property
+    def chips_per_host(self) -> int:
+        """Chips of each of its hosts."""
+        per_slice = math.prod(self.shape)
+        return per_slice if per_slice <= self.chip.alone else self.chip.per_host
+
+    @property
+    def hosts_per_slice(self) -> int:
+        """Hosts of one slice, each of which runs one process; a started host counts."""
+        return -(-math.prod(self.shape) // self.chips_per_host)
+
+    @property
+    def hosts(self) -> int:
+        """Hosts in all."""
+        return self.slices * self.hosts_per_slice
 
     @property
     def name(self) -> str:
