@@ -78,6 +78,7 @@ lock:
 	FLANX_LIGHT=1 $(COMPILE) --no-cache setup.py --extra plots --extra dev -o requirements-light.lock
 	sed -n '/"check": \[/,/\],/p' setup.py | grep -o '"[^"]*[<>=][^"]*"' | tr -d '"' | $(COMPILE) - -o requirements-check.lock
 	printf 'libtpu\n' | $(COMPILE) - -o requirements-plan.lock
+	printf 'jax[cuda13]\n' | $(COMPILE) --constraint requirements-light.lock - -o requirements-cuda.lock
 
 # Wheel and source distribution in dist/, their metadata checked.
 package: $(CHECK)/.ready

@@ -25,6 +25,7 @@ FORBIDDEN = {
     "flanx.plan": ("flanx.train", "flanx.sweep", "flanx.evals"),
     "flanx.convert": ("flanx.train", "flanx.sweep", "flanx.plan", "flanx.evals"),
     "flanx.laws": ("flanx.data", "flanx.models", "flanx.train", "flanx.plan", "flanx.sweep"),
+    "flanx.launch": ("flanx.train", "flanx.sweep", "flanx.evals", "flanx.data", "flanx.models", "flanx.decoding"),
     "flanx.procedural": ("flanx.data", "flanx.evals", "flanx.train", "flanx.models"),
 }
 HEAVY = ("seqio", "tensorflow", "tensorflow_datasets", "t5x")  # of flanx.seqio alone
@@ -132,6 +133,15 @@ TESTED_IN = {
     "evals.suite_table": "test_families_table",
     "gin_files": "test_config test_gin",
     "laws.form": "test_fit",
+    "launch.backend": "test_lifecycle test_kubernetes",
+    "launch.cleanup": "test_lifecycle",
+    "launch.estimate": "test_cli_launch",
+    "launch.job": "test_target test_cli_launch",
+    "launch.program": "test_lifecycle",
+    "launch.record": "test_lifecycle test_cli_launch",
+    "launch.slurm": "test_lifecycle test_cli_launch",
+    "launch.tpu": "test_kubernetes test_cli_launch",
+    "launch.tpu_vm": "test_lifecycle test_cli_launch",
     "laws.law": "test_cli_fit test_law_section",
     "laws.published_cell": "test_cli_fit",
     "models.adapter": "test_lora",

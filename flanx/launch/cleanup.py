@@ -1,0 +1,54 @@
+"""Giving back what a launch made, and saying what could not be given back."""
+
+import os
+import re
+import signal
+import time
+from collections.abc import Sequence
+
+from flanx.errors import UserError
+from flanx.launch.job import Words, shown
+from flanx.launch.program import run, say
+from flanx.launch.record import ENDED, LEFT, Record
+
+# answers of a removal that finds nothing: gcloud, gcloud storage, kubectl, scancel, sky
+GONE = re.compile(
+    r"not[ _]?found|no such|matched no objects|does not exist|invalid job id|no managed job", re.IGNORECASE
+)
+
+
+def give_back(record: Record, commands: Sequence[Words]) -> None:
+    """Runs the commands that remove what was made; prints those that failed or were interrupted, and records them."""
+    left = [list(words) for words in commands]
+    try:
+        for words in list(left):
+            result = run(words)
+            if result.status and not GONE.search(result.err):
+                say(f"{words[0]}: {result.last}")
+            else:
+                left.remove(words)
+    finally:
+        record.write(stage=LEFT if left else ENDED, remove=left)
+        if left:
+            listed = "\n".join(f"  {shown(words)}" for words in left)
+            say(f"{record.name} LEFT BEHIND what may be billed; remove it with `flanx launch stop`, or with\n{listed}")
+
+
+def stop(record: Record, limit: float) -> None:
+    """Ends a launch: through the process that drives it, or else by the commands of its record.
+
+    Raises UserError where something is left, or the process is there after `limit` seconds.
+    """
+    if record.is_driven:
+        os.kill(record.pid, signal.SIGTERM)
+        over = time.monotonic() + limit
+        while record.is_driven:
+            if time.monotonic() > over:
+                raise UserError(
+                    f"{record.name}: its process {record.pid} has not ended in {limit:.0f} s; look at its output"
+                )
+            time.sleep(0.2)
+        return
+    give_back(record, record.remove)
+    if record.remove:
+        raise UserError(f"{record.name}: {len(record.remove)} commands failed; see above, and try again")

@@ -1,0 +1,282 @@
+"""The life of a launch: ask, ship, make, wait, run or follow, restart, give back. One path for all programs."""
+
+import contextlib
+import re
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from types import FrameType
+from typing import NamedTuple
+
+from flanx.coordination import LOST
+from flanx.errors import UserError
+from flanx.launch.backend import Backend, State
+from flanx.launch.cleanup import give_back
+from flanx.launch.job import Words
+from flanx.launch.program import Result, Streams, require, run, say
+from flanx.launch.record import ENDED, MADE, MAKING, Record
+from flanx.storage import open_storage
+
+# exit statuses after which the same command goes on: another process lost, a save hung, preempted; ssh's lost
+# connection; killed, as a shell says it and as this process sees it
+RESTARTED = frozenset((LOST, 74, 75, 255, 137, 143, -signal.SIGKILL, -signal.SIGTERM))
+UNREACHABLE = re.compile(r"could not ssh|connection (refused|timed out|reset|closed)|unreachable|broken pipe", re.I)
+TAKEN = re.compile(r"already ?exists", re.IGNORECASE)
+REPAIRS = {  # what services say -> what to do
+    r"quota|RESOURCE_EXHAUSTED|QOSMax|AssocMax": (
+        "no quota: ask for more, or take a smaller --topology, --spot or another zone"
+    ),
+    r"already ?exists": "the name is taken: give another --name, or end that one with `flanx launch stop`",
+    r"PERMISSION_DENIED|forbidden|unauthori|credentials": "log in with an account that may do this",
+    r"no (more )?capacity|stockout|RESOURCE_POOL_EXHAUSTED": "nothing is free there: take another zone, or wait",
+    r"image|manifest unknown": "make the image with --build, or correct the target",
+}
+SILENT_ANSWERS = 5  # without a state, in a row, until the service counts as unreachable
+
+
+class Taken(UserError):
+    """What would be made is there and another's: nothing is removed."""
+
+
+class Ended(NamedTuple):
+    """How an attempt ended: exit statuses by host, and the first bad one in words."""
+
+    statuses: Mapping[str, int]
+    text: str
+
+    @property
+    def status(self) -> int:
+        """The status of the launch: one that no restart mends before the others."""
+        bad = [status for status in self.statuses.values() if status]
+        return next((status for status in bad if status not in RESTARTED), bad[0] if bad else 0)
+
+    @property
+    def may_restart(self) -> bool:
+        """Whether every bad end is one after which the same command goes on."""
+        return self.status in RESTARTED or (self.status == 1 and bool(UNREACHABLE.search(self.text)))
+
+
+def check(backend: Backend) -> None:
+    """Asks for what has to be there. Raises UserError before anything is made."""
+    require(*backend.tools)
+    for each in backend.checks():
+        result = run(each.words)
+        if not each.free and result.status:
+            raise UserError(f"{each.repair}\n({each.words[0]}: {result.last})")
+        if each.free and not result.status and result.out.strip():
+            raise UserError(each.repair)
+
+
+def advised(text: str) -> str:
+    """A service's message, with what to do about it on a second line where that is known."""
+    advice = next((what for pattern, what in REPAIRS.items() if re.search(pattern, text, re.IGNORECASE)), "")
+    return f"{text}\n{advice}" if advice else text
+
+
+def must(words: Words) -> Result:
+    """Runs a command that has to succeed. Raises UserError, Taken where something is there already."""
+    result = run(words)
+    if result.status:
+        text = f"{' '.join(words[:4])} ... ended with {result.status}: {result.last}"
+        raise (Taken if TAKEN.search(result.err) else UserError)(advised(text))
+    return result
+
+
+def launch(backend: Backend, record: Record, period: float = 30.0, detach: bool = False) -> int:
+    """Launches, waits for the end and gives everything back; its exit status is the run's.
+
+    Ctrl-C, SIGTERM and every error give the hosts back too; what could not be given back is printed with its commands.
+
+    Args:
+      period: seconds between questions.
+      detach: return once it is made; for programs that keep the run.
+    """
+    keep = False
+    with _interrupted_by_signals():
+        record.write(stage=MAKING, text="ships code and files", started=time.time())
+        try:
+            write_files(backend)
+            for words in backend.ship():
+                must(words)
+            if detach:
+                _make(backend, record)
+                keep = True
+                return 0
+            status = (_follow if backend.keeps_run else _drive)(backend, record, period)
+            record.write(status=status)
+            return status
+        except Taken:
+            keep = True
+            record.write(stage=ENDED, text="its name was taken", remove=[])
+            raise
+        finally:
+            if not keep:
+                made = backend.discard() if record.stage == MADE else []
+                give_back(record, [*made, *backend.clean()])
+
+
+def write_files(backend: Backend) -> None:
+    """Writes the files of a launch into its folder."""
+    folder = backend.job.folder / "files"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in backend.files().items():
+        (folder / name).write_text(content, encoding="utf-8")
+
+
+def _make(backend: Backend, record: Record) -> None:
+    """Asks for the hosts. The record says so before: a kill in between must not hide what may be billed."""
+    record.write(stage=MADE, text="asked for", remove=_lists([*backend.discard(), *backend.clean()]))
+    backend.made([must(words) for words in backend.make()])
+    record.write(
+        identifier=backend.identifier,
+        questions=_lists(backend.questions()),
+        remove=_lists([*backend.discard(), *backend.clean()]),
+        logs=_lists(list(backend.hosts().values())) if backend.keeps_run else [],
+    )
+
+
+def _lists(commands: list[Words]) -> list[list[str]]:
+    return [list(words) for words in commands]
+
+
+def ask(backend: Backend) -> tuple[State, str]:
+    """The state of a launch."""
+    return type(backend).state([run(words, 120.0) for words in backend.questions()], backend.identifier)
+
+
+def _states(backend: Backend, record: Record, period: float) -> Iterator[tuple[State, str]]:
+    """The states of a launch, asked for every `period` seconds; a new one is said. Raises UserError after silence."""
+    name, known, silent = backend.job.name, None, 0
+    while True:
+        state, text = ask(backend)
+        silent = silent + 1 if state == State.UNKNOWN else 0
+        if silent >= SILENT_ANSWERS:
+            raise UserError(f"{name}: no state from the service, {silent} times in a row: {text}")
+        if (state, text) != known and not silent and backend.questions():
+            known = (state, text)
+            said = f"{state.value} ({text})" if text else state.value
+            say(f"{name}: {said}")
+            record.write(text=said)
+        yield state, text
+        time.sleep(period)
+
+
+# ---- the run is this process's ---------------------------------------------------------------------------------------
+
+
+def _drive(backend: Backend, record: Record, period: float) -> int:
+    """Asks for hosts, starts the command on each, and again after a preemption, up to the limit without progress."""
+    job = backend.job
+    stalled, newest, is_made = 0, newest_step(job.model_dir) or 0, False
+    while True:
+        if not is_made:
+            _make(backend, record)
+            is_made = True
+        state, text = _hosts_state(backend, record, period)
+        if state == State.READY:
+            ended = _attempt(backend, record)
+            if not ended.status:
+                return 0
+            state, asked = ask(backend)
+            text = f"{ended.text}{asked and f' ({asked})'}"
+            if state not in (State.LOST, State.ABSENT) and not ended.may_restart:
+                say(f"{job.name}: {text}")
+                return ended.status
+        step = newest_step(job.model_dir) or 0
+        stalled = 0 if step > newest else stalled + 1
+        newest = max(step, newest)
+        if stalled > job.restarts:
+            raise UserError(
+                f"{job.name}: {stalled} ends in a row without a newer checkpoint, the last: {text}\n"
+                f"look at {record.folder}/logs; the same command goes on from step {newest}"
+            )
+        say(f"{job.name}: starts again from step {newest}, after {text} ({stalled} of {job.restarts} without progress)")
+        is_made = state == State.READY
+        for words in backend.halt() if is_made else backend.discard():
+            run(words)
+
+
+def _hosts_state(backend: Backend, record: Record, period: float) -> tuple[State, str]:
+    """Waits until the hosts are there, or are lost. Raises UserError where they will never be."""
+    for state, text in _states(backend, record, period):
+        if state == State.FAILED:
+            raise UserError(advised(f"{backend.job.name} failed before it ran: {text}"))
+        if state in (State.READY, State.LOST, State.ABSENT):
+            return state, text
+    raise AssertionError("states have no end")
+
+
+def _attempt(backend: Backend, record: Record) -> Ended:
+    """Starts the command on every host and waits until all have ended."""
+    for words in backend.prepare():
+        result = run(words, 1800.0)
+        if result.status:
+            return Ended({"setup": result.status}, f"setup ended with {result.status}: {result.last}")
+    record.write(text="running")
+    streams = Streams(backend.hosts(), record.folder / "logs", backend.environment())
+    try:
+        statuses = streams.wait(backend.job.grace)
+    except BaseException:
+        streams.stop(backend.job.grace)
+        for words in backend.halt():
+            run(words)
+        raise
+    bad = {tag: status for tag, status in statuses.items() if status}
+    first = [tag for tag, status in bad.items() if status != LOST and tag not in streams.stopped]
+    cause = next(iter([*first, *bad]), "")
+    return Ended(statuses, f"{cause} ended with {bad[cause]}: {streams.last.get(cause, '')}" if bad else "")
+
+
+def newest_step(model_dir: str) -> int | None:
+    """The step of the newest checkpoint of a run; None where its folder cannot be seen from here."""
+    if not model_dir:
+        return None
+    with contextlib.suppress(UserError, OSError):
+        children = open_storage(f"{model_dir}/checkpoints").children()
+        found = [re.fullmatch(r"checkpoint_(\d+)", name) for name in children]
+        return max((int(match[1]) for match in found if match), default=0)
+    return None
+
+
+# ---- the service keeps the run ---------------------------------------------------------------------------------------
+
+
+def _follow(backend: Backend, record: Record, period: float) -> int:
+    """Streams the run's log until its end; a stream that is cut is opened again."""
+    _make(backend, record)
+    streams: Streams | None = None
+    try:
+        for state, text in _states(backend, record, period):
+            if state in (State.READY, State.DONE) and (streams is None or (state == State.READY and streams.is_over)):
+                if streams is not None:
+                    say("the log's stream was cut; it is opened again")
+                streams = Streams(backend.hosts(resumed=streams is not None), record.folder / "logs")
+            if state in (State.DONE, State.FAILED, State.ABSENT):
+                if streams is not None:
+                    streams.wait(min(period, 10.0), lambda: True)
+                if state != State.DONE:
+                    say(advised(f"{backend.job.name}: {state.value}: {text}"))
+                return 0 if state == State.DONE else 1
+    finally:
+        if streams is not None:
+            streams.stop(1.0)
+    raise AssertionError("states have no end")
+
+
+@contextlib.contextmanager
+def _interrupted_by_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP as Ctrl-C; in the main thread only, as signals require."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    kept: dict[int, Callable | int | None] = {n: signal.signal(n, interrupt) for n in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)

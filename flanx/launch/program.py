@@ -1,0 +1,164 @@
+"""Programs of the cluster: run to their end, or streamed line by line with a tag. None of them through a shell."""
+
+import contextlib
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, TextIO
+
+from flanx.errors import UserError
+from flanx.launch.job import Words
+
+ANSWER_S = 900.0  # of a program that answers and ends; the slowest makes a queued resource or pushes an image
+PERIOD = 0.05  # seconds between looks at running programs
+
+
+class Result(NamedTuple):
+    """How a program ended and what it said."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def last(self) -> str:
+        """The last line of what it said, of its error before its output."""
+        lines = [line.strip() for line in (self.err or self.out).splitlines() if line.strip()]
+        return lines[-1][:300] if lines else "it said nothing"
+
+
+def require(*names: str) -> None:
+    """Raises UserError for a program that is not on PATH."""
+    for name in names:
+        if shutil.which(name) is None:
+            raise UserError(f"no program '{name}' on PATH: install it, or choose another way (`flanx launch --help`)")
+
+
+def run(words: Words, limit: float = ANSWER_S) -> Result:
+    """Runs a program to its end, in a session of its own: Ctrl-C reaches only this process, which then ends it."""
+    process = _start(words)
+    try:
+        out, err = process.communicate(timeout=limit)
+    except subprocess.TimeoutExpired:
+        return Result(124, "", f"{words[0]} did not answer within {limit:.0f} s")
+    finally:
+        end(process, 5.0)
+        for pipe in (process.stdout, process.stderr):
+            if pipe:
+                pipe.close()
+    return Result(process.returncode, out, err)
+
+
+def _start(words: Words, stderr: int = subprocess.PIPE, env: Mapping[str, str] | None = None) -> subprocess.Popen:
+    try:
+        return subprocess.Popen(
+            list(words),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+            env={**os.environ, **(env or {})},
+        )
+    except OSError as error:
+        raise UserError(f"{words[0]} cannot be run: {error.strerror}; is it installed?") from error
+
+
+def end(process: subprocess.Popen, grace: float) -> None:
+    """Tells a program and its children to stop, waits `grace` seconds, and kills them; nothing for one that ended."""
+    if process.poll() is not None:
+        return
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(grace if number == signal.SIGTERM else 5.0)
+            break
+
+
+class Streams:
+    """Programs that run side by side; every line goes to standard output and to a log, with its host's tag."""
+
+    def __init__(self, hosts: Mapping[str, Words], folder: pathlib.Path, env: Mapping[str, str] | None = None) -> None:
+        self._lock = threading.Lock()
+        self._threads: list[threading.Thread] = []
+        self.last: dict[str, str] = {}  # lines
+        self.stopped: set[str] = set()  # by this process, after another's bad end
+        self.processes: dict[str, subprocess.Popen] = {}
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            for tag, words in hosts.items():
+                process = self.processes[tag] = _start(words, subprocess.STDOUT, env)
+                thread = threading.Thread(target=self._copy, args=(tag, process, folder / f"{tag}.log"), daemon=True)
+                thread.start()
+                self._threads.append(thread)
+        except BaseException:
+            self.stop(5.0)
+            raise
+
+    def _copy(self, tag: str, process: subprocess.Popen, path: pathlib.Path) -> None:
+        assert process.stdout
+        with process.stdout, open(path, "a", encoding="utf-8") as log:
+            for line in process.stdout:
+                self._write(f"[{tag}] " if tag else "", line.rstrip("\n"), log)
+                self.last[tag] = line.strip() or self.last.get(tag, "")
+
+    def _write(self, prefix: str, line: str, log: TextIO) -> None:
+        log.write(f"{line}\n")
+        log.flush()
+        with self._lock, contextlib.suppress(BrokenPipeError):
+            print(f"{prefix}{line}", flush=True)
+
+    def wait(self, grace: float, is_over: Callable[[], bool] = lambda: False) -> dict[str, int]:
+        """Waits for all, and returns their statuses; after the first that fails the others have `grace` seconds."""
+        limit = None
+        while not self.is_over:
+            if limit is None and (self.failed() or is_over()):
+                limit = time.monotonic() + grace
+            if limit is not None and time.monotonic() > limit:
+                self.stop(grace)
+            time.sleep(PERIOD)
+        self._join()
+        return {tag: process.returncode for tag, process in self.processes.items()}
+
+    @property
+    def is_over(self) -> bool:
+        """Whether none runs any more."""
+        return all(process.poll() is not None for process in self.processes.values())
+
+    def failed(self) -> dict[str, int]:
+        """Statuses of those that ended badly so far."""
+        return {tag: p.returncode for tag, p in self.processes.items() if p.poll() not in (None, 0)}
+
+    def stop(self, grace: float) -> None:
+        """Ends all that run, together."""
+        alive = {tag: process for tag, process in self.processes.items() if process.poll() is None}
+        self.stopped |= set(alive)
+        running = list(alive.values())
+        for process in running:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGTERM)
+        limit = time.monotonic() + grace
+        for process in running:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(max(limit - time.monotonic(), 0.0))
+        for process in running:
+            if process.poll() is None:
+                end(process, 0.0)
+        self._join()
+
+    def _join(self) -> None:
+        for thread in self._threads:
+            thread.join(5.0)
+
+
+def say(text: str) -> None:
+    """A line of the launcher's own."""
+    print(f"launch: {text}", file=sys.stderr, flush=True)

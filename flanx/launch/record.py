@@ -1,0 +1,104 @@
+"""What is kept of a launch, in FOLDER/NAME/launch.json: enough to ask for its state, to follow it and to end it."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import socket
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import flanx
+from flanx.errors import UserError, nearest
+from flanx.files import check_types, read_json, write_atomic
+
+FOLDER, FILE = "out/launches", "launch.json"
+MAKING, MADE, LEFT, ENDED = "making", "made", "left behind", "ended"
+TYPES = {
+    "name": str, "program": str, "identifier": str, "stage": str, "text": str, "command": list[str], "commit": str,
+    "topology": str, "version": str, "started": float, "at": float, "pid": int, "host": str, "status": int | None,
+    "questions": list[list[str]], "logs": list[list[str]], "remove": list[list[str]],
+}  # fmt: skip
+
+
+@dataclasses.dataclass
+class Record:
+    """A launch as its file has it.
+
+    Attributes:
+      program: xpk, jobset, tpu-vm, skypilot, slurm or local.
+      identifier: what the service calls it.
+      stage: MAKING before anything is asked for, MADE when there may be hosts, LEFT where they could not be given back,
+        ENDED when nothing is left.
+      text: the last state in words; status: the exit status of the launch once it has ended.
+      questions, logs, remove: commands for its state, its log, and its end.
+    """
+
+    name: str
+    program: str
+    folder: pathlib.Path
+    identifier: str = ""
+    stage: str = MAKING
+    text: str = ""
+    command: Sequence[str] = ()
+    commit: str = ""
+    topology: str = ""
+    version: str = flanx.__version__
+    started: float = 0.0
+    at: float = 0.0
+    pid: int = 0
+    host: str = ""
+    status: int | None = None
+    questions: Sequence[Sequence[str]] = ()
+    logs: Sequence[Sequence[str]] = ()
+    remove: Sequence[Sequence[str]] = ()
+
+    def write(self, **changes: Any) -> None:
+        """Changes the record and replaces its file."""
+        for name, value in changes.items():
+            setattr(self, name, value)
+        self.at, self.pid, self.host = time.time(), os.getpid(), socket.gethostname()
+        values = {key: value for key, value in vars(self).items() if key != "folder"}
+        write_atomic(self.folder / FILE, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
+
+    @property
+    def is_driven(self) -> bool:
+        """Whether the process that wrote it last still runs on this machine."""
+        if self.host != socket.gethostname() or self.pid in (0, os.getpid()) or self.stage == ENDED:
+            return False
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            return True
+        return True
+
+
+def read(folder: pathlib.Path) -> Record:
+    """The record of a launch's folder. Raises UserError where it is absent or damaged."""
+    values = read_json(folder / FILE)
+    if not values:
+        raise UserError(f"{folder} has no {FILE}: no launch")
+    check_types(folder / FILE, values, TYPES)
+    try:
+        return Record(folder=folder, **values)
+    except TypeError as error:
+        raise UserError(
+            f"{folder / FILE} is of another version of flanx ({values.get('version', '?')}); use that one"
+        ) from error
+
+
+def find(top: str, name: str) -> Record:
+    """The launch of a name. Raises UserError with the nearest."""
+    folder = pathlib.Path(top) / name
+    known = names(top)
+    if name not in known:
+        raise UserError(f"no launch '{name}' in {top}{nearest(name, known)}; `flanx launch list` prints them")
+    return read(folder)
+
+
+def names(top: str) -> list[str]:
+    """The launches of a folder, by name."""
+    return sorted(path.parent.name for path in pathlib.Path(top).glob(f"*/{FILE}"))

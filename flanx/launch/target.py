@@ -1,0 +1,122 @@
+"""The table of targets, launch/targets.toml: where a launch goes. Names of places alone; no secrets."""
+
+import dataclasses
+import pathlib
+import re
+import tomllib
+from collections.abc import Mapping
+from typing import Any
+
+from flanx.errors import UserError, nearest
+
+FILE = "launch/targets.toml"
+SECRET = re.compile(r"(^|_)(token|secret|passw\w*|credentials?|\w*key)s?($|_)", re.IGNORECASE)  # in a name
+# what tokens of Hugging Face, GitHub, AWS and Google look like, and the head of a private key
+TOKEN = re.compile(r"\bhf_\w{20,}|\bgh[pousr]_\w{20,}|\bAKIA[A-Z0-9]{12,}|\bya29\.|\bAIza[\w-]{30,}|-----BEGIN")
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """A place to launch at; each program takes the keys that it knows.
+
+    Attributes:
+      project, zone: of Google Cloud.
+      cluster, namespace: of Kubernetes; xpk takes the cluster's name, kubectl the context that it gives.
+      queue: the LocalQueue of Kueue; quota: chips of a queue that the launch makes where the cluster has none.
+      service_account: which may read and write the bucket.
+      bucket: gs://NAME for what a launch ships; under Kubernetes it is mounted at /bucket.
+      image: a container image; without a tag the commit's is taken.
+      environment_from: a Secret of Kubernetes whose entries become environment variables.
+      runtime: software of a TPU VM; the chip's usual one where it is absent.
+      reservation: of Google Cloud, the resource name of one; "any": the project's own.
+      partition, account, time: of SLURM; mounts: folders of the nodes that its containers see, joined by commas.
+      infra: of SkyPilot, as "gcp/us-central2".
+    """
+
+    name: str = ""
+    project: str = ""
+    zone: str = ""
+    cluster: str = ""
+    namespace: str = "default"
+    queue: str = ""
+    quota: int = 0
+    service_account: str = ""
+    bucket: str = ""
+    image: str = ""
+    environment_from: str = ""
+    runtime: str = ""
+    reservation: str = ""
+    partition: str = ""
+    account: str = ""
+    time: str = "24:00:00"
+    mounts: str = ""
+    infra: str = ""
+
+    def require(self, *names: str) -> None:
+        """Raises UserError for keys that the launch needs and the target has not."""
+        missing = [name for name in names if not getattr(self, name)]
+        if missing:
+            where = f"[{self.name}] of {FILE}" if self.name else f"{FILE} (--target=NAME chooses a table)"
+            raise UserError(
+                f"no {' and no '.join(missing)}: set {', '.join(missing)} in {where}, or give "
+                + ", ".join(f"--{name}=..." for name in missing)
+            )
+
+
+KEYS = [field.name for field in dataclasses.fields(Target) if field.name != "name"]
+# what a value may be: it becomes a word of a command line, a name in YAML or a line of a batch script
+PATTERNS: Mapping[str, str] = {
+    **dict.fromkeys(KEYS, r"[A-Za-z0-9/][\w.:@/-]*"),
+    "bucket": r"gs://[a-z0-9][a-z0-9._-]+(/[\w./-]*)?",
+    "cluster": r"[a-z]([-a-z0-9]*[a-z0-9])?",
+    "mounts": r"/[\w./:,-]*",
+    "namespace": r"[a-z0-9]([-a-z0-9]*[a-z0-9])?",
+    "project": r"([a-z0-9.-]+:)?[a-z][-a-z0-9]*",
+    "zone": r"[a-z]+-[a-z]+\d+(-[a-z])?",
+}
+
+
+def read(path: str, name: str, given: Mapping[str, Any]) -> Target:
+    """The target `name` of the table in the file `path`, with the values `given` in place of its own.
+
+    Without a name: the file's only table, or none. Raises UserError for a key that looks like a secret, an unknown one,
+    and a value that no place can have.
+    """
+    tables = _tables(pathlib.Path(path))
+    if name and name not in tables:
+        raise UserError(f"no target '{name}' in {path}{nearest(name, tables)} (it has: {', '.join(tables) or 'none'})")
+    if not name and len(tables) == 1:
+        name = next(iter(tables))
+    values = {**tables.get(name, {}), **{key: value for key, value in given.items() if value is not None}}
+    where = f"{path}: [{name}]" if name else "the command line"
+    for key, value in values.items():
+        _check(where, key, value)
+    return Target(name=name, **values)
+
+
+def _tables(path: pathlib.Path) -> dict[str, dict[str, Any]]:
+    if not path.exists():
+        return {}
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeError) as error:
+        raise UserError(f"{path}: not TOML ({error})") from error
+    for name, table in tables.items():
+        if not isinstance(table, dict):
+            raise UserError(f"{path}: '{name}' is in no table; write [NAME] above it")
+    return tables
+
+
+def _check(where: str, key: str, value: Any) -> None:
+    if SECRET.search(key) or TOKEN.search(str(value)):
+        raise UserError(
+            f"{where}: '{key}' looks like a secret, and this file is shared and copied: remove it; keep it in a Secret "
+            "of Kubernetes (environment_from), in Secret Manager, or in your environment"
+        )
+    if key not in KEYS:
+        raise UserError(f"{where}: no key '{key}'{nearest(key, KEYS)} (known: {', '.join(KEYS)})")
+    if key == "quota":
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise UserError(f"{where}: quota = {value!r}: give chips, a whole number")
+    elif not isinstance(value, str) or not re.fullmatch(PATTERNS[key], value):
+        raise UserError(f"{where}: {key} = {value!r} is no {key}: it is to look like {PATTERNS[key]}")
