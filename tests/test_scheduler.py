@@ -223,8 +223,8 @@ def test_blocked_points_fail_by_name_and_the_others_run(tmp_path, program):
 def test_a_launcher_gets_the_points_name_and_arguments(tmp_path, program):
     point = make_sweep(tmp_path, axes={"model": {"Flan-T5 XL": []}}).points()[0]
     assert point.job == "flanx-flan-t5-xl"
-    how = scheduler.parse_launcher("launch/tpu_vm.sh {job}", 1, 5.0)
-    assert how.command(point, ["train", "x"]) == ["launch/tpu_vm.sh", "flanx-flan-t5-xl", "train", "x"]
+    how = scheduler.parse_launcher("hand_over.sh {job}", 1, 5.0)
+    assert how.command(point, ["train", "x"]) == ["hand_over.sh", "flanx-flan-t5-xl", "train", "x"]
     how = scheduler.parse_launcher("ssh host 'cd there' {arguments} --point={name}", 1, 5.0)
     assert how.command(point, ["train", "x"]) == ["ssh", "host", "cd there", "train", "x", "--point=Flan-T5_XL"]
     assert how.outlives and not scheduler.parse_launcher("", 1, 5.0).outlives

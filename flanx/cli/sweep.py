@@ -57,8 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--launcher",
         default="",
         metavar="COMMAND",
-        help="hand each point to this program, which waits for it: 'sbatch --wait launch/slurm.sbatch' "
-        "({name}, {job}, {arguments} are replaced by the point's)",
+        help="hand each point to this program, which waits for it (`flanx launch` gives itself; "
+        "{name}, {job}, {arguments} are replaced by the point's)",
     )
 
 

@@ -79,7 +79,7 @@ class Launcher:
 
 
 def parse_launcher(text: str, retries: int, wait: float) -> Launcher:
-    """The launcher of a command line such as "sbatch --wait launch/slurm.sbatch"; "" for this machine."""
+    """The launcher of a command line such as "flanx launch slurm --yes --name={job}"; "" for this machine."""
     try:
         words = shlex.split(text)
     except ValueError as error:
