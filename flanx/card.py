@@ -100,6 +100,10 @@ def _recipe(record: Mapping[str, Any]) -> str:
     asked = (data.get("mixture") or {}).get("asked", {})
     rows = [[f"mixture.{key}", value] for key, value in asked.items()]
     rows += [[f"data.{key}", data[key]] for key in ("lengths", "batch_size", "packing") if key in data]
+    for part in ("adapter", "trainable"):  # of a run that trains a part of its model
+        of_part = record.get(part)
+        rows += [[f"{part}.{key}", value] for key, value in of_part.items()] if isinstance(of_part, dict) else []
+        rows += [[part, of_part]] if of_part and not isinstance(of_part, dict) else []
     return table(["setting", "value"], [[f"`{key}`", f"`{value}`"] for key, value in [*rows, *settings.items()]])
 
 

@@ -33,6 +33,7 @@ def run(tmp_path: pathlib.Path) -> pathlib.Path:
                "initial_checkpoint_source": {"hub": "org/small", "revision": "1" * 40, "files": {}}}  # fmt: skip
     record["data"] |= {"lengths": {"inputs": 32, "targets": 16}, "batch_size": 4,
                        "content": {"muffin_rte": "a", "cot_a": "b"}}  # fmt: skip
+    record |= {"adapter": {"rank": 4}, "trainable": ["decoder/.*"]}
     record["data"]["store"]["vocabulary"] = "/home/someone/words.model"
     (folder / "run.json").write_text(json.dumps(record))
     for step, score in ((500, 11.0), (1000, 42.0)):
@@ -46,6 +47,7 @@ def test_a_model_card_has_recipe_provenance_scores_and_cost(run):
     text = card.cards("mine", opened(run))[card.MODEL]
     assert text.startswith("---\nlibrary_name: transformers\n") and "base_model: org/small\n---\n\n# mine\n" in text
     assert "| `t5.T5.emb_dim` | `16` |" in text and "| `data.batch_size` | `4` |" in text
+    assert "| `adapter.rank` | `4` |" in text and "| `trainable` | `['decoder/.*']` |" in text
     assert "| parent | hf:org/small |" in text and f"| parent's revision | {'1' * 40} |" in text
     assert "| vocabulary | words.model |" in text and "/home" not in text
     assert "| bbh_cot | exact_match | 42.0 | 40.0 to 44.0 |" in text and "11.0" not in text
