@@ -25,7 +25,7 @@ from flanx.convert.t5_shapes import T5Sizes
 from flanx.errors import UserError
 from flanx.models import adapter as adapters
 from flanx.models import layers, palm, t5
-from flanx.partition import Partitioner
+from flanx.partition import Partitioner, rules
 from flanx.storage import open_storage
 from flanx.train_step import Trainer, TrainState
 from tests import run_case
@@ -42,6 +42,7 @@ RUN: dict[str, Any] = {
 }
 OWN = T5Sizes(vocab_size=384, gated=True, tied=False, **RUN)
 ROWS, LENGTH = 4, 12
+FOUR = Partitioner(2, rules(1, 2), devices=tuple(jax.devices()[:4]))
 FAST = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}  # half of the compilation
 ONE = Partitioner(1, devices=tuple(jax.devices()[:1]))
 BANDS = {"float32": 1e-5, "bfloat16": 0.01, "int8": 0.02, "nf4": 0.2}  # of the logits' standard deviation
@@ -116,7 +117,7 @@ def test_the_start_is_the_base_and_merged_is_unmerged(bases, tmp_path, kind, sca
     rows = {name: jnp.asarray(array) for name, array in batch(model(kind).packing).items()}
     made = lora.Adapter(rank=3, targets=("query", "mlp/.*"), base=base, rs=scan, dora=kind == "palm")
     trainer = Trainer(model(kind, scan), optim.adamw(1e-2), adapter=made)
-    state = begun(trainer, bases[kind])
+    state = begun(trainer, bases[kind], FOUR if scan else ONE)  # what four devices save, one reads
     plain = logits(model(kind, scan), layers.stack(base_params(kind)) if scan else base_params(kind), rows)
     first = logits(trainer.model, state.params, rows)
     if base != "float32" or made.dora:
@@ -124,6 +125,7 @@ def test_the_start_is_the_base_and_merged_is_unmerged(bases, tmp_path, kind, sca
         assert (0 if base == "float32" else BANDS[base] / 20) < share < BANDS[base], share
     else:
         np.testing.assert_array_equal(first, plain)
+    assert len(state.params["decoder"]["decoder_norm"]["scale"].devices()) == (4 if scan else 1)
     state = disturb(state)
     unmerged = logits(trainer.model, state.params, rows)
     assert np.abs(unmerged - first).max() > 1e-2

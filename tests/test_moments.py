@@ -1,5 +1,7 @@
 """Adam's moments in fewer bytes: right in the mean, near float32 in a run, the same again for the same seed."""
 
+import contextlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import optax
 import pytest
 
 from flanx import moments, optim
+from flanx.checkpoint import Checkpoints
 from flanx.models.palm import PaLM
 from flanx.partition import Partitioner, rules
 from flanx.train_step import Trainer
@@ -77,3 +80,21 @@ def test_every_state_has_its_size_and_is_placed_on_a_mesh(name, scan):
     assert size / kernels == pytest.approx(BYTES[name], rel=0.02)
     split = [leaf for leaf in jax.tree.leaves(state) if not leaf.sharding.is_fully_replicated]
     assert sum(leaf.size for leaf in split) >= 0.99 * kernels * (1 if name == "muon" else 2)
+
+
+@pytest.mark.parametrize("name", [name for name in BYTES if name != "adamw"])
+def test_every_state_is_saved_and_restored(name, tmp_path):
+    sizes = {"vocab_size": 32, "emb_dim": 64, "num_heads": 2, "head_dim": 16, "mlp_dim": 64}
+    made = Trainer(PaLM(**sizes, num_layers=1), getattr(optim, name)(1e-3))
+    one = Partitioner(devices=jax.devices()[:1])
+    state = jax.jit(made.init)()
+    filled = jax.tree.map(lambda x: (jnp.arange(x.size) % 100).reshape(x.shape).astype(x.dtype), state.opt_state)
+    state = jax.device_put(state.replace(opt_state=filled), one.everywhere())
+    with contextlib.closing(Checkpoints(tmp_path)) as saved:
+        saved.save(state)
+        saved.wait()
+        back = saved.restore(made.abstract_state(one))
+    assert jax.tree.structure(back) == jax.tree.structure(state)
+    for here, there in zip(jax.tree.leaves(state), jax.tree.leaves(back), strict=True):
+        assert here.dtype == there.dtype
+        np.testing.assert_array_equal(here, there)

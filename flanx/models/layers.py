@@ -197,12 +197,13 @@ class Embed(nn.Module):
 
         The gradient is a scatter-add, or on a TPU the transposed product, which a table split over devices needs.
         """
+        is_frozen = self.numerics.adapter is not None  # then it is cast behind the gather, without a copy of the table
         return lax.platform_dependent(
-            self.embedding.astype(self.numerics.dtype),
+            self.embedding if is_frozen else self.embedding.astype(self.numerics.dtype),
             tokens,
             tpu=lambda t, i: jax.nn.one_hot(i, t.shape[0], dtype=t.dtype) @ t,
             default=lambda t, i: jnp.take(t, i, axis=0, mode="clip"),
-        )
+        ).astype(self.numerics.dtype)
 
     def attend(self, x: Array) -> Array:
         """x [b, l, m] -> float32 logits [b, l, v], scaled by 1/sqrt(m)."""
