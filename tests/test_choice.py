@@ -122,6 +122,18 @@ def test_where_nothing_can_be_fitted_a_sentence_says_so(change, sentence):
     assert sentence in found.reason and found.chosen == ""
 
 
+def test_predictions_end_where_scores_end():
+    cells = [
+        law_maker.cell(n, t, [3 + 4 * np.log(n / 1e6) + w for w in (-1, 1)]) for n in law_maker.SIZES for t in (9, 89)
+    ]
+    wanted = [law_maker.cell(1e3, 9), law_maker.cell(1e40, 9)]
+    found = choice.choose(gather(cells), ["log"])
+    low, high = choice.predict(found, fit.bootstrap(found.fit, 50), wanted, 1.0)
+    assert (low.value, low.low, high.value, high.high) == (0, 0, 100, 100)
+    rescaled = choice.choose(gather(cells, is_normalized=True), ["log"])
+    assert choice.predict(rescaled, fit.bootstrap(rescaled.fit, 50), wanted, 1.0)[0].low < -10
+
+
 def test_errors_are_listed_by_how_far_they_reached():
     data = gather(law_maker.draw("multiplicative", np.random.default_rng(0), sd=0.0))
     found = choice.reaches(fit.FORMS["log"], data)

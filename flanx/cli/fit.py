@@ -65,7 +65,8 @@ def run(args: argparse.Namespace) -> int:
     entries: list[prediction.Entry] = []
     for number, (score, of_score) in enumerate(cells.items(), 1):
         chance = next(grid.chance[score] for grid in grids if score in grid.chance)
-        law = laws.make(score, gather(of_score, over, chance, score == LOSS), forms, args.draws)
+        rescaled = any(score in grid.normalized for grid in grids)
+        law = laws.make(score, gather(of_score, over, chance, score == LOSS, rescaled), forms, args.draws)
         wanted = _wanted(law, of_score, targets) if law.draws is not None else []
         predicted = law.predict(wanted)
         _print(law, predicted)
@@ -83,10 +84,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 class _Grid:
-    """The cells of one sweep or table, {score: cells}, the chance of each score, and what labels stand for."""
+    """The cells of one sweep or table, {score: cells}, the chance of each score, which may be below 0, and what labels
+    stand for."""
 
     def __init__(self, cells: Mapping[str, list[Cell]], chance: Mapping[str, float]) -> None:
         self.cells, self.chance = cells, chance
+        self.normalized: set[str] = set()
         self.labels: Mapping[tuple[str, str], float] = {}
 
 
@@ -98,13 +101,16 @@ def _read(name: str) -> _Grid:
     """The cells of a sweep's folder or of published scores."""
     if _is_published(name):
         found = published_cell.cells(name)
-        return _Grid(found, {score: published_cell.chance(score) for score in found})
+        grid = _Grid(found, {score: published_cell.chance(score) for score in found})
+        grid.normalized = {score for score in found if score.startswith("normalized")}
+        return grid
     if not report.is_sweep(name) or name.endswith(".gin"):
         raise UserError(f"{name} is not the folder of a sweep; give one that `flanx sweep` wrote, or published:3")
     sweep = report.read(name)
     outcomes = results.collect(sweep, State(sweep.out_dir).statuses(sweep.points()))
     found = law_cells.cells(sweep, statistics.mean_scores(sweep, outcomes).values(), outcomes)
     grid = _Grid(found, {score: law_section.chance(sweep, score) for score in found})
+    grid.normalized = {score for score in found if law_section.is_normalized(sweep, score)}
     grid.labels = law_cells.labels(sweep, outcomes)
     return grid
 

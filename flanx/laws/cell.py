@@ -97,12 +97,19 @@ class Data:
       variables: those that vary among them, none a function of the others.
       y: (cells,); the means over seeds.
       floor: the score by chance, in percent; is_loss: whether `y` are losses, not scores in percent.
+      is_normalized: whether scores are rescaled from chance and 100, and may be below 0.
     """
 
     cells: tuple[Cell, ...]
     variables: tuple[str, ...]
     floor: float = 0.0
     is_loss: bool = False
+    is_normalized: bool = False
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The least and the largest that a score, or a loss, can be."""
+        return -math.inf if self.is_normalized else 0.0, math.inf if self.is_loss else 100.0
 
     @property
     def y(self) -> np.ndarray:
@@ -151,7 +158,13 @@ def coordinate(name: str, value: float, reference: float = 1.0) -> float:
     return math.log(value / reference)
 
 
-def gather(cells: Sequence[Cell], over: Sequence[str] | None = None, floor: float = 0.0, is_loss: bool = False) -> Data:
+def gather(
+    cells: Sequence[Cell],
+    over: Sequence[str] | None = None,
+    floor: float = 0.0,
+    is_loss: bool = False,
+    is_normalized: bool = False,
+) -> Data:
     """The measured cells as data, over the variables asked for, or over those that vary.
 
     Left out of the latter: a variable that a cell has no value of, that does not vary, or that those before it explain.
@@ -169,7 +182,7 @@ def gather(cells: Sequence[Cell], over: Sequence[str] | None = None, floor: floa
         if _is_new(column, columns):
             found.append(name)
             columns.append(column)
-    return Data(measured, tuple(found), floor, is_loss)
+    return Data(measured, tuple(found), floor, is_loss, is_normalized)
 
 
 def _is_new(column: np.ndarray, columns: Sequence[np.ndarray]) -> bool:

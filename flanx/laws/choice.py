@@ -207,11 +207,11 @@ def widening(choice: Choice, seed: int = 0) -> float:
 
 
 def predict(choice: Choice, draws: Draws, cells: Sequence[Cell], wider: float) -> list[Predicted]:
-    """The chosen law's predictions of cells; no score in percent is above 100, whatever its law says."""
-    most = np.inf if choice.data.is_loss else 100.0
+    """The chosen law's predictions of cells, which end where scores end, whatever the law says."""
+    least, most = choice.data.ends
     values = draws.fit.predict(cells)
-    spread = np.minimum(values + (draws.measured(cells) - values) * wider, most)
-    values = np.minimum(values, most)
+    spread = np.clip(values + (draws.measured(cells) - values) * wider, least, most)
+    values = np.clip(values, least, most)
     tail = (100 - CONFIDENCE) / 2
     lows, highs = np.percentile(spread, [tail, 100 - tail], axis=0)
     return [

@@ -79,8 +79,7 @@ def write(sweep: Sweep, late: Sequence[Point], planned: law_cells.Places) -> lis
         if not wanted:
             continue
         seen = [dataclasses.replace(c, values=()) if c.name in names else c for c in cells]
-        data = law_cells.data(seen, score, chance=law_section.chance(sweep, score))
-        law = laws.make(score, data)
+        law = laws.make(score, law_section.data(sweep, score, seen))
         if law.draws is None:
             lines.append(f"{score}: not predicted. {law.choice.reason}")
             continue

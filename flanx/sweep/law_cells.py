@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import NormalDist
 
-from flanx.laws.cell import COT, DEFAULT, TASKS, Cell, Data, gather, number
+from flanx.laws.cell import COT, DEFAULT, TASKS, Cell, number
 from flanx.sweep import statistics
 from flanx.sweep.grid import Point, Sweep
 from flanx.sweep.results import Outcome
@@ -148,11 +148,6 @@ def finished(means: Iterable[MeanScore]) -> dict[tuple[str, str], float]:
         for each in means
         if each.mean is not None and not each.missing
     }
-
-
-def data(cells_of: Sequence[Cell], score: str, over: Sequence[str] | None = None, chance: float = 0.0) -> Data:
-    """The cells of a score as data of a law."""
-    return gather(cells_of, over, chance, is_loss=score == LOSS)
 
 
 def varies(cells_of: Sequence[Cell]) -> bool:

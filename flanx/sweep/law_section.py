@@ -7,7 +7,7 @@ from flanx.errors import UserError
 from flanx.evals import metrics, registry
 from flanx.laws import law as laws
 from flanx.laws import prediction
-from flanx.laws.cell import Cell
+from flanx.laws.cell import Cell, Data, gather
 from flanx.laws.form import FORMS
 from flanx.laws.law import Law
 from flanx.sweep import law_cells, law_figures, statistics
@@ -29,8 +29,7 @@ NOTE = (
 
 def chance(sweep: Sweep, score: str) -> float:
     """The score by chance, in percent, of a score that is one suite with a known lower bound; 0 of others."""
-    terms = sweep.scores.get(score, [score])
-    terms = [terms] if isinstance(terms, str) else list(terms)
+    terms = _terms(sweep, score)
     if len(terms) != 1 or terms[0].startswith("normalized"):
         return 0.0
     try:
@@ -40,12 +39,24 @@ def chance(sweep: Sweep, score: str) -> float:
     return metrics.BOUNDS[spec.family][0] if spec.family in metrics.BOUNDS else 0.0
 
 
+def is_normalized(sweep: Sweep, score: str) -> bool:
+    """Whether a score is rescaled from chance, and may be below 0."""
+    return any(term.startswith("normalized") for term in _terms(sweep, score))
+
+
+def _terms(sweep: Sweep, score: str) -> list[str]:
+    terms = sweep.scores.get(score, [score])
+    return [terms] if isinstance(terms, str) else list(terms)
+
+
+def data(sweep: Sweep, score: str, cells: Sequence[Cell]) -> Data:
+    """The cells of a score of the sweep as data of a law."""
+    return gather(cells, None, chance(sweep, score), score == LOSS, is_normalized(sweep, score))
+
+
 def fit_all(sweep: Sweep, cells: Mapping[str, Sequence[Cell]]) -> list[Law]:
     """The law of every score."""
-    return [
-        laws.make(score, law_cells.data(of_score, score, chance=chance(sweep, score)), draws=DRAWS)
-        for score, of_score in cells.items()
-    ]
+    return [laws.make(score, data(sweep, score, of_score), draws=DRAWS) for score, of_score in cells.items()]
 
 
 def open_cells(cells: Sequence[Cell], law: Law) -> list[Cell]:
