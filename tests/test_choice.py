@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from flanx.laws import choice, fit
+from flanx.laws import choice, fit, law
 from flanx.laws.cell import gather
 from tests import law_maker
 
@@ -66,6 +66,20 @@ def test_intervals_grow_with_the_errors_on_held_out_cells():
     assert choice.widening(choice.choose(gather(cells), ["log"])) > 3
     straight = [dataclasses.replace(c, values=tuple(v + 8 * (c.at["size"] > 5e7) for v in c.values)) for c in cells]
     assert choice.widening(choice.choose(gather(straight), ["log"])) == 1.0
+
+
+def test_a_law_that_predicts_no_better_than_the_nearest_cell_says_so():
+    random = np.random.default_rng(3)
+    flat_at_last = [
+        law_maker.cell(n, t, ((40, 50, 60, 60)[i] + 0.1 * random.standard_normal(2)).tolist())
+        for i, n in enumerate(law_maker.SIZES)
+        for t in (9, 89)
+    ]
+    found = law.make("score", gather(flat_at_last), ["log"], 20)
+    assert found.choice.check.error > found.choice.nearest.error
+    assert law.chosen_text(found) == "log (no better than no law)"
+    steady = law.make("score", gather(law_maker.draw("log", random)), ["log"], 20)
+    assert law.chosen_text(steady) == "log"
 
 
 def held_out(data) -> int:

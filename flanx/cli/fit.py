@@ -169,7 +169,7 @@ def _print(law: Law, predicted: Sequence[laws.Predicted]) -> None:
     if law.draws is None:
         print(law.choice.reason)
         return
-    print(f"law: {law.choice.chosen}: {law.formula}")
+    print(f"law: {laws.chosen_text(law)}: {law.formula}")
     print(f"  {laws.parameter_text(law)}")
     if half := laws.half_text(law):
         print(f"  half of the gain of tasks: {half}")

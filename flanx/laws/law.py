@@ -67,6 +67,12 @@ def error_text(law: Law, form: str) -> str:
     return f"{check.error:.3g}" + (f" ({', '.join(remarks)})" if remarks else "")
 
 
+def chosen_text(law: Law) -> str:
+    """The chosen form, and whether it predicts no better than the nearest cell does."""
+    useless = law.choice.check.error >= law.choice.nearest.error
+    return law.choice.chosen + (" (no better than no law)" if useless else "")
+
+
 def parameter_text(law: Law) -> str:
     """Every parameter with its interval."""
     return ", ".join(f"{name} = {value:.3g} [{low:.3g}, {high:.3g}]" for name, value, low, high in law.parameters())

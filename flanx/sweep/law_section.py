@@ -98,7 +98,7 @@ def _summary(found: Sequence[Law]) -> Section:
             law.score,
             *(laws.error_text(law, name) for name in names),
             f"{law.choice.nearest.error:.3g}",
-            law.choice.chosen,
+            laws.chosen_text(law),
         ]
         for law in sound
     ]
