@@ -43,6 +43,10 @@ def test_the_commands_are_printed_in_order_and_a_failure_ends_them(folder, monke
     assert f"export FLANX_TABLES={folder}/out/ft/task" in said
     assert "--gin.MIXTURE_OR_TASK_NAME=\"'own_my'\"" in said[-1] and "--gin.TRAIN_STEPS=2" in said[-1]
     assert os.environ["FLANX_TABLES"] == f"{folder}/out/ft/task"
+    assert "lora" not in said[-1]
+    done.clear()
+    own([*WORDS, "--lora", "16"])
+    assert {"--gin_file=runs/lora.gin", "--gin.LORA_RANK=16"} <= {*done[-1]}
     done.clear()
     own(WORDS)
     assert [words[0] for words in done] == ["store", "train"]  # the task is there

@@ -35,6 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--batch_size", type=flag(int, RANGES["batch_size"]), default=8, help="packed rows of a step (8)"
     )
     parser.add_argument("--learning_rate", type=flag(float, RANGES["learning_rate"]), help="constant (5e-4)")
+    parser.add_argument(
+        "--lora", type=flag(int, COUNT), metavar="RANK", help="train adapters of this rank beside the frozen checkpoint"
+    )
     for name, value in LENGTHS.items():
         parser.add_argument(
             f"--{name}_length", type=flag(int, RANGES["lengths"]), default=value, help=f"tokens of a row ({value})"
@@ -72,7 +75,9 @@ def run(args: argparse.Namespace) -> int:
         ("NUM_PARTITIONS", args.partitions),
     )
     of_run |= {name: value for name, value in more if value is not None}
-    if status := _call("train", ["runs/train.gin"], of_run, args.bindings):
+    of_run |= {"LORA_RANK": args.lora} if args.lora else {}
+    gin_files = ["runs/train.gin", *(["runs/lora.gin"] if args.lora else [])]
+    if status := _call("train", gin_files, of_run, args.bindings):
         return status
     print(f"ask it: flanx infer --checkpoint {folder}/run --prompts PROMPTS.txt --output answers.jsonl")
     print(f"give it away: flanx convert {folder}/run {folder}/hf --to hf, then flanx push {folder}/hf hf:ORG/NAME")
