@@ -62,8 +62,9 @@ def run(args: argparse.Namespace) -> int:
     for given in GIVEN:
         path, what = getattr(args, given), "file" if given == "vocabulary" else "folder"
         is_there = os.path.exists if what == "file" else os.path.isdir
-        elsewhere = path is None or path == "byte" or "://" in path or path.startswith(hub.PREFIX)
-        if not elsewhere and not is_there(path):
+        if path is None or path == "byte" or "://" in path or path.startswith(hub.PREFIX):
+            continue
+        if not is_there(path):
             raise UserError(f"--{given}={path}: no such {what}; give one that is there")
     findings = [
         *versions(),
