@@ -263,6 +263,9 @@ def test_bad_adapters_are_refused(bases, tmp_path):
         ("'quary' fits no layer; the layers are key, out, query, value, wi_0", {"lora_targets": ["quary"]}),
         ("no regular expression", {"lora_targets": ["("]}),
         ("base is 'int4'; known are", {"lora_base": "int4"}),
+        ("alpha is 0.0: give a number above 0", {"lora_alpha": 0.0}),
+        ("dropout is 1.0: give a share from 0 on, below 1", {"lora_dropout": 1.0}),
+        ("dropout is -0.1: give a share", {"lora_dropout": -0.1}),
         ("give INITIAL_CHECKPOINT_PATH", {"initial_checkpoint_path": None}),
         ("ADAPTER and TRAINABLE exclude", {"trainable": ["decoder/.*"]}),
         ("restore_optimizer is of a parent", {"restore_optimizer": True}),
@@ -290,6 +293,9 @@ def test_folders_of_peft_that_do_not_fit_are_refused(bases, tmp_path):
         ("modules_to_save is .'lm_head'.", {"modules_to_save": ["lm_head"]}),
         ("r is 2, the matrices have .8.", {"r": 2}),
         ("names no base", {"base_model_name_or_path": None}),
+        ("'lora_alpha' above 0", {"lora_alpha": -4}),
+        ("'lora_alpha' above 0", {"lora_alpha": True}),
+        ("has no magnitude, which DoRA has", {"use_dora": True}),
     ]
     note = tmp_path / "peft" / "flanx_convert.json"
     note.write_text(json.dumps({"base_fingerprint": "0" * 64}))
@@ -300,5 +306,14 @@ def test_folders_of_peft_that_do_not_fit_are_refused(bases, tmp_path):
         (tmp_path / "peft" / "adapter_config.json").write_text(json.dumps(good | change))
         with pytest.raises(UserError, match=message):
             convert.open_checkpoint(tmp_path / "peft")
+    damaged: list[tuple[str, dict[str, Any]]] = [
+        ("has matrices .16, 8. and .2, 16. at rank 8", {"b": in_memory(np.ones((2, 16), np.float32))}),
+        ("a magnitude, which only DoRA has", {"magnitude": in_memory(np.ones(16, np.float32))}),
+    ]
+    for number, (message, part) in enumerate(damaged):
+        pairs = Pairs(lora.Adapter(8), {"encoder/layers_0/attention/query": {"a": a, "b": b} | part}, "", None, "here")
+        peft.write(open_storage(tmp_path / f"damaged{number}"), dataclasses.replace(pairs, base=str(bases["own"])))
+        with pytest.raises(UserError, match=message):
+            convert.open_checkpoint(tmp_path / f"damaged{number}")
     with pytest.raises(UserError, match="is no adapter"):
         convert_command.write_pairs(convert.open_checkpoint(bases["own"]), open_storage(tmp_path / "none"))

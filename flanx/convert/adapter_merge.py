@@ -73,8 +73,7 @@ def merge(tensors: LazyTensors, pairs: Pairs) -> dict[str, LazyTensor]:
         kernel = merged.get(f"{TARGET}{layer}/kernel")
         if kernel is None:
             raise UserError(f"{pairs.where} is an adapter of another base than {pairs.base}, which has no '{layer}'")
-        if not {"a", "b"} <= set(parts):
-            raise UserError(f"{pairs.where} is damaged: '{layer}' has only one matrix of its pair; copy it again")
+        _expect_whole(layer, parts, pairs)
         shape = (parts["a"].shape[0], parts["b"].shape[1])
         if shape != kernel.shape:
             raise UserError(
@@ -83,6 +82,21 @@ def merge(tensors: LazyTensors, pairs: Pairs) -> dict[str, LazyTensor]:
             )
         merged[f"{TARGET}{layer}/kernel"] = _with_pair(kernel, parts, pairs.adapter.scale)
     return merged
+
+
+def _expect_whole(layer: str, parts: Mapping[str, LazyTensor], pairs: Pairs) -> None:
+    """Raises UserError for a layer whose arrays are not those of the adapter's settings."""
+    damaged = f"{pairs.where} is damaged: '{layer}'"
+    if not {"a", "b"} <= set(parts):
+        raise UserError(f"{damaged} has only one matrix of its pair; copy it again")
+    a, b = parts["a"].shape, parts["b"].shape
+    if len(a) != 2 or len(b) != 2 or not a[1] == b[0] == pairs.adapter.rank:
+        raise UserError(f"{damaged} has matrices {list(a)} and {list(b)} at rank {pairs.adapter.rank}; copy it again")
+    if ("magnitude" in parts) != pairs.adapter.dora:
+        has = "no magnitude, which DoRA has" if pairs.adapter.dora else "a magnitude, which only DoRA has"
+        raise UserError(f"{damaged} has {has}; copy it again")
+    if "magnitude" in parts and parts["magnitude"].shape != (b[1],):
+        raise UserError(f"{damaged} has a magnitude {list(parts['magnitude'].shape)} for {b[1]} outputs; copy it again")
 
 
 def _with_pair(kernel: LazyTensor, parts: Mapping[str, LazyTensor], scale: float) -> LazyTensor:

@@ -5,6 +5,7 @@ A layer `encoder/layers_0/attention/query` is `base_model.model.encoder.block.0.
 """
 
 import json
+import math
 import re
 from typing import Any
 
@@ -57,8 +58,8 @@ def read(folder: Storage) -> Pairs:
         if isinstance(config, dict) and config.get(key, values[0]) not in values:
             raise UserError(f"{where}: {key} is {config[key]!r}, flanx reads LoRA with {values[0]!r} alone")
     rank, alpha = (config.get(key) if isinstance(config, dict) else None for key in ("r", "lora_alpha"))
-    if type(rank) is not int or not isinstance(alpha, int | float):
-        raise UserError(f"{where} says no rank ('r') and 'lora_alpha'; copy the folder again")
+    if type(rank) is not int or type(alpha) not in (int, float) or not 0 < alpha < math.inf:
+        raise UserError(f"{where} says no rank ('r') and 'lora_alpha' above 0; copy the folder again")
     path = folder.local() / WEIGHTS
     if not path.exists():
         raise UserError(f"no {WEIGHTS} in {folder}; flanx reads safetensors alone")
