@@ -79,6 +79,8 @@ class Trainer:
         if self.adapter is not None:
             object.__setattr__(self, "model", trainable.with_adapter(self.model, self.adapter, self.trainable))
             patterns = trainable.OF_ADAPTERS
+        if self.rate_multipliers:
+            trainable.check_multipliers(self.rate_multipliers)
         object.__setattr__(self, "patterns", patterns)
         object.__setattr__(self, "saved", None if self.adapter is None else patterns)
         factor = self.loss_normalizing_factor
@@ -109,6 +111,8 @@ class Trainer:
                 trainable.expect_targets(self.adapter, shapes.params)
             trainable.expect_names(self.patterns, shapes.params)
             trained = tuple(trainable.split(tree, self.patterns)[0] for tree in trained)
+        if self.rate_multipliers:
+            trainable.expect_multiplied(self.rate_multipliers, trained[0])
         moments = partitioner.optimizer_shardings(self.optimizer, *trained)
         shardings = shapes.replace(step=partitioner.everywhere(), params=params, opt_state=moments)
         return jax.tree.map(lambda s, d: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=d), shapes, shardings)

@@ -26,11 +26,25 @@ def check(patterns: Sequence[str]) -> tuple[str, ...]:
     if not patterns:
         raise UserError("TRAINABLE is empty: nothing would be trained; None trains all parameters")
     for pattern in patterns:
-        try:
-            re.compile(pattern.removeprefix("!"))
-        except re.error as error:
-            raise UserError(f"'{pattern}' is no regular expression: {error}") from error
+        _expect_expression(pattern.removeprefix("!"))
     return patterns
+
+
+def check_multipliers(multipliers: Mapping[str, float]) -> None:
+    """Raises UserError for a pattern that is no regular expression or takes away, and a factor that is no rate's."""
+    for pattern, factor in multipliers.items():
+        if pattern.startswith("!"):
+            raise UserError(f"RATE_MULTIPLIERS: '{pattern}' takes away; name what has a factor, without '!'")
+        _expect_expression(pattern)
+        if not 0 <= factor < math.inf:
+            raise UserError(f"RATE_MULTIPLIERS: '{pattern}' has the factor {factor}; give a number, 0 or more")
+
+
+def _expect_expression(pattern: str) -> None:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise UserError(f"'{pattern}' is no regular expression: {error}") from error
 
 
 def fits(pattern: str, name: str) -> bool:
@@ -72,6 +86,14 @@ def expect_names(patterns: Sequence[str], params: Any) -> None:
             raise UserError(f"'{pattern}' fits no parameter{nearest(pattern.removeprefix('!'), names)}")
     if not any(is_trained(patterns, name) for name in names):
         raise UserError(f"TRAINABLE = {list(patterns)} leaves nothing to train")
+
+
+def expect_multiplied(multipliers: Mapping[str, float], trained: Any) -> None:
+    """Raises UserError for a pattern that fits no parameter that is trained: its factor would change nothing."""
+    names = list(flat(trained))
+    for pattern in multipliers:
+        if not any(fits(pattern, name) for name in names):
+            raise UserError(f"RATE_MULTIPLIERS: '{pattern}' fits no parameter that is trained{nearest(pattern, names)}")
 
 
 def multiply(updates: Any, multipliers: Mapping[str, float]) -> Any:

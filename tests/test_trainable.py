@@ -1,5 +1,7 @@
 """Parts of a model: which names patterns train, and that what is frozen has no gradient, no state and does not move."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -46,6 +48,24 @@ def test_patterns_that_train_nothing_are_refused():
     ):
         with pytest.raises(UserError, match=message):
             trainable.expect_names(trainable.check(patterns), TREE)
+
+
+@pytest.mark.parametrize(
+    ("rates", "message"),
+    [
+        ({"(": 0.1}, "no regular expression"),
+        ({"!decoder/.*": 0.1}, "takes away"),
+        ({"decoder/.*": -1.0}, "has the factor -1.0; give a number, 0 or more"),
+        ({"decoder/.*": float("nan")}, "has the factor nan"),
+        ({"decodr/.*": 0.1}, "'decodr/.*' fits no parameter that is trained"),
+        ({"token_embedder/.*": 0.1}, "'token_embedder/.*' fits no parameter that is trained"),  # it is frozen
+    ],
+)
+def test_factors_of_rates_that_change_nothing_or_are_none_are_refused(rates, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        Trainer(
+            PaLM(**SIZES, num_layers=1), optim.adamw(1e-2), trainable=["decoder/.*"], rate_multipliers=rates
+        ).abstract_state(ONE)
 
 
 @pytest.mark.parametrize("optimizer", ["adafactor", "adamw"])
