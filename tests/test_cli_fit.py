@@ -28,7 +28,9 @@ def test_the_cells_that_have_not_run_are_predicted_and_written_down(folder, caps
     assert (entry["cell"], entry["form"], len(entry["seen"])) == ("d3_282", "log", 11)
     assert (folder / "figures" / "fit_1.png").exists()
     text = (folder / prediction.FILE).read_text()
-    assert main(["fit", str(folder), "--form=log", "--draws=50"]) == 0  # the same again adds nothing
+    capsys.readouterr()
+    assert main(["fit", str(folder), "--form=log", "--draws=60"]) == 0  # the same again adds nothing
+    assert "0 new predictions; 1 were there, and stay as they were first written" in capsys.readouterr().out
     assert (folder / prediction.FILE).read_text() == text
 
 
@@ -44,6 +46,10 @@ def test_the_papers_table_is_fitted_and_nothing_is_written_without_a_folder(tmp_
     command = ["fit", "published:3", "--scores=normalized_average", "--predict=size=1T,tasks=1836", "--draws=50"]
     assert main(command) == 0
     printed = capsys.readouterr().out
+    assert main([*command[:-2], "--predict=size=1T,tasks=1836,cot=0.5", "--draws=50"]) == 0
+    idle = capsys.readouterr().out
+    assert "note: the law of normalized_average has no cot" in idle
+    assert idle[idle.index("predicted: ") :] == printed[printed.index("predicted: ") :]  # under the same name
     assert "normalized_average: 15 cells" in printed and "half of the gain of tasks: 59 tasks" in printed
     assert "predicted: size=1T,tasks=1836, normalized_average: " in printed
     assert not any(tmp_path.iterdir())
@@ -59,6 +65,10 @@ def test_the_papers_table_is_fitted_and_nothing_is_written_without_a_folder(tmp_
         (["published:3", "--predict=tasks=5"], "no size is known; give it"),
         (["published:3", "--predict=size=540B,tasks=1836"], "has been measured"),
         (["published:3", "--form=cubic"], "invalid choice: 'cubic'"),
+        (["published:3", "--predict=size=8B,size=1T,tasks=5"], "'size' is given twice"),
+        (["published:3", "--predict=cot=7,size=1T,tasks=5"], "cot is a share, 0 to 1"),
+        (["published:3", "--draws=1"], "it takes a whole number, 40 or more"),
+        (["published:3", "published:5:T5", "published:3"], "published:3 is given twice"),
         (["nowhere"], "nowhere is not the folder of a sweep"),
     ],
 )

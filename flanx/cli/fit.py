@@ -1,6 +1,7 @@
 """`flanx fit`: scaling laws of sweeps, or of the paper's scores, and predictions that are written down."""
 
 import argparse
+import os
 from collections.abc import Mapping, Sequence
 
 from flanx.cli.table import print_table
@@ -11,10 +12,12 @@ from flanx.laws import prediction, published_cell
 from flanx.laws.cell import VARIABLES, Cell, gather, parse_target
 from flanx.laws.form import FORMS
 from flanx.laws.law import Law
-from flanx.settings import COUNT, flag, path_flag
+from flanx.settings import Range, flag, path_flag
 from flanx.sweep import figures, forecast, law_cells, law_figures, law_section, report, results, statistics
 from flanx.sweep.law_cells import LOSS
 from flanx.sweep.state import State
+
+FEWEST_DRAWS = Range(40, 2**31 - 1)  # of which one lies beyond each end of a 95% interval
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="size=540B,tasks=1836",
         help="a cell to predict; may be given again (default: the cells that have not run)",
     )
-    parser.add_argument("--draws", type=flag(int, COUNT), default=laws.DRAWS, help="of the bootstrap (default 1000)")
+    parser.add_argument(
+        "--draws", type=flag(int, FEWEST_DRAWS), default=laws.DRAWS, help="of the bootstrap (default 1000)"
+    )
     parser.add_argument(
         "--out",
         type=path_flag,
@@ -52,12 +57,14 @@ def _sweep(text: str) -> str:
 def run(args: argparse.Namespace) -> int:
     """Prints the laws and predictions, and writes predictions.json and figures where it has a folder."""
     figures.expect_matplotlib()
+    _expect_different(args.sweep)
     grids = [_read(name) for name in args.sweep]
     cells = _joined(grids, _chosen(args.scores, grids))
     out = args.out or (args.sweep[0] if len(grids) == 1 and not _is_published(args.sweep[0]) else None)
     folder = local_folder(out) if out else None
+    before = 0
     if folder:
-        prediction.read(folder / prediction.FILE)  # refuses one that was changed, before any work
+        before = len(prediction.read(folder / prediction.FILE))  # refuses one that was changed, before any work
     labels = {key: value for grid in grids for key, value in grid.labels.items()}
     targets = [parse_target(text, labels) for text in args.predict or ()]
     over = [name.strip() for name in args.over.split(",")] if args.over else None
@@ -78,9 +85,21 @@ def run(args: argparse.Namespace) -> int:
             law_figures.draw(law, hollow, f"Scaling of {score}", path)
             print(path.with_suffix(".png"))
     if entries and folder:
-        prediction.append(folder / prediction.FILE, entries)
-        print(folder / prediction.FILE)
+        path = folder / prediction.FILE
+        new = len(prediction.append(path, entries)) - before
+        kept = f"; {len(entries) - new} were there, and stay as they were first written" if new < len(entries) else ""
+        print(f"{path}: {new} new predictions{kept}")
     return 0
+
+
+def _expect_different(names: Sequence[str]) -> None:
+    """Raises UserError for a sweep that is given twice: its cells would count twice, and seem surer than they are."""
+    seen: set[str] = set()
+    for name in names:
+        place = name if _is_published(name) else os.path.realpath(name)
+        if place in seen:
+            raise UserError(f"{name} is given twice: give each sweep once")
+        seen.add(place)
 
 
 class _Grid:
@@ -137,7 +156,10 @@ def _wanted(law: Law, cells: Sequence[Cell], targets: Sequence[Mapping[str, floa
     if not targets:
         return law_section.open_cells(cells, law)
     wanted = []
-    for target in targets:
+    for asked in targets:
+        target = {name: value for name, value in asked.items() if name in law.choice.data.variables}
+        if idle := [name for name in asked if name not in target]:
+            print(f"note: the law of {law.score} has no {' or '.join(idle)}: the prediction is the same whatever it is")
         shared = [name for name in law.choice.data.variables if name in target]
         same = [c for c in cells if shared and all(c.at.get(name) == target[name] for name in shared)]
         whole = len(shared) == len(law.choice.data.variables)

@@ -235,5 +235,9 @@ def parse_target(text: str, labels: Mapping[tuple[str, str], float] | None = Non
         value = (labels or {}).get((name, label), number(label))
         if value is None:
             raise UserError(f"--predict={text}: '{label}' is not a number such as 1836, 0.5, 80M or 540B")
+        if name in found:
+            raise UserError(f"--predict={text}: '{name}' is given twice; another cell has its own --predict")
+        if name == COT and value > 1:
+            raise UserError(f"--predict={text}: cot is a share, 0 to 1")
         found[name] = value
     return found
