@@ -103,6 +103,7 @@ def test_nothing_is_spent_unasked(here, capsys, monkeypatch):
         (["local", "--target=nosuch"], "no target 'nosuch' in launch/targets.toml"),
         (["local", "--zone=; id"], "is no zone"),
         (["local", "--build"], "the target has no image"),
+        ([*CASES["tpu_vm_spot"], "--import=mine"], "a module of your own is not shipped"),
         (["local", "--detach"], "has no one who keeps the run"),
     ],
 )

@@ -67,7 +67,7 @@ def test_a_pod_per_host_and_a_job_per_slice():
     assert spot in spec["tolerations"] and spot not in jobset(spot=False)._pod()["spec"]["tolerations"]
     container = spec["containers"][0]
     assert container["resources"]["limits"] == {"google.com/tpu": 4}
-    assert container["command"] == ["flanx", "train", "--gin_file=/flanx/config.gin"]
+    assert container["command"] == ["flanx", "train", "--gin_file=/flanx/config.gin", "--cluster_timeout=900"]
     assert container["image"] == "us-docker.pkg.dev/p/r/f:0123456789ab"
     assert container["env"] == [{"name": "A", "value": "it's $(x)"}]
     assert container["envFrom"] == [{"secretRef": {"name": "tokens"}}]

@@ -178,6 +178,8 @@ def make_job(args: argparse.Namespace) -> tuple[Job, str]:
     words += [f"--gin.{binding}" for binding in args.bindings]
     refuse_secrets({"the command line": shlex.join(words)}, "the run")
     target = read(args.targets, args.target, {key: getattr(args, key) for key in KEYS})
+    if args.imports and args.program not in ("local", "slurm") and not target.image:
+        raise UserError(f"--import={args.imports[0]}: a module of your own is not shipped: give an image that has it")
     files = (args.gin_file, args.bindings, search_paths)
     config, run_folder = estimate.operative_config(*files, RUNS[command])
     refuse_secrets({"the operative config": config}, "the run")
@@ -275,9 +277,9 @@ def launch_sweep(args: argparse.Namespace) -> int:
     try:
         return subprocess.run(command, check=False).returncode
     finally:
-        left = [each for each in records(args.folder) if each.stage in (MADE, LEFT)]
-        for each in left:
-            print(f"launch: {each.name} is not ended ({each.text}): flanx launch stop {each.name}", file=sys.stderr)
+        for one in records(args.folder):
+            if one.stage in (MADE, LEFT):
+                print(f"launch: {one.name} is not ended ({one.text}): flanx launch stop {one.name}", file=sys.stderr)
 
 
 def point_flags(args: argparse.Namespace) -> list[str]:

@@ -18,6 +18,7 @@ CONTAINER, SLICE = "flanx", "slice"  # names in a JobSet
 FILES, BUCKET = "/flanx", "/bucket"  # mounted in a container
 RESTARTED = (70, 74, 75, 137, 143)  # exit statuses: another process lost, a save hung, preempted, killed
 JOBSET_LABEL = "jobset.sigs.k8s.io/jobset-name"
+TOGETHER = "--cluster_timeout=900"  # pods start minutes apart: nodes are made, images pulled
 USER = 1000  # of the image, to whom the bucket is mounted
 NO_IMAGE = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
 SPOT = {"cloud.google.com/gke-spot": "true"}
@@ -26,7 +27,7 @@ SPOT = {"cloud.google.com/gke-spot": "true"}
 class JobSet(Backend):
     """A JobSet: one replicated job per slice, one pod per host."""
 
-    tools = ("gcloud", "kubectl")
+    tools: Sequence[str] = ("gcloud", "kubectl")
     keeps_run = True
 
     def check(self) -> None:
@@ -173,7 +174,7 @@ class JobSet(Backend):
         container: dict[str, Any] = {
             "name": CONTAINER,
             "image": job.image,
-            "command": ["flanx", *job.command(FILES)],
+            "command": ["flanx", *job.command(FILES), TOGETHER],
             "env": [{"name": name, "value": value} for name, value in job.environment.items()],
             "volumeMounts": mounts,
             "resources": {"limits": {"google.com/tpu": topology.chips_per_host}},
@@ -282,7 +283,7 @@ class Xpk(JobSet):
                 *(["--spot"] if job.spot else []),
                 *([f"--reservation={target.reservation}"] if target.reservation else []),
                 *variables,
-                f"--command={shown(['flanx', *job.command()])}",
+                f"--command={shown(['flanx', *job.command(), TOGETHER])}",
             ]
         ]
 
