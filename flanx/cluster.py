@@ -14,10 +14,11 @@ import json
 import os
 import pathlib
 import platform
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from flanx.coordination import Connection, ProcessId
+from flanx.coordination import BEAT, Connection, ProcessId
 from flanx.errors import Preempted, UserError
 from flanx.settings import COUNT, MOST_SECONDS, NATURAL, Range, flag
 
@@ -120,6 +121,8 @@ def joined(args: argparse.Namespace, gin_text: str) -> Iterator[None]:
         jax.distributed.shutdown()
         raise
     except BaseException as error:
+        if isinstance(error, jax.errors.JaxRuntimeError):
+            time.sleep(BEAT)  # a collective fails where another process was lost; that news ends this process with LOST
         connection.fail((str(error).splitlines() or [type(error).__name__])[0])
         raise
     finally:

@@ -217,7 +217,14 @@ def test_a_recipe_is_planned_and_its_config_shipped(tmp_path):
     assert "16 chips, layout" in done.stdout and "chip-hours" in done.stdout and "config.gin: " in done.stdout
     assert "name: flanx-flan-t5-small" not in done.stdout and "flanx-flan-t5-small" in done.stdout
     done = subprocess.run(
-        [*command, "flan_palm_540b", *words, "--topology=v5e:4x4"],
+        [
+            *command,
+            "flan_palm_540b",
+            *words,
+            "--gin.VOCABULARY='byte'",
+            "--gin.INITIAL_CHECKPOINT_PATH=None",
+            "--topology=v5e:4x4",
+        ],
         cwd=tmp_path,
         capture_output=True,
         text=True,

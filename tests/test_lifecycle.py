@@ -103,7 +103,7 @@ def test_the_stream_of_a_log_that_is_cut_ends_the_run_on_the_host_before_it_star
 
 def test_restarts_without_progress_have_a_limit(cloud, capsys):
     tpu_vm(cloud, ACTIVE)
-    cloud.answer("docker run", {"status": 75, "out": "preempted\n"})
+    cloud.answer("docker run", *[{"status": 75, "out": "preempted\n"}] * 5, {})
     assert launch("tpu-vm", "--restarts=2") == 2
     assert "3 ends in a row without a newer checkpoint" in capsys.readouterr().err
     assert cloud.count("docker run") == 3 and cloud.count("resources delete") == 1
@@ -408,6 +408,14 @@ def test_one_that_is_killed_stops_all_and_all_start_again(cloud, monkeypatch):
     stand_in(monkeypatch, f"echo $i >> starts; {kill_once}")
     assert run_local("--processes=4") == 0
     assert sorted(pathlib.Path("starts").read_text().split()) == sorted("01230123")
+
+
+def test_the_first_bad_end_decides_and_not_what_follows_from_it(cloud, monkeypatch, capsys):
+    """A collective that lost a process raises an error of its own, status 1, in the others."""
+    script = "if mkdir first-$i 2>/dev/null; then [ $i = 1 ] && kill -KILL $$; sleep 0.4; exit 1; fi"
+    stand_in(monkeypatch, script)
+    assert run_local("--processes=3") == 0
+    assert "after 1 ended with -9" in capsys.readouterr().err
 
 
 def test_nothing_outlives_the_launcher(cloud, monkeypatch):

@@ -5,7 +5,7 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import NamedTuple
 
@@ -40,20 +40,17 @@ class Taken(UserError):
 
 
 class Ended(NamedTuple):
-    """How an attempt ended: exit statuses by host, and the first bad one in words."""
+    """How an attempt ended: the exit status of the host that ended badly first, 0 for none, and that in words.
 
-    statuses: Mapping[str, int]
-    text: str
+    The others' statuses are its consequences: a collective that loses a process raises errors of many kinds.
+    """
 
-    @property
-    def status(self) -> int:
-        """The status of the launch: one that no restart mends before the others."""
-        bad = [status for status in self.statuses.values() if status]
-        return next((status for status in bad if status not in RESTARTED), bad[0] if bad else 0)
+    status: int
+    text: str = ""
 
     @property
     def may_restart(self) -> bool:
-        """Whether every bad end is one after which the same command goes on."""
+        """Whether it is an end after which the same command goes on."""
         return self.status in RESTARTED or (self.status == 1 and bool(UNREACHABLE.search(self.text)))
 
 
@@ -212,7 +209,7 @@ def _attempt(backend: Backend, record: Record) -> Ended:
     for words in backend.prepare():
         result = run(words, 1800.0)
         if result.status:
-            return Ended({"setup": result.status}, f"setup ended with {result.status}: {result.last}")
+            return Ended(result.status, f"setup ended with {result.status}: {result.last}")
     record.write(text="running")
     streams = Streams(backend.hosts(), record.folder / "logs", backend.environment())
     try:
@@ -222,10 +219,9 @@ def _attempt(backend: Backend, record: Record) -> Ended:
         for words in backend.halt():
             run(words)
         raise
-    bad = {tag: status for tag, status in statuses.items() if status}
-    first = [tag for tag, status in bad.items() if status != LOST and tag not in streams.stopped]
-    cause = next(iter([*first, *bad]), "")
-    return Ended(statuses, f"{cause} ended with {bad[cause]}: {streams.last.get(cause, '')}" if bad else "")
+    if not (cause := streams.cause):
+        return Ended(0)
+    return Ended(statuses[cause], f"{cause} ended with {statuses[cause]}: {streams.last.get(cause, '')}")
 
 
 def newest_step(model_dir: str) -> int | None:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, TextIO
 
+from flanx.coordination import LOST
 from flanx.errors import UserError
 from flanx.launch.job import Words
 
@@ -91,6 +92,7 @@ class Streams:
         self._threads: list[threading.Thread] = []
         self.last: dict[str, str] = {}  # lines
         self.stopped: set[str] = set()  # by this process, after another's bad end
+        self.order: dict[str, int] = {}  # statuses, in the order of the ends
         self.processes: dict[str, subprocess.Popen] = {}
         folder.mkdir(parents=True, exist_ok=True)
         try:
@@ -120,13 +122,26 @@ class Streams:
         """Waits for all, and returns their statuses; after the first that fails the others have `grace` seconds."""
         limit = None
         while not self.is_over:
+            self._look()
             if limit is None and (self.failed() or is_over()):
                 limit = time.monotonic() + grace
             if limit is not None and time.monotonic() > limit:
                 self.stop(grace)
             time.sleep(PERIOD)
         self._join()
+        self._look()
         return {tag: process.returncode for tag, process in self.processes.items()}
+
+    def _look(self) -> None:
+        for tag, process in self.processes.items():
+            if process.poll() is not None:
+                self.order.setdefault(tag, process.returncode)
+
+    @property
+    def cause(self) -> str:
+        """The host that ended badly first, of those that did not because of another; "" where none did."""
+        bad = [tag for tag, status in self.order.items() if status]
+        return next((tag for tag in bad if self.order[tag] != LOST and tag not in self.stopped), next(iter(bad), ""))
 
     @property
     def is_over(self) -> bool:
