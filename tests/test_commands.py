@@ -64,6 +64,7 @@ FLAGS = {  # command line -> its flags that take a number, and those that take s
     "plan --gin_file=models/t5_1_1/small.gin --estimate": (("--compilations", "--timeout", "--rows"), ()),
     "fit published:3": (("--draws",), ()),
     "sweep --gin_file=sweeps/demo.gin --dry_run": (("--jobs", "--retries", "--retry_wait"), ()),
+    "launch list": (("--slices", "--processes", "--jobs", "--restarts", "--grace", "--period", "--quota"), ()),
     "store show {BASE}/store": (("--lengths",), ()),
     "train --gin_file=runs/train.gin": (("--num_processes", "--process_id", "--cluster_timeout"), ("--gin_file",)),
     "evaluate": ((), ("--gin_file",)),

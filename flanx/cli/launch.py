@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--target", default="", metavar="NAME", help="a table of the targets' file")
     parser.add_argument("--targets", default=FILE, metavar="FILE", help=f"the file of targets (default {FILE})")
     for key in KEYS:
-        kind = int if key == "quota" else str
+        kind = flag(int, NATURAL) if key == "quota" else str
         parser.add_argument(f"--{key}", type=kind, metavar="VALUE", help=f"in place of the target's {key}")
     parser.add_argument("--env", action="append", default=[], metavar="NAME=VALUE", help="a variable of every host")
     parser.add_argument("--dirty", action="store_true", help="ship the tree with its changes, not the commit alone")
