@@ -194,6 +194,11 @@ class Checkpoints:
             restored["opt_state"] = AdafactorState(**opt_state, momentum=momentum)
         return TrainState(**restored)
 
+    def drop(self, first: int) -> None:
+        """Deletes the checkpoints of step `first` and later."""
+        for step in [each for each in self._manager.all_steps() if each >= first]:
+            self._manager.delete(step)
+
     def wait(self) -> None:
         """Blocks until the save under way is on disk, its checksums too."""
         self._manager.wait_until_finished()

@@ -254,11 +254,15 @@ class Judge:
         if jax.process_count() > 1:  # the first process has the log
             verdict = VERDICTS[int(multihost_utils.broadcast_one_to_all(np.asarray(VERDICTS.index(verdict))))]
         if verdict == BEST and self._config.keep_best:
+            record = (self._run / "run.json").read_text(encoding="utf-8")
+            of_kept = self._run / BEST / "run.json"
+            is_of_run = of_kept.exists() and of_kept.read_text(encoding="utf-8") == record
             with contextlib.closing(Checkpoints(self._run / BEST)) as kept:
+                kept.drop(step + is_of_run)  # later ones, and this one of other settings, are of before a `train.fork`
                 kept.save(state, self._saved)
                 kept.wait()
             if jax.process_index() == 0:  # so that the folder is read as a run
-                write_atomic(self._run / BEST / "run.json", (self._run / "run.json").read_text(encoding="utf-8"))
+                write_atomic(of_kept, record)
         if verdict == STOP and jax.process_index() == 0:
             print(f"stops at step {step:,}: {self._config.patience} validations brought no lower loss")
         return verdict == STOP

@@ -1,20 +1,26 @@
 """Validation while training: the numbers of unpacked rows on any mesh, transformers' loss, and what a run records."""
 
+import contextlib
 import dataclasses
 import json
 import math
 import pathlib
 import shutil
 import signal
+import types
+from typing import Any, cast
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
 import flanx
 from flanx import validation
+from flanx.checkpoint import Checkpoints
 from flanx.cli import main
+from flanx.convert import flanx_format
 from flanx.data import store, vocabulary
 from flanx.data.pipeline.batches import Batches, DatasetConfig
 from flanx.data.pipeline.mixture import Mixture
@@ -23,8 +29,9 @@ from flanx.errors import UserError
 from flanx.models.palm import PaLM
 from flanx.models.t5 import T5
 from flanx.partition import Partitioner
+from flanx.storage import open_storage
 from flanx.train_metrics import MetricsLog, read_metrics
-from flanx.train_step import Trainer
+from flanx.train_step import Trainer, TrainState
 from flanx.validation import ValidationBatches, ValidationConfig, Validator
 from tests import drawn, run_case, store_maker
 
@@ -260,6 +267,31 @@ def test_stopping_early_without_anything_to_go_by_is_refused(opened, capsys):
     ):
         with pytest.raises(UserError, match=message):
             opening(opened, capsys, **asked)
+
+
+def test_the_best_state_of_a_fork_is_its_own(tmp_path):
+    """What was kept before the fork at that step, or a later one, is of other settings."""
+
+    def keep(settings: str, losses: dict[int, float], weight: float) -> None:
+        (tmp_path / "run.json").write_text(settings)
+        watch = types.SimpleNamespace(validation_losses=lambda: losses)
+        config = validation.ValidationConfig(period=1, keep_best=True)
+        state = TrainState(jnp.int32(max(losses)), {"w": jnp.full(2, weight)}, ())
+        validation.Judge(lambda *_: None, config, tmp_path, None)(max(losses), state, cast(Any, watch))
+
+    def kept() -> tuple[int, float]:
+        with contextlib.closing(Checkpoints(tmp_path / validation.BEST)) as saved:
+            tensors = flanx_format.read(open_storage(tmp_path / validation.BEST), optimizer=False)
+            return saved.latest() or 0, float(tensors["target/w"].read()[0])
+
+    keep("{}", {4: 3.0, 6: 1.0}, 0.5)
+    assert kept() == (6, 0.5)
+    keep("{}", {4: 3.0, 6: 1.0}, 0.5)  # it was killed, and is at step 6 again
+    assert kept() == (6, 0.5)
+    keep('{"fork": 1}', {4: 3.0, 5: 2.0}, 0.25)
+    assert kept() == (5, 0.25)
+    keep('{"fork": 2}', {4: 3.0, 5: 2.0}, 0.75)
+    assert kept() == (5, 0.75)
 
 
 @pytest.mark.slow
