@@ -1,6 +1,7 @@
 """The build: resumed after any death with the same bytes, stale tasks alone made again, failing tasks set aside."""
 
 import json
+import os
 import pathlib
 import random
 import subprocess
@@ -535,3 +536,10 @@ def test_splits_to_validate_on_are_named_and_what_is_not_there_or_held_out_is_re
     forget()
     with pytest.raises(UserError, match="'mini_b' is held out for evaluation"):
         run(tmp_path, validation=["mini_b"])
+
+
+def test_a_file_that_is_edited_between_two_builds_of_a_session_is_read_again(tables, tmp_path):
+    before = run(tmp_path).hash
+    write_rows(tmp_path / "data", "b", tag="other ")
+    os.utime(tmp_path / "data" / "mini" / "b.tsv", ns=(1, 1))  # whatever the clock's grain
+    assert run(tmp_path).hash != before

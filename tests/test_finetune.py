@@ -71,3 +71,10 @@ def test_a_checkpoint_learns_and_answers_without_a_gin_file(folder, capsys):
     words = ["evaluate", "--checkpoint", "out/ft/run", "--suites", "own_my:train[:2]"]
     assert main.main(words) == 0, capsys.readouterr().err
     assert read_json(folder / "out" / "run" / "scores" / "scores.json")["suites"].keys() == {"own_my:train[:2]"}
+
+
+def test_what_to_ask_it_then_can_be_typed_where_the_folder_has_spaces(folder, monkeypatch, capsys):
+    own = main.main
+    monkeypatch.setattr(main, "main", lambda words: own(words) if words[0] == "tasks" else 0)
+    assert own([*WORDS[:-1], "out/my ft"]) == 0
+    assert "ask it: flanx infer --checkpoint 'out/my ft/run' --prompts" in capsys.readouterr().out

@@ -79,8 +79,9 @@ def run(args: argparse.Namespace) -> int:
     gin_files = ["runs/train.gin", *(["runs/lora.gin"] if args.lora else [])]
     if status := _call("train", gin_files, of_run, args.bindings):
         return status
-    print(f"ask it: flanx infer --checkpoint {folder}/run --prompts PROMPTS.txt --output answers.jsonl")
-    print(f"give it away: flanx convert {folder}/run {folder}/hf --to hf, then flanx push {folder}/hf hf:ORG/NAME")
+    run, export = shlex.quote(f"{folder}/run"), shlex.quote(f"{folder}/hf")
+    print(f"ask it: flanx infer --checkpoint {run} --prompts PROMPTS.txt --output answers.jsonl")
+    print(f"give it away: flanx convert {run} {export} --to hf, then flanx push {export} hf:ORG/NAME")
     return 0
 
 

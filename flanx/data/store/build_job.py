@@ -133,10 +133,14 @@ def _plain(value: Any) -> Any:
 def hash_source(row: spec.TaskSpec, data_dir: str | None, split: str = "train") -> str:
     """SHA-256 of the files that a task reads for a split; of the source's name where it reads none here."""
     row = sources.of_split(row, split)
-    hashes = [f"{path.name} {_hash_file(path)}" for path in sources.files(row, split, data_dir)]
+    hashes = [
+        f"{path.name} {_hash_file(path, path.stat().st_mtime_ns)}" for path in sources.files(row, split, data_dir)
+    ]
     return hashlib.sha256("\n".join([row.source, *hashes]).encode()).hexdigest()
 
 
 @functools.lru_cache(maxsize=1 << 14)
-def _hash_file(path: pathlib.Path) -> str:
+def _hash_file(path: pathlib.Path, changed: int) -> str:
+    """`changed`: when the file was, so that a session that edits it and builds again reads it again."""
+    del changed
     return sha256(path)
