@@ -54,6 +54,24 @@ def test_the_commands_are_printed_in_order_and_a_failure_ends_them(folder, monke
     assert "out/ft was made with inputs 'q', now it is 'a': give another --output" in capsys.readouterr().err
 
 
+def test_an_adapter_and_gin_files_are_of_the_training_and_a_share_kept_apart_is_scored(folder, monkeypatch, capsys):
+    done: list[list[str]] = []
+    own = main.main
+
+    def record(words: list[str]) -> int:
+        done.append(words)
+        return own(words) if words[0] == "tasks" else 0
+
+    monkeypatch.setattr(main, "main", record)
+    assert own([*WORDS, "--lora", "4", "--gin_file=more.gin", "--validation_share=0.1"]) == 0
+    given = [[word for word in words if word.startswith("--gin_file")] for words in done[1:]]
+    assert given == [["--gin_file=runs/store.gin"],
+                     ["--gin_file=runs/train.gin", "--gin_file=runs/lora.gin", "--gin_file=more.gin"]]  # fmt: skip
+    assert "--gin.LORA_RANK=4" in done[2]
+    scored = "score it: flanx evaluate --checkpoint out/ft/run --suites own_my:validation --output out/ft/scores"
+    assert scored in capsys.readouterr().out.splitlines()
+
+
 def test_wrong_data_leave_nothing(folder, capsys):
     assert main.main([word if word != "q" else "question" for word in WORDS]) == 2
     assert "no column 'question'" in capsys.readouterr().err

@@ -34,7 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch_size", type=flag(int, RANGES["batch_size"]), default=8, help="packed rows of a step (8)"
     )
-    parser.add_argument("--learning_rate", type=flag(float, RANGES["learning_rate"]), help="constant (5e-4)")
+    parser.add_argument(
+        "--learning_rate", type=flag(float, RANGES["learning_rate"]), help="constant (5e-4; 1e-3 of --lora)"
+    )
     parser.add_argument(
         "--lora", type=flag(int, COUNT), metavar="RANK", help="train adapters of this rank beside the frozen checkpoint"
     )
@@ -44,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         )
     parser.add_argument("--dtype", help=short_form.OF_MODEL["dtype"].meaning)
     parser.add_argument("--partitions", type=flag(int, COUNT), help=short_form.OF_MODEL["partitions"].meaning)
+    parser.add_argument("--gin_file", action="append", default=[], metavar="FILE", help="of the training; repeatable")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -73,13 +76,15 @@ def run(args: argparse.Namespace) -> int:
         ("LEARNING_RATE", args.learning_rate),
         ("ACTIVATION_DTYPE", args.dtype),
         ("NUM_PARTITIONS", args.partitions),
+        ("LORA_RANK", args.lora),
     )
     of_run |= {name: value for name, value in more if value is not None}
-    of_run |= {"LORA_RANK": args.lora} if args.lora else {}
-    gin_files = ["runs/train.gin", *(["runs/lora.gin"] if args.lora else [])]
+    gin_files = ["runs/train.gin", *(["runs/lora.gin"] if args.lora else []), *args.gin_file]
     if status := _call("train", gin_files, of_run, args.bindings):
         return status
-    run, export = shlex.quote(f"{folder}/run"), shlex.quote(f"{folder}/hf")
+    run, export, scores = (shlex.quote(f"{folder}/{name}") for name in ("run", "hf", "scores"))
+    if args.validation_share:
+        print(f"score it: flanx evaluate --checkpoint {run} --suites {task}:validation --output {scores}")
     print(f"ask it: flanx infer --checkpoint {run} --prompts PROMPTS.txt --output answers.jsonl")
     print(f"give it away: flanx convert {run} {export} --to hf, then flanx push {export} hf:ORG/NAME")
     return 0
