@@ -59,6 +59,19 @@ def split(text: str) -> tuple[str, str | None]:
     raise UserError(f"'{text}' is no name on the Hugging Face hub: write hf:ORG/NAME or hf:ORG/NAME@REVISION")
 
 
+def base_of_adapter(config: Any) -> str | None:
+    """The base that an adapter_config.json of PEFT names, with "hf:" and the revision, which PEFT keeps apart, where it
+    is on the hub. None where it names none."""
+    base = config.get("base_model_name_or_path") if isinstance(config, dict) else None
+    if not isinstance(base, str) or not base:
+        return None
+    if not is_name(base):
+        return base
+    name, revision = split(base)
+    revision = revision or config.get("revision")
+    return f"{PREFIX}{name}@{revision}" if revision else f"{PREFIX}{name}"
+
+
 def record(path: str | os.PathLike | None) -> dict[str, Any]:
     """What a result records of the origin of a checkpoint on the hub; {} for any other path."""
     text = os.fspath(path) if path is not None else ""

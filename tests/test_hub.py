@@ -10,15 +10,18 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
 import flanx
-from flanx import config, files, hub, train
+from flanx import config, files, hub, storage, train
 from flanx.checkpoint import RestoreCheckpointConfig
 from flanx.cli import main
+from flanx.convert import adapter_merge, lazy_tensor, peft
 from flanx.convert.architecture import read_model
 from flanx.data import vocabulary
 from flanx.errors import UserError
+from flanx.models.adapter import Adapter
 from flanx.models.palm import PaLM
 from tests import run_case, t5_vocabulary
 from tests.hub_case import FILES, LATER, SHA, ask_here, served, write_model
@@ -320,3 +323,20 @@ def test_an_evaluation_by_name_records_the_revision(here, tmp_path, capsys):
     run = files.read_json(tmp_path / "scores" / "scores.json")["run"]
     assert run["checkpoint"] == "hf:org/small" and run["revision"] == SHA and run["hub"] == "org/small"
     assert run["files"] == hub.record("hf:org/small")["files"] and run["step"] is None
+
+
+def test_a_folder_of_peft_names_a_base_of_the_hub_as_peft_does_and_has_its_vocabulary(here, tmp_path):
+    pair = {name: lazy_tensor.in_memory(np.zeros(shape, np.float32)) for name, shape in (("a", (8, 2)), ("b", (2, 8)))}
+    named = (
+        ("hf:org/small", "org/small", None),
+        (f"hf:org/small@{SHA}", "org/small", SHA),
+        (str(tmp_path / "served"), str(tmp_path / "served"), None),
+    )
+    for base, name, revision in named:
+        folder = storage.open_storage(tmp_path / "adapter")
+        of_layers = {"encoder/layers_0/attention/query": pair}
+        peft.write(folder, adapter_merge.Pairs(Adapter(2), of_layers, base, None, "here"))
+        config = files.read_json(tmp_path / "adapter" / "adapter_config.json")
+        assert (config["base_model_name_or_path"], config["revision"]) == (name, revision)
+        assert peft.read(folder).base == base
+        assert vocabulary.named_in(tmp_path / "adapter") == ("byte", None)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from flanx import hub
 from flanx.convert import hf, safetensor
 from flanx.convert.adapter_merge import Pairs
 from flanx.convert.flanx_format import NOTE
@@ -69,8 +70,8 @@ def read(folder: Storage) -> Pairs:
         layers.setdefault(layer, {})[part] = tensor if part == "magnitude" else tensor.transposed()
     if not layers:
         raise UserError(f"{path} holds no tensors; copy the folder again")
-    base = config.get("base_model_name_or_path")
-    if not isinstance(base, str) or not base:
+    base = hub.base_of_adapter(config)
+    if base is None:
         raise UserError(f"{where} names no base (base_model_name_or_path); give it: flanx convert --base BASE")
     ranks = {parts["a"].shape[1] for parts in layers.values() if "a" in parts}
     if ranks != {rank}:
@@ -108,10 +109,12 @@ def write(folder: Storage, pairs: Pairs) -> None:
             name = f"{PREFIX}{modules[layer]}.{PARTS[part]}"
             tensors[name] = in_memory(values)
     adapter = pairs.adapter
+    base, revision = hub.split(pairs.base) if pairs.base.startswith(hub.PREFIX) else (pairs.base, None)
     config = {
         "peft_type": "LORA",
         "task_type": "SEQ_2_SEQ_LM",
-        "base_model_name_or_path": pairs.base,
+        "base_model_name_or_path": base,
+        "revision": revision,
         "r": adapter.rank,
         "lora_alpha": adapter.alpha,
         "lora_dropout": adapter.dropout,
