@@ -4,6 +4,7 @@ import csv
 import os
 import pathlib
 import random
+import shlex
 import signal
 import subprocess
 import sys
@@ -76,6 +77,8 @@ def test_a_dry_run_prints_what_waits_and_what_it_costs_and_writes_nothing(tmp_pa
     assert main(["sweep", f"--gin_file={name}", "--dry_run"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[:2] for line in lines[:2]] == [["flanx", "train"]] * 2
+    assert f" --gin.MODEL_DIR=\"'{tmp_path}/out/runs/a'\"" in lines[0]  # as a person types it
+    assert f"--gin.INITIAL_CHECKPOINT_PATH='{tmp_path}/out/runs/a'" in shlex.split(lines[1])
     rows = {line.split()[0]: line for line in lines[3:] if line.strip()}
     assert "evaluation only" in rows["b"] and "waits for a" in rows["b"] and "scratch" in rows["a"]
     assert "without --topology: chip-hours of v4 chips at 40%" in " ".join(lines)

@@ -110,7 +110,7 @@ def test_a_parent_of_the_hub_is_waited_for_by_nobody(tmp_path):
 
 def test_a_parent_that_nobody_makes_is_an_error_at_once(tmp_path):
     sweep = make_sweep(tmp_path)
-    with pytest.raises(UserError, match=r"point d1_8: its parent nowhere/xl .* does not exist, and no sweep makes it"):
+    with pytest.raises(UserError, match=r"point d1_8: its parent nowhere/xl .* does not exist, and no sweep that was"):
         dependencies.parents(sweep, sweep.points(), wanted(sweep, d1_8="nowhere/xl"))
     (tmp_path / "xl").mkdir()
     there = wanted(sweep, d1_8=str(tmp_path / "xl"), d2_8="gs://bucket/xl")

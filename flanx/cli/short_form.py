@@ -130,9 +130,14 @@ def short_name(checkpoint: str) -> str:
 
 def typed(command: str, files: Sequence[str], bindings: Sequence[str]) -> str:
     """A command with its gin files and bindings, as a shell takes it."""
-    words = [f"--gin_file={shlex.quote(name)}" for name in files]
-    for binding in bindings:
-        name, _, value = binding.partition("=")
-        plain = not re.search(r'["$`\\!]', value)
-        words.append(f"--gin.{name}=" + (f'"{value}"' if plain and not value.isalnum() else shlex.quote(value)))
-    return " ".join([f"flanx {command}", *words])
+    words = [*(f"--gin_file={name}" for name in files), *(f"--gin.{binding}" for binding in bindings)]
+    return " ".join([f"flanx {command}", *map(quoted, words)])
+
+
+def quoted(word: str) -> str:
+    """An argument as a shell takes it; what a value needs stands behind the name: --gin.MODEL_DIR="'out/run'"."""
+    flag_name, equals, value = word.partition("=")
+    if not equals or not flag_name.startswith("--"):
+        return shlex.quote(word)
+    has_quotes = "'" in value and not re.search(r'["$`\\!]', value)
+    return f"{flag_name}=" + (f'"{value}"' if has_quotes else shlex.quote(value))

@@ -6,12 +6,12 @@ import itertools
 import math
 import os
 import pathlib
-import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 
 from flanx import config
+from flanx.cli import short_form
 from flanx.cli.gin_flags import add_gin_arguments, parse_gin
 from flanx.cli.table import print_table
 from flanx.errors import UserError
@@ -159,10 +159,8 @@ def dry_run(
     args: argparse.Namespace,
 ) -> int:
     """Prints every command, then the table of what each point costs."""
-    for arguments in stores.values():
-        print("flanx", shlex.join(arguments))
-    for point in points:
-        print("flanx", shlex.join(point.arguments(args.gin_search_paths)))
+    for arguments in (*stores.values(), *(point.arguments(args.gin_search_paths) for point in points)):
+        print("flanx", " ".join(map(short_form.quoted, arguments)))
     try:
         parents = dependencies.parents(sweep, points, of_points)
     except UserError as error:

@@ -155,7 +155,8 @@ def parents(sweep: Sweep, points: Sequence[Point], of_points: Mapping[str, Depen
             result[point.name] = parent
         elif not pathlib.Path(path).exists():
             raise UserError(
-                f"point {point.name}: its parent {path} (INITIAL_CHECKPOINT_PATH) does not exist, and no sweep makes it"
+                f"point {point.name}: its parent {path} (INITIAL_CHECKPOINT_PATH) does not exist, and no "
+                "sweep that was started makes it; start the one that does"
             )
     _check_order(result)
     return result
