@@ -93,6 +93,12 @@ def test_interval_is_the_same_in_any_order() -> None:
     assert metrics.interval({task: tasks[task][::-1] for task in "cab"}) == metrics.interval(tasks)
 
 
+def test_an_interval_at_the_end_of_the_scale_ends_there() -> None:
+    for items in range(10, 400):  # of 320 zeros the low end was rounded to 1e-16
+        low, high = metrics.interval({"a": [0.0] * items}), metrics.interval({"a": [1.0] * items})
+        assert low is not None and high is not None and (low[0], high[1]) == (0.0, 100.0)
+
+
 def test_interval_of_one_task_is_wilsons_and_never_has_no_width() -> None:
     for right, items in ((0, 4), (1, 4), (4, 4), (7, 10), (250, 250), (0, 1319)):
         wanted = scipy.stats.binomtest(right, items).proportion_ci(0.95, "wilson")

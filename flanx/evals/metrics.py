@@ -166,7 +166,8 @@ def interval(tasks: Mapping[str, Sequence[float]], how: str = "mean") -> tuple[f
     z = statistics.NormalDist().inv_cdf(0.5 + CONFIDENCE / 200)
     middle = (center + z * z / (2 * items)) / (1 + z * z / items)
     half = z / (1 + z * z / items) * math.sqrt(spread / items + (z / (2 * items)) ** 2)
-    return 100 * max(middle - half, 0.0), 100 * min(middle + half, 1.0)
+    low, high = min(max(middle - half, 0.0), center), max(min(middle + half, 1.0), center)  # rounding: 0 of 0 is 0
+    return 100 * low, 100 * high
 
 
 def mean(values: Iterable[float]) -> float:
