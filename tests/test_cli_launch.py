@@ -69,6 +69,7 @@ def test_what_will_be_done(here, case, capsys, tmp_path):
     if not path.exists():
         path.parent.mkdir(exist_ok=True)
         path.write_text(text, encoding="utf-8")
+        pytest.fail(f"{path} was not there and has been written: read it, and run the test again")
     assert text == path.read_text(encoding="utf-8")
     assert not here.calls and not pathlib.Path("out").exists()
 

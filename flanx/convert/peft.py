@@ -59,7 +59,12 @@ def read(folder: Storage) -> Pairs:
         if isinstance(config, dict) and config.get(key, values[0]) not in values:
             raise UserError(f"{where}: {key} is {config[key]!r}, flanx reads LoRA with {values[0]!r} alone")
     rank, alpha = (config.get(key) if isinstance(config, dict) else None for key in ("r", "lora_alpha"))
-    if type(rank) is not int or type(alpha) not in (int, float) or not 0 < alpha < math.inf:
+    if (
+        type(rank) is not int
+        or isinstance(alpha, bool)
+        or not isinstance(alpha, int | float)
+        or not 0 < alpha < math.inf
+    ):
         raise UserError(f"{where} says no rank ('r') and 'lora_alpha' above 0; copy the folder again")
     path = folder.local() / WEIGHTS
     if not path.exists():
