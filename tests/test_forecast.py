@@ -1,5 +1,6 @@
 """Cells that run last, after their prediction has been written."""
 
+import dataclasses
 import json
 import pathlib
 import sys
@@ -29,9 +30,9 @@ def sweep(tmp_path, monkeypatch) -> grid.Sweep:
     return sweep_maker.make(tmp_path / "out", COUNTS, predict_first=LATE)
 
 
-def run(sweep: grid.Sweep, capsys) -> str:
+def run(sweep: grid.Sweep, capsys, stand_in: str = STAND_IN) -> str:
     """Runs it as the command does."""
-    launcher = Launcher([sys.executable, "-c", STAND_IN])
+    launcher = Launcher([sys.executable, "-c", stand_in])
     cli.run_points_and_predict(sweep, sweep.points(), 2, "", launcher, {}, {})
     return capsys.readouterr().out
 
@@ -48,6 +49,13 @@ def test_late_cells_run_last_and_their_prediction_is_written_before(sweep, capsy
     before = (out / prediction.FILE).read_text()
     assert run(sweep, capsys).count("predicted:") == 0  # what has run is not predicted again
     assert (out / prediction.FILE).read_text() == before
+
+
+def test_what_only_runs_know_is_no_variable_of_a_prediction(sweep, capsys):
+    """The share of chain of thought in the data of Proportion A, which goes up and down with the number of tasks."""
+    share = '"cot_share": int(bound["TASKS"]) * 7 % 10 / 10, "tasks":'
+    sweep = dataclasses.replace(sweep, predict_first=[{"tasks": [60]}])
+    assert "predicted: d2_60, held_out: " in run(sweep, capsys, STAND_IN.replace('"tasks":', share))
 
 
 def test_what_is_not_predictable_says_so_and_runs(tmp_path, monkeypatch, capsys):

@@ -49,3 +49,33 @@ def test_every_figure_of_the_page_is_there_and_small() -> None:
 @pytest.mark.parametrize("name", ["scaling", "cot"])
 def test_intervals_are_over_three_seeds(name: str) -> None:
     assert {cell["runs"] for cell in cells(name)} == {"3"}
+
+
+HOME = FOLDER / "home"
+
+
+def test_every_number_of_the_page_on_figure_4_stands_in_its_tables() -> None:
+    said = QUOTED.findall((HOME / "README.md").read_text(encoding="utf-8"))
+    found = {quoted(cell, 1) for name in ("figure4", "figure5") for cell in cells(f"home/{name}") if cell["mean"]}
+    for row in [*cells("home", "answers"), *cells("home/figure4", "differences")]:
+        mean, low, high = (f"{float(row[key]):.1f}" for key in ("mean", "low", "high"))
+        found.add(f"{mean} ({low} to {high})")
+    assert len(said) > 20
+    assert set(said) <= found
+
+
+def test_figure_4_at_home_has_five_numbers_of_tasks_three_sizes_and_its_seeds() -> None:
+    runs = {(cell["tasks"], cell["size"]): int(cell["runs"]) for cell in cells("home/figure4")}
+    assert {tasks for tasks, _ in runs} == {"0", "9", "89", "282", "1836"} and len(runs) == 15
+    # the pretrained model has no seed: one run stands for all
+    assert {count for (tasks, _), count in runs.items() if tasks != "0"} == {3}
+    for picture in re.findall(r"!\[[^\]]*\]\(([^)]*)\)", (HOME / "README.md").read_text(encoding="utf-8")):
+        assert (HOME / picture).stat().st_size < 200_000, picture
+
+
+def test_the_page_on_figure_4_gives_every_answer_that_the_script_gave() -> None:
+    page = (HOME / "README.md").read_text(encoding="utf-8")
+    answers = cells("home", "answers")
+    assert {int(row["question"]) for row in answers} == set(range(1, 8))
+    for row in answers:
+        assert f"| {row['what']} |" in page and f"| {row['answer']} |" in page, row

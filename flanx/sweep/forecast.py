@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from flanx.errors import UserError, nearest
 from flanx.laws import law as laws
 from flanx.laws import prediction
+from flanx.laws.cell import DEFAULT
 from flanx.laws.law import Law
 from flanx.plan import planned_run
 from flanx.sweep import law_cells, law_section, results, statistics
@@ -79,7 +80,9 @@ def write(sweep: Sweep, late: Sequence[Point], planned: law_cells.Places) -> lis
         if not wanted:
             continue
         seen = [dataclasses.replace(c, values=()) if c.name in names else c for c in cells]
-        law = laws.make(score, law_section.data(sweep, score, seen))
+        # what is not known before a run (the share of steps in its data) is no variable of a law that predicts it
+        known_of_all = [name for name in DEFAULT if all(name in c.at for c in wanted)]
+        law = laws.make(score, law_section.data(sweep, score, seen, known_of_all))
         if law.draws is None:
             lines.append(f"{score}: not predicted. {law.choice.reason}")
             continue

@@ -49,9 +49,9 @@ def _terms(sweep: Sweep, score: str) -> list[str]:
     return [terms] if isinstance(terms, str) else list(terms)
 
 
-def data(sweep: Sweep, score: str, cells: Sequence[Cell]) -> Data:
-    """The cells of a score of the sweep as data of a law."""
-    return gather(cells, None, chance(sweep, score), score == LOSS, is_normalized(sweep, score))
+def data(sweep: Sweep, score: str, cells: Sequence[Cell], over: Sequence[str] | None = None) -> Data:
+    """The cells of a score of the sweep as data of a law, over these variables or all that vary."""
+    return gather(cells, over, chance(sweep, score), score == LOSS, is_normalized(sweep, score))
 
 
 def fit_all(sweep: Sweep, cells: Mapping[str, Sequence[Cell]]) -> list[Law]:

@@ -19,6 +19,7 @@ from flanx.sweep.state import State
 SIZES = ("d48", "d64", "d96")
 Term = tuple[float, str, str, str]  # weight, tasks or data, size, score
 MEAN = "held-out mean"
+UNTRAINED = ("0", "none")  # the pretrained model, which has no seed: one run stands for all
 EARLY, LATE = 4.9696, 2.7028  # doublings from 9 to 282 and from 282 to 1,836 tasks
 
 
@@ -67,6 +68,9 @@ def read(folder: str) -> dict[tuple[str, str, str, str], float]:
 def main(folders: list[str]) -> None:
     found = {key: value for folder in folders for key, value in read(folder).items()}
     seeds = sorted({key[2] for key in found})
+    for (row, size, _, score), value in list(found.items()):
+        if row in UNTRAINED:
+            found |= {(row, size, seed, score): value for seed in seeds}
     out = csv.writer(sys.stdout, lineterminator="\n")
     out.writerow(("question", "what", "mean", "runs", "low", "high", "each", "answer"))
     for question, what, terms in contrasts():
