@@ -82,6 +82,12 @@ def bbh_outputs() -> pathlib.Path:
     return pathlib.Path(folder)
 
 
+@pytest.fixture(autouse=True)
+def imports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test lets gin files import ends with the test."""
+    monkeypatch.setenv("FLANX_IMPORTS", "tests")
+
+
 @pytest.fixture
 def program(tmp_path: pathlib.Path) -> tuple[str, ...]:
     """The stand-in for `flanx train`, as sweeps start it."""

@@ -69,7 +69,7 @@ def test_a_source_that_needs_them_names_the_pip_line(tmp_path):
     assert done.returncode == 2 and "pip install tensorflow-datasets tensorflow" in done.stderr
     build = ("store", "build", "--gin_file=runs/store.gin", f"--gin.STORE_DIR='{tmp_path}/store'",
              "--gin.MIXTURE_OR_TASK_NAME=['mine']", "--gin.VOCABULARY='byte'",
-             "--gin.build.build_store.imports=['my_tasks']")  # fmt: skip
+             "--gin.build.build_store.imports=['my_tasks']", "--import=my_tasks")  # fmt: skip
     done = run(*build)
     assert done.returncode == 2 and "pip install" in done.stderr and "seqio" in done.stderr, done.stderr[-800:]
 
