@@ -22,7 +22,7 @@ from flanx.models import t5
 from flanx.partition import Partitioner
 from flanx.train_metrics import read_metrics
 from flanx.train_step import Trainer
-from tests import run_case
+from tests import plan_case, run_case
 from tests.run_case import STEPS, losses
 
 
@@ -167,9 +167,10 @@ def test_a_task_that_the_steps_draw_many_times_over_is_named(capsys):
     opened = Batches(open_store(run_case.store_dir()), Mixture("own"), {"inputs": 32, "targets": 16}, 8)
     epochs = opened.epochs(400)
     assert epochs == {"own_a": pytest.approx(400 * 8 * opened.examples_per_row / 200)}
-    train.report("run", Partitioner(), {}, opened, 400, epochs["own_a"] + 0.1)
+    trainer = Trainer(plan_case.SMALL, optim.adafactor(1e-3))
+    train.report("run", Partitioner(), {}, opened, 400, epochs["own_a"] + 0.1, trainer)
     assert capsys.readouterr().out == ""
-    train.report("run", Partitioner(), {}, opened, 400, 4.0)
+    train.report("run", Partitioner(), {}, opened, 400, 4.0, trainer)
     said = capsys.readouterr().out
     assert f"note: 400 steps draw 1 of 1 tasks more than 4 times, own_a {epochs['own_a']:.3g} times;" in said
     assert "warn_epochs" in said
