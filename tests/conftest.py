@@ -9,7 +9,11 @@ import sys
 import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+# LLVM's optimizations are half of the compilation, and the tests' programs run for moments
+os.environ["XLA_FLAGS"] = " ".join(
+    [os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=8",
+     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"]
+)  # fmt: skip
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 os.environ["FLANX_IMPORTS"] = "tests"  # gin files of the tests bind functions of theirs
