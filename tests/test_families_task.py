@@ -193,13 +193,15 @@ def test_tasks_without_data_are_missing_in_a_collection_and_an_error_alone(own: 
         ("own_low:validation", r"pearson compares numbers, and \d+ of \d+ answers are none"),
     ],
 )
-def test_wrong_names_are_named(own: pathlib.Path, name: str, said: str) -> None:
+def test_wrong_names_are_named(own: pathlib.Path, name: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FLANX_IMPORTS")  # no module of a user's that might have the name
     with pytest.raises(UserError, match=said):
         load(name, registry.SAMPLE)
 
 
 def test_an_unknown_name_without_tables_of_ones_own_names_their_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FLANX_TABLES", raising=False)
+    monkeypatch.delenv("FLANX_IMPORTS")
     said = "'own_zzzzzz'; tasks of your own: name the folder of their tables in FLANX_TABLES"
     with pytest.raises(UserError, match=said):
         load("own_zzzzzz:test")
