@@ -142,6 +142,7 @@ def test_a_family_of_open_names_is_asked_after_the_suites_that_have_one(monkeypa
     letters = Family("letters", lambda spec: ("a", "b"), lambda folder, task, spec: True, items, parse=parse,
                      needs_data=lambda spec: False)  # fmt: skip
     monkeypatch.setattr(registry, "FAMILIES", (*registry.FAMILIES, letters))
+    monkeypatch.delenv("FLANX_IMPORTS")  # no module of a user's that might have the name
     suite = registry.load("letters:dev[b,:2]+sc4", "")
     assert [item.id for item in suite.items] == ["dev-0", "dev-1"] and suite.spec.samples == 4
     assert registry.resolve("letters:dev[b,:2]", ["a", "c"]).allow_missing == ("a",)
