@@ -135,7 +135,7 @@ def typed(command: str, files: Sequence[str], bindings: Sequence[str]) -> str:
 
 
 def quoted(word: str) -> str:
-    """An argument as a shell takes it; what a value needs stands behind the name: --gin.MODEL_DIR="'out/run'"."""
+    """An argument as a shell takes it; quotes that a value needs follow the name: --gin.MODEL_DIR="'out/run'"."""
     flag_name, equals, value = word.partition("=")
     if not equals or not flag_name.startswith("--"):
         return shlex.quote(word)

@@ -18,7 +18,7 @@ from flanx.launch.program import Result, Streams, require, run, say
 from flanx.launch.record import ENDED, MADE, MAKING, Record
 from flanx.storage import open_storage
 
-# exit statuses after which the same command goes on: another process lost, a save hung, preempted; ssh's lost
+# exit statuses after which the same command resumes: another process lost, a save hung, preempted; ssh's lost
 # connection; killed, as a shell says it and as this process sees it
 RESTARTED = frozenset((LOST, 74, 75, 255, 137, 143, -signal.SIGKILL, -signal.SIGTERM))
 UNREACHABLE = re.compile(r"could not ssh|connection (refused|timed out|reset|closed)|unreachable|broken pipe", re.I)
@@ -50,7 +50,7 @@ class Ended(NamedTuple):
 
     @property
     def may_restart(self) -> bool:
-        """Whether it is an end after which the same command goes on."""
+        """Whether it is an end after which the same command resumes."""
         return self.status in RESTARTED or (self.status == 1 and bool(UNREACHABLE.search(self.text)))
 
 

@@ -1,9 +1,10 @@
-"""LoRA: a small trained pair of matrices beside each frozen kernel, and frozen kernels in fewer bits.
+"""LoRA: a small trained pair of matrices next to each frozen kernel, and frozen kernels in fewer bits.
 
 A target layer computes x W + s (x A) B with A [i, r], B [r, o] and s = alpha / r (Hu et al. 2021, arXiv:2106.09685), or
 alpha / sqrt(r) (rsLoRA, arXiv:2312.03732). DoRA (arXiv:2402.09353) gives every output a trained magnitude m [o]:
 m / |W + s A B| times that, the norm being each column's and without gradient. B starts at zero, so the first step sees
-the base. The pair lies beside the kernel as `lora_a`, `lora_b`, `lora_magnitude`. Letters: i inputs, o outputs, r rank.
+the base. The pair is stored next to the kernel as `lora_a`, `lora_b`, `lora_magnitude`.
+Letters: i inputs, o outputs, r rank.
 """
 
 import dataclasses
@@ -37,7 +38,7 @@ NF4 = np.array(
 
 @dataclasses.dataclass(frozen=True)
 class Adapter:
-    """What is trained beside a frozen model.
+    """What is trained on top of a frozen model.
 
     Attributes:
       rank: r, columns of A and rows of B.
@@ -91,7 +92,7 @@ class Adapter:
     def is_target(self, path: str) -> bool:
         """Whether the layer at `path` ("encoder/layers_0/attention/query") has a pair.
 
-        "layers" stands for every layer, so that a scanned model has the same targets unrolled."""
+        "layers" means every layer, so that a scanned model has the same targets unrolled."""
         paths = (path, re.sub(r"\blayers_[0-9]+", "layers", path))
         return any(re.fullmatch(f"(.*/)?(?:{target})", each) for target in self.targets for each in paths)
 
