@@ -82,7 +82,7 @@ class ValidationConfig:
         if self.patience is not None and (self.patience < 1 or not (self.period or eval_period)):
             raise UserError(f"VALIDATION_PATIENCE = {self.patience} counts validations: give 1 or more, and a period")
         if not self.names or batches is None:
-            return self._nothing()
+            return self._nothing() if self.patience or self.keep_best else NOTHING
         folder = f"{dataset.store_dir.rstrip('/')}/{VALIDATION}"
         if "://" in folder:
             is_there = storage.open_storage(folder).find(MANIFEST) is not None
@@ -95,7 +95,7 @@ class ValidationConfig:
                 )
             if jax.process_index() == 0:
                 print(f"validation: none, as {dataset.store_dir} holds no validation splits (`flanx store build`)")
-            return self._nothing()
+            return self._nothing() if self.patience or self.keep_best else NOTHING
         store = open_store(folder)
         store.check_vocabulary(batches.store.vocabulary_fingerprint)
         names = self._find(store, batches)
@@ -105,7 +105,7 @@ class ValidationConfig:
         if not names:
             if jax.process_index() == 0:
                 print("validation: none, as no task of the mixture has a validation split")
-            return self._nothing()
+            return self._nothing() if self.patience or self.keep_best else NOTHING
         limit, period = self.examples, self.period or eval_period
         if limit is None:
             times = 1 + (train_steps // period if period else 0)
@@ -123,9 +123,7 @@ class ValidationConfig:
         return validator if not (self.patience or self.keep_best) else Judge(validator, self, run, trainer.saved)
 
     def _nothing(self) -> Callable[..., bool]:
-        """No validation. Raises UserError where `patience` or `keep_best` go by its loss."""
-        if not (self.patience or self.keep_best):
-            return NOTHING
+        """Raises UserError: the run is to stop by, or keep, what it cannot know."""
         raise UserError("VALIDATION_PATIENCE and KEEP_BEST go by the validation loss, and nothing is validated on")
 
     def _find(self, store: Store, batches: Batches) -> list[str]:
