@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,20 @@ Stop = Callable[[list[int]], bool]
 STOP_PERIOD = 8  # steps between two checks for stop texts
 
 
+class Method(Protocol):
+    """How the next token is chosen: a pytree, of no leaves where it is the same for all rows."""
+
+    @property
+    def draws(self) -> bool:
+        """Whether `pick` needs keys."""
+        ...
+
+    def pick(self, logits: jax.Array, keys: jax.Array) -> jax.Array:
+        """One token of each sample: f32[B, n, V], keys [B, n] -> i32[B, n]."""
+        ...
+
+
+@jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Sample:
     """How the next token is drawn. temperature 0 is greedy; top_k 0 and top_p 1 keep the whole vocabulary."""
@@ -39,8 +53,11 @@ class Sample:
         if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
             raise UserError(f"{self}: needs temperature >= 0, top_k >= 0 and 0 < top_p <= 1")
 
+    @property
+    def draws(self) -> bool:
+        return self.temperature > 0
+
     def pick(self, logits: jax.Array, keys: jax.Array) -> jax.Array:
-        """Draws one token per row: f32[B, n, V], keys [B, n] -> i32[B, n]."""
         if self.temperature == 0:
             return jnp.argmax(logits, axis=-1).astype(jnp.int32)
         width = self.top_k if 0 < self.top_k < logits.shape[-1] else logits.shape[-1]
@@ -83,7 +100,7 @@ class Output:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass
-class _State:
+class State:
     """B rows in flight. A row is free when all its samples are done."""
 
     cache: Any
@@ -93,69 +110,71 @@ class _State:
     done: jax.Array  # bool[B, n]
     non_finite: jax.Array  # bool[B]
     key: jax.Array  # u32[B, 2], from the prompt and the seed
+    sample: jax.Array  # i32[B, n], the number of each sample, from which its noise comes, too
 
 
-@functools.partial(jax.jit, static_argnames=("model", "max_new", "samples", "shared"))
-def _start(
+@functools.partial(jax.jit, static_argnames=("model", "max_new", "shared"))
+def start_rows(
     model: Model,
     params: Params,
     inputs: jax.Array,
     key: jax.Array,
     used: jax.Array,
+    sample: jax.Array,
     *,
     max_new: int,
-    samples: int,
     shared: Any,
-) -> _State:
-    """Encodes i32[B, S] and starts every used row (bool[B])."""
+) -> State:
+    """Encodes i32[B, S] and starts the samples i32[B, n] of every used row (bool[B])."""
     cache, token = model.prefill(params, inputs, max_new)
-    wide = (inputs.shape[0], samples)
-    return _State(
-        cache=widen(cache, samples, shared),
+    wide = sample.shape
+    return State(
+        cache=widen(cache, wide[1], shared),
         token=jnp.broadcast_to(token[:, None], wide).astype(jnp.int32),
         out=jnp.zeros((*wide, max_new), jnp.int32),
         length=jnp.zeros(wide, jnp.int32),
         done=jnp.broadcast_to(~used[:, None], wide),
         non_finite=jnp.zeros(wide[:1], bool),
         key=key,
+        sample=sample,
     )
 
 
 @functools.partial(jax.jit, donate_argnums=0)
-def _replace(state: _State, new: _State, rows: jax.Array) -> _State:
+def replace_rows(state: State, new: State, rows: jax.Array) -> State:
     """Puts the rows of `new` at `rows` (i32[R]; a row beyond the end is dropped)."""
     return jax.tree.map(lambda old, x: old.at[rows].set(x, mode="drop"), state, new)
 
 
 @functools.partial(jax.jit, donate_argnums=0)
-def _finish(state: _State, done: jax.Array) -> _State:
+def finish_samples(state: State, done: jax.Array) -> State:
     """Ends the samples that are marked in bool[B, n]."""
     return dataclasses.replace(state, done=state.done | done)
 
 
-@functools.partial(jax.jit, static_argnames=("model", "method", "eos_id", "shared"), donate_argnums=2)
-def _advance(
+@functools.partial(jax.jit, static_argnames=("model", "eos_id", "shared"), donate_argnums=2)
+def advance_rows(
     model: Model,
     params: Params,
-    state: _State,
+    state: State,
     until: jax.Array,
     steps: jax.Array,
     *,
-    method: Sample,
+    method: Method,
     eos_id: int,
     shared: Any,
-) -> _State:
+) -> State:
     """Steps until `until` rows are free, `steps` times at most."""
     rows, samples, limit = state.out.shape
 
-    def more(carry: tuple[_State, jax.Array]) -> jax.Array:
+    def more(carry: tuple[State, jax.Array]) -> jax.Array:
         state, taken = carry
         return (jnp.sum(state.done.all(axis=1)) < until) & (taken < steps)
 
-    def body(carry: tuple[_State, jax.Array]) -> tuple[_State, jax.Array]:
+    def body(carry: tuple[State, jax.Array]) -> tuple[State, jax.Array]:
         state, taken = carry
         logits, cache = step(model, params, state.cache, state.token, shared)
-        token = method.pick(logits, _keys(state) if method.temperature else state.key)
+        token = method.pick(logits, _keys(state) if method.draws else state.key)
         token = jnp.where(state.done, 0, token)
         at = jnp.where(state.done, limit, state.length)  # done samples write beyond the end, which drops it
         out = state.out.at[jnp.arange(rows)[:, None], jnp.arange(samples)[None], at].set(token, mode="drop")
@@ -163,19 +182,18 @@ def _advance(
         finite = jnp.isfinite(logits.max(axis=-1))  # the maximum of a row with a NaN is NaN
         non_finite = state.non_finite | (~finite & ~state.done).any(axis=1)
         done = state.done | (token == eos_id) | (length >= limit) | non_finite[:, None]
-        return _State(cache, token, out, length, done, non_finite, state.key), taken + 1
+        return State(cache, token, out, length, done, non_finite, state.key, state.sample), taken + 1
 
     return jax.lax.while_loop(more, body, (state, jnp.int32(0)))[0]
 
 
-def _keys(state: _State) -> jax.Array:
+def _keys(state: State) -> jax.Array:
     """A key for every (row, sample, position): keys [B, n]."""
 
     def one(key: jax.Array, sample: jax.Array, position: jax.Array) -> jax.Array:
         return jax.random.fold_in(jax.random.fold_in(jax.random.wrap_key_data(key), sample), position)
 
-    samples = jnp.arange(state.length.shape[1])
-    return jax.vmap(jax.vmap(one, in_axes=(None, 0, 0)), in_axes=(0, None, 0))(state.key, samples, state.length)
+    return jax.vmap(jax.vmap(one, in_axes=(None, 0, 0)))(state.key, state.sample, state.length)
 
 
 # --- prompts ---------------------------------------------------------------------------------------------------------
@@ -195,9 +213,9 @@ class Slots:
       state: of all rows, on the devices.
     """
 
-    state: _State
+    state: State
 
-    def __init__(self, start: Callable[[Sequence[int], int], _State], numbers: Sequence[int], rows: int, refill: int):
+    def __init__(self, start: Callable[[Sequence[int], int], State], numbers: Sequence[int], rows: int, refill: int):
         """Fills the first rows.
 
         Args:
@@ -232,14 +250,14 @@ class Slots:
         if count == rows:
             self.state = new
         else:
-            self.state = _replace(self.state, new, np.asarray(taken + [rows] * (count - len(taken)), np.int32))
+            self.state = replace_rows(self.state, new, np.asarray(taken + [rows] * (count - len(taken)), np.int32))
 
     def free(self, eos_id: int, stop: Stop | None, device_put: DevicePut) -> list[tuple[int, Output]]:
         """Frees the rows that are done, by themselves or by a stop text: (prompt number, its output) of each."""
         state = self.state
         done, out, length, non_finite = map(fetch, (state.done, state.out, state.length, state.non_finite))
         if stop and (stopped := _stopped(done, out, length, stop)).any():
-            self.state, done = _finish(state, device_put(stopped)), done | stopped
+            self.state, done = finish_samples(state, device_put(stopped)), done | stopped
         outputs = []
         for row, number in enumerate(self.prompt):
             if number is not None and done[row].all():
@@ -269,15 +287,16 @@ def stream(
       stop: whether an output so far holds a text that ends it; an output is cut to the shortest that does.
     """
     shared = shared_leaves(model, params, max_new) if samples > 1 else ()
-    advance = functools.partial(_advance, model, params, method=method, eos_id=eos_id, shared=shared)
+    advance = functools.partial(advance_rows, model, params, method=method, eos_id=eos_id, shared=shared)
     steps = np.int32(STOP_PERIOD if stop else max_new)
 
-    def start(length: int, numbers: Sequence[int], rows: int) -> _State:
+    def start(length: int, numbers: Sequence[int], rows: int) -> State:
         chosen = [prompts[number] for number in numbers]
         keys = np.zeros((rows, 2), np.uint32)
         keys[: len(chosen)] = [prompt_key(prompt, seed) for prompt in chosen]
-        arrays = pad_rows(chosen, rows, length), keys, np.arange(rows) < len(chosen)
-        return _start(model, params, *map(batching.device_put, arrays), max_new=max_new, samples=samples, shared=shared)
+        numbered = np.broadcast_to(np.arange(samples, dtype=np.int32), (rows, samples))
+        arrays = pad_rows(chosen, rows, length), keys, np.arange(rows) < len(chosen), numbered
+        return start_rows(model, params, *map(batching.device_put, arrays), max_new=max_new, shared=shared)
 
     for length, numbers in batching.buckets(prompts).items():
         rows = rows_of(len(numbers), batching.size, length)

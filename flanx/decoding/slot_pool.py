@@ -1,0 +1,165 @@
+"""Continuous batching: rows that decode prompts which come and go, each with settings of its own, in one program.
+
+Letters: B rows, S prompt length, M new tokens at most, V vocabulary; n, the samples of a row, is 1.
+
+What a row decodes is what `decode.stream` decodes for its prompt, method, seed and sample number, whatever is in the
+other rows.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Iterable
+from typing import ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flanx.decoding.decode import Sample, State, advance_rows, finish_samples, prompt_key, replace_rows, start_rows
+from flanx.decoding.length_buckets import DevicePut, Prompt, fetch, pad_rows
+from flanx.models import Model, Params
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class SampleByRow:
+    """`Sample` with its own settings for each row, in one program for all of them: it picks what that would."""
+
+    temperature: jax.typing.ArrayLike  # f32[B]
+    top_k: jax.typing.ArrayLike  # i32[B]
+    top_p: jax.typing.ArrayLike  # f32[B]
+
+    draws: ClassVar[bool] = True
+
+    def pick(self, logits: jax.Array, keys: jax.Array) -> jax.Array:
+        """Draws one token per row: f32[B, n, V], keys [B, n] -> i32[B, n]. A batch that is greedy makes no noise, and
+        one that keeps the whole vocabulary sorts nothing."""
+        size = logits.shape[-1]
+        temperature, top_k, top_p = (jnp.asarray(x)[:, None, None] for x in (self.temperature, self.top_k, self.top_p))
+        is_drawn = temperature > 0
+        is_cut = is_drawn & (((top_k > 0) & (top_k < size)) | (top_p < 1))
+        greedy = jnp.argmax(logits, axis=-1)
+
+        def draw() -> jax.Array:
+            values = logits / jnp.where(is_drawn, temperature, 1.0)
+            noise = jax.vmap(jax.vmap(lambda key: jax.random.gumbel(key, (size,))))(keys)
+            whole = jnp.argmax(values + noise, axis=-1)
+            cut = jax.lax.cond(is_cut.any(), lambda: draw_cut(values, noise), lambda: whole)
+            return jnp.where(is_cut[..., 0], cut, whole)
+
+        def draw_cut(values: jax.Array, noise: jax.Array) -> jax.Array:
+            values, tokens = jax.lax.top_k(values, size)
+            rank = jnp.arange(size)[None, None]
+            values = jnp.where((top_k == 0) | (rank < top_k), values, -jnp.inf)
+            share = jax.nn.softmax(values, axis=-1)
+            in_nucleus = (top_p == 1) | (jnp.cumsum(share, axis=-1) - share < top_p)
+            choice = jnp.argmax(jnp.where(in_nucleus, values, -jnp.inf) + noise, axis=-1)
+            return jnp.take_along_axis(tokens, choice[..., None], axis=-1)[..., 0]
+
+        drawn = jax.lax.cond(is_drawn.any(), draw, lambda: greedy)
+        return jnp.where(is_drawn[..., 0], drawn, greedy).astype(jnp.int32)
+
+
+class Progress(NamedTuple):
+    """What a row has decoded so far.
+
+    Attributes:
+      tokens: without the end of sequence.
+      ended: the end of sequence came; done: nothing follows, as after M tokens, too.
+      non_finite: the logits held a NaN or an infinity; the tokens mean nothing.
+    """
+
+    tokens: list[int]
+    ended: bool
+    done: bool
+    non_finite: bool
+
+
+class SlotPool:
+    """B rows for prompts of at most S tokens and answers of at most M.
+
+    A prompt is encoded by itself, and what it is encoded to is put in a row that is free: one program of each kind is
+    all that is compiled. The rows are made with the first prompt.
+
+    Attributes:
+      length: S.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        params: Params,
+        *,
+        rows: int,
+        length: int,
+        max_new: int,
+        eos_id: int = 1,
+        device_put: DevicePut = jnp.asarray,
+    ) -> None:
+        self.length = length
+        self._eos_id, self._device_put = eos_id, device_put
+        self._start = functools.partial(start_rows, model, params, max_new=max_new, shared=())
+        self._advance = functools.partial(advance_rows, model, params, eos_id=eos_id, shared=())
+        self._methods: list[Sample | None] = [None] * rows  # None: the row is free
+        self._state: State | None = None
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether any row decodes a prompt."""
+        return any(self._methods)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a row is free."""
+        return not all(self._methods)
+
+    def add(self, prompt: Prompt, method: Sample, seed: int = 0, sample: int = 0) -> int:
+        """Encodes a prompt and gives it a free row, of which there must be one; the row's number."""
+        row = self._methods.index(None)
+        arrays = self._arrays(1)
+        arrays[0][:] = pad_rows([prompt], 1, self.length)
+        arrays[1][:], arrays[2][:], arrays[3][:] = prompt_key(prompt, seed), True, sample
+        new = self._start(*map(self._device_put, arrays))
+        self._state = replace_rows(self._state or self._empty(), new, np.asarray([row], np.int32))
+        self._methods[row] = method
+        return row
+
+    def step(self, steps: int) -> dict[int, Progress]:
+        """Decodes `steps` more tokens of every row that is not done: {row: its progress} of all that are not free."""
+        if self._state is None:
+            return {}
+        methods = [method or Sample() for method in self._methods]
+        method = SampleByRow(
+            np.asarray([each.temperature for each in methods], np.float32),
+            np.asarray([each.top_k for each in methods], np.int32),
+            np.asarray([each.top_p for each in methods], np.float32),
+        )
+        state = self._advance(self._state, np.int32(len(methods)), np.int32(steps), method=method)
+        self._state = state
+        done, out, length, non_finite = map(fetch, (state.done, state.out, state.length, state.non_finite))
+        found = {}
+        for row in (row for row, each in enumerate(self._methods) if each is not None):
+            tokens = out[row, 0, : length[row, 0]].tolist()
+            ended = bool(tokens) and tokens[-1] == self._eos_id
+            tokens = tokens[:-1] if ended else tokens
+            found[row] = Progress(tokens, ended, bool(done[row, 0]), bool(non_finite[row]))
+        return found
+
+    def release(self, rows: Iterable[int]) -> None:
+        """Frees rows, whether or not they are done."""
+        freed = np.zeros((len(self._methods), 1), bool)
+        for row in rows:
+            freed[row], self._methods[row] = True, None
+        if self._state is not None and freed.any():
+            self._state = finish_samples(self._state, self._device_put(freed))
+
+    def _arrays(self, rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """What `start_rows` takes: prompts, keys, which rows are used, the numbers of the samples."""
+        wide = np.zeros((rows, self.length), np.int32), np.zeros((rows, 2), np.uint32)
+        return *wide, np.zeros(rows, bool), np.zeros((rows, 1), np.int32)
+
+    def _empty(self) -> State:
+        """The state of rows that are all free."""
+        shapes = jax.eval_shape(self._start, *self._arrays(len(self._methods)))
+        state = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        return dataclasses.replace(state, done=jnp.ones(state.done.shape, bool))
