@@ -224,14 +224,16 @@ def _generate(predictor: Predictor, spec: Spec, prompts: Sequence[FittedPrompt])
         method = beam_search.Beam(spec.beams, spec.length_penalty)
     tokens = [prompt.tokens for prompt in prompts]
     stop = functools.partial(stops.has_stop, stop=spec.stop) if spec.stop and not spec.beams else None
-    scored = {n: prompt.item.options for n, prompt in enumerate(prompts) if prompt.item.options}  # for a SeqIO metric
+    with_scores = spec.metric == "seqio"  # the functions of a SeqIO task may ask for the log-probability of the target
+    scored = {n: prompt.item.options for n, prompt in enumerate(prompts) if prompt.item.options and with_scores}
     sums = predictor.score([tokens[number] for number in scored], list(scored.values()), ended=True)
     of_options = dict(zip(scored, sums, strict=True))
     for number, prediction in predictor.generate(tokens, method, spec.samples, spec.max_new, stop):
         row = prompts[number].generation(predictor.vocabulary)
         row.outputs, row.ended, row.broken = prediction.texts, prediction.ended, prediction.non_finite
+        row.options = list(prompts[number].item.options)
         if number in of_options:
-            row.options, row.option_scores = list(scored[number]), list(map(float, of_options[number]))
+            row.option_scores = list(map(float, of_options[number]))
         yield row
 
 

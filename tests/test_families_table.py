@@ -4,6 +4,7 @@ import json
 import math
 import pathlib
 import sys
+from typing import Any
 
 import pytest
 
@@ -224,7 +225,7 @@ WRONG = {
     "cot = 1": r"own.toml:6: cot is 1, not of type bool",
     'extractor = "nmber"': r"own.toml:6: no extractor 'nmber'; did you mean 'number'",
     'scoring = "rank"': r"own.toml:6: scoring needs `options` to rank; free answers are generated",
-    'metric = "accuracy"': r"own.toml:6: metric is 'accuracy', not one of exact_match, f1; options are",
+    'metric = "accuracy"': r"own.toml:6: metric is 'accuracy', not one of exact_match, f1, .*; options are",
     'split = ""': r"own.toml:6: split is empty",
     'average = "median"': r"own.toml:6: average is 'median', not one of mean, harmonic",
     'options = "choices"': r"own.toml:6: options needs `answer_is`",
@@ -463,3 +464,53 @@ def test_a_suite_can_have_the_harmonic_mean_of_its_tasks(folder: Folder, tmp_pat
     folder.write(table, rows)
     found = score(tmp_path / "out", "capitals", data_dir="sample")["suites"]["capitals"]
     assert found["score"] == metrics.average([task["score"] for task in found["tasks"].values()], "harmonic")
+
+
+# --- scores by label, marks, false answers, whole sentences -----------------------------------------------------------
+
+MARKED = '[t]\nsource = "jsonl:t.jsonl"\nprompt = "{q}"\nanswer = "a"\n'
+SENTENCES = {"q": "Which?", "o": ["x y", "x z"], "a": [0, 1], "sex": "f", "no": ["n", ""]}
+RANKED = MARKED + 'options = "o"\nanswer_is = "marks"\nscoring = "rank"\n'
+
+
+def test_scores_are_given_for_each_value_of_a_label(folder: Folder) -> None:
+    folder.write(CAPITALS + 'labels = ["part"]\naverage = "items"\n', ROWS)
+    suite = registry.load("capitals", "")
+    assert [item.labels for item in suite.items] == [(("part", row["part"]),) for row in ROWS]
+    folder.write(CAPITALS + 'average = "items"\n')
+    assert registry.load("capitals", "").hash != suite.hash
+    folder.write(CAPITALS + 'labels = ["parts"]\n')
+    with pytest.raises(UserError, match=r"capitals.jsonl:1|own.toml:6: labels names 'parts', which .* does not have"):
+        registry.load("capitals", "")
+
+
+def test_options_may_be_whole_sentences_and_several_right(folder: Folder) -> None:
+    rows = [SENTENCES, SENTENCES | {"a": [1, 1]}]
+    folder.write(RANKED.replace("{q}", "") + 'metric = "mc2"\n', rows, file="t.jsonl")
+    first, second = registry.load("t", "").items
+    assert (first.query, first.options, first.targets) == ("", ("x y", "x z"), ("x z",))
+    assert second.targets == ("x y", "x z")
+
+
+@pytest.mark.parametrize(
+    ("table", "row", "message"),
+    [
+        (MARKED.replace("{q}", ""), {}, "own.toml:1: t needs 'prompt'"),
+        (RANKED, {"a": [0, 2]}, "t.jsonl:1: 'a' is no list of 0 or 1 for each of 2 options: "),
+        (RANKED, {"a": [1]}, "'a' is no list of 0 or 1 for each of 2 options"),
+        (RANKED, {"a": [0, 0]}, "'a' marks no option as right"),
+        (MARKED + 'metric = "mc2"\n', {}, "own.toml:5: metric mc2 is of options that are ranked"),
+        (MARKED + 'metric = "truthfulqa"\n', {}, "foils and metric = 'truthfulqa' need each other"),
+        (MARKED + 'foils = "no"\n', {}, "own.toml:5: foils and metric = 'truthfulqa' need each other"),
+        (RANKED + 'foils = "no"\nmetric = "truthfulqa"\n', {}, "foils are compared with generated texts"),
+        (MARKED + 'foils = "sex"\nmetric = "truthfulqa"\n', {"a": "x"}, "t.jsonl:1: 'sex' is no list of false answers"),
+        (MARKED + 'foils = "no"\nmetric = "truthfulqa"\n', {"no": [""], "a": "x"}, "'no' is no list of false answers"),
+        (MARKED + 'metric = "bbq"\n', {}, "own.toml:5: metric is 'bbq', not one of"),
+    ],
+)
+def test_marks_and_false_answers_that_make_no_sense_are_refused(
+    folder: Folder, table: str, row: dict[str, Any], message: str
+) -> None:
+    folder.write(table, [SENTENCES | row], file="t.jsonl")
+    with pytest.raises(UserError, match=message):
+        registry.load("t", "")

@@ -131,6 +131,8 @@ TESTED_IN = {
     "evals.families.mmlu": "test_benchmarks",
     "evals.families.tydiqa": "test_benchmarks",
     "evals.families.user_task": "test_seqio_suites",
+    "evals.suite_check": "test_families_table",
+    "evals.suite_row": "test_families_table",
     "evals.suite_table": "test_families_table",
     "gin_files": "test_config test_gin",
     "laws.form": "test_fit",

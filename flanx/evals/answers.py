@@ -11,6 +11,8 @@ gold answer. Kinds:
     words       a list of words in order, lower case, separated by single spaces
     text        lower case, one space, no quotes or punctuation around
     exact       the text as it is, stripped
+    phrase      what stands before the first punctuation mark or line break, lower case, without an article before it
+    pronoun     "he" or "she", whichever's forms occur in the text; "both" where both do
     final       the text after the last "Answer:" or "answer is", as it is
     last        the same; where nothing is announced, the text as it is (a fallback)
 
@@ -22,7 +24,7 @@ was read so (`read_by_fallback`).
 
 import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from flanx.evals import answer_choices as choices
@@ -43,13 +45,14 @@ from flanx.evals.answer_text import (
 EXTRACTOR_VERSION = 2
 
 LITERAL = ("exact", "final", "last")  # compared character by character
-KINDS = ("letter", "number", *choices.WORDS, "brackets", "words", "text", *LITERAL)
+KINDS = ("letter", "number", *choices.WORDS, "brackets", "words", "text", *LITERAL, "phrase", "pronoun")
 FALLBACKS = ("conclusion", "none")
 
 ANNOUNCED, DIRECT, FALLBACK = "announced", "direct", "fallback"
 _BRACKETS = "()[]{}<>"
 _CORRECTED = re.compile(r"\b(?:sorry|wait|no|actually|correction|i mean)\W*(?:so\s+|that\s+)?$", re.IGNORECASE)
 _NEW_START = re.compile(r"[.!?…。]\s+(?:sorry|wait|no|actually|correction|i mean)\s*[,:]\s*", re.IGNORECASE)
+_PRONOUNS = {"he": {"he", "him", "his", "himself"}, "she": {"she", "her", "hers", "herself"}}
 _TRIED = 20  # announcements looked at in an output that loops
 
 
@@ -69,8 +72,8 @@ def read(
     fallback: bool = True,
 ) -> Answer:
     """The answer that an output gives; `options`: {letter: text} of the question's options."""
-    if kind == "exact":
-        return Answer(text.strip() or None, DIRECT)
+    if kind in _WHOLE:
+        return Answer(_WHOLE[kind](text) or None, DIRECT)
     if kind in ("final", "last"):
         parts = re.split(r"\b[Aa]nswer(?:\s+is|:)", text)[1:]
         if not parts:
@@ -137,6 +140,26 @@ def loops(text: str) -> bool:
         if span <= len(tail) and tail[-span:-period] == tail[period - span :]:
             return True
     return False
+
+
+# --- kinds that nothing announces: text -> answer or "" ---------------------------------------------------------------
+
+
+def _phrase(text: str) -> str:
+    """PaLM's form of a referent (arXiv 2204.02311): case apart, up to punctuation or a line break; Flan's (arXiv
+    2210.11416): without a leading article. Hyphens and apostrophes are parts of words."""
+    begin = re.split(r"[^\w\s'-]|\n", re.sub(r"^\W+", "", plain(text)).lower(), maxsplit=1)[0]
+    return re.sub(r"^(?:the|an?)\s+", "", " ".join(begin.split()))
+
+
+def _pronoun(text: str) -> str:
+    """Whose forms a translation into English has."""
+    words = set(re.findall(r"[^\W\d_]+", text.lower()))
+    found = [pronoun for pronoun, forms in _PRONOUNS.items() if words & forms]
+    return "both" if len(found) > 1 else "".join(found)
+
+
+_WHOLE: dict[str, Callable[[str], str]] = {"exact": str.strip, "phrase": _phrase, "pronoun": _pronoun}
 
 
 # --- by kind: (announced text, kind, language, options) -> reading ---------------------------------------------------

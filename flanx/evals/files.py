@@ -2,7 +2,7 @@
 
 import contextlib
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from flanx.data.task import text
@@ -19,6 +19,12 @@ def existing(path: pathlib.Path, what: str, url: str = "") -> pathlib.Path:
             "be missing by name (ALLOW_MISSING)"
         )
     return path
+
+
+def stamp(path: pathlib.Path, what: str) -> tuple[int, int]:
+    """What changes when a file does: its time in nanoseconds and its size, for what is kept of it in memory."""
+    status = existing(path, what).stat()
+    return status.st_mtime_ns, status.st_size
 
 
 def present(path: pathlib.Path, url: str = "") -> bool:
@@ -60,6 +66,26 @@ def read_rows(path: pathlib.Path, what: str, columns: int, delimiter: str) -> It
             if len(row) != columns:
                 raise UserError(f"{path}:{number}: {len(row)} columns, expected {columns}")
             yield f"{path}:{number}", row
+
+
+def read_named(
+    path: pathlib.Path, what: str, columns: Sequence[str], delimiter: str
+) -> Iterator[tuple[str, dict[str, str]]]:
+    """(location, {column: cell}) of a CSV or TSV file whose first line names its columns, `columns` among them."""
+    with _told(what):
+        found = existing(path, what)
+        head: list[str] = []
+        for number, row in text.tsv_rows(found) if delimiter == "\t" else text.csv_rows(found):
+            if isinstance(row, BadRow):
+                raise UserError(f"{path}:{number}: {row}")
+            if not head:
+                head = [cell.strip() for cell in row]
+                if absent := [name for name in columns if name not in head]:
+                    raise UserError(f"{path}:{number}: no column '{absent[0]}' (there is: {', '.join(head)})")
+                continue
+            if len(row) != len(head):
+                raise UserError(f"{path}:{number}: {len(row)} columns, expected {len(head)}")
+            yield f"{path}:{number}", dict(zip(head, row, strict=True))
 
 
 @contextlib.contextmanager

@@ -40,6 +40,7 @@ class FittedPrompt:
             prompt_unknown=self.tokens.count(vocabulary.unk_id),
             target_tokens=len(target),
             target_unknown=target.count(vocabulary.unk_id),
+            labels=dict(item.labels),
         )
 
 

@@ -29,11 +29,12 @@ class Generation:
 
     Attributes:
       outputs: the texts of its samples, as the model wrote them; ended: whether each reached its end of sequence.
-      option_scores: log-probabilities of its options, for specs that rank; None for a number that is not finite.
+      options: of the item; option_scores: their log-probabilities, for specs that rank; None: not finite.
       shots: exemplars that fitted; shots_available: that there were, None in files of earlier versions.
       prompt: the text that the model got; cut: whether its beginning was truncated.
       prompt_tokens, prompt_unknown, target_tokens, target_unknown: counts, for the share of unknown tokens.
       broken: whether logits were not finite.
+      labels: of the item, {} in files of earlier versions.
     """
 
     id: str
@@ -54,11 +55,13 @@ class Generation:
     options: list[str] = dataclasses.field(default_factory=list)
     option_scores: list[float | None] = dataclasses.field(default_factory=list)
     shots_available: int | None = None
+    labels: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 _HEADER = {"spec": dict[str, Any], "spec.name": str, "hash": str, "items": dict[str, int], "run": dict[str, Any]}
 _TYPES = settings.annotations(Generation)
 _FIELDS = set(_TYPES)
+_ADDED = {"shots_available", "labels"}  # columns that files of earlier versions lack
 
 
 def generation_path(folder: pathlib.Path, suite: str, task: str) -> pathlib.Path:
@@ -171,7 +174,7 @@ def read(path: pathlib.Path) -> tuple[dict[str, Any], list[Generation]]:
                 raise UserError(f"{path}:1: no header with spec, hash, items and run; not a generation file of flanx")
             header = files.check_types(path, record, _HEADER)
             continue
-        wrong = sorted(({*record} ^ _FIELDS) - ({"shots_available"} - {*record})) if isinstance(record, dict) else ["?"]
+        wrong = sorted(({*record} ^ _FIELDS) - (_ADDED - {*record})) if isinstance(record, dict) else ["?"]
         if wrong:
             raise UserError(f"{path}:{number}: unexpected or missing column '{wrong[0]}'" + nearest(wrong[0], _FIELDS))
         files.check_types(path, record, _TYPES)

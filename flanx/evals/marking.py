@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from flanx.evals import answers, metrics, stops, task_metrics
+from flanx.evals import answers, benchmark_metric, metrics, stops, task_metrics
 from flanx.evals.answer_choices import options_of
 from flanx.evals.generations import Generation
 from flanx.evals.spec import Spec
@@ -42,7 +42,8 @@ def grade(spec: Spec, row: Generation) -> Grade:
     if spec.scoring == "likelihood":
         return grade_likelihood(row.option_scores[0], row.target_tokens)
     if spec.scoring != "generate":
-        return grade_ranked(row.option_scores, row.options, row.targets, spec.scoring == "rank_normalized")
+        ranked = grade_ranked(row.option_scores, row.options, row.targets, spec.scoring == "rank_normalized")
+        return grade_mass(row, ranked) if spec.metric == "mc2" and not ranked.non_finite else ranked
     if row.broken:
         return NON_FINITE
     said = texts(spec, row)
@@ -50,6 +51,8 @@ def grade(spec: Spec, row: Generation) -> Grade:
         return grade_task(said, row.targets[0], row.kind.split("+")[0])
     if spec.metric in ("seqio", "lm_eval"):  # by the task's own functions, over all of its items
         return Grade(0.0, 0.0, not said[0].strip(), False, said[0])
+    if spec.metric == "truthfulqa":
+        return grade_truth(said, row)
     if spec.metric == "f1":
         return grade_passage(said, row.targets, row.language)
     options = options_of(row.prompt) if row.kind == "letter" else {}
@@ -75,6 +78,13 @@ def grade_task(texts: Sequence[str], target: str, metric: str) -> Grade:
     index, answer = vote(read)
     value = task_metrics.METRICS[metric]([target], [texts[index]])[task_metrics.LEAD.get(metric, metric)] / 100
     return Grade(value, value, answer is None and not value, False, texts[index])
+
+
+def grade_truth(texts: Sequence[str], row: Generation) -> Grade:
+    """Grades the samples of a question with true and false answers; of several the most frequent text counts."""
+    index, answer = vote([answers.read(text, "exact") for text in texts])
+    right = float(benchmark_metric.is_nearer_to_true(row, texts[index].strip()))
+    return Grade(right, right, answer is None, False, answer)
 
 
 def grade_passage(texts: Sequence[str], targets: Sequence[str], language: str) -> Grade:
@@ -137,6 +147,12 @@ def grade_ranked(
     weights = [len(option.strip().encode()) if by_length else 1 for option in options]
     best = options[int(np.argmax([score / weight for score, weight in zip(finite, weights, strict=True)]))]
     return Grade(float(best in targets), float(best in targets), False, False, best)
+
+
+def grade_mass(row: Generation, ranked: Grade) -> Grade:
+    """The share of the right options' probabilities in those of all; `ranked`: the item's finite ranking."""
+    share = benchmark_metric.true_mass([score or 0.0 for score in row.option_scores], row.options, row.targets)
+    return dataclasses.replace(ranked, exact=share, f1=share)
 
 
 def grade_likelihood(score: float | None, tokens: int) -> Grade:

@@ -113,13 +113,18 @@ def passage_f1(text: str, target: str) -> float:
 
 
 def average(scores: Iterable[float], how: str) -> float:
-    """The average of the scores of tasks, in percent: "mean", or "harmonic".
+    """The average of the scores of tasks, in percent: "mean", or "harmonic"; of `pooled` items the mean.
 
     The harmonic one is BBEH's (arXiv 2502.19187): of the scores raised by one, since one of them may be 0. Where all
     are 100 it is 101, as its authors' formula is.
     """
     found = list(scores)
     return len(found) / math.fsum(1 / (score + 1) for score in found) if how == "harmonic" and found else mean(found)
+
+
+def pooled(tasks: Mapping[str, Sequence[float]], how: str) -> Mapping[str, Sequence[float]]:
+    """The scores of items by task; of an average over "items" all of them as of one task."""
+    return {"": [score for task in sorted(tasks) for score in tasks[task]]} if how == "items" else tasks
 
 
 def slopes(scores: Sequence[float], how: str) -> list[float]:

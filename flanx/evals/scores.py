@@ -10,7 +10,7 @@ from typing import Any
 
 from flanx import files
 from flanx.errors import UserError
-from flanx.evals import answers, marking, metrics, task_metrics
+from flanx.evals import answers, benchmark_metric, marking, metrics, task_metrics
 from flanx.evals.families import lm_eval, user_task
 from flanx.evals.generations import VERSIONS, Generation, is_same_run
 from flanx.evals.marking import Grade
@@ -45,6 +45,7 @@ _ENTRY = {
     **dict.fromkeys(("versions", "data"), dict[str, Any]),
     "tasks": dict[str, dict[str, Any]],
     **dict.fromkeys(("groups", "metrics"), dict[str, float]),
+    "slices": dict[str, dict[str, dict[str, Any]]],
     "missing": list[str],
 }
 
@@ -167,9 +168,11 @@ def summarize(spec: Spec, hash_: str, rows: Sequence[Generation]) -> dict[str, A
         | (_task_metrics(spec, pairs) if by_task else _free_text(spec, pairs))
         for task, pairs in graded.items()
     }
-    score = metrics.average((entry["score"] for entry in tasks.values()), spec.average)
+    pooled = metrics.pooled(exact, spec.average)
+    of_tasks = [entry["score"] for entry in tasks.values()] if pooled is exact else [100 * metrics.mean(pooled[""])]
+    score = metrics.average(of_tasks, spec.average)
     every = [pair for pairs in graded.values() for pair in pairs]
-    result = _entry(spec, score, metrics.interval(exact, spec.average), every) | {
+    result = _entry(spec, score, metrics.interval(pooled, spec.average), every) | {
         "spec": hash_,
         "scoring": spec.scoring,
         "samples": spec.samples,
@@ -189,9 +192,28 @@ def summarize(spec: Spec, hash_: str, rows: Sequence[Generation]) -> dict[str, A
     }
     if groups:
         result["groups"] = groups
+    if slices := _slices(spec, every):
+        result["slices"] = slices
     if spec.allow_missing:
         result["missing"] = [task for task in spec.allow_missing if task not in tasks]
     return result
+
+
+def _slices(spec: Spec, pairs: Sequence[tuple[Generation, Grade]]) -> dict[str, dict[str, dict[str, Any]]]:
+    """{label: {its value: the score of the items that have it}}, see `spec.Item.labels`."""
+    found: dict[str, dict[str, list[tuple[Generation, Grade]]]] = {}
+    for row, grade in pairs:
+        for name, value in row.labels.items():
+            if not name.startswith("_"):
+                found.setdefault(name, {}).setdefault(value, []).append((row, grade))
+    return {name: {value: _slice(spec, found[name][value]) for value in sorted(found[name])} for name in sorted(found)}
+
+
+def _slice(spec: Spec, pairs: Sequence[tuple[Generation, Grade]]) -> dict[str, Any]:
+    """The score of some items, whatever their task."""
+    exact = [grade.exact for _, grade in pairs]
+    entry = _entry(spec, 100 * metrics.mean(exact), metrics.interval({"": exact}), pairs)
+    return {key: entry[key] for key in ("score", "low", "high", "n", "extraction_failed", "metrics") if key in entry}
 
 
 def _task_metrics(spec: Spec, pairs: Sequence[tuple[Generation, Grade]]) -> dict[str, Any]:
@@ -271,6 +293,8 @@ def _entry(
         "unknown_targets": sum(r.target_unknown for r in rows) / max(target_tokens, 1),
     }
     entry["flagged"] = bool(flags(entry))
+    if of_benchmark := benchmark_metric.METRICS.get(spec.metric):
+        entry |= {"metric": of_benchmark.lead, "metrics": of_benchmark.values(pairs)}
     if spec.metric == "f1":
         for name in PASSAGE_METRICS:
             entry[name] = 100 * metrics.mean(getattr(grade, name) for _, grade in pairs)

@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-AVERAGES = ("mean", "harmonic")  # of the scores of tasks
+AVERAGES = ("mean", "harmonic", "items")  # of the scores of tasks; "items": of all items, whatever their task
 MAX_FAILED = 0.05  # a larger share of extraction failures flags a score in every table
 
 Groups = tuple[tuple[str, tuple[str, ...]], ...]  # (name, tasks) of each group
@@ -34,7 +34,10 @@ class Item:
       targets: gold answers; any of them counts.
       kind: how answers are extracted, see `answers`; where the suite's metric is "task", the metrics of the item's task
         with "+" between them, see `task_metrics`.
-      options: continuations to rank, for specs that rank; `targets` then holds the right one.
+      options: continuations to rank, for specs that rank, and `targets` the right ones among them; for specs that
+        generate, the answers that a metric compares an output with (`benchmark_metric`).
+      labels: (name, value) of what the item is about, as ("pronoun", "she"): the score is also given for each value of
+        a name (`slices` of scores.json), but for names that begin with "_", which a metric reads.
       location: file and line, for messages.
     """
 
@@ -48,6 +51,7 @@ class Item:
     options: tuple[str, ...] = ()
     language: str = "en"
     location: str = ""
+    labels: tuple[tuple[str, str], ...] = dataclasses.field(default=(), metadata=ADDED)
 
     def prompt(self, shots: int | None = None, drop: str = "last") -> str:
         """The prompt with `shots` exemplars; `drop` says whether the last or the first ones are left out."""
@@ -74,13 +78,13 @@ class Spec:
       samples, temperature, top_k, top_p: with more than one sample the majority answer counts.
       beams, length_penalty: the best output of a beam search; 0 beams: none.
       metric: "exact_match", or "f1" in addition to it; "task": those of each item's task; "seqio", "lm_eval": the
-        functions of a user's SeqIO task, or of one of lm-evaluation-harness.
+        functions of a user's SeqIO task, or of one of lm-evaluation-harness; or one of `benchmark_metric.METRICS`.
       limit: only the first items of each task; 0 for all.
       groups: named means over some of the tasks, in addition to the mean over all.
       fallback: how an output of a `cot` suite that announces no answer is read: "conclusion", by its closing sentence
         where that is nothing but an answer, or "none"; see `answers`.
       max_inputs: tokens of a prompt at most, 0 for as many as the model's lengths allow.
-      average: of the tasks' scores: "mean", or "harmonic" (`metrics.harmonic_mean`).
+      average: of the tasks' scores: "mean", or "harmonic" (`metrics.average`); "items": the mean over all items.
       line_break: the mark that keeps line breaks of prompts, from the vocabulary (`flanx.data.vocabulary`), or "".
       version: raised when the code that makes prompts or extracts answers changes a result.
     """

@@ -4,40 +4,28 @@ import dataclasses
 import functools
 import importlib.metadata
 import pathlib
-import re
 import sys
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from flanx.data.task import fields, sources, tables
-from flanx.data.task.spec import SOURCES, TaskSpec
-from flanx.data.task.template import compile_text
+from flanx.data.task import tables
+from flanx.data.task.spec import TaskSpec
 from flanx.errors import UserError, nearest
-from flanx.evals import answers
+from flanx.evals import answers, benchmark_metric, suite_check
 from flanx.evals.spec import AVERAGES, Spec
 from flanx.settings import COUNT
 
 GROUP = "flanx.suites"  # the entry points of installed packages
 CHOICES = {
-    "answer_is": ("letter", "index", "number", "text"),
+    "answer_is": ("letter", "index", "number", "text", "marks"),
     "drop": ("last", "first", "none"),
     "scoring": ("generate", "rank", "rank_normalized"),
-    "metric": ("exact_match", "f1"),
+    "metric": ("exact_match", "f1", *(name for name in benchmark_metric.METRICS if name != "bbq")),
     "average": AVERAGES,
     "fallback": answers.FALLBACKS,
 }
 HINTS = {"metric": "; options are ranked by `scoring`, numbers compared by `extractor`"}
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-OPTION = ("letter", "number", "option")  # what a template may say of an option
-ADDED = {  # what a template may name besides the fields of a row
-    "prompt": ("task", "options"),
-    "head": ("task",),
-    "exemplar": ("task", "prompt", "options", "target"),
-    "option": OPTION,
-    "target": (*OPTION, "answer"),
-    "id": ("task", "row", "split"),
-    "language": ("task",),
-}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -70,6 +58,8 @@ class Table:
     match: str = ""
     exemplar: str = "{prompt} {target}\n\n"
     drop: str = "last"
+    labels: tuple[str, ...] = ()
+    foils: str = ""
     options: str | tuple[str, ...] = ""
     answer_is: str = ""
     option: str = "({letter}) {option}"
@@ -116,11 +106,6 @@ def source_of(
 ) -> TaskSpec:
     """A source with one split."""
     return TaskSpec(name, "suites", "extra", at, source, {split: split}, (), fields=fields, columns=columns, url=url)
-
-
-def names_in(template: str) -> set[str]:
-    """The fields that a template names. Raises ValueError for a brace that is none of them."""
-    return {name for _, name in compile_text(template) if name}
 
 
 # ---- folders -> tables -----------------------------------------------------------------------------------------------
@@ -214,7 +199,7 @@ _LEAST = {"max_new": 1, "version": 1}
 
 def _table(name: str, path: pathlib.Path, location: str, row: Mapping[str, tuple[Any, str]]) -> Table:
     """A checked section."""
-    _check_name(name, location, "suite")
+    suite_check.check_name(name, location, "suite")
     values: dict[str, Any] = {}
     for key, (value, at) in row.items():
         if key not in _KEYS:
@@ -226,21 +211,17 @@ def _table(name: str, path: pathlib.Path, location: str, row: Mapping[str, tuple
             raise UserError(f"{at}: {key} is {value!r}, not one of {', '.join(CHOICES[key])}{HINTS.get(key, '')}")
         if isinstance(value, int) and not _LEAST.get(key, 0) <= value <= COUNT.high:
             raise UserError(f"{at}: {key} is {value}; it is {_LEAST.get(key, 0)} to {COUNT.high}")
+    may_be_empty = "prompt" if values.get("scoring", "generate") != "generate" else ""  # whole sentences are compared
     for key in ("source", "prompt", "answer"):
-        if not values.get(key):
+        if not values.get(key) and not (key == may_be_empty and key in values):
             raise UserError(f"{location}: {name} needs '{key}'")
     places = {key: at for key, (_, at) in row.items()}
     table = Table(name=name, family=path.stem, folder=path.parent, location=location, places=places, **values)
     table = _complete(table)
-    _check_keys(table)
-    _check_tasks(table)
-    _check_templates(table)
+    suite_check.check_keys(table)
+    suite_check.check_tasks(table)
+    suite_check.check_templates(table)
     return table
-
-
-def _check_name(name: str, at: str, what: str) -> None:
-    if not re.fullmatch(r"[\w.-]+", name):
-        raise UserError(f"{at}: '{name}' is no name of a {what} (letters, digits, _ - .)")
 
 
 def _texts(value: Any, what: str) -> tuple[str, ...]:
@@ -298,95 +279,5 @@ def _exemplars(table: Table) -> str | tuple[dict[str, Any], ...] | TaskSpec:
         value.get("source", ""), value.get("split", "train"), columns, value.get("fields", ""), value.get("url", ""),
         table.name, at,
     )  # fmt: skip
-    _check_source(of_own, at)
+    suite_check.check_source(of_own, at)
     return of_own
-
-
-def _check_source(source: TaskSpec, at: str) -> None:
-    """Refuses an unknown kind of source, and `fields` that do not parse."""
-    kind, _, location = source.source.partition(":")
-    if not location:
-        raise UserError(f"{at}: source is '<kind>:<path>', as in 'jsonl:mine.jsonl'")
-    if kind not in SOURCES:
-        raise UserError(f"{at}: unknown source '{kind}'{nearest(kind, SOURCES) or '; known: ' + ', '.join(SOURCES)}")
-    if source.fields:
-        try:
-            fields.parse(source.fields)
-        except UserError as error:
-            raise UserError(f"{at}: {error}") from None
-
-
-def _check_keys(table: Table) -> None:
-    """Refuses keys that do not fit each other."""
-    ranks, extractor, of_split = table.scoring != "generate", table.extractor, isinstance(table.exemplars, str)
-    for key, wrong, why in (
-        ("split", not table.split, "is empty"),
-        ("scoring", ranks and not table.options, "needs `options` to rank; free answers are generated"),
-        ("options", table.options and not table.answer_is, "needs `answer_is`: what `answer` says of the right option"),
-        ("answer_is", table.answer_is and not table.options, "needs `options`"),
-        ("prompt", "{options}" in table.prompt and not table.options, "lists {options}; say in `options` which"),
-        ("shots", table.shots and not table.exemplars, "needs `exemplars`: where they come from"),
-        ("exemplars", table.exemplars and not table.shots, "needs `shots`: how many of them"),
-        ("exemplars", table.exemplars == table.split, "is the split that is scored; name another"),
-        ("match", table.match and not (of_split and table.exemplars), "needs a split in exemplars"),
-        ("metric", table.metric == "f1" and (ranks or extractor != "text"), "f1 compares generated texts (extractor)"),
-    ):
-        if wrong:
-            raise UserError(f"{table.at(key)}: {key} {why}")
-
-
-def _check_tasks(table: Table) -> None:
-    """Refuses tasks without rows of their own, and names of tasks that are none."""
-    at, by_path = table.at, "{task}" in table.source
-    for name in table.tasks:
-        _check_name(name, at("tasks"), "task")
-    for key, wrong, why in (
-        ("tasks", by_path and not table.tasks, "is needed: the path of the source names the {task}"),
-        ("task_field", table.task_field and by_path, "and {task} in the path of the source exclude each other"),
-        ("tasks", table.tasks[1:] and not (table.task_field or by_path), "needs {task} in source, or task_field"),
-        ("tasks", len({*table.tasks}) < len(table.tasks), "names one twice"),
-    ):
-        if wrong:
-            raise UserError(f"{at(key)}: {key} {why}")
-    if table.tasks or not table.task_field:  # else the rows say which tasks there are
-        check_named(table, table.tasks or (table.name,))
-
-
-def check_named(table: Table, known: Collection[str]) -> None:
-    """Refuses an extractor or a group of a task that is none of those known."""
-    by_task = [*table.extractor] if isinstance(table.extractor, dict) else []
-    grouped = [name for members in table.groups.values() for name in members]
-    for key, names in (("extractor", by_task), ("groups", grouped)):
-        for name in names:
-            if name not in known:
-                raise UserError(f"{table.at(key)}: {key}: no task '{name}'{nearest(name, known)}")
-
-
-def _check_templates(table: Table) -> None:
-    """Refuses templates that do not compile, and fields that no row has where the table says which there are."""
-    rows = table.rows(table.split)
-    _check_source(rows, table.at("fields" if table.fields and ":" in table.source else "source"))
-    for key in ("split", "exemplars"):
-        split = getattr(table, key)
-        try:
-            sources.files(table.rows(split), split, table.folder) if isinstance(split, str) and split else []
-        except UserError as error:
-            raise UserError(f"{table.at(key)}: {error}") from None
-    for key, added in ADDED.items():
-        try:
-            used = names_in(getattr(table, key)) - {*added}
-        except ValueError as error:
-            raise UserError(f"{table.at(key)}: {key}: {error}") from None
-        if key == "prompt" and not used:
-            raise UserError(f"{table.at(key)}: prompt names no field of a row, as '{{question}}' does")
-        known = rows.names
-        if key == "exemplar" and not isinstance(table.exemplars, str):
-            known = table.exemplars.names if isinstance(table.exemplars, TaskSpec) else frozenset(table.exemplars[0])
-        unused = key == "exemplar" and not table.shots
-        for name in used if (known or key == "option") and not unused else ():
-            if key == "option" or name not in known:
-                raise table.no_field(key, name, {*(() if key == "option" else known), *added}, table.name)
-    for key in ("answer", "task_field", "options", "match"):
-        name = getattr(table, key)
-        if isinstance(name, str) and name and rows.names and name not in rows.names:
-            raise table.no_field(key, name, rows.names, table.name)

@@ -3,6 +3,7 @@
 mmlu_cot                       the suite's score
 muffin_rte:validation          a split of a task is a suite too
 bbh_cot:nlp                    the mean of one of its groups of tasks
+winogender_zero_shot:pronoun=she     the items with one value of a label (`slices` of scores.json)
 normalized mmlu_cot            rescaled from its lower bound and 100 to 0 and 100, as in the paper's averages
 mmlu_direct | mmlu_cot         the first of them that the point has
 normalized_average             the paper's mean of its six normalized scores
@@ -22,6 +23,7 @@ from flanx.evals.spec import Spec
 
 LOSS = re.compile(r"validation loss(?::(\w+))?")  # chooses a checkpoint: the lowest of all tokens, or of a collection's
 PATTERN = re.compile(r"(normalized )?([^\s:][^\s]*)")
+LABEL = re.compile(r"(\w+)=([^:#]+)")  # of a slice
 AVERAGE = "normalized_average"
 
 
@@ -41,7 +43,7 @@ class Estimate:
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """One alternative of an expression: a suite's score, or that of one of its groups."""
+    """One alternative of an expression: a suite's score, or that of one of its groups or slices ("pronoun=she")."""
 
     normalized: bool
     suite: str
@@ -60,7 +62,7 @@ def parse(expression: str) -> list[Part]:
         suite, spec, group = _find(match[2])
         part = Part(bool(match[1]), suite, group)
         groups = dict(spec.groups)
-        if group and group not in groups:
+        if group and group not in groups and not LABEL.fullmatch(group):
             raise UserError(f"suite '{suite}' has no group '{group}' (groups: {', '.join(groups) or 'none'})")
         if part.normalized and (part.group or spec.family not in ("bbh", *metrics.BOUNDS)):
             raise UserError(f"'{text}': only all of MMLU, BBH, TyDiQA and MGSM have lower bounds")
@@ -72,7 +74,7 @@ def _find(text: str) -> tuple[str, Spec, str]:
     """(suite, its spec, group or "") of SUITE or SUITE:GROUP, where a suite's own name may have colons too."""
     suite, _, group = text.rpartition(":")
     is_named = suite and "]" not in group and suite.partition("[")[0].partition("+")[0] in registry.specs()
-    if is_named and group in dict(registry.resolve(suite).groups):
+    if is_named and (group in dict(registry.resolve(suite).groups) or LABEL.fullmatch(group)):
         return suite, registry.resolve(suite), group
     try:
         return text, registry.resolve(text), ""
@@ -112,6 +114,12 @@ def value(expressions: Sequence[str], suites: Mapping[str, Any]) -> Estimate | s
 def _evaluate(part: Part, entry: Mapping[str, Any]) -> Estimate | str:
     if reason := scores.not_available(entry):
         return f"{part.suite} {reason}"
+    if label := LABEL.fullmatch(part.group):
+        found = entry.get("slices", {}).get(label[1], {}).get(label[2])
+        kept = {
+            key: entry.get(key) for key in ("flagged", "data", "missing", "truncated", "shots_dropped") if key in entry
+        }
+        return _rescaled({**kept, **found}, 0.0) if found else f"{part.suite} has no items with {part.group}"
     tasks = entry.get("tasks", {})
     spec = registry.resolve(part.suite)
     names = dict(spec.groups)[part.group] if part.group else tuple(metrics.BBH_BOUNDS)

@@ -8,7 +8,8 @@ it). A section is a suite; two suites of one name are refused. All suites of a f
     source     = "jsonl:capitals.jsonl"    # <kind>:<path> as of a task (flanx/data/task/sources.py): jsonl, json, yaml,
                                            # csv, tsv, parquet, ...; {split} is the split, {task} the task. A path is
                                            # read next to this file where it is there, else in DATA_DIR
-    prompt     = "Q: {question}\\nA:"      # the question; {name} is a field of the row, `{{` and `}}` are braces
+    prompt     = "Q: {question}\\nA:"      # the question; {name} is a field of the row, `{{` and `}}` are braces; ""
+                                   # where options are ranked: they are whole sentences
     answer     = "capital"                 # the field of the right answer: a text, a number; of a list, any counts
 
 All other keys may be absent:
@@ -35,7 +36,10 @@ All other keys may be absent:
 
     options    = "choices"         # the field with the list of options; or a list: the same options for every row
     answer_is  = "letter"          # what `answer` says of the right option: its "letter", its "index" (from 0),
-                                   # its "number" (from 1), or its "text"; needed with options
+                                   # its "number" (from 1), or its "text"; "marks": a list with 1 for each right option
+                                   # and 0 for the others; needed with options
+    foils      = "incorrect"       # the field with the list of false answers that metric = "truthfulqa" compares with
+    labels     = ["gender"]        # fields: the score is also given for each value of one, as `slices` in scores.json
     option     = "({letter}) {option}"     # an option in {options} of the prompt; also {number}
     separator  = "\\n"             # between two of them
     target     = "({letter})"      # how an answer is written, in exemplars and as gold answer: with options {letter},
@@ -48,8 +52,9 @@ All other keys may be absent:
                                    # "letter" for targets with {letter}, else "text"); {task = "kind"} by task
     cot        = false             # the output is a rationale; its last announced answer counts
     fallback   = "conclusion"      # or "none": see flanx/evals/spec.py
-    metric     = "exact_match"     # or "f1" in addition, SQuAD's
-    average    = "mean"            # over tasks; "harmonic": of scores raised by one, as BBEH's authors do
+    metric     = "exact_match"     # or "f1" in addition, SQuAD's; or one of flanx/evals/benchmark_metric.py
+    average    = "mean"            # over tasks; "harmonic": of scores raised by one, as BBEH's authors do; "items":
+                                   # over all items, whatever their task
     stop       = ["Q:"]            # texts that end an output
     max_new    = 32                # tokens of an output at most
     max_inputs = 0                 # tokens of a prompt at most; 0: as many as EVAL_LENGTHS has, the limit anyway
@@ -65,23 +70,20 @@ The suite's hash covers the values of its `Spec` and every byte of its prompts a
 same prompts are one suite. A wrong row is an error, with file and line; `where(...)` in `fields` leaves rows out.
 """
 
-import dataclasses
 import functools
 import pathlib
 import re
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Sequence, Set
 from typing import Any
 
 from flanx.data.task import sources, tables
-from flanx.data.task.row import BadRow, Record, SkipRow, text_of, whole
-from flanx.data.task.spec import TaskSpec
+from flanx.data.task.row import BadRow, Record, text_of, whole
 from flanx.data.task.template import compile_text, fill
 from flanx.errors import UserError, nearest
-from flanx.evals import answers, files
+from flanx.evals import answers, files, suite_row
 from flanx.evals.spec import Family, Groups, Item, Spec
-from flanx.evals.suite_table import LETTERS, Table, check_named, load, names_in, source_of
-
-Row = tuple[int, str, Record]  # number in its file, location, fields
+from flanx.evals.suite_check import check_named, names_in
+from flanx.evals.suite_table import LETTERS, Table, load
 
 
 def specs() -> dict[str, Spec]:
@@ -108,64 +110,6 @@ def groups(spec: Spec) -> Groups:
     return tuple(_of(spec).groups.items())
 
 
-# ---- files -> rows ---------------------------------------------------------------------------------------------------
-
-
-def _is_next_to(table: Table, source: TaskSpec) -> bool:
-    """Whether a source's files lie in the folder of the table."""
-    paths = sources.files(source, next(iter(source.splits)), table.folder)
-    return bool(paths) and all(path.is_file() for path in paths)
-
-
-def _folder(table: Table, source: TaskSpec, data: pathlib.Path) -> pathlib.Path:
-    """The folder of a source's paths."""
-    return table.folder if data == pathlib.Path() or _is_next_to(table, source) else data
-
-
-def _of_task(source: TaskSpec, task: str) -> TaskSpec:
-    """A source with the task's name in its path."""
-    (split,) = source.splits
-    path, url = source.source.replace("{task}", task), source.url.replace("{task}", task).replace("{split}", split)
-    return dataclasses.replace(source, source=path, url=url)
-
-
-def _rows(table: Table, source: TaskSpec, data: pathlib.Path, task: str) -> tuple[Row, ...]:
-    """The rows of a source's files. Raises UserError with file and line."""
-    source = _of_task(source, task)
-    folder = _folder(table, source, data)
-    (split,) = source.splits
-    paths = sources.files(source, split, folder)
-    found = [files.existing(path, table.name, source.url.replace("{file}", path.name)) for path in paths]
-    stamps = tuple((path, path.stat().st_mtime_ns, path.stat().st_size) for path in found)
-    return _read(source.source, split, source.columns, source.fields, folder, table.name, stamps)
-
-
-@functools.lru_cache(maxsize=8)
-def _read(
-    source: str, split: str, columns: tuple[str, ...], fields: str, folder: pathlib.Path, name: str, stamps: Any
-) -> tuple[Row, ...]:
-    """The rows, read once while their files stay as they are."""
-    return tuple(_made(source_of(source, split, columns, fields, "", name), split, folder))
-
-
-def _made(source: TaskSpec, split: str, folder: pathlib.Path) -> Iterator[Row]:
-    for number, (location, record) in enumerate(sources.raw_rows(source, split, folder)):
-        try:
-            if isinstance(record, BadRow):
-                raise record
-            key = f"{source.name}\x1f0\x1f{split}:{number}"
-            made = sources.make_fields(source, record, key) if source.fields or source.columns else record
-        except SkipRow:
-            continue
-        except BadRow as error:
-            raise _wrong(source.name, location, error) from None
-        yield number, location, made
-
-
-def _wrong(suite: str, location: str, why: object) -> UserError:
-    return UserError(f"suite {suite}: {location}: {why}")
-
-
 def task_name(value: str) -> str:
     """A value of `task_field` as the name of a task: lower case, whatever is no letter or digit as one _."""
     return re.sub(r"[^\w.-]+", "_", value.strip()).strip("_").lower()
@@ -175,7 +119,7 @@ def _task_of(table: Table, location: str, record: Record) -> str:
     name = task_name(_text(table, "task_field", record, table.task_field, location))
     if table.tasks and name not in table.tasks:
         why = f"'{table.task_field}' is '{name}', which is no task of it{nearest(name, table.tasks)}"
-        raise _wrong(table.name, location, why)
+        raise suite_row.wrong(table.name, location, why)
     return name
 
 
@@ -194,7 +138,7 @@ def _text(table: Table, key: str, record: Record, name: str, location: str) -> s
     try:
         return whole(text_of(_value(table, key, record, name, location), name))
     except BadRow as error:
-        raise _wrong(table.name, location, error) from None
+        raise suite_row.wrong(table.name, location, error) from None
 
 
 def _filled(table: Table, key: str, record: Record, location: str, **added: str) -> str:
@@ -212,10 +156,10 @@ def _options(table: Table, record: Record, location: str) -> Sequence[str]:
         return table.options
     value = _value(table, "options", record, table.options, location)
     if not isinstance(value, list) or not 2 <= len(value) <= len(LETTERS):
-        raise _wrong(table.name, location, f"'{table.options}' is no list of 2 to {len(LETTERS)} options")
+        raise suite_row.wrong(table.name, location, f"'{table.options}' is no list of 2 to {len(LETTERS)} options")
     texts = [_text(table, "options", {table.options: each}, table.options, location) for each in value]
     if not all(text.strip() for text in texts):
-        raise _wrong(table.name, location, "an option is empty")
+        raise suite_row.wrong(table.name, location, "an option is empty")
     return texts
 
 
@@ -225,6 +169,18 @@ def _named(options: Sequence[str]) -> list[dict[str, str]]:
         {"letter": letter, "number": str(number), "option": option}
         for number, (letter, option) in enumerate(zip(LETTERS, options, strict=False), 1)
     ]
+
+
+def _marked(table: Table, record: Record, options: Sequence[str], location: str) -> list[int]:
+    """The indices of the right options, where a list marks them."""
+    marks = _value(table, "answer", record, table.answer, location)
+    if not isinstance(marks, list) or len(marks) != len(options) or not {*marks} <= {0, 1}:
+        raise suite_row.wrong(
+            table.name, location, f"'{table.answer}' is no list of 0 or 1 for each of {len(options)} options: {marks!r}"
+        )
+    if not any(marks):
+        raise suite_row.wrong(table.name, location, f"'{table.answer}' marks no option as right")
+    return [index for index, mark in enumerate(marks) if mark]
 
 
 def _right(table: Table, record: Record, options: Sequence[str], location: str) -> int:
@@ -240,7 +196,7 @@ def _right(table: Table, record: Record, options: Sequence[str], location: str) 
     answer = answer.strip("().").upper() if table.answer_is == "letter" else answer
     if known.count(answer) != 1:
         what = "is the text of two" if answer in known else f"is no {table.answer_is} of one"
-        raise _wrong(table.name, location, f"'{table.answer}' {what} of its {count} options: {answer!r}")
+        raise suite_row.wrong(table.name, location, f"'{table.answer}' {what} of its {count} options: {answer!r}")
     return known.index(answer)
 
 
@@ -250,14 +206,17 @@ def _answers(
     """(the right answers, all options), as `target` writes them."""
     value = _value(table, "answer", record, table.answer, location)
     texts = [value] if not isinstance(value, list) else value
+    texts = [each for each in texts if each] if table.foils else texts  # TruthfulQA's lists end in empty texts
     golds = [
         "" if each is None else _text(table, "answer", {table.answer: each}, table.answer, location) for each in texts
     ]
     if not golds or not all(gold.strip() for gold in golds):
-        raise _wrong(table.name, location, f"no answer: '{table.answer}' is empty")
+        raise suite_row.wrong(table.name, location, f"no answer: '{table.answer}' is empty")
     if not options:
         return tuple(_filled(table, "target", record, location, answer=gold) for gold in dict.fromkeys(golds)), ()
     written = tuple(_filled(table, "target", record, location, **each) for each in _named(options))
+    if table.answer_is == "marks":
+        return tuple(written[index] for index in _marked(table, record, options, location)), written
     return (written[_right(table, record, options, location)],), written
 
 
@@ -268,8 +227,8 @@ def _listed(table: Table, options: Sequence[str], location: str) -> str:
 
 def _prompt(table: Table, task: str, record: Record, options: Sequence[str], location: str) -> str:
     text = _filled(table, "prompt", record, location, task=task, options=_listed(table, options, location))
-    if not text.strip():
-        raise _wrong(table.name, location, "the prompt is empty")
+    if table.prompt and not text.strip():
+        raise suite_row.wrong(table.name, location, "the prompt is empty")
     return text
 
 
@@ -285,7 +244,7 @@ def _shots(table: Table, data: pathlib.Path, task: str, scored: Set[str], value:
     else:
         split = isinstance(table.exemplars, str)
         source = table.rows(table.exemplars) if isinstance(table.exemplars, str) else table.exemplars
-        found = [(location, record) for _, location, record in _rows(table, source, data, task)]
+        found = [(location, record) for _, location, record in suite_row.read_rows(table, source, data, task)]
         if split and table.task_field:
             found = [(location, record) for location, record in found if _task_of(table, location, record) == task]
         if table.match:
@@ -310,7 +269,7 @@ def _shots(table: Table, data: pathlib.Path, task: str, scored: Set[str], value:
 def items(spec: Spec, folder: pathlib.Path, task: str) -> list[Item]:
     """The items of a task, in the order of its rows."""
     table = _of(spec)
-    rows = _rows(table, table.rows(table.split), folder, task)
+    rows = suite_row.read_rows(table, table.rows(table.split), folder, task)
     scored = {location for _, location, _ in rows}
     shots = functools.cache(lambda value: _shots(table, folder, task, scored, value) if table.shots else ())
     extractor = table.extractor
@@ -329,14 +288,29 @@ def items(spec: Spec, folder: pathlib.Path, task: str) -> list[Item]:
                 kind=extractor if isinstance(extractor, str) else extractor.get(task, "text"),
                 head=_filled(table, "head", record, location, task=task),
                 shots=shots(_value(table, "match", record, table.match, location) if table.match else None),
-                options=() if spec.scoring == "generate" else written,
+                options=_kept(table, spec, record, location, targets, written),
                 language=_filled(table, "language", record, location, task=task),
                 location=location,
+                labels=tuple((name, _text(table, "labels", record, name, location)) for name in table.labels),
             )
         )
     if spec.scoring == "generate":
         _check_answers(table, found)
     return found
+
+
+def _kept(
+    table: Table, spec: Spec, record: Record, location: str, targets: tuple[str, ...], written: tuple[str, ...]
+) -> tuple[str, ...]:
+    """The options of an item: those to rank, or the true and false answers that its metric compares an output with."""
+    if not table.foils:
+        return () if spec.scoring == "generate" else written
+    foils = _value(table, "foils", record, table.foils, location)
+    listed = foils if isinstance(foils, list) else []
+    texts = [_text(table, "foils", {table.foils: each}, table.foils, location) for each in listed]
+    if not any(text.strip() for text in texts):
+        raise suite_row.wrong(table.name, location, f"'{table.foils}' is no list of false answers")
+    return (*targets, *(text for text in texts if text.strip() and text not in targets))
 
 
 def _check_answers(table: Table, items: Sequence[Item]) -> None:
@@ -348,7 +322,7 @@ def _check_answers(table: Table, items: Sequence[Item]) -> None:
     ]
     if 2 * len(unread) > len(items):
         first = unread[0]
-        raise _wrong(
+        raise suite_row.wrong(
             table.name,
             first.location,
             f"extractor '{first.kind}' reads no answer in {first.targets[0][:60]!r}, and in {len(unread)} of "
@@ -362,16 +336,18 @@ def tasks(spec: Spec) -> tuple[str, ...]:
     if table.tasks or not table.task_field:
         return table.tasks or (table.name,)
     source = table.rows(table.split)
-    if not _is_next_to(table, source):
+    if not suite_row.is_next_to(table, source):
         raise UserError(
             f"{table.at('task_field')}: name the tasks in `tasks`, or put the file of rows next to the table"
         )
     values: dict[str, str] = {}
-    for _, location, record in _rows(table, source, table.folder, ""):
+    for _, location, record in suite_row.read_rows(table, source, table.folder, ""):
         value = _text(table, "task_field", record, table.task_field, location)
         other = values.setdefault(task_name(value), value)
         if other != value or not task_name(value):
-            raise _wrong(table.name, location, f"'{table.task_field}': {value!r} and {other!r} would be one task")
+            raise suite_row.wrong(
+                table.name, location, f"'{table.task_field}': {value!r} and {other!r} would be one task"
+            )
     check_named(table, values)
     return tuple(values)
 
@@ -379,13 +355,13 @@ def tasks(spec: Spec) -> tuple[str, ...]:
 def has(folder: pathlib.Path, task: str, spec: Spec) -> bool:
     """Whether the task's files are there, and have rows of it."""
     table = _of(spec)
-    source = _of_task(table.rows(table.split), task)
-    paths = sources.files(source, table.split, _folder(table, source, folder))
+    source = suite_row.of_task(table.rows(table.split), task)
+    paths = sources.files(source, table.split, suite_row.folder_of(table, source, folder))
     if not paths:  # a source of another kind
         return sources.missing(source, folder, table.split) is None
     if not all(files.present(path, source.url.replace("{file}", path.name)) for path in paths):
         return False
-    rows = _rows(table, source, folder, task) if table.task_field else ()
+    rows = suite_row.read_rows(table, source, folder, task) if table.task_field else ()
     return not table.task_field or any(_task_of(table, location, record) == task for _, location, record in rows)
 
 
