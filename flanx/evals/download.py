@@ -37,11 +37,17 @@ ADDRESSES = {
     "mmlu/dev.parquet": f"{_MMLU}/dev-00000-of-00001.parquet",
     "mmlu/val.parquet": f"{_MMLU}/validation-00000-of-00001.parquet",
     "mmlu/test.parquet": f"{_MMLU}/test-00000-of-00001.parquet",
+    "winogender/": f"{_RAW}/rudinger/winogender-schemas/1c7f8b481ad8a234b41e9f76a424d6e856e13f7f/data/",
+    "bbq/": f"{_RAW}/nyu-mll/BBQ/bea11bd97d79217245b5871acd247b9d6eb24598/",
     "tydiqa/": "https://storage.googleapis.com/tydiqa/v1.1/",
 }
 # SHA-256 of files at fixed addresses; TyDiQA's as TFDS records them (url_checksums/tydi_qa.txt)
 KNOWN = {
     "gsm8k/gsm8k-cot.yaml": "7c9dd2561fe334a55f62bdc6a876f045e6dc7f53714c7a9db506b89c6de6bc96",
+    "winogender/all_sentences.tsv": "bd69da16bf228cb8df63fd0843aec2d8b5c36a7f21bf8c7b168bcc83932556c8",
+    "winogender/occupations-stats.tsv": "3f7f37c16381a70571356982ea7fe613ac700ad04a6d3b19b9f2be18248df567",
+    "mittens/mittens_dataset_v5.csv": "b71b6cb24e7f9debf86a2f3ee6e81880a043e38e5b4cec7f94be42371e2afefe",
+    "crows_pairs/crows_pairs_anonymized.csv": "dfb36986ce0502abbaf7055b9176da3d08d48e07df1251991b5dfbcbceab9d0c",
     "tydiqa/tydiqa-goldp-v1.1-dev.json": "b286e0f34bc7f52259359989716f369b160565bd12ad8f3a3e311f9b0dbad1c0",
     "tydiqa/tydiqa-goldp-v1.1-train.json": "cefc8e09ff2548d9b10a678d3a6bbbe5bc036be543f92418819ea676c97be23b",
 }

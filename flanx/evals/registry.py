@@ -28,14 +28,26 @@ from typing import Any
 
 from flanx.data.task import tables
 from flanx.errors import UserError, nearest
-from flanx.evals import download, suite_table
-from flanx.evals.families import bbh, lm_eval, mgsm, mmlu, procedural, table, task, tydiqa, user_task
+from flanx.evals import benchmark_metric, download, suite_table
+from flanx.evals.families import (
+    bbh,
+    bbq,
+    lm_eval,
+    mgsm,
+    mmlu,
+    procedural,
+    table,
+    task,
+    tydiqa,
+    user_task,
+    winogender,
+)  # fmt: skip
 from flanx.evals.spec import Family, Item, Spec, Suite
 
 SAMPLE = "sample"  # the data_dir that means the small samples of our own writing
 SAMPLE_DIR = pathlib.Path(__file__).with_name("sample")
 FAMILIES: tuple[Family, ...] = (
-    bbh.FAMILY, mgsm.FAMILY, mmlu.FAMILY, procedural.FAMILY, tydiqa.FAMILY, table.FAMILY,
+    bbh.FAMILY, bbq.FAMILY, mgsm.FAMILY, mmlu.FAMILY, procedural.FAMILY, tydiqa.FAMILY, winogender.FAMILY, table.FAMILY,
     lm_eval.FAMILY,
     user_task.FAMILY,  # before `task`, which has its names refused that the tables do not know
     task.FAMILY,
@@ -146,6 +158,9 @@ def _decoding(name: str, spec: Spec, method: str, count: str | None) -> dict[str
     is_ranked = method.startswith("rank")
     if (spec.metric in ("lm_eval", "seqio") and is_ranked) or (spec.metric == "lm_eval" and method == "likelihood"):
         raise UserError(f"suite '{name}': functions of the task score what is generated; leave '+{method}' out")
+    of_benchmark = benchmark_metric.METRICS.get(spec.metric)
+    if of_benchmark and (method == "likelihood" or (is_ranked and of_benchmark.ranks is False)):
+        raise UserError(f"suite '{name}': {spec.metric} is scored from what is generated; leave '+{method}' out")
     if is_ranked:
         return {"scoring": method, "cot": False, "stop": ()}
     if method == "likelihood":
