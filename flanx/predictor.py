@@ -26,11 +26,13 @@ class Prediction:
       texts: of each sample; of beams the best alone.
       ended: whether each text ended by itself or by a stop text; False: truncated at the longest output.
       non_finite: the logits held a NaN or an infinity; the texts mean nothing.
+      scores: the log-probability of each sample, where they are asked for (`decode.Output.scores`).
     """
 
     texts: list[str]
     ended: list[bool]
     non_finite: bool
+    scores: list[float] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +102,7 @@ class Predictor:
         samples: int = 1,
         max_new: int | None = None,
         stop: Callable[[str], bool] | None = None,
+        scored: bool = False,
     ) -> Iterator[tuple[int, Prediction]]:
         """Yields (prompt number, its prediction) as prompts finish, in no fixed order.
 
@@ -108,6 +111,7 @@ class Predictor:
           method: greedy or sampling, or beam search, which has one sample and no stop texts.
           max_new: tokens of the longest output; None, or more than lengths["targets"]: those.
           stop: whether a text so far holds something that ends it; it is cut to the shortest that does.
+          scored: whether samples come with their log-probabilities.
         """
         longest = self.lengths["targets"] if max_new is None else min(max_new, self.lengths["targets"])
         eos_id, decoded = self.vocabulary.eos_id, self.vocabulary.decode
@@ -127,11 +131,13 @@ class Predictor:
                 seed=self.seed,
                 eos_id=eos_id,
                 stop=stop and (lambda tokens: stop(decoded(tokens))),
+                scored=scored,
                 batching=self._batching(samples),
             )
         for number, output in outputs:
             texts = [decoded(tokens) for tokens in output.tokens[:samples]]
-            yield number, Prediction(texts, output.ended[:samples], output.non_finite)
+            scores = [] if isinstance(method, beam_search.Beam) else output.scores
+            yield number, Prediction(texts, output.ended[:samples], output.non_finite, scores)
 
     def score(
         self, prompts: Sequence[Prompt], options: Sequence[Sequence[str]], ended: bool = False

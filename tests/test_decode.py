@@ -326,6 +326,21 @@ def test_an_output_ends_with_its_stop_text_wherever_it_stands(samples: int) -> N
     assert run(prompts()[2:3], method=method, samples=samples, stop=stop) == found[2:3]
 
 
+def test_samples_carry_the_log_probabilities_of_what_is_kept_of_them() -> None:
+    def stop(tokens: list[int]) -> bool:
+        return sum(token % 3 == 0 for token in tokens) >= 3
+
+    for ends in (None, stop):
+        plain = run(method=SAMPLED, samples=3, stop=ends)
+        found = run(method=SAMPLED, samples=3, stop=ends, scored=True, batching=Batching(8, (64,), refill=2))
+        assert [o.tokens for o in found] == [o.tokens for o in plain] and not any(o.scores for o in plain)
+        for i in range(3):
+            kept = [o.tokens[i] + [1] * (o.ended[i] and not (ends and ends(o.tokens[i]))) for o in found]
+            logp = forced(prompts(), kept)  # at temperature 1, whatever they were drawn at
+            for row, tokens in enumerate(kept):
+                assert abs(found[row].scores[i] - sum(logp[row, n, t] for n, t in enumerate(tokens))) < 2e-3
+
+
 def test_decoding_goes_no_further_than_the_stop_texts() -> None:
     seen: list[int] = []
     run(stop=lambda tokens: seen.append(len(tokens)) or len(tokens) > 1)

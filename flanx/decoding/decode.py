@@ -86,7 +86,8 @@ class Output:
       tokens: the new tokens of each sample (or beam, best first), end-of-sequence left out.
       ended: whether each sample reached its end-of-sequence token or a stop text; False: truncated at max_new.
       non_finite: the logits held a NaN or an infinity; the tokens mean nothing.
-      scores: log-probabilities of beams, length-normalized; empty for samples.
+      scores: log-probabilities (natural logarithm): of beams, length-normalized; of samples where they are asked for,
+        the sum over the tokens, the end of sequence included, at temperature 1 whatever they were drawn at.
     """
 
     tokens: list[list[int]]
@@ -111,9 +112,10 @@ class State:
     non_finite: jax.Array  # bool[B]
     key: jax.Array  # u32[B, 2], from the prompt and the seed
     sample: jax.Array  # i32[B, n], the number of each sample, from which its noise comes, too
+    logp: jax.Array  # f32[B, n, M], log-probabilities of the new tokens; f32[B, n, 0] where nobody asks for them
 
 
-@functools.partial(jax.jit, static_argnames=("model", "max_new", "shared"))
+@functools.partial(jax.jit, static_argnames=("model", "max_new", "shared", "scored"))
 def start_rows(
     model: Model,
     params: Params,
@@ -124,8 +126,9 @@ def start_rows(
     *,
     max_new: int,
     shared: Any,
+    scored: bool = False,
 ) -> State:
-    """Encodes i32[B, S] and starts the samples i32[B, n] of every used row (bool[B])."""
+    """Encodes i32[B, S] and starts the samples i32[B, n] of every used row (bool[B]); `scored`: `logp` is kept."""
     cache, token = model.prefill(params, inputs, max_new)
     wide = sample.shape
     return State(
@@ -137,6 +140,7 @@ def start_rows(
         non_finite=jnp.zeros(wide[:1], bool),
         key=key,
         sample=sample,
+        logp=jnp.zeros((*wide, max_new if scored else 0), jnp.float32),
     )
 
 
@@ -177,14 +181,22 @@ def advance_rows(
         token = method.pick(logits, _keys(state) if method.draws else state.key)
         token = jnp.where(state.done, 0, token)
         at = jnp.where(state.done, limit, state.length)  # done samples write beyond the end, which drops it
-        out = state.out.at[jnp.arange(rows)[:, None], jnp.arange(samples)[None], at].set(token, mode="drop")
+        place = jnp.arange(rows)[:, None], jnp.arange(samples)[None], at
+        out, logp = state.out.at[place].set(token, mode="drop"), state.logp
+        if logp.size:
+            logp = logp.at[place].set(_logp(logits, token), mode="drop")
         length = state.length + ~state.done
         finite = jnp.isfinite(logits.max(axis=-1))  # the maximum of a row with a NaN is NaN
         non_finite = state.non_finite | (~finite & ~state.done).any(axis=1)
         done = state.done | (token == eos_id) | (length >= limit) | non_finite[:, None]
-        return State(cache, token, out, length, done, non_finite, state.key, state.sample), taken + 1
+        return State(cache, token, out, length, done, non_finite, state.key, state.sample, logp), taken + 1
 
     return jax.lax.while_loop(more, body, (state, jnp.int32(0)))[0]
+
+
+def _logp(logits: jax.Array, token: jax.Array) -> jax.Array:
+    """The log-probability of each token: f32[B, n, V], i32[B, n] -> f32[B, n]."""
+    return jnp.take_along_axis(jax.nn.log_softmax(logits.astype(jnp.float32)), token[..., None], axis=-1)[..., 0]
 
 
 def _keys(state: State) -> jax.Array:
@@ -255,13 +267,14 @@ class Slots:
     def free(self, eos_id: int, stop: Stop | None, device_put: DevicePut) -> list[tuple[int, Output]]:
         """Frees the rows that are done, by themselves or by a stop text: (prompt number, its output) of each."""
         state = self.state
-        done, out, length, non_finite = map(fetch, (state.done, state.out, state.length, state.non_finite))
+        arrays = (state.done, state.out, state.length, state.non_finite, state.logp)
+        done, out, length, non_finite, logp = map(fetch, arrays)
         if stop and (stopped := _stopped(done, out, length, stop)).any():
             self.state, done = finish_samples(state, device_put(stopped)), done | stopped
         outputs = []
         for row, number in enumerate(self.prompt):
             if number is not None and done[row].all():
-                outputs.append((number, _output(out[row], length[row], bool(non_finite[row]), eos_id, stop)))
+                outputs.append((number, _output(out[row], length[row], logp[row], bool(non_finite[row]), eos_id, stop)))
                 self.prompt[row] = None
         return outputs
 
@@ -277,6 +290,7 @@ def stream(
     seed: int = 0,
     eos_id: int = 1,
     stop: Stop | None = None,
+    scored: bool = False,
     batching: Batching = DEFAULT_BATCHING,
 ) -> Iterator[tuple[int, Output]]:
     """Decodes every prompt and yields (prompt number, Output) as prompts finish, in no fixed order.
@@ -285,6 +299,7 @@ def stream(
       prompts: token lists, as the model takes them (with their end-of-sequence token where it was trained so).
       max_new: new tokens at most, end-of-sequence included.
       stop: whether an output so far holds a text that ends it; an output is cut to the shortest that does.
+      scored: whether outputs carry the log-probabilities of their samples.
     """
     shared = shared_leaves(model, params, max_new) if samples > 1 else ()
     advance = functools.partial(advance_rows, model, params, method=method, eos_id=eos_id, shared=shared)
@@ -296,7 +311,8 @@ def stream(
         keys[: len(chosen)] = [prompt_key(prompt, seed) for prompt in chosen]
         numbered = np.broadcast_to(np.arange(samples, dtype=np.int32), (rows, samples))
         arrays = pad_rows(chosen, rows, length), keys, np.arange(rows) < len(chosen), numbered
-        return start_rows(model, params, *map(batching.device_put, arrays), max_new=max_new, shared=shared)
+        placed = map(batching.device_put, arrays)
+        return start_rows(model, params, *placed, max_new=max_new, shared=shared, scored=scored)
 
     for length, numbers in batching.buckets(prompts).items():
         rows = rows_of(len(numbers), batching.size, length)
@@ -316,16 +332,20 @@ def _stopped(done: np.ndarray, out: np.ndarray, length: np.ndarray, stop: Stop) 
     return stopped
 
 
-def _output(out: np.ndarray, length: np.ndarray, non_finite: bool, eos_id: int, stop: Stop | None) -> Output:
-    """One row's samples, [n, M] and [n], as token lists."""
+def _output(
+    out: np.ndarray, length: np.ndarray, logp: np.ndarray, non_finite: bool, eos_id: int, stop: Stop | None
+) -> Output:
+    """One row's samples, [n, M], [n] and [n, M or 0], as token lists with the sums of their log-probabilities."""
     lists = [out[i, : length[i]].tolist() for i in range(len(out))]
     ended = [bool(tokens) and tokens[-1] == eos_id for tokens in lists]
     lists = [tokens[:-1] if end else tokens for tokens, end in zip(lists, ended, strict=True)]
+    counted = [int(count) for count in length]
     for i, tokens in enumerate(lists):
         if stop and stop(tokens):  # however many tokens it has beyond the stop text
             lists[i] = next((tokens[:n] for n in range(len(tokens)) if stop(tokens[:n])), tokens)
-            ended[i] = True
-    return Output(lists, ended, non_finite)
+            ended[i], counted[i] = True, len(lists[i])
+    scores = [float(logp[i, :count].sum(dtype=np.float64)) for i, count in enumerate(counted)] if logp.size else []
+    return Output(lists, ended, non_finite, scores)
 
 
 def generate(model: Model, params: Params, prompts: Sequence[Prompt], **options: Any) -> list[Output]:
