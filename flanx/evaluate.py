@@ -228,12 +228,15 @@ def _generate(predictor: Predictor, spec: Spec, prompts: Sequence[FittedPrompt])
     scored = {n: prompt.item.options for n, prompt in enumerate(prompts) if prompt.item.options and with_scores}
     sums = predictor.score([tokens[number] for number in scored], list(scored.values()), ended=True)
     of_options = dict(zip(scored, sums, strict=True))
-    for number, prediction in predictor.generate(tokens, method, spec.samples, spec.max_new, stop):
+    by_score = spec.metric == "open_ended"  # which sample is the answer
+    for number, prediction in predictor.generate(tokens, method, spec.samples, spec.max_new, stop, by_score):
         row = prompts[number].generation(predictor.vocabulary)
         row.outputs, row.ended, row.broken = prediction.texts, prediction.ended, prediction.non_finite
         row.options = list(prompts[number].item.options)
         if number in of_options:
             row.option_scores = list(map(float, of_options[number]))
+        if by_score:
+            row.option_scores = [score if np.isfinite(score) else None for score in prediction.scores]
         yield row
 
 

@@ -29,7 +29,8 @@ class Generation:
 
     Attributes:
       outputs: the texts of its samples, as the model wrote them; ended: whether each reached its end of sequence.
-      options: of the item; option_scores: their log-probabilities, for specs that rank; None: not finite.
+      options: of the item; option_scores: their log-probabilities, for specs that rank, or those of the samples, for
+        open-ended prompts; None: not finite.
       shots: exemplars that fitted; shots_available: that there were, None in files of earlier versions.
       prompt: the text that the model got; cut: whether its beginning was truncated.
       prompt_tokens, prompt_unknown, target_tokens, target_unknown: counts, for the share of unknown tokens.

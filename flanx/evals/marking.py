@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from flanx.evals import answers, benchmark_metric, metrics, stops, task_metrics
+from flanx.evals import answers, benchmark_metric, metrics, sample_choice, stops, task_metrics
 from flanx.evals.answer_choices import options_of
 from flanx.evals.generations import Generation
 from flanx.evals.spec import Spec
@@ -51,8 +51,8 @@ def grade(spec: Spec, row: Generation) -> Grade:
         return grade_task(said, row.targets[0], row.kind.split("+")[0])
     if spec.metric in ("seqio", "lm_eval"):  # by the task's own functions, over all of its items
         return Grade(0.0, 0.0, not said[0].strip(), False, said[0])
-    if spec.metric == "truthfulqa":
-        return grade_truth(said, row)
+    if spec.metric in ("truthfulqa", "open_ended"):
+        return grade_truth(said, row) if spec.metric == "truthfulqa" else grade_open_ended(said, row, ends(spec, row))
     if spec.metric == "f1":
         return grade_passage(said, row.targets, row.language)
     options = options_of(row.prompt) if row.kind == "letter" else {}
@@ -85,6 +85,13 @@ def grade_truth(texts: Sequence[str], row: Generation) -> Grade:
     index, answer = vote([answers.read(text, "exact") for text in texts])
     right = float(benchmark_metric.is_nearer_to_true(row, texts[index].strip()))
     return Grade(right, right, answer is None, False, answer)
+
+
+def grade_open_ended(texts: Sequence[str], row: Generation, ended: Sequence[bool]) -> Grade:
+    """Whether the sample that is kept is an answer: a text that ended, and not by repeating itself."""
+    kept = sample_choice.kept(row)
+    is_answer = float(bool(texts[kept].strip()) and ended[kept] and not answers.loops(texts[kept]))
+    return Grade(is_answer, is_answer, not texts[kept].strip(), False, texts[kept].strip() or None)
 
 
 def grade_passage(texts: Sequence[str], targets: Sequence[str], language: str) -> Grade:

@@ -20,7 +20,7 @@ CHOICES = {
     "answer_is": ("letter", "index", "number", "text", "marks"),
     "drop": ("last", "first", "none"),
     "scoring": ("generate", "rank", "rank_normalized"),
-    "metric": ("exact_match", "f1", *(name for name in benchmark_metric.METRICS if name != "bbq")),
+    "metric": ("exact_match", "f1", *(name for name in benchmark_metric.METRICS if name not in ("bbq", "open_ended"))),
     "average": AVERAGES,
     "fallback": answers.FALLBACKS,
 }

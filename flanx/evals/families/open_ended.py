@@ -1,0 +1,79 @@
+"""Open-ended prompts in the layout of the paper's section 6: what people compare with `flanx compare`.
+
+190 prompts of our own wording (flanx/evals/open_ended.toml): twenty of each of five kinds; sixty more, of three of them
+with a phrase that asks for a rationale; thirty with exemplars. Five samples at temperature 0.7, of which the best by
+log-probability is kept, repetitions left out (`sample_choice`). The length of answers is not stated there: 512 tokens,
+the longest target of finetuning.
+"""
+
+import functools
+import pathlib
+import tomllib
+from typing import Any
+
+from flanx.evals.spec import Family, Groups, Item, Spec
+
+FILE = pathlib.Path(__file__).parent.parent / "open_ended.toml"
+KINDS = ("creativity", "reasoning_over_contexts", "complex_reasoning", "planning", "explanation")
+FEW_SHOT, TRIGGER = "few_shot", "_cot"
+
+
+@functools.cache
+def _table() -> dict[str, Any]:
+    return tomllib.loads(FILE.read_text(encoding="utf-8"))
+
+
+@functools.cache
+def specs() -> dict[str, Spec]:
+    """The one suite."""
+    spec = Spec(
+        "open_ended",
+        "open_ended",
+        metric="open_ended",
+        samples=5,
+        temperature=0.7,
+        max_new=512,
+        stop=(_table()["separator"],),
+    )
+    return {spec.name: spec}
+
+
+def tasks(spec: Spec) -> tuple[str, ...]:
+    """The kinds, those with the trigger, those with exemplars."""
+    return (*KINDS, *(kind + TRIGGER for kind in _table()["triggered"]), FEW_SHOT)
+
+
+def groups(spec: Spec) -> Groups:
+    """The three parts of the paper's layout."""
+    return (
+        ("zero_shot", KINDS),
+        ("cot_trigger", tuple(kind + TRIGGER for kind in _table()["triggered"])),
+        (FEW_SHOT, (FEW_SHOT,)),
+    )
+
+
+def has(folder: pathlib.Path, task: str, spec: Spec) -> bool:
+    """Always: the prompts come with flanx."""
+    return True
+
+
+def items(spec: Spec, folder: pathlib.Path, task: str) -> list[Item]:
+    """The prompts of a kind; none has a right answer."""
+    table = _table()
+    if task == FEW_SHOT:
+        return [_few_shot(each, n) for each in table[FEW_SHOT] for n in range(len(each["queries"]))]
+    end = f"\n{table['trigger']}" if task.endswith(TRIGGER) else ""
+    return [_item(task, f"{task}-{n}", text + end) for n, text in enumerate(table[task.removesuffix(TRIGGER)])]
+
+
+def _few_shot(table: dict[str, Any], n: int) -> Item:
+    between = f"\n{_table()['separator']}\n"
+    shots = tuple(f"{shot}{between}" for shot in table["shots"].split("\n\n"))
+    return _item(FEW_SHOT, f"{table['name']}-{n}", table["query"].format(table["queries"][n]), shots)
+
+
+def _item(task: str, name: str, query: str, shots: tuple[str, ...] = ()) -> Item:
+    return Item(task, name, query, ("",), "exact", shots=shots, location=f"{FILE.name}: {name}")
+
+
+FAMILY = Family("open_ended", tasks, has, items, specs, groups=groups, needs_data=lambda spec: False)
