@@ -79,6 +79,7 @@ COMMANDS = {
     "push": Command("send an exported model to the Hugging Face hub; without --yes it says what it would send"),
     "rescore": Command("score kept generations again, offline"),
     "report": Command("tables and figures of a sweep; curves of runs; scores in the layout of the paper's Table 5"),
+    "compare": Command("which answers of two or more runs people prefer, on a page of this machine; models as judges"),
     "watch": Command("curves of training runs in the terminal, while they are written"),
     "doctor": Command("check what this machine has, and what prevents a run"),
     "explain": Command("what gin files set, and which line set each value"),

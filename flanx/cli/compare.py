@@ -1,0 +1,188 @@
+"""`flanx compare A B [C ...]`: which answers people prefer, on a page of this machine; and models as judges."""
+
+import argparse
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from flanx import files
+from flanx.cli.table import print_table
+from flanx.compare import ballot, candidate, pairing, tally
+from flanx.compare.pairing import Comparison
+from flanx.settings import COUNT, NATURAL, Range, flag, path_flag
+
+RESULTS = "results.jsonl"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of `flanx compare`."""
+    parser.add_argument(
+        "candidate",
+        nargs="*",
+        type=path_flag,
+        metavar="[NAME=]PATH",
+        help="a run with generations, or a file of answers; none: the comparison that --output holds",
+    )
+    parser.add_argument("--output", type=path_flag, default="out/compare", metavar="FOLDER", help="of the comparison")
+    parser.add_argument(
+        "--suite", action="append", default=[], metavar="NAME", help="of runs: only this one; repeatable"
+    )
+    parser.add_argument("--pairs", type=flag(int, COUNT), default=0, help="so many, drawn; else all")
+    parser.add_argument("--seed", type=flag(int, NATURAL), default=0, help="of order and sides")
+    parser.add_argument("--export", type=path_flag, metavar="FILE.html", help="write the page as a file, serve nothing")
+    parser.add_argument(
+        "--read", action="append", default=[], type=path_flag, metavar="FILE", help="ballots that such a page saved"
+    )
+    parser.add_argument(
+        "--judge", action="append", default=[], type=path_flag, metavar="[NAME=]CHECKPOINT", help="a model rates, too"
+    )
+    parser.add_argument("--results", action="store_true", help="print the results, serve nothing")
+    parser.add_argument("--host", default="127.0.0.1", help="another one needs FLANX_TOKEN")
+    parser.add_argument("--port", type=flag(int, Range(0, 65535)), default=0, help="else a free one")
+    parser.epilog = (
+        "The page opens by the link that is printed; any number of raters may use it, each under a name. Ctrl-C ends "
+        "it and prints the results, which also go to results.jsonl in the folder."
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Makes or finds the comparison, then does what the flags say: export, read, judge; else serves."""
+    folder = pathlib.Path(args.output)
+    made = _comparison(args, folder)
+    for name in args.read:
+        print(ballot.read_back(folder, made, pathlib.Path(name)))
+    for given in args.judge:
+        _judge(made, folder, given)
+    if args.export:
+        from flanx.compare import rater_page  # noqa: PLC0415
+
+        files.write_atomic(pathlib.Path(args.export), rater_page.exported(made))
+        print(f"{args.export}: {len(made.pairs)} pairs; `--read FILE` takes the ballots that it saves")
+    if not (args.read or args.judge or args.export or args.results):
+        _serve(made, folder, args.host, args.port)
+    if not args.export or args.read or args.judge or args.results:
+        report(made, folder)
+    return 0
+
+
+def _comparison(args: argparse.Namespace, folder: pathlib.Path) -> Comparison:
+    """The comparison of the candidates that are named, kept in the folder; without any that of the folder."""
+    if not args.candidate:
+        return pairing.read(folder)
+    made = pairing.make(candidate.read_all(args.candidate, args.suite), args.seed, args.pairs)
+    pairing.write(folder, made)
+    names = ", ".join(made.candidates)
+    print(f"{folder}: {len(made.pairs)} pairs of {len(made.prompts)} prompts ({names}), comparison {made.id}")
+    for what, count in made.left_out.items():
+        print(f"  {count} {what}")
+    return made
+
+
+def _serve(made: Comparison, folder: pathlib.Path, host: str, port: int) -> None:
+    from flanx.web.server import Server  # noqa: PLC0415  (before `site`: it names the extra where that is missing)
+
+    busy = f"another `flanx compare` serves {folder}: open its page, or end it first"
+    with files.lock(folder / "lock", busy), Server(_routes(made, folder), host=host, port=port) as server:
+        print(f"Open {server.link}\nCtrl-C ends it; what is rated is kept.", flush=True)
+        server.run()
+
+
+def _routes(made: Comparison, folder: pathlib.Path) -> list[Any]:
+    from flanx.compare import site  # noqa: PLC0415  (the extra `serve`)
+
+    return site.routes(made, folder)
+
+
+def _judge(made: Comparison, folder: pathlib.Path, given: str) -> None:
+    """A checkpoint's ballots."""
+    from flanx import api  # noqa: PLC0415  (imports jax)
+    from flanx.compare import judge  # noqa: PLC0415
+
+    name, equals, checkpoint = given.partition("=")
+    if not equals or pathlib.Path(given).exists():
+        name, checkpoint = pathlib.PurePath(given).name, given
+    name = ballot.check_name(f"judge {name}"[: ballot.LONGEST["rater"]])
+    model = api.load(checkpoint)
+    with model.partitioner.scope():
+        counts = judge.judge(made, folder, name, model.predictor)
+    print(
+        f"{name}: {counts['judged']} pairs in both orders"
+        + (f", {counts['before']} before" if counts["before"] else "")
+        + (
+            f"; {counts['too long']} not, longer than its {model.lengths['inputs']} tokens"
+            if counts["too long"]
+            else ""
+        )
+    )
+
+
+# ---- results ---------------------------------------------------------------------------------------------------------
+
+Cells = Callable[[Mapping[str, Any]], tuple]
+TABLES: dict[
+    str, tuple[tuple[str, ...], tuple[str, ...], Cells]
+] = {  # what -> (columns, aligned left, cells of a record)
+    "rater": (
+        ("rater", "kind", "pairs", "of", "notes", "changed", "seconds"),
+        ("kind",),
+        lambda r: (r["raters"], r["kind"], r["pairs"], r["of"], r["notes"], r["changed"], _n(r["median_seconds"])),
+    ),
+    "win_rate": (
+        ("raters", "A", "B", "task", "pairs", "A wins", "B wins", "tie", "both bad", "A preferred %", "95% interval"),
+        ("A", "B", "task"),
+        lambda r: (
+            *(r["raters"], r["a"], r["b"], r["task"] or "all", r["pairs"], r["a_wins"], r["b_wins"], r["ties"]),
+            *(r["both_bad"], _n(r["win_rate"]), _interval(r)),
+        ),
+    ),
+    "rating": (
+        ("raters", "candidate", "Bradley-Terry", "95% interval"),
+        ("candidate",),
+        lambda r: (
+            (r["raters"], f"none: {r['missing']}", "-", "-")
+            if r["candidate"] is None
+            else (r["raters"], r["candidate"], f"{r['rating']:.0f}", f"{r['low']:.0f} to {r['high']:.0f}")
+        ),
+    ),
+    "agreement": (
+        ("raters", "pairs that several rated", "equal %", "Krippendorff's alpha"),
+        (),
+        lambda r: (r["raters"], r["pairs"], _n(r["equal"]), _n(r["alpha"], 3)),
+    ),
+    "judge_agreement": (
+        ("judge", "pairs with people", "equal %", "Cohen's kappa"),
+        (),
+        lambda r: (r["raters"], r["pairs"], _n(r["equal"]), _n(r["kappa"], 3)),
+    ),
+    "position": (
+        ("raters", "ballots", "left preferred %", "95% interval", "same in both orders %"),
+        (),
+        lambda r: (r["raters"], r["ballots"], _n(r["left"]), _interval(r), _n(r["consistent"])),
+    ),
+}
+
+
+def report(made: Comparison, folder: pathlib.Path) -> None:
+    """Prints the results of all ballots and writes them."""
+    raters = ballot.read(folder, made)
+    if not raters:
+        print("no ballots yet")
+        return
+    found = tally.results(made, raters)
+    for what, (columns, left, cells) in TABLES.items():
+        rows = [cells(record) for record in found if record["what"] == what]
+        if rows:
+            print()
+            print_table(columns, rows, left=left)
+    head = {"what": "comparison", "id": made.id, "candidates": made.candidates, "pairs": len(made.pairs)}
+    head |= {"prompts": len(made.prompts), "left_out": dict(made.left_out), "seed": made.seed}
+    files.write_atomic(folder / RESULTS, "".join(map(files.json_line, [head, *found])))
+    print(f"\n{folder / RESULTS}")
+
+
+def _n(value: float | None, digits: int = 1) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _interval(record: Mapping[str, Any]) -> str:
+    return "-" if record["low"] is None else f"{record['low']:.1f} to {record['high']:.1f}"

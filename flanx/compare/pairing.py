@@ -1,0 +1,192 @@
+"""A comparison: which answers are shown beside each other, in which order, on which side; a file that never changes.
+
+    <output>/comparison.json    candidates, prompts, answers, pairs, what is left out, and the hash over all of it
+
+Pairs come in an order drawn from the seed. Of the pairs of two candidates each has the left side in half, within every
+task, too (or in one more, where their number is odd); which half is drawn as well.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import itertools
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from flanx import files
+from flanx.compare.candidate import Candidate, Key
+from flanx.errors import UserError
+
+FILE = "comparison.json"
+VERSION = 1
+MOST_PAIRS = 20_000  # of one page
+SAME_FILE = "the file has changed since it was written, or is damaged: restore it, or compare again into another folder"
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """Two answers to a prompt: the numbers of the prompt and of the candidates on the left and on the right."""
+
+    id: str
+    prompt: int
+    left: int
+    right: int
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """The candidates, the left one first."""
+        return self.left, self.right
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """What raters get.
+
+    Attributes:
+      candidates: names; sources: where their answers are from.
+      prompts: their texts; tasks: the kind of each, "" for none.
+      answers: by prompt, one of each candidate.
+      pairs: in the order in which they are shown.
+      left_out: {what: how many}, in words.
+    """
+
+    candidates: tuple[str, ...]
+    sources: tuple[str, ...]
+    prompts: tuple[str, ...]
+    tasks: tuple[str, ...]
+    answers: tuple[tuple[str, ...], ...]
+    pairs: tuple[Pair, ...]
+    left_out: Mapping[str, int]
+    seed: int
+
+    @functools.cached_property
+    def id(self) -> str:
+        """16 hexadecimal digits over everything."""
+        text = json.dumps(dataclasses.asdict(self), sort_keys=True, ensure_ascii=False)
+        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+    @functools.cached_property
+    def by_id(self) -> dict[str, Pair]:
+        """The pairs by their names."""
+        return {pair.id: pair for pair in self.pairs}
+
+
+def make(candidates: Sequence[Candidate], seed: int = 0, most: int = 0) -> Comparison:
+    """The comparison of every two candidates on every prompt that all have; `most`: only so many pairs, drawn; 0: all.
+
+    Raises UserError where no prompt is shared or nothing is left to compare.
+    """
+    first = candidates[0]
+    shared = [key for key in first.answers if all(key in each.answers for each in candidates)]
+    if not shared:
+        one, other = next(iter(first.answers.values())), next(iter(candidates[-1].answers.values()))
+        raise UserError(
+            f"{first.name} and {candidates[-1].name} have no prompt in common ('{one.prompt[:40]}', "
+            f"'{other.prompt[:40]}'): compare runs of one suite, or files of answers to the same prompts"
+        )
+    left_out = {
+        f"prompts of {each.name} that another candidate has not": len(each.answers) - len(shared)
+        for each in candidates
+        if len(each.answers) > len(shared)
+    }
+    left_out |= {
+        f"empty answers of {each.name}, shown as such": count
+        for each in candidates
+        if (count := sum(not each.answers[key].text.strip() for key in shared))
+    }
+    answers = tuple(tuple(each.answers[key].text for each in candidates) for key in shared)
+    drawn, equal = [], 0
+    for prompt, (a, b) in itertools.product(range(len(shared)), itertools.combinations(range(len(candidates)), 2)):
+        if answers[prompt][a].split() == answers[prompt][b].split():
+            equal += 1
+        else:
+            drawn.append((_digest(seed, shared[prompt], a, b), prompt, a, b))
+    if not drawn:
+        raise UserError(
+            f"all {len(shared)} prompts have the same answer of every candidate: there is nothing to compare"
+        )
+    if equal:
+        left_out["pairs of equal answers, not shown"] = equal
+    drawn.sort()
+    if most and len(drawn) > most:
+        left_out["pairs not drawn"] = len(drawn) - most
+        drawn = drawn[:most]
+    if len(drawn) > MOST_PAIRS:
+        raise UserError(f"{len(drawn):,} pairs; one page has {MOST_PAIRS:,} at most: draw so many with --pairs")
+    tasks = tuple(first.answers[key].task for key in shared)
+    prompts = tuple(first.answers[key].prompt for key in shared)
+    names, sources = tuple(each.name for each in candidates), tuple(each.source for each in candidates)
+    return Comparison(names, sources, prompts, tasks, answers, _sided(drawn, tasks), left_out, seed)
+
+
+def _digest(seed: int, key: Key, a: int, b: int) -> str:
+    """What a pair is drawn by, and its name: nothing of it says which candidate is which."""
+    return hashlib.sha256(json.dumps([seed, *key, a, b]).encode()).hexdigest()[:16]
+
+
+def _sided(drawn: Sequence[tuple[str, int, int, int]], tasks: Sequence[str]) -> tuple[Pair, ...]:
+    """The pairs with their sides: task by task, the candidates of two take turns on the left."""
+    left_first: dict[str, bool] = {}
+    groups: dict[tuple[int, int], list[tuple[str, str]]] = {}
+    for digest, prompt, a, b in drawn:
+        groups.setdefault((a, b), []).append((tasks[prompt], digest))
+    for members in groups.values():
+        members.sort()
+        begin = int(members[0][1], 16) % 2  # drawn
+        left_first |= {digest: (begin + turn) % 2 == 0 for turn, (_, digest) in enumerate(members)}
+    return tuple(Pair(digest, prompt, *((a, b) if left_first[digest] else (b, a))) for digest, prompt, a, b in drawn)
+
+
+# ---- the file --------------------------------------------------------------------------------------------------------
+
+
+def write(folder: pathlib.Path, made: Comparison) -> None:
+    """Keeps a comparison. Raises UserError where the folder holds another one."""
+    if (folder / FILE).exists():
+        if read(folder).id != made.id:
+            raise UserError(
+                f"{folder} holds another comparison (of other candidates, answers, pairs or another seed): give "
+                "another --output, or leave the candidates out to go on with that one"
+            )
+        return
+    record = {"version": VERSION, "id": made.id, **dataclasses.asdict(made)}
+    files.write_atomic(folder / FILE, json.dumps(record, ensure_ascii=False) + "\n")
+
+
+_TYPES = {
+    "version": int,
+    "id": str,
+    **dict.fromkeys(("candidates", "sources", "prompts", "tasks"), list[str]),
+    "answers": list[list[str]],
+    "pairs": list[dict[str, Any]],
+    "left_out": dict[str, int],
+    "seed": int,
+}
+
+
+def read(folder: pathlib.Path) -> Comparison:
+    """The comparison of a folder. Raises UserError where there is none, or it has been changed."""
+    path = folder / FILE
+    if not path.is_file():
+        raise UserError(f"{folder} holds no comparison: name the runs or files to compare")
+    record = files.check_types(path, files.read_json(path), _TYPES)
+    if record.get("version") != VERSION:
+        raise UserError(f"{path} is of version {record.get('version')}, this flanx reads {VERSION}: compare again")
+    del record["version"]
+    said = record.pop("id", "")
+    try:
+        lists = {name: tuple(record[name]) for name in ("candidates", "sources", "prompts", "tasks")}
+        made = Comparison(
+            **lists,
+            answers=tuple(map(tuple, record["answers"])),
+            pairs=tuple(Pair(**pair) for pair in record["pairs"]),
+            left_out=record["left_out"],
+            seed=record["seed"],
+        )
+    except (KeyError, TypeError):
+        raise UserError(f"{path}: {SAME_FILE}") from None
+    if made.id != said:
+        raise UserError(f"{path}: {SAME_FILE}")
+    return made
