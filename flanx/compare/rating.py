@@ -32,7 +32,7 @@ def strengths(wins: np.ndarray) -> np.ndarray:
     Raises ValueError where candidates fall into groups that were never compared with each other.
     """
     games = wins + np.swapaxes(wins, -1, -2)
-    compared = (games.reshape(-1, *games.shape[-2:]) > 0).any(axis=0)
+    compared = np.asarray((games.reshape(-1, *games.shape[-2:]) > 0).any(axis=0))
     if not _connected(compared):
         raise ValueError("candidates that were never compared with each other")
     prior = 0.5 * compared
