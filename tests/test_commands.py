@@ -63,6 +63,7 @@ FLAGS = {  # command line -> its flags that take a number, and those that take s
     "doctor": (("--devices",), ("--vocabulary", "--store_dir", "--data_dir")),
     "plan --gin_file=models/t5_1_1/small.gin --estimate": (("--compilations", "--timeout", "--rows"), ()),
     "fit published:3": (("--draws",), ()),
+    "compare a b": (("--pairs", "--seed", "--port"), ("--read", "--judge")),
     "sweep --gin_file=sweeps/demo.gin --dry_run": (("--jobs", "--retries", "--retry_wait"), ()),
     "launch list": (("--slices", "--processes", "--jobs", "--restarts", "--grace", "--period", "--quota"), ()),
     "store show {BASE}/store": (("--lengths",), ()),
@@ -75,7 +76,11 @@ FLAGS = {  # command line -> its flags that take a number, and those that take s
 }
 ARGUMENTS = (
     *("convert {} o", "store show {}", "store verify {}", "rescore {}", "report {}", "tasks import-flan {} --output=o"),
-    *("tasks import-export {} --output=o", "tasks add {} --inputs=inputs --targets=targets --output=o"),
+    *(
+        "compare {} x --results",
+        "tasks import-export {} --output=o",
+        "tasks add {} --inputs=inputs --targets=targets --output=o",
+    ),
 )
 
 

@@ -37,6 +37,7 @@ ROUTES = [
     Route("/", lambda request: PlainTextResponse("in")),
     Route("/echo", echo, methods=["POST"]),
     Route("/wrong", wrong),
+    Route("/blind", lambda request: PlainTextResponse("unread"), methods=["POST"]),
 ]
 
 
@@ -60,6 +61,9 @@ def test_the_link_gives_the_browser_a_cookie_and_takes_the_token_out_of_the_addr
     cookie = moved.headers["set-cookie"]
     assert "HttpOnly" in cookie and "SameSite=lax" in cookie
     assert ask(server, authorization=None, cookie=cookie.partition(";")[0]).text == "in"
+    name = cookie.partition("=")[0]
+    for wrong_ in (f"{name}=no", f"{name}=", f"other={server.token}"):
+        assert ask(server, authorization=None, cookie=wrong_).status == 401
     assert ask(server, "/?token=no", authorization=None).status == 401
     away = ask(server, f"//elsewhere.example/?token={server.token}", authorization=None)
     assert away.headers["location"].startswith("/elsewhere")
@@ -94,6 +98,11 @@ def test_what_is_no_json_object_is_refused_in_a_line(server, body, headers, stat
     refused = ask(server, "/echo", body, **headers)
     assert refused.status == status and message in refused.message and "\n" not in refused.message
     assert ask(server, "/echo", {"a": "é"}).json == {"a": "é"}
+
+
+def test_a_long_body_is_refused_before_a_handler_that_would_not_read_it(server):
+    assert ask(server, "/blind", b"a" * 1000).text == "unread"
+    assert ask(server, "/blind", b"a" * 1001).status == 413
 
 
 def test_a_body_without_a_length_is_counted_as_it_comes(server):

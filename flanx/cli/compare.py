@@ -2,14 +2,14 @@
 
 import argparse
 import pathlib
-from collections.abc import Callable, Mapping
 from typing import Any
 
 from flanx import files
 from flanx.cli.table import print_table
-from flanx.compare import ballot, candidate, pairing, tally
+from flanx.compare import ballot, candidate, pairing, result_table, tally
 from flanx.compare.pairing import Comparison
 from flanx.settings import COUNT, NATURAL, Range, flag, path_flag
+from flanx.sweep import figures, preference_page
 
 RESULTS = "results.jsonl"
 
@@ -37,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--judge", action="append", default=[], type=path_flag, metavar="[NAME=]CHECKPOINT", help="a model rates, too"
     )
     parser.add_argument("--results", action="store_true", help="print the results, serve nothing")
+    parser.add_argument("--report", action="store_true", help="the same as a page with a figure; serve nothing")
     parser.add_argument("--host", default="127.0.0.1", help="another one needs FLANX_TOKEN")
     parser.add_argument("--port", type=flag(int, Range(0, 65535)), default=0, help="else a free one")
     parser.epilog = (
@@ -48,6 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Makes or finds the comparison, then does what the flags say: export, read, judge; else serves."""
     folder = pathlib.Path(args.output)
+    if args.report:
+        figures.expect_matplotlib()
     made = _comparison(args, folder)
     for name in args.read:
         print(ballot.read_back(folder, made, pathlib.Path(name)))
@@ -58,10 +61,11 @@ def run(args: argparse.Namespace) -> int:
 
         files.write_atomic(pathlib.Path(args.export), rater_page.exported(made))
         print(f"{args.export}: {len(made.pairs)} pairs; `--read FILE` takes the ballots that it saves")
-    if not (args.read or args.judge or args.export or args.results):
+    asked = args.read or args.judge or args.results or args.report
+    if not (asked or args.export):
         _serve(made, folder, args.host, args.port)
-    if not args.export or args.read or args.judge or args.results:
-        report(made, folder)
+    if asked or not args.export:
+        report(made, folder, args.report)
     return 0
 
 
@@ -116,73 +120,19 @@ def _judge(made: Comparison, folder: pathlib.Path, given: str) -> None:
     )
 
 
-# ---- results ---------------------------------------------------------------------------------------------------------
-
-Cells = Callable[[Mapping[str, Any]], tuple]
-TABLES: dict[
-    str, tuple[tuple[str, ...], tuple[str, ...], Cells]
-] = {  # what -> (columns, aligned left, cells of a record)
-    "rater": (
-        ("rater", "kind", "pairs", "of", "notes", "changed", "seconds"),
-        ("kind",),
-        lambda r: (r["raters"], r["kind"], r["pairs"], r["of"], r["notes"], r["changed"], _n(r["median_seconds"])),
-    ),
-    "win_rate": (
-        ("raters", "A", "B", "task", "pairs", "A wins", "B wins", "tie", "both bad", "A preferred %", "95% interval"),
-        ("A", "B", "task"),
-        lambda r: (
-            *(r["raters"], r["a"], r["b"], r["task"] or "all", r["pairs"], r["a_wins"], r["b_wins"], r["ties"]),
-            *(r["both_bad"], _n(r["win_rate"]), _interval(r)),
-        ),
-    ),
-    "rating": (
-        ("raters", "candidate", "Bradley-Terry", "95% interval"),
-        ("candidate",),
-        lambda r: (
-            (r["raters"], f"none: {r['missing']}", "-", "-")
-            if r["candidate"] is None
-            else (r["raters"], r["candidate"], f"{r['rating']:.0f}", f"{r['low']:.0f} to {r['high']:.0f}")
-        ),
-    ),
-    "agreement": (
-        ("raters", "pairs that several rated", "equal %", "Krippendorff's alpha"),
-        (),
-        lambda r: (r["raters"], r["pairs"], _n(r["equal"]), _n(r["alpha"], 3)),
-    ),
-    "judge_agreement": (
-        ("judge", "pairs with people", "equal %", "Cohen's kappa"),
-        (),
-        lambda r: (r["raters"], r["pairs"], _n(r["equal"]), _n(r["kappa"], 3)),
-    ),
-    "position": (
-        ("raters", "ballots", "left preferred %", "95% interval", "same in both orders %"),
-        (),
-        lambda r: (r["raters"], r["ballots"], _n(r["left"]), _interval(r), _n(r["consistent"])),
-    ),
-}
-
-
-def report(made: Comparison, folder: pathlib.Path) -> None:
-    """Prints the results of all ballots and writes them."""
+def report(made: Comparison, folder: pathlib.Path, page: bool) -> None:
+    """Prints the results of all ballots and writes them; `page`: as a page with a figure, too."""
     raters = ballot.read(folder, made)
     if not raters:
         print("no ballots yet")
         return
     found = tally.results(made, raters)
-    for what, (columns, left, cells) in TABLES.items():
-        rows = [cells(record) for record in found if record["what"] == what]
-        if rows:
-            print()
-            print_table(columns, rows, left=left)
+    for kind, rows in result_table.tables(found):
+        print()
+        print_table(kind.columns, rows, left=kind.left)
     head = {"what": "comparison", "id": made.id, "candidates": made.candidates, "pairs": len(made.pairs)}
     head |= {"prompts": len(made.prompts), "left_out": dict(made.left_out), "seed": made.seed}
     files.write_atomic(folder / RESULTS, "".join(map(files.json_line, [head, *found])))
-    print(f"\n{folder / RESULTS}")
-
-
-def _n(value: float | None, digits: int = 1) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
-
-
-def _interval(record: Mapping[str, Any]) -> str:
-    return "-" if record["low"] is None else f"{record['low']:.1f} to {record['high']:.1f}"
+    print()
+    for path in [folder / RESULTS, *(preference_page.publish(made, found, folder) if page else [])]:
+        print(path)

@@ -153,13 +153,13 @@ def _agreement(said: Verdicts) -> list[dict[str, Any]]:
             "what": "agreement",
             "pairs": len(shared),
             "equal": 100 * metrics.mean(equal),
-            "alpha": alpha([label for label in labels if label[1] in shared]) if len(kinds) > 1 else None,
+            "alpha": alpha(labels) if len(kinds) > 1 else None,
         }
     ]
 
 
 def alpha(labels: Sequence[tuple[str, str, str]]) -> float:
-    """Krippendorff's alpha of (rater, unit, label)."""
+    """Krippendorff's alpha of (rater, unit, label); units that one rater alone has are no part of it."""
     from nltk.metrics.agreement import AnnotationTask  # noqa: PLC0415  (half a second)
 
     return float(AnnotationTask(data=list(labels)).alpha())
