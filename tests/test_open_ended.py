@@ -24,6 +24,14 @@ def test_the_layout_is_the_papers():
     assert {name: len(tasks) for name, tasks in spec.groups} == {"zero_shot": 5, "cot_trigger": 3, "few_shot": 1}
 
 
+def test_parts_are_of_the_suites_tasks_alone():
+    found = open_ended.parts(open_ended.tasks(SUITE.spec))
+    assert [task + "_cot" for task in found["without_trigger"]] == [*found["cot_trigger"]] and len(found) == 3
+    assert {*open_ended.parts(["planning", "creativity", "few_shot"])} == set()
+    assert open_ended.parts([*open_ended.tasks(SUITE.spec), "my task"]) == {} == open_ended.parts(["gsm8k"])
+    assert {*open_ended.parts(open_ended.KINDS)} == {"zero_shot", "without_trigger"}
+
+
 def test_the_prompts_are_whole_and_distinct():
     prompts = [item.prompt() for item in SUITE.items]
     assert len({*prompts}) == 190

@@ -1,5 +1,6 @@
 """Results of ballots against counts by hand and published figures."""
 
+import dataclasses
 import math
 
 from flanx.compare import tally
@@ -32,6 +33,15 @@ def test_a_pair_that_several_rated_counts_once_and_tasks_are_apart():
     assert {*found} == {"", "planning"}
     assert (found["planning"]["pairs"], found["planning"]["ballots"]) == (5, 6)
     assert math.isclose(found[""]["win_rate"], 100 * 4.5 / 5)
+
+
+def test_parts_of_the_open_ended_suite_are_rows_of_their_own():
+    kinds = [kind + end for kind in ("complex_reasoning", "planning", "explanation") for end in ("", "_cot")]
+    made = dataclasses.replace(comparison(6), tasks=tuple(kinds))
+    said = {pair: OURS if made.tasks[pair.prompt].endswith("_cot") else THEIRS for pair in made.pairs}
+    found = {row["task"]: row for row in rows([rater("Ada", said)], "win_rate", made)}
+    assert [found[part]["win_rate"] for part in ("", "without_trigger", "cot_trigger")] == [50, 0, 100]
+    assert found["cot_trigger"]["pairs"] == 3 and "zero_shot" not in found
 
 
 def test_three_candidates_have_ratings_two_have_none():

@@ -16,6 +16,7 @@ from flanx.compare import rating
 from flanx.compare.ballot import BAD, LEFT, MODEL, PEOPLE, RIGHT, TIE, Ballot, Rater
 from flanx.compare.pairing import Comparison, Pair
 from flanx.evals import metrics
+from flanx.evals.families import open_ended
 
 Verdicts = Mapping[str, Mapping[str, int | str]]  # {rater: {pair: candidate, TIE or BAD}}
 
@@ -63,12 +64,14 @@ def _rater(rater: Rater, made: Comparison) -> dict[str, Any]:
 
 
 def win_rates(made: Comparison, said: Verdicts) -> Iterator[dict[str, Any]]:
-    """A record for every two candidates, of all tasks ("") and of each."""
-    tasks = dict.fromkeys(["", *sorted({*made.tasks})])
+    """A record for every two candidates, of all tasks (""), of each, and of the parts of the open-ended suite."""
+    known = {*made.tasks}
+    tasks = {"": known, **{task: {task} for task in sorted(known) if task}}
+    tasks |= {part: {*members} for part, members in open_ended.parts(known).items()}
     for a, b in itertools.combinations(range(len(made.candidates)), 2):
         pairs = [pair for pair in made.pairs if {*pair.sides} == {a, b}]
-        for task in tasks:
-            row = _win_rate(a, b, [p for p in pairs if not task or made.tasks[p.prompt] == task], said)
+        for task, members in tasks.items():
+            row = _win_rate(a, b, [pair for pair in pairs if made.tasks[pair.prompt] in members], said)
             if row["pairs"]:
                 yield {"what": "win_rate", "a": made.candidates[a], "b": made.candidates[b], "task": task, **row}
 

@@ -17,7 +17,7 @@ def choose(scores: Sequence[float]) -> int:
     The sample at the median is never dropped, so there always is one.
     """
     half = statistics.median(scores) / 2
-    return max((n for n, score in enumerate(scores) if score <= half), key=lambda n: (scores[n], -n))
+    return max((n for n, score in enumerate(scores) if score <= half), key=lambda n: scores[n])
 
 
 def kept(row: Generation) -> int:

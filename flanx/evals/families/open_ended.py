@@ -9,6 +9,7 @@ the longest target of finetuning.
 import functools
 import pathlib
 import tomllib
+from collections.abc import Collection
 from typing import Any
 
 from flanx.evals.spec import Family, Groups, Item, Spec
@@ -45,11 +46,19 @@ def tasks(spec: Spec) -> tuple[str, ...]:
 
 def groups(spec: Spec) -> Groups:
     """The three parts of the paper's layout."""
-    return (
-        ("zero_shot", KINDS),
-        ("cot_trigger", tuple(kind + TRIGGER for kind in _table()["triggered"])),
-        (FEW_SHOT, (FEW_SHOT,)),
-    )
+    found = parts(tasks(spec))
+    return (("zero_shot", found["zero_shot"]), ("cot_trigger", found["cot_trigger"]), (FEW_SHOT, (FEW_SHOT,)))
+
+
+def parts(known: Collection[str]) -> dict[str, tuple[str, ...]]:
+    """Of tasks that are all of the suite, those that the paper speaks of together: {part: its tasks}; of others {}.
+
+    "without_trigger" and "cot_trigger" are the same prompts, without the phrase and with it.
+    """
+    every = tasks(specs()["open_ended"])
+    triggered = tuple(_table()["triggered"])
+    found = {"zero_shot": KINDS, "without_trigger": triggered, "cot_trigger": tuple(t + TRIGGER for t in triggered)}
+    return {name: each for name, each in found.items() if {*each} <= {*known}} if {*known} <= {*every} else {}
 
 
 def has(folder: pathlib.Path, task: str, spec: Spec) -> bool:
