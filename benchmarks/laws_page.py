@@ -95,7 +95,7 @@ def normalized_average(law: Law) -> list[str]:
         "the paper's own tables are not those of a form that was chosen beforehand.",
         "",
         f"The saturating form: score = c + b_N ln(N/N0) + b_T T/(T + T_half), with b_N = {parts['b_N']}, "
-        f"b_T = {parts['b_T']} and half of the gain at T_half = {parts['T_half']} tasks.",
+        f"b_T = {parts['b_T']} and half of the gain at T_half = {laws.half_text(law)}.",
         "",
         "The multiplicative joint law of finetuning, A N^-a T^-b + E (arXiv 2402.17193), fits as well as the "
         "logarithm and "

@@ -123,6 +123,11 @@ def test_points_done_with_other_settings_are_named_kept_or_set_aside_and_run_aga
         (point.folder / "done.json").write_text('{"step": 2}')
     log, folder = tmp_path / "out" / "runs.log", tmp_path / "out" / "runs"
     before = log.read_text()
+    recorded = folder / "a" / "config.gin"  # of an earlier version, without an option that is left off
+    older = [line for line in recorded.read_text().splitlines() if "TRAINABLE" not in line]
+    assert len(older) == len(recorded.read_text().splitlines()) - 2
+    recorded.write_text("\n".join(older))
+    assert sweep(2) == 0 and log.read_text() == before
     capsys.readouterr()
     assert sweep(3, "--dry_run") == sweep(3) == 2
     said = capsys.readouterr().err

@@ -52,6 +52,7 @@ class Dependencies:
 
 
 MOVABLE = ("MODEL_DIR", "INITIAL_CHECKPOINT_PATH")
+EMPTY = ("None", "False", "()", "[]", "{}")
 
 
 def dependencies(points: Sequence[Point], search_paths: str, plans: bool = False) -> dict[str, Dependencies]:
@@ -89,7 +90,8 @@ def _check_suites(point: Point, asked: dict[str, Any], plans: bool) -> None:
 def changed(points: Sequence[Point], search_paths: str) -> dict[str, list[str]]:
     """What differs from the config that a finished point recorded: {point: ["NAME was 1, now 2"]}.
 
-    Where a run lies and which checkpoint of its parent it takes do not count.
+    Where a run lies and which checkpoint of its parent it takes do not count, nor an option of a later version that is
+    left off: absent in one of the configs, empty in the other.
     """
     paths = [p for p in search_paths.split(",") if p]
     found = {}
@@ -97,13 +99,20 @@ def changed(points: Sequence[Point], search_paths: str) -> dict[str, list[str]]:
         recorded = point.folder / "config.gin"
         if not is_done(point.folder) or not recorded.exists():
             continue
-        old = config.assignments(recorded.read_text(encoding="utf-8"))
+        old = _settings(recorded.read_text(encoding="utf-8"))
         config.parse(point.gin_files, point.all_bindings(), paths)
-        new = config.assignments(config.text())
+        new = _settings(config.text())
         names = [n for n in {**old, **new} if old.get(n) != new.get(n) and n not in MOVABLE]
+        names = [n for n in names if (n in old and n in new) or {**old, **new}[n] not in EMPTY]
         if names:
             found[point.name] = [f"{n} was {old.get(n, 'unset')}, now {new.get(n, 'unset')}" for n in names]
     return found
+
+
+def _settings(text: str) -> dict[str, str]:
+    """{macro or parameter: its value as text}, with the value of a macro in place of its name."""
+    found = config.assignments(text)
+    return {name: found.get(value.removeprefix("%"), value) if value[:1] == "%" else value for name, value in found.items()}
 
 
 # ---- stores ----------------------------------------------------------------------------------------------------------
