@@ -3,7 +3,7 @@
     python benchmarks/validation.py [--quick]
 
 One JSON object a line: seconds of one validation of 50 tasks x 100 examples of the embedded suite with the model of
-width 96 (its second: nothing compiles), and what the sums over 50 and over 1,836 tasks add to a step of a model of width
+width 96 (its second: nothing compiles), and what sums over 50 and over 1,836 tasks add to a step of a model of width
 256, against the step without them, blocks of both in turn.
 """
 
