@@ -30,7 +30,9 @@ def scanned() -> dict[str, LazyTensor]:
         return of_t5x(dict(file), "before")
 
 
-@pytest.mark.parametrize(("factored", "scan_layers_here"), [(True, True), (True, False), (False, True)])
+@pytest.mark.parametrize(
+    ("factored", "scan_layers_here"), [(True, True), (True, False), pytest.param(False, True, marks=pytest.mark.slow)]
+)
 def test_t5x_scanned_model_comes_in_goes_on_and_goes_out(
     tmp_path: pathlib.Path, factored: bool, scan_layers_here: bool
 ):

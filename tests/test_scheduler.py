@@ -179,7 +179,8 @@ except Preempted:
     assert State(tmp_path).statuses(sweep.points())["d1_2"] == ("waiting", "stopped with its driver")
 
 
-def test_a_driver_killed_at_twenty_moments_ends_with_the_same_table(tmp_path, program):
+@pytest.mark.parametrize("kills", [5, pytest.param(20, marks=pytest.mark.slow)])
+def test_a_driver_killed_at_many_moments_ends_with_the_same_table(tmp_path, program, kills):
     """Killed with SIGKILL while runs sleep, crash and finish; then once to the end, as an undisturbed sweep ends."""
     more = {"tasks": (2, 8, 13, 20), "bindings": {"SLEEP": 0.15, "CRASHES": 1}, "choose_by": ["held_out"]}
 
@@ -201,7 +202,7 @@ scheduler.run_points(sweep.points(), 2, "", lambda _: None, how)
 
     subprocess.run(code(tmp_path / "calm"), check=True)
     rng = random.Random(7)
-    for _ in range(20):
+    for _ in range(kills):
         driver = subprocess.Popen(code(tmp_path / "killed"))
         time.sleep(rng.uniform(0.05, 0.9))
         driver.kill()

@@ -112,9 +112,10 @@ def drawn(number: int) -> dict:
     return section
 
 
-def test_200_drawn_mixtures_have_the_same_shares_in_a_store_and_under_seqio(own_mixtures):
+@pytest.mark.parametrize("count", [40, pytest.param(260, marks=pytest.mark.slow)])  # of which 200 are sound
+def test_drawn_mixtures_have_the_same_shares_in_a_store_and_under_seqio(own_mixtures, count):
     sections, refused = {}, 0
-    mixtures = {f"drawn_{number}": drawn(number) for number in range(260)}
+    mixtures = {f"drawn_{number}": drawn(number) for number in range(count)}
     for name, section in mixtures.items():
         try:
             select.resolve(select.MixtureSpec(name), select.of_tables(TABLES), mixtures)
@@ -122,7 +123,7 @@ def test_200_drawn_mixtures_have_the_same_shares_in_a_store_and_under_seqio(own_
             refused += 1
         else:
             sections[name] = section
-    assert len(sections) >= 200, refused
+    assert len(sections) >= count * 10 // 13, refused
     own_mixtures(sections)
     for name in sections:
         assert_equal(in_store(name), under_seqio(name))
