@@ -112,7 +112,7 @@ def changed(points: Sequence[Point], search_paths: str) -> dict[str, list[str]]:
 def _settings(text: str) -> dict[str, str]:
     """{macro or parameter: its value as text}, with the value of a macro in place of its name."""
     found = config.assignments(text)
-    return {name: found.get(value.removeprefix("%"), value) if value[:1] == "%" else value for name, value in found.items()}
+    return {name: found.get(value[1:], value) if value[:1] == "%" else value for name, value in found.items()}
 
 
 # ---- stores ----------------------------------------------------------------------------------------------------------
