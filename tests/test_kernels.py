@@ -1,6 +1,7 @@
 """Tuned kernels against plain formulas and plain models; what plain models offer that tuned ones do not."""
 
 import dataclasses
+import re
 from typing import Any
 
 import flax.linen as nn
@@ -169,6 +170,33 @@ def test_products_have_the_gradients_of_a_product() -> None:
 
     for got, wanted in zip(*(jax.grad(f, argnums=(0, 1))(x, kernel) for f in (mine, plain)), strict=True):
         np.testing.assert_allclose(got, wanted, rtol=2e-5, atol=1e-5)
+
+
+def test_what_is_computed_again_has_the_same_gradients_and_is_computed_in_each_pass() -> None:
+    """A chain of products with bfloat16 kernels: XLA's CPU compiler keeps their float32 copies for `jax.checkpoint`."""
+    x, width, depth = normal(4, 128), 128, 8
+    stored = [normal(width, width).astype(jnp.bfloat16) / 8 for _ in range(depth)]
+
+    def multiply(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return jnp.tanh(x @ kernel.astype(jnp.float32))
+
+    def compiled(each: Any) -> Any:
+        def total(x: jax.Array, stored: list[jax.Array]) -> jax.Array:
+            for kernel in stored:
+                x = each(x, kernel)
+            return jnp.sum(x)
+
+        return jax.jit(jax.grad(total)).lower(x, stored).compile()
+
+    ways = {name: compiled(way(multiply)) for name, way in (("ours", kernels.recomputed), ("jax", jax.checkpoint))}
+    np.testing.assert_allclose(ways["ours"](x, stored), ways["jax"](x, stored), rtol=1e-4, atol=1e-5)
+    copies = {name: len(re.findall(r"= f32\[128,128\]\S* convert\(", way.as_text())) for name, way in ways.items()}
+    assert copies["jax"] == depth and copies["ours"] >= 2 * depth - 1  # made in each pass
+
+    codes = jnp.arange(12, dtype=jnp.uint8).reshape(3, 4)
+    of_codes = kernels.recomputed(lambda x, codes: x @ codes.astype(jnp.float32))
+    found = jax.grad(lambda x: jnp.sum(jnp.square(of_codes(x, codes))))(normal(2, 3))
+    assert found.shape == (2, 3) and bool(jnp.all(jnp.isfinite(found)))
 
 
 def test_a_bfloat16_product_has_a_float32_kernel_gradient_and_float32_logits() -> None:

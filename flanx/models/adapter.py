@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flanx.errors import UserError
+from flanx.kernels import recomputed
 
 Array = jax.Array
 
@@ -151,7 +152,7 @@ def _frozen_product(numerics: Any, base: str) -> Callable[..., Array]:
             return (y * jnp.expand_dims(scale, range(y.ndim - 1))).astype(x.dtype)
         return numerics.product(x, restored(base, *kernel).astype(x.dtype), numerics.dtype)
 
-    return multiply if base == numerics.activations else jax.checkpoint(multiply)
+    return multiply if base == numerics.activations else recomputed(multiply)
 
 
 def column_norm(kernel: Array) -> Array:

@@ -6,6 +6,7 @@ Letters of shapes and einsum strings: b rows, l/q/k lengths (any, query, key), m
 
 import dataclasses
 import functools
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
@@ -29,7 +30,7 @@ NORMAL = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
 TRUNCATED = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": nn.gelu,  # the tanh form, as T5 1.1 was trained
-    "linear": lambda x: x,
+    "linear": jax.nn.identity,
     "relu": nn.relu,
     "silu": nn.silu,
 }
@@ -77,10 +78,11 @@ class Numerics:
         return jnp.dtype(self.activations)
 
     def product(self, x: Array, kernel: Array, out_dtype: jnp.dtype) -> Array:
-        """`product`, or the tuned kernel of that name."""
-        if self.kernels == "tuned":
-            return tuned.product(x, kernel, out_dtype)
-        return product(x, kernel, out_dtype)
+        """`product`, or the tuned kernel of that name; a frozen kernel in fewer bits than x is widened in each pass."""
+        multiply = tuned.product if self.kernels == "tuned" else product
+        if self.adapter is not None and kernel.dtype != x.dtype:
+            return tuned.recomputed(lambda x, kernel: multiply(x, kernel, out_dtype))(x, kernel)
+        return multiply(x, kernel, out_dtype)
 
 
 def check_name(field: str, name: str, known: Sequence[str]) -> None:
@@ -223,11 +225,15 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """[b, l, m] -> [b, l, m]."""
-        names = ["wi"] if len(self.activations) == 1 else [f"wi_{i}" for i in range(len(self.activations))]
-        hidden: Any = 1
-        for name, activation in zip(names, self.activations, strict=True):
-            part = Dense(self.mlp_dim, ("embed", "mlp"), self.numerics, name=name)(x)
-            hidden = hidden * ACTIVATIONS[activation](part)
+        axes, count = ("embed", "mlp"), len(self.activations)
+        names = ("wi",) if count == 1 else map("wi_{}".format, range(count))
+        parts = [Dense(self.mlp_dim, axes, self.numerics, name=name)(x) for name in names]
+        acts = [ACTIVATIONS[activation] for activation in self.activations]
+        # beside a frozen `wo` no gradient wants the product itself
+        again = tuned.recomputed if self.numerics.adapter is not None else lambda function: function
+        hidden = again(
+            lambda *parts: functools.reduce(operator.mul, [act(p) for act, p in zip(acts, parts, strict=True)])
+        )(*parts)
         hidden = Dropout(self.dropout_rate)(hidden)
         hidden = constrain(hidden, ("batch", "length", "mlp"))
         return Dense(self.emb_dim, ("mlp", "embed"), self.numerics, name="wo")(hidden)
