@@ -6,6 +6,8 @@ base with the pairs merged.
 """
 
 import dataclasses
+import re
+from collections.abc import Iterable
 from typing import Any
 
 import flax.linen as nn
@@ -15,8 +17,9 @@ from flax.traverse_util import unflatten_dict
 from flanx import convert
 from flanx.checkpoint import Checkpoints, RestoreCheckpointConfig
 from flanx.convert import adapter_merge
+from flanx.convert.lazy_tensor import TARGET
 from flanx.errors import UserError
-from flanx.models.adapter import Adapter, column_norm, restored
+from flanx.models.adapter import MARK, Adapter, column_norm, restored
 from flanx.train_step import Trainer, TrainState
 from flanx.trainable import OF_ADAPTERS, flat, join, split
 
@@ -40,15 +43,48 @@ def load_base(trainer: Trainer, target: TrainState, path: str) -> Any:
     return convert.restore(source, split(target.params, OF_ADAPTERS)[1])
 
 
-def begin(trainer: Trainer, target: TrainState, path: str, step: int) -> TrainState:
-    """The state after `step` steps of others: the base of a checkpoint, new pairs, a new optimizer's state."""
+def load_pairs(adapter: Adapter, start: str, target: TrainState, path: str) -> Any:
+    """The pairs of an adapter that is trained on, `start`, placed as `target` says.
 
-    def init(base: Any) -> TrainState:
+    Raises UserError where it is none, of other settings or layers, or of another base than the checkpoint `path`.
+    """
+    source = convert.open_checkpoint(start, optimizer=False, base=path)
+    if source.pairs is None:
+        raise UserError(f"LORA_START {start} is no adapter; a whole model is what INITIAL_CHECKPOINT_PATH takes")
+    for name in ("rank", "alpha", "rs", "dora"):
+        theirs, ours = (getattr(each, name) for each in (source.pairs.adapter, adapter))
+        if theirs != ours:
+            raise UserError(f"LORA_START {start} has {name} {theirs}, here {ours}: bind lora.Adapter.{name} = {theirs}")
+    wanted = split(target.params, OF_ADAPTERS)[0]
+    theirs, ours = _kinds(source.pairs.of_layers), _kinds(name.rpartition("/")[0] for name in flat(wanted))
+    if theirs != ours:
+        raise UserError(f"LORA_START {start} is of other layers than LORA_TARGETS: bind LORA_TARGETS = {theirs}")
+    layers = source.pairs.of_layers.items()
+    pairs = {f"{TARGET}{layer}/{MARK}{part}": tensor for layer, parts in layers for part, tensor in parts.items()}
+    return convert.restore(dataclasses.replace(source, tensors=pairs), wanted)
+
+
+def _kinds(layers: Iterable[str]) -> list[str]:
+    """Names of layers without their numbers."""
+    return sorted({re.sub(r"\blayers_[0-9]+", "layers", layer) for layer in layers})
+
+
+def begin(trainer: Trainer, target: TrainState, path: str, step: int) -> TrainState:
+    """The state after `step` steps of others: the base of a checkpoint, the pairs of another adapter or new ones, a new
+    optimizer's state."""
+    assert trainer.adapter is not None
+    start = trainer.adapter.start
+    pairs = None if start is None else load_pairs(trainer.adapter, start, target, path)
+
+    def init(base: Any, pairs: Any) -> TrainState:
+        if pairs is not None:
+            return trainer.init_from_params(join(pairs, base), step)
         new = split(nn.unbox(trainer.model.init(jax.random.key(trainer.seed))), OF_ADAPTERS)[0]
         return trainer.init_from_params(with_magnitudes(join(new, base), trainer.adapter), step)
 
     shardings = jax.tree.map(lambda leaf: leaf.sharding, target)
-    return jax.jit(init, out_shardings=shardings, donate_argnums=0)(load_base(trainer, target, path))
+    made = jax.jit(init, out_shardings=shardings, donate_argnums=(0, 1))
+    return made(load_base(trainer, target, path), pairs)
 
 
 def with_magnitudes(params: Any, adapter: Any) -> Any:

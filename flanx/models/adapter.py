@@ -51,6 +51,7 @@ class Adapter:
       dora: a magnitude for every output, trained as well.
       base: how the frozen parameters are kept: "float32"; "bfloat16"; "int8" or "nf4" for the kernels of the layers and
         bfloat16 for the embeddings and the head.
+      start: an adapter of the same base whose pairs are the first ones, a run or a folder of PEFT; None: new ones.
     """
 
     rank: int = 8
@@ -60,6 +61,7 @@ class Adapter:
     rs: bool = False
     dora: bool = False
     base: str = "float32"
+    start: str | None = None
 
     def __post_init__(self) -> None:
         targets = (self.targets,) if isinstance(self.targets, str) else tuple(self.targets)
