@@ -5,6 +5,7 @@ tables of tasks. What no file says is said to be unknown. No path of this machin
 """
 
 import pathlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -16,24 +17,27 @@ from flanx.data.task import licence, tables
 from flanx.data.task.spec import TaskSpec
 from flanx.errors import UserError
 from flanx.evals import scores
-from flanx.sweep import curves, results
+from flanx.sweep import curves, published_recipes, results
 
 MODEL, DATA = "README.md", "DATA.md"  # the names of the two cards
 
 
-def cards(name: str, source: OpenCheckpoint, more_scores: Sequence[pathlib.Path] = ()) -> dict[str, str]:
+def cards(
+    name: str, source: OpenCheckpoint, more_scores: Sequence[pathlib.Path] = (), library: str = "transformers"
+) -> dict[str, str]:
     """{file: text} of both cards of a checkpoint; of one that no run of flanx made, what is known of it.
 
     Args:
       name: of the model that is given away.
       more_scores: further folders with a scores.json of it, of `flanx evaluate`.
+      library: that loads it, by its name on the hub.
 
     Raises UserError where a file of the run is damaged, and for a folder without scores.
     """
     run = run_of(source)
     evaluated = results.evaluations(run.folder) if run else {}
     found = read_scores([*([evaluated[source.step].parent] if source.step in evaluated else []), *more_scores])
-    return {MODEL: model_card(name, source, run, found), DATA: data_card(name, run)}
+    return {MODEL: model_card(name, source, run, found, library), DATA: data_card(name, run)}
 
 
 def run_of(source: OpenCheckpoint) -> curves.Run | None:
@@ -73,13 +77,18 @@ def public(path: str | None) -> str:
 
 
 def model_card(
-    name: str, source: OpenCheckpoint, run: curves.Run | None, suites: Mapping[str, Mapping[str, Any]]
+    name: str,
+    source: OpenCheckpoint,
+    run: curves.Run | None,
+    suites: Mapping[str, Mapping[str, Any]],
+    library: str = "transformers",
 ) -> str:
     """The card of a model: README.md of its folder."""
     record = run.metadata if run else {}
     of_hub = f"{hub.PREFIX}{source.origin['hub']}" if source.origin else ""
-    parent: str = record.get("initial_checkpoint_path") or of_hub
-    head = ["library_name: transformers", "pipeline_tag: text2text-generation", "tags: [flanx]"]
+    base = source.pairs.base if source.pairs else ""
+    parent: str = base if library == "peft" else record.get("initial_checkpoint_path") or of_hub
+    head = [f"library_name: {library}", "pipeline_tag: text2text-generation", "tags: [flanx]"]
     if parent.startswith(hub.PREFIX):
         head.append(f"base_model: {hub.split(parent)[0]}")
     sections = {
@@ -98,13 +107,51 @@ def _recipe(record: Mapping[str, Any]) -> str:
     """What the run was told."""
     data, settings = record.get("data") or {}, record.get("settings") or {}
     asked = (data.get("mixture") or {}).get("asked", {})
-    rows = [[f"mixture.{key}", value] for key, value in asked.items()]
+    rows: list[list[Any]] = [[f"mixture.{key}", value] for key, value in asked.items()]
     rows += [[f"data.{key}", data[key]] for key in ("lengths", "batch_size", "packing") if key in data]
     for part in ("adapter", "trainable"):  # of a run that trains a part of its model
         of_part = record.get(part)
         rows += [[f"{part}.{key}", value] for key, value in of_part.items()] if isinstance(of_part, dict) else []
         rows += [[part, of_part]] if of_part and not isinstance(of_part, dict) else []
-    return table(["setting", "value"], [[f"`{key}`", f"`{value}`"] for key, value in [*rows, *settings.items()]])
+    rows += [[key, value] for key, value in settings.items()]
+    recipe = _recipe_of(record, asked)
+    head = ["setting", "value", *(["source"] if recipe else [])]
+    lines = []
+    for key, value in rows:
+        shown = public(value) if isinstance(value, str) else value
+        lines.append([f"`{key}`", f"`{shown}`", *([_source(recipe, key, value)] if recipe else [])])
+    said = (
+        f"{recipe.title}: the values of `flanx recipe show {recipe.name}`, each with its source.\n\n" if recipe else ""
+    )
+    return said + table(head, lines)
+
+
+MACROS = {  # what a run records -> the field of a published recipe
+    "mixture.name": "MIXTURE_OR_TASK_NAME", "mixture.num_tasks": "NUM_TASKS", "mixture.cot_ratio": "COT_RATIO",
+    "data.lengths": "TASK_FEATURE_LENGTHS", "data.batch_size": "BATCH_SIZE", "data.packing": "packing",
+    "train_step.Trainer.seed": "SEED", "train_step.Trainer.loss_normalizing_factor": "LOSS_NORMALIZING_FACTOR",
+    "optim.adafactor.learning_rate": "LEARNING_RATE", "dropout_rate": "DROPOUT_RATE", "dtype": "ACTIVATION_DTYPE",
+    "vocab_size": "VOCAB_SIZE",
+}  # fmt: skip
+
+
+def _recipe_of(record: Mapping[str, Any], asked: Mapping[str, Any]) -> published_recipes.PublishedRecipe | None:
+    """The published recipe of a run: that with its mixture and its parent, wherever the copy of that lies."""
+    parent = pathlib.PurePosixPath(record.get("initial_checkpoint_path") or "").parts[-2:]
+    for recipe in published_recipes.load().values():
+        mixture, start = (recipe.fields[name].value for name in ("MIXTURE_OR_TASK_NAME", "INITIAL_CHECKPOINT_PATH"))
+        if parent and mixture == asked.get("name") and pathlib.PurePosixPath(start).parts[-2:] == parent:
+            return recipe
+    return None
+
+
+def _source(recipe: published_recipes.PublishedRecipe, key: str, value: Any) -> str:
+    """Where a recipe has a setting's value from; "" for what no recipe says."""
+    field = recipe.fields.get(key) or recipe.fields.get(MACROS.get(re.sub(r"^(t5\.T5|palm\.PaLM)\.", "", key), ""))
+    if field is None:
+        return ""
+    same = field.value == value or (field.value == "None" and value is None)
+    return f"{field.kind}: {field.source}" if same else f"not the recipe's, which is `{field.text}`"
 
 
 def _provenance(source: OpenCheckpoint, record: Mapping[str, Any]) -> str:
@@ -175,7 +222,8 @@ def data_card(name: str, run: curves.Run | None) -> str:
     summary = ", ".join(f"{classes.count(each):,} {each}" for each in licence.ORDER if each in classes)
     parts = [
         f"# Data of {name}",
-        f"Mixture `{mixture.get('asked', {}).get('name', '')}`, {len(rows):,} tasks, by the classes of their licences: "
+        f"Mixture `{mixture.get('asked', {}).get('name', '')}`, {len(rows):,} task{'s' if len(rows) != 1 else ''}, by "
+        "the classes of their licences: "
         f"{summary}. A licence is what a page states of a data set: where a check begins, not legal advice.",
         table(
             ["collection", "share"], [[each, f"{share:.4f}"] for each, share in mixture.get("collections", {}).items()]

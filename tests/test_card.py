@@ -10,6 +10,7 @@ from flanx import card
 from flanx.convert.formats import OpenCheckpoint
 from flanx.errors import UserError
 from flanx.storage import open_storage
+from flanx.sweep import published_recipes
 from tests import run_maker
 from tests.sweep_maker import entry
 
@@ -55,6 +56,27 @@ def test_a_model_card_has_recipe_provenance_scores_and_cost(run):
     assert "| hours of training steps | 0.0556 |" in text  # 1,000 steps, 5 a second
 
 
+def test_the_values_of_a_published_recipe_have_its_sources(run):
+    recipe = published_recipes.find("flan_t5_small")
+    record = json.loads((run / "run.json").read_text())
+    parent = "/home/someone/t5_1_1_lm100k_small/checkpoint_1100000"
+    record |= {
+        "initial_checkpoint_path": parent,
+        "initial_checkpoint_source": None,
+        "adapter": {"start": "/home/x/run"},
+    }
+    record["data"]["mixture"]["asked"] = {"name": "proportion_b", "num_tasks": None}
+    record["settings"] |= {"optim.adafactor.learning_rate": 5e-4, "t5.T5.dropout_rate": 0.05}
+    (run / "run.json").write_text(json.dumps(record))
+    text = card.cards("mine", opened(run))[card.MODEL]
+    assert recipe.title in text and "`flanx recipe show flan_t5_small`" in text
+    assert "| `mixture.name` | `proportion_b` | paper: table 23 and its caption" in text
+    assert "| `t5.T5.dropout_rate` | `0.05` | paper: table 22 |" in text
+    assert "| `mixture.num_tasks` | `None` | paper: all 1,836 |" in text
+    assert "| `data.batch_size` | `4` | not the recipe's, which is `64` |" in text
+    assert "| `adapter.start` | `run` |  |" in text and "/home" not in text
+
+
 def test_scores_of_elsewhere_and_of_an_earlier_step_are_those_asked_for(run, tmp_path):
     text = card.cards("mine", opened(run, step=500))[card.MODEL]
     assert "| bbh_cot | exact_match | 11.0 |" in text and "| steps trained | 500 |" in text and "42.0" not in text
@@ -69,8 +91,16 @@ def test_scores_of_elsewhere_and_of_an_earlier_step_are_those_asked_for(run, tmp
 def test_a_data_card_says_the_licence_of_every_task_that_was_read(run):
     text = card.cards("mine", opened(run))[card.DATA]
     assert "2 tasks, by the classes of their licences: 1 restricted, 1 unknown" in text
+    assert "`both`, 2 tasks" in text
     assert "| muffin_rte | muffin | custom | restricted | super_glue/rte |  |  |" in text
     assert "| cot_a |  | not stated | unknown | of the user's own | 36 | 400 |" in text
+
+
+def test_one_task_is_one_task(run):
+    record = json.loads((run / "run.json").read_text())
+    record["data"]["content"] = {"cot_a": "b"}
+    (run / "run.json").write_text(json.dumps(record))
+    assert "Mixture `both`, 1 task, by the classes" in card.cards("mine", opened(run))[card.DATA]
 
 
 def test_what_no_run_made_says_so_and_names_its_origin(tmp_path):
