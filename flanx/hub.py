@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import hashlib
 import importlib
+import json
 import os
 import pathlib
 import re
@@ -59,12 +60,14 @@ def split(text: str) -> tuple[str, str | None]:
     raise UserError(f"'{text}' is no name on the Hugging Face hub: write hf:ORG/NAME or hf:ORG/NAME@REVISION")
 
 
-def base_of_adapter(config: Any) -> str | None:
-    """The base that an adapter_config.json of PEFT names, with "hf:" and the revision, which PEFT keeps apart, where it
-    is on the hub. None where it names none."""
+def base_of_adapter(config: Any, folder: str | os.PathLike) -> str | None:
+    """The base that an adapter_config.json of PEFT in `folder` names, with "hf:" and the revision, which PEFT keeps
+    apart, where it is on the hub; it may be a folder inside. None where it names none."""
     base = config.get("base_model_name_or_path") if isinstance(config, dict) else None
     if not isinstance(base, str) or not base:
         return None
+    if not os.path.isabs(base) and os.path.isdir(inside := os.path.join(folder, base)):
+        return inside
     if not is_name(base):
         return base
     name, revision = split(base)
@@ -106,6 +109,7 @@ def expect_unmoved(text: str, recorded: Mapping[str, Any]) -> None:
 
 # ---- giving a model away ---------------------------------------------------------------------------------------------
 
+ADAPTER = "adapter_config.json"  # of a folder of PEFT, which has no config.json and no tokenizer
 SENT = (*FETCHED, WEIGHTS, "README.md", "DATA.md")
 TOKEN = re.compile(rb"\bhf_[A-Za-z0-9]{20,}")
 
@@ -113,7 +117,8 @@ TOKEN = re.compile(rb"\bhf_[A-Za-z0-9]{20,}")
 def sendable(folder: pathlib.Path) -> dict[str, int]:
     """{name: bytes} of what `push` sends of a folder.
 
-    Raises UserError where it is no model with its tokenizer and card, and where a text holds an access token.
+    Raises UserError where it is no model with its tokenizer and card and no adapter of a base on the hub with its card,
+    and where a text holds an access token.
     """
     if not folder.is_dir():
         raise UserError(f"no folder '{folder}': `flanx convert RUN {folder} --to hf` makes it")
@@ -125,12 +130,29 @@ def sendable(folder: pathlib.Path) -> dict[str, int]:
         "a tokenizer (spiece.model, tokenizer_config.json)": bool(names & {"spiece.model", "tokenizer_config.json"}),
         "a card (README.md)": "README.md" in names,
     }
+    kind = "peft" if ADAPTER in names else "hf"
+    if kind == "peft":
+        _expect_base_on_hub(folder)
+        wanted = {what: wanted[what] for what in ("safetensors", "a card (README.md)")}
     if absent := [what for what, there in wanted.items() if not there]:
-        raise UserError(f"{folder} lacks {', '.join(absent)}: make it by `flanx convert RUN {folder} --to hf`")
+        raise UserError(f"{folder} lacks {', '.join(absent)}: make it by `flanx convert RUN {folder} --to {kind}`")
     for file in found:
         if file.suffix in (".json", ".md") and TOKEN.search(file.read_bytes()):
             raise UserError(f"{file} holds an access token of the hub: take it out, and revoke it")
     return {file.name: file.stat().st_size for file in found}
+
+
+def _expect_base_on_hub(folder: pathlib.Path) -> None:
+    """Raises UserError for an adapter whose base others cannot fetch."""
+    try:
+        base = base_of_adapter(json.loads((folder / ADAPTER).read_text(encoding="utf-8")), folder)
+    except ValueError:
+        raise UserError(f"{folder / ADAPTER} is not JSON: copy the folder again") from None
+    if base is None or not base.startswith(PREFIX):
+        raise UserError(
+            f"{folder / ADAPTER} names the base '{base}', which the hub does not have: `flanx convert RUN {folder} "
+            "--to peft --base hf:ORG/NAME` names it as the hub does"
+        )
 
 
 def push(folder: pathlib.Path, text: str, private: bool) -> str:
@@ -231,7 +253,7 @@ def _cached(name: str, revision: str | None, weights: bool, cause: Exception, he
     try:
         folder = _snapshot(name, revision, weights, only_cached=True)
         held = {file.name for file in pathlib.Path(folder).iterdir()}
-        if "config.json" not in held or (weights and not any(file.endswith(".safetensors") for file in held)):
+        if not {"config.json", ADAPTER} & held or (weights and not any(file.endswith(".safetensors") for file in held)):
             raise FileNotFoundError(folder)  # another call fetched its tokenizer alone
         return folder
     except (OSError, ValueError) as error:

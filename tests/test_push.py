@@ -22,6 +22,7 @@ def export(tmp_path: pathlib.Path) -> pathlib.Path:
     return folder
 
 
+@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # huggingface_hub's call of httpx
 def test_a_push_without_yes_sends_nothing_and_with_it_one_commit(export, tmp_path, monkeypatch, capsys):
     with served(tmp_path / "none") as (endpoint, handler):
         ask_here(monkeypatch, endpoint, tmp_path / "cache", token="hf_right")
@@ -32,6 +33,7 @@ def test_a_push_without_yes_sends_nothing_and_with_it_one_commit(export, tmp_pat
         assert main.main(["push", str(export), "hf:org/mine", "--yes", "--private"]) == 0, capsys.readouterr().err
     names = {"README.md", "config.json", "generation_config.json", "model.safetensors", "tokenizer_config.json"}
     assert handler.sent == {name: (export / name).read_bytes() for name in names}
+    assert list(handler.large.values()) == [(export / "model.safetensors").read_bytes()]
     created = json.loads(handler.bodies["/api/repos/create"])
     assert created["name"] == "mine" and created["organization"] == "org"
     assert created.get("private", created.get("visibility")) in (True, "private")

@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--to", dest="kind", choices=KINDS, help="default: flanx, unless SOURCE is flanx's")
     parser.add_argument("--base", type=path_flag, help="of an adapter: its base, where it is no longer where it was")
+    parser.add_argument("--with-base", action="store_true", help="of --to peft: the base as well, in its folder `base`")
     parser.add_argument("--dtype", default="float32", help="of the parameters: float32 (default) or bfloat16")
     parser.add_argument(
         "--stacked",
@@ -77,8 +78,10 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--golden={args.golden}: no such file")
     optimizer = not args.drop_optimizer and args.kind not in ("hf", "peft")
     source = open_checkpoint(args.source, args.source_kind, optimizer, args.base)
+    if args.with_base and args.kind != "peft":
+        raise UserError("--with-base writes base and adapter apart, which is --to peft; the others merge them")
     if args.kind == "peft":
-        return write_pairs(source, open_storage(args.dest))
+        return write_pairs(source, open_storage(args.dest), args)
     if source.kind == "flanx" and args.kind is None and source.pairs is None:
         raise UserError("SOURCE is a flanx checkpoint: add --to t5x or --to hf")
     kind = args.kind or "flanx"
@@ -96,14 +99,20 @@ def run(args: argparse.Namespace) -> int:
     return 0 if result.verified else 1
 
 
-def write_pairs(source: OpenCheckpoint, dest: Storage) -> int:
-    """Writes the adapter of a run as a folder of PEFT. Raises UserError where SOURCE is none."""
+def write_pairs(source: OpenCheckpoint, dest: Storage, args: argparse.Namespace) -> int:
+    """Writes the adapter of a run as a folder of PEFT, with its card. Raises UserError where SOURCE is none."""
     if source.pairs is None:
         raise UserError(f"{source.given} is no adapter, which --to peft writes; train one with runs/lora.gin")
     if dest.children():
         raise UserError(f"DEST '{dest}' is not empty; give another folder")
+    beside = card.cards(dest.name, source, [pathlib.Path(each) for each in args.scores], "peft")
     with atomic(dest) as folder:
-        peft.write(folder, source.pairs)
-    count = len(source.pairs.of_layers)
-    print(f"{source.given} -> peft {dest}: pairs of {count} layers, for the base {source.pairs.base} in --to hf's form")
+        peft.write(folder, source.pairs, args.with_base)
+        if args.with_base:
+            base = open_checkpoint(source.pairs.base, optimizer=False)
+            Conversion(base, folder / peft.BASE, "hf", args.dtype, vocabulary=args.vocabulary).run()
+        for name, text in beside.items():
+            folder.write(name, text)
+    count, place = len(source.pairs.of_layers), f"in {dest / peft.BASE}" if args.with_base else source.pairs.base
+    print(f"{source.given} -> peft {dest}: pairs of {count} layers, for the base {place} in --to hf's form")
     return 0

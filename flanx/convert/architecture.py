@@ -127,6 +127,9 @@ def _described(path: str | os.PathLike, run: Storage, record: Mapping[str, Any])
     if "config.json" in folder.children():
         config = hf.read_config(folder)
         return dataclasses.replace(logit_parity.model(hf.sizes(config), config), kernels="tuned")
+    adapter = folder.read_json(hub.ADAPTER) if hub.ADAPTER in folder.children() else {}
+    if (base := hub.base_of_adapter(adapter, folder)) is not None and base.startswith(hub.PREFIX):
+        return read_model(base)
     return _of_tensors(open_checkpoint(path, optimizer=False))
 
 

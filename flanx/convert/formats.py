@@ -97,6 +97,8 @@ def detect(folder: Storage) -> str:
         return "peft"
     if "config.json" in children:
         return "hf"
+    if peft.WEIGHTS in children:
+        raise UserError(f"{folder} has no {peft.CONFIG}, which says rank and base of its {peft.WEIGHTS}; copy both")
     if t5x.step_folder(folder, says=False).children() & {t5x.MESSAGES, "state"}:
         return "t5x"
     if flanx_format.item_folder(folder) is not None:
@@ -105,7 +107,11 @@ def detect(folder: Storage) -> str:
 
 
 def open_checkpoint(
-    path: str | os.PathLike, kind: str = "auto", optimizer: bool = True, base: str | None = None
+    path: str | os.PathLike,
+    kind: str = "auto",
+    optimizer: bool = True,
+    base: str | None = None,
+    above: tuple[str, ...] = (),
 ) -> OpenCheckpoint:
     """Opens a checkpoint of T5X (legacy or Orbax), Hugging Face or flanx, and checks it against its own sizes.
 
@@ -116,8 +122,11 @@ def open_checkpoint(
       kind: one of KINDS, or "auto".
       optimizer: whether to open the optimizer's state as well.
       base: of an adapter, in place of the one that it names.
+      above: adapters of which it is the base.
     """
     given = open_storage(path)
+    if str(given) in above:
+        raise UserError(f"{given} is an adapter and its own base; name a whole model: flanx convert --base BASE")
     if given.name == t5x.MESSAGES and not given.children() and t5x.MESSAGES in given.parent.children():  # its file
         given = given.parent
     kind = detect(given) if kind == "auto" else kind
@@ -130,7 +139,7 @@ def open_checkpoint(
             origin=hub.record(path),
         )
     if kind == "peft":
-        return _with_base(peft.read(given), given, base, {})
+        return _with_base(peft.read(given), given, base, {}, above)
     if kind == "t5x":
         folder = t5x.step_folder(given)
         in_orbax = "state" in folder.children()
@@ -140,7 +149,7 @@ def open_checkpoint(
         tensors = flanx_format.read(given, optimizer)
         if adapter_merge.has_pairs(tensors):
             tensors = scan_layers.unroll(tensors, folder)
-            return _with_base(adapter_merge.of_run(folder, tensors), given, base, tensors)
+            return _with_base(adapter_merge.of_run(folder, tensors), given, base, tensors, above)
     if not optimizer:
         tensors = {name: t for name, t in tensors.items() if not name.startswith(f"{STATE}param_states/")}
     if not parameters(tensors):
@@ -154,14 +163,16 @@ def open_checkpoint(
     return OpenCheckpoint(kind, folder, tensors, sizes, note.get("config", {}), given, note, stacked)
 
 
-def _with_base(pairs: Pairs, given: Storage, base: str | None, tensors: LazyTensors) -> OpenCheckpoint:
+def _with_base(
+    pairs: Pairs, given: Storage, base: str | None, tensors: LazyTensors, above: tuple[str, ...]
+) -> OpenCheckpoint:
     """The base of an adapter with the adapter merged. Raises UserError where the base is not the one it was trained on.
 
-    tensors: the adapter's own, of which the step is kept.
+    tensors: the adapter's own, of which the step is kept; above: see `open_checkpoint`.
     """
     named = base or pairs.base
     try:
-        source = open_checkpoint(named, optimizer=False)
+        source = open_checkpoint(named, optimizer=False, above=(*above, str(given)))
     except UserError as error:
         raise UserError(f"the base of the adapter {given}: {error}") from error
     if pairs.fingerprint and files.verifying and (actual := fingerprint(source.tensors)) != pairs.fingerprint:

@@ -21,7 +21,8 @@ from flanx.errors import UserError
 from flanx.models.adapter import Adapter
 from flanx.storage import Storage
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+CONFIG, WEIGHTS = hub.ADAPTER, "adapter_model.safetensors"
+BASE = "base"  # the folder inside that holds the base, where it is written with the adapter
 PREFIX = "base_model.model."
 PARTS = {"a": "lora_A.weight", "b": "lora_B.weight", "magnitude": "lora_magnitude_vector"}
 FINGERPRINT = "base_fingerprint"  # in flanx's own note beside them
@@ -75,7 +76,7 @@ def read(folder: Storage) -> Pairs:
         layers.setdefault(layer, {})[part] = tensor if part == "magnitude" else tensor.transposed()
     if not layers:
         raise UserError(f"{path} holds no tensors; copy the folder again")
-    base = hub.base_of_adapter(config)
+    base = hub.base_of_adapter(config, folder)
     if base is None:
         raise UserError(f"{where} names no base (base_model_name_or_path); give it: flanx convert --base BASE")
     ranks = {parts["a"].shape[1] for parts in layers.values() if "a" in parts}
@@ -96,8 +97,10 @@ def _translate(name: str, folder: Any) -> tuple[str, str]:
     raise UserError(f"{folder}/{WEIGHTS}: '{name}' is of no layer of a T5 that flanx adapts")
 
 
-def write(folder: Storage, pairs: Pairs) -> None:
+def write(folder: Storage, pairs: Pairs, has_base: bool = False) -> None:
     """Writes a folder that `peft` loads on the base in Hugging Face's form.
+
+    has_base: the base is named as the folder BASE inside.
 
     Raises UserError where the adapter's model is no T5.
     """
@@ -115,6 +118,7 @@ def write(folder: Storage, pairs: Pairs) -> None:
             tensors[name] = in_memory(values)
     adapter = pairs.adapter
     base, revision = hub.split(pairs.base) if pairs.base.startswith(hub.PREFIX) else (pairs.base, None)
+    base, revision = (BASE, None) if has_base else (base, revision)
     config = {
         "peft_type": "LORA",
         "task_type": "SEQ_2_SEQ_LM",

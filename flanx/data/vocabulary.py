@@ -36,7 +36,6 @@ FIRST_BYTE = 3  # the three special ids come first
 
 LINE_BREAK = "#line_break="  # in the spec of a SentencePiece model, before the mark
 MODELS = ("spiece.model", "tokenizer.json")  # what a Hugging Face folder has of a SentencePiece model, the best first
-ADAPTER = "adapter_config.json"  # of PEFT
 CONVERTED = "flanx_convert.json"  # the note of `flanx convert`, which has the mark of an export
 
 
@@ -251,9 +250,12 @@ def is_folder(path: str) -> bool:
     return path.startswith(hub.PREFIX) or os.path.isdir(os.path.expanduser(path))
 
 
-def named_in(path: str | os.PathLike) -> tuple[str, int | None] | None:
+def named_in(path: str | os.PathLike, adapters: tuple[str, ...] = ()) -> tuple[str, int | None] | None:
     """(spec, extra ids, None for the usual number) of the vocabulary that a run, a step's folder, an export or a model
-    of the hub has with its parameters; of PEFT's adapters their base's. None where there is none that flanx reads."""
+    of the hub has with its parameters; of PEFT's adapters their base's. None where there is none that flanx reads.
+
+    adapters: of which it is the base, which none of them is.
+    """
     text = os.fspath(path)
     folder = storage.open_storage(hub.fetch(text, weights=False).folder if text.startswith(hub.PREFIX) else text)
     of_run = folder.parent.name == "checkpoints"
@@ -276,9 +278,9 @@ def named_in(path: str | os.PathLike) -> tuple[str, int | None] | None:
             note = place.read_json(CONVERTED) if CONVERTED in names else {}
             spec += f"{LINE_BREAK}{note['line_break']}" if isinstance(note, dict) and note.get("line_break") else ""
             return spec, extra_ids if type(extra_ids) is int else None
-        adapter = place.read_json(ADAPTER) if ADAPTER in names else None
-        if (base := hub.base_of_adapter(adapter)) is not None:
-            return named_in(base)
+        adapter = place.read_json(hub.ADAPTER) if hub.ADAPTER in names else None
+        if (base := hub.base_of_adapter(adapter, place)) is not None and base not in adapters:
+            return named_in(base, (*adapters, base))
     return None
 
 
