@@ -62,6 +62,21 @@ def test_a_run_gives_its_lengths_and_a_hub_name_its_prefix(folder, monkeypatch):
     assert "MODEL='hf:org/small@v1'" in args.bindings and "OUTPUT_DIR='out/small/scores'" in args.bindings
 
 
+def test_scores_of_two_runs_do_not_share_a_folder(folder):
+    for name in ("out/a/run", "out/b/run", "b/small"):
+        write_model(folder / name)
+    args = expanded("evaluate", "--checkpoint", "out/a/run", "--suites", "bbh_cot")
+    assert "OUTPUT_DIR='out/a/scores'" in args.bindings
+    args = expanded("evaluate", "--checkpoint", "out/b/run", "--suites", "bbh_cot")
+    assert "OUTPUT_DIR='out/b/scores'" in args.bindings
+    kept = folder / "out" / "small" / "scores" / "scores.json"
+    kept.parent.mkdir(parents=True)
+    kept.write_text(json.dumps({"suites": {}, "run": {"checkpoint": "small"}}))
+    assert "OUTPUT_DIR='out/small/scores'" in expanded("evaluate", "--checkpoint", "./small", "--suites", "x").bindings
+    with pytest.raises(UserError, match="out/small/scores has the scores of small: give those of b/small a folder"):
+        expanded("evaluate", "--checkpoint", "b/small", "--suites", "bbh_cot")
+
+
 def test_what_is_missing_is_named(folder):
     with pytest.raises(UserError, match="--checkpoint, --output is missing: add it, or leave out --prompts"):
         expanded("infer", "--prompts", "p.txt")

@@ -6,13 +6,14 @@ is printed as the command with --gin_file and --gin.NAME=VALUE that does the sam
 """
 
 import argparse
+import os
 import pathlib
 import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from flanx import hub
+from flanx import files, hub
 from flanx.errors import UserError
 from flanx.settings import RANGES, flag, path_flag
 from flanx.storage import open_storage
@@ -97,7 +98,7 @@ def expand(command: str, args: argparse.Namespace) -> None:
         bound |= {"INFER_OUTPUT_FILE": output} if is_file else {}
         bound["INFER_OUTPUT_DIR"] = f"{output}.flanx" if is_file else output
     else:
-        bound["OUTPUT_DIR"] = output or f"out/{short_name(bound['CHECKPOINT_PATH'])}/scores"
+        bound["OUTPUT_DIR"] = output or scores_of(bound["CHECKPOINT_PATH"])
     bound |= {FLAGS[command][name].macro: value for name, value in given.items()}
     args.gin_file = [*FILES[command], *args.gin_file]
     args.bindings = [*(f"{name}={value!r}" for name, value in bound.items()), *args.bindings]
@@ -107,6 +108,7 @@ def expand(command: str, args: argparse.Namespace) -> None:
 def of_checkpoint(checkpoint: str, vocabulary: str | None) -> dict[str, Any]:
     """What a checkpoint's name says: {macro: value}. Raises UserError where it has no vocabulary and none is given."""
     from flanx.convert.architecture import lengths  # noqa: PLC0415  (jax, which `flanx --help` does without)
+    from flanx.convert.formats import detect  # noqa: PLC0415
     from flanx.data import vocabulary as vocabularies  # noqa: PLC0415
 
     if hub.is_name(checkpoint) and not checkpoint.startswith(hub.PREFIX):
@@ -115,6 +117,8 @@ def of_checkpoint(checkpoint: str, vocabulary: str | None) -> dict[str, Any]:
         raise UserError(
             f"--checkpoint={checkpoint}: no such folder, or nothing in it; a name of the hub is hf:ORG/NAME"
         )
+    if not checkpoint.startswith(hub.PREFIX):
+        detect(open_storage(checkpoint))
     if vocabulary is None and vocabularies.named_in(checkpoint) is None:
         raise UserError(f"{checkpoint} has no vocabulary that flanx reads: add --vocabulary byte, or a model's path")
     bound: dict[str, Any] = {"MODEL": checkpoint, "CHECKPOINT_PATH": checkpoint}
@@ -124,8 +128,21 @@ def of_checkpoint(checkpoint: str, vocabulary: str | None) -> dict[str, Any]:
 
 
 def short_name(checkpoint: str) -> str:
-    """A name for a folder: "flan-t5-small" of "hf:google/flan-t5-small@v1"."""
-    return re.sub(r"[^\w.-]", "", pathlib.PurePosixPath(checkpoint.partition("@")[0]).name) or "checkpoint"
+    """A name for a folder: "flan-t5-small" of "hf:google/flan-t5-small@v1", "mine" of "out/mine/run"."""
+    path = pathlib.PurePosixPath(checkpoint.partition("@")[0])
+    name = path.parent.name if path.name == "run" else path.name  # what `flanx finetune` calls each of its own
+    return re.sub(r"[^\w.-]", "", name or path.name) or "checkpoint"
+
+
+def scores_of(checkpoint: str) -> str:
+    """The folder of a checkpoint's scores, out/NAME/scores. Raises UserError where it has those of another one."""
+    folder = f"out/{short_name(checkpoint)}/scores"
+    kept = (files.read_json(pathlib.Path(folder, "scores.json")).get("run") or {}).get("checkpoint")
+    if kept and os.path.abspath(kept) != os.path.abspath(checkpoint):
+        raise UserError(
+            f"{folder} has the scores of {kept}: give those of {checkpoint} a folder of their own, --output"
+        )
+    return folder
 
 
 def typed(command: str, files: Sequence[str], bindings: Sequence[str]) -> str:
