@@ -48,6 +48,10 @@ def test_a_wrong_column_is_named(output, tmp_path, capsys):
     command = ["tasks", "add", str(tmp_path / "x.jsonl"), "--inputs", "qestion", "--targets", "answer"]
     assert main([*command, "--output", str(output)]) == 2
     assert "no column 'qestion'; did you mean 'question'" in capsys.readouterr().err
+    command = ["tasks", "add", str(tmp_path / "x.jsonl"), "--inputs", "answer", "--targets", "answer"]
+    assert main([*command, "--output", str(output)]) == 2
+    assert "column 'answer' is what is asked and what is to be answered; name two" in capsys.readouterr().err
+    assert not list(output.iterdir())
 
 
 def write_export(folder):

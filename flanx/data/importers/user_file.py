@@ -282,6 +282,8 @@ def add(args: argparse.Namespace) -> int:
     if args.metric and args.metric not in METRICS:
         raise UserError(f"no metric '{args.metric}'{nearest(args.metric, METRICS)}; known: {', '.join(METRICS)}")
     main = _look(path, args.inputs, args.targets, args.options or "")
+    if main.inputs == main.targets:
+        raise UserError(f"{path}: column '{main.inputs}' is what is asked and what is to be answered; name two columns")
     own: dict[str, _File] = {
         split: _own(main, given) for split in ("validation", "test") if (given := getattr(args, split))
     }
