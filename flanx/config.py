@@ -24,7 +24,7 @@ from gin import config as gin_config
 from flanx import settings
 from flanx.errors import UserError, nearest
 from flanx.files import local_folder, lock, open_regular, write_atomic
-from flanx.gin_files import Scan, open_text, take_modules
+from flanx.gin_files import Scan, import_hint, open_text, take_modules
 
 _readers: Any = gin_config._FILE_READERS
 _readers[0] = (open_text, os.path.isfile)
@@ -50,6 +50,15 @@ T5X_MACROS = {  # of T5X's gin files, without a meaning here -> what to do
     "OPTIMIZER": "; bind train_step.Trainer.optimizer = @optim.adafactor()",
     "EVALUATOR_USE_MEMORY_CACHE": "; leave it out",
     "JSON_WRITE_N_RESULTS": "; every generation is kept: leave it out",
+    "USE_CACHED_TASKS_TRAIN_EVAL": "; the token store takes the place of cached tasks: leave it out",
+    "TRAIN_EVAL_MIXTURE_OR_TASK_NAME": "; it is called VALIDATION here",
+    "BEAM_SIZE": "; it is called BEAMS here, of evaluate",
+    "FEATURE_LENGTHS": "; it is called TASK_FEATURE_LENGTHS here",
+    "TF_EXAMPLE_FILE_PATHS": "; PROMPTS names the file of infer",
+    "TF_EXAMPLE_FILE_TYPE": "; PROMPTS goes by the file's name: leave it out",
+    "MODEL_OUTPUT_DIR": "; `flanx convert` writes what others serve: leave it out",
+    "MODEL_NAME": "; `flanx convert` writes what others serve: leave it out",
+    "OUTPUT_FEATURES": "; `flanx convert` writes what others serve: leave it out",
 }
 
 NAMED = "runs/model.gin"
@@ -269,11 +278,11 @@ def _explain(error: Exception) -> UserError:
         return UserError(f"gin macro '{required[1]}' has no value: add --gin.{required[1]}=VALUE")
     where = re.search(r'In file "([^"]+)", line (\d+)', text)
     location = f"{where[1]}:{where[2]}" if where else "the command line"
-    unknown = re.match(r"No configurable matching '(\S+?)'", first)
+    unknown = re.match(r"No configurable matching (?:reference )?'@?([^'()]+)(?:\(\))?'", first)
     parameter = re.match(r"Configurable '(\S+)' doesn't have a parameter named '(\S+)'", first)
     hint = ""
     if unknown:
-        hint = nearest(unknown[1], [key for _, key in _bound()])
+        hint = import_hint(unknown[1]) or nearest(unknown[1], [key for _, key in _bound()])
     if parameter:
         hint = nearest(parameter[2], _parameters(parameter[1]))
     return UserError(f"{first.rstrip('.')} ({location}){hint}")

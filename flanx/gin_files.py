@@ -6,6 +6,7 @@ and a module of a stranger's is refused.
 
 import ast
 import functools
+import importlib
 import importlib.util
 import os
 import pathlib
@@ -123,6 +124,18 @@ def allow_imports(modules: Sequence[str]) -> None:
     """Lets gin files import these modules, here and in every process that this one starts."""
     kept = [name for name in os.environ.get(IMPORTS_VARIABLE, "").split(",") if name]
     os.environ[IMPORTS_VARIABLE] = ",".join(dict.fromkeys([*kept, *modules]))
+
+
+def import_hint(name: str) -> str:
+    """How to bind what no gin file refers to, "optim.adamw_8bit", where flanx has it; "" for any other name."""
+    module, _, function = name.rpartition("/")[2].rpartition(".")
+    known = module.isidentifier() and importlib.util.find_spec(f"flanx.{module}") is not None
+    if not known or not hasattr(importlib.import_module(f"flanx.{module}"), function):
+        return ""
+    return (
+        "; the command line knows what a gin file refers to: put this line into one of yours, --gin_file, behind 'from "
+        f"__gin__ import dynamic_registration' and 'from flanx import {module}'"
+    )
 
 
 def expect_allowed(module: str, location: str) -> None:

@@ -1,5 +1,6 @@
 """gin binding: what a mistake says, and that the config written beside a run can be given back."""
 
+import importlib
 import pathlib
 import re
 
@@ -187,6 +188,15 @@ def test_a_gin_file_as_people_have_it(raw, name, tmp_path):
             "imports 'mine' .the command line., which runs its code: .*add --import=mine",
         ),
         ("mixture.Mixture.module=['mine.a']", "imports 'mine.a' .* add --import=mine"),
+        (
+            "train_step.Trainer.optimizer=@optim.adamw_8bit()",
+            "put this line into one of yours.* 'from flanx import optim'",
+        ),
+        ("optim.muon.beta=0.9", "put this line into one of yours, --gin_file, behind 'from __gin__ import dynamic"),
+        (
+            "optim.adamv.b1=0.9",
+            "No configurable matching 'optim.adamv'; did you mean|No configurable matching 'optim.adamv'",
+        ),
         ("TRAIN_STEPS 5", "is not a binding: write --gin.NAME=VALUE"),
     ],
 )
@@ -203,6 +213,43 @@ def t5x_macros() -> dict[str, str]:
     """{macro of T5X: "same", "differs" or "absent"}, as docs/t5x.md has it."""
     page = (pathlib.Path(__file__).parent.parent / "docs" / "t5x.md").read_text()
     return dict(re.findall(r"^\| `([A-Z_]+)` \| (same|differs|absent) \|", page, re.MULTILINE))
+
+
+# all that the gin files of T5X bind (configs/runs and examples, cc342d4), apart from parameters
+OF_T5X = re.findall(
+    r"\S+",
+    """
+ACTIVATION_DTYPE BATCH_SIZE BEAM_SIZE CHECKPOINT_PATH DROPOUT_RATE EVALUATOR_NUM_EXAMPLES EVALUATOR_USE_MEMORY_CACHE
+EVAL_OUTPUT_DIR EVAL_PERIOD EVAL_STEPS FEATURE_LENGTHS INFER_OUTPUT_DIR INITIAL_CHECKPOINT_PATH JSON_WRITE_N_RESULTS
+LABEL_SMOOTHING LEARNING_RATE LOSS_NORMALIZING_FACTOR MIXTURE_OR_TASK_MODULE MIXTURE_OR_TASK_NAME MODEL MODEL_DIR
+MODEL_NAME MODEL_OUTPUT_DIR OPTIMIZER OUTPUT_FEATURES RANDOM_SEED SHUFFLE_TRAIN_EXAMPLES TASK_FEATURE_LENGTHS
+TF_EXAMPLE_FILE_PATHS TF_EXAMPLE_FILE_TYPE TRAIN_EVAL_MIXTURE_OR_TASK_NAME TRAIN_STEPS TRAIN_STEPS_RELATIVE
+USE_CACHED_TASKS USE_CACHED_TASKS_TRAIN_EVAL USE_HARDWARE_RNG VOCABULARY VOCAB_SIZE Z_LOSS adafactor.Adafactor
+adafactor.standard_logical_factor_rules checkpoints.Checkpointer decoding.temperature_sample eval_script.evaluate
+export_lib.ExportableModule export_lib.create_batch_polymorphic_shapes export_lib.create_inference_function
+export_lib.create_postprocessor export_lib.create_preprocessor export_lib.create_preprocessor_from_task
+export_lib.save export_lib.write_warmup_examples gin_utils.summarize_gin_config
+infer_script.create_task_from_tfexample_file infer_script.infer models.DecoderOnlyModel models.EncoderDecoderModel
+models.get_input_vocabulary models.get_output_vocabulary network.DecoderWrapper network.T5Config network.Transformer
+network.TransformerConfig optax.adamw optax.clip optax.lion optax.warmup_cosine_decay_schedule optimizers.chain
+partitioning.PjitPartitioner partitioning.standard_logical_axis_rules seqio.ByteVocabulary seqio.Evaluator
+seqio.Feature seqio.JSONLogger seqio.PyLoggingLogger seqio.SentencePieceVocabulary seqio.TensorBoardLogger
+train_script.precompile train_script.train trainer.TerminateOnNanAction trainer.Trainer utils.CheckpointConfig
+utils.DatasetConfig utils.RestoreCheckpointConfig utils.SaveCheckpointConfig utils.create_learning_rate_scheduler
+utils.get_training_eval_datasets
+""",
+)
+
+
+def test_the_page_for_users_of_t5x_has_every_name_and_its_own_names_exist():
+    page = (pathlib.Path(__file__).parent.parent / "docs" / "t5x.md").read_text()
+    assert [name for name in OF_T5X if f"`{name}`" not in page] == []
+    assert {name for name in OF_T5X if name.isupper()} == set(t5x_macros())
+    rows = re.findall(r"^\| `\w+\.\w+`.*? \| `(\w+)\.(\w+)`", page, re.MULTILINE)
+    homes = {"batches": "data.pipeline.batches", "t5": "models.t5", "palm": "models.palm", "decode": "decoding.decode"}
+    assert len(rows) > 10
+    for module, name in rows:
+        assert hasattr(importlib.import_module(f"flanx.{homes.get(module, module)}"), name), (module, name)
 
 
 def test_the_page_for_users_of_t5x_says_what_the_commands_do():
