@@ -54,3 +54,16 @@ def test_an_old_package_of_an_extra_is_a_note(capsys, monkeypatch):
 def test_a_given_path_that_is_not_there_is_bad_input(given, capsys):
     assert main.main(["doctor", given]) == 2
     assert f"{given}: no such" in capsys.readouterr().err
+
+
+LORA = ["--gin_file=models/t5_1_1/tiny.gin", "--gin_file=runs/lora.gin", "--gin.BATCH_SIZE=8"]
+
+
+def test_the_memory_of_a_run_is_told_with_what_it_trains(capsys, monkeypatch):
+    found = findings(capsys, *LORA)["memory of the run"]
+    assert found["state"] == "ok" and "optimizer 0.000" in found["seen"] and "; trains 12,288 of " in found["seen"]
+    monkeypatch.setattr(doctor, "_memory", lambda device, count: 1e6)
+    found = findings(capsys, *LORA, status=1)["memory of the run"]
+    assert found["state"] == "bad" and "of 0.001 GB a device" in found["seen"] and "`flanx plan`" in found["seen"]
+    found = findings(capsys, *LORA, "--gin.NUM_PARTITIONS=3", status=1)["memory of the run"]
+    assert "8 rows do not divide over 8 devices with NUM_PARTITIONS 3" in found["seen"]

@@ -4,6 +4,8 @@ import dataclasses
 import json
 import math
 import pathlib
+import re
+import shlex
 
 import pytest
 
@@ -99,3 +101,21 @@ def test_the_page_has_the_papers_ten_models_compiled() -> None:
     assert "does not fit" not in text
     (largest,) = [row for row in rows if row[0] == "Flan-PaLM 540B"]
     assert largest[1] == "`v4:8x8x8`, 512 chips" and largest[-3].endswith("(paper: 37)")
+
+
+@pytest.mark.slow
+def test_an_adapter_of_t5_xl_fits_one_device_of_40_gb(capsys: pytest.CaptureFixture) -> None:
+    """Rank 16 over a bfloat16 base, eight packed rows of 2,048 and 512 tokens, as docs/memory.md has it."""
+    page = (pathlib.Path(__file__).parent.parent / "docs" / "memory.md").read_text()
+    line = re.search(r"    (flanx plan .*?--estimate)\n", page.replace("\\\n        ", ""), re.DOTALL)
+    assert line is not None
+    words = shlex.split(line[1])[1:]
+    assert {"--gin.LORA_RANK=16", "--gin.LORA_BASE='bfloat16'", "--topology=a100-40:1"} <= {*words}
+    assert main.main([*words, "--json"]) == 0, capsys.readouterr().err
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["fits"] and answer["hbm_per_chip_bytes"] == pytest.approx(20.8e9, rel=0.02)
+    assert answer["trained"].startswith("trains 9,437,184 of ")
+    full = [word for word in words if "lora" not in word and "LORA" not in word]
+    assert main.main([*full, "--json"]) == 0
+    whole = json.loads(capsys.readouterr().out)
+    assert whole["trained"] is None and whole["hbm_per_chip_bytes"] > 1.5 * answer["hbm_per_chip_bytes"]

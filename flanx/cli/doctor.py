@@ -10,10 +10,11 @@ import platform
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from flanx import hub
+from flanx.cli import gin_flags
 from flanx.cli.table import print_table
 from flanx.data import store, vocabulary
 from flanx.errors import UserError
@@ -31,11 +32,7 @@ GIVEN = {
     "data_dir": "the folder of tasks and benchmarks (FLANX_DATA_DIR)",
     "store_dir": "a store to open",
 }
-GIVEN = {
-    "vocabulary": 'a vocabulary to load: "byte" or a SentencePiece model',
-    "data_dir": "the folder of tasks and benchmarks (FLANX_DATA_DIR)",
-    "store_dir": "a store to open",
-}
+MEMORY = "memory of the run"
 SPARE_GB = 5  # a run of the smallest sizes with its store and checkpoints
 
 
@@ -54,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--devices", type=flag(int, COUNT), metavar="N", help="the number of devices that jax must see")
     for given, what in GIVEN.items():
         parser.add_argument(f"--{given}", type=path_flag, metavar="PATH", help=what)
+    gin_flags.add_gin_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -72,6 +70,8 @@ def run(args: argparse.Namespace) -> int:
         *machine(),
         *data(args.data_dir or os.environ.get("FLANX_DATA_DIR"), args.vocabulary, args.store_dir),
     ]
+    if args.gin_file:
+        findings.append(memory(args.gin_file, args.bindings, [p for p in args.gin_search_paths.split(",") if p]))
     if args.json:
         print(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=1))
     else:
@@ -163,6 +163,38 @@ def machine() -> Iterator[Finding]:
     yield Finding(
         "this folder", GOOD if writable else BAD, "can be written" if writable else "cannot be written: OUT_DIR"
     )
+
+
+def memory(gin_files: Sequence[str], bindings: Sequence[str], search_paths: Sequence[str]) -> Finding:
+    """What a training of these gin files takes of each device here, from shapes alone, as `flanx plan --estimate`."""
+    import jax  # noqa: PLC0415  (see `devices`)
+
+    from flanx import trainable  # noqa: PLC0415
+    from flanx.plan import cost_model, mesh_layout, planned_run  # noqa: PLC0415
+
+    run, found = planned_run.read(gin_files, bindings, search_paths).scanned(), jax.devices()
+    is_auto, count = run.partitioner.num_partitions == "auto", len(found)
+    model = 1 if is_auto else int(run.partitioner.num_partitions)
+    rows = run.batch_size // run.trainer.num_microbatches
+    if count % model or rows % (count // model):
+        uneven = f"{rows} rows do not divide over {count} devices with NUM_PARTITIONS {model}; bind another BATCH_SIZE"
+        return Finding(MEMORY, BAD, uneven)
+    layout = mesh_layout.MeshLayout(1, count // model, model, "fsdp" if is_auto else "(1, 1)")
+    cost = cost_model.cost(cost_model.trace(run, tpu=found[0].platform == "tpu"), layout)
+    has = _memory(found[0], count)
+    names = ("params", "optimizer", "gradients", "activations")
+    parts = ", ".join(f"{name} {getattr(cost, name) / 1e9:.3f}" for name in names)
+    seen = f"{cost.hbm / 1e9:.3f} of {has / 1e9:.3f} GB a device, by shapes alone ({parts})"
+    if run.trainer.patterns:
+        seen += f"; {trainable.describe(run.trainer.patterns, jax.eval_shape(run.trainer.init).params)}"
+    fits = cost.hbm <= has
+    return Finding(MEMORY, GOOD if fits else BAD, seen + ("" if fits else "; `flanx plan` says what it would fit"))
+
+
+def _memory(device: Any, count: int) -> float:
+    """Bytes that each of `count` devices may use: its own, or a part of the machine's, as on a CPU."""
+    own = (device.memory_stats() or {}).get("bytes_limit")
+    return own or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / count
 
 
 def data(folder: str | None, vocabulary_name: str | None, store_dir: str | None) -> Iterator[Finding]:

@@ -8,6 +8,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+import jax
+
+from flanx import trainable
 from flanx.cli import gin_flags
 from flanx.cli.table import print_table
 from flanx.errors import UserError
@@ -113,6 +116,12 @@ def notes_on(result: SearchResult, is_tpu: bool, estimate: bool, compiles: bool,
     return notes
 
 
+def trained(planned: PlannedRun) -> str | None:
+    """A line of what is trained; None where it is all."""
+    patterns, scanned = planned.trainer.patterns, planned.scanned()
+    return trainable.describe(patterns, jax.eval_shape(scanned.trainer.init).params) if patterns else None
+
+
 def as_json(planned: PlannedRun, plan: Plan) -> dict[str, Any]:
     """The chosen plan as one flat object."""
     steps = planned.train_steps
@@ -126,6 +135,7 @@ def as_json(planned: PlannedRun, plan: Plan) -> dict[str, Any]:
         "hbm_per_chip_bytes": plan.hbm,
         "hbm_capacity_bytes": plan.topology.chip.hbm_bytes,
         "hbm_parts_bytes": dict(plan.parts),
+        "trained": trained(planned),
         "model_flops_per_step": planned.flops_per_step,
         "collectives": [dict(row) for row in plan.collectives],
         "step_seconds": plan.seconds,
@@ -163,6 +173,8 @@ def print_plan(planned: PlannedRun, plans: Sequence[Plan], notes: Sequence[str])
     print_table(COLUMNS, rows, left=("fits", "from"))
     numbers = as_json(planned, first)
     print(f"chosen: {first.layout.name} - {search.reason(plans)}")
+    if numbers["trained"]:
+        print(f"  {numbers['trained']}")
     headroom = (chip.hbm_bytes - first.hbm) / GB
     room = f"{headroom:.2f} GB left" if first.fits else f"{-headroom:.2f} GB too much (next: {search.advice(first)})"
     print(
