@@ -39,9 +39,9 @@ def drawn_order(name: str) -> tuple[int, ...]:
     return 2 + (stack == "decoder"), number, MODULES.index(module), ARRAYS.index(array)
 
 
-def draw(sizes: T5Sizes = SMALL, optimizer: bool = False, step: int = 7) -> dict[str, LazyTensor]:
+def draw(sizes: T5Sizes = SMALL, optimizer: bool = False, step: int = 7, seed: int = 0) -> dict[str, LazyTensor]:
     """Random parameters of a T5, small enough for sane logits; with Adafactor's state and a step if asked for."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
 
     def normal(shape: tuple[int, ...]) -> LazyTensor:
         return in_memory((0.1 * rng.standard_normal(shape)).astype(np.float32))

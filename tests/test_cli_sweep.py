@@ -211,6 +211,34 @@ def test_a_real_sweep_killed_at_random_moments_ends_with_the_same_results(tmp_pa
     assert not (tmp_path / "calm" / "out" / "runs" / "model_plain" / "checkpoints" / "checkpoint_0").exists()
 
 
+@pytest.mark.slow
+def test_many_adapters_over_one_base_are_one_sweep(tmp_path, capsys):
+    bound = {
+        "STORE_DIR": str(run_case.store_dir()), "VOCABULARY": "byte", "MIXTURE_OR_TASK_NAME": "own", "BATCH_SIZE": 4,
+        "TASK_FEATURE_LENGTHS": {"inputs": 64, "targets": 16}, "TRAIN_STEPS": 4, "SUITES": ["suite_rule[:1]"],
+        "INITIAL_CHECKPOINT_PATH": str(run_case.undisturbed()), "t5.T5.num_encoder_layers": 1,
+        "t5.T5.num_decoder_layers": 1, "t5.T5.emb_dim": 16,
+    }  # fmt: skip
+    axes = {"rank": {1: ["LORA_RANK=1"], 4: ["LORA_RANK=4"]}, "layers": {"few": [], "all": ["LORA_TARGETS=['.*']"]}}
+    file = sweep_gin(tmp_path, f"grid.Sweep.bindings = {bound}", f"grid.Sweep.axes = {axes}")
+    text = pathlib.Path(file).read_text().replace("'evals/suite.gin'", "'evals/suite.gin', 'runs/lora.gin'")
+    pathlib.Path(file).write_text(text)
+    done = run_case.finish(
+        [run_case.launch([sys.executable, "-m", "flanx", "sweep", f"--gin_file={file}", "--jobs=2"])]
+    )
+    assert done[0][0] == 0, done
+    rows = list(csv.DictReader((tmp_path / "out" / "results.csv").read_text().splitlines()))
+    assert {(row["rank"], row["layers"]) for row in rows} == {(r, k) for r in "14" for k in ("few", "all")}
+    assert all(row["score"] for row in rows)
+    for record in (tmp_path / "out" / "runs").glob("*/run.json"):
+        found = files.read_json(record)
+        assert found["initial_checkpoint_path"] == str(run_case.undisturbed()) and found["adapter"]["rank"] in (1, 4)
+        folder = record.parent / "checkpoints"
+        assert sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) < 400_000
+    assert main(["report", str(tmp_path / "out")]) == 0
+    assert "rank" in (tmp_path / "out" / "report.md").read_text()
+
+
 def test_a_store_that_is_not_built_stops_its_own_points(monkeypatch):
     codes = {"good": 0, "part": 1, "bad": 2}
     monkeypatch.setattr(

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import pytest
 
+import flanx
 from flanx import cluster, coordination, optim, partition, train, train_step
 from flanx.data import store
 from flanx.data.pipeline import mixture
@@ -263,6 +264,27 @@ def test_checkpoint_of_four_processes_is_resumed_by_one_and_by_two(tmp_path: pat
         assert [status for status, _ in ended] == [0] * count, ended
         found = run_case.losses(folder)
         np.testing.assert_allclose(list(found.values()), list(alone.values()), rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_an_adapter_of_four_processes_is_loaded_by_one(tmp_path: pathlib.Path) -> None:
+    base = run_case.undisturbed()
+
+    def command(folder: pathlib.Path, **more: object) -> list[str]:
+        bound = {"TRAIN_STEPS": 4, "INITIAL_CHECKPOINT_PATH": str(base), "LORA_RANK": 2, "LORA_TARGETS": [".*"]}
+        return [*run_case.command(folder, **(bound | more)), "--gin_file=runs/lora.gin"]
+
+    ended = run_case.finish(run_case.launch_many([command(tmp_path / "four", NUM_PARTITIONS=2)] * 4))
+    assert [status for status, _ in ended] == [0] * 4, ended
+    run_case.run(command(tmp_path / "one"))
+    losses = [list(run_case.losses(tmp_path / name).values()) for name in ("one", "four")]
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
+    pairs = [("abcdef", ["abcd", "fedc"])]
+    one, four, plain = (np.array(flanx.load(f).score(pairs)) for f in (tmp_path / "one", tmp_path / "four", base))
+    np.testing.assert_allclose(four, one, atol=1e-3)
+    assert np.abs(four - plain).max() > 1e-2
+    run_case.run(command(tmp_path / "four", TRAIN_STEPS=6))
+    assert run_case.done(tmp_path / "four") == 6
 
 
 @pytest.mark.slow

@@ -7,7 +7,9 @@ import pathlib
 import pytest
 
 from flanx.cli import main
+from flanx.convert import flanx_format
 from flanx.files import read_json, read_jsonl
+from flanx.storage import open_storage
 from tests.hub_case import write_model
 
 
@@ -88,7 +90,49 @@ def test_a_checkpoint_learns_and_answers_without_a_gin_file(folder, capsys):
     assert "'inputs': 64" in capsys.readouterr().out and len(read_jsonl(folder / "a.jsonl")) == 1
     words = ["evaluate", "--checkpoint", "out/ft/run", "--suites", "own_my:train[:2]"]
     assert main.main(words) == 0, capsys.readouterr().err
-    assert read_json(folder / "out" / "run" / "scores" / "scores.json")["suites"].keys() == {"own_my:train[:2]"}
+    assert read_json(folder / "out" / "ft" / "scores" / "scores.json")["suites"].keys() == {"own_my:train[:2]"}
+
+
+@pytest.mark.slow
+def test_an_adapter_of_a_file_is_taken_by_every_command(folder, capsys):
+    def said(*words: str, status: int = 0) -> str:
+        assert main.main([*words]) == status, capsys.readouterr().err
+        printed = capsys.readouterr()
+        return printed.err if status else printed.out
+
+    assert "trains 384 of " in said(*WORDS, "--lora", "2")
+    run = folder / "out" / "ft" / "run"
+    assert read_json(run / "run.json")["adapter"]["rank"] == 2
+    held = flanx_format.read(open_storage(run), optimizer=False)
+    assert all("/lora_" in name or name == "state/step" for name in held)
+    (folder / "p.txt").write_text("what is 3 + 1?\n")
+    said("infer", "--checkpoint", "out/ft/run", "--prompts", "p.txt", "--output", "a.jsonl")
+    said("evaluate", "--checkpoint", "out/ft/run", "--suites", "own_my:train[:2]")
+    scores = read_json(folder / "out" / "ft" / "scores" / "scores.json")
+    assert scores["suites"].keys() == {"own_my:train[:2]"} and scores["run"]["step"] == 2
+    said("report", "out/ft/run")
+    assert "loss" in (run / "report.md").read_text()
+    said("convert", "out/ft/run", "out/hf", "--to", "hf", "--scores", "out/ft/scores")
+    said("convert", "out/ft/run", "out/peft", "--to", "peft", "--with-base", "--scores", "out/ft/scores")
+    assert "| `adapter.rank` | `2` |" in (folder / "out" / "peft" / "README.md").read_text()
+    assert "own_my:train[:2]" in (folder / "out" / "peft" / "README.md").read_text()
+    assert "files go to hf:org/mine" in said("push", "out/hf", "hf:org/mine")
+    answers = [(folder / "a.jsonl").read_text()]
+    for number, place in enumerate(("out/hf", "out/peft")):
+        words = ["infer", "--checkpoint", place, "--prompts", "p.txt", "--output", f"a{number}.jsonl"]
+        said(*words, "--gin.TASK_FEATURE_LENGTHS={'inputs': 64, 'targets': 16}")
+        answers.append((folder / f"a{number}.jsonl").read_text())
+    assert answers[0] == answers[1] == answers[2]
+    on = [*WORDS[:-1], "out/more", "--lora", "2", "--gin.LORA_START='out/peft'"]
+    assert "trains 384 of " in said(*on)
+    assert read_json(folder / "out/more/run/run.json")["adapter"]["start"] == "out/peft"
+    (folder / "small").rename(folder / "moved")
+    for words in (["infer", "--prompts", "p.txt", "--output", "b.jsonl"], ["evaluate", "--suites", "bbh_cot"]):
+        err = said(words[0], "--checkpoint", "out/ft/run", *words[1:], status=2)
+        assert "the base of the adapter" in err and "no folder" in err and err.count("\n") == 1
+    write_model(folder / "small", seed=1)
+    err = said("convert", "out/ft/run", "out/x", "--to", "hf", status=2)
+    assert "is an adapter of another base: small has fingerprint" in err and err.count("\n") == 1
 
 
 def test_what_to_ask_it_then_can_be_typed_where_the_folder_has_spaces(folder, monkeypatch, capsys):

@@ -46,8 +46,9 @@ def test_patterns_that_train_nothing_are_refused():
         (["tabel"], "'tabel' fits no parameter; did you mean 'table'"),
         (["table", "!.*"], "leaves nothing to train"),
     ):
-        with pytest.raises(UserError, match=message):
+        with pytest.raises(UserError, match=message) as caught:
             trainable.expect_names(trainable.check(patterns), TREE)
+        assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
