@@ -127,7 +127,7 @@ def test_an_adapter_of_a_file_is_taken_by_every_command(folder, capsys):
     assert "trains 384 of " in said(*on)
     assert read_json(folder / "out/more/run/run.json")["adapter"]["start"] == "out/peft"
     (folder / "small").rename(folder / "moved")
-    for words in (["infer", "--prompts", "p.txt", "--output", "b.jsonl"], ["evaluate", "--suites", "bbh_cot"]):
+    for words in (["infer", "--prompts", "p.txt", "--output", "b.jsonl"], ["evaluate", "--suites", "suite_rule[:1]"]):
         err = said(words[0], "--checkpoint", "out/ft/run", *words[1:], status=2)
         assert "the base of the adapter" in err and "no folder" in err and err.count("\n") == 1
     write_model(folder / "small", seed=1)
