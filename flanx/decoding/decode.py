@@ -267,8 +267,8 @@ class Slots:
     def free(self, eos_id: int, stop: Stop | None, device_put: DevicePut) -> list[tuple[int, Output]]:
         """Frees the rows that are done, by themselves or by a stop text: (prompt number, its output) of each."""
         state = self.state
-        arrays = (state.done, state.out, state.length, state.non_finite, state.logp)
-        done, out, length, non_finite, logp = map(fetch, arrays)
+        done, out, length, non_finite = map(fetch, (state.done, state.out, state.length, state.non_finite))
+        logp = fetch(state.logp) if state.logp.size else np.zeros(state.logp.shape)
         if stop and (stopped := _stopped(done, out, length, stop)).any():
             self.state, done = finish_samples(state, device_put(stopped)), done | stopped
         outputs = []
