@@ -30,6 +30,7 @@ REQUIRES = [
     "rich>=13",
     "sacrebleu>=2.4",  # BLEU as SeqIO tasks report it
     "rouge-score>=0.1.2",
+    "nltk>=3.9",  # rouge-score's, and agreement between raters
 ]
 
 # Only flanx/seqio imports these: SeqIO tasks, TFDS sources, and running under T5X. TensorFlow is two thirds of the

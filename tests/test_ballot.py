@@ -106,10 +106,13 @@ def test_a_saved_file_is_taken_once(tmp_path):
         ([{"pair": PAIR.id, "choice": "tie"}], {"rater": ""}, "saved.jsonl:1: a rater's name"),
         ([{"pair": PAIR.id, "choice": "tie"}], {"version": 2}, "not the first line of ballots"),
         ([[1]], {}, "saved.jsonl:2: not a JSON object"),
+        ([{"pair": PAIR.id, "choice": "tie"}], {"rater": "judge x"}, "'judge x' is a judge that is a model"),
+        ([{"pair": PAIR.id, "choice": "tie"}], {"rater": "Bob", "kind": "model"}, "'Bob' is a judge that is a model"),
     ],
 )
 def test_a_saved_file_that_does_not_fit_is_refused_whole(tmp_path, rows, header, message):
     Writer(tmp_path, MADE, "Ada").add([Ballot(PAIR.id, "left")])
+    Writer(tmp_path, MADE, "judge x", "model").add([Ballot(PAIR.id, "left")])
     before = {path: path.read_bytes() for path in (tmp_path / ballot.FOLDER).iterdir()}
     with pytest.raises(UserError, match=message):
         read_back(tmp_path, MADE, saved(tmp_path / "saved.jsonl", *rows, **header))

@@ -165,7 +165,10 @@ def read_back(folder: pathlib.Path, made: Comparison, path: pathlib.Path) -> str
         if len(numbers) > 1:
             raise UserError(f"{path}: two ballots of pair {pair} (lines {numbers[0]} and {numbers[1]}): remove one")
     writer = Writer(folder, made, rater.name)
-    before = _read(writer.path, made, files.read_jsonl(writer.path))[0].ballots
+    kept = _read(writer.path, made, files.read_jsonl(writer.path))[0]
+    if MODEL in (rater.kind, kept.kind):
+        raise UserError(f"{path}: '{rater.name}' is a judge that is a model: its ballots come from --judge")
+    before = kept.ballots
     known = {key for key, ballot in rater.ballots.items() if key in before and before[key].choice == ballot.choice}
     differ = [key for key in rater.ballots if key in before and key not in known]
     if differ:
