@@ -157,9 +157,9 @@ class Predictor:
     def _batching(self, parallel: int = 1) -> Batching:
         """Batches for `parallel` samples or beams of each prompt: fewer prompts where each has many."""
         size = self.batch_size if parallel == 1 else max(8, self.batch_size // parallel)
-        return Batching(size, bucket_lengths(self.lengths["inputs"]), device_put=self._device_put)
+        return Batching(size, bucket_lengths(self.lengths["inputs"]), device_put=self.device_put)
 
-    def _device_put(self, array: np.ndarray) -> jax.Array:
+    def device_put(self, array: np.ndarray) -> jax.Array:
         """Rows over the data axis of the parameters' mesh where they divide by it, else on every device."""
         sharding = getattr(jax.tree.leaves(self.params)[0], "sharding", None)
         if not isinstance(sharding, jax.sharding.NamedSharding):

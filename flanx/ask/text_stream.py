@@ -1,0 +1,56 @@
+"""The text of an answer while its tokens come: what is handed out is never taken back."""
+
+from collections.abc import Callable, Sequence
+
+HALF_A_CHARACTER = "\ufffd"  # how SentencePiece writes bytes that are not yet a whole character
+
+
+class TextStream:
+    """Pieces of text that add up to what the tokens decode to, up to the first stop text.
+
+    Characters that a later token could change wait until it has come: the beginning of a stop text or of the mark of a
+    line break, half a character, and the blanks that such a mark takes with it.
+
+    Attributes:
+      stopped: whether a stop text came; nothing follows.
+      count: tokens of the text, with those of the stop text.
+    """
+
+    def __init__(self, decode: Callable[[Sequence[int]], str], stop: Sequence[str] = (), line_break: str = "") -> None:
+        self._decode, self._stop, self._line_break = decode, tuple(stop), line_break
+        self._given = ""
+        self.stopped, self.count = False, 0
+
+    def feed(self, tokens: Sequence[int], is_last: bool) -> str:
+        """What is new in the text of all tokens so far; `is_last`: no more will come, so nothing waits."""
+        text = ""
+        # Token by token where a stop text could end the answer: the first of them to be whole counts.
+        for count in range(self.count + 1, len(tokens)) if self._stop else ():
+            if self._has_stopped(text := self._decode(tokens[:count])):
+                tokens = tokens[:count]
+                break
+        else:
+            text = self._decode(tokens)
+            self._has_stopped(text)
+        self.count = len(tokens)
+        if self.stopped:
+            text = text[: min(text.find(each) for each in self._stop if each in text)]
+        elif not is_last:
+            text = text[: len(text) - self._waiting(text)]
+        new, self._given = text[len(self._given) :], text
+        return new
+
+    def _has_stopped(self, text: str) -> bool:
+        self.stopped = any(each in text for each in self._stop)
+        return self.stopped
+
+    def _waiting(self, text: str) -> int:
+        """How many characters at the end of the text may still change."""
+        whole = text.rstrip(f"{HALF_A_CHARACTER} " if self._line_break else HALF_A_CHARACTER)
+        most = len(text) - len(whole)
+        for each in (*self._stop, self._line_break):
+            starts = (n for n in range(len(each) - 1, 0, -1) if text.endswith(each[:n]))
+            most = max(most, next(starts, 0))
+        if self._line_break and most:
+            most += len(text[: len(text) - most]) - len(text[: len(text) - most].rstrip(" "))
+        return most
