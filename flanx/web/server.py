@@ -144,6 +144,11 @@ class Server:
         with contextlib.suppress(KeyboardInterrupt):
             self._server.run(sockets=[self._socket])
 
+    @property
+    def is_stopping(self) -> bool:
+        """Whether it has been told to stop: what is answered piece by piece should come to its end."""
+        return self._server.should_exit
+
     def stop(self) -> None:
         """Ends `run`, from any thread."""
         self._server.should_exit = True
