@@ -131,7 +131,8 @@ class Service:
         form = Form(kind, self.name, self._fingerprint)
         pieces = _pieces(self.engine, asked, request, self._is_stopping)
         count = sum(each.samples for each in asked)
-        texts, finishes, tokens = [""] * count, [None] * count, [0] * count
+        texts, tokens = [""] * count, [0] * count
+        finishes: list[str | None] = [None] * count
         try:
             if how.stream:
                 first = await anext(pieces)  # what fails before it has a status of its own
@@ -140,7 +141,7 @@ class Service:
                 return StreamingResponse(events, media_type="text/event-stream")
             async for index, piece in pieces:
                 texts[index] += piece.text
-                finishes[index], tokens[index] = piece.finish, piece.tokens  # type: ignore[call-overload]
+                finishes[index], tokens[index] = piece.finish, piece.tokens
         except Failure as error:
             raise HTTPException(STATUS[error.kind], str(error)) from None
         except ClientDisconnect:

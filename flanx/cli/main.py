@@ -68,6 +68,7 @@ COMMANDS = {
     "train": Command("fine-tune a model on a mixture", "flanx.train:train", "MODEL_DIR", True),
     "evaluate": Command("score a checkpoint on held-out suites", "flanx.evaluate:evaluate", "OUTPUT_DIR", True),
     "infer": Command("answer your own prompts with a checkpoint", "flanx.infer:infer", "INFER_OUTPUT_DIR", True),
+    "ask": Command("talk with a checkpoint in the terminal; --serve: on a page, and by OpenAI's API", computes=True),
     "finetune": Command("fine-tune a checkpoint on a file of yours, without a gin file", computes=True),
     "sweep": Command("run a grid of trainings and evaluations, draw its table and figures", computes=True),
     "fit": Command("scaling laws of a sweep's scores, and predictions that are written down before their cells run"),
