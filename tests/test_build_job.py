@@ -29,13 +29,14 @@ print([build_job.shard_key(rows[name], rows[name].styles[0], 0, "words", "files"
 
 
 def rendered() -> dict[str, str]:
-    """SHA-256 of the golden prompts, and of the first four of each procedural task, the graded problems apart."""
-    digests = {"procedural": hashlib.sha256(), "home": hashlib.sha256()}
+    """SHA-256 of the golden prompts, and of the first four of each procedural task, later families apart."""
+    digests = {name: hashlib.sha256() for name in ("procedural", "home", "people")}
     for row in sorted(tables.load_tables().values(), key=lambda row: row.name):
         if row.source.startswith("suite:"):
             made = render.render_rows(row, row.styles[-1], next(iter(row.splits)), None, count=len)
             for example in itertools.islice(made, 4):
-                digest = digests["home" if row.name.startswith("home_") else "procedural"]
+                first = row.name.partition("_")[0]
+                digest = digests[first if first in digests else "procedural"]
                 digest.update(json.dumps([row.name, example.inputs, example.targets]).encode())
     prompts = hashlib.sha256((GOLDEN / "prompts.jsonl").read_bytes()).hexdigest()
     return {"prompts.jsonl": prompts} | {name: digest.hexdigest() for name, digest in digests.items()}

@@ -4,9 +4,9 @@ import argparse
 import pathlib
 
 from flanx.errors import UserError
-from flanx.evals import comparison, table5
+from flanx.evals import comparison, label_table, table5
 from flanx.settings import path_flag
-from flanx.sweep import curves, report, run_page
+from flanx.sweep import curves, label_figures, report, run_page
 from flanx.sweep.state import State
 
 
@@ -20,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder of a training run, or with scores.json; MODEL: a row of Table 5 to print next to it",
     )
     parser.add_argument("--csv", type=path_flag, metavar="FILE", help="write the table as CSV as well")
+    parser.add_argument("--figures", type=path_flag, metavar="FOLDER", help="draw scores by label (bias) into it")
     parser.add_argument("--output", type=path_flag, metavar="FOLDER", help="of the page of training runs; else theirs")
     parser.epilog = (
         "RUN that holds metrics.jsonl: report.html, report.md and figures/ are written into it, its curves and tasks; "
@@ -36,6 +37,8 @@ def run(args: argparse.Namespace) -> int:
         return _report_runs(args)
     if args.output:
         raise UserError("--output belongs to a report of training runs; a sweep's lies in its folder")
+    if args.figures:
+        raise UserError("--figures belongs to a report of runs with scores; a sweep's lie in its folder")
     if args.csv:
         raise UserError("--csv belongs to a report of runs; a sweep's results.csv lies in its folder")
     for name in args.run:
@@ -60,6 +63,11 @@ def _report_runs(args: argparse.Namespace) -> int:
         raise UserError(f"--output belongs to a report of training runs, and {args.run[0]} is none")
     lines = [table5.Line.read(text) for text in args.run]
     print(table5.markdown(lines))
+    if by_label := label_table.markdown(lines):
+        print(f"\n{by_label}")
+    if args.figures:
+        for path in label_figures.draw(lines, pathlib.Path(args.figures)):
+            print(f"\nwritten: {path}")
     if len(lines) > 1 and (tests := comparison.markdown(comparison.compare_all([(x.label, x.folder) for x in lines]))):
         print(f"\n{tests}")
     if args.csv:

@@ -36,6 +36,7 @@ from flanx.evals.families import (
     mgsm,
     mmlu,
     open_ended,
+    people,
     procedural,
     table,
     task,
@@ -48,8 +49,8 @@ from flanx.evals.spec import Family, Item, Spec, Suite
 SAMPLE = "sample"  # the data_dir that means the small samples of our own writing
 SAMPLE_DIR = pathlib.Path(__file__).with_name("sample")
 FAMILIES: tuple[Family, ...] = (
-    bbh.FAMILY, bbq.FAMILY, mgsm.FAMILY, mmlu.FAMILY, open_ended.FAMILY, procedural.FAMILY, tydiqa.FAMILY,
-    winogender.FAMILY, table.FAMILY, lm_eval.FAMILY,
+    bbh.FAMILY, bbq.FAMILY, mgsm.FAMILY, mmlu.FAMILY, open_ended.FAMILY, people.FAMILY, procedural.FAMILY,
+    tydiqa.FAMILY, winogender.FAMILY, table.FAMILY, lm_eval.FAMILY,
     user_task.FAMILY,  # before `task`, which has its names refused that the tables do not know
     task.FAMILY,
 )  # fmt: skip

@@ -15,7 +15,7 @@ import tomllib
 from collections.abc import Iterator
 
 from flanx.errors import UserError, nearest
-from flanx.procedural import number, problem, text, world
+from flanx.procedural import number, people, problem, text, world
 from flanx.procedural.draw import MAKERS, Fields, Stream
 from flanx.procedural.operation import NOTHING, Operation, Steps
 
@@ -38,7 +38,8 @@ def examples(program: str, split: str) -> Iterator[Fields]:
     uses; answer; rationale: the steps between, `; ` between them, empty where there are none; and the single values
     that the maker draws (a, b, key, name, ...).
     """
-    size = SIZES[_known(split, SIZES, "split", program)]
+    sizes = people.SIZES if program.startswith(people.PREFIX) else SIZES
+    size = sizes[_known(split, sizes, "split", program)]
     return (example(program, split, index) for index in range(problem.count(program) or size))
 
 
@@ -46,6 +47,8 @@ def example(program: str, split: str, index: int) -> Fields:
     """Example `index` of `split`; any index from 0 on, also beyond the split's usual size."""
     if program.startswith(PROBLEMS):
         return problem.example(program, split, index)
+    if program.startswith(people.PREFIX):
+        return people.example(program, split, index)
     maker, level, names = parse(program)
     draw = Stream("flanx-suite", program, split, index)
     for _ in range(MAX_DRAWS):

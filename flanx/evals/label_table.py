@@ -1,0 +1,84 @@
+"""`flanx report RUN...`: scores by label, and misgendering in the layout of the paper's Table 10, with what it prints."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from flanx.evals.published import responsible
+from flanx.evals.scores import interval_text
+from flanx.evals.table5 import NOT_PRINTED, Line
+
+COLUMNS = ("overall", "he", "she", "worst language", "worst set")
+TRANSLATION = {"language", "pronoun", "set"}  # the labels of a suite that Table 10 is of
+MOST = 16  # values of a label that are listed
+
+Entry = Mapping[str, Any]
+
+
+def worst(entries: Mapping[str, Entry]) -> tuple[str, Entry]:
+    """The value of a label with the lowest score, by name where two are alike, and its entry."""
+    return min(entries.items(), key=lambda pair: (pair[1]["score"], pair[0]))
+
+
+def table10(entry: Entry) -> dict[str, tuple[str, Entry]]:
+    """{column: (name of the worst, or "", its entry)} of a suite with Table 10's labels; {} of any other."""
+    slices = entry.get("slices", {})
+    if not set(slices) >= TRANSLATION:
+        return {}
+    found = {"overall": ("", entry), "worst language": worst(slices["language"]), "worst set": worst(slices["set"])}
+    return found | {pronoun: ("", each) for pronoun, each in slices["pronoun"].items() if pronoun in COLUMNS}
+
+
+def printed() -> dict[str, dict[str, float]]:
+    """{model: {column: value}} of Table 10."""
+    found = {}
+    for model, values in responsible().items():
+        of_model = {task or "overall": v for (benchmark, task), v in values.items() if benchmark == "misgendering"}
+        if of_model:
+            found[model] = of_model
+    return found
+
+
+def _text(entry: Entry) -> str:
+    """A score with its interval."""
+    return f"{entry['score']:.1f} [{interval_text({'metric': 'it', **entry}, ', ')}]"
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _misgendering(lines: Sequence[Line]) -> Iterator[str]:
+    for line in lines:
+        for suite, entry in line.scores["suites"].items():
+            if found := table10(entry):
+                cells = [f"{name} {_text(each)}".strip() for name, each in map(found.get, COLUMNS) if each]
+                yield _row([line.label, suite, *cells])
+
+
+def _labels(line: Line) -> Iterator[str]:
+    for suite, entry in line.scores["suites"].items():
+        for label, values in entry.get("slices", {}).items():
+            if len(values) > MOST:
+                yield _row([line.label, suite, label, f"{len(values)} values, in scores.json", "", "", "", ""])
+                continue
+            for value, each in values.items():
+                more = ", ".join(f"{name} {number:.1f}" for name, number in each.get("metrics", {}).items())
+                failed = f"{100 * each['extraction_failed']:.1f}%"
+                yield _row([line.label, suite, label, value, _text(each), str(each["n"]), failed, more or "-"])
+
+
+def markdown(lines: Sequence[Line]) -> str:
+    """The tables; "" where no suite has labels."""
+    rows = [row for line in lines for row in _labels(line)]
+    if not rows:
+        return ""
+    out = []
+    if ours := list(_misgendering(lines)):
+        theirs = [
+            _row([f"published: {model}", "table 10"]
+                 + [f"{values[name]:.0f}" if name in values else NOT_PRINTED for name in COLUMNS])
+            for model, values in printed().items()
+        ]  # fmt: skip
+        out += [_row(["run", "suite", *COLUMNS]), "|---" * (len(COLUMNS) + 2) + "|", *ours, *theirs, ""]
+    head = ["run", "suite", "label", "value", "score", "items", "without an answer", "beside it"]
+    return "\n".join([*out, _row(head), "|---" * len(head) + "|", *rows])
