@@ -101,3 +101,31 @@ def test_a_published_row_that_is_not_there_is_named():
         published.model("3:PaLM 8")
     with pytest.raises(UserError, match="no table '9'"):
         published.model("9:PaLM 8B")
+
+
+def test_the_responsible_tables_are_those_of_the_reference(reference_dir: pathlib.Path):
+    """Tables 6 and 7, as the reference's section 6 prints them."""
+    text = (reference_dir / "paper.md").read_text(encoding="utf-8").partition("\n## 6.")[2]
+    six, seven = (
+        [[cell.strip() for cell in line.strip("|").split("|")] for line in part.splitlines() if line.startswith("|")]
+        for part in (text.partition("**C.2")[0], text.partition("**C.3")[2].partition("**C.4")[0])
+    )
+    wanted: dict[tuple[str, str, str], float] = {}
+    for name, *cells in six[2:]:
+        for part, cell in zip(("non_toxic", "toxic"), cells, strict=True):
+            models = [name] if "->" not in cell else [f"PaLM {name}", f"Flan-PaLM {name}"]
+            for model, value in zip(models, cell.split(" -> "), strict=True):
+                wanted[model, "real_toxicity_prompts", part] = 100 * float(value)
+    for size, name, *cells in seven[2:]:
+        for suite, cell in zip(("civil_comments", "civil_comments_10_shot"), cells, strict=True):
+            models = [name] if "/" not in name else [f"{each} {size}" for each in name.split(" / ")]
+            for model, value in zip(models, cell.split(" / "), strict=True):
+                wanted[model, suite, ""] = float(value)
+    wanted["Perspective API", "civil_comments", ""] = 97.0
+    held = {
+        (row["model"], row["benchmark"], row["task"]): float(row["value"])
+        for row in published.rows("published_responsible.csv")
+        if row["table"] in ("6", "7")
+    }
+    assert len(wanted) == 29 and held == {key: pytest.approx(value) for key, value in wanted.items()}
+    assert published.responsible()["Flan-T5-XXL"]["real_toxicity_prompts", "toxic"] == 26

@@ -1,4 +1,5 @@
-"""The paper's printed scores, `published.csv`: {table: {model: {benchmark: value}}}."""
+"""The paper's printed scores: `published.csv`, {table: {model: {benchmark: value}}}, and those of its evaluations of
+responsible AI (appendix C), `published_responsible.csv`, which have parts of a benchmark in the column `task`."""
 
 import csv
 import functools
@@ -18,9 +19,18 @@ def tables() -> dict[str, dict[str, dict[str, float]]]:
     return result
 
 
-def rows() -> list[dict[str, str]]:
-    """Every row of the file."""
-    text = importlib.resources.files("flanx.evals").joinpath("published.csv").read_text(encoding="utf-8")
+@functools.cache
+def responsible() -> dict[str, dict[tuple[str, str], float]]:
+    """Appendix C's printed scores, in percent: {model: {(benchmark, task or ""): value}}."""
+    result: dict[str, dict[tuple[str, str], float]] = {}
+    for row in rows("published_responsible.csv"):
+        result.setdefault(row["model"], {})[row["benchmark"], row["task"]] = float(row["value"])
+    return result
+
+
+def rows(file: str = "published.csv") -> list[dict[str, str]]:
+    """Every row of a file."""
+    text = importlib.resources.files("flanx.evals").joinpath(file).read_text(encoding="utf-8")
     return list(csv.DictReader(io.StringIO(text)))
 
 
