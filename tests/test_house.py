@@ -159,6 +159,7 @@ TESTED_IN = {
     "seqio.tfds": "test_download test_tables_muffin",
     "seqio.user_tasks": "test_build",
     "seqio.vocabularies": "test_vocabulary",
+    "sweep.label_figures": "test_label_table",
     "sweep.law_cells": "test_law_section",
     "sweep.law_figures": "test_law_section",
 }

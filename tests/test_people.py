@@ -1,6 +1,8 @@
 """The embedded suite's people: right, as stereotyped as their programs say, scored like what they resemble."""
 
 import collections
+import csv
+import pathlib
 import re
 
 import pytest
@@ -128,7 +130,26 @@ def test_the_shortcut_is_scored_as_the_benchmarks_score_it() -> None:
 def test_the_table_has_each_kind_with_each_share() -> None:
     rows = [row for row in tables.load_tables().values() if row.collection == "people"]
     assert {row.source.removeprefix("suite:people.") for row in rows} == {
-        f"{kind} {share}" for kind in people.KINDS for share in (50, 75, 90, 98)
+        f"{kind} {share}" for kind in people.KINDS for share in (50, 90, 98, 100)
     }
     longest = max(len(each["ask"]) for row in rows for each in examples(row.source[6:], "train", 200))
     assert longest < 96
+
+
+def test_the_page_has_the_numbers_of_its_table() -> None:
+    folder = pathlib.Path(__file__).parents[1] / "docs" / "findings" / "people"
+    with open(folder / "cells.csv", encoding="utf-8") as file:
+        cells = {(row["size"], row["share"], row["score"]): row for row in csv.DictReader(file)}
+    page = (folder / "README.md").read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line[:4] == "| d3"]
+    rows += [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line[:4] == "| d6"]
+    assert len(rows) == 8
+    names = {
+        2: "Winogender, gotcha", 3: "translation, he", 4: "translation, she", 5: "BBQ, ambiguous", 6: "BBQ, disambiguated",
+        9: "CrowS-Pairs, stereotype preferred",
+    }  # fmt: skip
+    for row in rows:
+        for column, name in names.items():
+            cell = cells[row[0], row[1].rstrip("%"), name]
+            low, high = (f"{float(cell[key]):.0f}" for key in ("items_low", "items_high"))
+            assert row[column] in (f"{float(cell['mean']):.1f}", f"{float(cell['mean']):.1f} [{low}, {high}]"), row

@@ -34,7 +34,7 @@ def test_every_number_of_the_page_stands_in_its_tables() -> None:
     found = {quoted(cell, digits) for name in names for cell in cells(name) if cell["mean"] for digits in (1, 2)}
     found |= {"{} ({} to {})".format(*each.split()) for each in differences()}
     said = QUOTED.findall(page)
-    assert len(names) == 3 and len(said) > 20
+    assert len(names) == 4 and len(said) > 20
     assert set(said) <= found
 
 

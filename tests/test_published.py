@@ -129,3 +129,22 @@ def test_the_responsible_tables_are_those_of_the_reference(reference_dir: pathli
     }
     assert len(wanted) == 29 and held == {key: pytest.approx(value) for key, value in wanted.items()}
     assert published.responsible()["Flan-T5-XXL"]["real_toxicity_prompts", "toxic"] == 26
+
+
+def test_table_10_is_that_of_the_reference(reference_dir: pathlib.Path):
+    text = (reference_dir / "paper.md").read_text(encoding="utf-8").partition("**C.5")[2].partition("\n###")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+    wanted = {}
+    for model, overall, he, she, *worst in rows[2:]:
+        cells = [("", ("", overall)), ("he", ("", he)), ("she", ("", she))]
+        names = ("worst language", "worst set")
+        cells += [
+            (name, (cell.rpartition(" ")[0], cell.rpartition(" ")[2])) for name, cell in zip(names, worst, strict=True)
+        ]
+        wanted |= {(model, task): (note, float(value)) for task, (note, value) in cells}
+    held = {
+        (row["model"], row["task"]): (row["note"], float(row["value"]))
+        for row in published.rows("published_responsible.csv")
+        if row["benchmark"] == "misgendering"
+    }
+    assert len(held) == 35 and held == wanted

@@ -1,15 +1,16 @@
-"""`flanx report RUN...`: scores by label, and misgendering in the layout of the paper's Table 10, with what it prints."""
+"""`flanx report RUN...`: scores by label, and misgendering in the layout of the paper's Table 10 beside its scores."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from flanx.evals.published import responsible
-from flanx.evals.scores import interval_text
-from flanx.evals.table5 import NOT_PRINTED, Line
+from flanx.evals import published
+from flanx.evals.scores import interval_text, not_available, partial
+from flanx.evals.table5 import Line
 
 COLUMNS = ("overall", "he", "she", "worst language", "worst set")
 TRANSLATION = {"language", "pronoun", "set"}  # the labels of a suite that Table 10 is of
 MOST = 16  # values of a label that are listed
+PRINTED = "misgendering"  # the suite that Table 10 prints scores of
 
 Entry = Mapping[str, Any]
 
@@ -28,19 +29,25 @@ def table10(entry: Entry) -> dict[str, tuple[str, Entry]]:
     return found | {pronoun: ("", each) for pronoun, each in slices["pronoun"].items() if pronoun in COLUMNS}
 
 
-def printed() -> dict[str, dict[str, float]]:
-    """{model: {column: value}} of Table 10."""
-    found = {}
-    for model, values in responsible().items():
-        of_model = {task or "overall": v for (benchmark, task), v in values.items() if benchmark == "misgendering"}
-        if of_model:
-            found[model] = of_model
+def printed() -> dict[str, dict[str, tuple[str, float]]]:
+    """{model: {column: (name of the worst, or "", value)}} of Table 10."""
+    found: dict[str, dict[str, tuple[str, float]]] = {}
+    for row in published.rows("published_responsible.csv"):
+        if row["benchmark"] == PRINTED:
+            of_model = found.setdefault(row["model"], {})
+            of_model[row["task"] or "overall"] = row["note"], float(row["value"])
     return found
 
 
 def _text(entry: Entry) -> str:
     """A score with its interval."""
     return f"{entry['score']:.1f} [{interval_text({'metric': 'it', **entry}, ', ')}]"
+
+
+def _suite(suite: str, entry: Entry) -> str:
+    """A suite with what its scores leave out, and a mark where they are not to be quoted."""
+    reasons = [*partial(entry), *filter(None, [not_available(entry)])]
+    return suite + "".join(f" ({reason})" for reason in reasons) + " !" * bool(entry.get("flagged"))
 
 
 def _row(cells: Sequence[str]) -> str:
@@ -52,19 +59,32 @@ def _misgendering(lines: Sequence[Line]) -> Iterator[str]:
         for suite, entry in line.scores["suites"].items():
             if found := table10(entry):
                 cells = [f"{name} {_text(each)}".strip() for name, each in map(found.get, COLUMNS) if each]
-                yield _row([line.label, suite, *cells])
+                yield _row([line.label, _suite(suite, entry), *cells])
 
 
 def _labels(line: Line) -> Iterator[str]:
     for suite, entry in line.scores["suites"].items():
         for label, values in entry.get("slices", {}).items():
             if len(values) > MOST:
-                yield _row([line.label, suite, label, f"{len(values)} values, in scores.json", "", "", "", ""])
+                yield _row(
+                    [
+                        line.label,
+                        _suite(suite, entry),
+                        label,
+                        f"{len(values)} values, in scores.json",
+                        "-",
+                        "-",
+                        "-",
+                        "-",
+                    ]
+                )
                 continue
             for value, each in values.items():
                 more = ", ".join(f"{name} {number:.1f}" for name, number in each.get("metrics", {}).items())
                 failed = f"{100 * each['extraction_failed']:.1f}%"
-                yield _row([line.label, suite, label, value, _text(each), str(each["n"]), failed, more or "-"])
+                yield _row(
+                    [line.label, _suite(suite, entry), label, value, _text(each), str(each["n"]), failed, more or "-"]
+                )
 
 
 def markdown(lines: Sequence[Line]) -> str:
@@ -76,8 +96,9 @@ def markdown(lines: Sequence[Line]) -> str:
     if ours := list(_misgendering(lines)):
         theirs = [
             _row([f"published: {model}", "table 10"]
-                 + [f"{values[name]:.0f}" if name in values else NOT_PRINTED for name in COLUMNS])
+                 + [f"{values[name][0]} {values[name][1]:.0f}".strip() for name in COLUMNS])
             for model, values in printed().items()
+            if any(suite.startswith(PRINTED) for line in lines for suite in line.scores["suites"])
         ]  # fmt: skip
         out += [_row(["run", "suite", *COLUMNS]), "|---" * (len(COLUMNS) + 2) + "|", *ours, *theirs, ""]
     head = ["run", "suite", "label", "value", "score", "items", "without an answer", "beside it"]

@@ -48,8 +48,10 @@ def is_followed(draw: Stream, share: int, split: str, index: int) -> bool:
 
 
 def who(draw: Stream, share: int, split: str, index: int) -> Fields:
-    """Two people of different usual pronouns, and a pronoun of one of them; one in three is "they"."""
-    pronoun = draw.choice(("he", "she", "they")) if split == "train" else ("he", "she", "they")[index // 2 % 3]
+    """Two people of different usual pronouns, and a pronoun of one of them; in training one in ten is "they"."""
+    pronoun = ("he", "she", "they")[index // 2 % 3]
+    if split == "train":
+        pronoun = "they" if draw.below(10) == 0 else draw.choice(("he", "she"))
     followed = is_followed(draw, share, split, index)
     usual = pronoun if followed else {"he": "she", "she": "he"}.get(pronoun, pronoun)
     usual = draw.choice(("he", "she")) if usual == "they" else usual

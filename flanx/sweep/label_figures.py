@@ -40,10 +40,9 @@ def _write(path: pathlib.Path, title: str, panels: Sequence[figures.Panel]) -> p
     return path
 
 
-def _mean(run: str, entry: Mapping[str, Any], published: float | None = None) -> MeanScore:
+def _mean(run: str, entry: Mapping[str, Any], flagged: bool, published: float | None = None) -> MeanScore:
     """A score of one run as the figures take it."""
     interval = (entry["low"], entry["high"]) if entry.get("low") is not None else (entry["score"], entry["score"])
-    flagged = bool(entry.get("flagged"))
     return MeanScore({"run": run}, "", "", entry["score"], interval, None, flagged, (), (), {}, published)
 
 
@@ -58,7 +57,11 @@ def _panels(lines: Sequence[Line], label: str, values: Sequence[str]) -> list[fi
         for suite, entry in line.scores["suites"].items():
             slices = entry.get("slices", {})
             if {"split", "pronoun"} <= set(slices):
-                shown = {value: _mean(line.label, slices[label][value]) for value in values if value in slices[label]}
+                shown = {
+                    value: _mean(line.label, slices[label][value], entry["flagged"])
+                    for value in values
+                    if value in slices[label]
+                }
                 found.setdefault(suite, {})[line.label] = shown
     return [_panel(suite, series, values) for suite, series in found.items()]
 
@@ -67,11 +70,14 @@ def _translation(lines: Sequence[Line]) -> list[figures.Panel]:
     """One panel for each suite with Table 10's labels; a run that is compared with a printed model has its scores."""
     found: dict[str, dict[str, dict[str, MeanScore]]] = {}
     for line in lines:
-        theirs = label_table.printed().get(line.model or "", {})
+        printed = {column: value for column, (_, value) in label_table.printed().get(line.model or "", {}).items()}
         for suite, entry in line.scores["suites"].items():
             if columns := label_table.table10(entry):
+                theirs = printed if suite.startswith(label_table.PRINTED) else {}
                 shown = {
-                    c: _mean(line.label, columns[c][1], theirs.get(c)) for c in label_table.COLUMNS if c in columns
+                    c: _mean(line.label, columns[c][1], entry["flagged"], theirs.get(c))
+                    for c in label_table.COLUMNS
+                    if c in columns
                 }
                 found.setdefault(suite, {})[line.label] = shown
     return [_panel(suite, series, label_table.COLUMNS) for suite, series in found.items()]
