@@ -145,8 +145,8 @@ def test_the_page_has_the_numbers_of_its_table() -> None:
     rows += [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line[:4] == "| d6"]
     assert len(rows) == 8
     names = {
-        2: "Winogender, gotcha", 3: "translation, he", 4: "translation, she", 5: "BBQ, ambiguous", 6: "BBQ, disambiguated",
-        9: "CrowS-Pairs, stereotype preferred",
+        2: "Winogender, gotcha", 3: "translation, he", 4: "translation, she", 5: "BBQ, ambiguous",
+        6: "BBQ, disambiguated", 9: "CrowS-Pairs, stereotype preferred",
     }  # fmt: skip
     for row in rows:
         for column, name in names.items():
