@@ -58,7 +58,8 @@ def _misgendering(lines: Sequence[Line]) -> Iterator[str]:
     for line in lines:
         for suite, entry in line.scores["suites"].items():
             if found := table10(entry):
-                cells = [f"{name} {_text(each)}".strip() for name, each in map(found.get, COLUMNS) if each]
+                of = {column: f"{name} {_text(each)}".strip() for column, (name, each) in found.items()}
+                cells = [of.get(column, "-") for column in COLUMNS]
                 yield _row([line.label, _suite(suite, entry), *cells])
 
 
