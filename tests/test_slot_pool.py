@@ -15,7 +15,7 @@ METHODS = [Sample(), test_decode.SAMPLED, Sample(0.9), Sample(0.7, top_p=0.8), S
 NEW = 12
 
 
-@pytest.mark.parametrize("method", [*METHODS, Sample(1.0, top_k=1000), Sample(0.3, top_k=96)])
+@pytest.mark.parametrize("method", [*METHODS, Sample(1.0, top_k=1000), Sample(0.3, top_k=96), Sample(2.0, top_k=70)])
 def test_rows_pick_what_their_methods_pick(method: Sample) -> None:
     logits = jnp.asarray(np.random.default_rng(0).normal(size=(40, 1, test_decode.V)), jnp.float32) * 3
     keys = jax.random.split(jax.random.key(5), 40).reshape(40, 1)

@@ -19,6 +19,8 @@ from flanx.decoding.decode import Sample, State, advance_rows, finish_samples, p
 from flanx.decoding.length_buckets import DevicePut, Prompt, fetch, pad_rows
 from flanx.models import Model, Params
 
+NARROW = 64  # the most tokens that top-k keeps without a sort of the whole vocabulary; the paper draws from 40
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -32,8 +34,8 @@ class SampleByRow:
     draws: ClassVar[bool] = True
 
     def pick(self, logits: jax.Array, keys: jax.Array) -> jax.Array:
-        """Draws one token per row: f32[B, n, V], keys [B, n] -> i32[B, n]. A batch that is greedy makes no noise, and
-        one that keeps the whole vocabulary sorts nothing."""
+        """Draws one token per row: f32[B, n, V], keys [B, n] -> i32[B, n]. A batch that is greedy makes no noise,
+        one that keeps the whole vocabulary sorts nothing, and one with few tokens a row sorts no more than those."""
         size = logits.shape[-1]
         temperature, top_k, top_p = (jnp.asarray(x)[:, None, None] for x in (self.temperature, self.top_k, self.top_p))
         is_drawn = temperature > 0
@@ -44,16 +46,18 @@ class SampleByRow:
             values = logits / jnp.where(is_drawn, temperature, 1.0)
             noise = jax.vmap(jax.vmap(lambda key: jax.random.gumbel(key, (size,))))(keys)
             whole = jnp.argmax(values + noise, axis=-1)
-            cut = jax.lax.cond(is_cut.any(), lambda: draw_cut(values, noise), lambda: whole)
+            narrow, wide = (functools.partial(draw_cut, values, noise, width) for width in (min(NARROW, size), size))
+            is_narrow = (~is_cut | ((top_k > 0) & (top_k <= NARROW))).all()
+            cut = jax.lax.cond(is_cut.any(), lambda: jax.lax.cond(is_narrow, narrow, wide), lambda: whole)
             return jnp.where(is_cut[..., 0], cut, whole)
 
-        def draw_cut(values: jax.Array, noise: jax.Array) -> jax.Array:
-            values, tokens = jax.lax.top_k(values, size)
-            rank = jnp.arange(size)[None, None]
+        def draw_cut(values: jax.Array, noise: jax.Array, width: int) -> jax.Array:
+            values, tokens = jax.lax.top_k(values, width)
+            rank = jnp.arange(width)[None, None]
             values = jnp.where((top_k == 0) | (rank < top_k), values, -jnp.inf)
             share = jax.nn.softmax(values, axis=-1)
             in_nucleus = (top_p == 1) | (jnp.cumsum(share, axis=-1) - share < top_p)
-            choice = jnp.argmax(jnp.where(in_nucleus, values, -jnp.inf) + noise, axis=-1)
+            choice = jnp.argmax(jnp.where(in_nucleus, values, -jnp.inf) + noise[..., :width], axis=-1)
             return jnp.take_along_axis(tokens, choice[..., None], axis=-1)[..., 0]
 
         drawn = jax.lax.cond(is_drawn.any(), draw, lambda: greedy)
