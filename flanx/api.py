@@ -253,6 +253,7 @@ def evaluate(
     self_consistency: int = 0,
     beams: int = 0,
     force_vocabulary: bool = False,
+    scorer: str | None = None,
 ) -> dict[str, Any]:
     """Scores a model on suites, and returns what `flanx evaluate` writes as scores.json.
 
@@ -261,7 +262,7 @@ def evaluate(
       suites: as in `flanx.evals.registry`: ["bbh_cot", "mmlu_direct[:20]", "gsm8k_cot+sc8"].
       data_dir: folder of benchmark data; None: FLANX_DATA_DIR; "sample", "hub", "tfds": see docs/evaluation.md.
       out_dir: where generations and scores.json go, and are resumed from; None: they are not kept.
-      batch_size, seed, self_consistency, beams, allow_missing, force_vocabulary: see `flanx.evaluate.evaluate`.
+      batch_size, seed, self_consistency, beams, allow_missing, force_vocabulary, scorer: see `flanx.evaluate.evaluate`.
 
     Raises:
       UserError: for an unknown suite, and for data that are not there.

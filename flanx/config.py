@@ -367,6 +367,7 @@ HOLDS = {  # what a folder has: (the function that wrote it, what the folder is)
     "manifest.json": ("build_store", "a token store"),
     "predictions.part": ("infer", "a folder of answers"),
     "generations": ("evaluate", "a folder of scores"),
+    "generations_harmful": ("evaluate", "a folder of scores"),
 }
 
 

@@ -24,8 +24,10 @@ from flanx.data import vocabulary as vocabularies
 from flanx.data.vocabulary import Vocabulary
 from flanx.decoding import beam_search, decode
 from flanx.errors import UserError
-from flanx.evals import generations, registry, scores, stops, suite_table, writable
+from flanx.evals import generations, registry, scores, stops, suite_table, toxicity, writable
 from flanx.evals.fitting import FittedPrompt, fit
+from flanx.evals.scorers import scorer as scorers
+from flanx.evals.scorers.scorer import Scorer
 from flanx.evals.spec import Spec, Suite
 from flanx.files import read_json
 from flanx.models import Model
@@ -53,6 +55,7 @@ def evaluate(
     self_consistency: int = 0,
     beams: int = 0,
     force_vocabulary: bool = False,
+    scorer: str | None = None,
     partitioner: Partitioner | None = None,
     provenance: Mapping[str, Any] | None = None,
     checks_only: bool = False,
@@ -72,6 +75,8 @@ def evaluate(
       self_consistency: samples put to the vote in every suite that generates; 0: as the suites' names say.
       beams: the same for beam search.
       force_vocabulary: show scores of suites that the vocabulary cannot write (`scores.MAX_UNKNOWN`), too.
+      scorer: what reads the continuations of toxicity suites, by its name (`flanx.evals.scorers.scorer`); None: they
+        are kept, and `flanx rescore --scorer` has them read later.
       provenance: anything to record with the scores, such as the hash of the training store.
       checks_only: read the vocabulary and the suites, refuse what is wrong with them, and return {}.
 
@@ -85,6 +90,7 @@ def evaluate(
         suite.with_line_breaks(loaded_vocabulary.line_break)
         for suite in load_suites(suites, data_dir, allow_missing, self_consistency, beams)
     ]
+    reader = scorers.load(scorer) if scorer else None
     if checks_only:
         return {}
     with contextlib.ExitStack() as stack:
@@ -94,7 +100,9 @@ def evaluate(
         run |= {"training": training(checkpoint, pathlib.Path(out_dir)), **hub.record(checkpoint), **(provenance or {})}
         if cluster.is_first():
             generations.set_others_aside(folder, run)
-        entries = {suite.spec.name: _run_suite(predictor, suite, folder, run, force_vocabulary) for suite in loaded}
+        entries = {
+            suite.spec.name: _run_suite(predictor, suite, folder, run, force_vocabulary, reader) for suite in loaded
+        }
     if cluster.is_first():
         scores.write_scores(folder, entries, run)
     cluster.barrier("scores are written")
@@ -123,7 +131,7 @@ def suite_names(suites: Sequence[str], self_consistency: int, beams: int) -> lis
     if self_consistency and beams:
         raise UserError("SELF_CONSISTENCY and BEAMS exclude each other: set one of them to 0")
     how = f"+sc{self_consistency}" if self_consistency else f"+beam{beams}" if beams else ""
-    generates = [how and "+" not in name and registry.resolve(name).scoring == "generate" for name in names]
+    generates = [how and "+" not in name and registry.is_voted(registry.resolve(name)) for name in names]
     return [name + how if does else name for name, does in zip(names, generates, strict=True)]
 
 
@@ -167,7 +175,12 @@ def training(checkpoint: str | None, out_dir: pathlib.Path) -> dict[str, Any] | 
 
 
 def _run_suite(
-    predictor: Predictor, suite: Suite, folder: pathlib.Path, run: Mapping[str, Any], force_vocabulary: bool
+    predictor: Predictor,
+    suite: Suite,
+    folder: pathlib.Path,
+    run: Mapping[str, Any],
+    force_vocabulary: bool,
+    reader: Scorer | None,
 ) -> dict[str, Any]:
     """Evaluates the items that are not done yet, then scores all of them."""
     spec, vocabulary, began = suite.spec, predictor.vocabulary, time.monotonic()
@@ -197,7 +210,8 @@ def _run_suite(
     rows = [row for path in writer.paths.values() for row in generations.read(path)[1]]
     if len(rows) != len(suite.items):
         raise UserError(f"{folder}: {len(rows)} predictions of {len(suite.items)} items of {spec.name}; evaluate again")
-    result: dict[str, Any] = {**scores.summarize(spec, suite.hash, rows), "data": dict(suite.data)}
+    joined = toxicity.join(folder, spec, rows, reader if cluster.is_first() else None)
+    result: dict[str, Any] = {**scores.summarize(spec, suite.hash, rows), "data": dict(suite.data), **joined}
     if force_vocabulary:
         result = scores.forced(result)
     seconds = time.monotonic() - began

@@ -1,6 +1,6 @@
 """Models of the Hugging Face hub by name: "google/flan-t5-small", "hf:google/flan-t5-small@REVISION".
 
-Only what is data is fetched: safetensors, JSON and the SentencePiece model; nothing that would be unpickled or run. The
+Only what is data is fetched: safetensors, JSON and the tokenizer's files; nothing that would be unpickled or run. The
 files lie in huggingface_hub's own cache, so that a second load needs no network. HF_TOKEN, HF_HOME, HF_ENDPOINT and
 HF_HUB_OFFLINE mean what they mean there.
 """
@@ -21,7 +21,7 @@ from flanx.errors import UserError
 PREFIX = "hf:"
 NAME = re.compile(r"(?:hf:)?([A-Za-z0-9][\w.-]*/[\w.-]+|(?<=hf:)[A-Za-z0-9][\w.-]*)(?:@([\w./-]+))?")
 WEIGHTS = "*.safetensors"
-FETCHED = ("*.json", "spiece.model")
+FETCHED = ("*.json", "spiece.model", "vocab.txt", "merges.txt")  # the last two of scorers' tokenizers
 LEFT_OUT = ("*/*", "flax_model*", "tf_model*")
 ANSWER_S = 10  # to the first question
 

@@ -134,6 +134,7 @@ TESTED_IN = {
     "evals.families.user_task": "test_seqio_suites",
     "evals.suite_check": "test_families_table",
     "evals.suite_row": "test_families_table",
+    "evals.scorers.precomputed": "test_scorer",
     "evals.suite_table": "test_families_table",
     "gin_files": "test_config test_gin",
     "laws.form": "test_fit",

@@ -3,9 +3,12 @@
 import argparse
 import pathlib
 
+from flanx.errors import UserError
 from flanx.evals import scores
-from flanx.evals.rescore import differences, evaluations, rescore
-from flanx.files import read_json
+from flanx.evals.rescore import differences, evaluations, rescore, unscored
+from flanx.evals.scorers import scorer as scorers
+from flanx.evals.scorers.scorer import Scorer
+from flanx.files import json_line, read_json, write_atomic
 from flanx.settings import path_flag
 
 SHOWN = 5  # differing values named for each suite
@@ -22,19 +25,44 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="write nothing; exit with 1 where any value of scores.json is not the one that the generations give",
     )
 
+    parser.add_argument(
+        "--scorer",
+        metavar="SCORER",
+        help="has the continuations of toxicity suites read that are not read yet: perspective[:QUERIES A SECOND], "
+        "hf:ORG/NAME[#LABEL], the folder of a classifier, or a file with columns text and toxicity",
+    )
+    parser.add_argument(
+        "--texts",
+        type=path_flag,
+        metavar="FILE",
+        help="write those that are not read yet, JSONL for a scorer of your own, and nothing else (they may offend)",
+    )
+
 
 def run(args: argparse.Namespace) -> int:
     """Scores every evaluation below the given folders again and prints what changed."""
     folders = [folder for name in args.run for folder in evaluations(pathlib.Path(name))]
-    changed = [_rescore(folder, args.check) for folder in folders]
+    if args.texts:
+        if args.scorer or args.check:
+            raise UserError(
+                "--texts writes what is still to be scored, and nothing else: leave --scorer and --check out"
+            )
+        texts = list(dict.fromkeys(text for folder in folders for text in unscored(folder)))
+        write_atomic(pathlib.Path(args.texts), "".join(json_line({"text": text, "toxicity": None}) for text in texts))
+        print(f"{args.texts}: {len(texts):,} texts without a toxicity")
+        return 0
+    if args.scorer and args.check:
+        raise UserError("--check writes nothing, and --scorer keeps what it reads: leave one of them out")
+    scorer = scorers.load(args.scorer) if args.scorer else None
+    changed = [_rescore(folder, args.check, scorer) for folder in folders]
     return int(args.check and any(changed))
 
 
-def _rescore(folder: pathlib.Path, check: bool) -> bool:
+def _rescore(folder: pathlib.Path, check: bool, scorer: Scorer | None) -> bool:
     """Scores one evaluation again; whether anything in its scores.json differs."""
     path = folder / "scores.json"
     old = {"suites": {}} | read_json(path)
-    suites, run_ = rescore(folder)
+    suites, run_ = rescore(folder, scorer)
     print(folder)
     changed = False
     for name in dict.fromkeys([*suites, *old["suites"]]):
@@ -46,8 +74,9 @@ def _rescore(folder: pathlib.Path, check: bool) -> bool:
         found = list(differences(before, entry)) if before else []
         note = " (new)" if before is None else ""
         if before and any(where == "score" for where, *_ in found):
-            note = f" (was {before['score']:.2f})"
-        print(f"  {name}: {entry['score']:.2f}{note}, {100 * entry['extraction_failed']:.1f}% without an answer")
+            note = f" (was {scores.not_available(before) or format(before['score'], '.2f')})"
+        score = scores.not_available(entry) if entry.get("unscored") else f"{entry['score']:.2f}"
+        print(f"  {name}: {score}{note}, {100 * entry['extraction_failed']:.1f}% without an answer")
         for where, was, now in found[:SHOWN]:
             print(f"    {where}: {was} -> {now}")
         if len(found) > SHOWN:

@@ -62,6 +62,7 @@ FLAGS: Mapping[str, Mapping[str, Flag]] = {
         "batch_size": Flag("EVAL_BATCH_SIZE", "prompts decoded together", _number("batch_size")),
         "self_consistency": Flag("SELF_CONSISTENCY", "samples put to the vote", _number("self_consistency")),
         "beams": Flag("BEAMS", "of a beam search", _number("beams")),
+        "scorer": Flag("SCORER", "of toxicity: perspective, hf:ORG/NAME, a classifier's folder, a file of scores"),
     },
 }
 FILES = {"infer": ["runs/infer.gin"], "evaluate": ["runs/evaluate.gin", "evals/base.gin"]}

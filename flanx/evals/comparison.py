@@ -6,23 +6,28 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from flanx.evals import generations, marking, metrics, significance
+from flanx.evals import generations, marking, metrics, significance, toxicity
 
-WHOLE = ("seqio", "lm_eval")  # metrics of all items at once: an item has no score of its own
+WHOLE = ("seqio", "lm_eval", metrics.AUC)  # metrics of all items at once: an item has no score of its own
 NOT_PAIRED = {
-    "items": "not the same items, or not the same spec",
+    "items": "not the same items, not the same spec, or not the same toxicity scorer",
+    "unscored": "its continuations are not scored",
     "whole": "its metric is of all items at once",
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Marks:
-    """The score of every item of a suite, {task: {id: 0 to 1}}, and the hash of its spec and data."""
+    """The score of every item of a suite, {task: {id: 0 to 1}}, and the hash of its spec and data.
+
+    `scorer`: of toxicity; `unscored`: it has not read all items."""
 
     hash: str
     metric: str
     average: str
     tasks: Mapping[str, Mapping[str, float]]
+    scorer: str = ""
+    unscored: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,20 +64,28 @@ def read_marks(folder: pathlib.Path) -> dict[str, Marks]:
     """{suite: the marks of its items} of an evaluation's folder; {} where it kept no generations."""
     found: dict[str, Marks] = {}
     tasks: dict[str, dict[str, dict[str, float]]] = {}
+    unscored: set[str] = set()
     for path in generations.paths(folder):
         header, rows = generations.read(path)
         spec = generations.spec_of(header, path)
+        scorer = toxicity.join(folder, spec, rows).get("scorer", "")
+        if spec.metric in metrics.TOXICITY and not all(row.toxicity or row.broken for row in rows):
+            unscored.add(spec.name)
         of_suite = tasks.setdefault(spec.name, {})
         for row in rows:
             of_suite.setdefault(row.task, {})[row.id] = marking.grade(spec, row).exact
-        found[spec.name] = Marks(header["hash"], spec.metric, spec.average, of_suite)
+        is_unscored = spec.name in unscored
+        found[spec.name] = Marks(header["hash"], spec.metric, spec.average, of_suite, scorer, is_unscored)
     return found
 
 
 def compare(first: str, second: str, suite: str, ours: Marks, theirs: Marks) -> Comparison:
     """The comparison of one suite: `theirs` minus `ours`."""
     items = {task: set(marks) for task, marks in ours.tasks.items()}
-    if ours.hash != theirs.hash or items != {task: set(marks) for task, marks in theirs.tasks.items()}:
+    if ours.unscored or theirs.unscored:
+        return Comparison(first, second, suite, reason=NOT_PAIRED["unscored"])
+    same = (ours.hash, ours.scorer) == (theirs.hash, theirs.scorer)
+    if not same or items != {task: set(marks) for task, marks in theirs.tasks.items()}:
         return Comparison(first, second, suite, reason=NOT_PAIRED["items"])
     if ours.metric in WHOLE:
         return Comparison(first, second, suite, reason=NOT_PAIRED["whole"])

@@ -2,6 +2,7 @@
 
     <out>/generations/<suite>__<task>.jsonl    first line: {"spec", "hash", "items", "run", "data",
                                                "versions"}; then an item a line
+    <out>/generations_harmful/...              the same of suites whose texts may offend; the first line says so
 
 A line is appended as each item finishes, so a killed evaluation resumes where it was; a truncated last line is dropped.
 """
@@ -36,6 +37,8 @@ class Generation:
       prompt_tokens, prompt_unknown, target_tokens, target_unknown: counts, for the share of unknown tokens.
       broken: whether logits were not finite.
       labels: of the item, {} in files of earlier versions.
+      toxicity: of each output, 0 to 1, None where the scorer gave none; [] while outputs are not scored. No part of the
+        file: `toxicity.join` adds it.
     """
 
     id: str
@@ -57,18 +60,23 @@ class Generation:
     option_scores: list[float | None] = dataclasses.field(default_factory=list)
     shots_available: int | None = None
     labels: dict[str, str] = dataclasses.field(default_factory=dict)
+    toxicity: list[float | None] = dataclasses.field(default_factory=list)
 
 
 _HEADER = {"spec": dict[str, Any], "spec.name": str, "hash": str, "items": dict[str, int], "run": dict[str, Any]}
 _TYPES = settings.annotations(Generation)
-_FIELDS = set(_TYPES)
+_FIELDS = set(_TYPES) - {"toxicity"}
 _ADDED = {"shots_available", "labels"}  # columns that files of earlier versions lack
 
 
-def generation_path(folder: pathlib.Path, suite: str, task: str) -> pathlib.Path:
+FOLDERS = ("generations", "generations_harmful")
+HARMFUL = "prompts and outputs of this file may offend or harm; they are kept to be counted, not to be quoted"
+
+
+def generation_path(folder: pathlib.Path, suite: str, task: str, harmful: bool = False) -> pathlib.Path:
     """The file of the generations of one task; characters that file systems do not allow become dashes."""
     clean = "".join(c if c.isalnum() or c in "_-." else "-" for c in suite)
-    return folder / "generations" / f"{clean}__{task}.jsonl"
+    return folder / FOLDERS[harmful] / f"{clean}__{task}.jsonl"
 
 
 ASIDE = "generations_set_aside"  # of other checkpoints; never deleted: they cost hours
@@ -76,8 +84,8 @@ ASIDE = "generations_set_aside"  # of other checkpoints; never deleted: they cos
 
 def set_aside(path: pathlib.Path) -> pathlib.Path:
     """Moves a generation file out of the way, under the next free number; its new path."""
-    folder = path.parent.parent / ASIDE
-    folder.mkdir(exist_ok=True)
+    folder = path.parent.parent / ASIDE / ("harmful" if path.parent.name == FOLDERS[True] else "")
+    folder.mkdir(parents=True, exist_ok=True)
     number = next(n for n in itertools.count(1) if not (folder / f"{path.stem}.{n}.jsonl").exists())
     return path.rename(folder / f"{path.stem}.{number}.jsonl")
 
@@ -111,8 +119,12 @@ class Writer:
         counts = dict(sorted(Counter(item.task for item in suite.items).items()))
         self.header = {"spec": dataclasses.asdict(suite.spec), "hash": suite.hash, "items": counts, "run": dict(run)}
         self.header |= {"data": dict(suite.data), "versions": VERSIONS}
-        self.paths = {task: generation_path(folder, suite.spec.name, task) for task in {i.task for i in suite.items}}
-        (folder / "generations").mkdir(parents=True, exist_ok=True)
+        self.header |= {"warning": HARMFUL} if suite.spec.harmful else {}
+        self.paths = {
+            task: generation_path(folder, suite.spec.name, task, suite.spec.harmful)
+            for task in {item.task for item in suite.items}
+        }
+        (folder / FOLDERS[suite.spec.harmful]).mkdir(parents=True, exist_ok=True)
         self.done: set[tuple[str, str]] = set()
         self._files: dict[str, Any] = {}
         replaced = sum([self._resume(task, path) for task, path in self.paths.items()])
@@ -146,7 +158,10 @@ class Writer:
             self._files[row.task] = open(path, "a", encoding="utf-8")  # noqa: SIM115 - closed in `close`
             if is_new:
                 self._line(row.task, self.header)
-        self._line(row.task, dataclasses.asdict(row))
+        record = {name: value for name, value in dataclasses.asdict(row).items() if name in _FIELDS}
+        if not row.labels:
+            del record["labels"]
+        self._line(row.task, record)
 
     def _line(self, task: str, record: Mapping[str, Any]) -> None:
         self._files[task].write(files.json_line(record))
@@ -207,4 +222,4 @@ def _tuples(value: Any) -> Any:
 
 def paths(folder: pathlib.Path) -> list[pathlib.Path]:
     """All generation files of an evaluation."""
-    return sorted((folder / "generations").glob("*.jsonl"))
+    return [path for name in FOLDERS for path in sorted((folder / name).glob("*.jsonl"))]

@@ -6,20 +6,22 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from flanx.errors import UserError
-from flanx.evals import generations, scores
+from flanx.evals import generations, scores, toxicity
+from flanx.evals.scorers.scorer import Scorer
 from flanx.files import read_json
 
 
 def evaluations(folder: pathlib.Path) -> list[pathlib.Path]:
     """The folders with generations at or below `folder`. Raises UserError where there is none."""
-    found = sorted(path.parent for path in folder.rglob("generations") if path.is_dir())
+    found = sorted({path.parent for name in generations.FOLDERS for path in folder.rglob(name) if path.is_dir()})
     if not found:
         raise UserError(f"{folder} holds no generations/: give a folder that `flanx evaluate` wrote")
     return found
 
 
-def rescore(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """({suite: its scores}, the run that made the generations) of every suite in `folder`.
+def rescore(folder: pathlib.Path, scorer: Scorer | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """({suite: its scores}, the run that made the generations) of every suite in `folder`; `scorer` first reads what it
+    has not read yet of the toxicity suites.
 
     Raises UserError where items or tasks are missing, or the files of one suite are of different specs or runs.
     """
@@ -52,15 +54,24 @@ def rescore(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
                 f"{folder} holds generations of two checkpoints, seeds or versions: {paths[one].name} and "
                 f"{paths[name].name}; move one of them away"
             )
-    suites = {
-        name: scores.summarize(generations.spec_of(header, paths[name]), header["hash"], rows[name])
-        | {"data": header.get("data", {})}
-        for name, header in headers.items()
-    }
+    suites = {}
+    for name, header in headers.items():
+        spec = generations.spec_of(header, paths[name])
+        joined = toxicity.join(folder, spec, rows[name], scorer)
+        suites[name] = scores.summarize(spec, header["hash"], rows[name]) | {"data": header.get("data", {})} | joined
     earlier = read_json(folder / "scores.json").get("suites", {}) if (folder / "scores.json").is_file() else {}
     was_forced = {name for name, entry in earlier.items() if entry.get("vocabulary_forced")}
     found = {name: scores.forced(entry) if name in was_forced else entry for name, entry in suites.items()}
     return found, next(iter(headers.values()))["run"]
+
+
+def unscored(folder: pathlib.Path) -> list[str]:
+    """The texts of an evaluation's toxicity suites that no scorer has read."""
+    found: dict[str, None] = {}
+    for path in generations.paths(folder):
+        header, rows = generations.read(path)
+        found |= dict.fromkeys(toxicity.unscored(folder, generations.spec_of(header, path), rows))
+    return list(found)
 
 
 def differences(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from flanx import files
 from flanx.errors import UserError
-from flanx.evals import answers, benchmark_metric, marking, metrics, task_metrics
+from flanx.evals import answers, auc, benchmark_metric, marking, metrics, task_metrics, toxicity
 from flanx.evals.families import lm_eval, user_task
 from flanx.evals.generations import VERSIONS, Generation, is_same_run
 from flanx.evals.marking import Grade
@@ -29,6 +29,7 @@ FLAGGED = (
 )
 MAX_UNKNOWN = 0.05  # share of unknown tokens in prompts or gold answers from which on a score means nothing
 NO_VOCABULARY = "n/a (vocabulary)"
+NOT_SCORED = "n/a (toxicity not scored)"
 _NAMED = 3  # scores named for each version
 PASSAGE_METRICS = ("f1", "unicode_exact", "unicode_f1")  # beside SQuAD's exact match: its F1, and both in a fairer form
 
@@ -37,13 +38,15 @@ _RECORD = {"suites": dict[str, dict[str, Any]], "run": dict[str, Any], "run.vers
 _NUMBERS = ("score", "n", "extraction_failed", "flagged", "low", "high")  # every entry has them
 _ENTRY = {
     **dict.fromkeys(("score", "extraction_failed", "truncated", "shots_dropped", "unfinished", "looping"), float),
-    **dict.fromkeys(("unknown", "unknown_targets", *PASSAGE_METRICS), float),
+    **dict.fromkeys(("unknown", "unknown_targets", "empty", "unscorable", *PASSAGE_METRICS), float),
     **dict.fromkeys(("low", "high"), float | None),
-    **dict.fromkeys(("n", "broken"), int),
+    **dict.fromkeys(("n", "broken", "unscored"), int),
     **dict.fromkeys(("flagged", "vocabulary_forced"), bool),
-    **dict.fromkeys(("metric", "spec", "misfit"), str),
+    **dict.fromkeys(("metric", "spec", "misfit", "scorer"), str),
     **dict.fromkeys(("versions", "data"), dict[str, Any]),
     "tasks": dict[str, dict[str, Any]],
+    "percentiles": list[float],
+    "bins": list[dict[str, Any]],
     **dict.fromkeys(("groups", "metrics"), dict[str, float]),
     "slices": dict[str, dict[str, dict[str, Any]]],
     "missing": list[str],
@@ -70,30 +73,38 @@ def read_scores(path: pathlib.Path) -> dict[str, Any]:
 
 def interval_text(entry: Mapping[str, Any], join: str) -> str:
     """The interval of a suite or task, or why there is none."""
+    if entry.get("unscored"):
+        return "no interval"
     if entry["low"] is None and any(
         each["n"] < metrics.LEAST_ITEMS for each in (entry.get("tasks") or {"": entry}).values()
     ):
         return f"no interval: under {metrics.LEAST_ITEMS} items a task"
     if entry["low"] is None:
-        return f"no interval: {entry['metric']} is no mean over items"
+        is_area = entry["metric"] == metrics.AUC
+        return f"no interval: {'one class has few items' if is_area else entry['metric'] + ' is no mean over items'}"
     return f"{entry['low']:.1f}{join}{entry['high']:.1f}"
 
 
 def partial(entry: Mapping[str, Any]) -> list[str]:
     """What a suite's score leaves of the benchmark, or of its prompts, in a few words each; [] where it is whole."""
     cut, dropped = entry.get("truncated", 0), entry.get("shots_dropped", 0)
-    unwritable = [name for name, task in entry.get("tasks", {}).items() if not_available(task)]
+    unwritable = [name for name, task in entry.get("tasks", {}).items() if not_available(task) == NO_VOCABULARY]
     return [
         *incomplete(entry),
         *([f"{len(unwritable)} of {len(entry['tasks'])} tasks not in the vocabulary"] if unwritable else []),
         *(f"{100 * entry[k]:.1f}% of {name} unknown" for k, name in _UNKNOWN.items() if entry.get(k, 0) >= 0.001),
         *([f"{100 * cut:.0f}% of prompts truncated"] if cut else []),
         *([f"{100 * dropped:.0f}% of prompts without all exemplars"] if dropped else []),
+        *(f"{100 * entry[k]:.1f}% of continuations {k}" for k in ("empty", "unscorable") if entry.get(k)),
+        *([f"{entry['unscored']} of {entry['n']} prompts without scores"] if entry.get("unscored") else []),
     ]
 
 
 def not_available(entry: Mapping[str, Any]) -> str:
-    """NO_VOCABULARY where more than MAX_UNKNOWN of the tokens are unknown and nobody forced the score, else ""."""
+    """NO_VOCABULARY where more than MAX_UNKNOWN of the tokens are unknown and nobody forced the score, NOT_SCORED where
+    no scorer has read all continuations of a toxicity suite, else ""."""
+    if entry.get("unscored"):
+        return NOT_SCORED
     unknown = max(entry.get(key, 0) for key in _UNKNOWN)
     return NO_VOCABULARY if unknown > MAX_UNKNOWN and not entry.get("vocabulary_forced") else ""
 
@@ -117,14 +128,19 @@ def remarks(entry: Mapping[str, Any]) -> list[str]:
         + (f" and {len(tasks) - _NAMED} more" if len(tasks) > _NAMED else "")
         for reason, tasks in reasons.items()
     ]
+    if entry.get("unscored"):
+        lines.append(
+            f"no scorer has read the continuations of {entry['unscored']} of {entry['n']} prompts; they are kept, and "
+            "`flanx rescore RUN --scorer ...` reads them"
+        )
     return lines + [text for text in [entry.get("misfit")] if text]
 
 
 def flags(entry: Mapping[str, Any]) -> list[str]:
     """Why a score is not to be quoted, in a few words each; [] where it may be."""
-    shares = [
-        f"{100 * entry.get(key, 0):.0f}% {what}" for key, what in _FLAGS.items() if entry.get(key, 0) > MAX_FAILED
-    ]
+    # a continuation of a prompt need not end, nor say something new
+    asked = [*_FLAGS][: 1 if entry.get("metric") in metrics.TOXICITY else None]
+    shares = [f"{100 * entry[key]:.0f}% {_FLAGS[key]}" for key in asked if entry.get(key, 0) > MAX_FAILED]
     shares += [f"{entry.get('broken')} items with logits that are not finite"] * bool(entry.get("broken"))
     return shares + [text for text in [entry.get("misfit")] if text]
 
@@ -162,7 +178,7 @@ def summarize(spec: Spec, hash_: str, rows: Sequence[Generation]) -> dict[str, A
     graded = dict(sorted(graded.items()))
     # Exact match leads everywhere (TyDiQA too: paper.md section 3); F1 is reported in addition.
     exact = {task: [grade.exact for _, grade in pairs] for task, pairs in graded.items()}
-    by_task = spec.metric == "lm_eval" or (spec.metric in ("task", "seqio") and spec.scoring == "generate")
+    by_task = spec.metric in (*_OF_ALL, "lm_eval") or (spec.metric in ("task", "seqio") and spec.scoring == "generate")
     tasks = {
         task: _entry(spec, 100 * metrics.mean(exact[task]), metrics.interval({task: exact[task]}), pairs)
         | (_task_metrics(spec, pairs) if by_task else _free_text(spec, pairs))
@@ -184,6 +200,11 @@ def summarize(spec: Spec, hash_: str, rows: Sequence[Generation]) -> dict[str, A
             result[name] = metrics.mean(entry[name] for entry in tasks.values())
     if by_task:
         result |= _over_tasks(tasks)
+    if spec.metric in metrics.TOXICITY:
+        of_all = toxicity.compute(spec, rows)
+        result |= {key: of_all[key] for key in ("percentiles", "empty", "unscorable", "unscored") if key in of_all}
+        if spec.metric == "any_toxic" and not of_all["unscored"]:
+            result["bins"] = toxicity.bins(rows)
     result |= _misfits(tasks)
     groups = {
         name: metrics.average((tasks[task]["score"] for task in members), spec.average)
@@ -213,11 +234,18 @@ def _slice(spec: Spec, pairs: Sequence[tuple[Generation, Grade]]) -> dict[str, A
     """The score of some items, whatever their task."""
     exact = [grade.exact for _, grade in pairs]
     entry = _entry(spec, 100 * metrics.mean(exact), metrics.interval({"": exact}), pairs)
-    return {key: entry[key] for key in ("score", "low", "high", "n", "extraction_failed", "metrics") if key in entry}
+    if spec.metric in _OF_ALL:
+        entry |= _OF_ALL[spec.metric](spec, [row for row, _ in pairs])
+    return {key: entry[key] for key in _SLICE if key in entry}
+
+
+_SLICE = ("score", "low", "high", "n", "extraction_failed", "metrics", "positives", "unscored", "misfit")
 
 
 def _task_metrics(spec: Spec, pairs: Sequence[tuple[Generation, Grade]]) -> dict[str, Any]:
     """What the metrics of a task's row, or the functions of a SeqIO task, say of its items; the first is the score."""
+    if spec.metric in _OF_ALL:
+        return _OF_ALL[spec.metric](spec, [row for row, _ in pairs])
     if spec.metric == "lm_eval":
         return lm_eval.compute(spec, pairs[0][0].task, [row for row, _ in pairs])
     if spec.metric == "seqio":
@@ -235,6 +263,9 @@ def _task_metrics(spec: Spec, pairs: Sequence[tuple[Generation, Grade]]) -> dict
     if wrong := next(filter(None, (task_metrics.misfit(name, targets) for name in names)), ""):
         found |= {"misfit": wrong, "flagged": True}
     return found
+
+
+_OF_ALL = {metrics.AUC: auc.compute, **dict.fromkeys(metrics.TOXICITY, toxicity.compute)}  # (spec, rows) -> entry
 
 
 def _over_tasks(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -278,7 +309,11 @@ def _entry(
         "score": score,
         "low": interval and interval[0],
         "high": interval and interval[1],
-        "metric": "likelihood" if spec.scoring == "likelihood" else "exact_match",
+        "metric": "likelihood"
+        if spec.scoring == "likelihood"
+        else spec.metric
+        if spec.metric in _OF_ALL
+        else "exact_match",
         "n": len(rows),
         "extraction_failed": failed,
         "read_by_fallback": metrics.mean(grade.fallback for _, grade in pairs),

@@ -78,7 +78,8 @@ class Spec:
       samples, temperature, top_k, top_p: with more than one sample the majority answer counts.
       beams, length_penalty: the best output of a beam search; 0 beams: none.
       metric: "exact_match", or "f1" in addition to it; "task": those of each item's task; "seqio", "lm_eval": the
-        functions of a user's SeqIO task, or of one of lm-evaluation-harness; or one of `benchmark_metric.METRICS`.
+        functions of a user's SeqIO task, or of one of lm-evaluation-harness; or one of `benchmark_metric.METRICS`;
+        "any_toxic", "share_toxic": of continuations that a toxicity scorer reads, see `toxicity`; "auc": see `auc`.
       limit: only the first items of each task; 0 for all.
       groups: named means over some of the tasks, in addition to the mean over all.
       fallback: how an output of a `cot` suite that announces no answer is read: "conclusion", by its closing sentence
@@ -86,6 +87,8 @@ class Spec:
       max_inputs: tokens of a prompt at most, 0 for as many as the model's lengths allow.
       average: of the tasks' scores: "mean", or "harmonic" (`metrics.average`); "items": the mean over all items.
       line_break: the mark that keeps line breaks of prompts, from the vocabulary (`flanx.data.vocabulary`), or "".
+      harmful: its texts may offend: generations are kept in a folder of their own, and shown only where that is asked.
+      scored: what of a continuation is read for toxicity: "whole", or "first_sentence", up to its first complete one.
       version: raised when the code that makes prompts or extracts answers changes a result.
     """
 
@@ -115,6 +118,8 @@ class Spec:
     max_inputs: int = dataclasses.field(default=0, metadata=ADDED)
     average: str = dataclasses.field(default="mean", metadata=ADDED)
     line_break: str = dataclasses.field(default="", metadata=ADDED)
+    harmful: bool = dataclasses.field(default=False, metadata=ADDED)
+    scored: str = dataclasses.field(default="whole", metadata=ADDED)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -91,7 +91,8 @@ def _read(folder: pathlib.Path, name: str) -> Run:
     suites: dict[str, Curve] = {}
     for step, path in results.evaluations(folder).items():
         for suite, entry in scores.read_scores(path).get("suites", {}).items():
-            suites.setdefault(suite, []).append((step, entry["score"]))
+            if not entry.get("unscored"):
+                suites.setdefault(suite, []).append((step, entry["score"]))
     return Run(
         name,
         folder,
