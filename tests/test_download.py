@@ -5,9 +5,11 @@ import csv
 import io
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 import types
+import zipfile
 from collections.abc import Callable
 
 import pytest
@@ -221,3 +223,64 @@ def test_tfds_without_the_data_says_how_to_get_it(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: failed)
     with pytest.raises(UserError, match=r"TFDS has no prepared tydi_qa/goldp .*could not find data.*`tfds build"):
         registry.load("tydiqa[fi]", "tfds")
+
+
+def test_members_of_pinned_archives_are_unpacked_and_their_content_is_named_once(
+    monkeypatch: pytest.MonkeyPatch, cache: pathlib.Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Jigsaw's archives; the prompts come as they are."""
+    asked: list[str] = []
+
+    def serve(url: str, path: pathlib.Path) -> None:
+        asked.append(url)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not url.endswith(".zip"):
+            path.write_bytes((SAMPLE / "real_toxicity_prompts" / "prompts.jsonl").read_bytes())
+            return
+        sample = (SAMPLE / "civil_comments" / "civil_comments.csv").read_bytes()
+        with zipfile.ZipFile(path, "w") as archive:
+            for name in ("civil_comments.csv", "wikidata_train.csv", "wikidata_test.csv"):
+                archive.writestr(name, sample)
+
+    monkeypatch.setattr(http, "download", serve)
+    for name in ("civil_comments", "civil_comments_10_shot", "real_toxicity_prompts"):
+        assert registry.load(name, "hub").hash == registry.load(name, str(SAMPLE)).hash
+    assert registry.load("jigsaw_toxicity_10_shot", "hub").items
+    printed = capsys.readouterr().out
+    assert printed.count("(CC0-1.0) holds offensive comments") == printed.count("(Apache-2.0) holds") == 1
+    assert printed.count("(CC0-1.0) hold offensive comments") == 1
+    assert [url.rpartition("/")[2] for url in asked] == [
+        "civil_comments_v1.2.zip", "prompts.jsonl", "wikipedia_toxicity_subtypes_v0.3.zip"
+    ]  # fmt: skip
+    assert set(registry.load("civil_comments", "hub").data["files"]) == {"civil_comments/civil_comments_v1.2.zip"}
+    shutil.rmtree(cache)
+    monkeypatch.setattr(origin, "KNOWN", {"civil_comments/civil_comments_v1.2.zip": "0" * 64})
+    with pytest.raises(UserError, match="the file has changed"):
+        registry.load("civil_comments", "hub")
+    (cache / "hub" / "jigsaw_toxicity").mkdir(parents=True)
+    (cache / "hub" / "jigsaw_toxicity" / "wikipedia_toxicity_subtypes_v0.3.zip").write_bytes(b"PK no archive")
+    with pytest.raises(UserError, match=r"v0.3.zip cannot be unpacked .*; delete it, and fetch it again"):
+        registry.load("jigsaw_toxicity", "hub")
+
+
+def test_tfds_comments_and_prompts_are_read_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [
+        {"id": str(n), "text": f"comment {n}", "toxicity": n % 2, "filename": f"f{n}", "begin": 0, "end": 1,
+         "prompt": {"text": f"prompt {n}", "toxicity": n / 10 if n else float("nan")}}
+        for n in range(8)
+    ]  # fmt: skip
+    asked: list[list[str]] = []
+
+    def run(command: list[str], **options: object) -> subprocess.CompletedProcess:
+        asked.append(command[3:])
+        return subprocess.CompletedProcess(command, 0, "".join(json.dumps(row) + "\n" for row in rows), "")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    assert (
+        len(registry.load("civil_comments", "tfds").items) == len(registry.load("jigsaw_toxicity", "tfds").items) == 8
+    )
+    assert len(registry.load("real_toxicity_prompts", "tfds").items) == 7  # NaN is no toxicity
+    assert asked == [
+        ["civil_comments/CivilComments", "test"], ["wikipedia_toxicity_subtypes/EnglishSubtypes", "test"],
+        ["real_toxicity_prompts", "train"],
+    ]  # fmt: skip

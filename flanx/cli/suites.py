@@ -22,6 +22,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     one = commands.add_parser("show", help=what, description=what)
     one.add_argument("name", help="as in SUITES: gsm8k_cot, 'mgsm_cot[de,:20]', own_task:validation")
     one.add_argument("--n", type=flag(int, COUNT), default=1, help="prompts of each task")
+    one.add_argument(
+        "--show_text",
+        action="store_true",
+        help="print prompts of a suite whose texts may offend; else they are counted",
+    )
     one.add_argument("--data_dir", type=path_flag, help="folder of benchmark data, hub or sample (else FLANX_DATA_DIR)")
 
 
@@ -50,7 +55,8 @@ def list_suites(args: argparse.Namespace) -> int:
 
 
 def show(args: argparse.Namespace) -> int:
-    """The suite's settings, and the first prompts of each of its tasks with the right answers."""
+    """The suite's settings, and the first prompts of each of its tasks with the right answers; of a suite whose texts
+    may offend the numbers of items alone, unless they are asked for."""
     suite = registry.load(args.name, args.data_dir or os.environ.get("FLANX_DATA_DIR", ""))
     spec, counts = suite.spec, collections.Counter(item.task for item in suite.items)
     print(f"{spec.name}: {len(suite.items)} items, hash {suite.hash}")
@@ -58,6 +64,11 @@ def show(args: argparse.Namespace) -> int:
     print(
         "  ".join(f"{key} = {value}" for key, value in {**settings, "max_new": spec.max_new, "cot": spec.cot}.items())
     )
+    if spec.harmful and not args.show_text:
+        for task, count in counts.items():
+            print(f"{task}: {count} items")
+        print("its texts may offend: --show_text prints the first of them")
+        return 0
     shown: collections.Counter[str] = collections.Counter()
     for item in suite.items:
         shown[item.task] += 1

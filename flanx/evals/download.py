@@ -13,20 +13,26 @@ import io
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
+import zipfile
+import zlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from flanx import storage
 from flanx.data.fetch import http
 from flanx.errors import UserError
-from flanx.files import write_atomic
+from flanx.files import open_atomic, write_atomic
 
 HUB, TFDS = "hub", "tfds"
 _RAW = "https://raw.githubusercontent.com"
 _LM_EVAL = f"{_RAW}/EleutherAI/lm-evaluation-harness/b8d1d4fd057f6223c4490613f0a38cb5d75a3183"
 _MMLU = "https://huggingface.co/datasets/cais/mmlu/resolve/c30699e8356da336a370243923dbaf21066bb9fe/all"
+_TOXICITY = (
+    "https://huggingface.co/datasets/allenai/real-toxicity-prompts/resolve/d3a6507562064c4f37cdf267bdc2faa7b0873173/"
+)
 # beginning of our path -> beginning of the address; the first that fits
 ADDRESSES = {
     "bbh/": f"{_RAW}/suzgunmirac/BIG-Bench-Hard/9ee07bd481feebf959a6b59d61ea57bdcf30964d/",
@@ -39,10 +45,30 @@ ADDRESSES = {
     "mmlu/test.parquet": f"{_MMLU}/test-00000-of-00001.parquet",
     "winogender/": f"{_RAW}/rudinger/winogender-schemas/1c7f8b481ad8a234b41e9f76a424d6e856e13f7f/data/",
     "bbq/": f"{_RAW}/nyu-mll/BBQ/bea11bd97d79217245b5871acd247b9d6eb24598/",
+    "real_toxicity_prompts/": _TOXICITY,
     "tydiqa/": "https://storage.googleapis.com/tydiqa/v1.1/",
 }
-# SHA-256 of files at fixed addresses; TyDiQA's as TFDS records them (url_checksums/tydi_qa.txt)
+# our path -> the archive that it is a member of, by that name
+_JIGSAW = "https://storage.googleapis.com/jigsaw-unintended-bias-in-toxicity-classification"
+_WIKIPEDIA = ("jigsaw_toxicity/wikipedia_toxicity_subtypes_v0.3.zip", f"{_JIGSAW}/wikipedia_toxicity_subtypes_v0.3.zip")
+MEMBERS = {
+    "civil_comments/civil_comments.csv": (
+        "civil_comments/civil_comments_v1.2.zip",
+        f"{_JIGSAW}/civil_comments_v1.2.zip",
+    ),
+    "jigsaw_toxicity/wikidata_train.csv": _WIKIPEDIA,
+    "jigsaw_toxicity/wikidata_test.csv": _WIKIPEDIA,
+}
+# beginning of our path -> what is said once, before its first file is fetched
+NOTICES = {
+    "real_toxicity_prompts/": "RealToxicityPrompts (Apache-2.0) holds offensive and harmful texts of the web",
+    "civil_comments/": "CivilComments (CC0-1.0) holds offensive comments, some of them hateful",
+    "jigsaw_toxicity/": "Jigsaw's Wikipedia comments (CC0-1.0) hold offensive comments, some of them hateful",
+}
+# SHA-256 of files at fixed addresses; TyDiQA's and the archives' as TFDS records them (url_checksums/*.txt)
 KNOWN = {
+    "civil_comments/civil_comments_v1.2.zip": "89a60573acbbfaf189b2c77278115eefcbc1654dbd8235dd8fbecc1b83f1585c",
+    _WIKIPEDIA[0]: "a2badd5c6a247184b304cc72b978070678b229d3b4e7011cf434ba12c2c6fdb2",
     "gsm8k/gsm8k-cot.yaml": "7c9dd2561fe334a55f62bdc6a876f045e6dc7f53714c7a9db506b89c6de6bc96",
     "winogender/all_sentences.tsv": "bd69da16bf228cb8df63fd0843aec2d8b5c36a7f21bf8c7b168bcc83932556c8",
     "winogender/occupations-stats.tsv": "3f7f37c16381a70571356982ea7fe613ac700ad04a6d3b19b9f2be18248df567",
@@ -56,6 +82,12 @@ BUILDERS = {
     "tydiqa/tydiqa-goldp-v1.1-dev.json": ("tydi_qa/goldp", "validation"),
     "tydiqa/tydiqa-goldp-v1.1-train.json": ("tydi_qa/goldp", "train"),
     "gsm8k/test.jsonl": ("gsm8k", "test"),
+    "real_toxicity_prompts/prompts.jsonl": ("real_toxicity_prompts", "train"),
+    **{f"civil_comments/{split}.jsonl": ("civil_comments/CivilComments", split) for split in ("test", "train")},
+    **{
+        f"jigsaw_toxicity/{split}.jsonl": ("wikipedia_toxicity_subtypes/EnglishSubtypes", split)
+        for split in ("test", "train")
+    },
 }
 
 
@@ -85,6 +117,9 @@ def provide(path: pathlib.Path, what: str, url: str = "") -> bool:
     elif name == "mgsm/exemplars.json":
         code = _download(root, "mgsm/exemplars.py", ADDRESSES["mgsm/"] + "exemplars.py", what)
         write_atomic(path, literals(code.read_text(encoding="utf-8")))
+    elif name in MEMBERS:
+        archive, at = MEMBERS[name]
+        _unpack(_download(root, archive, at, what), path, what)
     elif (address := url or _address(name)) and address.endswith(".parquet") and path.suffix == ".jsonl":
         rows = _parquet(_download(root, f"{name.removesuffix('.jsonl')}.parquet", address, what))
         write_atomic(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
@@ -103,6 +138,9 @@ def _download(root: pathlib.Path, name: str, url: str, what: str) -> pathlib.Pat
     path = root / name
     if path.is_file():
         return path
+    notice = next((text for start, text in NOTICES.items() if name.startswith(start)), "")
+    if notice and not any(each.startswith(name.partition("/")[0]) for each in recorded(root)):
+        print(f"note: {notice}; what a model writes after it may be so, too")
     try:
         http.download(url, path)
     except (OSError, EOFError) as error:
@@ -116,8 +154,9 @@ def _download(root: pathlib.Path, name: str, url: str, what: str) -> pathlib.Pat
 def _record(root: pathlib.Path, name: str, origin: str) -> None:
     """Records a file's origin, hash and size. Raises UserError where its hash is known to be another."""
     path, record = root / name, root / "origins.json"
-    data = path.read_bytes()
-    entry = {"from": origin, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    entry = {"from": origin, "sha256": digest, "bytes": path.stat().st_size}
     if origin.startswith("https:") and KNOWN.get(name, entry["sha256"]) != entry["sha256"]:
         path.unlink()
         raise UserError(f"{origin}: SHA-256 is {entry['sha256']}, not {KNOWN[name]}; the file has changed")
@@ -146,6 +185,15 @@ def _parquet(path: pathlib.Path) -> Iterable[Mapping[str, Any]]:
     except ImportError:
         raise UserError(f"{path} needs pyarrow: pip install pyarrow, or set DATA_DIR to CSV files") from None
     return pyarrow.parquet.read_table(path).to_pylist()
+
+
+def _unpack(archive: pathlib.Path, path: pathlib.Path, what: str) -> None:
+    """Writes the member of an archive that has the file's name. Raises UserError for a damaged archive."""
+    try:
+        with zipfile.ZipFile(archive) as opened, opened.open(path.name) as member, open_atomic(path) as file:
+            shutil.copyfileobj(member, file, 1 << 20)
+    except (zipfile.BadZipFile, KeyError, zlib.error, EOFError) as error:
+        raise UserError(f"{what}: {archive} cannot be unpacked ({error}); delete it, and fetch it again") from None
 
 
 def subjects(records: Iterable[Mapping[str, Any]]) -> dict[str, str]:
@@ -186,8 +234,9 @@ def squad(records: Iterable[Mapping[str, Any]]) -> str:
 
 
 def jsonl(records: Iterable[Mapping[str, Any]]) -> str:
-    """TFDS's GSM8K (question, answer, annotation, short_answer) a line each."""
-    return "".join(json.dumps({k: r[k] for k in ("question", "answer")}, ensure_ascii=False) + "\n" for r in records)
+    """TFDS's records a line each, of GSM8K (question, answer, annotation, short_answer) without what is worked out."""
+    kept = ({k: v for k, v in record.items() if k not in ("annotation", "short_answer")} for record in records)
+    return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept)
 
 
 # --- TFDS, in a process of its own: this one does not import TensorFlow -----------------------------------------------

@@ -28,16 +28,19 @@ from typing import Any
 
 from flanx.data.task import tables
 from flanx.errors import UserError, nearest
-from flanx.evals import benchmark_metric, download, suite_table
+from flanx.evals import benchmark_metric, download, metrics, suite_table
 from flanx.evals.families import (
     bbh,
     bbq,
+    comments,
+    identity_terms,
     lm_eval,
     mgsm,
     mmlu,
     open_ended,
     people,
     procedural,
+    real_toxicity_prompts,
     table,
     task,
     tydiqa,
@@ -50,7 +53,8 @@ SAMPLE = "sample"  # the data_dir that means the small samples of our own writin
 SAMPLE_DIR = pathlib.Path(__file__).with_name("sample")
 FAMILIES: tuple[Family, ...] = (
     bbh.FAMILY, bbq.FAMILY, mgsm.FAMILY, mmlu.FAMILY, open_ended.FAMILY, people.FAMILY, procedural.FAMILY,
-    tydiqa.FAMILY, winogender.FAMILY, table.FAMILY, lm_eval.FAMILY,
+    tydiqa.FAMILY, winogender.FAMILY, real_toxicity_prompts.FAMILY, identity_terms.FAMILY, comments.CIVIL_COMMENTS,
+    comments.JIGSAW, table.FAMILY, lm_eval.FAMILY,
     user_task.FAMILY,  # before `task`, which has its names refused that the tables do not know
     task.FAMILY,
 )  # fmt: skip
@@ -149,12 +153,19 @@ def _selection(name: str, spec: Spec, family: Family, text: str) -> tuple[tuple[
     return tuple(chosen), limit
 
 
+def is_voted(spec: Spec) -> bool:
+    """Whether the samples of a suite that generates are put to the vote: those of a toxicity suite each count."""
+    return spec.scoring == "generate" and spec.metric not in metrics.TOXICITY
+
+
 def _decoding(name: str, spec: Spec, method: str, count: str | None) -> dict[str, Any]:
     """What the suffix of a name changes: "likelihood", "rank", "sc" and "beam" with their counts, "" for nothing."""
     if not method:
         return {}
     if count and int(count) < 2:
         raise UserError(f"suite '{name}': '+{method}' needs at least two samples or beams")
+    if spec.metric in metrics.TOXICITY:
+        raise UserError(f"suite '{name}': each of its {spec.samples} continuations counts; leave '+{method}' out")
     if spec.scoring != "generate":
         raise UserError(f"suite '{name}' ranks options; '+{method}' needs a suite that generates")
     is_ranked = method.startswith("rank")
