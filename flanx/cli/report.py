@@ -4,9 +4,9 @@ import argparse
 import pathlib
 
 from flanx.errors import UserError
-from flanx.evals import comparison, label_table, table5
-from flanx.settings import path_flag
-from flanx.sweep import curves, label_figures, report, run_page
+from flanx.evals import comparison, label_table, responsible, table5
+from flanx.settings import COUNT, flag, path_flag
+from flanx.sweep import curves, label_figures, report, responsible_page, run_page
 from flanx.sweep.state import State
 
 
@@ -20,8 +20,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder of a training run, or with scores.json; MODEL: a row of Table 5 to print next to it",
     )
     parser.add_argument("--csv", type=path_flag, metavar="FILE", help="write the table as CSV as well")
-    parser.add_argument("--figures", type=path_flag, metavar="FOLDER", help="draw scores by label (bias) into it")
+    parser.add_argument(
+        "--figures",
+        type=path_flag,
+        metavar="FOLDER",
+        help="draw scores by label (bias) and toxicity into it, the latter with a page of its tables",
+    )
     parser.add_argument("--output", type=path_flag, metavar="FOLDER", help="of the page of training runs; else theirs")
+    parser.add_argument(
+        "--show_text",
+        type=flag(int, COUNT),
+        metavar="N",
+        help="print the N continuations of highest toxicity of each toxicity suite (they may offend)",
+    )
     parser.epilog = (
         "RUN that holds metrics.jsonl: report.html, report.md and figures/ are written into it, its curves and tasks; "
         "several are drawn over one another, into runs.html of the folder that holds them. "
@@ -63,13 +74,16 @@ def _report_runs(args: argparse.Namespace) -> int:
         raise UserError(f"--output belongs to a report of training runs, and {args.run[0]} is none")
     lines = [table5.Line.read(text) for text in args.run]
     print(table5.markdown(lines))
-    if by_label := label_table.markdown(lines):
-        print(f"\n{by_label}")
+    for text in filter(None, (label_table.markdown(lines), responsible.markdown(lines))):
+        print(f"\n{text}")
     if args.figures:
-        for path in label_figures.draw(lines, pathlib.Path(args.figures)):
+        folder = pathlib.Path(args.figures)
+        for path in [*label_figures.draw(lines, folder), *responsible_page.publish(lines, folder)]:
             print(f"\nwritten: {path}")
     if len(lines) > 1 and (tests := comparison.markdown(comparison.compare_all([(x.label, x.folder) for x in lines]))):
         print(f"\n{tests}")
+    for line in lines if args.show_text else ():
+        print(responsible.offending(line, args.show_text))
     if args.csv:
         pathlib.Path(args.csv).write_text(table5.table(lines), encoding="utf-8")
         print(f"\nwritten: {args.csv}")

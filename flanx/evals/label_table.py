@@ -40,7 +40,9 @@ def printed() -> dict[str, dict[str, tuple[str, float]]]:
 
 
 def _text(entry: Entry) -> str:
-    """A score with its interval."""
+    """A score with its interval, or why there is none."""
+    if reason := not_available(entry) or entry.get("misfit"):
+        return reason
     return f"{entry['score']:.1f} [{interval_text({'metric': 'it', **entry}, ', ')}]"
 
 
