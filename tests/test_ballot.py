@@ -119,3 +119,48 @@ def test_a_saved_file_that_does_not_fit_is_refused_whole(tmp_path, rows, header,
     with pytest.raises(UserError, match="no file"):
         read_back(tmp_path, MADE, tmp_path / "nowhere")
     assert {path: path.read_bytes() for path in (tmp_path / ballot.FOLDER).iterdir()} == before
+
+
+def test_a_name_typed_on_two_machines_is_one_and_may_have_joiners():
+    assert ballot.check_name("Zoe\u0301") == ballot.check_name("Zo\u00e9") == "Zo\u00e9"
+    for name in ("\u0639\u0644\u06cc\u200c\u0631\u0636\u0627", "Jean\u00a0Luc", "\U0001f469\u200d\U0001f4bb"):
+        assert ballot.check_name(name) == name
+    with pytest.raises(UserError, match="printable"):
+        ballot.check_name("\u200d \u200c")
+
+
+@pytest.mark.parametrize("size", [0, 20, None, -1, -9])
+def test_a_file_that_was_cut_anywhere_takes_the_next_ballot(tmp_path, size):
+    """Empty, in the first line, whole, without the last line feed, in the last ballot."""
+    writer = Writer(tmp_path, MADE, "Ada")
+    writer.add([Ballot(pair.id, "left") for pair in MADE.pairs[:2]])
+    writer.path.write_bytes(writer.path.read_bytes()[:size])
+    kept = {0: 0, 20: 0, None: 2, -1: 2, -9: 1}[size]
+    assert [len(rater.ballots) for rater in read(tmp_path, MADE)] == ([kept] if kept else [])
+    writer.add([Ballot(MADE.pairs[2].id, "tie", note="\u00e9")])
+    (ada,) = read(tmp_path, MADE)
+    assert (ada.name, len(ada.ballots)) == ("Ada", kept + 1)
+
+
+def test_a_copy_of_a_raters_file_is_not_counted_again(tmp_path):
+    writer = Writer(tmp_path, MADE, "Ada")
+    writer.add([Ballot(PAIR.id, "left")])
+    text = writer.path.read_text()
+    writer.path.with_name("copy.jsonl").write_text(text)
+    with pytest.raises(UserError, match=r"copy.jsonl holds ballots of 'Ada', whose file is Ada-.*--read"):
+        read(tmp_path, MADE)
+    writer.path.with_name("copy.jsonl").unlink()
+    writer.path.write_text(text.replace("Ada", "Bob"))
+    with pytest.raises(UserError, match="holds ballots of 'Bob'"):
+        read(tmp_path, MADE)
+
+
+def test_an_editors_marks_are_passed_over_and_a_later_note_is_taken(tmp_path):
+    path = saved(tmp_path / "ada.jsonl", {"pair": PAIR.id, "choice": "left", "note": "first"})
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n") + b"\r\n\r\n")
+    assert read_back(tmp_path, MADE, path).endswith("1 ballots of Ada")
+    for note, taken in (("later", 1), ("later", 0), ("", 0)):
+        path = saved(tmp_path / "ada.jsonl", {"pair": PAIR.id, "choice": "left", "note": note})
+        assert f"{taken} ballots of Ada" in read_back(tmp_path, MADE, path)
+    (ada,) = read(tmp_path, MADE)
+    assert (ada.ballots[PAIR.id, False].note, ada.changed) == ("later", 0)

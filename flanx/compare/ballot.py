@@ -10,9 +10,11 @@ of a pair counts. `read_back` takes the file that an exported page saves.
 import dataclasses
 import hashlib
 import json
+import os
 import pathlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import unicodedata
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flanx import files
@@ -25,6 +27,8 @@ PEOPLE, MODEL = KINDS = ("people", "model")
 LONGEST = {"rater": 60, "note": 2_000}  # characters
 FOLDER = "ballots"
 _HEADER = {"comparison": str, "rater": str, "kind": str, "version": int}
+_UNSEEN = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")  # categories of signs that do not print; rater.js refuses the same
+_JOINERS = "\u200c\u200d"  # two of them that names are written with, as in Persian
 _BALLOT = {"pair": str, "choice": str, "swapped": bool, "note": str, "seconds": float, "time": str}
 
 
@@ -53,10 +57,14 @@ class Ballot:
 
 @dataclasses.dataclass
 class Rater:
-    """A rater's ballots as they count, (pair, swapped) -> ballot, in order; `changed`: how many replaced another."""
+    """A rater's ballots as they count, (pair, swapped) -> ballot, in order; `changed`: how many replaced another.
+
+    `source`: a judge's checkpoint, "" for people.
+    """
 
     name: str
     kind: str
+    source: str = ""
     ballots: dict[tuple[str, bool], Ballot] = dataclasses.field(default_factory=dict)
     changed: int = 0
 
@@ -88,10 +96,14 @@ def check(made: Comparison, record: Mapping[str, Any], location: str = "") -> Ba
 
 
 def check_name(name: Any, location: str = "") -> str:
-    """A rater's name, white space around it removed. Raises UserError for none, a long one, signs that do not print."""
+    """A rater's name in NFC, white space around it removed: typed on two machines it is one.
+
+    Raises UserError for none, a long one, signs that do not print.
+    """
     at = f"{location}: " if location else ""
-    text = name.strip() if isinstance(name, str) else ""
-    if not 0 < len(text) <= LONGEST["rater"] or not text.isprintable():
+    text = unicodedata.normalize("NFC", name.strip()) if isinstance(name, str) else ""
+    unseen = any(unicodedata.category(sign) in _UNSEEN and sign not in _JOINERS for sign in text)
+    if unseen or len(text) > LONGEST["rater"] or not text.strip(f" {_JOINERS}"):
         raise UserError(f"{at}a rater's name has 1 to {LONGEST['rater']} printable characters, not {str(name)[:70]!r}")
     return text
 
@@ -108,44 +120,78 @@ def path_of(folder: pathlib.Path, rater: str) -> pathlib.Path:
 class Writer:
     """Appends to a rater's file, which begins with its first ballot."""
 
-    def __init__(self, folder: pathlib.Path, made: Comparison, rater: str, kind: str = PEOPLE) -> None:
+    def __init__(
+        self, folder: pathlib.Path, made: Comparison, rater: str, kind: str = PEOPLE, source: str = ""
+    ) -> None:
         self.path = path_of(folder, rater)
         self._header = {"comparison": made.id, "rater": rater, "kind": kind, "version": VERSION}
+        if source:
+            self._header["source"] = source
 
     def add(self, ballots: Sequence[Ballot]) -> None:
         """Keeps ballots, on disk when it returns."""
-        is_new = not self.path.exists()
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        if not is_new:
-            files.truncate_jsonl(self.path)
-        with open(self.path, "a", encoding="utf-8") as file:
-            records = [*([self._header] if is_new else []), *map(dataclasses.asdict, ballots)]
-            file.write("".join(map(files.json_line, records)))
+        with open(self.path, "a+b") as file:
+            file.seek(0)
+            raw = file.read()
+            kept = _complete(raw)
+            file.truncate(min(len(raw), len(kept)))
+            # a kill or a full disk may have left a file without its first line
+            records = [*([] if kept else [self._header]), *map(dataclasses.asdict, ballots)]
+            file.write(kept[len(raw) :] + "".join(map(files.json_line, records)).encode())
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _complete(raw: bytes) -> bytes:
+    """A file's lines without a last one that a kill cut off; one that lacks only its line feed gets it."""
+    before, feed, last = raw.rpartition(b"\n")
+    try:
+        is_whole = isinstance(json.loads(last), dict)
+    except (ValueError, RecursionError):
+        is_whole = False
+    return raw + b"\n" if is_whole else before + feed
 
 
 def read(folder: pathlib.Path, made: Comparison) -> list[Rater]:
-    """The raters of a comparison, by name. Raises UserError for a file of another comparison, with the line of whatever
-    else is wrong."""
-    paths = sorted((folder / FOLDER).glob("*.jsonl"))
-    raters = [_read(path, made, files.read_jsonl(path))[0] for path in paths]
+    """The raters of a comparison, by name.
+
+    Raises UserError for a file of another comparison, one under another name than its rater's (a copy, which would
+    count twice), with the line of whatever else is wrong.
+    """
+    raters = []
+    for path in sorted((folder / FOLDER).glob("*.jsonl")):
+        rater = _kept(path, made)
+        right = path_of(folder, rater.name)
+        if rater.ballots and path.name != right.name:
+            raise UserError(
+                f"{path} holds ballots of '{rater.name}', whose file is {right.name}: move it out of the folder; one "
+                "that a page saved is taken with --read"
+            )
+        raters.append(rater)
     return sorted((rater for rater in raters if rater.ballots), key=lambda rater: (rater.kind, rater.name))
 
 
+def _kept(path: pathlib.Path, made: Comparison) -> Rater:
+    """The rater of a file of ours; without ballots where there is none."""
+    return _read(path, made, _records(path, _complete(_bytes(path))))[0] if path.exists() else Rater("", PEOPLE)
+
+
 def _read(
-    path: pathlib.Path, made: Comparison, records: Sequence[dict[str, Any]]
+    path: pathlib.Path, made: Comparison, records: Sequence[tuple[int, dict[str, Any]]]
 ) -> tuple[Rater, dict[Any, list[int]]]:
-    """The rater of a file, and the lines of each (pair, swapped)."""
+    """The rater of a file's numbered records, and the lines of each (pair, swapped)."""
     if not records:
         return Rater("", PEOPLE), {}
-    header = records[0]
+    header = records[0][1]
     if {*_HEADER} - {*header} or header.get("version") != VERSION or header.get("kind") not in KINDS:
         raise UserError(f"{path}:1: not the first line of ballots (comparison, rater, kind, version {VERSION})")
     files.check_types(path, header, _HEADER)
     if header["comparison"] != made.id:
         raise UserError(f"{path} holds ballots of another comparison ({header['comparison'][:16]}, this is {made.id})")
-    rater = Rater(check_name(header["rater"], f"{path}:1"), header["kind"])
+    rater = Rater(check_name(header["rater"], f"{path}:1"), header["kind"], str(header.get("source", "")))
     lines: dict[Any, list[int]] = {}
-    for number, record in enumerate(records[1:], 2):
+    for number, record in records[1:]:
         ballot = check(made, record, f"{path}:{number}")
         rater.take(ballot)
         lines.setdefault((ballot.pair, ballot.swapped), []).append(number)
@@ -156,21 +202,23 @@ def read_back(folder: pathlib.Path, made: Comparison, path: pathlib.Path) -> str
     """Takes the ballots of a file that an exported page saved; what was taken, in a line.
 
     Raises UserError, and takes nothing, for a file of another comparison, two ballots of one pair, a rater whose other
-    ballots are here already.
+    ballots are here already. A note that was written later is taken.
     """
-    rater, lines = _read(path, made, _records(path))
+    if not path.is_file():
+        raise UserError(f"no file '{path}'")
+    rater, lines = _read(path, made, _records(path, _bytes(path)))
     if not rater.ballots:
         raise UserError(f"{path} holds no ballots")
     for (pair, _), numbers in lines.items():
         if len(numbers) > 1:
             raise UserError(f"{path}: two ballots of pair {pair} (lines {numbers[0]} and {numbers[1]}): remove one")
     writer = Writer(folder, made, rater.name)
-    kept = _read(writer.path, made, files.read_jsonl(writer.path))[0]
+    kept = _kept(writer.path, made)
     if MODEL in (rater.kind, kept.kind):
         raise UserError(f"{path}: '{rater.name}' is a judge that is a model: its ballots come from --judge")
     before = kept.ballots
-    known = {key for key, ballot in rater.ballots.items() if key in before and before[key].choice == ballot.choice}
-    differ = [key for key in rater.ballots if key in before and key not in known]
+    differ = [key for key, ballot in rater.ballots.items() if key in before and before[key].choice != ballot.choice]
+    known = {key for key, ballot in rater.ballots.items() if key in before and ballot.note in ("", before[key].note)}
     if differ:
         raise UserError(
             f"{path}: rater '{rater.name}' said something else of {len(differ)} pairs before, as of {differ[0][0]}: "
@@ -182,22 +230,22 @@ def read_back(folder: pathlib.Path, made: Comparison, path: pathlib.Path) -> str
     return f"{path}: {len(new)} ballots of {rater.name}" + (f"; {len(known)} were here already" if known else "")
 
 
-def _records(path: pathlib.Path) -> list[dict[str, Any]]:
-    """The lines of a file that came from elsewhere: the last one may lack its line feed."""
-    return [_object(line, f"{path}:{number}") for number, line in _lines(path)]
+def _bytes(path: pathlib.Path) -> bytes:
+    with files.open_regular(path) as file:
+        return file.read()
 
 
-def _lines(path: pathlib.Path) -> Iterator[tuple[int, str]]:
-    if not path.is_file():
-        raise UserError(f"no file '{path}'")
-    yield from ((number, line) for number, line in enumerate(files.json_lines(path), 1) if line.strip())
+def _records(path: pathlib.Path, raw: bytes) -> list[tuple[int, dict[str, Any]]]:
+    """The objects of lines with their numbers; an editor's byte order mark, CRLF and blank lines are passed over."""
+    lines = enumerate(raw.split(b"\n"), 1)
+    return [(number, _object(line, f"{path}:{number}")) for number, line in lines if line.strip()]
 
 
-def _object(line: str, location: str) -> dict[str, Any]:
+def _object(line: bytes, location: str) -> dict[str, Any]:
     try:
         found = json.loads(line)
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
-        raise UserError(f"{location}: not a JSON object: give the file that the page saved")
+        raise UserError(f"{location}: not a JSON object: the file is damaged, or none of ballots")
     return found
