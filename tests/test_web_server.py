@@ -190,3 +190,26 @@ def test_a_missing_package_is_named(monkeypatch):
     with pytest.raises(UserError, match=r"uvicorn.*pip install 'flanx\[serve\]'"):
         __import__("flanx.web.server")
     assert web_case.Server is Server
+
+
+def test_a_token_of_any_signs_opens_by_its_link_and_every_loopback_address_is_served():
+    with running(Server(ROUTES, token='a&b#c+d%20e;f=g"h', host="127.0.0.2")) as server:
+        moved = ask(server, server.link.removeprefix(server.url), authorization=None)
+        assert moved.status == 303
+        cookie = moved.headers["set-cookie"].partition("; HttpOnly")[0]
+        assert ask(server, authorization=None, cookie=cookie).text == "in"
+
+
+def test_connections_that_say_nothing_do_not_keep_others_out():
+    with running(Server(ROUTES, limits=Limits(connections=3, seconds=0.2))) as server:
+        url = urllib.parse.urlsplit(server.url)
+        silent = [socket.create_connection((url.hostname, url.port), timeout=20) for _ in range(3)]
+        for sock in silent[1:]:
+            sock.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n")
+        silent[2].sendall(f"Authorization: Bearer {server.token}\r\n\r\nGET".encode())  # and half a second one
+        while silent[2].recv(4096):  # until it is closed
+            pass
+        assert [sock.recv(4096) for sock in silent[:2]] == [b"", b""]
+        assert ask(server).status == 200
+        for sock in silent:
+            sock.close()

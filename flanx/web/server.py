@@ -22,8 +22,9 @@ import json
 import os
 import secrets
 import socket
+import urllib.parse
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from flanx.errors import UserError
 
@@ -38,6 +39,7 @@ try:
     from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse
     from starlette.routing import BaseRoute
     from starlette.types import ASGIApp, Lifespan, Message, Receive, Scope, Send
+    from uvicorn.protocols.http.h11_impl import H11Protocol
 except ImportError as error:
     raise UserError(
         f"the web server needs a package that is not here ({error.name}): pip install 'flanx[serve]'"
@@ -66,7 +68,7 @@ class Limits:
     """What a client may take.
 
     Attributes:
-      body: bytes of a request; seconds: until all of it has come.
+      body: bytes of a request; seconds: until all of its head has come, and all of its body.
       connections: open at once; one more gets status 503.
       stop_seconds: what is being answered has so long once the server stops.
     """
@@ -105,10 +107,12 @@ class Server:
         self._socket = _listen(host, port)
         port = self._socket.getsockname()[1]
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-        self.link = f"{self.url}/?token={self.token}"
+        self.link = f"{self.url}/?token={urllib.parse.quote(self.token, safe='')}"
         guards = [
             Middleware(_Headed),
-            Middleware(TrustedHostMiddleware, allowed_hosts=[*LOOPBACK] if is_local else ["*"], www_redirect=False),
+            Middleware(
+                TrustedHostMiddleware, allowed_hosts=[*LOOPBACK, host] if is_local else ["*"], www_redirect=False
+            ),
             Middleware(_Guard, token=self.token, cookie=f"flanx_{port}", longest=self._limits.body),
         ]
         app = Starlette(
@@ -121,7 +125,7 @@ class Server:
         self._server = uvicorn.Server(
             uvicorn.Config(
                 app,
-                http="h11",
+                http=_Protocol,
                 ws="none",
                 loop="asyncio",
                 log_config=None,
@@ -182,6 +186,26 @@ def _listen(host: str, port: int) -> socket.socket:
         return socket.create_server((address, port), family=family, backlog=256)
     except OSError as error:
         raise UserError(f"{host}:{port}: {error.strerror}; choose another port, or 0 for a free one") from None
+
+
+class _Protocol(H11Protocol):
+    """uvicorn's, which ends a connection whose next request does not come: idle ones would use up the limit."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._expect_request()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._expect_request()
+
+    def _expect_request(self) -> None:
+        limits: Limits = cast(Starlette, self.config.app).state.limits
+        self.loop.call_later(limits.seconds, self._end_if_silent, self.cycle)
+
+    def _end_if_silent(self, last: Any) -> None:
+        if self.cycle is last and (last is None or last.response_complete):
+            self.transport.close()
 
 
 # ---- what every request passes ---------------------------------------------------------------------------------------
@@ -279,7 +303,8 @@ async def read_object(request: Request) -> dict[str, Any]:
     except TimeoutError:
         raise HTTPException(408, f"the request did not arrive within {limits.seconds:g} seconds") from None
     try:
-        found = json.loads(body)
+        # half a surrogate pair, which no answer and no file could hold, becomes "?"
+        found = json.loads(json.dumps(json.loads(body), ensure_ascii=False).encode("utf-8", "replace"))
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
