@@ -82,3 +82,18 @@ def test_a_page_can_hold_any_text(tmp_path):
     assert {*HOSTILE} <= {*data["texts"]}
     with pytest.raises(UserError):
         pairing.read(tmp_path)
+
+
+def test_half_a_character_in_a_note_is_a_question_mark(server):
+    assert vote(server, note="\ud800").json == {"done": 1}
+    assert ask(server, "/api/rater", {"rater": "Ada"}).json["ballots"][PAIR]["note"] == "?"
+    assert "choice is '?'" in vote(server, choice="\ud800").message
+
+
+def test_a_ballot_that_cannot_be_written_is_said_so_and_not_counted(server, tmp_path):
+    (tmp_path / ballot.FOLDER).write_text("a file where the folder should be")
+    refused = vote(server)
+    assert refused.status == 507 and "could not be written (File exists): tell whoever runs" in refused.message
+    assert ask(server, "/api/rater", {"rater": "Ada"}).json == {"ballots": {}}
+    (tmp_path / ballot.FOLDER).unlink()
+    assert vote(server).json == {"done": 1}

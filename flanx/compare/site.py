@@ -7,6 +7,7 @@ import datetime
 import pathlib
 from typing import Any
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -46,7 +47,11 @@ def routes(made: Comparison, folder: pathlib.Path) -> list[Route]:
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         given = ballot.check(made, {**record, "swapped": False, "time": now})
         of = known(record)
-        ballot.Writer(folder, made, of.name).add([given])
+        try:
+            ballot.Writer(folder, made, of.name).add([given])
+        except OSError as error:  # a full disk, a folder that is gone
+            what = f"the choice could not be written ({error.strerror}): tell whoever runs `flanx compare`"
+            raise HTTPException(507, what) from error
         of.take(given)
         return JSONResponse({"done": len(of.ballots)})
 
