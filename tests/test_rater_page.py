@@ -146,3 +146,39 @@ def test_what_the_server_refuses_is_shown_and_not_counted(tmp_path):
         assert error == "Not saved: The server does not answer. Is flanx compare still running?"
         assert driver.execute_script("return document.getElementById('count').textContent") == "0 of 4 rated"
         assert not driver.find_elements("css selector", ".choice[aria-pressed=true]")
+
+
+def test_two_tabs_of_a_page_of_its_own_lose_nothing_and_a_draft_of_a_note_stays(tmp_path):
+    (tmp_path / "page.html").write_text(rater_page.exported(MADE), encoding="utf-8")
+    with browser() as driver:
+        address = (tmp_path / "page.html").as_uri()
+        driver.get(address)
+        begin(driver)
+        driver.switch_to.new_window("tab")
+        driver.get(address)
+        begin(driver)
+        press(driver, "1")
+        until(driver, SHOWN.format("2 of 4"))
+        driver.switch_to.window(driver.window_handles[0])
+        press(driver, "s")
+        until(driver, SHOWN.format("2 of 4"))
+        press(driver, "n")
+        press(driver, "a draft", "\ue00c")
+        press(driver, "s")
+        until(driver, SHOWN.format("3 of 4"))
+        press(driver, "2")
+        until(driver, "document.getElementById('count').textContent === '2 of 4 rated'")
+        press(driver, "p")
+        press(driver, "p")
+        until(driver, SHOWN.format("2 of 4"))
+        assert driver.execute_script("return document.getElementById('note').value") == "a draft"
+
+
+def test_a_name_that_would_not_be_read_back_is_refused_at_once(tmp_path):
+    (tmp_path / "page.html").write_text(rater_page.exported(MADE), encoding="utf-8")
+    with browser() as driver:
+        driver.get((tmp_path / "page.html").as_uri())
+        until(driver, "document.getElementById('start').open")
+        driver.execute_script("document.getElementById('name').value = 'a\\u202eb'")
+        press(driver, "\ue007")
+        assert "do not print" in until(driver, "document.getElementById('name-error').textContent")

@@ -9,6 +9,8 @@
   let at = 0; // the pair that is shown
   let since = 0; // when it was shown
   let busy = false;
+  let saving = Promise.resolve(); // what is being kept: one after the other, or an older choice could come last
+  const drafts = new Map(); // pair -> a note that is not kept yet
 
   // ---- where ballots are kept: the server, or this browser ----
 
@@ -25,14 +27,21 @@
 
   async function load() {
     if (data.served) return Object.entries((await post("api/rater", { rater })).ballots);
-    const kept = localStorage.getItem(key());
-    return kept ? Object.entries(JSON.parse(kept)) : [];
+    return Object.entries(stored());
   }
 
-  async function keep(pair, ballot) {
+  const stored = () => JSON.parse(localStorage.getItem(key()) || "{}");
+
+  async function put(pair, ballot) {
     if (data.served) return post("api/ballot", { rater, pair, ...ballot });
-    const all = Object.fromEntries(new Map(ballots).set(pair, ballot));
+    const all = { ...stored(), [pair]: ballot }; // another tab may have kept some
     localStorage.setItem(key(), JSON.stringify(all));
+    ballots = new Map(Object.entries(all));
+  }
+
+  function keep(pair, ballot) {
+    saving = saving.catch(() => {}).then(() => put(pair, ballot)).then(() => drafts.delete(pair));
+    return saving;
   }
 
   function lines() {
@@ -42,6 +51,7 @@
   }
 
   function saveFile() {
+    ballots = new Map(Object.entries(stored()));
     const link = document.createElement("a");
     link.href = URL.createObjectURL(new Blob([lines()], { type: "application/jsonl" }));
     link.download = `ballots-${rater.replace(/[^\w-]+/g, "-")}-${data.id.slice(0, 6)}.jsonl`;
@@ -84,7 +94,7 @@
     fill("left", data.texts[left]);
     fill("right", data.texts[right]);
     $("place").textContent = `${at + 1} of ${data.pairs.length}`;
-    $("note").value = (ballots.get(pair) || {}).note || "";
+    $("note").value = drafts.has(pair) ? drafts.get(pair) : (ballots.get(pair) || {}).note || "";
     grow();
     mark((ballots.get(pair) || {}).choice);
     $("back").disabled = at === 0;
@@ -181,10 +191,11 @@
   async function begin(event) {
     if (rater) return; // the form only closes the help
     event.preventDefault();
-    rater = $("name").value.trim();
+    rater = $("name").value.trim().normalize("NFC");
     try {
-      if (!rater) throw new Error("A name is needed.");
-      if (rater.length > data.longest.rater) throw new Error(`A name has ${data.longest.rater} characters at most.`);
+      if (!rater.replace(/[\u200c\u200d\s]/g, "")) throw new Error("A name is needed.");
+      if (/(?![\u200c\u200d])[\p{Cc}\p{Cf}\p{Cs}\p{Co}\p{Zl}\p{Zp}]/u.test(rater)) throw new Error("A name has no signs that do not print.");
+      if ([...rater].length > data.longest.rater) throw new Error(`A name has ${data.longest.rater} characters at most.`);
       ballots = new Map(await load());
     } catch (error) {
       $("name-error").textContent = error.message;
@@ -217,7 +228,10 @@
   $("again").addEventListener("click", () => show(0));
   $("help").addEventListener("click", help);
   $("save").addEventListener("click", saveFile);
-  $("note").addEventListener("input", grow);
+  $("note").addEventListener("input", () => {
+    grow();
+    if (at < data.pairs.length) drafts.set(data.pairs[at][0], $("note").value);
+  });
   $("note").addEventListener("change", keepNote);
   $("start-form").addEventListener("submit", begin);
   $("start").addEventListener("cancel", (event) => { if (!rater) event.preventDefault(); });
@@ -225,7 +239,10 @@
     try {
       const [name, found] = readFile(await event.target.files[0].text());
       rater = name;
-      ballots = new Map([...(await load()), ...found]);
+      ballots = new Map(await load());
+      for (const [pair, ballot] of found) { // what was chosen here since the file was saved stays
+        if (!((ballots.get(pair) || {}).time > ballot.time)) ballots.set(pair, ballot);
+      }
       localStorage.setItem(key(), JSON.stringify(Object.fromEntries(ballots)));
       $("start").close();
       at = 0;
