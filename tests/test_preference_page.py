@@ -54,9 +54,19 @@ def test_the_figure_has_a_panel_for_two_candidates_and_a_place_for_each_task(mon
 
 def test_the_papers_figure_is_beside_open_ended_prompts_alone(monkeypatch, tmp_path):
     def legend(task):
-        row = {"a": "a", "b": "b", "raters": "people", "win_rate": 60.0, "low": None, "high": None}
+        row = {"a": "a", "b": "b", "raters": "people", "pairs": 9, "win_rate": 60.0, "low": None, "high": None}
         (panel,) = drawn([row | {"task": each} for each in ("", task)], monkeypatch, tmp_path)
         return [text.get_text() for text in panel.figure.legends[0].get_texts()]
 
     assert legend("my task") == ["people"]
     assert any("PaLM 540B: 79" in label for label in legend(open_ended.KINDS[0]))
+
+
+def test_a_name_is_no_formula_and_many_tasks_are_not_drawn_beyond_a_page(monkeypatch, tmp_path):
+    row = {"raters": "judge $\\bad{$", "win_rate": 60.0, "low": None, "high": None, "a": "$\\frac{$", "b": "$_^$"}
+    tasks = ["", "$\\bad{ $", "two\nlines " * 20, *(f"{n}" for n in range(1000))]
+    rates = [row | {"task": task, "pairs": 2000 - n} for n, task in enumerate(tasks)]
+    preference_page.draw(rates, tmp_path / "a.svg")
+    (panel,) = drawn(rates, monkeypatch, tmp_path)
+    labels = [label.get_text() for label in panel.get_yticklabels()]
+    assert labels[0] == "all" and len(labels) == preference_page.MOST_TASKS and len(labels[2]) == 60

@@ -4,6 +4,7 @@
 """
 
 import pathlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from flanx.sweep.document import Cell, Document, Section, Span, Table
 from flanx.sweep.figures import COLOURS, GREY, MARKERS, plotting, save
 
 ALL = "all"
+MOST_TASKS = 40  # of the figure, by their pairs; the table has all
 PAPER = 79.0  # percent, Flan-PaLM 540B over PaLM 540B on all open-ended prompts; section 6. Its Figure 8 has no numbers
 NOTES = {
     "Preferences": "Ties and 'both bad' count as half, a pair that several rated once. Intervals: Wilson's, 95%.",
@@ -65,13 +67,18 @@ def draw(rates: Sequence[Mapping[str, Any]], path: pathlib.Path) -> None:
     candidates, a series for people and for each judge; of open-ended prompts with the paper's figure in grey."""
     pairs = list(dict.fromkeys((record["a"], record["b"]) for record in rates))
     raters = list(dict.fromkeys(record["raters"] for record in rates))
+    counts: Counter[str] = Counter()
+    for record in rates:
+        counts[record["task"]] += record["pairs"]
+    most = {task for task, _ in counts.most_common(MOST_TASKS)}
+    rates = [record for record in rates if record["task"] in most]
     tasks = list(dict.fromkeys(record["task"] for record in rates))
     height = 1.4 + 0.24 * len(tasks) * max(len(raters), 1)
     with plotting("preferred") as pyplot:
         canvas, spots = pyplot.subplots(len(pairs), 1, figsize=(7.6, height * len(pairs)), squeeze=False)
         for spot, pair in zip(spots.flat, pairs, strict=True):
             _panel(spot, [record for record in rates if (record["a"], record["b"]) == pair], raters, tasks)
-            spot.set_title(f"{pair[0]} preferred to {pair[1]}", fontsize=10)
+            spot.set_title(_plain(f"{pair[0]} preferred to {pair[1]}"), fontsize=10)
         spots.flat[-1].set_xlabel("% of pairs, a tie as half")
         canvas.tight_layout()
         foot: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, 0.0), "ncols": 3}
@@ -80,12 +87,18 @@ def draw(rates: Sequence[Mapping[str, Any]], path: pathlib.Path) -> None:
         pyplot.close(canvas)
 
 
+def _plain(text: str) -> str:
+    """A text of a user's as a label of a figure: one line, not too long, no formula to matplotlib."""
+    line = " ".join(text.split())
+    return (line if len(line) <= 60 else f"{line[:59]}\u2026").replace("$", r"\$")
+
+
 def _panel(spot: Any, rates: Sequence[Mapping[str, Any]], raters: Sequence[str], tasks: Sequence[str]) -> None:
     """One panel: tasks from top to bottom, `ALL` first."""
     for index, name in enumerate(raters):
         look: dict[str, Any] = {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)]}
         look |= {"mfc": None if name == "people" else "white", "linestyle": "", "capsize": 3, "markersize": 6}
-        label: str | None = name
+        label: str | None = _plain(name)
         for record in (record for record in rates if record["raters"] == name):
             at = tasks.index(record["task"]) + 0.7 * ((index + 0.5) / len(raters) - 0.5)
             rate, low, high = record["win_rate"], record["low"], record["high"]
@@ -96,7 +109,7 @@ def _panel(spot: Any, rates: Sequence[Mapping[str, Any]], raters: Sequence[str],
         words = f"paper, Flan-PaLM 540B over PaLM 540B: {PAPER:.0f}"
         spot.plot([PAPER], [0], "D", color=GREY, markersize=6, label=words, zorder=0)
     spot.axvline(50, color=GREY, linewidth=0.9, linestyle="--")
-    spot.set_yticks(range(len(tasks)), [task.replace("_", " ") or ALL for task in tasks])
+    spot.set_yticks(range(len(tasks)), [_plain(task.replace("_", " ")) or ALL for task in tasks])
     spot.set_ylim(len(tasks) - 0.4, -0.6)
     spot.set_xlim(-2, 102)
     spot.grid(axis="x", alpha=0.25)
