@@ -76,7 +76,8 @@ def test_a_file_gives_the_answer_of_each_line(tmp_path, record, text):
         ('{"inputs": "p", "prediction": "a"}\n{"inputs": "p"}\n', r"a.jsonl:2: none of the fields prediction, answer"),
         ('{"inputs": "p", "prediction": {}}\n', "a.jsonl:1: 'prediction' is dict, not text"),
         ("{", r"a.jsonl:1: "),
-        ("", "holds no answers"),
+        ("", "holds no answers to compare: it is empty"),
+        ('{"inputs": null, "prediction": "a"}\n', "a.jsonl:1: the prompt is empty"),
     ],
 )
 def test_a_wrong_line_is_named(tmp_path, content, message):
@@ -94,3 +95,11 @@ def test_names_come_from_paths_or_are_given_and_differ(tmp_path):
         candidate.read_all([one])
     with pytest.raises(UserError, match="no folder or file"):
         candidate.read_all([one, str(tmp_path / "nowhere")])
+
+
+def test_a_name_that_is_no_text_is_one_and_suites_of_files_are_refused(tmp_path):
+    one, other = write_answers(tmp_path / "\udcff.jsonl", ["a"]), write_answers(tmp_path / "other.jsonl", ["b"])
+    found = candidate.read_all([one, other])[0]
+    assert found.name == "?" and (found.name + found.source).encode()
+    with pytest.raises(UserError, match="suite 'open_ended': files of answers have no suites"):
+        candidate.read_all([one, other], ["open_ended"])

@@ -6,6 +6,7 @@ import threading
 
 import pytest
 
+from flanx import files
 from flanx.cli.main import main
 from flanx.compare import ballot, pairing
 from flanx.convert import hf
@@ -123,6 +124,9 @@ def test_a_checkpoint_judges_in_both_orders_and_is_reported_alone(answers, capsy
         (["a.jsonl", "nowhere"], "no folder or file 'nowhere'"),
         (["a.jsonl", "b.jsonl", "--read", "a.jsonl"], "a.jsonl:1: not the first line of ballots"),
         (["a.jsonl", "b.jsonl", "--pairs", "0"], "argument --pairs"),
+        (["--pairs", "2"], "--pairs is of a new comparison"),
+        (["--seed", "2"], "--seed is of a new comparison"),
+        (["a.jsonl", "b.jsonl", "--export", "a.jsonl"], "--export a.jsonl: a page is written there"),
         (["a.jsonl", "b.jsonl", "--host", "0.0.0.0"], "FLANX_TOKEN"),
         (["a.jsonl", "b.jsonl", "--judge", "x=nowhere"], "nowhere"),
     ],
@@ -144,6 +148,14 @@ def test_another_comparison_needs_another_folder(answers, capsys):
     assert main(["compare", "a.jsonl", "b.jsonl", "--results"]) == 0
     assert main(["compare", "a.jsonl", "b.jsonl", "--seed", "1", "--results"]) == 2
     assert "another --output" in capsys.readouterr().err
+    assert main(["compare", str(answers / "a.jsonl"), "b.jsonl", "--results"]) == 0  # the same by another path
+
+
+def test_ballots_are_not_read_while_the_page_is_served(answers, capsys):
+    assert main(["compare", "a.jsonl", "b.jsonl", "--results"]) == 0
+    with files.lock(answers / "out" / "compare" / "lock"):
+        assert main(["compare", "--read", "ada.jsonl"]) == 2
+    assert "another `flanx compare` serves" in capsys.readouterr().err
 
 
 def test_a_missing_extra_is_named(answers, capsys, monkeypatch):

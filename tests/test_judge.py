@@ -83,3 +83,10 @@ def test_texts_with_braces_stay_as_they_are():
     made = dataclasses.replace(MADE, answers=((HOSTILE[3], "{second}"),) * 6)
     text = judge.prompt_of(made, made.pairs[0], False)
     assert HOSTILE[3].strip() in text and "{second}" in text
+
+
+def test_two_checkpoints_do_not_judge_under_one_name(tmp_path):
+    judge.judge(MADE, tmp_path, "judge x", Stand(prefers_ours), "runs/a")
+    assert judge.judge(MADE, tmp_path, "judge x", Stand(prefers_ours), "runs/a")["before"] == 6
+    with pytest.raises(UserError, match="judged before as runs/a: give runs/b a name of its own"):
+        judge.judge(MADE, tmp_path, "judge x", Stand(prefers_ours), "runs/b")

@@ -8,10 +8,12 @@ from flanx import files
 from flanx.cli.table import print_table
 from flanx.compare import ballot, candidate, pairing, result_table, tally
 from flanx.compare.pairing import Comparison
+from flanx.errors import UserError
 from flanx.settings import COUNT, NATURAL, Range, flag, path_flag
 from flanx.sweep import figures, preference_page
 
 RESULTS = "results.jsonl"
+BUSY = "another `flanx compare` serves {}: open its page, or end it first"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,11 +51,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Makes or finds the comparison, then does what the flags say: export, read, judge; else serves."""
     folder = pathlib.Path(args.output)
+    if args.export and pathlib.Path(args.export).suffix.lower() not in (".html", ".htm"):
+        raise UserError(f"--export {args.export}: a page is written there, over what it holds: give FILE.html")
     if args.report:
         figures.expect_matplotlib()
     made = _comparison(args, folder)
     for name in args.read:
-        print(ballot.read_back(folder, made, pathlib.Path(name)))
+        with files.lock(folder / "lock", BUSY.format(folder)):  # a server would not know of them
+            print(ballot.read_back(folder, made, pathlib.Path(name)))
     for given in args.judge:
         _judge(made, folder, given)
     if args.export:
@@ -72,9 +77,11 @@ def run(args: argparse.Namespace) -> int:
 def _comparison(args: argparse.Namespace, folder: pathlib.Path) -> Comparison:
     """The comparison of the candidates that are named, kept in the folder; without any that of the folder."""
     if not args.candidate:
+        if idle := next((name for name in ("suite", "pairs", "seed") if getattr(args, name)), None):
+            raise UserError(f"--{idle} is of a new comparison: name the runs or files to compare, or leave it out")
         return pairing.read(folder)
     made = pairing.make(candidate.read_all(args.candidate, args.suite), args.seed, args.pairs)
-    pairing.write(folder, made)
+    made = pairing.write(folder, made)
     names = ", ".join(made.candidates)
     print(f"{folder}: {len(made.pairs)} pairs of {len(made.prompts)} prompts ({names}), comparison {made.id}")
     for what, count in made.left_out.items():
@@ -85,8 +92,10 @@ def _comparison(args: argparse.Namespace, folder: pathlib.Path) -> Comparison:
 def _serve(made: Comparison, folder: pathlib.Path, host: str, port: int) -> None:
     from flanx.web.server import Server  # noqa: PLC0415  (before `site`: it names the extra where that is missing)
 
-    busy = f"another `flanx compare` serves {folder}: open its page, or end it first"
-    with files.lock(folder / "lock", busy), Server(_routes(made, folder), host=host, port=port) as server:
+    with (
+        files.lock(folder / "lock", BUSY.format(folder)),
+        Server(_routes(made, folder), host=host, port=port) as server,
+    ):
         print(f"Open {server.link}\nCtrl-C ends it; what is rated is kept.", flush=True)
         server.run()
 
@@ -107,8 +116,11 @@ def _judge(made: Comparison, folder: pathlib.Path, given: str) -> None:
         name, checkpoint = pathlib.PurePath(given).name, given
     name = ballot.check_name(f"judge {name}"[: ballot.LONGEST["rater"]])
     model = api.load(checkpoint)
-    with model.partitioner.scope():
-        counts = judge.judge(made, folder, name, model.predictor)
+    path = pathlib.Path(checkpoint)
+    source = str(path.resolve()) if path.exists() else checkpoint
+    busy = f"'{name}' is judging in another process: wait for it, or give this one another name (NAME=CHECKPOINT)"
+    with files.lock(ballot.path_of(folder, name).with_suffix(".lock"), busy), model.partitioner.scope():
+        counts = judge.judge(made, folder, name, model.predictor, source)
     print(
         f"{name}: {counts['judged']} pairs in both orders"
         + (f", {counts['before']} before" if counts["before"] else "")

@@ -51,6 +51,8 @@ def read_all(named: Sequence[str], suites: Collection[str] = ()) -> list[Candida
     if len(named) < 2:
         raise UserError(f"{len(named)} candidate given: two or more runs or files of answers are compared")
     split = [_split(each) for each in named]
+    if suites and not any(path.is_dir() for _, path in split):
+        raise UserError(f"suite '{next(iter(suites))}': files of answers have no suites; leave --suite out")
     for name, count in Counter(name for name, _ in split).items():
         if count > 1:
             raise UserError(f"two candidates are named '{name}': write NAME={dict(split)[name]} for one of them")
@@ -71,14 +73,15 @@ def read(name: str, path: pathlib.Path, suites: Collection[str] = ()) -> Candida
     """The candidate of one path. Raises UserError where it holds no answers."""
     found = list(_of_run(path, suites) if path.is_dir() else _of_file(path))
     if not found:
-        raise UserError(f"{path} holds no answers to compare: its suites rank options, and nothing was generated")
+        why = "its suites rank options, and nothing was generated" if path.is_dir() else "it is empty"
+        raise UserError(f"{path} holds no answers to compare: {why}")
     seen: Counter[str] = Counter()
     answers: dict[Key, Answer] = {}
     for answer in found:
         words = " ".join(answer.prompt.split())
         answers[words, seen[words]] = Answer(_whole(answer.prompt), _whole(answer.text), _whole(answer.task))
         seen[words] += 1
-    return Candidate(name, str(path), answers)
+    return Candidate(_whole(name), _whole(str(path)), answers)
 
 
 def _whole(text: str) -> str:
@@ -121,6 +124,8 @@ def _of_file(path: pathlib.Path) -> Iterator[Answer]:
         if isinstance(record, BadRow):
             raise UserError(f"{location}: {record}")
         prompt, answer = _field(record, PROMPTS, location), _field(record, ANSWERS, location)
+        if not prompt.strip():
+            raise UserError(f"{location}: the prompt is empty: answers belong together by their prompts")
         task = record.get("task", record.get("category"))
         yield Answer(prompt, answer.strip(), task if isinstance(task, str) else "")
 

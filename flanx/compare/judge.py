@@ -33,24 +33,31 @@ def prompt_of(made: Comparison, pair: Pair, swapped: bool) -> str:
     return PROMPT.format(prompt=made.prompts[pair.prompt].strip(), first=first, second=second)
 
 
-def judge(made: Comparison, folder: pathlib.Path, name: str, predictor: Predictor) -> dict[str, int]:
+def judge(made: Comparison, folder: pathlib.Path, name: str, predictor: Predictor, source: str = "") -> dict[str, int]:
     """Judges the pairs that this judge has not: {what: number of pairs}, "judged", "too long", "before".
 
-    `name`: the rater's name; a pair whose prompt is longer than the judge takes, in either order, gets no ballot.
-    Raises UserError where the name is a person's, and for logits that are not finite.
+    `name`: the rater's name; `source`: its checkpoint, which a judge of that name keeps. A pair whose prompt is longer
+    than the judge takes, in either order, gets no ballot. Raises UserError where the name is a person's or another
+    checkpoint's, and for logits that are not finite.
     """
     known = {rater.name: rater for rater in ballot.read(folder, made)}
     if name in known and known[name].kind != ballot.MODEL:
         raise UserError(f"'{name}' is the name of a person who rated: give the judge another one (NAME=CHECKPOINT)")
+    if name in known and known[name].source != source:
+        raise UserError(
+            f"'{name}' judged before as {known[name].source or 'another checkpoint'}: give {source or 'this one'} a "
+            "name of its own (NAME=CHECKPOINT)"
+        )
     done = {*known[name].ballots} if name in known else set()
     todo = [pair for pair in made.pairs if not {(pair.id, False), (pair.id, True)} <= done]
     counts = {"judged": 0, "too long": 0, "before": len(made.pairs) - len(todo)}
-    writer = ballot.Writer(folder, made, name, ballot.MODEL)
+    writer = ballot.Writer(folder, made, name, ballot.MODEL, source)
     for begin in range(0, len(todo), BATCH):
         fitting = list(_fitting(made, todo[begin : begin + BATCH], predictor))
         counts["too long"] += len(todo[begin : begin + BATCH]) - len(fitting)
         counts["judged"] += len(fitting)
-        writer.add(_ballots(fitting, predictor))
+        if fitting:
+            writer.add(_ballots(fitting, predictor))
     return counts
 
 

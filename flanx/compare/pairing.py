@@ -142,17 +142,22 @@ def _sided(drawn: Sequence[tuple[str, int, int, int]], tasks: Sequence[str]) -> 
 # ---- the file --------------------------------------------------------------------------------------------------------
 
 
-def write(folder: pathlib.Path, made: Comparison) -> None:
-    """Keeps a comparison. Raises UserError where the folder holds another one."""
+def write(folder: pathlib.Path, made: Comparison) -> Comparison:
+    """Keeps a comparison; the one that the folder has, where only the paths of the answers are spelled in another way.
+
+    Raises UserError where the folder holds another one.
+    """
     if (folder / FILE).exists():
-        if read(folder).id != made.id:
+        kept = read(folder)
+        if kept.id != dataclasses.replace(made, sources=kept.sources).id:
             raise UserError(
                 f"{folder} holds another comparison (of other candidates, answers, pairs or another seed): give "
                 "another --output, or leave the candidates out to go on with that one"
             )
-        return
+        return kept
     record = {"version": VERSION, "id": made.id, **dataclasses.asdict(made)}
     files.write_atomic(folder / FILE, json.dumps(record, ensure_ascii=False) + "\n")
+    return made
 
 
 _TYPES = {
