@@ -90,6 +90,8 @@ def evaluate(
         suite.with_line_breaks(loaded_vocabulary.line_break)
         for suite in load_suites(suites, data_dir, allow_missing, self_consistency, beams)
     ]
+    for suite in loaded:
+        _expect_room(predictor, suite)
     reader = scorers.load(scorer) if scorer else None
     if checks_only:
         return {}
@@ -174,6 +176,24 @@ def training(checkpoint: str | None, out_dir: pathlib.Path) -> dict[str, Any] | 
 # --- one suite -------------------------------------------------------------------------------------------------------
 
 
+def _longest(predictor: Predictor, spec: Spec) -> int:
+    """Tokens that a prompt of a suite may have."""
+    return min(predictor.lengths["inputs"], spec.max_inputs or predictor.lengths["inputs"])
+
+
+def _expect_room(predictor: Predictor, suite: Suite) -> None:
+    """Raises UserError where every prompt of a suite would be truncated. The first that is not ends the search."""
+    spec, vocabulary, longest = suite.spec, predictor.vocabulary, _longest(predictor, suite.spec)
+    count = functools.lru_cache(maxsize=4096)(lambda text: len(vocabulary.encode(text)))
+    if suite.items and all(fit(item, spec, vocabulary, longest, count).cut for item in suite.items):
+        setting = "EVAL_LENGTHS" if longest == predictor.lengths["inputs"] else "max_inputs"
+        shortest = 1 + min(len(vocabulary.encode(item.prompt(0))) for item in suite.items)
+        raise UserError(
+            f"{spec.name}: every prompt would be truncated; the shortest takes {shortest} tokens alone, and "
+            f"{setting} has {longest}: raise {setting}, or leave the suite out of SUITES"
+        )
+
+
 def _run_suite(
     predictor: Predictor,
     suite: Suite,
@@ -193,15 +213,7 @@ def _run_suite(
         writer = generations.Writer(folder, suite, run)
     with contextlib.closing(writer):
         items = [item for item in suite.items if (item.task, item.id) not in writer.done]
-        longest = min(predictor.lengths["inputs"], spec.max_inputs or predictor.lengths["inputs"])
-        prompts = [fit(item, spec, vocabulary, longest, count) for item in items]
-        if prompts and all(prompt.cut for prompt in prompts):
-            setting = "EVAL_LENGTHS" if longest == predictor.lengths["inputs"] else "max_inputs"
-            shortest = 1 + min(len(vocabulary.encode(item.prompt(0))) for item in items)
-            raise UserError(
-                f"{spec.name}: every prompt would be truncated; the shortest takes {shortest} tokens alone, and "
-                f"{setting} has {longest}: raise {setting}, or leave the suite out of SUITES"
-            )
+        prompts = [fit(item, spec, vocabulary, _longest(predictor, spec), count) for item in items]
         predict = _generate if spec.scoring == "generate" else _rank
         for row in predict(predictor, spec, prompts) if prompts else ():
             if cluster.is_first():

@@ -123,7 +123,7 @@ def cases(commands: Sequence[Sequence[str]], folder: pathlib.Path) -> list[dict[
 
 def show(results: Sequence[dict[str, Any]], what: str) -> list[str]:
     """Prints how many came out right; a line for each that did not."""
-    found = [f"{r['mistake']}: {' '.join(r['argv'])}: {r['err'][-300:]}" for r in results if r["mistake"]]
+    found = [f"{r['mistake']}: {r['id']}: {' '.join(r['argv'])}: {r['err'][-300:]}" for r in results if r["mistake"]]
     print(f"{len(results) - len(found)} of {len(results)} {what} right")
     return found
 
@@ -227,7 +227,7 @@ def damaged(base: pathlib.Path, folder: pathlib.Path) -> Iterator[dict[str, Any]
     scored = evaluate(pathlib.Path("."), "--gin.DATA_DIR='sample'")
 
     def suite(name: str) -> list[str]:
-        return [*scored, f"--gin.SUITES=['{name}']"]
+        return [*scored, f"--gin.SUITES=['{name}']", "--gin.EVAL_LENGTHS={'inputs': 256, 'targets': 8}"]
 
     plans = [  # files, the ways of damaging each, times the record is changed, the command, whether it must be refused
         ("run/done.json run/run.json", BYTES, 8, resume, False),
