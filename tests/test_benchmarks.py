@@ -131,7 +131,7 @@ def test_samples_of_our_own_writing_ship_for_every_suite(name: str) -> None:
     for item in loaded.items:
         assert item.prompt().strip() or item.options  # whole sentences are compared without a prompt
         gold = item.targets[0]
-        if not item.options:
+        if not item.options and loaded.spec.metric != "open_ended":  # which has no right answer
             assert answers.same(gold, gold, item.kind, False, item.language) or item.kind == "text"
     assert prompt_hash(loaded) == tomllib.loads(GOLDENS.read_text())["sample"][name]
 

@@ -37,13 +37,13 @@ def routes(made: Comparison, folder: pathlib.Path) -> list[Route]:
         return page_response(text)
 
     async def rater(request: Request) -> Response:
-        found = known(await read_object(request)).ballots
+        found = known(await read_object(request, mends=True)).ballots
         return JSONResponse(
             {"ballots": {each.pair: {"choice": each.choice, "note": each.note} for each in found.values()}}
         )
 
     async def add(request: Request) -> Response:
-        record = await read_object(request)
+        record = await read_object(request, mends=True)
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         given = ballot.check(made, {**record, "swapped": False, "time": now})
         of = known(record)

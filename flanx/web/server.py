@@ -292,8 +292,10 @@ def page_response(text: str) -> HTMLResponse:
     return HTMLResponse(text, headers={"content-security-policy": "frame-ancestors 'none'"})
 
 
-async def read_object(request: Request) -> dict[str, Any]:
-    """The JSON object of a request. HTTPException: 413 too long, 408 too slow, 415 and 400 for anything else."""
+async def read_object(request: Request, mends: bool = False) -> dict[str, Any]:
+    """The JSON object of a request. HTTPException: 413 too long, 408 too slow, 415 and 400 for anything else.
+
+    mends: half a surrogate pair, which no answer and no file could hold, becomes "?"."""
     limits: Limits = request.app.state.limits
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise HTTPException(415, "send JSON, with 'Content-Type: application/json'")
@@ -303,8 +305,9 @@ async def read_object(request: Request) -> dict[str, Any]:
     except TimeoutError:
         raise HTTPException(408, f"the request did not arrive within {limits.seconds:g} seconds") from None
     try:
-        # half a surrogate pair, which no answer and no file could hold, becomes "?"
-        found = json.loads(json.dumps(json.loads(body), ensure_ascii=False).encode("utf-8", "replace"))
+        found = json.loads(body)
+        if mends:
+            found = json.loads(json.dumps(found, ensure_ascii=False).encode("utf-8", "replace"))
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
