@@ -214,6 +214,7 @@ def test_a_head_that_config_ties_and_the_file_does_not_is_refused(tmp_path: path
         ({"forced_bos_token_id": 250004}, "forced_bos_token_id is 250004"),
         ({"quantization_config": {"load_in_8bit": True}}, "quantization_config is"),
         ({"feed_forward_proj": "gated-swish"}, "feed_forward_proj is 'gated-swish'"),
+        ({"feed_forward_proj": {}}, "feed_forward_proj is {}"),
         ({"dense_act_fn": "silu"}, "dense_act_fn is 'silu', but feed_forward_proj 'gated-gelu' is 'gelu_new'"),
         ({"is_gated_act": False}, "is_gated_act is False"),
         ({"decoder_start_token_id": 160}, "decoder_start_token_id is 160, not one of 160 tokens"),

@@ -11,18 +11,28 @@ from flanx.evals import generations, registry, rescore
 from tests.echo_case import score
 from tests.test_marking import generation
 
+ODD: list[tuple[dict[str, object], str]] = [  # fields of a spec, and what is said of them
+    ({"metric": {}}, "'spec.metric' is {}, it takes a text"),
+    ({"stop": [{}]}, "'spec.stop' is .*, it takes a list of texts"),
+    ({"groups": [["a", [{}]]]}, "no name, or groups that are none"),
+    ({"groups": [{}]}, "'spec.groups' is|groups that are none"),
+]
+
 
 def test_wrong_generation_files_are_named(tmp_path: pathlib.Path) -> None:
     score(tmp_path)
     path = tmp_path / "generations" / "gsm8k_zero_shot__gsm8k.jsonl"
     good = path.read_text()
     header, *rows = good.splitlines()
+    record = json.loads(header)
     cases = {
         f"{header}\n{rows[0]}\n{rows[0]}\n": r":3: id 'gsm8k-test-\d' occurs twice",
         f"{header}\n{rows[0].replace('outputs', 'output')}\n": ":2: unexpected or missing column",
         f"{header}\n{rows[0][:-9]}\n": ":2: not JSON",
         f"{header}\n{rows[0]}\n": r"gsm8k_zero_shot is incomplete \(gsm8k 1 of 3\)",
         f"{rows[0]}\n": ":1: no header",
+        f"{json.dumps(record | {'spec': {}})}\n": ":1 is damaged: its spec has no name",
+        **{f"{json.dumps(record | {'spec': record['spec'] | odd})}\n": said for odd, said in ODD},
         "": "is empty",
     }
     for text, message in cases.items():

@@ -242,7 +242,7 @@ def _check_config(config: Mapping[str, Any], folder: Any) -> None:
                 f"{where}: {key} is {value!r}, flanx's T5 has {_COMPUTED[key]!r}: it would compute another model"
             )
     projection, start = feed_forward(config), start_token(config)
-    if projection not in ACTIVATIONS:
+    if not isinstance(projection, str) or projection not in ACTIVATIONS:
         raise UserError(f"{where}: feed_forward_proj is {projection!r}; flanx has {', '.join(ACTIVATIONS)}")
     if type(start) is not int or not 0 <= start < config["vocab_size"]:
         raise UserError(f"{where}: decoder_start_token_id is {start!r}, not one of {config['vocab_size']} tokens")

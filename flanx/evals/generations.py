@@ -13,7 +13,7 @@ import json
 import pathlib
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_type_hints
 
 from flanx import files, settings
 from flanx.errors import UserError, nearest
@@ -63,7 +63,8 @@ class Generation:
     toxicity: list[float | None] = dataclasses.field(default_factory=list)
 
 
-_HEADER = {"spec": dict[str, Any], "spec.name": str, "hash": str, "items": dict[str, int], "run": dict[str, Any]}
+_HEADER: dict[str, Any] = {"spec": dict[str, Any], "hash": str, "items": dict[str, int], "run": dict[str, Any]}
+_HEADER |= {f"spec.{name}": hint for name, hint in get_type_hints(Spec).items()}
 _TYPES = settings.annotations(Generation)
 _FIELDS = set(_TYPES) - {"toxicity"}
 _ADDED = {"shots_available", "labels"}  # columns that files of earlier versions lack
@@ -189,6 +190,8 @@ def read(path: pathlib.Path) -> tuple[dict[str, Any], list[Generation]]:
             if not isinstance(record, dict) or {"spec", "hash", "items", "run"} - set(record):
                 raise UserError(f"{path}:1: no header with spec, hash, items and run; not a generation file of flanx")
             header = files.check_types(path, record, _HEADER)
+            if "name" not in header["spec"] or not _are_groups(header["spec"].get("groups", [])):
+                raise UserError(f"{path}:1 is damaged: its spec has no name, or groups that are none; evaluate again")
             continue
         wrong = sorted(({*record} ^ _FIELDS) - (_ADDED - {*record})) if isinstance(record, dict) else ["?"]
         if wrong:
@@ -213,6 +216,16 @@ def spec_of(header: Mapping[str, Any], path: pathlib.Path) -> Spec:
             f"{path}: its spec differs from this version's in '{wrong[0]}'; rescore with the version that wrote it"
         )
     return Spec(**{key: _tuples(value) for key, value in header["spec"].items()})
+
+
+def _are_groups(value: Any) -> bool:
+    """Whether it is the groups of a spec in JSON: [[name, [task, ...]], ...]."""
+    pairs = value if isinstance(value, list) else [None]
+    return all(
+        isinstance(pair, list) and len(pair) == 2 and isinstance(pair[1], list)
+        and all(isinstance(name, str) for name in (pair[0], *pair[1]))
+        for pair in pairs
+    )  # fmt: skip
 
 
 def _tuples(value: Any) -> Any:
