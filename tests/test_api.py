@@ -244,6 +244,7 @@ def test_values_are_written_as_gin_reads_them():
         api._literal("X", object())
 
 
+@pytest.mark.slow
 def test_the_name_of_a_program_is_the_same_whatever_is_imported_first():
     code = "from flanx import train, evaluate; print(callable(train), train.parent_metadata, evaluate.load_suites)"
     for first in ("", "import flanx.api; "):

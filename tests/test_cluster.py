@@ -327,6 +327,7 @@ def test_a_killed_process_ends_the_others_with_its_name_and_the_run_goes_on(
     assert [found[i] for i in range(1, last + 1)] == [kept[i] for i in range(1, last + 1)]
 
 
+@pytest.mark.slow
 def test_sigterm_to_one_process_saves_and_stops_all(tmp_path: pathlib.Path) -> None:
     long = run_case.command(tmp_path, TRAIN_STEPS=100000, CHECKPOINT_PERIOD=100000)
     processes = run_case.launch_many([long] * 2)

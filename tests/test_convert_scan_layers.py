@@ -31,7 +31,8 @@ def scanned() -> dict[str, LazyTensor]:
 
 
 @pytest.mark.parametrize(
-    ("factored", "scan_layers_here"), [(True, True), (True, False), pytest.param(False, True, marks=pytest.mark.slow)]
+    ("factored", "scan_layers_here"),
+    [(True, True), *(pytest.param(*kind, marks=pytest.mark.slow) for kind in [(True, False), (False, True)])],
 )
 def test_t5x_scanned_model_comes_in_goes_on_and_goes_out(
     tmp_path: pathlib.Path, factored: bool, scan_layers_here: bool

@@ -59,7 +59,7 @@ def expect_near(got: Any, wanted: Any, tolerance: float) -> None:
 # --- plain models under the transformations of jax -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "t5")) for n in MODELS])
 def test_forward_mode_gives_the_derivative_along_a_direction(name: str) -> None:
     loss, params, direction = loss_of(MODELS[name]), drawn.params(MODELS[name]), drawn.params(MODELS[name], seed=1)
     value, slope = jax.jit(lambda p, d: jax.jvp(loss, (p,), (d,)))(params, direction)

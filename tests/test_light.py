@@ -33,6 +33,7 @@ def succeed(*argv: str, **env: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_tasks_store_training_and_evaluation_run_without_them(tmp_path):
     assert "suite_text" in succeed("tasks", "list")
     assert "inputs" in succeed("tasks", "show", "suite_text_word_reverse_zsopt", "--n", "1")

@@ -80,6 +80,7 @@ def test_a_finished_run_says_so_and_a_changed_one_is_refused(capsys):
         assert "is another run" in said and name.lower() in said.replace("data.batch", "batch"), said
 
 
+@pytest.mark.slow
 def test_a_parent_that_was_trained_on_before_its_child_began_is_named(tmp_path, capsys):
     parent, child = tmp_path / "parent", tmp_path / "child"
     shutil.copytree(run_case.undisturbed(), parent)

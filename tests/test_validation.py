@@ -226,6 +226,7 @@ def validations(folder: pathlib.Path) -> list[tuple[int, dict]]:
     return [(step, {key: value for key, value in each.items() if key != "seconds"}) for step, each in found]
 
 
+@pytest.mark.slow
 def test_a_run_validates_every_period_and_at_the_end_and_a_killed_one_has_the_same_records(tmp_path, split_store):
     bound = {"STORE_DIR": split_store, "VALIDATION_PERIOD": 3}
     said = run_case.run(run_case.command(tmp_path / "one", **bound))
