@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import functools
 import inspect
+import itertools
 import math
 import os
 import pathlib
@@ -262,14 +263,15 @@ def _convert_any(parts: tuple[Any, ...], hint: Any, name: str, value: Any) -> An
 
 
 def _items(hint: Any, name: str, value: Any) -> Any:
-    """A list or dict with every item converted; a tuple of several types as it is."""
+    """A list or dict with every item converted; of a tuple of several types each by its own."""
     parts = typing.get_args(hint)
     if _origin(hint) is dict and isinstance(value, Mapping):
         return {_convert(parts[0], name, key): _convert(parts[1], name, item) for key, item in value.items()}
     if _origin(hint) is list and isinstance(value, list | tuple):
         is_mixed = typing.get_origin(hint) is tuple and Ellipsis not in parts
-        with contextlib.suppress(Wrong):
-            return value if is_mixed else type(value)(_convert(parts[0], name, item) for item in value)
+        kinds = parts if is_mixed else itertools.repeat(parts[0], len(value))
+        with contextlib.suppress(Wrong, ValueError):  # ValueError: more items than types, or fewer
+            return type(value)(_convert(kind, name, item) for kind, item in zip(kinds, value, strict=True))
     raise Wrong(_describe(hint, name))
 
 

@@ -14,8 +14,9 @@ from tests.test_marking import generation
 ODD: list[tuple[dict[str, object], str]] = [  # fields of a spec, and what is said of them
     ({"metric": {}}, "'spec.metric' is {}, it takes a text"),
     ({"stop": [{}]}, "'spec.stop' is .*, it takes a list of texts"),
-    ({"groups": [["a", [{}]]]}, "no name, or groups that are none"),
-    ({"groups": [{}]}, "'spec.groups' is|groups that are none"),
+    ({"groups": [["a", [{}]]]}, "'spec.groups' is .*, it takes a list"),
+    ({"groups": [["a"]]}, "'spec.groups' is .*, it takes a list"),
+    ({"groups": [{}]}, "'spec.groups' is .*, it takes a list"),
 ]
 
 

@@ -190,8 +190,8 @@ def read(path: pathlib.Path) -> tuple[dict[str, Any], list[Generation]]:
             if not isinstance(record, dict) or {"spec", "hash", "items", "run"} - set(record):
                 raise UserError(f"{path}:1: no header with spec, hash, items and run; not a generation file of flanx")
             header = files.check_types(path, record, _HEADER)
-            if "name" not in header["spec"] or not _are_groups(header["spec"].get("groups", [])):
-                raise UserError(f"{path}:1 is damaged: its spec has no name, or groups that are none; evaluate again")
+            if "name" not in header["spec"]:
+                raise UserError(f"{path}:1 is damaged: its spec has no name; evaluate again")
             continue
         wrong = sorted(({*record} ^ _FIELDS) - (_ADDED - {*record})) if isinstance(record, dict) else ["?"]
         if wrong:
@@ -216,16 +216,6 @@ def spec_of(header: Mapping[str, Any], path: pathlib.Path) -> Spec:
             f"{path}: its spec differs from this version's in '{wrong[0]}'; rescore with the version that wrote it"
         )
     return Spec(**{key: _tuples(value) for key, value in header["spec"].items()})
-
-
-def _are_groups(value: Any) -> bool:
-    """Whether it is the groups of a spec in JSON: [[name, [task, ...]], ...]."""
-    pairs = value if isinstance(value, list) else [None]
-    return all(
-        isinstance(pair, list) and len(pair) == 2 and isinstance(pair[1], list)
-        and all(isinstance(name, str) for name in (pair[0], *pair[1]))
-        for pair in pairs
-    )  # fmt: skip
 
 
 def _tuples(value: Any) -> Any:
