@@ -17,6 +17,7 @@ from flanx.data.task import licence, tables
 from flanx.data.task.spec import TaskSpec
 from flanx.errors import UserError
 from flanx.evals import scores
+from flanx.files import markdown_table
 from flanx.sweep import curves, published_recipes, results
 
 MODEL, DATA = "README.md", "DATA.md"  # the names of the two cards
@@ -58,12 +59,6 @@ def read_scores(folders: Iterable[pathlib.Path]) -> dict[str, Mapping[str, Any]]
             raise UserError(f"{folder} has no scores.json: give a folder that `flanx evaluate` wrote")
         found |= read["suites"]
     return found
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A table in Markdown."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
 def public(path: str | None) -> str:
@@ -123,7 +118,7 @@ def _recipe(record: Mapping[str, Any]) -> str:
     said = (
         f"{recipe.title}: the values of `flanx recipe show {recipe.name}`, each with its source.\n\n" if recipe else ""
     )
-    return said + table(head, lines)
+    return said + markdown_table(head, lines)
 
 
 MACROS = {  # what a run records -> the field of a published recipe
@@ -165,7 +160,7 @@ def _provenance(source: OpenCheckpoint, record: Mapping[str, Any]) -> str:
         ["token store", ((record.get("data") or {}).get("store") or {}).get("hash", "none")],
         ["vocabulary", public(((record.get("data") or {}).get("store") or {}).get("vocabulary"))],
     ]
-    return table(["what", "which"], rows)
+    return markdown_table(["what", "which"], rows)
 
 
 def _scores(suites: Mapping[str, Mapping[str, Any]]) -> str:
@@ -178,7 +173,7 @@ def _scores(suites: Mapping[str, Mapping[str, Any]]) -> str:
         interval = scores.interval_text(entry, " to ")
         rows.append([name, entry["metric"], scores.score_text(entry), interval, entry["n"], "; ".join(remarks)])
     note = "95% intervals. Scores compare only where metric, items and the suite's version are the same."
-    return table(["suite", "metric", "score", "interval", "items", "remarks"], rows) + f"\n\n{note}"
+    return markdown_table(["suite", "metric", "score", "interval", "items", "remarks"], rows) + f"\n\n{note}"
 
 
 def _cost(run: curves.Run, step: int) -> str:
@@ -197,7 +192,7 @@ def _cost(run: curves.Run, step: int) -> str:
             seconds += (record["step"] - last) / record["steps_per_second"]
             last = record["step"]
     rows.append(["hours of training steps", f"{seconds / 3600:.3g}" if seconds else "not recorded"])
-    return table(["what", "how much"], rows)
+    return markdown_table(["what", "how much"], rows)
 
 
 # ---- the data --------------------------------------------------------------------------------------------------------
@@ -225,13 +220,13 @@ def data_card(name: str, run: curves.Run | None) -> str:
         f"Mixture `{mixture.get('asked', {}).get('name', '')}`, {len(rows):,} task{'s' if len(rows) != 1 else ''}, by "
         "the classes of their licences: "
         f"{summary}. A licence is what a page states of a data set: where a check begins, not legal advice.",
-        table(
+        markdown_table(
             ["collection", "share"], [[each, f"{share:.4f}"] for each, share in mixture.get("collections", {}).items()]
         ),
-        table(["task", "collection", "licence", "class", "source", "examples drawn", "target tokens"], rows),
+        markdown_table(["task", "collection", "licence", "class", "source", "examples drawn", "target tokens"], rows),
     ]
     if missing := mixture.get("missing"):
-        parts += ["Asked for and not trained on:", table(["task", "reason"], missing.items())]
+        parts += ["Asked for and not trained on:", markdown_table(["task", "reason"], missing.items())]
     held = mixture.get("held_out") or []
     parts.append(f"Held out from training: {', '.join(held) if held else 'nothing that the mixture names'}.")
     return "\n\n".join(parts) + "\n"

@@ -120,6 +120,12 @@ def check_types(path: pathlib.Path, record: dict[str, Any], types: Mapping[str, 
     return record
 
 
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A table in Markdown; a bar within a cell does not end it."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
 def csv_text(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """A table as CSV; None is an empty field. A text that a spreadsheet would take for a formula begins with "'"."""
     text = io.StringIO()

@@ -78,3 +78,7 @@ def test_csv_has_empty_fields_for_none_and_no_formulas():
     assert files.csv_text(["a", "b"], [[1, None], ["x,y", 2.5]]) == 'a,b\n1,\n"x,y",2.5\n'
     cells = ["=1+1", "+a", "-a", "@a", "-1.5", "+2", "-", -3, "a=b"]
     assert files.csv_text(["=a"], [cells]) == "'=a\n'=1+1,'+a,'-a,'@a,-1.5,+2,-,-3,a=b\n"
+
+
+def test_a_bar_in_a_cell_does_not_end_it():
+    assert files.markdown_table(["a", "b"], [["x|y", 1]]) == "| a | b |\n| --- | --- |\n| x\\|y | 1 |"

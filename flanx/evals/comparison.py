@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flanx.evals import generations, marking, metrics, significance, toxicity
+from flanx.files import markdown_table
 
 WHOLE = ("seqio", "lm_eval", metrics.AUC)  # metrics of all items at once: an item has no score of its own
 NOT_PAIRED = {
@@ -125,15 +126,14 @@ def markdown(found: Sequence[Comparison]) -> str:
         return ""
     tested = [each for each in found if not each.reason]
     head = ["run", "against", "suite", "items", "difference", "95% interval", "only one right", "test", "p", "Holm"]
-    rows = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head), *map(_row, found)]
     note = (
         f"Differences in points over the same items, with 95% intervals over the items; another seed may differ "
         f"by more. p is corrected by Holm's method for {len(tested)} comparisons, bold below {significance.LEVEL:g}."
     )
-    return "\n".join([*rows, "", note])
+    return "\n".join([markdown_table(head, map(_row, found)), "", note])
 
 
-def _row(each: Comparison) -> str:
+def _row(each: Comparison) -> list[Any]:
     if each.reason:
         cells: list[Any] = ["-", f"not tested: {each.reason}", "-", "-", "-", "-", "-"]
     else:
@@ -142,4 +142,4 @@ def _row(each: Comparison) -> str:
         interval = f"{each.low:+.1f} to {each.high:+.1f}"
         cells = [f"{each.items:,}", f"{each.difference:+.1f}", interval, alone, each.test]
         cells += [f"{each.p:.2g}", f"{bold}{each.holm:.2g}{bold}"]
-    return "| " + " | ".join([each.second, each.first, each.suite, *map(str, cells)]) + " |"
+    return [each.second, each.first, each.suite, *cells]

@@ -6,6 +6,7 @@ from typing import Any
 from flanx.evals import published
 from flanx.evals.scores import interval_text, not_available, partial
 from flanx.evals.table5 import Line
+from flanx.files import markdown_table
 
 COLUMNS = ("overall", "he", "she", "worst language", "worst set")
 TRANSLATION = {"language", "pronoun", "set"}  # the labels of a suite that Table 10 is of
@@ -52,42 +53,26 @@ def _suite(suite: str, entry: Entry) -> str:
     return suite + "".join(f" ({reason})" for reason in reasons) + " !" * bool(entry.get("flagged"))
 
 
-def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _misgendering(lines: Sequence[Line]) -> Iterator[str]:
+def _misgendering(lines: Sequence[Line]) -> Iterator[list[str]]:
     for line in lines:
         for suite, entry in line.scores["suites"].items():
             if found := table10(entry):
                 of = {column: f"{name} {_text(each)}".strip() for column, (name, each) in found.items()}
                 cells = [of.get(column, "-") for column in COLUMNS]
-                yield _row([line.label, _suite(suite, entry), *cells])
+                yield [line.label, _suite(suite, entry), *cells]
 
 
-def _labels(line: Line) -> Iterator[str]:
+def _labels(line: Line) -> Iterator[list[str]]:
     for suite, entry in line.scores["suites"].items():
         for label, values in entry.get("slices", {}).items():
+            begin = [line.label, _suite(suite, entry), label]
             if len(values) > MOST:
-                yield _row(
-                    [
-                        line.label,
-                        _suite(suite, entry),
-                        label,
-                        f"{len(values)} values, in scores.json",
-                        "-",
-                        "-",
-                        "-",
-                        "-",
-                    ]
-                )
+                yield [*begin, f"{len(values)} values, in scores.json", "-", "-", "-", "-"]
                 continue
             for value, each in values.items():
                 more = ", ".join(f"{name} {number:.1f}" for name, number in each.get("metrics", {}).items())
                 failed = f"{100 * each['extraction_failed']:.1f}%"
-                yield _row(
-                    [line.label, _suite(suite, entry), label, value, _text(each), str(each["n"]), failed, more or "-"]
-                )
+                yield [*begin, value, _text(each), str(each["n"]), failed, more or "-"]
 
 
 def markdown(lines: Sequence[Line]) -> str:
@@ -98,11 +83,14 @@ def markdown(lines: Sequence[Line]) -> str:
     out = []
     if ours := list(_misgendering(lines)):
         theirs = [
-            _row([f"published: {model}", "table 10"]
-                 + [f"{values[name][0]} {values[name][1]:.0f}".strip() for name in COLUMNS])
+            [
+                f"published: {model}",
+                "table 10",
+                *(f"{values[name][0]} {values[name][1]:.0f}".strip() for name in COLUMNS),
+            ]
             for model, values in printed().items()
             if any(suite.startswith(PRINTED) for line in lines for suite in line.scores["suites"])
-        ]  # fmt: skip
-        out += [_row(["run", "suite", *COLUMNS]), "|---" * (len(COLUMNS) + 2) + "|", *ours, *theirs, ""]
-    head = ["run", "suite", "label", "value", "score", "items", "without an answer", "beside it"]
-    return "\n".join([*out, _row(head), "|---" * len(head) + "|", *rows])
+        ]
+        out += [markdown_table(["run", "suite", *COLUMNS], [*ours, *theirs]), ""]
+    head = ["run", "suite", "label", "value", "score", "items", "without an answer", "also"]
+    return "\n".join([*out, markdown_table(head, rows)])

@@ -9,6 +9,7 @@ from flanx.evals import generations, metrics, published, toxicity
 from flanx.evals.families import comments, identity_terms, real_toxicity_prompts
 from flanx.evals.scores import interval_text, not_available, partial
 from flanx.evals.table5 import NOT_PRINTED, Line
+from flanx.files import markdown_table
 
 FIRST_SENTENCE = "_first_sentence"
 PROMPTS, TERMS = real_toxicity_prompts.NAME, identity_terms.NAME
@@ -158,8 +159,7 @@ def markdown(lines: Sequence[Line]) -> str:
     found = blocks(lines)
     parts = ["## Responsible AI"] if found else []
     for block in found:
-        table = [block.head, ["---"] * len(block.head), *block.rows]
-        parts += [f"### {block.title}", "\n".join(f"| {' | '.join(row)} |" for row in table), block.note]
+        parts += [f"### {block.title}", markdown_table(block.head, block.rows), block.note]
     return "\n\n".join(parts)
 
 

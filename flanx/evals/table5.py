@@ -12,7 +12,7 @@ from flanx.errors import UserError
 from flanx.evals import metrics
 from flanx.evals.published import tables
 from flanx.evals.scores import FLAGGED, flags, interval_text, not_available, partial, read_scores, version_note
-from flanx.files import csv_text
+from flanx.files import csv_text, markdown_table
 
 COLUMNS = ("normalized_average", *metrics.HEADLINE)
 TITLES = ("norm. avg.", "MMLU direct", "MMLU CoT", "BBH direct", "BBH CoT", "TyDiQA", "MGSM CoT")
@@ -97,21 +97,22 @@ def table(lines: Sequence[Line]) -> str:
 
 def markdown(lines: Sequence[Line]) -> str:
     """The table in Markdown: two rows for each run, then the suites outside the paper's six, then the notes."""
-    out = ["| run | " + " | ".join(TITLES) + " |", "|---" * (len(TITLES) + 1) + "|"]
+    rows = []
     for line in lines:
-        out.append(f"| {line.label} | " + " | ".join(cell(line.scores, column) for column in COLUMNS) + " |")
+        rows.append([line.label, *(cell(line.scores, column) for column in COLUMNS)])
         if line.model:
             theirs = [published()[line.model].get(column) for column in COLUMNS]
             shown = [NOT_PRINTED if value is None else f"{value:.1f}" for value in theirs]
-            out.append(f"| published: {line.model} | " + " | ".join(shown) + " |")
+            rows.append([f"published: {line.model}", *shown])
+    out = [markdown_table(["run", *TITLES], rows)]
     others = [
-        f"| {line.label} | {name} | {value_of(entry)} | {entry['n']} | {entry['spec']} |"
+        [line.label, name, value_of(entry), entry["n"], entry["spec"]]
         for line in lines
         for name, entry in line.scores["suites"].items()
         if name not in metrics.HEADLINE
     ]
     if others:
-        out += ["", "| run | suite | score | items | spec |", "|---|---|---|---|---|", *others]
+        out += ["", markdown_table(["run", "suite", "score", "items", "spec"], others)]
     out += ["", f"[low, high]: {metrics.CONFIDENCE}% intervals. {FLAGGED}"]
     out += version_note({f"{line.label} {k}": entry for line in lines for k, entry in line.scores["suites"].items()})
     missing = {
