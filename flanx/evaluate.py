@@ -28,7 +28,7 @@ from flanx.evals import generations, registry, scores, stops, suite_table, toxic
 from flanx.evals.fitting import FittedPrompt, fit
 from flanx.evals.scorers import scorer as scorers
 from flanx.evals.scorers.scorer import Scorer
-from flanx.evals.spec import Spec, Suite
+from flanx.evals.spec import Item, Spec, Suite
 from flanx.files import read_json
 from flanx.models import Model
 from flanx.partition import Partitioner
@@ -181,11 +181,17 @@ def _longest(predictor: Predictor, spec: Spec) -> int:
     return min(predictor.lengths["inputs"], spec.max_inputs or predictor.lengths["inputs"])
 
 
+def _fitted(predictor: Predictor, spec: Spec, items: Sequence[Item]) -> Iterator[FittedPrompt]:
+    """The prompts of items as the model gets them, one by one."""
+    vocabulary, longest = predictor.vocabulary, _longest(predictor, spec)
+    count = functools.lru_cache(maxsize=4096)(lambda text: len(vocabulary.encode(text)))
+    return (fit(item, spec, vocabulary, longest, count) for item in items)
+
+
 def _expect_room(predictor: Predictor, suite: Suite) -> None:
     """Raises UserError where every prompt of a suite would be truncated. The first that is not ends the search."""
     spec, vocabulary, longest = suite.spec, predictor.vocabulary, _longest(predictor, suite.spec)
-    count = functools.lru_cache(maxsize=4096)(lambda text: len(vocabulary.encode(text)))
-    if suite.items and all(fit(item, spec, vocabulary, longest, count).cut for item in suite.items):
+    if suite.items and all(prompt.cut for prompt in _fitted(predictor, spec, suite.items)):
         setting = "EVAL_LENGTHS" if longest == predictor.lengths["inputs"] else "max_inputs"
         shortest = 1 + min(len(vocabulary.encode(item.prompt(0))) for item in suite.items)
         raise UserError(
@@ -204,7 +210,6 @@ def _run_suite(
 ) -> dict[str, Any]:
     """Evaluates the items that are not done yet, then scores all of them."""
     spec, vocabulary, began = suite.spec, predictor.vocabulary, time.monotonic()
-    count = functools.lru_cache(maxsize=4096)(lambda text: len(vocabulary.encode(text)))
     texts = {text for item in suite.items for text in (item.head, *item.shots, item.query, *item.targets)}
     unwritable = writable.unwritable(vocabulary, texts)
     if unwritable and cluster.is_first():
@@ -213,7 +218,7 @@ def _run_suite(
         writer = generations.Writer(folder, suite, run)
     with contextlib.closing(writer):
         items = [item for item in suite.items if (item.task, item.id) not in writer.done]
-        prompts = [fit(item, spec, vocabulary, _longest(predictor, spec), count) for item in items]
+        prompts = list(_fitted(predictor, spec, items))
         predict = _generate if spec.scoring == "generate" else _rank
         for row in predict(predictor, spec, prompts) if prompts else ():
             if cluster.is_first():
@@ -222,7 +227,8 @@ def _run_suite(
     rows = [row for path in writer.paths.values() for row in generations.read(path)[1]]
     if len(rows) != len(suite.items):
         raise UserError(f"{folder}: {len(rows)} predictions of {len(suite.items)} items of {spec.name}; evaluate again")
-    joined = toxicity.join(folder, spec, rows, reader if cluster.is_first() else None)
+    with cluster.first_alone(f"{spec.name}: continuations are scored"):
+        joined = toxicity.join(folder, spec, rows, reader if cluster.is_first() else None)
     result: dict[str, Any] = {**scores.summarize(spec, suite.hash, rows), "data": dict(suite.data), **joined}
     if force_vocabulary:
         result = scores.forced(result)

@@ -4,6 +4,7 @@ import collections
 
 import pytest
 
+from flanx import evaluate
 from flanx.compare import candidate
 from flanx.errors import UserError
 from flanx.evals import registry, rescore, sample_choice
@@ -78,5 +79,7 @@ def test_an_empty_or_unfinished_sample_is_no_answer(tmp_path):
     assert (grade("  ").exact, grade("  ").failed) == (0, True)
     assert grade("First, buy", ended=False).exact == 0
     assert grade("and so on " * 40).exact == 0
-    with pytest.raises(UserError, match=r"leave '.likelihood' out"):
-        registry.resolve("open_ended+likelihood")
+    for method in ("likelihood", "sc8", "beam4"):
+        with pytest.raises(UserError, match=rf"leave '.{method}' out"):
+            registry.resolve(f"open_ended+{method}")
+    assert evaluate.suite_names(["open_ended", "gsm8k_cot"], 8, 0) == ["open_ended", "gsm8k_cot+sc8"]

@@ -24,7 +24,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="write nothing; exit with 1 where any value of scores.json is not the one that the generations give",
     )
-
     parser.add_argument(
         "--scorer",
         metavar="SCORER",

@@ -91,9 +91,8 @@ def compare(first: str, second: str, suite: str, ours: Marks, theirs: Marks) -> 
     if ours.metric in WHOLE:
         return Comparison(first, second, suite, reason=NOT_PAIRED["whole"])
     pairs = {task: [(marks[i], theirs.tasks[task][i]) for i in sorted(marks)] for task, marks in ours.tasks.items()}
-    if ours.average == "items":
-        pairs = {"": [pair for task in sorted(pairs) for pair in pairs[task]]}
-    differences = {task: [100 * (b - a) for a, b in each] for task, each in pairs.items()}
+    pooled = metrics.pooled(pairs, ours.average)
+    differences = {task: [100 * (b - a) for a, b in each] for task, each in pooled.items()}
     low, high, p = significance.paired_bootstrap(differences)
     whole = metrics.mean(metrics.mean(each) for each in differences.values())
     found = Comparison(first, second, suite, sum(map(len, pairs.values())), whole, low, high, p=p)

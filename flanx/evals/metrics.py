@@ -11,6 +11,7 @@ import string
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from flanx.errors import UserError
 
@@ -126,7 +127,7 @@ def average(scores: Iterable[float], how: str) -> float:
     return len(found) / math.fsum(1 / (score + 1) for score in found) if how == "harmonic" and found else mean(found)
 
 
-def pooled(tasks: Mapping[str, Sequence[float]], how: str) -> Mapping[str, Sequence[float]]:
+def pooled(tasks: Mapping[str, Sequence[Any]], how: str) -> Mapping[str, Sequence[Any]]:
     """The scores of items by task; of an average over "items" all of them as of one task."""
     return {"": [score for task in sorted(tasks) for score in tasks[task]]} if how == "items" else tasks
 

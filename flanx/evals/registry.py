@@ -154,8 +154,9 @@ def _selection(name: str, spec: Spec, family: Family, text: str) -> tuple[tuple[
 
 
 def is_voted(spec: Spec) -> bool:
-    """Whether the samples of a suite that generates are put to the vote: those of a toxicity suite each count."""
-    return spec.scoring == "generate" and spec.metric not in metrics.TOXICITY
+    """Whether the samples of a suite that generates are put to the vote: those of a toxicity suite each count, of an
+    open-ended prompt the best is kept."""
+    return spec.scoring == "generate" and spec.metric not in (*metrics.TOXICITY, "open_ended")
 
 
 def _decoding(name: str, spec: Spec, method: str, count: str | None) -> dict[str, Any]:
@@ -172,7 +173,8 @@ def _decoding(name: str, spec: Spec, method: str, count: str | None) -> dict[str
     if (spec.metric in ("lm_eval", "seqio") and is_ranked) or (spec.metric == "lm_eval" and method == "likelihood"):
         raise UserError(f"suite '{name}': functions of the task score what is generated; leave '+{method}' out")
     of_benchmark = benchmark_metric.METRICS.get(spec.metric)
-    if of_benchmark and (method == "likelihood" or (is_ranked and of_benchmark.ranks is False)):
+    is_refused = method == "likelihood" or (is_ranked and of_benchmark and of_benchmark.ranks is False)
+    if of_benchmark and (is_refused or not is_voted(spec)):
         raise UserError(f"suite '{name}': {spec.metric} is scored from what is generated; leave '+{method}' out")
     if is_ranked:
         return {"scoring": method, "cot": False, "stop": ()}

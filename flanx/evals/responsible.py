@@ -13,6 +13,7 @@ from flanx.files import markdown_table
 
 FIRST_SENTENCE = "_first_sentence"
 PROMPTS, TERMS = real_toxicity_prompts.NAME, identity_terms.NAME
+COMMENTS = tuple(name for family in (comments.CIVIL_COMMENTS, comments.JIGSAW) for name in family.specs())
 LENGTH = 160  # characters of a text that is shown
 
 
@@ -129,9 +130,8 @@ def _terms(lines: Sequence[Line]) -> Block | None:
 
 
 def _comments(lines: Sequence[Line]) -> Block | None:
-    names = [f"{name}{end}" for name in comments.FILES for end in ("", "_10_shot")]
     rows = []
-    for found in find(lines, *names):
+    for found in find(lines, *COMMENTS):
         known = identities(found.entry)
         lowest = min(known, key=lambda name: known[name]["score"], default="")
         worst = f"{lowest} {known[lowest]['score']:.1f} (of {len(known)})" if lowest else "-"

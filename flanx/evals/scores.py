@@ -302,6 +302,7 @@ def _entry(
 ) -> dict[str, Any]:
     """Score and warnings over some items."""
     rows = [row for row, _ in pairs]
+    named = spec.metric if spec.metric in _OF_ALL else "exact_match"
     failed = metrics.mean(grade.failed for _, grade in pairs)
     non_finite = sum(grade.non_finite for _, grade in pairs)
     prompt_tokens, target_tokens = sum(r.prompt_tokens for r in rows), sum(r.target_tokens for r in rows)
@@ -309,11 +310,7 @@ def _entry(
         "score": score,
         "low": interval and interval[0],
         "high": interval and interval[1],
-        "metric": "likelihood"
-        if spec.scoring == "likelihood"
-        else spec.metric
-        if spec.metric in _OF_ALL
-        else "exact_match",
+        "metric": spec.scoring if spec.scoring == "likelihood" else named,
         "n": len(rows),
         "extraction_failed": failed,
         "read_by_fallback": metrics.mean(grade.fallback for _, grade in pairs),

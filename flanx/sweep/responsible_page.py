@@ -11,7 +11,7 @@ from typing import Any
 
 from flanx.evals import responsible
 from flanx.evals.families import comments, identity_terms, real_toxicity_prompts
-from flanx.evals.responsible import FIRST_SENTENCE, PROMPTS, TERMS, Found
+from flanx.evals.responsible import COMMENTS, FIRST_SENTENCE, PROMPTS, TERMS, Found
 from flanx.evals.scores import not_available
 from flanx.evals.table5 import Line
 from flanx.files import write_atomic
@@ -187,7 +187,6 @@ def _identities(spot: Any, found: Sequence[Found]) -> None:
     _points(spot, sorted({name for _, known in runs for name in known}), runs, "AUC-ROC (%)")
 
 
-_COMMENTS = tuple(f"{name}{end}" for name in comments.FILES for end in ("", "_10_shot"))
 FIGURES: tuple[tuple[str, tuple[str, ...], Draw, str], ...] = (
     (
         "At least one toxic continuation", (PROMPTS, PROMPTS + FIRST_SENTENCE), _any_toxic,
@@ -208,9 +207,9 @@ FIGURES: tuple[tuple[str, tuple[str, ...], Draw, str], ...] = (
         "The paper's figure 14: quartiles of the continuations' toxicity, whiskers from 5% to 95%.",
     ),
     (
-        "Toxic comments", _COMMENTS, _areas,
+        "Toxic comments", COMMENTS, _areas,
         "The paper's Table 7: AUC-ROC of the normalised likelihood of yes; the line is chance.",
     ),
-    ("Toxic comments by identity", ("civil_comments", "civil_comments_10_shot"), _identities,
+    ("Toxic comments by identity", tuple(comments.CIVIL_COMMENTS.specs()), _identities,
      "AUC-ROC among the comments that mention the identity; those of one class have none."),
 )  # fmt: skip

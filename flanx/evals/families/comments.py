@@ -145,7 +145,7 @@ class _Draw:
 
 
 @functools.lru_cache(maxsize=4)
-def _drawn(path: pathlib.Path, split: str, time_ns: int, size: int) -> tuple[list[Comment], ...]:
+def _drawn(path: pathlib.Path, split: str, stamp: tuple[int, int]) -> tuple[list[Comment], ...]:
     """The comments drawn: those to ask about, or the pools of exemplars, toxic ones first."""
     draws = [_Draw(COMMENTS)] if split == "test" else [_Draw(POOL), _Draw(POOL)]
     without = 0
@@ -161,8 +161,7 @@ def _drawn(path: pathlib.Path, split: str, time_ns: int, size: int) -> tuple[lis
 
 def _read(folder: pathlib.Path, corpus: str, split: str) -> tuple[list[Comment], ...]:
     path = _path(folder, corpus, split)
-    status = path.stat()
-    return _drawn(path, split, status.st_mtime_ns, status.st_size)
+    return _drawn(path, split, files.stamp(path, corpus))
 
 
 # ---- comments -> items -----------------------------------------------------------------------------------------------

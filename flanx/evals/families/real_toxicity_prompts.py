@@ -65,7 +65,7 @@ def _toxicity(prompt: dict[str, Any], location: str) -> float:
 
 
 @functools.lru_cache(maxsize=2)
-def _drawn(path: pathlib.Path, time_ns: int, size: int) -> dict[str, list[Prompt]]:
+def _drawn(path: pathlib.Path, stamp: tuple[int, int]) -> dict[str, list[Prompt]]:
     """{task: its prompts} of those drawn, in the order in which they were."""
     known: list[Prompt] = []
     without = 0
@@ -88,8 +88,8 @@ def _drawn(path: pathlib.Path, time_ns: int, size: int) -> dict[str, list[Prompt
 
 def items(spec: Spec, folder: pathlib.Path, task: str) -> list[Item]:
     """The prompts of a task among those drawn; a prompt is the whole of what a model reads."""
-    path = files.existing(_path(folder), "RealToxicityPrompts")
-    status = path.stat()
+    path = _path(folder)
+    stamp = files.stamp(path, "RealToxicityPrompts")
     return [
         Item(
             task=task,
@@ -100,7 +100,7 @@ def items(spec: Spec, folder: pathlib.Path, task: str) -> list[Item]:
             location=location,
             labels=(("challenging", "yes" if challenging else "no"),),
         )
-        for name, text, toxicity, challenging, location in _drawn(path, status.st_mtime_ns, status.st_size)[task]
+        for name, text, toxicity, challenging, location in _drawn(path, stamp)[task]
     ]
 
 
