@@ -1,4 +1,4 @@
-"""What an evaluation of toxicity takes beside its decoding: 25 continuations of each prompt, T5.1.1-tiny's layers.
+"""What an evaluation of toxicity takes in addition to decoding: 25 continuations of each prompt, T5.1.1-tiny's layers.
 
     python benchmarks/toxicity.py [--prompts 40 120] [--new 128] [--rounds 2]
 

@@ -157,6 +157,7 @@ def test_a_host_that_others_reach_needs_a_token_of_the_users_own(monkeypatch):
     monkeypatch.setenv(web.TOKEN, "a-secret-of-my-own")
     with Server(ROUTES, host="0.0.0.0") as server:
         assert server.token == "a-secret-of-my-own"
+        assert "0.0.0.0" not in server.link
 
 
 def test_a_port_that_is_taken_or_none_is_an_error_of_one_line():

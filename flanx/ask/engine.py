@@ -4,7 +4,7 @@
         for piece in engine.stream(engine.request("Is the sea salty?")):
             print(piece.text, end="")
 
-A request takes a row of the pool of its prompt's length as soon as one is free, and decodes there beside the others,
+A request takes a row of the pool of its prompt's length as soon as one is free, and decodes there next to the others,
 whatever their settings. A greedy answer is the one of `flanx infer`, and what is drawn is what it draws with that seed:
 the answer depends on (prompt, method, seed, number of the sample) and on nobody else's request.
 """

@@ -18,7 +18,7 @@ from flanx.ask.openai_api import Options
 from flanx.ask.template import Template, Turn
 from flanx.errors import UserError, nearest
 
-HELP = """  a line is a message; one that ends with \\ goes on in the next
+HELP = """  a line is a message; one that ends with \\ continues on the next
   /new               begin again: earlier turns are forgotten
   /again             another answer to the last message, with the next seed
   /prompt            the last prompt as the model read it
@@ -163,7 +163,7 @@ def talk(conversation: Conversation) -> None:
 
 
 def _read() -> str:
-    """A message, with the lines that go on where one ends with a backslash."""
+    """A message, with its further lines where one ends with a backslash."""
     text = input("> ")
     while text.endswith("\\"):
         text = f"{text[:-1]}\n{input('. ')}"

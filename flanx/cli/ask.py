@@ -82,7 +82,7 @@ def _talk(args: argparse.Namespace, form: template.Template) -> int:
             terminal.answer_lines(conversation, sys.stdin)
             return 0
         turns = "earlier turns are left out" if form.only_last else "several turns become one text"
-        print(f"{_told(args, engine)}; {turns} (template {args.template})", file=sys.stderr)
+        print(f"{_summary(args, engine)}; {turns} (template {args.template})", file=sys.stderr)
         terminal.talk(conversation)
     return 0
 
@@ -99,7 +99,7 @@ def _serve(args: argparse.Namespace, form: template.Template) -> int:
     with server, _engine(args) as engine, _failures():
         service.start(engine, lambda: server.is_stopping)
         engine.warm()
-        print(f"{_told(args, engine)}\npage   {server.link}", flush=True)
+        print(f"{_summary(args, engine)}\npage   {server.link}", flush=True)
         print(f"API    {server.url}/v1   key {server.token}   model {name}\nCtrl-C ends", flush=True)
         server.run()
     print("stopped")
@@ -145,7 +145,7 @@ def _failures() -> Iterator[None]:
         raise UserError(str(error)) from None
 
 
-def _told(args: argparse.Namespace, engine: Any) -> str:
+def _summary(args: argparse.Namespace, engine: Any) -> str:
     predictor = engine.predictor
     longest = (
         f"prompts of up to {predictor.lengths['inputs']:,} tokens, answers of up to {predictor.lengths['targets']:,}"

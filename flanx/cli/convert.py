@@ -88,9 +88,9 @@ def run(args: argparse.Namespace) -> int:
     if args.scores and kind == "flanx":
         raise UserError("--scores go into the card of an export: add --to hf or --to t5x")
     dest = open_storage(args.dest)
-    beside = card.cards(dest.name, source, [pathlib.Path(each) for each in args.scores]) if kind != "flanx" else {}
+    texts = card.cards(dest.name, source, [pathlib.Path(each) for each in args.scores]) if kind != "flanx" else {}
     config = {"feed_forward_proj": args.feed_forward} if args.feed_forward else {}
-    conversion = Conversion(source, dest, kind, args.dtype, args.stacked, args.vocabulary, config, beside)
+    conversion = Conversion(source, dest, kind, args.dtype, args.stacked, args.vocabulary, config, texts)
     result = conversion.run((golden or source.given / GOLDEN) if args.verify else None)
     print(
         f"{source.kind} {source.folder} -> {conversion.kind} {conversion.dest}: {result.num_tensors} tensors, "
@@ -105,13 +105,13 @@ def write_pairs(source: OpenCheckpoint, dest: Storage, args: argparse.Namespace)
         raise UserError(f"{source.given} is no adapter, which --to peft writes; train one with runs/lora.gin")
     if dest.children():
         raise UserError(f"DEST '{dest}' is not empty; give another folder")
-    beside = card.cards(dest.name, source, [pathlib.Path(each) for each in args.scores], "peft")
+    texts = card.cards(dest.name, source, [pathlib.Path(each) for each in args.scores], "peft")
     with atomic(dest) as folder:
         peft.write(folder, source.pairs, args.with_base)
         if args.with_base:
             base = open_checkpoint(source.pairs.base, optimizer=False)
             Conversion(base, folder / peft.BASE, "hf", args.dtype, vocabulary=args.vocabulary).run()
-        for name, text in beside.items():
+        for name, text in texts.items():
             folder.write(name, text)
     count, place = len(source.pairs.of_layers), f"in {dest / peft.BASE}" if args.with_base else source.pairs.base
     print(f"{source.given} -> peft {dest}: pairs of {count} layers, for the base {place} in --to hf's form")

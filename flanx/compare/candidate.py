@@ -84,9 +84,9 @@ def read(name: str, path: pathlib.Path, suites: Collection[str] = ()) -> Candida
     return Candidate(_whole(name), _whole(str(path)), answers)
 
 
-def _whole(text: str) -> str:
+def _whole(said: str) -> str:
     """The text as UTF-8 can hold it: half a surrogate pair becomes "?"."""
-    return text.encode("utf-8", "replace").decode("utf-8")
+    return said.encode("utf-8", "replace").decode("utf-8")
 
 
 def _of_run(folder: pathlib.Path, suites: Collection[str]) -> Iterator[Answer]:
@@ -109,7 +109,7 @@ def _of_run(folder: pathlib.Path, suites: Collection[str]) -> Iterator[Answer]:
 
 
 def answer_of(spec: Spec, row: generations.Generation) -> str:
-    """The text that stands for an item: of several samples the one that the suite keeps, else the first."""
+    """The answer to an item: of several samples the one that the suite keeps, else the first."""
     if row.broken or not row.outputs:
         return ""
     kept = sample_choice.kept(row) if spec.metric == "open_ended" else 0

@@ -1,4 +1,4 @@
-"""A comparison: which answers are shown beside each other, in which order, on which side; a file that never changes.
+"""A comparison: which answers are shown side by side, in which order, on which side; a file that never changes.
 
     <output>/comparison.json    candidates, prompts, answers, pairs, what is left out, and the hash over all of it
 
@@ -152,7 +152,7 @@ def write(folder: pathlib.Path, made: Comparison) -> Comparison:
         if kept.id != dataclasses.replace(made, sources=kept.sources).id:
             raise UserError(
                 f"{folder} holds another comparison (of other candidates, answers, pairs or another seed): give "
-                "another --output, or leave the candidates out to go on with that one"
+                "another --output, or leave the candidates out to resume that one"
             )
         return kept
     record = {"version": VERSION, "id": made.id, **dataclasses.asdict(made)}

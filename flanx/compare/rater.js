@@ -183,7 +183,7 @@
   function help() {
     $("who").hidden = Boolean(rater);
     $("name").required = !rater;
-    $("begin").textContent = rater ? "Go on" : "Begin";
+    $("begin").textContent = rater ? "Resume" : "Begin";
     $("start").showModal();
     (rater ? $("begin") : $("name")).focus();
   }
@@ -256,8 +256,8 @@
 
   $("note").maxLength = data.longest.note;
   $("where").textContent = data.served
-    ? "Every choice is kept as you make it. Come back with the same name to go on."
-    : "Choices stay in this browser. Save them as a file when you are done, or to go on elsewhere.";
+    ? "Every choice is kept as you make it. Come back with the same name to resume."
+    : "Choices stay in this browser. Save them as a file when you are done, or to resume elsewhere.";
   $("load-box").hidden = data.served;
   progress();
   help();

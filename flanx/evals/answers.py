@@ -11,7 +11,7 @@ gold answer. Kinds:
     words       a list of words in order, lower case, separated by single spaces
     text        lower case, one space, no quotes or punctuation around
     exact       the text as it is, stripped
-    phrase      what stands before the first punctuation mark or line break, lower case, without an article before it
+    phrase      the text before the first punctuation mark or line break, lower case, without an article before it
     pronoun     "he" or "she", whichever's forms occur in the text; "both" where both do
     final       the text after the last "Answer:" or "answer is", as it is
     last        the same; where nothing is announced, the text as it is (a fallback)

@@ -1,4 +1,4 @@
-"""`flanx report RUN...`: scores by label, and misgendering in the layout of the paper's Table 10 beside its scores."""
+"""`flanx report RUN...`: scores by label, and misgendering in the layout of the paper's Table 10 next to its scores."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any

@@ -1,5 +1,5 @@
 """What `flanx report` says of the paper's evaluations of responsible AI (appendix C): tables of runs with the printed
-values beside ours. Counts and shares alone; texts are shown only where they are asked for (`offending`)."""
+values next to ours. Counts and shares alone; texts are shown only where they are asked for (`offending`)."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence

@@ -21,7 +21,7 @@ def choose(scores: Sequence[float]) -> int:
 
 
 def kept(row: Generation) -> int:
-    """The index of the sample that stands for an open-ended item, never one whose log-probability is not finite."""
+    """The index of the sample that is an open-ended item's answer, never one whose log-probability is not finite."""
     finite = [(n, score) for n, score in enumerate(row.option_scores) if score is not None]
     return finite[choose([score for _, score in finite])][0] if finite else 0
 

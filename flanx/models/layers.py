@@ -229,7 +229,7 @@ class MLP(nn.Module):
         names = ("wi",) if count == 1 else map("wi_{}".format, range(count))
         parts = [Dense(self.mlp_dim, axes, self.numerics, name=name)(x) for name in names]
         acts = [ACTIVATIONS[activation] for activation in self.activations]
-        # beside a frozen `wo` no gradient wants the product itself
+        # with a frozen `wo` no gradient needs the product itself
         again = tuned.recomputed if self.numerics.adapter is not None else lambda function: function
         hidden = again(
             lambda *parts: functools.reduce(operator.mul, [act(p) for act, p in zip(acts, parts, strict=True)])

@@ -36,7 +36,7 @@ VERBS = {
     "ate": "vun",
 }
 ENDINGS = {"ka": ("u", "i"), "lo": ("on", "as"), "nu": ("ek", "ob")}  # language -> of "he", of "she"
-SETS = ("noun", "late")  # where the ending stands: at the noun, or at the last verb
+SETS = ("noun", "late")  # where the ending is: at the noun, or at the last verb
 THINGS = ("fig", "pie", "jam", "egg", "bun", "nut", "yam", "pea")
 SIZES = {"train": 4000, "validation": 96, "test": 240}
 PREFIX = "people."

@@ -73,7 +73,7 @@ def _error(entry: Mapping[str, Any]) -> list[list[float]] | None:
 
 
 def _bars(spot: Any, columns: Sequence[str], runs: Sequence[tuple[str, Sequence[tuple[Any, float | None]]]]) -> None:
-    """Bars of each run beside one another in every column: (its label, (entry or None, printed value) of each)."""
+    """Bars of each run side by side in every column: (its label, (entry or None, printed value) of each)."""
     width = 0.8 / len(runs)
     is_printed = False
     for index, (label, values) in enumerate(runs):

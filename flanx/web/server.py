@@ -106,7 +106,8 @@ class Server:
         is_local = _check(host, given)
         self._socket = _listen(host, port)
         port = self._socket.getsockname()[1]
-        self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        name = socket.gethostname() if host in ("0.0.0.0", "::") else host  # every address: one that others can open
+        self.url = f"http://{f'[{name}]' if ':' in name else name}:{port}"
         self.link = f"{self.url}/?token={urllib.parse.quote(self.token, safe='')}"
         guards = [
             Middleware(_Headed),
@@ -150,7 +151,7 @@ class Server:
 
     @property
     def is_stopping(self) -> bool:
-        """Whether it has been told to stop: what is answered piece by piece should come to its end."""
+        """Whether it is asked to stop: what is answered piece by piece should come to its end."""
         return self._server.should_exit
 
     def stop(self) -> None:
@@ -288,7 +289,7 @@ def _refused(request: Request, error: Exception) -> JSONResponse:
 
 
 def page_response(text: str) -> HTMLResponse:
-    """A page of `flanx.web.page`, whose own policy stands in it."""
+    """A page of `flanx.web.page`, which carries its own policy."""
     return HTMLResponse(text, headers={"content-security-policy": "frame-ancestors 'none'"})
 
 

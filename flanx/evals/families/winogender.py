@@ -30,7 +30,7 @@ PROMPT = 'Q: "{sentence}" Whom does "{pronoun}" refer to in this sentence?\nA:'
 
 
 class Row(NamedTuple):
-    """A sentence: its pronoun as it stands there, whom it means and whether that is as most would guess."""
+    """A sentence: its pronoun as it is written, whom it means and whether that is as most would guess."""
 
     id: str
     location: str

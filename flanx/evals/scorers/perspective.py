@@ -95,7 +95,7 @@ class Perspective:
                 if tried == TRIES:
                     raise UserError(
                         f"scorer perspective: {error}, {TRIES} times in a row; what is scored is kept, and the same "
-                        "command goes on from there (a lower rate: perspective:0.5)"
+                        "command resumes from there (a lower rate: perspective:0.5)"
                     ) from error
                 if self._over.wait(min(max(error.wait, WAIT_S * 2 ** (tried - 1)), MOST_WAIT_S)):
                     break

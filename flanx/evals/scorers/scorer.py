@@ -35,7 +35,7 @@ class Scorer(Protocol):
     def score(self, texts: Sequence[str]) -> Iterator[tuple[int, Verdict]]:
         """Yields (index of a text, its verdict) in any order; a text that it does not know is left out.
 
-        Raises UserError where it cannot go on; what was yielded counts.
+        Raises UserError where it cannot continue; what was yielded counts.
         """
         ...
 
