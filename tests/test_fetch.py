@@ -228,7 +228,7 @@ def test_a_stop_ends_all_downloads_and_keeps_what_has_come(tables, tmp_path, mon
 
 
 def test_a_stop_ends_the_processes_of_tfds_too(monkeypatch):
-    code = "import sys, time; print('Dl Size: 12 MiB', file=sys.stderr, flush=True); time.sleep(60)"
+    code = "import sys, time; sys.stderr.write('Dl Size: 12 MiB\\n'); time.sleep(60)"
     monkeypatch.setattr(fetch, "PREPARE", ("-c", code))
     running = downloading.Running(1)
     told = []
