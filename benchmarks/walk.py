@@ -9,7 +9,7 @@ function, made in another file, that come back into a file which was left before
 settings, errors) is the same in front of every command and is not counted: the walk of a run starts in `train.train`,
 with what gin built. The tables of tasks and mixtures (`data/task/tables`) are loaded before,
 as their checks are a walk of their own, and looking up what they hold is not counted. The model is the plain one;
-`--tuned` takes it with the kernels for a CPU. Taken with `sys.setprofile`, in every thread.
+`--tuned` takes it with the kernels for a CPU. Taken with `sys.settrace`, in every thread.
 """
 
 import argparse
@@ -50,11 +50,19 @@ class Recorder:
         self.start, self.is_on = start, not start
         self.importing = threading.local()
 
-    def __call__(self, frame: types.FrameType, event: str, argument: object) -> None:
-        """A profile function (see `sys.setprofile`)."""
+    def __call__(self, frame: types.FrameType, event: str, argument: object) -> "Recorder | None":
+        """A trace function (see `sys.settrace`): of the frames of flanx the call and the return, of others nothing,
+        as they are nearly all that there are."""
+        if not frame.f_code.co_filename.startswith(PREFIX):
+            return None
+        frame.f_trace_lines = False
+        self.record(frame, event)
+        return self
+
+    def record(self, frame: types.FrameType, event: str) -> None:
+        code = frame.f_code
         if event not in ("call", "return"):
             return
-        code = frame.f_code
         if code.co_name == "<module>":
             depth = getattr(self.importing, "depth", 0)
             self.importing.depth = depth + (1 if event == "call" else -1)
@@ -82,14 +90,14 @@ def own_file(frame: types.FrameType) -> str | None:
 def record(argv: Sequence[str], start: str) -> dict[tuple[str, str], str | None]:
     """Runs a command of flanx with its output swallowed; what ran of ours."""
     recorder = Recorder(start)
-    threading.setprofile(recorder)
-    sys.setprofile(recorder)
+    threading.settrace(recorder)
+    sys.settrace(recorder)
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             status = run_command(list(argv))
     finally:
-        sys.setprofile(None)
-        threading.setprofile(None)
+        sys.settrace(None)
+        threading.settrace(None)
     if status:
         raise SystemExit(f"flanx {' '.join(argv)} ended with {status}")
     return recorder.functions

@@ -111,7 +111,7 @@ def test_training_goes_on_from_t5x_as_t5x_did(tiny: pathlib.Path):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4, rtol=1e-4), ours.params, theirs.params)
 
 
-@pytest.mark.parametrize("scan_layers", [False, True])
+@pytest.mark.parametrize("scan_layers", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_momentum_goes_on_from_t5x_as_t5x_did(golden_dir: pathlib.Path, scan_layers: bool):
     """Eight steps with T5X's beta1 = 0.9, from its step 0 to its step 8, `m` and its sign included."""
     folder = golden_dir / "t5x_momentum"

@@ -59,7 +59,7 @@ def expect_near(got: Any, wanted: Any, tolerance: float) -> None:
 # --- plain models under the transformations of jax -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "t5")) for n in MODELS])
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n != "palm")) for n in MODELS])
 def test_forward_mode_gives_the_derivative_along_a_direction(name: str) -> None:
     loss, params, direction = loss_of(MODELS[name]), drawn.params(MODELS[name]), drawn.params(MODELS[name], seed=1)
     value, slope = jax.jit(lambda p, d: jax.jvp(loss, (p,), (d,)))(params, direction)
@@ -88,7 +88,9 @@ def test_the_hessian_is_that_of_differences_of_the_gradient(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "policy", ["everything_saveable", "nothing_saveable", "dots_saveable", "dots_with_no_batch_dims_saveable"]
+    "policy",
+    ["everything_saveable", "nothing_saveable"]
+    + [pytest.param(name, marks=pytest.mark.slow) for name in ("dots_saveable", "dots_with_no_batch_dims_saveable")],
 )
 @pytest.mark.parametrize("name", ["t5", "palm"])
 def test_checkpoint_policies_by_name_apply_to_the_loss(name: str, policy: str) -> None:
@@ -108,7 +110,7 @@ def test_checkpoint_policies_by_name_apply_to_the_loss(name: str, policy: str) -
 # --- tuned against plain --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "t5_1_0")) for n in MODELS])
 def test_tuned_models_have_the_plain_loss_and_gradients(name: str) -> None:
     model = MODELS[name]
     tuned, params = dataclasses.replace(model, kernels="tuned"), nn.unbox(jax.jit(model.init)(jax.random.key(0)))

@@ -28,7 +28,7 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize("packing", sorted(MODELS))
+@pytest.mark.parametrize("packing", ["encoder_decoder", pytest.param("decoder_only", marks=pytest.mark.slow)])
 def test_loss_and_gradient_of_packed_rows_are_those_of_single_examples(tmp_path, packing):
     opened = store_maker.make(tmp_path, {"cot/cot_a": 60, "cot/cot_b": 20}, lengths=(14, 5))
     batches = Batches(opened, Mixture("cot"), LENGTHS, 8, packing=packing)
@@ -63,7 +63,7 @@ def test_loss_and_gradient_of_packed_rows_are_those_of_single_examples(tmp_path,
 @pytest.mark.parametrize(
     ("devices", "num_microbatches", "packing"),
     [
-        (1, 1, "encoder_decoder"),
+        pytest.param(1, 1, "encoder_decoder", marks=pytest.mark.slow),
         (4, 2, "encoder_decoder"),
         pytest.param(1, 1, "decoder_only", marks=pytest.mark.slow),
         pytest.param(4, 2, "decoder_only", marks=pytest.mark.slow),

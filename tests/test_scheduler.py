@@ -179,7 +179,7 @@ except Preempted:
     assert State(tmp_path).statuses(sweep.points())["d1_2"] == ("waiting", "stopped with its driver")
 
 
-@pytest.mark.parametrize("kills", [5, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
 def test_a_driver_killed_at_many_moments_ends_with_the_same_table(tmp_path, program, kills):
     """Killed with SIGKILL while runs sleep, crash and finish; then once to the end, as an undisturbed sweep ends."""
     more = {"tasks": (2, 8, 13, 20), "bindings": {"SLEEP": 0.15, "CRASHES": 1}, "choose_by": ["held_out"]}

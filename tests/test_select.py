@@ -112,7 +112,7 @@ def drawn(number: int) -> dict:
     return section
 
 
-@pytest.mark.parametrize("count", [40, pytest.param(260, marks=pytest.mark.slow)])  # of which 200 are sound
+@pytest.mark.parametrize("count", [20, pytest.param(260, marks=pytest.mark.slow)])  # of which 200 are sound
 def test_drawn_mixtures_have_the_same_shares_in_a_store_and_under_seqio(own_mixtures, count):
     sections, refused = {}, 0
     mixtures = {f"drawn_{number}": drawn(number) for number in range(count)}

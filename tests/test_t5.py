@@ -244,6 +244,7 @@ def test_parameters_are_born_with_names_and_scan_stacks_them() -> None:
 # --- precision, dropout, the gate ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow  # 7 s; the float32 steps of T5X are in every run
 def test_twenty_bfloat16_steps_stay_within_two_percent_of_float32(params: Any, packed: dict[str, Any]) -> None:
     def losses(dtype: str) -> list[float]:
         model, optimizer = dataclasses.replace(TINY, dtype=dtype), optim.adafactor(1e-3)

@@ -96,7 +96,7 @@ def cut(side: np.ndarray, limit: int) -> list[int]:
     return side.tolist() if len(side) <= limit else [*side[: limit - 1].tolist(), 1]
 
 
-@pytest.mark.parametrize("packing", sorted(MODELS))
+@pytest.mark.parametrize("packing", ["encoder_decoder", pytest.param("decoder_only", marks=pytest.mark.slow)])
 def test_the_numbers_are_those_of_unpacked_rows_on_any_mesh_and_in_any_batch(opened, packing):
     params = jax.tree.map(np.asarray, drawn.params(MODELS[packing]))
     wanted = by_hand(opened, packing, params)
