@@ -54,13 +54,14 @@ def measure(folder: pathlib.Path, blocks: int, steps: int, rows: int) -> tuple[f
     dataset = DatasetConfig(mixture.Mixture("own"), str(run_case.store_dir()), "byte", lengths, rows)
     batches, saved = dataset.open(MODEL.vocab_size, MODEL.packing, 0), checkpoint.Checkpoints(folder / "run")
     with contextlib.closing(saved), partitioner.scope():
-        state, target = train.init_state(trainer, partitioner, saved, None)
+        parent = checkpoint.RestoreCheckpointConfig()
+        state, target = train.init_state(folder / "run", trainer, partitioner, saved, parent, 0, 10**6)
         step_fn = trainer.jit(target)
         fixed = partitioner.global_batch(batches.batch(0), rows)
         state, _ = step_fn(state, fixed)
         jax.block_until_ready(state)
         watch = Watch(folder / "run", MODEL, 0, 10**6, 10, saved.latest)
-        stream = train.device_batches(batches, partitioner, 0, 10**6)
+        stream = train.device_batches(batches, partitioner, 0, 10**6, watch)
         times: dict[str, list[float]] = {"bare": [], "loop": []}
         with contextlib.closing(watch), contextlib.closing(stream), contextlib.redirect_stdout(sys.stderr):
             for _ in range(blocks):

@@ -109,22 +109,13 @@ class Checkpoints:
         step = int(state.step)
         if patterns is not None:
             state = state.replace(params=trainable.split(state.params, patterns)[0])
-        self._seal()
+        self.wait()
         if step != self.latest():
             self._unsealed = step
             self._starting = True
             self._watch(step)
             self._manager.save(step, args=ocp.args.StandardSave(dict(vars(state))), force=True)
             self._starting = False
-
-    def _seal(self) -> None:
-        """Records the checksums of the newest checkpoint, when all of it is on disk."""
-        if self._unsealed is not None:
-            self._manager.wait_until_finished()
-            folder = self.folder / f"checkpoint_{self._unsealed}"
-            if jax.process_index() == 0 and folder.is_dir():
-                files.write_checksums(folder)
-            self._unsealed = None
 
     def _set_damaged_aside(self) -> None:
         """Moves damaged checkpoints, newest first, to MODEL_DIR/damaged, until one is intact or none is left.
@@ -200,9 +191,13 @@ class Checkpoints:
             self._manager.delete(step)
 
     def wait(self) -> None:
-        """Blocks until the save under way is on disk, its checksums too."""
-        self._manager.wait_until_finished()
-        self._seal()
+        """Blocks until the save under way is on disk, and records its checksums."""
+        if self._unsealed is not None:
+            self._manager.wait_until_finished()
+            folder = self.folder / f"checkpoint_{self._unsealed}"
+            if jax.process_index() == 0 and folder.is_dir():
+                files.write_checksums(folder)
+            self._unsealed = None
 
     def close(self) -> None:
         """Waits for the save under way and releases the writer."""

@@ -108,6 +108,7 @@ RANGES: Mapping[str, Range] = {
     "parameters": Range(1, 2),
     "partitions": COUNT,
     "patience": COUNT,
+    "peak_flops": POSITIVE,
     "period": COUNT,
     "rate": RATE,
     "rate_multipliers": RATE,
@@ -138,6 +139,7 @@ NAMED = ("checkpoint", "path", "vocabulary")  # which a name of the Hugging Face
 PATHS = (*FOLDERS, "checkpoint", "data_dir", "out_file", "path", "prompts", "store_dir", "vocabulary")
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "num_partitions": ("auto",),
+    "peak_flops": ("measured",),
     "loss_normalizing_factor": ("tokens", "NUM_REAL_TARGET_TOKENS", "NUM_TOTAL_TARGET_TOKENS", "AVERAGE_PER_SEQUENCE"),
 }
 

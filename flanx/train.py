@@ -13,6 +13,7 @@ import pathlib
 import re
 import signal
 import threading
+import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any
 
@@ -20,7 +21,7 @@ import jax
 from jax.experimental import multihost_utils
 
 import flanx
-from flanx import cluster, convert, hub, lora, trainable
+from flanx import cluster, convert, hub, lora, trainable, xprof
 from flanx.checkpoint import Checkpoints, RestoreCheckpointConfig, SaveCheckpointConfig, load_params
 from flanx.data.pipeline.batches import Batches, DatasetConfig
 from flanx.data.pipeline.prefetch import Loader
@@ -29,7 +30,7 @@ from flanx.files import local_folder, read_json, write_atomic
 from flanx.models.t5 import YOUNGER
 from flanx.optim import AdafactorState
 from flanx.partition import Partitioner, cache_compilations, explain_exhausted
-from flanx.plan import search
+from flanx.plan import search, utilisation
 from flanx.train_metrics import Watch
 from flanx.train_step import Trainer, TrainState
 from flanx.validation import ValidationConfig
@@ -56,6 +57,8 @@ def train(
     validation: ValidationConfig | None = None,
     fork: bool = False,
     compilation_cache: str | None = "auto",
+    peak_flops: float | str | None = None,
+    profile: str | None = None,
 ) -> None:
     """Trains up to step `train_steps`, then evaluates.
 
@@ -70,12 +73,14 @@ def train(
       validation: what the run validates on every `eval_period` steps, or as often as it says, and at the end.
       fork: resume although settings, model, examples or parent have changed; the metadata are then the new ones.
       compilation_cache: folder of compiled programs; see `flanx.partition.cache_compilations`.
+      peak_flops: of a device, for the MFU; see `flanx.plan.utilisation`.
+      profile: steps to trace, "10:13"; see `flanx.xprof`.
 
     Raises:
       UserError: for bad input, a changed run without `fork`, a loss that is not finite.
       Preempted: after SIGTERM, with the state saved.
     """
-    folder = local_folder(model_dir)
+    folder, began = local_folder(model_dir), time.time()
     if is_done(folder, train_steps):
         is_there = train_steps and pathlib.Path(dataset.store_dir, "manifest.json").exists()  # else it is not compared
         batches = dataset.open(trainer.model.vocab_size, trainer.model.packing, trainer.seed) if is_there else None
@@ -85,6 +90,7 @@ def train(
         print(f"{folder.name}: already done (step {step}); delete {folder / 'done.json'} to run it again")
         return
     model, evals = trainer.model, folder / "evals"
+    traced = xprof.steps_of(profile, train_steps) if profile else None
     if evaluator and "checks_only" in inspect.signature(evaluator).parameters:
         evaluator(model=model, step=0, out_dir=evals, checks_only=True)
     batches = dataset.open(model.vocab_size, model.packing, trainer.seed) if train_steps else None
@@ -106,8 +112,13 @@ def train(
         write(folder / "run.json", metadata)  # not before: a run that is refused leaves the folder to the next one
         step_fn, done = trainer.jit(target), int(state.step)
         report(folder.name, partitioner, target.params, batches, train_steps - done, dataset.warn_epochs, trainer)
-        watch = Watch(folder, model, done, train_steps, log_period, saved.latest, tasks, task_loss_period)
-        stream = device_batches(batches, partitioner, done, train_steps)
+        devices, of_peak = partitioner.mesh.devices, (trainer, dataset.batch_size, dataset.task_feature_lengths)
+        is_known = peak_flops or devices.flat[0].platform != "cpu"  # a CPU has no published peak
+        full_speed = utilisation.full_speed(*of_peak, devices, peak_flops) if is_known else None
+        of_time = (devices.size, full_speed, began)
+        watch = Watch(folder, model, done, train_steps, log_period, saved.latest, tasks, task_loss_period, *of_time)
+        stream = device_batches(batches, partitioner, done, train_steps, watch)
+        stream = xprof.traced(stream, traced, folder) if traced else stream
         with contextlib.closing(watch), contextlib.closing(stream), explain_exhausted(target, partitioner):
             if validate(done, state, watch):  # where it was killed between saving and that
                 stream.close()
@@ -119,14 +130,16 @@ def train(
                 evaluates = bool(eval_period and step % eval_period == 0 and step < train_steps)
                 if is_last or evaluates or step % checkpoints.period == 0:
                     watch.flush(state.params, saves=True)
-                    saved.save(state, trainer.saved)
+                    with watch.during("checkpoint"):
+                        saved.save(state, trainer.saved)
                 if is_last:
                     saved.wait()
                     raise Preempted(f"{folder.name}: stopped and saved at step {step}; the same command resumes it")
                 if validate(step, state, watch):
                     break
                 if evaluator and evaluates:
-                    evaluator(model=model, params=state.params, step=step, out_dir=evals)
+                    with watch.during("evaluation"):
+                        evaluator(model=model, params=state.params, step=step, out_dir=evals)
             watch.flush(state.params)
             if train_steps:  # else the state is the parent's, which has its own checkpoint
                 saved.save(state, trainer.saved)
@@ -341,7 +354,7 @@ def report(
 
 
 def device_batches(
-    batches: Batches | None, partitioner: Partitioner, done: int, train_steps: int
+    batches: Batches | None, partitioner: Partitioner, done: int, train_steps: int, watch: Watch
 ) -> Generator[tuple[int, Mapping[str, jax.Array]], None, None]:
     """(step, batch on the mesh) of the steps after `done`, each host giving its rows; none without `batches`."""
     if batches is None:
@@ -349,7 +362,9 @@ def device_batches(
     rows = partitioner.host_rows(batches.batch_size)
     with contextlib.closing(Loader(batches, done, rows)) as stream:
         for step in range(done + 1, train_steps + 1):
-            yield step, partitioner.global_batch(next(stream), batches.batch_size)
+            with watch.during("input"):
+                batch = partitioner.global_batch(next(stream), batches.batch_size)
+            yield step, batch
 
 
 @contextlib.contextmanager

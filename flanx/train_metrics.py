@@ -8,15 +8,35 @@ tasks.jsonl       {"step", "total": sums, "tasks": {task: sums}}, every `task_pe
                   steps since the line before. Sums: {"loss_sum": of cross-entropy, "tokens": of targets,
                   "examples"}; the total is the `math.fsum` of the tasks
 unlogged.jsonl    what no record held yet when the state was saved, for a run that resumes there; gone at the end
+sessions.jsonl    {"step", "started": Unix time, "start_seconds", "hosts", "chips"} for every start, {"step", "ended"}
+                  at the last step
+
+What a record says of speed is of the steps since the one before, and "performance" in it holds
+
+tokens_per_second_per_chip   filled positions, as in `tokens_per_second`
+mfu                          model FLOPs utilisation: see `flanx.plan.utilisation`; absent where no peak is known
+goodput                      share of the time since the run's first start, restarts and what they lost included, that
+                             was spent in steps which count
+input_seconds, step_seconds, checkpoint_seconds, evaluation_seconds, compile_seconds
+                             the record's time, split: waiting for a batch, the step, handing a state to the writer,
+                             validation and evaluation, lowering and XLA. What is none of the others is the step
+programs, cache_hits         compiled since the process came to its loop, and those of them that JAX's cache had
+device_memory_peak, host_memory_peak
+                             bytes: of this process's fullest device, absent where it does not say; of the process
 """
 
+import collections
+import contextlib
 import datetime
+import itertools
 import json
 import math
 import os
 import pathlib
+import resource
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -29,6 +49,12 @@ from flanx.files import write_atomic
 from flanx.models import Model, first_nonfinite
 
 TAIL = 1 << 16  # bytes at the end of a metrics file that contain its newest record
+STAGES = ("input", "step", "checkpoint", "evaluation", "compile")
+# JAX's names of what it measures (jax._src.dispatch, compiler); a compilation that the cache had counts its reading
+COMPILED = "/jax/core/compile/backend_compile_duration"
+COMPILING = (COMPILED, "/jax/core/compile/jaxpr_to_mlir_module_duration")
+CACHE_HIT = "/jax/compilation_cache/cache_hits"
+RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes, of getrusage
 
 
 class MetricsLog:
@@ -39,6 +65,7 @@ class MetricsLog:
 
     Attributes:
       validated: {step: loss} of the validations that have a record.
+      step_seconds: those of all records.
       unlogged: the line of unlogged.jsonl at `resume_step`, {} where there is none.
     """
 
@@ -58,6 +85,7 @@ class MetricsLog:
                 write_atomic(path, "".join(map(files.json_line, kept)))
             if name == "metrics":
                 self.validated = {r["step"]: float(r["validation"]["loss"]) for r in kept if "validation" in r}
+                self.step_seconds = math.fsum(r.get("performance", {}).get("step_seconds", 0.0) for r in kept)
             if name == "unlogged" and kept and kept[-1]["step"] == resume_step:
                 self.unlogged = kept[-1]
         self._event, self._summary = Event, Summary
@@ -76,6 +104,7 @@ class MetricsLog:
             return
         numbers = {tag: value for tag, value in values.items() if not isinstance(value, Mapping)}
         numbers |= {f"train/{source}/loss": each["loss"] for source, each in values.get("sources", {}).items()}
+        numbers |= {f"performance/{name}": value for name, value in values.get("performance", {}).items()}
         if validation := values.get("validation"):
             numbers["validation/loss"] = validation["loss"]
             numbers |= {f"validation/{home}/loss": each["loss"] for home, each in validation["collections"].items()}
@@ -125,6 +154,9 @@ class Watch:
       last_good: the step of the newest checkpoint, or None.
       tasks: {task: its collection}, in the order of the metric `tasks` of a step.
       task_period: steps that one line of tasks.jsonl covers.
+      chips: of the mesh.
+      full_speed: steps per second at the chips' peak, None where that is not known.
+      began: the Unix time at which the process turned to this run; None: now.
     """
 
     def __init__(
@@ -137,6 +169,9 @@ class Watch:
         last_good: Callable[[], int | None],
         tasks: Mapping[str, str] | None = None,
         task_period: int = 200,
+        chips: int = 1,
+        full_speed: float | None = None,
+        began: float | None = None,
     ) -> None:
         self._model, self._folder, self._label, self._last_good = model, folder, folder.name, last_good
         self._train_steps, self._log_period = train_steps, log_period
@@ -151,9 +186,34 @@ class Watch:
             kept = {}
         self._sums: dict[str, float] = kept.get("sums", {})
         self._since = (self._began[0] - kept.get("seconds", 0.0), kept.get("since", start_step))
+        self._seconds = collections.defaultdict(float, kept.get("stages", {}))  # since the last record, by stage
         # of each task, since the last record and since the last line: loss, tokens, examples; float64 [3, tasks]
         zero = np.zeros((3, len(self._tasks)))
         self._by_task = {name: np.array(kept.get(name, zero)).reshape(zero.shape) for name in ("record", "line")}
+        self._chips, self._full_speed, self._programs, self._cache_hits = chips, full_speed, 0, 0
+        self._events: list[tuple[str, str, float]] = []  # stage, JAX's name of what it did there, seconds
+        self._stage, now = "step", time.time()
+        self._on_event = lambda event, **_: self._events.append((self._stage, event, 0.0))
+        self._on_duration = lambda event, duration_secs, **_: self._events.append((self._stage, event, duration_secs))
+        jax.monitoring.register_event_listener(self._on_event)
+        jax.monitoring.register_event_duration_secs_listener(self._on_duration)
+        if self._log is not None:
+            began = now if began is None else began
+            session = {"started": began, "start_seconds": now - began, "hosts": jax.process_count(), "chips": chips}
+            self._log.write(start_step, session, "sessions")
+            sessions = files.read_jsonl(folder / "sessions.jsonl")
+            pauses = [b["started"] - a["ended"] for a, b in itertools.pairwise(sessions) if "ended" in a]
+            self._first_start = sessions[0]["started"] + math.fsum(pauses)  # a run that was done has lost nothing
+
+    @contextlib.contextmanager
+    def during(self, stage: str) -> Iterator[None]:
+        """Counts the time of a block as the stage's, what JAX compiles in it apart."""
+        outer, self._stage, began = self._stage, stage, time.monotonic()
+        try:
+            yield
+        finally:
+            self._seconds[stage] += time.monotonic() - began
+            self._stage = outer
 
     def record(self, step: int, metrics: Any, batch: Any, params: Any) -> None:
         """Keeps the metrics of `step` and reads those of the step before."""
@@ -194,9 +254,10 @@ class Watch:
             self._write_record(step)
         if is_last:
             (self._folder / "unlogged.jsonl").unlink(missing_ok=True)
+            self._log.write(step, {"ended": time.time()}, "sessions")
         elif saves and (self._sums or self._by_task["line"].any()):
             kept = {name: each.tolist() for name, each in self._by_task.items()} | {"tasks": self._tasks}
-            since = {"seconds": time.monotonic() - self._since[0], "since": self._since[1]}
+            since = {"seconds": time.monotonic() - self._since[0], "since": self._since[1], "stages": self._seconds}
             self._log.write(step, {"sums": self._sums, **since, **kept}, "unlogged")
 
     def write_validation(self, step: int, values: Mapping[str, Any]) -> None:
@@ -205,7 +266,6 @@ class Watch:
             return
         self._log.write(step, {"validation": values})
         self._log.validated[step] = values["loss"]
-        self._since = (self._since[0] + values["seconds"], self._since[1])  # speeds are of the steps alone
         self._console.print(
             f"{self._label}  step {step}/{self._train_steps}  validation loss {values['loss']:.4f}  bits per byte "
             f"{values['bits_per_byte']:.3f}  accuracy {values['accuracy']:.1%}  ({values['seconds']:.1f} s)",
@@ -228,7 +288,18 @@ class Watch:
         if sources:
             sums["cross_ent_loss"] = math.fsum(by_task[0])
         now = time.monotonic()
-        steps, seconds = step - self._since[1], max(now - self._since[0], 1e-9)
+        spent, self._seconds = self._seconds, collections.defaultdict(float)
+        elapsed = now - self._since[0]
+        steps, seconds = step - self._since[1], max(elapsed - spent["evaluation"], 1e-9)  # speeds are of steps alone
+        events, self._events = self._events, []
+        for stage, event, took in events:
+            self._programs += event == COMPILED
+            self._cache_hits += event == CACHE_HIT
+            if event in COMPILING:
+                spent["compile"] += took
+                spent[stage] -= took
+        spent["step"] = elapsed - math.fsum(spent[stage] for stage in STAGES if stage != "step")
+        self._log.step_seconds += spent["step"]
         tokens = max(sums["tokens"], 1.0)
         record: dict[str, Any] = {
             "loss": sums["loss"] / tokens,
@@ -240,12 +311,26 @@ class Watch:
             "tokens_per_second": sums["filled"] / seconds,
             "steps_per_second": steps / seconds,
         }
+        speeds = {"tokens_per_second_per_chip": record["tokens_per_second"] / self._chips}
+        speeds |= {"mfu": record["steps_per_second"] / self._full_speed} if self._full_speed else {}
+        peaks = [(each.memory_stats() or {}).get("peak_bytes_in_use", 0) for each in jax.local_devices()]
+        record["performance"] = {
+            **speeds,
+            "goodput": self._log.step_seconds / max(time.time() - self._first_start, 1e-9),
+            **{f"{stage}_seconds": spent[stage] for stage in STAGES},
+            "programs": self._programs,
+            "cache_hits": self._cache_hits,
+            **({"device_memory_peak": max(peaks)} if any(peaks) else {}),
+            "host_memory_peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RSS_UNIT,
+        }
         record |= {"sources": sources} if sources else {}
         self._log.write(step, record)
         left = (self._train_steps - step) * (now - self._began[0]) / (step - self._began[1])
         line = (
             f"{self._label}  step {step}/{self._train_steps}  loss {record['loss']:.4f}  "
-            f"{record['tokens_per_second']:,.0f} tokens/s  padding {record['padding']:.1%}  "
+            f"{record['tokens_per_second']:,.0f} tokens/s  "
+            + (f"MFU {speeds['mfu']:.1%}  " if "mfu" in speeds else "")
+            + f"padding {record['padding']:.1%}  "
             f"{datetime.timedelta(seconds=round(left))} left"
         )
         end = "\r" if self._console.is_terminal and step < self._train_steps else "\n"
@@ -254,5 +339,7 @@ class Watch:
 
     def close(self) -> None:
         """Closes the log."""
+        jax.monitoring.unregister_event_listener(self._on_event)
+        jax.monitoring.unregister_event_duration_listener(self._on_duration)
         if self._log is not None:
             self._log.close()

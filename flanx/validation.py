@@ -221,7 +221,9 @@ class Validator:
         """Validates and writes the record, where that is due after the step; the run goes on."""
         if step == self._train_steps or (self._period and step and step % self._period == 0):
             watch.flush(state.params)
-            watch.write_validation(step, self.evaluate(state.params))
+            with watch.during("evaluation"):
+                record = self.evaluate(state.params)
+            watch.write_validation(step, record)
         return False
 
     def evaluate(self, params: Any) -> dict[str, Any]:

@@ -31,6 +31,11 @@ def test_every_panel_of_a_run_has_its_curves(tmp_path: pathlib.Path) -> None:
     assert rate[500] == pytest.approx(0.025) and rate[1000] == pytest.approx(0.0)
     assert found["Padding"].curves[""][0] == (50, 0.05) and found["Speed"].curves[""][0] == (50, 20050.0)
     assert found["Held-out scores"].curves == {"own_x:test": [(1000, 40.0)]}
+    assert found["Model FLOPs utilisation"].curves == {"": [(s, 0.4) for s in range(50, 1001, 50)]}
+    spent = found["Where the time goes"].curves
+    assert list(spent) == ["goodput", "input", "step", "checkpoint", "evaluation", "compile"]
+    assert spent["goodput"][0] == (50, 0.9) and spent["input"][0] == (50, 0.25) and spent["step"][0] == (50, 0.75)
+    assert found["Memory at its peak"].curves == {"host": [(s, 2.0) for s in range(50, 1001, 50)]}
     (first, second) = curves.task_losses(curves.read_runs([str(tmp_path / "a")])[0])
     assert (first.task, first.examples, first.tokens) == ("muffin_a", 36, 400) and first.validation is None
     assert second.validation == pytest.approx(run_maker.loss(1000) + 0.2)
@@ -46,7 +51,8 @@ def test_a_run_that_records_less_says_what_it_lacks(tmp_path: pathlib.Path) -> N
     assert set(found["Training loss"].curves) == {"old"}
     empty = {title: panel.absent for title, panel in found.items() if not panel.curves}
     assert set(empty) == {
-        "Training loss by collection", "Validation loss", "Validation loss by collection", "Held-out scores"
+        "Training loss by collection", "Validation loss", "Validation loss by collection", "Held-out scores",
+        "Model FLOPs utilisation", "Where the time goes", "Memory at its peak",
     }  # fmt: skip
     assert "no run has been validated (VALIDATION)" in empty["Validation loss"]
     assert curves.task_losses(curves.read_runs([str(tmp_path / "old")])[0]) == []

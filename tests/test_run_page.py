@@ -19,7 +19,7 @@ def test_a_runs_page_holds_its_figures_and_its_tasks(tmp_path: pathlib.Path, cap
     assert str(page) in said and "norm. avg." not in said
     found = page.read_text()
     html.parser.HTMLParser().feed(found)
-    assert found.count("data:image/svg+xml;base64,") == 7 and "src=" in found and "<script" not in found
+    assert found.count("data:image/svg+xml;base64,") == 10 and "src=" in found and "<script" not in found
     assert "None: no run has been evaluated (SUITES)." in found and "a at step 1,000." in found
     assert "| muffin_a | 36 | 400 |" in text.read_text()
     assert "![Training loss](figures/report_training_loss.png)" in text.read_text()

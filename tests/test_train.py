@@ -18,9 +18,10 @@ from flanx.data.pipeline.batches import Batches
 from flanx.data.pipeline.mixture import Mixture
 from flanx.data.store import open_store
 from flanx.data.store.assemble import write_store
+from flanx.files import read_jsonl
 from flanx.models import t5
 from flanx.partition import Partitioner
-from flanx.train_metrics import read_metrics
+from flanx.train_metrics import STAGES, read_metrics
 from flanx.train_step import Trainer
 from tests import plan_case, run_case
 from tests.run_case import STEPS, losses
@@ -161,6 +162,18 @@ def test_a_loss_that_is_not_finite_stops_with_its_step_and_the_last_good_checkpo
     assert "its gradient's norm nan; first non-finite layer: parameter decoder/decoder_norm/scale" in said
     assert f"last good checkpoint: step {STEPS}" in said
     assert run_case.newest(folder) == STEPS
+
+
+def test_every_record_says_where_its_time_went():
+    figures = [record["performance"] for record in read_metrics(run_case.undisturbed())]
+    spent = {stage: [each[f"{stage}_seconds"] for each in figures] for stage in STAGES}
+    assert len(figures) == STEPS and all(min(each) >= 0 for each in spent.values())
+    assert spent["compile"][0] > 0.01 and figures[-1]["programs"] >= 1
+    assert [n + 1 for n, seconds in enumerate(spent["checkpoint"]) if seconds > 0] == [3, 5, 7]  # saved at 2, 4, 6
+    assert sum(spent["input"]) > 0 and min(spent["step"]) > 0
+    goodput, (session, ended) = figures[-1]["goodput"], read_jsonl(run_case.undisturbed() / "sessions.jsonl")
+    assert session["start_seconds"] > 0.01 and session["hosts"] == session["chips"] == 1
+    assert goodput == pytest.approx(sum(spent["step"]) / (ended["ended"] - session["started"]), rel=0.05)
 
 
 def test_a_task_that_the_steps_draw_many_times_over_is_named(capsys):

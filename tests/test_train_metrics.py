@@ -3,6 +3,7 @@
 import json
 import math
 
+import jax
 import numpy as np
 import pytest
 
@@ -39,7 +40,8 @@ def test_tensorboard_reads_the_events(tmp_path):
     from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import PyRecordReader_New
 
     log = MetricsLog(tmp_path)
-    log.write(7, {"loss": 0.25, "accuracy": 0.5, "sources": {"cot": {"loss": 0.125, "tokens": 3, "examples": 1}}})
+    log.write(7, {"loss": 0.25, "accuracy": 0.5, "sources": {"cot": {"loss": 0.125, "tokens": 3, "examples": 1}},
+                  "performance": {"mfu": 0.75}})  # fmt: skip
     log.close()
     (path,) = (tmp_path / "tensorboard").glob("events.out.tfevents.*")
     reader, events = PyRecordReader_New(str(path)), []
@@ -48,7 +50,8 @@ def test_tensorboard_reads_the_events(tmp_path):
         events.append(Event.FromString(reader.record()))
     assert events[0].file_version == "brain.Event:2"
     found = {v.tag: (e.step, v.simple_value) for e in events for v in e.summary.value}
-    assert found == {"loss": (7, 0.25), "accuracy": (7, 0.5), "train/cot/loss": (7, 0.125)}
+    assert found == {"loss": (7, 0.25), "accuracy": (7, 0.5), "train/cot/loss": (7, 0.125),
+                     "performance/mfu": (7, 0.75)}  # fmt: skip
 
 
 def test_a_float_is_written_to_its_last_bit(tmp_path):
@@ -64,7 +67,7 @@ def test_a_record_has_means_per_token_and_speeds_of_the_steps_since_the_last(tmp
     clock = iter([100.0, 104.0, 105.0])
     monkeypatch.setattr(train_metrics.time, "monotonic", lambda: next(clock))
     folder = tmp_path / "run [b]"  # a name that rich would read as markup
-    watch = train_metrics.Watch(folder, None, 0, 3, 2, lambda: None)
+    watch = train_metrics.Watch(folder, None, 0, 3, 2, lambda: None, chips=2)
     metrics = {"loss": 40.0, "cross_ent_loss": 30.0, "z_loss": 10.0, "correct": 5.0, "tokens": 20.0, "grad_norm": 3.0}
     metrics |= {"filled": 50.0, "positions": 80.0}
     for step in (1, 2, 3):
@@ -72,6 +75,9 @@ def test_a_record_has_means_per_token_and_speeds_of_the_steps_since_the_last(tmp
     watch.flush(None)
     watch.close()
     first, second = read_metrics(folder)
+    figures = first.pop("performance")
+    assert figures["tokens_per_second_per_chip"] == 75.0 / 4.0 and figures["host_memory_peak"] > 1e7
+    assert not {"mfu", "device_memory_peak"} & figures.keys()  # of a CPU neither is known
     assert first == {
         "step": 2, "loss": 2.0, "cross_ent_loss": 1.5, "z_loss": 0.5, "accuracy": 0.25, "grad_norm": 4.5,
         "padding": 0.375, "tokens_per_second": 150.0 / 4.0, "steps_per_second": 0.5,
@@ -81,6 +87,86 @@ def test_a_record_has_means_per_token_and_speeds_of_the_steps_since_the_last(tmp
         "run [b]  step 2/3  loss 2.0000  38 tokens/s  padding 37.5%  0:00:02 left",
         "run [b]  step 3/3  loss 2.0000  150 tokens/s  padding 37.5%  0:00:00 left",
     ]
+
+
+METRICS = dict.fromkeys(
+    ("loss", "cross_ent_loss", "z_loss", "correct", "tokens", "grad_norm", "filled", "positions"), np.float32(1)
+)
+
+
+class Clock:
+    """Takes the place of the module `time`: it stands still but for `sleep`."""
+
+    def __init__(self) -> None:
+        self.now = 5000.0
+        self.monotonic = self.time = lambda: self.now
+        self.time_ns = lambda: int(self.now * 1e9)
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def test_the_time_of_a_record_is_split_and_speeds_are_of_the_steps_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(train_metrics, "time", clock := Clock())
+    watch = train_metrics.Watch(tmp_path, None, 0, 4, 2, lambda: None, full_speed=2.0, began=4990.0)
+    for step in (1, 2, 3, 4):
+        with watch.during("input"):
+            clock.sleep(0.25)
+        clock.sleep(1.0)
+        watch.record(step, METRICS, None, None)
+        if step == 1:
+            jax.monitoring.record_event_duration_secs(train_metrics.COMPILED, 0.5)
+            with watch.during("evaluation"):
+                clock.sleep(2.0)
+                jax.monitoring.record_event_duration_secs(train_metrics.COMPILED, 0.75)
+                jax.monitoring.record_event(train_metrics.CACHE_HIT)
+        if step == 2:
+            watch.flush(None)
+            with watch.during("checkpoint"):
+                clock.sleep(4.0)
+    watch.flush(None)
+    watch.close()
+    jax.monitoring.record_event(train_metrics.CACHE_HIT)
+    assert len(watch._events) == 0  # it listens no more
+    first, second = read_metrics(tmp_path)
+    for record, wanted in ((first, (0.5, 1.5, 0.0, 1.25, 1.25)), (second, (0.5, 2.0, 4.0, 0.0, 0.0))):
+        assert tuple(record["performance"][f"{stage}_seconds"] for stage in train_metrics.STAGES) == wanted
+    assert first["steps_per_second"] == 2 / 2.5 and first["performance"]["mfu"] == 0.4
+    assert (first["performance"]["programs"], first["performance"]["cache_hits"]) == (2, 1)
+    assert first["performance"]["goodput"] == 1.5 / 14.5 and second["performance"]["goodput"] == 3.5 / 21.0
+
+
+def test_goodput_counts_what_a_kill_lost_and_no_pause_after_the_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(train_metrics, "time", clock := Clock())
+
+    def train(first: int, last: int, until: int) -> float:
+        watch = train_metrics.Watch(tmp_path, None, first, last, 1, lambda: None)
+        for step in range(first + 1, until + 1):
+            clock.sleep(1.0)
+            watch.record(step, METRICS, None, None)
+            watch.flush(None)
+        watch.close()
+        return read_metrics(tmp_path)[-1]["performance"]["goodput"]
+
+    assert train(0, 4, until=3) == 1.0
+    clock.sleep(5.0)  # killed, the newest checkpoint is of step 2
+    assert train(2, 4, until=4) == 4 / 10
+    clock.sleep(1000.0)
+    assert train(4, 6, until=6) == 6 / 12
+    sessions = [json.loads(line) for line in (tmp_path / "sessions.jsonl").read_text().splitlines()]
+    assert [(each["step"], "ended" in each) for each in sessions] == [
+        (0, False), (2, False), (4, True), (4, False), (6, True)
+    ]  # fmt: skip
+
+
+def test_what_jax_compiles_is_counted(tmp_path):
+    watch = train_metrics.Watch(tmp_path, None, 0, 1, 1, lambda: None)
+    jax.block_until_ready(jax.jit(lambda x: x * 3 - 1)(np.arange(5.0)))
+    watch.record(1, METRICS, None, None)
+    watch.flush(None)
+    watch.close()
+    (record,) = read_metrics(tmp_path)
+    assert record["performance"]["programs"] == 1 and record["performance"]["compile_seconds"] > 0
 
 
 def steps(folder, first: int, last: int, task_period: int = 4, stop: bool = False) -> train_metrics.Watch:
@@ -104,7 +190,8 @@ def steps(folder, first: int, last: int, task_period: int = 4, stop: bool = Fals
 def lines(folder, name: str) -> list[dict]:
     """A run's records without what a clock made."""
     found = [json.loads(line) for line in (folder / name).read_text().splitlines()]
-    return [{key: each[key] for key in each if not key.endswith("per_second")} for each in found]
+    of_clocks = ("tokens_per_second", "steps_per_second", "performance")
+    return [{key: each[key] for key in each if key not in of_clocks} for each in found]
 
 
 def test_sums_by_source_add_up_to_the_total_and_to_every_step(tmp_path):

@@ -65,12 +65,18 @@ FLAGS: Mapping[str, Mapping[str, Flag]] = {
         "scorer": Flag("SCORER", "of toxicity: perspective, hf:ORG/NAME, a classifier's folder, a file of scores"),
     },
 }
+# flags beside gin files, which they add a binding to
+BESIDE: Mapping[str, Mapping[str, Flag]] = {
+    "train": {"profile": Flag("train.profile", "first and last step of a trace for xprof, as 10:13, in MODEL_DIR")}
+}
 FILES = {"infer": ["runs/infer.gin"], "evaluate": ["runs/evaluate.gin", "evals/base.gin"]}
 NEEDED = {"infer": ("prompts", "output"), "evaluate": ("suites",)}
 
 
 def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
-    """The flags of a command that may stand for its gin files."""
+    """The flags of a command beside its gin files, and those that may stand for the files."""
+    for name, each in BESIDE.get(command, {}).items():
+        parser.add_argument(f"--{name}", type=each.kind, help=each.meaning, metavar=name.upper())
     if command not in FLAGS:
         return
     group = parser.add_argument_group(
@@ -86,6 +92,9 @@ def expand(command: str, args: argparse.Namespace) -> None:
 
     Raises UserError for a flag that is missing, and where the checkpoint has no vocabulary and none is given.
     """
+    for name, each in BESIDE.get(command, {}).items():
+        if (bound_to := getattr(args, name)) is not None:
+            args.bindings = [*args.bindings, f"{each.macro}={bound_to!r}"]
     given = {name: value for name in FLAGS.get(command, {}) if (value := getattr(args, name)) is not None}
     if not given:
         return

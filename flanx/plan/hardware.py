@@ -92,6 +92,23 @@ CHIPS: dict[str, Chip] = {
     )
 }
 
+# jax's device_kind -> the chip. Cards of one name with another peak (H100 PCIe and NVL, H200 NVL) are left out.
+KINDS: dict[str, Chip] = {
+    kind: CHIPS[family]
+    for family, kinds in {
+        "v4": ("TPU v4",),
+        "v5e": ("TPU v5 lite", "TPU v5e"),
+        "v5p": ("TPU v5", "TPU v5p"),
+        "v6e": ("TPU v6 lite", "TPU v6e"),
+        "a100-40": ("NVIDIA A100-SXM4-40GB", "NVIDIA A100-PCIE-40GB"),
+        "a100": ("NVIDIA A100-SXM4-80GB", "NVIDIA A100 80GB PCIe"),
+        "h100": ("NVIDIA H100 80GB HBM3",),
+        "h200": ("NVIDIA H200",),
+        "b200": ("NVIDIA B200",),
+    }.items()
+    for kind in kinds
+}
+
 # Slices from the smallest, as the documents above list them; larger ones continue in the same way.
 _SHAPES_3D = "1x1x1 2x2x1 2x2x2 2x2x4 2x4x4 4x4x4 4x4x8 4x8x8 8x8x8 8x8x16 8x16x16 16x16x16"
 SHAPES: dict[str, Sequence[str]] = {

@@ -306,11 +306,11 @@ def resolve_partitioner(
 
 def topology_of(devices: Sequence[Any]) -> Topology:
     """The topology of real devices with the memory that they report; a CPU counts as a chip with ample memory."""
-    families = {"TPU v4": "v4", "TPU v5 lite": "v5e", "TPU v5": "v5p", "TPU v6 lite": "v6e"}
     kind = devices[0].device_kind
-    family = families.get(kind) or next((f for f in hardware.CHIPS if f in kind.lower()), "h100")
+    similar = next((f for f in hardware.CHIPS if f in kind.lower()), "h100")
+    chip = hardware.KINDS.get(kind, hardware.CHIPS[similar])
     limit = (devices[0].memory_stats() or {}).get("bytes_limit") if devices[0].platform != "cpu" else 1e15
-    chip = dataclasses.replace(hardware.CHIPS[family], hbm_bytes=limit or hardware.CHIPS[family].hbm_bytes)
+    chip = dataclasses.replace(chip, hbm_bytes=limit or chip.hbm_bytes)
     slices = len({getattr(d, "slice_index", None) for d in devices})
     if devices[0].platform == "tpu":
         spans = [1 + max(d.coords[i] for d in devices) for i in range(chip.axes)]

@@ -13,6 +13,7 @@ from flanx import files, optim
 from flanx.errors import UserError
 from flanx.evals import scores
 from flanx.sweep import results
+from flanx.train_metrics import STAGES
 
 Curve = list[tuple[int, float]]  # (step, value)
 MOST_POINTS = 600  # of a drawn curve: with more, each is the mean of so many neighbours
@@ -23,6 +24,7 @@ _RECORD = {
     **{"step": int, "sources": dict[str, dict[str, Any]], "validation": dict[str, Any]},
     **dict.fromkeys(("validation.loss", "validation.macro_loss", "validation.accuracy"), float),
     **dict.fromkeys(("validation.collections", "validation.tasks"), dict[str, dict[str, Any]]),
+    "performance": dict[str, float],
 }
 
 
@@ -122,7 +124,7 @@ def _checked(path: pathlib.Path) -> Iterator[Mapping[str, Any]]:
 
 
 def panels(runs: Sequence[Run]) -> list[Panel]:
-    """The figures of these runs: losses, validation, learning rate, speed, padding, held-out scores."""
+    """The figures of these runs: losses, validation, learning rate, speed, time, memory, padding, held-out scores."""
     made = [
         ("Training loss", "cross-entropy per token", _training, "no run has a record yet"),
         ("Training loss by collection", "cross-entropy per token", _by_source, "no run records losses by source"),
@@ -130,6 +132,9 @@ def panels(runs: Sequence[Run]) -> list[Panel]:
         ("Validation loss by collection", "cross-entropy per token", _by_collection, "no run has been validated"),
         ("Learning rate", "", _learning_rate, "no run has recorded its schedule (run.json)"),
         ("Speed", "tokens per second", lambda run: {"": _of(run, "tokens_per_second")}, "no run has a record yet"),
+        ("Model FLOPs utilisation", "share of the chips' peak", _utilisation, "no run knows its chips' peak"),
+        ("Where the time goes", "share", _time, "no run records how its time is split"),
+        ("Memory at its peak", "GB", _memory, "no run records its memory"),
         ("Padding", "share of positions", lambda run: {"": _of(run, "padding")}, "no run has a record yet"),
         ("Held-out scores", "percent", lambda run: run.suites, "no run has been evaluated (SUITES)"),
     ]
@@ -158,6 +163,28 @@ def thinned(curve: Curve) -> Curve:
 
 def _of(run: Run, key: str) -> Curve:
     return [(record["step"], record[key]) for record in run.records if key in record]
+
+
+def _figures(run: Run, key: str, scale: float = 1.0) -> Curve:
+    """A figure of the records' "performance"."""
+    found = [(record["step"], record.get("performance", {}).get(key)) for record in run.records]
+    return [(step, value * scale) for step, value in found if value is not None]
+
+
+def _utilisation(run: Run) -> dict[str, Curve]:
+    return {"": _figures(run, "mfu")}
+
+
+def _time(run: Run) -> dict[str, Curve]:
+    """The shares of each record's time, and the goodput since the run's start."""
+    spent = {stage: dict(_figures(run, f"{stage}_seconds")) for stage in STAGES}
+    whole = {step: math.fsum(each[step] for each in spent.values()) or 1.0 for step in spent["step"]}
+    shares = {stage: [(step, each[step] / whole[step]) for step in whole] for stage, each in spent.items()}
+    return {"goodput": _figures(run, "goodput")} | {stage: curve for stage, curve in shares.items() if any(curve)}
+
+
+def _memory(run: Run) -> dict[str, Curve]:
+    return {name: _figures(run, f"{name}_memory_peak", 1e-9) for name in ("device", "host")}
 
 
 def _training(run: Run) -> dict[str, Curve]:

@@ -1,0 +1,45 @@
+"""A matrix product of known size, timed on this process's devices: what they can do here and now."""
+
+import functools
+import time
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+SIZE = {"cpu": (1024, jnp.float32)}  # platform -> rows of the square operands and their type
+OF_ACCELERATORS = (4096, jnp.bfloat16)  # about a millisecond, far above the time of a call
+
+
+class Product(NamedTuple):
+    """The best of some rounds.
+
+    Attributes:
+      flops: of one device's product.
+      seconds: until the slowest device had its own; all begin together.
+    """
+
+    flops: float
+    seconds: float
+
+
+def time_product(rounds: int = 3) -> Product:
+    """Times a product on every device of this process at once."""
+    multiply, operands, flops = _product()
+    seconds = []
+    for _ in range(rounds):
+        began = time.perf_counter()
+        jax.block_until_ready([multiply(each) for each in operands])
+        seconds.append(time.perf_counter() - began)
+    return Product(flops, min(seconds))
+
+
+@functools.cache
+def _product() -> tuple[Any, list[jax.Array], float]:
+    """The compiled product, an operand on each device, FLOPs."""
+    devices = jax.local_devices()
+    size, dtype = SIZE.get(devices[0].platform, OF_ACCELERATORS)
+    operands = [jax.device_put(jnp.full((size, size), 1 / size, dtype), device) for device in devices]
+    multiply = jax.jit(lambda a: jnp.einsum("ij,jk->ik", a, a))
+    jax.block_until_ready([multiply(each) for each in operands])
+    return multiply, operands, 2.0 * size**3

@@ -1,0 +1,20 @@
+"""A matrix product, timed on every device of the process."""
+
+import types
+
+import jax
+import pytest
+
+from flanx import probe
+
+
+def test_a_product_runs_on_every_device_and_the_best_round_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "SIZE", {"cpu": (8, "float32")})
+    probe._product.cache_clear()
+    times = iter([0.0, 3.0, 10.0, 12.0])
+    monkeypatch.setattr(probe, "time", types.SimpleNamespace(perf_counter=lambda: next(times)))
+    assert probe.time_product(rounds=2) == probe.Product(2 * 8**3, 2.0)
+    multiply, operands, _ = probe._product()
+    assert {each.devices().pop() for each in operands} == set(jax.local_devices())
+    assert multiply(operands[-1]).devices() == operands[-1].devices()
+    probe._product.cache_clear()

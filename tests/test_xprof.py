@@ -1,0 +1,56 @@
+"""`--profile`: which steps are traced, and what lies in the folder then."""
+
+import pathlib
+from collections.abc import Generator
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from flanx import xprof
+from flanx.errors import UserError
+
+
+@pytest.mark.parametrize(("text", "steps"), [("10:13", range(10, 14)), ("7", range(7, 8)), (" 1:20 ", range(1, 21))])
+def test_steps_are_named_by_the_first_and_the_last(text: str, steps: range) -> None:
+    assert xprof.steps_of(text, 20) == steps
+
+
+@pytest.mark.parametrize("text", ["", "0:3", "13:10", "10:21", "3-5", "1:2:3", "-1"])
+def test_other_steps_are_refused(text: str) -> None:
+    with pytest.raises(UserError, match=r"--profile=.*of 1 to TRAIN_STEPS \(20\), as 10:13"):
+        xprof.steps_of(text, 20)
+
+
+def stream(first: int, last: int) -> Generator[tuple[int, jax.Array], None, None]:
+    for step in range(first, last + 1):
+        yield step, jnp.arange(4.0) + step
+
+
+def run(folder: pathlib.Path, first: int, last: int, steps: range, monkeypatch: pytest.MonkeyPatch) -> list[str | int]:
+    """What happens in order: steps, and "on" and "off" of the profiler."""
+    seen: list[str | int] = []
+    monkeypatch.setattr(jax.profiler, "start_trace", lambda where: seen.append("on"))
+    monkeypatch.setattr(jax.profiler, "stop_trace", lambda: seen.append("off"))
+    seen += []
+    for step, _ in xprof.traced(stream(first, last), steps, folder):
+        seen.append(step)
+    return seen
+
+
+def test_the_trace_ends_when_the_metrics_of_its_last_step_have_been_read(tmp_path, monkeypatch, capsys) -> None:
+    assert run(tmp_path, 1, 5, range(2, 4), monkeypatch) == [1, "on", 2, 3, 4, "off", 5]
+    assert run(tmp_path, 1, 3, range(2, 4), monkeypatch) == [1, "on", 2, 3, "off"]
+    assert run(tmp_path, 3, 5, range(2, 5), monkeypatch) == ["on", 3, 4, 5, "off"]  # resumed among them
+    capsys.readouterr()
+    assert run(tmp_path, 5, 6, range(2, 4), monkeypatch) == [5, 6]
+    assert "traced nothing" in capsys.readouterr().out
+
+
+def test_a_trace_is_where_tensorboard_looks_for_it(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture) -> None:
+    double = jax.jit(lambda x: x * 2)
+    for _, batch in xprof.traced(stream(1, 3), range(2, 3), tmp_path):
+        jax.block_until_ready(double(batch))
+    (trace,) = (tmp_path / "tensorboard" / "plugins" / "profile").glob("*/*.xplane.pb")
+    assert b"train" in trace.read_bytes()
+    assert "traced steps 2 to 2; look at it with: tensorboard --logdir" in capsys.readouterr().out
