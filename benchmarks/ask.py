@@ -105,13 +105,16 @@ def main() -> None:
 def measure(server: Server, args: argparse.Namespace) -> None:
     """The single client, then the crowd."""
     ask(server, {"prompt": "once", "max_tokens": 1})
-    for length in (20, 120, 500):
+    for length, samples in [(20, 1), (120, 1), (180, 1), (250, 1), (380, 1), (500, 1), (500, 8)]:
         times, began = [], time.process_time()
+        more = {"n": samples, "temperature": 0.7} if samples > 1 else {}
         for number in range(args.rounds):
-            times.append(ask(server, {"prompt": f"{number} {'why ' * length}"[:length], "max_tokens": 1})[1])
+            prompt = f"{number + 100 * samples} {'why ' * length}"[:length]
+            times.append(ask(server, {"prompt": prompt, "max_tokens": 1, **more})[2 if samples > 1 else 1])
         cpu = (time.process_time() - began) / args.rounds
+        what = "first token" if samples == 1 else f"one token each of {samples} samples"
         report(
-            f"first token, prompt of {length} tokens", statistics.median(times), "s", worst=round(max(times), 4),
+            f"{what}, prompt of {length} tokens", statistics.median(times), "s", worst=round(max(times), 4),
             cpu_s=round(cpu, 4),
         )  # fmt: skip
     bodies = []

@@ -121,7 +121,7 @@ def test_a_full_queue_refuses_and_a_stopped_engine_tells_who_waits(monkeypatch: 
     inbox = Inbox()
     for _ in range(2):
         engine.submit(engine.request(PROMPTS[0]), inbox)
-    with pytest.raises(Failure, match="2 requests are waiting") as caught:
+    with pytest.raises(Failure, match="2 answers are waiting") as caught:
         engine.submit(engine.request(PROMPTS[0]), inbox)
     assert caught.value.kind == "busy"
     threading.Timer(0.1, may_go.set).start()
@@ -166,6 +166,10 @@ def test_requests_that_make_no_sense(engine: Engine) -> None:
 
 
 def test_few_lengths_are_compiled() -> None:
-    assert (
-        pool_lengths(2048) == (128, 512, 2048) and pool_lengths(100) == (100,) and pool_lengths(600) == (128, 512, 600)
-    )
+    assert pool_lengths(2048) == {
+        128: (128,),
+        512: (192, 256, 384, 512),
+        2048: (768, 1024, 1536, 2048),
+    }
+    assert pool_lengths(100) == {100: (100,)} and pool_lengths(200) == {128: (128,), 200: (192, 200)}
+    assert pool_lengths(600) == {128: (128,), 512: (192, 256, 384, 512), 600: (600,)}

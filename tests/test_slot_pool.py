@@ -1,5 +1,6 @@
 """Rows whose prompts come and go decode what each prompt decodes by itself."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,11 +9,13 @@ import pytest
 from flanx.decoding import decode
 from flanx.decoding.decode import Sample
 from flanx.decoding.slot_pool import SampleByRow, SlotPool
+from flanx.models import palm
 from tests import test_decode
 from tests.test_decode import MODEL, params, prompts
 
 METHODS = [Sample(), test_decode.SAMPLED, Sample(0.9), Sample(0.7, top_p=0.8), Sample(1.5, top_k=5)]
 NEW = 12
+PALM = palm.PaLM(vocab_size=test_decode.V, emb_dim=32, num_heads=2, head_dim=16, mlp_dim=48, num_layers=1)
 
 
 @pytest.mark.parametrize("method", [*METHODS, Sample(1.0, top_k=1000), Sample(0.3, top_k=96), Sample(2.0, top_k=70)])
@@ -53,7 +56,7 @@ def test_prompts_that_come_and_go_decode_as_alone() -> None:
     given = prompts()
     methods = [Sample(), test_decode.SAMPLED]
     asked = [(given[i], methods[i % 2], i // 2 % 2, i // 4 % 2) for i in range(len(given))]
-    found = drain(SlotPool(MODEL, params(), rows=4, length=64, max_new=NEW), asked)
+    found = drain(SlotPool(MODEL, params(), rows=4, lengths=(16, 64), max_new=NEW), asked)
     for method in methods:
         for seed in range(2):
             whole = test_decode.run(method=method, samples=3, seed=seed) if method.draws else test_decode.run()
@@ -67,7 +70,7 @@ def test_prompts_that_come_and_go_decode_as_alone() -> None:
 
 def test_a_row_that_is_released_early_is_taken_by_the_next_prompt() -> None:
     given = prompts(4)
-    pool = SlotPool(MODEL, params(), rows=2, length=64, max_new=NEW, eos_id=-1)
+    pool = SlotPool(MODEL, params(), rows=2, lengths=(64,), max_new=NEW, eos_id=-1)
     assert pool.step(1) == {}
     first, second = pool.add(given[0], Sample()), pool.add(given[1], Sample())
     assert not pool.has_room
@@ -81,3 +84,20 @@ def test_a_row_that_is_released_early_is_taken_by_the_next_prompt() -> None:
     wanted = test_decode.run(eos_id=-1)
     assert after[third].tokens == wanted[2].tokens[0] and after[second].tokens == wanted[1].tokens[0]
     assert after[second].done and not after[second].ended
+
+
+@pytest.mark.parametrize("model", ["t5", "palm"])
+def test_samples_of_a_prompt_share_its_encoding_whatever_it_is_padded_to(model: str) -> None:
+    made, values = (
+        (MODEL, params()) if model == "t5" else (PALM, jax.jit(lambda: nn.unbox(PALM.init(jax.random.key(3))))())
+    )
+    short, long = prompts(2)[0][:9], (prompts(2)[1] * 9)[:40]
+    asked = [(prompt, test_decode.SAMPLED, 3, sample) for prompt in (short, long) for sample in range(3)]
+    pool = SlotPool(made, values, rows=2, lengths=(16, 64), max_new=NEW)
+    encoded, start = [], pool._start
+    pool._start = lambda inputs, *more, **given: encoded.append(inputs.shape[1]) or start(inputs, *more, **given)
+    found = drain(pool, asked)
+    assert encoded == [16, 64, 64]  # the second: the shapes of the rows
+    for number, (prompt, method, seed, sample) in enumerate(asked):
+        (alone,) = decode.generate(made, values, [prompt], max_new=NEW, method=method, samples=3, seed=seed)
+        assert found[number].tokens[0] == alone.tokens[sample]

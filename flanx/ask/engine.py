@@ -16,13 +16,13 @@ import itertools
 import queue
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, Literal, NamedTuple, Self
 
 from flanx.ask.text_stream import TextStream
 from flanx.data.task.row import BadRow, whole
 from flanx.decoding.decode import GREEDY, Sample
-from flanx.decoding.length_buckets import FULL_LENGTH, SHORTEST
+from flanx.decoding.length_buckets import FULL_LENGTH, SHORTEST, bucket_lengths
 from flanx.decoding.slot_pool import Progress, SlotPool
 from flanx.errors import UserError
 from flanx.predictor import Predictor
@@ -142,12 +142,12 @@ class Engine:
                 predictor.model,
                 predictor.params,
                 rows=max(1, min(rows, rows * FULL_LENGTH // length)),
-                length=length,
+                lengths=lengths,
                 max_new=predictor.lengths["targets"],
                 eos_id=predictor.vocabulary.eos_id,
                 device_put=predictor.device_put,
             )
-            for length in pool_lengths(predictor.lengths["inputs"])
+            for length, lengths in pool_lengths(predictor.lengths["inputs"]).items()
         }
         self._pace = dict.fromkeys(self._pools, 1)  # steps between two looks
         self._rows: dict[tuple[int, int], _Sequence] = {}  # of (pool, row); the thread's own
@@ -211,7 +211,7 @@ class Engine:
             if self._ended:
                 raise self._ended
             if len(self._waiting) + len(samples) > self._most:
-                raise Failure("busy", f"{len(self._waiting)} requests are waiting: try again in a while")
+                raise Failure("busy", f"{len(self._waiting)} answers are waiting: try again in a while")
             self._waiting += samples
             self._changed.notify()
         return answer
@@ -244,12 +244,12 @@ class Engine:
     # ---- the thread --------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        cold = list(self._pools)
+        cold = [(pool, length) for pool in self._pools.values() for length in pool.lengths]
         try:
             with self._scope():
                 while self._has_work(cold):
                     if cold and not (self._waiting or self._rows):
-                        self._compile(self._pools[cold.pop(0)])
+                        self._compile(*cold.pop(0))
                         if not cold:
                             self._is_warm.set()
                     self._drop()
@@ -270,15 +270,15 @@ class Engine:
             self._ended = self._ended or why
             self._changed.notify()
 
-    def _has_work(self, cold: list[int]) -> bool:
+    def _has_work(self, cold: Sequence[object]) -> bool:
         """Waits for something to do; False: the end."""
         with self._changed:
             while not (self._ended or self._waiting or self._rows or cold):
                 self._changed.wait()
             return self._ended is None
 
-    def _compile(self, pool: SlotPool) -> None:
-        row = pool.add((self.predictor.vocabulary.eos_id,), GREEDY)
+    def _compile(self, pool: SlotPool, length: int) -> None:
+        row = pool.add((self.predictor.vocabulary.eos_id,) * length, GREEDY)
         pool.step(1)
         pool.release([row])
 
@@ -325,7 +325,13 @@ class Engine:
         self._release([(length, row) for row, progress in found.items() if self._rows[length, row].take(progress)])
 
 
-def pool_lengths(longest: int) -> tuple[int, ...]:
-    """Prompt lengths to compile for: from 128 on every fourfold below `longest`, and that itself."""
+def pool_lengths(longest: int) -> dict[int, tuple[int, ...]]:
+    """{prompts of a pool at most: the lengths that they are padded to}: pools from 128 on every fourfold, so that many
+    decode together, and lengths of two to an octave, as encoding padding is what a first token waits for."""
     below = itertools.takewhile(lambda length: length < longest, (SHORTEST << 2 * n for n in itertools.count()))
-    return (*below, longest)
+    found: dict[int, tuple[int, ...]] = {}
+    shorter = 0
+    for length in (*below, longest):
+        found[length] = tuple(each for each in bucket_lengths(length, parts=2) if each > shorter)
+        shorter = length
+    return found

@@ -8,15 +8,15 @@ other rows.
 
 import dataclasses
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flanx.decoding.decode import Sample, State, advance_rows, finish_samples, prompt_key, replace_rows, start_rows
-from flanx.decoding.length_buckets import DevicePut, Prompt, fetch, pad_rows
+from flanx.decoding.decode import Sample, State, advance_rows, finish_samples, prompt_key, start_rows
+from flanx.decoding.length_buckets import DevicePut, Prompt, fetch
 from flanx.models import Model, Params
 
 NARROW = 64  # the most tokens that top-k keeps without a sort of the whole vocabulary; the paper draws from 40
@@ -79,14 +79,29 @@ class Progress(NamedTuple):
     non_finite: bool
 
 
+@functools.partial(jax.jit, donate_argnums=0)
+def place_row(state: State, new: State, row: jax.Array, sample: jax.Array) -> State:
+    """Puts the one row of `new` at `row` (i32[]) as sample number `sample` (i32[]).
+
+    A prompt that was padded to less than S has a shorter cache: zeros fill it up, which no step reads.
+    """
+
+    def put(old: jax.Array, x: jax.Array) -> jax.Array:
+        longer = [(0, a - b) for a, b in zip(old.shape[1:], x.shape[1:], strict=True)]
+        return old.at[row].set(jnp.pad(x, [(0, 0), *longer])[0])
+
+    return jax.tree.map(put, state, dataclasses.replace(new, sample=jnp.broadcast_to(sample, new.sample.shape)))
+
+
 class SlotPool:
     """B rows for prompts of at most S tokens and answers of at most M.
 
-    A prompt is encoded by itself, and what it is encoded to is put in a row that is free: one program of each kind is
-    all that is compiled. The rows are made with the first prompt.
+    A prompt is encoded by itself, padded to the shortest of `lengths` that holds it, and what it is encoded to is put
+    in a row that is free: one program for each length and one for the steps are all that is compiled. The rows are
+    made with the first prompt. What was encoded last is kept, so that samples of a prompt share its encoding.
 
     Attributes:
-      length: S.
+      lengths: of prompts, the longest last: S.
     """
 
     def __init__(
@@ -95,17 +110,18 @@ class SlotPool:
         params: Params,
         *,
         rows: int,
-        length: int,
+        lengths: Sequence[int],
         max_new: int,
         eos_id: int = 1,
         device_put: DevicePut = jnp.asarray,
     ) -> None:
-        self.length = length
+        self.lengths = tuple(sorted(lengths))
         self._eos_id, self._device_put = eos_id, device_put
         self._start = functools.partial(start_rows, model, params, max_new=max_new, shared=())
         self._advance = functools.partial(advance_rows, model, params, eos_id=eos_id, shared=())
         self._methods: list[Sample | None] = [None] * rows  # None: the row is free
         self._state: State | None = None
+        self._encoded: tuple[tuple[tuple[int, ...], int], State] | None = None
 
     @property
     def is_busy(self) -> bool:
@@ -120,13 +136,19 @@ class SlotPool:
     def add(self, prompt: Prompt, method: Sample, seed: int = 0, sample: int = 0) -> int:
         """Encodes a prompt and gives it a free row, of which there must be one; the row's number."""
         row = self._methods.index(None)
-        arrays = self._arrays(1)
-        arrays[0][:] = pad_rows([prompt], 1, self.length)
-        arrays[1][:], arrays[2][:], arrays[3][:] = prompt_key(prompt, seed), True, sample
-        new = self._start(*map(self._device_put, arrays))
-        self._state = replace_rows(self._state or self._empty(), new, np.asarray([row], np.int32))
+        new = self._encode(tuple(prompt), seed)
+        self._state = place_row(self._state or self._empty(), new, np.int32(row), np.int32(sample))
         self._methods[row] = method
         return row
+
+    def _encode(self, prompt: tuple[int, ...], seed: int) -> State:
+        """One row, in which the prompt has been read."""
+        if self._encoded is None or self._encoded[0] != (prompt, seed):
+            arrays = self._arrays(1, next(length for length in self.lengths if length >= len(prompt)))
+            arrays[0][0, : len(prompt)] = prompt
+            arrays[1][:], arrays[2][:] = prompt_key(prompt, seed), True
+            self._encoded = (prompt, seed), self._start(*map(self._device_put, arrays))
+        return self._encoded[1]
 
     def step(self, steps: int) -> dict[int, Progress]:
         """Decodes `steps` more tokens of every row that is not done: {row: its progress} of all that are not free."""
@@ -157,13 +179,13 @@ class SlotPool:
         if self._state is not None and freed.any():
             self._state = finish_samples(self._state, self._device_put(freed))
 
-    def _arrays(self, rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    def _arrays(self, rows: int, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """What `start_rows` takes: prompts, keys, which rows are used, the numbers of the samples."""
-        wide = np.zeros((rows, self.length), np.int32), np.zeros((rows, 2), np.uint32)
+        wide = np.zeros((rows, length), np.int32), np.zeros((rows, 2), np.uint32)
         return *wide, np.zeros(rows, bool), np.zeros((rows, 1), np.int32)
 
     def _empty(self) -> State:
         """The state of rows that are all free."""
-        shapes = jax.eval_shape(self._start, *self._arrays(len(self._methods)))
+        shapes = jax.eval_shape(self._start, *self._arrays(len(self._methods), self.lengths[-1]))
         state = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
         return dataclasses.replace(state, done=jnp.ones(state.done.shape, bool))
