@@ -92,6 +92,7 @@ RANGES: Mapping[str, Range] = {
     "max_bad_rows": NATURAL,
     "max_new_tokens": COUNT,
     "max_parameter_scale": POSITIVE,
+    "max_tokens": COUNT,
     "min_dim_size_to_factor": COUNT,
     "min_layer_dim_size_to_factor": COUNT,
     "min_parameter_scale": RATE,

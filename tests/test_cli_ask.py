@@ -25,13 +25,19 @@ LIMITS = ("--max_prompt_tokens=200", "--max_tokens=24", "--rows=4")
 
 
 def test_lines_of_a_pipe_are_answered(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{PROMPTS[0]}\n{PROMPTS[1]}\n"))
+    def pipe(*lines: bytes) -> None:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\r\n".join(lines)), "ascii"))
+
+    pipe(b"\xef\xbb\xbf" + PROMPTS[0].encode(), b"", PROMPTS[1].encode())
     assert main(["ask", str(ask_case.folder()), *LIMITS]) == 0
     out, err = capsys.readouterr()
     assert out == "".join(f"{ask_case.answers()[prompt]}\n" for prompt in PROMPTS[:2]) and err.startswith("loading ")
-    monkeypatch.setattr(sys, "stdin", io.StringIO("x" * 300))
+    pipe(b"x" * 300)
     assert main(["ask", str(ask_case.folder()), *LIMITS]) == 2
     assert "flanx ask: line 1: the prompt has 301 tokens" in capsys.readouterr().err
+    pipe(b"", b"Wie gr\xfc\xdft man?")
+    assert main(["ask", str(ask_case.folder()), *LIMITS]) == 2
+    assert "flanx ask: line 2: not UTF-8 (byte 0xfc); convert the input" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

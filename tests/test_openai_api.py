@@ -37,6 +37,8 @@ def test_options_take_the_place_of_the_defaults():
         ({"stream": 1}, "stream is 1; it takes True or False"),
         ({"stream_options": {"usage": True}}, "stream_options takes include_usage alone"),
         ({"echo": True}, "echo is not supported: leave it out"),
+        ({"logprobs": 0}, "logprobs is not supported"),
+        ({"max_tokens": 10**300}, "1 or more, 2,147,483,647 at most"),
         ({"tools": [{}]}, "tools is not supported"),
         ({"frequency_penalty": 0.5}, "frequency_penalty is not supported"),
         ({"temprature": 1}, "no field 'temprature' in a request; did you mean 'temperature'"),

@@ -209,7 +209,7 @@ def test_a_full_queue_is_a_status_and_no_error(slow):
         with contextlib.closing(begin(slow)):  # waits for the row
             time.sleep(0.2)
             refused = complete(slow, prompt="a")
-            assert refused.status == 503 and "1 requests are waiting" in refused.message
+            assert refused.status == 503 and "1 answers are waiting" in refused.message
 
 
 def test_a_failure_in_a_stream_is_told_in_it():

@@ -28,7 +28,7 @@ UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {  # a setting that we do not have 
     "function_call": ("none",),
     "functions": ([],),
     "logit_bias": ({},),
-    "logprobs": (False, 0),
+    "logprobs": (False,),  # in completions 0 asks for those of the tokens
     "modalities": (["text"],),
     "parallel_tool_calls": (True, False),
     "prediction": (),
@@ -82,7 +82,7 @@ def options(body: Mapping[str, Any], defaults: Options, of_content: str) -> Opti
         if name in known:
             found[name] = option(name, value)
         elif name in UNSUPPORTED:
-            if value not in UNSUPPORTED[name]:
+            if not any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in UNSUPPORTED[name]):
                 raise UserError(f"{name} is not supported: leave it out")
         elif name not in (*IGNORED, "model", of_content):
             raise UserError(f"no field '{name[:100]}' in a request{nearest(name, [*known, of_content])}")

@@ -105,7 +105,7 @@ class Service:
             asked = openai_api.options(body, self.defaults, "prompt")
             return [asked.request(self.engine, prompt) for prompt in openai_api.prompts(body)], asked
 
-        self._expect_model(body.get("model", self.name))
+        self._expect_model(self.name if body.get("model") is None else body["model"])
         return await self._answer(request, "text", *await run_in_threadpool(read))
 
     async def chat(self, request: Request) -> Response:
@@ -117,7 +117,7 @@ class Service:
             prompt = openai_api.chat_prompt(self.template, openai_api.turns(body), self.system)
             return [asked.request(self.engine, prompt, self.template.stop)], asked
 
-        self._expect_model(body.get("model", self.name))
+        self._expect_model(self.name if body.get("model") is None else body["model"])
         return await self._answer(request, "chat", *await run_in_threadpool(read))
 
     def _model(self) -> dict[str, Any]:

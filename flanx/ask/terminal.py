@@ -9,7 +9,7 @@ import dataclasses
 import re
 import sys
 import unicodedata
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from flanx.ask import openai_api
@@ -132,6 +132,19 @@ def answer_lines(conversation: Conversation, lines: Iterable[str]) -> None:
             raise UserError(f"line {number}: {error}") from None
         sys.stdout.write("\n")
         sys.stdout.flush()
+
+
+def decoded(stream: Iterable[bytes]) -> Iterator[str]:
+    """The lines of a pipe, UTF-8 whatever the locale says, without a byte order mark. Raises UserError naming the
+    line that is none."""
+    for number, line in enumerate(stream, 1):
+        try:
+            yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"line {number}: not UTF-8 (byte 0x{line[error.start]:02x}); convert the input: iconv -f WINDOWS-1252 "
+                "-t UTF-8"
+            ) from None
 
 
 def talk(conversation: Conversation) -> None:

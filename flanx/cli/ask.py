@@ -79,7 +79,7 @@ def _talk(args: argparse.Namespace, form: template.Template) -> int:
     with _engine(args) as engine, _failures():
         conversation = terminal.Conversation(engine, form, options, args.system)
         if not sys.stdin.isatty():
-            terminal.answer_lines(conversation, sys.stdin)
+            terminal.answer_lines(conversation, terminal.decoded(sys.stdin.buffer))
             return 0
         turns = "earlier turns are left out" if form.only_last else "several turns become one text"
         print(f"{_summary(args, engine)}; {turns} (template {args.template})", file=sys.stderr)
