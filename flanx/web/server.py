@@ -21,9 +21,11 @@ import ipaddress
 import json
 import os
 import secrets
+import signal
 import socket
+import threading
 import urllib.parse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Self, cast
 
 from flanx.errors import UserError
@@ -35,7 +37,7 @@ try:
     from starlette.exceptions import HTTPException
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
-    from starlette.requests import Request, cookie_parser
+    from starlette.requests import ClientDisconnect, Request, cookie_parser
     from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse
     from starlette.routing import BaseRoute
     from starlette.types import ASGIApp, Lifespan, Message, Receive, Scope, Send
@@ -145,8 +147,8 @@ class Server:
         self._socket.close()
 
     def run(self) -> None:
-        """Serves until it is stopped; Ctrl-C is no error."""
-        with contextlib.suppress(KeyboardInterrupt):
+        """Serves until it is stopped; Ctrl-C is no error, nor is SIGTERM: what comes after it is done."""
+        with contextlib.suppress(KeyboardInterrupt), _outlived(signal.SIGTERM):
             self._server.run(sockets=[self._socket])
 
     @property
@@ -157,6 +159,19 @@ class Server:
     def stop(self) -> None:
         """Ends `run`, from any thread."""
         self._server.should_exit = True
+
+
+@contextlib.contextmanager
+def _outlived(number: signal.Signals) -> Iterator[None]:
+    """uvicorn raises a signal that stopped it once more: here that is no end of the process."""
+    if threading.current_thread() is not threading.main_thread():  # where no handler can be set
+        yield
+        return
+    before = signal.signal(number, lambda *_: None)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
 
 
 def _check(host: str, token: str | None) -> bool:
@@ -294,7 +309,7 @@ def page_response(text: str) -> HTMLResponse:
 
 
 async def read_object(request: Request, mends: bool = False) -> dict[str, Any]:
-    """The JSON object of a request. HTTPException: 413 too long, 408 too slow, 415 and 400 for anything else.
+    """The JSON object of a request. HTTPException: 413 too long, 408 too slow or gone, 415 and 400 for anything else.
 
     mends: half a surrogate pair, which no answer and no file could hold, becomes "?"."""
     limits: Limits = request.app.state.limits
@@ -305,6 +320,8 @@ async def read_object(request: Request, mends: bool = False) -> dict[str, Any]:
             body = await request.body()
     except TimeoutError:
         raise HTTPException(408, f"the request did not arrive within {limits.seconds:g} seconds") from None
+    except ClientDisconnect:  # nobody reads the answer, but neither is it an error of the server
+        raise HTTPException(408, "the client left before its request was whole") from None
     try:
         found = json.loads(body)
         if mends:
