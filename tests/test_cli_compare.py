@@ -149,6 +149,16 @@ def test_another_comparison_needs_another_folder(answers, capsys):
     assert main(["compare", "a.jsonl", "b.jsonl", "--seed", "1", "--results"]) == 2
     assert "another --output" in capsys.readouterr().err
     assert main(["compare", str(answers / "a.jsonl"), "b.jsonl", "--results"]) == 0  # the same by another path
+    assert main(["compare", "b.jsonl", "a.jsonl", "--results"]) == 0  # the same in another order
+    assert "note: out/compare has them as a, b:" in capsys.readouterr().out
+
+
+def test_a_report_without_ballots_is_refused(answers, capsys):
+    assert main(["compare", "a.jsonl", "b.jsonl", "--report"]) == 2
+    assert (
+        "out/compare has no ballots yet" in capsys.readouterr().err
+        and not (answers / "out/compare/report.html").exists()
+    )
 
 
 def test_ballots_are_not_read_while_the_page_is_served(answers, capsys):

@@ -56,6 +56,9 @@ def test_nothing_to_compare_is_refused(monkeypatch):
     monkeypatch.setattr(pairing, "MOST_PAIRS", 7)
     with pytest.raises(UserError, match="8 pairs; one page has 7 at most: draw so many with --pairs"):
         comparison(8)
+    monkeypatch.setattr(pairing, "MOST_BYTES", 9)
+    with pytest.raises(UserError, match="4 pairs have 24 bytes; one page has 9 at most: draw fewer with --pairs 1"):
+        pairing.make([candidate(name, {f"p{n}": f"{name}{n}" for n in range(4)}) for name in "ab"])
 
 
 def test_a_comparison_is_kept_and_never_replaced(tmp_path):

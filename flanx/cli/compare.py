@@ -7,6 +7,7 @@ from typing import Any
 from flanx import files
 from flanx.cli.table import print_table
 from flanx.compare import ballot, candidate, pairing, result_table, tally
+from flanx.compare.candidate import Candidate
 from flanx.compare.pairing import Comparison
 from flanx.errors import UserError
 from flanx.settings import COUNT, NATURAL, Range, flag, path_flag
@@ -80,13 +81,23 @@ def _comparison(args: argparse.Namespace, folder: pathlib.Path) -> Comparison:
         if idle := next((name for name in ("suite", "pairs", "seed") if getattr(args, name)), None):
             raise UserError(f"--{idle} is of a new comparison: name the runs or files to compare, or leave it out")
         return pairing.read(folder)
-    made = pairing.make(candidate.read_all(args.candidate, args.suite), args.seed, args.pairs)
+    made = pairing.make(_in_order(candidate.read_all(args.candidate, args.suite), folder), args.seed, args.pairs)
     made = pairing.write(folder, made)
     names = ", ".join(made.candidates)
     print(f"{folder}: {len(made.pairs)} pairs of {len(made.prompts)} prompts ({names}), comparison {made.id}")
     for what, count in made.left_out.items():
         print(f"  {count} {what}")
     return made
+
+
+def _in_order(found: list[Candidate], folder: pathlib.Path) -> list[Candidate]:
+    """The candidates in the order of the folder's comparison, where that has the same names: B A is A B again."""
+    kept = pairing.read(folder).candidates if (folder / pairing.FILE).exists() else ()
+    if {each.name for each in found} != {*kept}:
+        return found
+    if [each.name for each in found] != [*kept]:
+        print(f"note: {folder} has them as {', '.join(kept)}: A and B of the results are in that order")
+    return sorted(found, key=lambda each: kept.index(each.name))
 
 
 def _serve(made: Comparison, folder: pathlib.Path, host: str, port: int) -> None:
@@ -135,6 +146,11 @@ def _judge(made: Comparison, folder: pathlib.Path, given: str) -> None:
 def report(made: Comparison, folder: pathlib.Path, page: bool) -> None:
     """Prints the results of all ballots and writes them; `page`: as a page with a figure, too."""
     raters = ballot.read(folder, made)
+    if not raters and page:
+        raise UserError(
+            f"{folder} has no ballots yet, so that there is nothing to report: rate on the page (without --report), "
+            "or give --read FILE or --judge CHECKPOINT"
+        )
     if not raters:
         print("no ballots yet")
         return

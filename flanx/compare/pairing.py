@@ -21,7 +21,7 @@ from flanx.errors import UserError
 
 FILE = "comparison.json"
 VERSION = 1
-MOST_PAIRS = 20_000  # of one page
+MOST_PAIRS, MOST_BYTES = 20_000, 64 << 20  # of one page, whose texts are in it once each
 SAME_FILE = "the file has changed since it was written, or is damaged: restore it, or compare again into another folder"
 
 
@@ -115,6 +115,14 @@ def make(candidates: Sequence[Candidate], seed: int = 0, most: int = 0) -> Compa
         drawn = drawn[:most]
     if len(drawn) > MOST_PAIRS:
         raise UserError(f"{len(drawn):,} pairs; one page has {MOST_PAIRS:,} at most: draw so many with --pairs")
+    texts = {first.answers[shared[prompt]].prompt for _, prompt, *_ in drawn}
+    texts |= {candidates[n].answers[shared[prompt]].text for _, prompt, *two in drawn for n in two}
+    size = sum(len(text.encode("utf-8", "replace")) for text in texts)
+    if size > MOST_BYTES:
+        raise UserError(
+            f"the texts of {len(drawn):,} pairs have {size:,} bytes; one page has {MOST_BYTES:,} at most: draw fewer "
+            f"with --pairs {len(drawn) * MOST_BYTES // size}"
+        )
     tasks = tuple(first.answers[key].task for key in shared)
     prompts = tuple(first.answers[key].prompt for key in shared)
     names, sources = tuple(each.name for each in candidates), tuple(each.source for each in candidates)
