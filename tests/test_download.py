@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import hashlib
 import io
 import json
 import pathlib
@@ -18,6 +19,7 @@ from flanx.data.fetch import http
 from flanx.errors import UserError
 from flanx.evals import download as origin
 from flanx.evals import files, registry
+from flanx.evals.families import bbh, bbq
 from flanx.seqio import tfds
 
 SAMPLE = registry.SAMPLE_DIR
@@ -142,10 +144,26 @@ def test_a_file_that_changed_or_is_another_one_is_refused(
     with pytest.raises(UserError, match=r"dev.json has changed since it was downloaded from https://\S+; delete it"):
         files.existing(path, "TyDiQA")
     path.unlink()
-    monkeypatch.setattr(origin, "KNOWN", {"tydiqa/tydiqa-goldp-v1.1-dev.json": "0" * 64})
-    with pytest.raises(UserError, match="the file has changed"):
-        files.existing(path, "TyDiQA")
-    assert not path.exists()
+    content = (SAMPLE / "tydiqa" / "tydiqa-goldp-v1.1-dev.json").read_bytes()
+    blob = f"git:{hashlib.sha1(b'blob %d' % len(content) + bytes(1) + content).hexdigest()}"
+    for wanted in (f"sha256:{'0' * 64}", f"git:{blob[5:]}0"):
+        monkeypatch.setattr(origin, "KNOWN", {"tydiqa/tydiqa-goldp-v1.1-dev.json": wanted})
+        with pytest.raises(UserError, match=f"its hash is .*, not {wanted}; the file has changed"):
+            files.existing(path, "TyDiQA")
+        assert not path.exists()
+    for right in (f"sha256:{hashlib.sha256(content).hexdigest()}", blob):
+        monkeypatch.setattr(origin, "KNOWN", {"tydiqa/tydiqa-goldp-v1.1-dev.json": right})
+        assert files.existing(path, "TyDiQA").read_bytes() == content
+        path.unlink()
+
+
+def test_files_of_repositories_are_pinned_by_the_trees_of_their_commits() -> None:
+    pinned = origin._pinned()
+    wanted = [f"bbh/bbh/{task}.json" for task in bbh.KIND] + [f"bbh/cot-prompts/{task}.txt" for task in bbh.KIND]
+    wanted += [f"bbq/data/{category}.jsonl" for category in bbq.CATEGORIES] + ["gsm8k/test.jsonl"]
+    assert [name for name in wanted if not pinned.get(name, "").startswith("git:")] == []
+    sizes = {"sha256": 64, "git": 40}
+    assert [name for name, each in pinned.items() if len(each.partition(":")[2]) != sizes[each.partition(":")[0]]] == []
 
 
 def test_paths_that_nobody_offers(cache: pathlib.Path, tmp_path: pathlib.Path) -> None:
@@ -254,7 +272,7 @@ def test_members_of_pinned_archives_are_unpacked_and_their_content_is_named_once
     ]  # fmt: skip
     assert set(registry.load("civil_comments", "hub").data["files"]) == {"civil_comments/civil_comments_v1.2.zip"}
     shutil.rmtree(cache)
-    monkeypatch.setattr(origin, "KNOWN", {"civil_comments/civil_comments_v1.2.zip": "0" * 64})
+    monkeypatch.setattr(origin, "KNOWN", {"civil_comments/civil_comments_v1.2.zip": f"sha256:{'0' * 64}"})
     with pytest.raises(UserError, match="the file has changed"):
         registry.load("civil_comments", "hub")
     (cache / "hub" / "jigsaw_toxicity").mkdir(parents=True)

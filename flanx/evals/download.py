@@ -65,18 +65,6 @@ NOTICES = {
     "civil_comments/": "CivilComments (CC0-1.0) holds offensive comments, some of them hateful",
     "jigsaw_toxicity/": "Jigsaw's Wikipedia comments (CC0-1.0) hold offensive comments, some of them hateful",
 }
-# SHA-256 of files at fixed addresses; TyDiQA's and the archives' as TFDS records them (url_checksums/*.txt)
-KNOWN = {
-    "civil_comments/civil_comments_v1.2.zip": "89a60573acbbfaf189b2c77278115eefcbc1654dbd8235dd8fbecc1b83f1585c",
-    _WIKIPEDIA[0]: "a2badd5c6a247184b304cc72b978070678b229d3b4e7011cf434ba12c2c6fdb2",
-    "gsm8k/gsm8k-cot.yaml": "7c9dd2561fe334a55f62bdc6a876f045e6dc7f53714c7a9db506b89c6de6bc96",
-    "winogender/all_sentences.tsv": "bd69da16bf228cb8df63fd0843aec2d8b5c36a7f21bf8c7b168bcc83932556c8",
-    "winogender/occupations-stats.tsv": "3f7f37c16381a70571356982ea7fe613ac700ad04a6d3b19b9f2be18248df567",
-    "mittens/mittens_dataset_v5.csv": "b71b6cb24e7f9debf86a2f3ee6e81880a043e38e5b4cec7f94be42371e2afefe",
-    "crows_pairs/crows_pairs_anonymized.csv": "dfb36986ce0502abbaf7055b9176da3d08d48e07df1251991b5dfbcbceab9d0c",
-    "tydiqa/tydiqa-goldp-v1.1-dev.json": "b286e0f34bc7f52259359989716f369b160565bd12ad8f3a3e311f9b0dbad1c0",
-    "tydiqa/tydiqa-goldp-v1.1-train.json": "cefc8e09ff2548d9b10a678d3a6bbbe5bc036be543f92418819ea676c97be23b",
-}
 # our path -> TFDS name and split
 BUILDERS = {
     "tydiqa/tydiqa-goldp-v1.1-dev.json": ("tydi_qa/goldp", "validation"),
@@ -89,6 +77,16 @@ BUILDERS = {
         for split in ("test", "train")
     },
 }
+
+
+def _pinned() -> dict[str, str]:
+    """{our path: its hash} of `pinned.csv`: "sha256:..." (TyDiQA's and the archives' as TFDS's url_checksums/*.txt have
+    them), or "git:..." of a file in a repository, as the tree of the commit in its address names it."""
+    with open(pathlib.Path(__file__).with_name("pinned.csv"), encoding="utf-8", newline="") as file:
+        return {row["file"]: row["hash"] for row in csv.DictReader(file)}
+
+
+KNOWN = _pinned()
 
 
 def folder(name: str) -> pathlib.Path:
@@ -154,13 +152,24 @@ def _download(root: pathlib.Path, name: str, url: str, what: str) -> pathlib.Pat
 def _record(root: pathlib.Path, name: str, origin: str) -> None:
     """Records a file's origin, hash and size. Raises UserError where its hash is known to be another."""
     path, record = root / name, root / "origins.json"
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    entry = {"from": origin, "sha256": digest, "bytes": path.stat().st_size}
-    if origin.startswith("https:") and KNOWN.get(name, entry["sha256"]) != entry["sha256"]:
-        path.unlink()
-        raise UserError(f"{origin}: SHA-256 is {entry['sha256']}, not {KNOWN[name]}; the file has changed")
+    if origin.startswith("https:") and (wanted := KNOWN.get(name)):
+        kind = wanted.partition(":")[0]
+        if (found := f"{kind}:{_digest(path, kind)}") != wanted:
+            path.unlink()
+            raise UserError(f"{origin}: its hash is {found}, not {wanted}; the file has changed")
+    entry = {"from": origin, "sha256": _digest(path, "sha256"), "bytes": path.stat().st_size}
     write_atomic(record, json.dumps(recorded(root) | {name: entry}, indent=1, sort_keys=True) + "\n")
+
+
+def _digest(path: pathlib.Path, kind: str) -> str:
+    """The hash of a file: "sha256", or "git", the name of its blob (SHA-1 behind a head with its size)."""
+    with open(path, "rb") as file:
+        if kind == "sha256":
+            return hashlib.file_digest(file, "sha256").hexdigest()
+        blob = hashlib.sha1(b"blob %d\0" % path.stat().st_size)
+        while block := file.read(1 << 20):
+            blob.update(block)
+        return blob.hexdigest()
 
 
 def recorded(root: pathlib.Path) -> dict[str, dict[str, Any]]:
