@@ -42,6 +42,7 @@ def test_scores_of_a_file_are_found_by_the_exact_text(tmp_path: pathlib.Path, ki
         ("text,toxicity\na,nan\n", r"csv:2: toxicity is 'nan'"),
         ("text,toxicity\na,0.1\na,0.2\n", r"csv:3: this text has another toxicity"),
         ("text,toxicity\na\n", r"csv:2: 1 columns instead of 2"),
+        ("text,toxicity\n", r"scores.csv: holds no texts; `flanx rescore RUN --texts FILE`"),
     ],
 )
 def test_wrong_files_are_named_with_their_line(tmp_path: pathlib.Path, text: str, message: str) -> None:

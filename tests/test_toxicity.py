@@ -66,6 +66,19 @@ def test_another_scorers_records_are_kept_and_taken_again(tmp_path: pathlib.Path
     assert len(list(tmp_path.glob("toxicity*.jsonl"))) == 2
 
 
+def test_a_scorer_that_says_nothing_leaves_the_records_of_another(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture
+) -> None:
+    rows = [row(1, "t0.7")]
+    toxicity.join(tmp_path, ANY, rows, Rule())
+    with pytest.raises(UserError, match="the scorer stops"):
+        toxicity.join(tmp_path, ANY, [row(1, "stop")], Rule("rule 2"))
+    silent = Rule("rule 3")
+    silent.score = lambda texts: iter(())  # type: ignore[method-assign]
+    assert toxicity.join(tmp_path, ANY, rows, silent) == {"scorer": "rule 1"} and rows[0].toxicity == [0.7]
+    assert "rule 3: none of the 1 texts has a score there" in capsys.readouterr().out
+
+
 def test_damaged_records_are_named_with_their_line(tmp_path: pathlib.Path) -> None:
     path = tmp_path / toxicity.FILE
     for text, message in {

@@ -10,6 +10,7 @@ is counted.
 
 import functools
 import hashlib
+import itertools
 import os
 import pathlib
 import re
@@ -57,7 +58,10 @@ def key(text: str) -> str:
 
 def records(folder: pathlib.Path) -> tuple[str, dict[str, float | None]]:
     """(the scorer's name, {key: toxicity}) of an evaluation; ("", {}) where nothing is scored."""
-    path = folder / FILE
+    return _read(folder / FILE)
+
+
+def _read(path: pathlib.Path) -> tuple[str, dict[str, float | None]]:
     if not path.exists():
         return "", {}
     status = path.stat()
@@ -105,12 +109,18 @@ def score(folder: pathlib.Path, scorer: Scorer, said: Iterable[str]) -> None:
     """Has the texts scored that have no record by this scorer yet, each once. Raises UserError where the scorer stops;
     what it scored before is kept."""
     with files.lock(folder / ".toxicity.lock", busy=f"{folder}: another command is scoring there; wait for it"):
-        _take_over(folder, scorer.name)
-        known = records(folder)[1]
+        name, known = records(folder)
+        known = known if name == scorer.name else _read(_of(folder, scorer.name))[1]
         todo = [text for text in dict.fromkeys(said) if text and key(text) not in known]
+        verdicts = iter(scorer.score(todo) if todo else ())
+        first = list(itertools.islice(verdicts, 1))  # one that refuses at once leaves another's records in their place
+        if todo and not first:
+            print(f"{scorer.name}: none of the {len(todo):,} texts has a score there, so that nothing changes")
+            return
+        _take_over(folder, scorer.name)
         done, printed = 0, time.monotonic()
         with open(folder / FILE, "a", encoding="utf-8") as file:
-            for number, verdict in scorer.score(todo) if todo else ():
+            for number, verdict in itertools.chain(first, verdicts):
                 line = {"text": key(todo[number]), "toxicity": verdict.toxicity, "note": verdict.note}
                 file.write(files.json_line(line))
                 file.flush()

@@ -44,7 +44,8 @@ def publish(lines: Sequence[Line], folder: pathlib.Path) -> list[pathlib.Path]:
             spot.set_title(title, fontsize=11)
             spot.grid(alpha=0.25)
             spot.spines[["top", "right"]].set_visible(False)
-            spot.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
+            below = 0.47 / (spot.get_position().height * canvas.get_figheight())  # inches, however tall it is
+            spot.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -below), ncols=2)
             save(canvas, path)
             pyplot.close(canvas)
         written += [path, path.with_suffix(".png")]

@@ -31,6 +31,10 @@ class Precomputed:
             text, value = str(record["text"] or "").strip(), _number(record["toxicity"], location)
             if self.known.setdefault(text, value) != value:
                 raise UserError(f"{location}: this text has another toxicity in an earlier line; keep one of them")
+        if not self.known:
+            raise UserError(
+                f"scorer {path}: holds no texts; `flanx rescore RUN --texts FILE` writes those to be scored"
+            )
 
     def score(self, texts: Sequence[str]) -> Iterator[tuple[int, Verdict]]:
         """The verdicts of the texts that the file has."""
