@@ -196,6 +196,10 @@ def entry() -> None:
             status = end.code
         for stream in filter(None, (sys.stdout, sys.stderr)):  # None: closed before the start
             stream.flush()
+    except KeyboardInterrupt:  # before a command began, while modules are imported and flags are read
+        with contextlib.suppress(OSError, AttributeError):
+            print("flanx: interrupted", file=sys.stderr, flush=True)
+        status = 130
     except BrokenPipeError:
         status = 128 + signal.SIGPIPE  # as of a program that the signal ends
     except OSError as error:  # the standard output's: a full disk
