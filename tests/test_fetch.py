@@ -10,6 +10,7 @@ import re
 import socket
 import threading
 import time
+import urllib.error
 
 import pytest
 
@@ -136,6 +137,30 @@ def test_a_failing_task_is_quarantined_and_the_rest_is_usable(tables, server, tm
     assert run(fetch.fetch, folder, mixture="mine_two") == 0
     assert [path for path, _ in SEEN] == ["/two.jsonl"]  # nothing is fetched again
     assert set(json.loads((folder / "quarantine.json").read_text())) == {"mine_three"}
+
+
+def test_a_server_that_never_answered_is_not_waited_for_file_by_file(tables, server, tmp_path, monkeypatch):
+    asked = []
+
+    def refuse(url, *more):
+        asked.append(url)
+        raise urllib.error.URLError("no network")
+
+    monkeypatch.setattr(fetch, "download_file", refuse)
+    monkeypatch.setattr(fetch, "open_url", refuse)
+    folder = tmp_path / "data"
+    assert run(fetch.fetch, folder, jobs=1) == 1
+    kept = json.loads((folder / "quarantine.json").read_text())
+    assert asked == [f"{server}/one.jsonl"]
+    assert [kept[f"mine_{name}"] for name in ("one", "two", "four")] == ["cannot reach 127.0.0.1: no network"] * 3
+    asked.clear()
+    running = downloading.Running(1)
+    with running.reaching(f"{server}/a"):
+        pass
+    for _ in range(2):  # one that answered may be out of reach for a while
+        with pytest.raises(urllib.error.URLError), running.reaching(f"{server}/a"):
+            refuse(f"{server}/a")
+    assert len(asked) == 2
 
 
 def test_a_broken_download_goes_on_where_it_was(tables, tmp_path):

@@ -57,7 +57,8 @@ def _fetch_url(
     names = [path.name, *([f"{other[1]}{path.suffix}"] if other else [])]
 
     def take(url: str) -> Receipt:
-        download_file(url, path, lambda have, size: received.update(path.name, have, size))
+        with received.running.reaching(url):
+            download_file(url, path, lambda have, size: received.update(path.name, have, size))
         _try_first_row(task, split, path)
         return _compare(task, split, data_dir, first, [path])
 
@@ -75,7 +76,7 @@ def _fetch_p3(
     listing = task.url.replace("{config}", config).replace("{split}", name)
 
     def listed(url: str) -> list[str]:
-        with open_url(url) as reply:
+        with received.running.reaching(url), open_url(url) as reply:
             urls = json.loads(reply.read(LISTING_BYTES))
         if not isinstance(urls, list) or not urls or not all(isinstance(one, str) for one in urls):
             raise ValueError(f"{url} lists no files")
@@ -83,13 +84,16 @@ def _fetch_p3(
             check_pointed(one, url)
         return urls
 
+    def take(url: str, path: pathlib.Path) -> None:
+        with received.running.reaching(url):
+            download_file(url, path, functools.partial(received.update, path.name))
+
     urls = _first_good(mirrors.places(listing), listed)
     folder = pathlib.Path(data_dir).expanduser() / kind / config
     paths = [folder / f"{name}-{number:05d}-of-{len(urls):05d}.parquet" for number in range(len(urls))]
     for url, path in zip(urls, paths, strict=True):
         if not path.is_file():
-            report = functools.partial(received.update, path.name)
-            _first_good(mirrors.places(url), functools.partial(download_file, path=path, report=report))
+            _first_good(mirrors.places(url), functools.partial(take, path=path))
     return _compare(task, split, data_dir, first, paths)
 
 

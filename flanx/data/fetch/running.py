@@ -4,6 +4,8 @@ import contextlib
 import subprocess
 import threading
 import time
+import urllib.error
+import urllib.parse
 from collections.abc import Iterator
 
 from flanx.data.fetch.downloads import Download, format_bytes
@@ -22,6 +24,8 @@ class Running:
         self._stopped = threading.Event()
         self._processes: set[subprocess.Popen] = set()
         self._lock = threading.Lock()
+        self._answered: set[str] = set()
+        self._silent: dict[str, str | BaseException] = {}  # server -> why it cannot be reached
 
     def update(self, name: str, text: str) -> None:
         """Shows the state of a download. Raises Stopped once the user has stopped the fetch."""
@@ -53,6 +57,24 @@ class Running:
             self.done += 1
             if line:
                 print(f"[{self.done}/{self.count}] {name}: {line}", flush=True)
+
+    @contextlib.contextmanager
+    def reaching(self, url: str) -> Iterator[None]:
+        """Around what is asked of a server. Raises URLError at once where it gave no answer before, and never has in
+        this fetch: without a network thousands of files are not waited for, one by one."""
+        host = urllib.parse.urlsplit(url).netloc
+        if host in self._silent:
+            raise urllib.error.URLError(self._silent[host])
+        try:
+            yield
+        except urllib.error.HTTPError:
+            self._answered.add(host)
+            raise
+        except urllib.error.URLError as error:
+            if host not in self._answered:
+                self._silent[host] = error.reason
+            raise
+        self._answered.add(host)
 
     def add_bytes(self, count: int) -> None:
         with self._lock:
