@@ -300,8 +300,8 @@ def _path(name: str, text: str) -> str:
         if name != "vocabulary" and not hub.NAME.fullmatch(text):
             raise Wrong("a path, or a name of the Hugging Face hub as hf:ORG/NAME or hf:ORG/NAME@REVISION")
         return text
-    if re.match(r"[a-z0-9]+:(?!//)", text) and name != "vocabulary":
-        raise Wrong(f"a path; '{text}' is neither one nor a URL (a URL has ://)")
+    if re.match(r"[a-z0-9]+:(?!//)", text) and name != "vocabulary" and not os.path.lexists(text):
+        raise Wrong(f"a path; '{text}' is neither one nor a URL (a URL has ://; './{text}' is a path)")
     if "://" in text:
         if re.match(r"[^/]*//[^/]*@", text):
             raise Wrong("a URL without a name and password in it: they would be written into the run's records")

@@ -154,6 +154,12 @@ def test_a_path_of_a_flag_is_one(text):
         settings.path_flag(text)
 
 
+def test_a_path_that_exists_is_one_whatever_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "gs:x").mkdir()
+    assert [settings.path_flag(text) for text in ("gs:x", "./gs:y")] == ["gs:x", "./gs:y"]
+
+
 @pytest.mark.parametrize("value", ["[1", "{1: 2", "((("])
 def test_a_bracket_that_is_not_closed(value: str, tmp_path: pathlib.Path):
     (tmp_path / "a.gin").write_text(f"A = 1\nB = {value}\n")
