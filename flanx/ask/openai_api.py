@@ -86,7 +86,10 @@ def options(body: Mapping[str, Any], defaults: Options, of_content: str) -> Opti
                 raise UserError(f"{name} is not supported: leave it out")
         elif name not in (*IGNORED, "model", of_content):
             raise UserError(f"no field '{name[:100]}' in a request{nearest(name, [*known, of_content])}")
-    return dataclasses.replace(defaults, **found)
+    asked = dataclasses.replace(defaults, **found)
+    if asked.stream_options and not asked.stream:
+        raise UserError("stream_options is of a stream: add stream, or leave it out")
+    return asked
 
 
 def option(name: str, value: Any) -> Any:
