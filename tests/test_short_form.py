@@ -82,10 +82,12 @@ def test_what_is_missing_is_named(folder):
         expanded("infer", "--prompts", "p.txt")
     with pytest.raises(UserError, match="--suites is missing"):
         expanded("evaluate", "--checkpoint", "small")
-    with pytest.raises(
-        UserError, match="--checkpoint=none: no such folder, or nothing in it; a name of the hub is hf:"
-    ):
+    with pytest.raises(UserError, match="checkpoint none: no such folder, or nothing in it; a name of the hub is hf:"):
         expanded("infer", "--checkpoint", "none", "--prompts", "p.txt", "--output", "out")
+    (folder / "ft" / "run").mkdir(parents=True)
+    (folder / "ft" / "finetune.json").touch()
+    with pytest.raises(UserError, match=r"no checkpoint in .*; the run of `flanx finetune` is .*ft/run"):
+        expanded("infer", "--checkpoint", "ft", "--prompts", "p.txt", "--output", "out")
     (folder / "small" / "tokenizer_config.json").unlink()
     with pytest.raises(UserError, match="small has no vocabulary that flanx reads: add --vocabulary byte"):
         expanded("infer", "--checkpoint", "small", "--prompts", "p.txt", "--output", "out")

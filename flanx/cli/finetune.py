@@ -85,6 +85,7 @@ def run(args: argparse.Namespace) -> int:
     run, export, scores = (shlex.quote(f"{folder}/{name}") for name in ("run", "hf", "scores"))
     if args.validation_share:
         print(f"score it: flanx evaluate --checkpoint {run} --suites {task}:validation --output {scores}")
+    print(f"talk with it: flanx ask {run}")
     print(f"ask it: flanx infer --checkpoint {run} --prompts PROMPTS.txt --output answers.jsonl")
     print(f"give it away: flanx convert {run} {export} --to hf, then flanx push {export} hf:ORG/NAME")
     return 0

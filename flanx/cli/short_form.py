@@ -124,9 +124,7 @@ def of_checkpoint(checkpoint: str, vocabulary: str | None) -> dict[str, Any]:
     if hub.is_name(checkpoint) and not checkpoint.startswith(hub.PREFIX):
         checkpoint = hub.PREFIX + checkpoint
     if not checkpoint.startswith(hub.PREFIX) and not open_storage(checkpoint).children():
-        raise UserError(
-            f"--checkpoint={checkpoint}: no such folder, or nothing in it; a name of the hub is hf:ORG/NAME"
-        )
+        raise UserError(f"checkpoint {checkpoint}: no such folder, or nothing in it; a name of the hub is hf:ORG/NAME")
     if not checkpoint.startswith(hub.PREFIX):
         detect(open_storage(checkpoint))
     if vocabulary is None and vocabularies.named_in(checkpoint) is None:

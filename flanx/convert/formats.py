@@ -103,7 +103,10 @@ def detect(folder: Storage) -> str:
         return "t5x"
     if flanx_format.item_folder(folder) is not None:
         return "flanx"
-    raise UserError(f"no checkpoint in '{folder}': no config.json, T5X 'checkpoint' or 'state', nor Orbax _METADATA")
+    within = f"; the run of `flanx finetune` is {folder}/run" if {"finetune.json", "run"} <= children else ""
+    raise UserError(
+        f"no checkpoint in '{folder}': no config.json, T5X 'checkpoint' or 'state', nor Orbax _METADATA{within}"
+    )
 
 
 def open_checkpoint(
