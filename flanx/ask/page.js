@@ -144,6 +144,7 @@ async function ask(question, isNew = true) {
   const conversation = turns;   // "New" begins another one
   const said = await answer(question);
   if (said !== null) conversation.push({ role: "user", content: question }, { role: "assistant", content: said });
+  return said !== null;
 }
 
 function setRunning(controller) {
@@ -157,7 +158,11 @@ function send() {
   if (running || !question.trim()) return;
   at("question").value = "";
   grow();
-  ask(question).then(() => at("question").focus());
+  ask(question).then((isAnswered) => {
+    if (!isAnswered && !at("question").value) at("question").value = question;   // to be mended and sent again
+    grow();
+    at("question").focus();
+  });
 }
 
 function grow() {
