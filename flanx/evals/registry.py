@@ -223,9 +223,12 @@ def load(name: str, data_dir: str, allow_missing: Sequence[str] = ()) -> Suite:
 def _check(spec: Spec, present: Sequence[str], items: Sequence[Item], missing: Mapping[str, str]) -> None:
     """Raises UserError for tasks without items, duplicate ids, empty or absent options, items without a gold answer."""
     with_items = {item.task for item in items}
-    for each in present:
-        if each not in with_items:
-            raise UserError(f"suite {spec.name}: task '{each}' has no items")
+    if absent := [each for each in present if each not in with_items]:
+        more = f" and {len(absent) - 3} more tasks" if len(absent) > 3 else ""
+        raise UserError(
+            f"suite {spec.name}: its data has no items of {', '.join(absent[:3])}{more}; allow them to be missing by "
+            "name (ALLOW_MISSING), or select the others"
+        )
     if not items:
         first = next(filter(None, missing.values()), "")
         raise UserError(f"suite {spec.name}: none of its tasks has data here" + (f"; {first}" if first else ""))
