@@ -55,6 +55,9 @@ WRONG = {
     "Age.jsonl:1: label is '3', not 0, 1 or 2": ("data/Age.jsonl", '"label": 2', '"label": 3'),
     "Age.jsonl:1: no text column 'ans2'": ("data/Age.jsonl", '"ans2": "Not', '"ans3": "Not'),
     "Age.jsonl:1: answer_info calls 0 of the three answers 'unknown', not one": ("data/Age.jsonl", '"unknown"', '"?"'),
+    "Age.jsonl:1: answer_info calls 0": ("data/Age.jsonl", '["Not known", "unknown"]', "5"),
+    "Age.jsonl:1: question is empty": ("data/Age.jsonl", "Who was slow with the machine?", " "),
+    "Age.jsonl:1: ans0 is empty": ("data/Age.jsonl", '"ans0": "The retiree"', '"ans0": ""'),
     "additional_metadata.csv:2: target_loc is '7', not 0, 1, 2 or NA": (METADATA, "Age,1,0,0", "Age,1,0,7"),
     r"additional_metadata.csv:1: no column 'target_loc' \(there is": (METADATA, "target_loc", "target"),
 }

@@ -109,6 +109,15 @@ def test_wrong_rows_are_named_with_their_line(tmp_path: pathlib.Path, change: di
         registry.load("civil_comments", str(tmp_path))
 
 
+def test_two_comments_of_one_id_are_named_and_a_file_of_all_splits_says_which(tmp_path: pathlib.Path) -> None:
+    write(tmp_path / "civil_comments", "test.csv", [*ROWS[:3], ROWS[1]])
+    with pytest.raises(UserError, match=r"test.csv:5: id '1' is that of .*test.csv:3, too; keep one of them"):
+        registry.load("civil_comments", str(tmp_path))
+    write(tmp_path / "whole" / "civil_comments", "civil_comments.csv", ROWS)
+    with pytest.raises(UserError, match=r"civil_comments.csv:2: no column split, by which"):
+        registry.load("civil_comments", str(tmp_path / "whole"))
+
+
 def test_a_missing_file_is_named(tmp_path: pathlib.Path) -> None:
     with pytest.raises(UserError, match=r"civil_comments: no file .*civil_comments/civil_comments.csv"):
         registry.load("civil_comments", str(tmp_path))

@@ -61,7 +61,7 @@ def test_unknown_names(name: str, message: str) -> None:
         ("mmlu/data/test/astronomy_test.csv", "Q,a,b,c,B\n", "mmlu_test_direct", "test.csv:1: 5 columns, expected 6"),
         ("mmlu/data/test/astronomy_test.csv", "Q,a,b,c,d,E\n", "mmlu_test_direct", "the last column is 'E'"),
         ("mmlu/data/test/astronomy_test.csv", "Q,a,,c,d,B\n", "mmlu_test_direct", "an option is empty"),
-        ("mmlu/data/test/astronomy_test.csv", "", "mmlu_test_direct", "its data has no items of astronomy; allow them"),
+        ("mmlu/data/test/astronomy_test.csv", "", "mmlu_test_direct", "has no items of astronomy; allow them"),
         ("mgsm/mgsm_de.tsv", "Wie viele?\n", "mgsm_cot", r"mgsm_de.tsv:1: 1 columns, expected 2"),
         ("mgsm/exemplars.json", "{}", "mgsm_cot", "no exemplars for 'de'"),
         ("gsm8k/test.jsonl", '{"question": "x"}\n', "gsm8k_cot", r"test.jsonl:1: no column 'answer'"),

@@ -214,19 +214,21 @@ def load(name: str, data_dir: str, allow_missing: Sequence[str] = ()) -> Suite:
     missing = {each: family.why(folder, each, spec) for each in wanted if each not in present}
     if spec.scoring == "likelihood":
         items = [dataclasses.replace(item, options=item.targets[:1]) for item in items]
-    _check(spec, present, items, missing)
+    _check(spec, present, items, missing, folder)
     files = {name: e for name, e in download.recorded(folder).items() if name.startswith(f"{spec.family}/")}
     named = "" if data_dir == SAMPLE and not family.needs_data(spec) else data_dir
     return Suite(spec, tuple(items), {"folder": named, "files": files} | ({"missing": missing} if missing else {}))
 
 
-def _check(spec: Spec, present: Sequence[str], items: Sequence[Item], missing: Mapping[str, str]) -> None:
+def _check(
+    spec: Spec, present: Sequence[str], items: Sequence[Item], missing: Mapping[str, str], folder: pathlib.Path
+) -> None:
     """Raises UserError for tasks without items, duplicate ids, empty or absent options, items without a gold answer."""
     with_items = {item.task for item in items}
     if absent := [each for each in present if each not in with_items]:
         more = f" and {len(absent) - 3} more tasks" if len(absent) > 3 else ""
         raise UserError(
-            f"suite {spec.name}: its data has no items of {', '.join(absent[:3])}{more}; allow them to be missing by "
+            f"suite {spec.name}: {folder} has no items of {', '.join(absent[:3])}{more}; allow them to be missing by "
             "name (ALLOW_MISSING), or select the others"
         )
     if not items:

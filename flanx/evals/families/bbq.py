@@ -90,7 +90,7 @@ def items(spec: Spec, folder: pathlib.Path, task: str) -> list[Item]:
 def _item(spec: Spec, task: str, location: str, row: dict[str, Any], known: tuple[str, str]) -> Item | None:
     """One question, or None where nobody says which answer follows the stereotype."""
     target, label_type = known
-    texts = [files.value(row, f"ans{n}", location) for n in range(3)]
+    texts = [_text(row, f"ans{n}", location) for n in range(3)]
     condition, polarity = (
         _one_of(known_values, files.value(row, name, location), name, location)
         for name, known_values in (("context_condition", CONDITIONS), ("question_polarity", POLARITIES))
@@ -99,12 +99,13 @@ def _item(spec: Spec, task: str, location: str, row: dict[str, Any], known: tupl
     if right not in ("0", "1", "2"):
         raise UserError(f"{location}: label is {right!r}, not 0, 1 or 2")
     info = row.get("answer_info")
-    unknown = [n for n in range(3) if isinstance(info, dict) and "unknown" in (info.get(f"ans{n}") or [])]
+    said = [info.get(f"ans{n}") if isinstance(info, dict) else None for n in range(3)]
+    unknown = [n for n, words in enumerate(said) if isinstance(words, list) and "unknown" in words]
     if len(unknown) != 1:
         raise UserError(f"{location}: answer_info calls {len(unknown)} of the three answers 'unknown', not one")
     if not target:
         return None
-    context, question = (files.value(row, name, location).strip() for name in ("context", "question"))
+    context, question = (_text(row, name, location).strip() for name in ("context", "question"))
     options = tuple(f" {text}" for text in texts)
     answers, query = options, f"{context}\n\nQ: {question}\nA:"
     if spec.variant == "letter":
@@ -125,6 +126,13 @@ def _item(spec: Spec, task: str, location: str, row: dict[str, Any], known: tupl
         location=location,
         labels=tuple(labels.items()),
     )
+
+
+def _text(row: dict[str, Any], name: str, location: str) -> str:
+    text = files.value(row, name, location)
+    if not text.strip():
+        raise UserError(f"{location}: {name} is empty")
+    return text
 
 
 def _one_of(known: dict[str, str], value: str, name: str, location: str) -> str:

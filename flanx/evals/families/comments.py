@@ -17,6 +17,7 @@ counted.
 import dataclasses
 import functools
 import heapq
+import itertools
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -38,8 +39,9 @@ IDENTITIES = (
     *("intellectual_or_learning_disability", "psychiatric_or_mental_illness", "other_disability"),
 )
 SPLITS = {"test": ("test", "test_private"), "train": ("train",)}  # values of the column `split`
+WHOLE = "civil_comments.csv"  # all splits
 FILES = {
-    "civil_comments": ("{split}.jsonl", "{split}.csv", "civil_comments.csv"),
+    "civil_comments": ("{split}.jsonl", "{split}.csv", WHOLE),
     "jigsaw_toxicity": ("{split}.jsonl", "{split}.csv", "wikidata_{split}.csv"),
 }
 LABELS = "test_labels.csv"  # of Jigsaw's test.csv, which has no ratings; -1 where a row was not rated
@@ -114,6 +116,8 @@ def _comments(path: pathlib.Path, split: str) -> Iterator[Comment | None]:
     for location, record in text_files.records(path):
         if isinstance(record, BadRow):
             raise UserError(f"{location}: {record}")
+        if "split" not in record and path.name == WHOLE:
+            raise UserError(f"{location}: no column split, by which {WHOLE} tells test from train; or give two files")
         if "split" in record and record["split"] not in SPLITS[split]:
             continue
         number = str(record[_column(record, ("id",), location)])
@@ -132,16 +136,20 @@ class _Draw:
     """The `count` comments whose numbers are the smallest of those offered: a uniform draw, in whatever order."""
 
     def __init__(self, count: int) -> None:
-        self.count, self.heap = count, list[tuple[int, str, Comment]]()
+        self.count, self.heap = count, list[tuple[int, str, str, Comment]]()  # the location: of two with one id
 
     def offer(self, comment: Comment, number: int) -> None:
         if len(self.heap) < self.count:
-            heapq.heappush(self.heap, (-number, comment.id, comment))
+            heapq.heappush(self.heap, (-number, comment.id, comment.location, comment))
         elif -number > self.heap[0][0]:
-            heapq.heapreplace(self.heap, (-number, comment.id, comment))
+            heapq.heapreplace(self.heap, (-number, comment.id, comment.location, comment))
 
     def drawn(self) -> list[Comment]:
-        return [comment for _, _, comment in sorted(self.heap, key=lambda each: (-each[0], each[1]))]
+        found = [comment for *_, comment in sorted(self.heap, key=lambda each: (-each[0], each[1]))]
+        for one, other in itertools.pairwise(found):
+            if one.id == other.id:
+                raise UserError(f"{other.location}: id '{other.id}' is that of {one.location}, too; keep one of them")
+        return found
 
 
 @functools.lru_cache(maxsize=4)
