@@ -22,6 +22,7 @@ from flanx import kernels as tuned
 from flanx.errors import UserError, nearest
 from flanx.kernels import MASKED
 from flanx.models import adapter as adapters
+from flanx.models.blockwise import LONGEST_EXACT, Mask, SegmentMask, attend_in_blocks
 
 Array = jax.Array
 Init = Callable[..., Array]
@@ -34,7 +35,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": nn.relu,
     "silu": nn.silu,
 }
-ATTENTION = ("auto", "exact", "fused")
+ATTENTION = ("auto", "exact", "fused", "blockwise")
 PRODUCT = "product"  # JAX's policies do not see a product inside a tuned kernel's own gradient rule, so it has a name
 _KEEP_PRODUCTS = jax.checkpoint_policies.save_only_these_names(PRODUCT)
 REMAT_POLICIES: dict[str, Callable[..., Any] | None] = {
@@ -263,6 +264,17 @@ def relative_buckets(distance: Any, bidirectional: bool, num_buckets: int = 32, 
     return behind + xp.where(back < exact, back, xp.minimum(far, num_buckets - 1)).astype(np.int32)
 
 
+def diagonals(values: Array, queries: int, keys: int) -> Array:
+    """values [h, q + k] of the distances -(q - 1) to k -> [h, q, k], constant along the diagonals.
+
+    Two reshapes lay them: a row of q + k numbers, repeated, read in rows of one less moves on by one each.
+    """
+    width = queries + keys
+    flat = jnp.broadcast_to(values[:, None, :], (len(values), queries, width)).reshape(len(values), -1)
+    rows = flat[:, : queries * (width - 1)].reshape(len(values), queries, width - 1)
+    return rows[:, :, queries - 1 :]
+
+
 class RelativeBias(nn.Module):
     """T5's relative position bias: one learned number per head and bucket of distance."""
 
@@ -276,17 +288,11 @@ class RelativeBias(nn.Module):
         axes, shape = ("heads", "relpos_buckets"), (self.num_heads, self.num_buckets)
         self.rel_embedding = parameter(self, "rel_embedding", init, axes, shape)
 
-    def __call__(self, length: int) -> Array:
-        """float32 [1, h, q, k] for a row of `length` positions: one number per distance, constant along the diagonals.
-
-        Two reshapes lay them: a row of 2 * length numbers, repeated, read in rows of one less moves on by one each.
-        """
-        distance = np.arange(-length + 1, length + 1, dtype=np.int32)
-        values = self.of(distance)  # [h, 2 * length]
-        shape = (self.num_heads, length, 2 * length)
-        flat = jnp.broadcast_to(values[:, None, :], shape).reshape(self.num_heads, -1)
-        rows = flat[:, : length * (2 * length - 1)].reshape(self.num_heads, length, 2 * length - 1)
-        return rows[None, :, :, length - 1 :]
+    def __call__(self, length: int, mask: Mask | None = None) -> Array:
+        """float32 [1, h, q, k] for a row of `length` positions: one number per distance, constant along the diagonals;
+        with a mask for blocks these numbers alone, [h, 2 * length]."""
+        values = self.of(np.arange(-length + 1, length + 1, dtype=np.int32))
+        return values if isinstance(mask, SegmentMask) else diagonals(values, length, length)[None]
 
     def at(self, distance: Array) -> Array:
         """distance int32 [b, k] from each row's one query to the keys -> float32 [b, h, 1, k]."""
@@ -314,7 +320,7 @@ def attend(
     key: Array,
     value: Array,
     bias: Array | None,
-    mask: Array | None,
+    mask: Mask | None,
     kind: str = "auto",
     kernels: str = "plain",
 ) -> Array:
@@ -322,20 +328,23 @@ def attend(
 
     Args:
       query: [b, q, h, d]; key and value: [b, k, g, d] with g = h or 1.
-      bias: float32 [1 or b, h, q, k] added to the scores, or None.
-      mask: bool [b, 1, q, k], True where the query may see the key, or None.
+      bias: float32 [1 or b, h, q, k] added to the scores, or None; in blocks [h, q + k], one per distance.
+      mask: bool [b, 1, q, k], True where the query may see the key, or None, or the mask of attention in blocks.
       kind: "exact", or "fused" for the backend's kernel (cuDNN), or "auto": fused on a GPU in bfloat16, else exact.
+        "blockwise", which "auto" takes for long rows, is known by its mask (`segment_mask`).
       kernels: of exact attention, "plain" or "tuned"; see `flanx.kernels`.
 
     Returns:
       [b, q, h, d] in the type of `value`.
     """
+    exact = tuned.attend if kernels == "tuned" else attend_plainly
+    if isinstance(mask, SegmentMask):
+        return attend_in_blocks(query, key, value, bias, mask, exact, diagonals)
     if kind == "auto":
         kind = "fused" if jax.default_backend() == "gpu" and query.dtype == jnp.bfloat16 else "exact"
     if kind == "fused":
         bias = None if bias is None else bias.astype(query.dtype)
         return jax.nn.dot_product_attention(query, key, value, bias, mask, scale=1.0)
-    exact = tuned.attend if kernels == "tuned" else attend_plainly
     return exact(query, key, value, bias, mask)
 
 
@@ -360,51 +369,56 @@ class Attention(nn.Module):
     [b, k, h, 1] times weights, so the mask is applied to the values and every kernel of attention can take it.
     """
 
-    num_heads: int
-    head_dim: int
-    emb_dim: int
-    dropout_rate: float
-    numerics: Numerics
-    kind: str = "auto"
+    config: Any  # sizes and choices of the model
 
     def setup(self) -> None:
-        scale = np.sqrt(self.head_dim).astype(np.float32)
-        joined = self.num_heads * self.head_dim
-        self.query = Dense(joined, ("embed", "joined_kv"), self.numerics, lambda *args: NORMAL(*args) / scale)
-        self.key = Dense(joined, ("embed", "joined_kv"), self.numerics, NORMAL)
-        self.value = Dense(joined, ("embed", "joined_kv"), self.numerics, NORMAL)
-        self.out = Dense(self.emb_dim, ("joined_kv", "embed"), self.numerics, NORMAL)
-        self.dropout = Dropout(self.dropout_rate, shared=(-1,))
+        c = self.config
+        scale = np.sqrt(c.head_dim).astype(np.float32)
+        joined = c.num_heads * c.head_dim
+        self.query = Dense(joined, ("embed", "joined_kv"), c.numerics, lambda *args: NORMAL(*args) / scale)
+        self.key = Dense(joined, ("embed", "joined_kv"), c.numerics, NORMAL)
+        self.value = Dense(joined, ("embed", "joined_kv"), c.numerics, NORMAL)
+        self.out = Dense(c.emb_dim, ("joined_kv", "embed"), c.numerics, NORMAL)
+        self.dropout = Dropout(c.dropout_rate, shared=(-1,))
 
     def split(self, x: Array) -> Array:
         """[b, l, h * d] -> [b, l, h, d], heads over the mesh."""
-        x = x.reshape(*x.shape[:-1], self.num_heads, self.head_dim)
+        x = x.reshape(*x.shape[:-1], self.config.num_heads, self.config.head_dim)
         return constrain(x, ("batch", "length", "heads", "kv"))
 
     def keys_and_values(self, memory: Array) -> tuple[Array, Array]:
         """memory [b, k, m] -> keys and values [b, k, h, d]."""
         return self.split(self.key(memory)), self.split(self.value(memory))
 
-    def __call__(self, x: Array, memory: Array, bias: Array | None, mask: Array | None) -> Array:
+    def __call__(self, x: Array, memory: Array, bias: Array | None, mask: Mask | None) -> Array:
         """x [b, q, m] looks at memory [b, k, m] -> [b, q, m]; bias and mask as in `attend`."""
         key, value = self.keys_and_values(memory)
         query, value = self.split(self.query(x)), self.dropout(value)
-        seen = attend(query, key, value, bias, mask, self.kind, self.numerics.kernels)
-        return self.out(seen.reshape(*x.shape[:-1], self.num_heads * self.head_dim))
+        seen = attend(query, key, value, bias, mask, self.config.attention, self.config.kernels)
+        return self.out(seen.reshape(*x.shape[:-1], -1))
 
     def recall(self, x: Array, key: Array, value: Array, bias: Array | None, mask: Array) -> Array:
         """x [b, 1, m] looks at a cache's keys and values [b, h, k, d] -> [b, 1, m]."""
         seen = recall(self.split(self.query(x)), key, value, bias, mask)
-        return self.out(seen.reshape(*x.shape[:-1], self.num_heads * self.head_dim))
+        return self.out(seen.reshape(*x.shape[:-1], -1))
 
 
-def segment_mask(query_segments: Array, key_segments: Array, causal: bool = False) -> Array:
-    """Who may see whom in packed rows: bool [b, 1, q, k] from segment numbers [b, q] and [b, k], 0 for padding."""
+def segment_mask(
+    query_segments: Array, key_segments: Array, causal: bool = False, first: Any = 0, kind: str = "exact"
+) -> Any:
+    """Who may see whom in packed rows: bool [b, 1, q, k] from segment numbers [b, q] and [b, k], 0 for padding.
+
+    `first`: the position of the first query. `kind` of attention: for "blockwise", which "auto" takes above
+    `blockwise.LONGEST_EXACT` keys but on a GPU, a `SegmentMask` of the same.
+    """
+    is_long = key_segments.shape[1] > LONGEST_EXACT and jax.default_backend() != "gpu"
+    if kind == "blockwise" or (kind == "auto" and is_long):
+        return SegmentMask(((query_segments, key_segments),), (causal,), segment_mask)
     query, key = query_segments[:, :, None], key_segments[:, None, :]
     mask = (query == key) & (query > 0)
     if causal:
-        position = np.arange(query_segments.shape[1])
-        mask &= (position[:, None] >= position[None, :])[None]
+        position = first + np.arange(query_segments.shape[1])
+        mask &= (position[:, None] >= np.arange(key_segments.shape[1])[None, :])[None]
     return mask[:, None]
 
 
@@ -498,7 +512,7 @@ class LinenModel:
       dtype: of activations, "float32" or "bfloat16"; see `Numerics` for what stays float32.
       remat: what the backward pass recomputes, a name in `REMAT_POLICIES`.
       scan_layers: one loop over stacked layers instead of one program text per layer: compiles faster, same numbers.
-      attention: "auto", "exact" or "fused"; see `attend`.
+      attention: "auto", "exact", "fused" or "blockwise"; see `attend`.
       kernels: "plain", which every transformation of jax takes, or "tuned", those of `flanx.kernels`: faster on a CPU,
         gradients in reverse mode alone. The numbers are the same, so it is left out of a run's identity (`repr`).
       adapter: what is trained beside frozen parameters, which the trainer sets; None: all parameters are the model's.

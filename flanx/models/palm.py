@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flanx.models import Cache, Params
+from flanx.models.blockwise import Mask
 from flanx.models.layers import (
     MLP,
     NORMAL,
@@ -109,7 +110,7 @@ class Attention(nn.Module):
         """x [b, l, m] at position [b, l] -> keys, rotated, and values, [b, l, 1, d]."""
         return rotate(self.key(x)[:, :, None, :], position), self.value(x)[:, :, None, :]
 
-    def from_cache(self, x: Array, position: Array, key: Array, value: Array, mask: Array) -> Array:
+    def from_cache(self, x: Array, position: Array, key: Array, value: Array, mask: Mask) -> Array:
         """x [b, q, m] at position [b, q] looks at keys and values [b, k, 1, d] as mask [b, 1, q, k] lets it."""
         c = self.config
         query = self.query(x).reshape(*x.shape[:-1], c.num_heads, c.head_dim)
@@ -118,7 +119,7 @@ class Attention(nn.Module):
         seen = attend(query, key, value, None, mask, c.attention, c.kernels)
         return self.out(seen.reshape(*x.shape[:-1], c.num_heads * c.head_dim))
 
-    def __call__(self, x: Array, position: Array, mask: Array) -> Array:
+    def __call__(self, x: Array, position: Array, mask: Mask) -> Array:
         """x [b, l, m] looks at itself -> [b, l, m]."""
         key, value = self.keys_and_values(x, position)
         return self.from_cache(x, position, key, self.dropout(value), mask)
@@ -136,19 +137,19 @@ class Layer(nn.Module):
         self.mlp = MLP(c.mlp_dim, c.emb_dim, ("silu", "linear"), c.dropout_rate, c.numerics)
         self.dropout = Dropout(c.dropout_rate)
 
-    def __call__(self, x: Array, position: Array, mask: Array) -> tuple[Array, None]:
+    def __call__(self, x: Array, position: Array, mask: Mask) -> tuple[Array, None]:
         """x [b, l, m] -> [b, l, m]."""
         y = self.layer_norm(x)
         x = x + self.dropout(self.attention(y, position, mask) + self.mlp(y))
         return constrain(x, ("batch", "length", "embed")), None
 
-    def prefill(self, x: Array, position: Array, mask: Array, max_new: int) -> tuple[Array, dict[str, Array]]:
+    def prefill(self, x: Array, position: Array, mask: Mask, max_new: int) -> tuple[Array, dict[str, Array]]:
         """As a call, and also the keys and values [b, l + max_new, 1, d] for the cache."""
         key, value = self.attention.keys_and_values(self.layer_norm(x), position)
         room = ((0, 0), (0, max_new), (0, 0), (0, 0))
         return self(x, position, mask)[0], {"key": jnp.pad(key, room), "value": jnp.pad(value, room)}
 
-    def step(self, x: Array, cache: dict[str, Array], position: Array, mask: Array) -> tuple[Array, dict[str, Array]]:
+    def step(self, x: Array, cache: dict[str, Array], position: Array, mask: Mask) -> tuple[Array, dict[str, Array]]:
         """x [b, 1, m] at position [b] -> [b, 1, m] and the cache with x's key and value in it."""
         y = self.layer_norm(x)
         key, value = self.attention.keys_and_values(y, position[:, None])
@@ -167,11 +168,12 @@ class Decoder(nn.Module):
         self.decoder_norm = RMSNorm(c.numerics)
         self.dropout = Dropout(c.dropout_rate)
 
-    def mask(self, segments: Array, readable: Array) -> Array:
-        """Who sees whom, bool [b, 1, l, l]: earlier tokens of the same segment, and inputs all inputs if prefix_lm."""
-        mask = segment_mask(segments, segments, causal=True)
+    def mask(self, segments: Array, readable: Array) -> Mask:
+        """Who sees whom, [b, 1, l, l]: earlier tokens of the same segment, and inputs all inputs if prefix_lm."""
+        kind = self.config.attention
+        mask = segment_mask(segments, segments, causal=True, kind=kind)
         if self.config.prefix_lm:
-            mask |= segment_mask(segments * readable, segments * readable)
+            mask |= segment_mask(segments * readable, segments * readable, kind=kind)
         return mask
 
     def __call__(self, x: Array, segments: Array, position: Array, readable: Array) -> Array:

@@ -14,6 +14,7 @@ import numpy as np
 
 from flanx.errors import UserError
 from flanx.models import Cache, Params
+from flanx.models.blockwise import Mask
 from flanx.models.layers import (
     ACTIVATIONS,
     MLP,
@@ -123,11 +124,6 @@ class T5(LinenModel):
         return (6.0 * (encoder + decoder + head * targets) + 12.0 * pairs * width) / (inputs + targets)
 
 
-def _attention(config: T5) -> Attention:
-    c = config
-    return Attention(c.num_heads, c.head_dim, c.emb_dim, c.dropout_rate, c.numerics, c.attention)
-
-
 class EncoderLayer(nn.Module):
     """Self-attention and MLP, each with a norm before it and a residual around it."""
 
@@ -138,14 +134,14 @@ class EncoderLayer(nn.Module):
         if c.relative_bias == "layer":
             self.relpos_bias = RelativeBias(c.num_heads, bidirectional=True)
         self.pre_attention_layer_norm = RMSNorm(c.numerics)
-        self.attention = _attention(c)
+        self.attention = Attention(c)
         self.pre_mlp_layer_norm = RMSNorm(c.numerics)
         self.mlp = MLP(c.mlp_dim, c.emb_dim, c.mlp_activations, c.dropout_rate, c.numerics)
         self.dropout = Dropout(c.dropout_rate)
 
-    def __call__(self, x: Array, bias: Array | None, mask: Array) -> tuple[Array, None]:
+    def __call__(self, x: Array, bias: Array | None, mask: Mask) -> tuple[Array, None]:
         """x [b, s, m] -> [b, s, m]; `bias` is None where the layer has its own."""
-        bias = self.relpos_bias(x.shape[1]) if bias is None else bias
+        bias = self.relpos_bias(x.shape[1], mask) if bias is None else bias
         y = self.pre_attention_layer_norm(x)
         x = x + self.dropout(self.attention(y, y, bias, mask))
         x = x + self.dropout(self.mlp(self.pre_mlp_layer_norm(x)))
@@ -162,18 +158,18 @@ class DecoderLayer(nn.Module):
         if c.relative_bias == "layer":
             self.relpos_bias = RelativeBias(c.num_heads, bidirectional=False)
         self.pre_self_attention_layer_norm = RMSNorm(c.numerics)
-        self.self_attention = _attention(c)
+        self.self_attention = Attention(c)
         self.pre_cross_attention_layer_norm = RMSNorm(c.numerics)
-        self.encoder_decoder_attention = _attention(c)
+        self.encoder_decoder_attention = Attention(c)
         self.pre_mlp_layer_norm = RMSNorm(c.numerics)
         self.mlp = MLP(c.mlp_dim, c.emb_dim, c.mlp_activations, c.dropout_rate, c.numerics)
         self.dropout = Dropout(c.dropout_rate)
 
     def __call__(
-        self, x: Array, encoded: Array, bias: Array | None, self_mask: Array, cross_mask: Array
+        self, x: Array, encoded: Array, bias: Array | None, self_mask: Mask, cross_mask: Mask
     ) -> tuple[Array, None]:
         """x [b, t, m] looks at itself and at encoded [b, s, m] -> [b, t, m]; `bias` None: the layer has its own."""
-        bias = self.relpos_bias(x.shape[1]) if bias is None else bias
+        bias = self.relpos_bias(x.shape[1], self_mask) if bias is None else bias
         y = self.pre_self_attention_layer_norm(x)
         x = x + self.dropout(self.self_attention(y, y, bias, self_mask))
         y = self.pre_cross_attention_layer_norm(x)
@@ -226,8 +222,8 @@ class Encoder(nn.Module):
 
     def __call__(self, x: Array, segments: Array) -> Array:
         """Embedded inputs [b, s, m] and their segment numbers [b, s] -> [b, s, m]."""
-        bias = self.relpos_bias(x.shape[1]) if self.config.relative_bias == "stack" else None
-        mask = segment_mask(segments, segments)
+        mask = segment_mask(segments, segments, kind=self.config.attention)
+        bias = self.relpos_bias(x.shape[1], mask) if self.config.relative_bias == "stack" else None
         x = self.dropout(x)
         for layer in self.layers:
             x, _ = layer(x, bias, mask)
@@ -251,11 +247,13 @@ class Decoder(nn.Module):
 
     def __call__(self, x: Array, encoded: Array, segments: Array, encoded_segments: Array) -> Array:
         """Embedded targets [b, t, m], encoded [b, s, m], segment numbers of both -> [b, t, m], normed."""
-        bias = self.relpos_bias(x.shape[1]) if self.config.relative_bias == "stack" else None
-        masks = segment_mask(segments, segments, causal=True), segment_mask(segments, encoded_segments)
+        kind = self.config.attention
+        mask = segment_mask(segments, segments, causal=True, kind=kind)
+        cross_mask = segment_mask(segments, encoded_segments, kind=kind)
+        bias = self.relpos_bias(x.shape[1], mask) if self.config.relative_bias == "stack" else None
         x = self.dropout(x)
         for layer in self.layers:
-            x, _ = layer(x, encoded, bias, *masks)
+            x, _ = layer(x, encoded, bias, mask, cross_mask)
         return self.dropout(self.decoder_norm(x))
 
     def prefill(self, encoded: Array, readable: Array, max_new: int) -> Cache:
