@@ -24,7 +24,7 @@ from flanx import convert, files, trainable
 from flanx.convert import flanx_format, orbax_item, scan_layers
 from flanx.errors import UserError
 from flanx.optim import AdafactorState
-from flanx.storage import open_storage
+from flanx.storage import URLS, open_storage
 from flanx.train_step import TrainState
 
 FOLDER = "checkpoints"
@@ -90,6 +90,11 @@ class Checkpoints:
         )
         # an explicit handler: without one, a manager that has saved nothing cannot read shapes
         handler = ocp.StandardCheckpointHandler()
+        if files.mirrors and jax.process_count() > 1:  # each process has a copy of the folder, and sends its own arrays
+            alone = ocp.options.MultiprocessingOptions(primary_host=None)
+            handler = ocp.StandardCheckpointHandler(multiprocessing_options=alone, use_ocdbt=False)
+            options = dataclasses.replace(options, multiprocessing_options=alone, create=False)
+            epath.Path(self.folder).mkdir(parents=True, exist_ok=True)
         path = epath.Path(self.folder).resolve()
         self._link = None
         if "[" in str(path):  # Orbax looks for files by patterns, in which brackets have a meaning, and finds none
@@ -124,6 +129,7 @@ class Checkpoints:
         """
         while (step := self.latest()) is not None:
             folder = self.folder / f"checkpoint_{step}"
+            files.complete(folder)
             try:
                 _verify(folder, folder / "default")
                 return
@@ -166,6 +172,7 @@ class Checkpoints:
         if step is None:
             self._set_damaged_aside()
             step = self.latest()
+        files.complete(self.folder / f"checkpoint_{step}")
         if step is None or step not in self._manager.all_steps():
             steps = ", ".join(map(str, self._manager.all_steps())) or "none"
             raise UserError(f"no checkpoint of step {step} in {self.folder} (there: {steps})")
@@ -198,6 +205,8 @@ class Checkpoints:
             if jax.process_index() == 0 and folder.is_dir():
                 files.write_checksums(folder)
             self._unsealed = None
+            for mirror in files.mirrors.values():  # no checkpoint takes the place of one that is not in the bucket yet
+                mirror.flush()
 
     def close(self) -> None:
         """Waits for the save under way and releases the writer."""
@@ -260,6 +269,8 @@ def load_params(path: str | os.PathLike, target: Any, model: Any = None) -> Any:
     """
     if model is not None:
         convert.expect_model(path, model)
+    if str(path).startswith(URLS):
+        return convert.restore(path, target)
     folder = epath.Path(path)
     if (folder / FOLDER).is_dir():
         latest = Checkpoints(folder).latest()

@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from flanx import files
 from flanx.coordination import BEAT, Connection, ProcessId
 from flanx.errors import Preempted, UserError
 from flanx.settings import COUNT, MOST_SECONDS, NATURAL, Range, flag
@@ -169,12 +170,23 @@ def is_first() -> bool:
     return _connection is None or _connection.own.process == 0
 
 
+def place() -> tuple[int, int]:
+    """This process's number, and how many there are."""
+    return (0, 1) if _connection is None else (_connection.own.process, _connection.own.count)
+
+
 def barrier(name: str) -> None:
-    """Waits until every process of the run has reached the barrier `name`; all must reach the same ones in order."""
+    """Waits until every process of the run has reached the barrier `name`; all must reach the same ones in order.
+
+    What the first process wrote to a folder in a bucket before it, the others read after it."""
     if _connection is not None:
         from jax.experimental import multihost_utils  # noqa: PLC0415  (see the module's docstring)
 
+        for mirror in files.mirrors.values() if is_first() else ():
+            mirror.publish()
         multihost_utils.sync_global_devices(name)
+        for mirror in () if is_first() else files.mirrors.values():
+            mirror.pull(checkpoints=False)
 
 
 @contextlib.contextmanager

@@ -29,11 +29,11 @@ from flanx.evals.fitting import FittedPrompt, fit
 from flanx.evals.scorers import scorer as scorers
 from flanx.evals.scorers.scorer import Scorer
 from flanx.evals.spec import Item, Spec, Suite
-from flanx.files import read_json
+from flanx.files import local_folder
 from flanx.models import Model
 from flanx.partition import Partitioner
 from flanx.predictor import Predictor
-from flanx.storage import URLS
+from flanx.storage import Storage, open_storage
 
 STEP = re.compile(r"checkpoint_(\d+)")
 
@@ -83,7 +83,8 @@ def evaluate(
     Raises:
       UserError: for an unknown suite, missing or malformed data, predictions of another spec in `out_dir`.
     """
-    folder = pathlib.Path(out_dir) / f"step_{step}" if step is not None else pathlib.Path(out_dir)
+    results = local_folder(out_dir)
+    folder = results / f"step_{step}" if step is not None else results
     loaded_vocabulary = vocabularies.load(vocabulary) if isinstance(vocabulary, str) else vocabulary
     predictor = Predictor(model, params, loaded_vocabulary, lengths, batch_size, seed)
     loaded = [
@@ -99,7 +100,7 @@ def evaluate(
         if params is None:
             predictor = stack.enter_context(predictor.restored(checkpoint, partitioner or Partitioner()))
         run = _run_metadata(predictor, checkpoint, step)
-        run |= {"training": training(checkpoint, pathlib.Path(out_dir)), **hub.record(checkpoint), **(provenance or {})}
+        run |= {"training": training(checkpoint, results), **hub.record(checkpoint), **(provenance or {})}
         if cluster.is_first():
             generations.set_others_aside(folder, run)
         entries = {
@@ -153,21 +154,21 @@ def _run_metadata(predictor: Predictor, checkpoint: str | None, step: int | None
 
 def checkpoint_step(checkpoint: str | None) -> int | None:
     """The step of a run's newest checkpoint, or of a step's folder; None for any other checkpoint."""
-    if not checkpoint or checkpoint.startswith((hub.PREFIX, *URLS)):
+    if not checkpoint or checkpoint.startswith((hub.PREFIX, "http")):
         return None
-    folder = pathlib.Path(checkpoint)
-    names = [folder.name] if folder.parent.name == FOLDER else [path.name for path in (folder / FOLDER).glob("*")]
+    folder = open_storage(checkpoint)
+    names = [folder.name] if folder.parent.name == FOLDER else (folder / FOLDER).children()
     return max((int(hit[1]) for hit in map(STEP.fullmatch, names) if hit), default=None)
 
 
 def training(checkpoint: str | None, out_dir: pathlib.Path) -> dict[str, Any] | None:
     """What the run that made the parameters says of itself (run.json: store, mixture, missing tasks), where it does."""
-    folders = (
-        [pathlib.Path(checkpoint), *list(pathlib.Path(checkpoint).parents)[:2]] if checkpoint else [out_dir.parent]
-    )
+    folders: list[Storage] = [open_storage(out_dir.parent)]
+    if checkpoint and not checkpoint.startswith((hub.PREFIX, "http")):
+        folders = [each := open_storage(checkpoint), each.parent, each.parent.parent]
     for folder in folders:
-        if (folder / "run.json").is_file():
-            record = read_json(folder / "run.json")
+        if (content := folder.find("run.json")) is not None:
+            record = json.loads(content)
             (record.get("data") or {}).pop("content", None)  # a digest for each task, which only a resume compares
             return record
     return None

@@ -22,6 +22,7 @@ from flanx.errors import UserError
 CHECKSUMS = "flanx_checksums.json"
 verifying = True  # whether readers of checkpoints and stores compare checksums; `--no_verify` of a command clears it
 BLOCK = 1 << 22  # bytes read at a time
+mirrors: dict[str, Any] = {}  # {URL: the `flanx.mirror.Mirror` that is open}
 
 
 def local_path(path: str | os.PathLike) -> pathlib.Path:
@@ -35,12 +36,28 @@ def local_path(path: str | os.PathLike) -> pathlib.Path:
 
 
 def local_folder(path: str | os.PathLike) -> pathlib.Path:
-    """`path` as a folder. Raises UserError for a URL: logs are appended to, which object stores cannot."""
-    if "://" in str(path):
-        raise UserError(
-            f"'{path}' is a URL, and a run writes to a folder: mount the bucket (gcsfuse) and give that path"
-        )
-    return pathlib.Path(path)
+    """`path` as a folder to write to; of a URL its local copy. Raises UserError where there is none."""
+    text = str(path)
+    if "://" not in text:
+        return pathlib.Path(path)
+    for url, mirror in mirrors.items():
+        if f"{text}/".startswith(f"{url}/"):
+            return mirror.path / text[len(url) :].strip("/")
+    raise UserError(f"'{text}' is a URL: a folder stands for it inside `with flanx.bucket.opened(...)`")
+
+
+def complete(folder: str | os.PathLike) -> None:
+    """Has the local copy of a bucket's folder copy this checkpoint, of which it may have the name alone."""
+    for mirror in mirrors.values():
+        mirror.complete(folder)
+
+
+def shown(path: str | os.PathLike) -> str:
+    """A path for a person: of the local copy of a bucket's folder its URL."""
+    text = os.fspath(path)
+    for url, mirror in mirrors.items():
+        text = text.replace(str(mirror.path), url)
+    return text
 
 
 @contextlib.contextmanager

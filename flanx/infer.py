@@ -7,13 +7,12 @@ Killed and started again with the same arguments it resumes with the prompts tha
 import contextlib
 import hashlib
 import json
-import os
 import pathlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TextIO
 
-from flanx import cluster, files, hub
+from flanx import cluster, files, hub, storage
 from flanx.data import vocabulary as vocabularies
 from flanx.data.task import text
 from flanx.data.task.row import BadRow, text_of
@@ -61,7 +60,7 @@ def infer(
     """
     loaded = vocabularies.load(vocabulary)
     predictor = Predictor(model, None, loaded, lengths, batch_size, seed)
-    rows = read_prompts(pathlib.Path(prompts))
+    rows = read_prompts(pathlib.Path(storage.local(prompts)))
     tokens = [[*loaded.encode(row["inputs"]), loaded.eos_id] for row in rows]
     for number, ids in enumerate(tokens):
         if len(ids) > lengths["inputs"]:
@@ -72,7 +71,7 @@ def infer(
     with predictor.restored(checkpoint, partitioner or Partitioner()) as predictor:
         parameters = predictor.fingerprint() or str(checkpoint)  # a run's newest may be another one the next time
         settings = [repr(model), parameters, loaded.fingerprint, sorted(lengths.items()), repr(method), samples, seed]
-        answers = Answers(pathlib.Path(out_dir), rows, settings, hub.record(checkpoint), out_file)
+        answers = Answers(files.local_folder(out_dir), rows, settings, hub.record(checkpoint), out_file)
         todo = [number for number in range(len(rows)) if number not in answers.done]
         began = time.monotonic()
         with contextlib.closing(answers), answers.discarded_if_refused():
@@ -142,7 +141,7 @@ class Answers:
         places = range(len(rows))
         header = {"version": 2, "hash": hashlib.sha256(json.dumps([settings, list(rows)]).encode()).hexdigest()[:16]}
         self._part = folder / "predictions.part"
-        self._final = pathlib.Path(out_file) if out_file else folder / "predictions.jsonl"
+        self._final = files.local_folder(out_file) if out_file else folder / "predictions.jsonl"
         kept = files.read_jsonl(self._part)
         if kept and {key: kept[0].get(key) for key in header} != header:
             raise UserError(
@@ -203,5 +202,5 @@ class Answers:
                 answer = {key: value for key, value in self.answers[number].items() if key != "index"}
                 lines.append(files.json_line({**({} if own else {"index": number}), **row, **answer}))
             write_atomic(self._final, "".join(lines))
-        print(os.fspath(self._final))
+        print(files.shown(self._final))
         return self._final

@@ -135,7 +135,7 @@ RANGES: Mapping[str, Range] = {
     "workers": NATURAL,
     "z_loss": RATE,
 }
-FOLDERS = ("model_dir", "out_dir")  # written, so that they lie on a file system
+FOLDERS = ("model_dir", "out_dir")  # written: on a file system or in a bucket
 NAMED = ("checkpoint", "path", "vocabulary")  # which a name of the Hugging Face hub may stand for
 PATHS = (*FOLDERS, "checkpoint", "data_dir", "out_file", "path", "prompts", "store_dir", "vocabulary")
 CHOICES: Mapping[str, tuple[str, ...]] = {
@@ -305,8 +305,8 @@ def _path(name: str, text: str) -> str:
     if "://" in text:
         if re.match(r"[^/]*//[^/]*@", text):
             raise Wrong("a URL without a name and password in it: they would be written into the run's records")
-        if name in FOLDERS:
-            raise Wrong("a folder: a run writes to a file system; mount the bucket (gcsfuse) and give that path")
+        if name in FOLDERS and not re.match(r"(gs|s3)://[^/]", text):
+            raise Wrong("a folder: a path, gs://BUCKET/... or s3://BUCKET/...")
         return text
     if text.startswith("~"):
         expanded = os.path.expanduser(text)

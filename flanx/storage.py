@@ -3,10 +3,11 @@ the Hugging Face hub (hf:ORG/NAME) is the folder of its copy on this machine.
 
 Every read of a URL has a time limit. What is mapped into memory (stores, vocabularies) is copied once into a local
 cache, the folder FLANX_CACHE, by default `~/.cache/flanx`. A bucket mounted as a folder is a local path, read in place.
-(etils would import TensorFlow for gs://.)
+(etils would import TensorFlow for gs://, and Orbax reaches no s3://.) Folders that a run writes to: `flanx.mirror`.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -21,6 +22,18 @@ from flanx.files import open_regular, write_atomic
 ANSWER_S = 8  # of an address, to a list of names or to a small file
 COPY_S = 3600  # of a whole volume
 URLS = ("gs://", "s3://", "http://", "https://")
+BUCKETS = ("gs://", "s3://")  # which can be written to
+ABSENT = b"\x02"  # TensorStore's generation of an object that is not there
+_ROLES = {
+    "gs": "roles/storage.objectUser on the bucket, or `gcloud auth application-default login` as who has it",
+    "s3": "s3:ListBucket, GetObject, PutObject and DeleteObject, or the keys (AWS_PROFILE) of who has them",
+}
+_WAITS = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED", "INTERNAL", "UNKNOWN")
+_RETRIES = {"max_retries": 4, "initial_delay": "0.3s", "max_delay": "3s"}
+
+
+class Unreachable(UserError):
+    """A bucket that gives no answer or asks to wait: the same call may succeed later."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,8 +78,9 @@ class Storage:
 
     def kvstore(self) -> Any:
         """TensorStore's description: a dict, or a URL."""
-        if bucket := re.fullmatch(r"gs://([^/]+)/?(.*)", self.path):
-            return {"driver": "gcs", "bucket": bucket[1], "path": f"{bucket[2]}/" if bucket[2] else ""}
+        if bucket := re.fullmatch(r"(gs|s3)://([^/]+)/?(.*)", self.path):
+            place = {"bucket": bucket[2], "path": f"{bucket[3]}/" if bucket[3] else ""}
+            return {"driver": "gcs"} | place if bucket[1] == "gs" else {"driver": "s3"} | place | _s3_settings()
         return f"{self.path}/" if self.is_remote else {"driver": "file", "path": f"{self.path}/"}
 
     def keys(self) -> set[str]:
@@ -84,8 +98,7 @@ class Storage:
         """The content of one of its files, or None where that is not there. Raises UserError where it cannot be read,
         or where a URL gives no answer within `limit` (ANSWER_S) seconds."""
         if self.is_remote:
-            result = self._do("read", lambda store: store.read(file), file, limit)
-            return result.value if result.state == "value" else None
+            return self.get(file, limit)[0]
         path = Path(self.path) / file
         try:
             with open_regular(path) as opened:
@@ -94,6 +107,29 @@ class Storage:
             return None
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+
+    def get(self, file: str, limit: float | None = None) -> tuple[bytes | None, bytes]:
+        """(content, generation) of a file in a bucket; (None, ABSENT) where it is not there."""
+        result = self._do("read", lambda store: store.read(file), file, limit)
+        return (result.value if result.state == "value" else None), result.stamp.generation
+
+    def put(self, file: str, content: bytes, expected: bytes, limit: float | None = None) -> bytes | None:
+        """Writes a file of a bucket if its generation is the one that is expected (ABSENT: if it is not there).
+
+        The new generation, or None where it has another one, as after a write of another process; also after one of
+        this process that got no answer, and yet was done."""
+        stamp = self._do("write", lambda store: store.write(file, content, if_equal=expected), file, limit)
+        return stamp.generation or None
+
+    def remove(self, file: str) -> None:
+        """Deletes a file of a bucket; one that is not there too."""
+        self._do("delete", lambda store: store.write(file, None), file)
+
+    def clear(self) -> None:
+        """Deletes all files of a bucket that are below it."""
+        import tensorstore  # noqa: PLC0415
+
+        self._do("delete", lambda store: store.delete_range(tensorstore.KvStore.KeyRange()), limit=COPY_S)
 
     def read(self, file: str) -> bytes:
         """The content of one of a checkpoint's files. Raises UserError where that is not there."""
@@ -114,19 +150,51 @@ class Storage:
         self._do("write", lambda store: store.write(file, data), file)
 
     def _do(self, what: str, act: Any, file: str = "", limit: float | None = None) -> Any:
-        import tensorstore  # noqa: PLC0415  (local files do without it)
-
         within = (limit or ANSWER_S) if self.is_remote else None
         named = f"{self}/{file}" if file else self.path
         try:
-            store = tensorstore.KvStore.open(self.kvstore()).result(timeout=within)
-            return act(store).result(timeout=within)
+            return act(_open(json.dumps(self.kvstore()), within)).result(timeout=within)
         except TimeoutError as error:
-            raise UserError(
+            raise Unreachable(
                 f"{named}: no answer within {within} s; is the address right, and is there a network?"
             ) from error
         except ValueError as error:
-            raise UserError(f"cannot {what} {named} ({brief(error)})") from error
+            raise _explain(what, named, error) from error
+
+
+@functools.lru_cache(maxsize=64)
+def _open(spec: str, within: float | None) -> Any:
+    """TensorStore's store of a description in JSON; connections and credentials are kept."""
+    import tensorstore  # noqa: PLC0415  (local files do without it)
+
+    retries = tensorstore.Context({"gcs_request_retries": _RETRIES, "s3_request_retries": _RETRIES})
+    return tensorstore.KvStore.open(json.loads(spec), context=retries).result(timeout=within)
+
+
+def _s3_settings() -> dict[str, Any]:
+    """What TensorStore does not read from AWS's environment variables by itself, for services with a URL of their own
+    (MinIO, Ceph, R2) too; writes are conditional on the service, with If-Match."""
+    environment = os.environ
+    found: dict[str, Any] = {"use_conditional_write": True}
+    if url := environment.get("AWS_ENDPOINT_URL_S3") or environment.get("AWS_ENDPOINT_URL"):
+        found["endpoint"] = url.rstrip("/")
+        found["aws_region"] = environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION") or "us-east-1"
+    if environment.get("AWS_ACCESS_KEY_ID"):  # else the library looks for other credentials, and complains of each
+        found["aws_credentials"] = {"type": "environment"}
+    return found
+
+
+def _explain(what: str, named: str, error: Exception) -> UserError:
+    """TensorStore's error as a line with the repair."""
+    text, bucket = str(error), "/".join(named.split("/")[:3])
+    if named.startswith(BUCKETS):
+        if re.search(r"PERMISSION_DENIED|UNAUTHENTICATED|code='40[13]'", text):
+            return UserError(f"{named}: this machine's credentials may not {what} it; they need {_ROLES[named[:2]]}")
+        if "NOT_FOUND" in text:
+            return UserError(f"{named}: there is no bucket {bucket}; make it, or give the address of one that exists")
+        if any(status in text for status in _WAITS):
+            return Unreachable(f"{named}: the bucket does not {what} it at present ({brief(error)}); try again later")
+    return UserError(f"cannot {what} {named} ({brief(error)})")
 
 
 def open_storage(path: str | os.PathLike) -> Storage:

@@ -21,7 +21,7 @@ import jax
 from jax.experimental import multihost_utils
 
 import flanx
-from flanx import cluster, convert, hub, lora, trainable, xprof
+from flanx import cluster, convert, files, hub, lora, trainable, xprof
 from flanx.checkpoint import Checkpoints, RestoreCheckpointConfig, SaveCheckpointConfig, load_params
 from flanx.data.pipeline.batches import Batches, DatasetConfig
 from flanx.data.pipeline.prefetch import Loader
@@ -87,7 +87,7 @@ def train(
         metadata = identity(trainer, batches) | parent_metadata(folder, initial_checkpoint, trainer)
         check_run_metadata(folder, metadata, fork)
         step = read_json(folder / "done.json")["step"]
-        print(f"{folder.name}: already done (step {step}); delete {folder / 'done.json'} to run it again")
+        print(f"{folder.name}: already done (step {step}); delete {files.shown(folder / 'done.json')} to run it again")
         return
     model, evals = trainer.model, folder / "evals"
     traced = xprof.steps_of(profile, train_steps) if profile else None
@@ -263,8 +263,8 @@ def changes(recorded: Mapping[str, Any], metadata: Mapping[str, Any]) -> list[st
 
 
 def write(path: pathlib.Path, record: Mapping[str, Any]) -> None:
-    """Writes a JSON file of the run, in its first process."""
-    if jax.process_index() == 0:
+    """Writes a JSON file of the run, in its first process; each of them has a copy of a folder in a bucket."""
+    if jax.process_index() == 0 or files.mirrors:
         write_atomic(path, json.dumps(record, indent=1) + "\n")
 
 

@@ -211,11 +211,11 @@ def entry() -> None:
 
 def run_call(command: Command, args: argparse.Namespace) -> int:
     """A command that is one call: binds gin, writes the config to the output folder, calls."""
-    from flanx import config  # noqa: PLC0415  (imports gin, which `flanx --help` does without)
+    from flanx import bucket, config  # noqa: PLC0415  (imports gin, which `flanx --help` does without)
 
     gin_flags.parse_gin(args)
     module, _, function = command.function.partition(":")
-    with cluster.joined(args, config.text()):
+    with cluster.joined(args, config.text()), bucket.opened(config.value(command.folder)):
         folder = config.value(command.folder) if cluster.is_first() else None
         config.call(getattr(importlib.import_module(module), function), folder)
     return 0

@@ -19,6 +19,7 @@ from flanx.errors import UserError
 from flanx.storage import Storage
 
 FOLDER, ITEM = "checkpoints", "default"
+MARKER = "_CHECKPOINT_METADATA"  # of a step's folder, written last
 NOTE = "flanx_convert.json"  # what a conversion leaves in its result
 MOMENTS = {"v_row": "v_row", "v_col": "v_col", "v": "v", "m": "momentum"}  # T5X's name -> ours
 STEP = STATE + "step"
@@ -30,6 +31,8 @@ def item_folder(folder: Storage) -> Storage | None:
     """The Orbax item of a run (its newest checkpoint), of a step folder, or of parameters alone; None if not there."""
     if FOLDER in folder.children():
         names = (folder / FOLDER).children()
+        if folder.is_remote:  # what was not sent whole is none
+            names = {key.removesuffix(f"/{MARKER}") for key in (folder / FOLDER).keys() if key.endswith(f"/{MARKER}")}  # noqa: SIM118
         steps = [int(match[1]) for name in names if (match := re.fullmatch(r"checkpoint_(\d+)", name))]
         return folder / FOLDER / f"checkpoint_{max(steps)}" / ITEM if steps else None
     return next((item for item in (folder / ITEM, folder) if orbax_item.is_item(item)), None)
@@ -44,7 +47,9 @@ def read(folder: Storage, optimizer: bool = True) -> dict[str, LazyTensor]:
     item = item_folder(folder)
     if item is None:
         raise UserError(f"no flanx checkpoint in {folder}; give a run folder, a step folder or a converted checkpoint")
-    if not item.is_remote:
+    if item.is_remote:
+        _expect_files(item.parent if item.name == ITEM else item)
+    else:
         files.verify_checksums(item.local().parent if item.local().name == ITEM else item.local())
     leaves = orbax_item.read(item)
     if not any(name.startswith("params/") for name in leaves):
@@ -57,6 +62,13 @@ def read(folder: Storage, optimizer: bool = True) -> dict[str, LazyTensor]:
         elif optimizer:
             _take_moment(tensors, name, tensor, item)
     return tensors
+
+
+def _expect_files(folder: Storage) -> None:
+    """Raises UserError where a file that the record of checksums names is missing in a bucket."""
+    record = folder.find(files.CHECKSUMS)
+    if record and (missing := sorted(set(json.loads(record)) - folder.keys())):
+        raise UserError(f"{folder}/{missing[0]} is missing: the checkpoint is damaged or half copied; copy it again")
 
 
 def _take_moment(tensors: dict[str, LazyTensor], name: str, tensor: LazyTensor, item: Storage) -> None:
@@ -117,7 +129,7 @@ def write(folder: Storage, tensors: LazyTensors) -> None:
         "custom_metadata": {},
     }
     record |= {"init_timestamp_nsecs": now, "commit_timestamp_nsecs": now}
-    step_folder.write("_CHECKPOINT_METADATA", json.dumps(record))
+    step_folder.write(MARKER, json.dumps(record))
     _seal(step_folder)
 
 

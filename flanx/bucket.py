@@ -1,0 +1,77 @@
+"""Folders in buckets (gs://, s3://) as a command takes them: one that it writes to as a local copy (`flanx.mirror`)."""
+
+import contextlib
+import os
+import pathlib
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+
+from flanx import cluster, files
+from flanx.errors import UserError
+from flanx.mirror import Mirror
+from flanx.storage import BUCKETS, cache_dir, open_storage
+
+KEPT = "kept"  # in a scratch folder, where it holds what was not sent
+
+
+@contextlib.contextmanager
+def opened(url: str | os.PathLike | None) -> Iterator[None]:
+    """A folder in a bucket as a local one, inside the block, for all processes of a run; nothing for a local folder.
+
+    `flanx.files.local_folder` of the URL, or of what lies below it, is then the local copy. Raises UserError where
+    another command is writing there, and where the bucket is missing or may not be written.
+    """
+    if not str(url).startswith(BUCKETS):
+        yield
+        return
+    folder, (process, processes) = open_storage(str(url)), cluster.place()
+    with contextlib.ExitStack() as stack:
+        mirror = Mirror(folder, stack.enter_context(_scratch()) / (folder.name or "bucket"), process, processes)
+        if mirror.lease:
+            mirror.lease.acquire()
+            stack.callback(mirror.lease.release)
+        cluster.barrier(f"{url} is this run's")
+        mirror.path.mkdir()
+        mirror.pull()
+        files.mirrors[mirror.url] = mirror
+        stack.callback(files.mirrors.pop, mirror.url)
+        mirror.start()
+        try:
+            yield
+        except BaseException as error:
+            try:
+                mirror.settle()
+            except UserError as late:
+                (mirror.path.parent / KEPT).touch()
+                print(f"note: {late}", file=sys.stderr)
+            if isinstance(error, UserError):
+                raise type(error)(files.shown(str(error))) from error
+            raise
+        try:
+            mirror.settle()
+        except UserError:
+            (mirror.path.parent / KEPT).touch()
+            raise
+
+
+@contextlib.contextmanager
+def _scratch() -> Iterator[pathlib.Path]:
+    """A folder of this process in the cache, deleted in the end; those of processes that were killed are, too."""
+    parent = cache_dir() / "mirrors"
+    parent.mkdir(parents=True, exist_ok=True)
+    for path in parent.iterdir():
+        with contextlib.suppress(UserError, OSError):
+            is_young = time.time() - path.stat().st_mtime < 60  # its process may not have locked it yet
+            if not is_young and not (path / KEPT).exists():
+                with files.lock(path / ".lock", busy="in use"):
+                    shutil.rmtree(path)
+    path = pathlib.Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=parent))
+    with files.lock(path / ".lock"):
+        try:
+            yield path
+        finally:
+            if not (path / KEPT).exists():
+                shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,149 @@
+"""The lock of a folder in a bucket: who writes there, kept alive by conditional writes.
+
+`.flanx.lease` names the holder. It is made on the condition that it is not there, renewed every RENEW_S seconds on the
+condition that it is as this process wrote it, and taken over when its generation has not changed for LEASE_S seconds of
+the one who waits, so that no two clocks are compared. Who lost it learns so at the next renewal, or at the first write
+that finds another generation than its own (`Lease.confirm`).
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from flanx.errors import UserError
+from flanx.storage import ABSENT, Storage, Unreachable
+
+NAME = ".flanx.lease"
+RENEW_S, LEASE_S = 5.0, 20.0  # seconds between renewals, and without one until another process may take the folder
+
+
+class LeaseLost(UserError):
+    """Another process took the folder over while this one gave no sign of life."""
+
+
+class Lease:
+    """The right to write to a folder. `acquire` it, and `release` it in the end.
+
+    on_lost: called, in a thread, with the error when another process took it over.
+    """
+
+    def __init__(self, folder: Storage, on_lost: Callable[[UserError], None]) -> None:
+        self._folder, self._on_lost = folder, on_lost
+        self._record: dict[str, Any] = {"token": secrets.token_hex(8), "beat": 0, **_process(os.getpid())}
+        self._generation = ABSENT
+        self._mutex, self._ended = threading.Lock(), threading.Event()
+
+    def acquire(self) -> None:
+        """Takes the folder, and keeps it from then on. Raises UserError where another process has it, which is known
+        when it renews, and where the bucket is missing or may not be written."""
+        self._folder.children()  # a missing bucket reads as an empty one
+        content, generation = self._folder.get(NAME)
+        if content is not None:
+            generation = self._wait_out(content, generation)
+        written = self._folder.put(NAME, self._content(), generation)
+        if written is None:
+            raise self._busy(self._folder.get(NAME)[0])
+        self._generation = written
+        threading.Thread(target=self._renew, name="flanx-lease", daemon=True).start()
+
+    def _wait_out(self, content: bytes, generation: bytes) -> bytes:
+        """The generation of a lease whose holder is gone, or ABSENT when it was released. Raises UserError where it
+        is renewed meanwhile."""
+        if not _is_gone(_read(content)):
+            print(f"{self._folder}: waits up to {LEASE_S:.0f} s for a sign of life of {_named(content)}", flush=True)
+            ends = time.monotonic() + LEASE_S
+            while time.monotonic() < ends:
+                time.sleep(min(1.0, LEASE_S / 10))
+                found, now = self._folder.get(NAME)
+                if found is None:
+                    return ABSENT
+                if now != generation:
+                    raise self._busy(found)
+        return generation
+
+    def _busy(self, content: bytes | None) -> UserError:
+        return UserError(
+            f"{self._folder}: another flanx command is writing there ({_named(content)}); wait for it, or give another "
+            "folder"
+        )
+
+    def _content(self) -> bytes:
+        return json.dumps(self._record).encode()
+
+    def confirm(self) -> None:
+        """Renews the lease. Raises LeaseLost where another process has it, Unreachable where that is not known."""
+        with self._mutex:
+            self._record["beat"] += 1  # S3 tells objects apart by their content
+            written = self._folder.put(NAME, self._content(), self._generation)
+            if written is None:
+                content, generation = self._folder.get(NAME)
+                if content is None or _read(content).get("token") != self._record["token"]:
+                    raise LeaseLost(
+                        f"{self._folder}: {_named(content)} took it over, as this process gave no sign of life for "
+                        f"{LEASE_S:.0f} s; what it did since then is not kept, and it ends"
+                    )
+                self._record["beat"] += 1  # an earlier renewal was done, and its answer was lost
+                written = self._folder.put(NAME, self._content(), generation)
+            self._generation = written or self._generation
+
+    def _renew(self) -> None:
+        while not self._ended.wait(RENEW_S):
+            try:
+                self.confirm()
+            except Unreachable:
+                continue
+            except UserError as error:
+                if not self._ended.is_set():
+                    self._on_lost(error)
+                return
+
+    def release(self) -> None:
+        """Gives the folder back."""
+        self._ended.set()
+        with self._mutex, contextlib.suppress(UserError):  # it ends by itself
+            content, _ = self._folder.get(NAME)
+            if content is not None and _read(content).get("token") == self._record["token"]:
+                self._folder.remove(NAME)
+
+
+def holder(folder: Storage) -> str | None:
+    """Who has a folder, in words; None where nobody has."""
+    content, _ = folder.get(NAME)
+    return None if content is None or _is_gone(_read(content)) else _named(content)
+
+
+def _process(number: int) -> dict[str, Any]:
+    """What tells a process of this machine from all others, as far as the system says it."""
+    with contextlib.suppress(OSError, IndexError):
+        boot = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        state, *values = pathlib.Path(f"/proc/{number}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        space, started = os.readlink("/proc/self/ns/pid"), values[18] if state != "Z" else None  # Z: ended, not reaped
+        return {"host": socket.gethostname(), "pid": number, "started": started, "machine": f"{boot} {space}"}
+    return {"host": socket.gethostname(), "pid": number}
+
+
+def _is_gone(record: dict[str, Any]) -> bool:
+    """Whether a process of this machine is known to have ended."""
+    number, own = record.get("pid"), _process(os.getpid())
+    if not isinstance(number, int) or "machine" not in own or record.get("machine") != own["machine"]:
+        return False
+    return _process(number).get("started") != record.get("started")
+
+
+def _read(content: bytes) -> dict[str, Any]:
+    with contextlib.suppress(ValueError):
+        found = json.loads(content)
+        return found if isinstance(found, dict) else {}
+    return {}
+
+
+def _named(content: bytes | None) -> str:
+    record = _read(content or b"")
+    return f"process {record.get('pid', '?')} on {record.get('host', 'another machine')}"
