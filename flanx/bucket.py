@@ -7,7 +7,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from flanx import cluster, files
 from flanx.errors import UserError
@@ -55,6 +55,34 @@ def opened(url: str | os.PathLike | None) -> Iterator[None]:
         except UserError:
             (mirror.path.parent / KEPT).touch()
             raise
+
+
+@contextlib.contextmanager
+def copied(names: Sequence[str]) -> Iterator[list[str]]:
+    """Folders to read, of those in buckets local copies without checkpoints. What is written into a copy is sent to its
+    bucket when the block ends well. A name may have "=MODEL" behind it, as those of `flanx report`."""
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(_copied(name)) if name.startswith(BUCKETS) else name for name in names]
+
+
+@contextlib.contextmanager
+def _copied(name: str) -> Iterator[str]:
+    url, equals, model = name.partition("=")
+    folder = open_storage(url)
+    with _scratch() as scratch:
+        mirror = Mirror(folder, scratch / (folder.name or "bucket"), writes=False)
+        mirror.path.mkdir()
+        mirror.pull(checkpoints=False)
+        if not any(mirror.path.iterdir()):
+            raise UserError(f"{url}: no such folder, or nothing in it; look at the address")
+        files.mirrors[mirror.url] = mirror
+        try:
+            yield f"{mirror.path}{equals}{model}"
+            mirror.give_back()
+        except UserError as error:
+            raise UserError(files.shown(str(error))) from error
+        finally:
+            del files.mirrors[mirror.url]
 
 
 @contextlib.contextmanager

@@ -67,10 +67,12 @@ class Mirror:
     """The local copy of a folder in a bucket, of one process of a run.
 
     Attributes:
-      url: the folder; path: its local copy.
+      url: the folder; path: its local copy; lease: the right to write there, of the first process of a run that writes.
     """
 
-    def __init__(self, folder: Storage, path: pathlib.Path, process: int = 0, processes: int = 1) -> None:
+    def __init__(
+        self, folder: Storage, path: pathlib.Path, process: int = 0, processes: int = 1, writes: bool = True
+    ) -> None:
         self.url, self.path, self.folder = str(folder), path, folder
         self._process, self._processes = process, processes
         self._generations: dict[str, bytes] = {}  # of the objects that this process has read or written
@@ -81,7 +83,7 @@ class Mirror:
         self._own: dict[str, dict[str, list[int]]] = {}  # of checkpoints: this process's files, [bytes, CRC-32]
         self._index: set[str] = set()
         self._mutex, self._ended = threading.RLock(), threading.Event()
-        self.lease = Lease(folder, self._end) if process == 0 else None
+        self.lease = Lease(folder, self._end) if process == 0 and writes else None
 
     # ---- from the bucket ---------------------------------------------------------------------------------------------
 
@@ -190,6 +192,12 @@ class Mirror:
             if (index := set(self._sent) | known) != self._index:
                 self._put(INDEX, json.dumps(sorted(index), indent=0).encode())
                 self._index = index
+
+    def give_back(self) -> None:
+        """Sends what a reader changed or made in its copy, and nothing else: another process may be writing there."""
+        for name in sorted(self._walk()[1]):
+            if name not in self._sent or self._sent[name].stamp != _stamp(self.path / name):
+                self._put(name, (self.path / name).read_bytes())
 
     def _walk(self) -> tuple[set[str], set[str]]:
         """The finished checkpoints and the other files of the copy."""

@@ -16,6 +16,8 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 
+from flanx import storage
+
 KEYS = {"GOOGLE_AUTH_TOKEN_FOR_TESTING": "none", "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
 DROP = -1  # a fault: the connection is closed without an answer
 Fault = Callable[[str, str], int | None]  # (method, path of a request) -> a status, DROP, or None for an answer
@@ -92,7 +94,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
             if self.command == "DELETE":
                 return self.answer(204 if self.server.objects.pop(name, None) else 404, b"")
             if name:
-                head = {"x-goog-generation": str(generation)}
+                head, wanted = {"x-goog-generation": str(generation)}, self.headers.get("Range", "")
+                if generation and (span := re.fullmatch(r"bytes=(\d+)-(\d+)", wanted)):
+                    first, last = int(span[1]), min(int(span[2]), len(content) - 1)
+                    head["Content-Range"] = f"bytes {first}-{last}/{len(content)}"
+                    return self.answer(206, content[first : last + 1], head)
                 return self.answer(200, content, head) if generation else self.answer(404)
             first, last = query.get("startOffset", ""), query.get("endOffset", "\U0010ffff")
             found = [n for n in sorted(self.server.objects) if first <= n < last and not self.server.stale(n)]
@@ -115,7 +121,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             content = response.read()
             if self.server.stale("") and re.search(r"/o\?|list-type=2", path) and self.command == "GET":
                 content = self.without_stale(content)
-            kept = ("etag", "x-goog-generation", "content-type", "last-modified")
+            kept = ("content-range", "etag", "x-goog-generation", "content-type", "last-modified")
             found = {k: v for k, v in response.getheaders() if k.lower() in kept}
             if self.command == "HEAD":
                 found["Content-Length"] = response.getheader("Content-Length") or "0"
@@ -199,8 +205,10 @@ def settings(more: dict[str, str]) -> Iterator[None]:
     """The environment's variables with these and KEYS."""
     before = dict(os.environ)
     os.environ.update(KEYS | more)
+    storage._open.cache_clear()  # connections to another service
     try:
         yield
     finally:
+        storage._open.cache_clear()
         os.environ.clear()
         os.environ.update(before)

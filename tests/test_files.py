@@ -4,6 +4,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import types
 
 import pytest
 
@@ -38,9 +39,19 @@ def test_a_durable_file_and_its_folder_are_forced_to_disk_before_the_old_one_is_
 
 
 def test_a_url_is_not_a_folder() -> None:
-    with pytest.raises(UserError, match="mount the bucket"):
+    with pytest.raises(UserError, match="'gs://bucket/run' is a URL: a folder stands for it inside"):
         files.local_folder("gs://bucket/run")
     assert files.local_folder("out/run") == pathlib.Path("out/run")
+
+
+def test_the_local_copy_of_a_bucket_s_folder_stands_for_it(monkeypatch) -> None:
+    copy = types.SimpleNamespace(path=pathlib.Path("/tmp/copy"), complete=lambda folder: None)
+    monkeypatch.setattr(files, "mirrors", {"gs://bucket/run": copy})
+    assert files.local_folder("gs://bucket/run") == files.local_folder("gs://bucket/run/") == copy.path
+    assert files.local_folder("gs://bucket/run/a/b") == copy.path / "a" / "b"
+    assert files.shown("see /tmp/copy/a") == "see gs://bucket/run/a"
+    with pytest.raises(UserError):
+        files.local_folder("gs://bucket/running")
 
 
 HOLD = """

@@ -43,7 +43,7 @@ REFUSED = [
         ("STORE_DIR", value)
         for value in ("5", "''", r"'a\x00b'", r"'a\nb'", "'gs:'", "'~nosuchuser/x'", repr("x" * 300))
     ),
-    *(("MODEL_DIR", value) for value in ("'gs://b/x'", "None", "' '", "'gs:x'")),
+    *(("MODEL_DIR", value) for value in ("'http://b/x'", "'s3:///x'", "None", "' '", "'gs:x'")),
     *(("VOCABULARY", value) for value in ("5", "None", "''")),
     *(("MIXTURE_OR_TASK_NAME", value) for value in ("5", "None")),
     *(("TASK_FEATURE_LENGTHS", value) for value in ("None", "[]", "(128, 64)", "{'inputs': 64.5, 'targets': 24}")),

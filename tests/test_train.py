@@ -150,7 +150,7 @@ def test_bad_input_is_one_line(tmp_path: pathlib.Path, capsys):
     said = refused(capsys, tmp_path / "a", MIXTURE_OR_TASK_NAME="owm")
     assert "'owm'" in said and "'own'" in said
     assert "nowhere" in refused(capsys, tmp_path / "b", STORE_DIR=str(tmp_path / "nowhere"))
-    assert "mount the bucket" in refused(capsys, tmp_path / "c", MODEL_DIR="gs://bucket/run")
+    assert "gs://BUCKET" in refused(capsys, tmp_path / "c", MODEL_DIR="http://bucket/run")
     assert not (tmp_path / "a").exists() or not list((tmp_path / "a").glob("run.json"))
 
 

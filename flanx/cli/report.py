@@ -3,6 +3,7 @@
 import argparse
 import pathlib
 
+from flanx import bucket, files
 from flanx.errors import UserError
 from flanx.evals import comparison, label_table, responsible, table5
 from flanx.settings import COUNT, flag, path_flag
@@ -44,6 +45,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Writes the reports of sweeps or of training runs, and prints the table of runs with scores."""
+    with bucket.copied(args.run) as args.run:
+        if files.mirrors and len(args.run) > 1 and not args.output and curves.is_run(args.run[0]):
+            raise UserError("runs in buckets have no folder that holds them all: add --output FOLDER for their page")
+        return _run(args)
+
+
+def _run(args: argparse.Namespace) -> int:
     if not any(report.is_sweep(name) for name in args.run):
         return _report_runs(args)
     if args.output:
@@ -57,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
             raise UserError(f"{name} is not a sweep: report sweeps and runs separately")
         sweep = report.read(name, args.bindings)
         for path in report.publish(sweep, State(sweep.out_dir)):
-            print(path)
+            print(files.shown(path))
     return 0
 
 
@@ -67,7 +75,7 @@ def _report_runs(args: argparse.Namespace) -> int:
         if bare and args.csv:
             raise UserError(f"--csv writes the table of scores, and {bare[0]} has no scores.json: leave it out")
         for path in run_page.publish(curves.read_runs(args.run), pathlib.Path(args.output) if args.output else None):
-            print(path)
+            print(files.shown(path))
         if bare:
             return 0
     elif args.output:

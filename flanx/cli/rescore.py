@@ -3,6 +3,7 @@
 import argparse
 import pathlib
 
+from flanx import bucket, files
 from flanx.errors import UserError
 from flanx.evals import scores
 from flanx.evals.rescore import differences, evaluations, rescore, unscored
@@ -40,6 +41,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Scores every evaluation below the given folders again and prints what changed."""
+    with bucket.copied(args.run) as args.run:
+        return _run(args)
+
+
+def _run(args: argparse.Namespace) -> int:
     folders = [folder for name in args.run for folder in evaluations(pathlib.Path(name))]
     if args.texts:
         if args.scorer or args.check:
@@ -62,7 +68,7 @@ def _rescore(folder: pathlib.Path, check: bool, scorer: Scorer | None) -> bool:
     path = folder / "scores.json"
     old = {"suites": {}} | read_json(path)
     suites, run_ = rescore(folder, scorer)
-    print(folder)
+    print(files.shown(folder))
     changed = False
     for name in dict.fromkeys([*suites, *old["suites"]]):
         if name not in suites:

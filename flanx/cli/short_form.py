@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from flanx import files, hub
 from flanx.errors import UserError
 from flanx.settings import RANGES, flag, path_flag
-from flanx.storage import open_storage
+from flanx.storage import BUCKETS, open_storage
 
 
 class Flag(NamedTuple):
@@ -105,6 +105,8 @@ def expand(command: str, args: argparse.Namespace) -> None:
     output = given.pop("output", None)
     if command == "infer":
         is_file = output.endswith((".jsonl", ".json"))
+        if is_file and output.startswith(BUCKETS):
+            raise UserError(f"--output={output}: in a bucket give a folder; its predictions.jsonl has the answers")
         bound |= {"INFER_OUTPUT_FILE": output} if is_file else {}
         bound["INFER_OUTPUT_DIR"] = f"{output}.flanx" if is_file else output
     else:

