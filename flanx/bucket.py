@@ -58,22 +58,22 @@ def opened(url: str | os.PathLike | None) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def copied(names: Sequence[str]) -> Iterator[list[str]]:
+def copied(names: Sequence[str], may_be_empty: bool = False) -> Iterator[list[str]]:
     """Folders to read, of those in buckets local copies without checkpoints. What is written into a copy is sent to its
     bucket when the block ends well. A name may have "=MODEL" behind it, as those of `flanx report`."""
     with contextlib.ExitStack() as stack:
-        yield [stack.enter_context(_copied(name)) if name.startswith(BUCKETS) else name for name in names]
+        yield [stack.enter_context(_copied(name, may_be_empty)) if name.startswith(BUCKETS) else name for name in names]
 
 
 @contextlib.contextmanager
-def _copied(name: str) -> Iterator[str]:
+def _copied(name: str, may_be_empty: bool) -> Iterator[str]:
     url, equals, model = name.partition("=")
     folder = open_storage(url)
     with _scratch() as scratch:
         mirror = Mirror(folder, scratch / (folder.name or "bucket"), writes=False)
         mirror.path.mkdir()
         mirror.pull(checkpoints=False)
-        if not any(mirror.path.iterdir()):
+        if not may_be_empty and not any(mirror.path.iterdir()):
             raise UserError(f"{url}: no such folder, or nothing in it; look at the address")
         files.mirrors[mirror.url] = mirror
         try:

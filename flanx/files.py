@@ -46,9 +46,14 @@ def local_folder(path: str | os.PathLike) -> pathlib.Path:
     raise UserError(f"'{text}' is a URL: a folder stands for it inside `with flanx.bucket.opened(...)`")
 
 
+def mirror_of(path: str | os.PathLike) -> Any:
+    """The local copy of a bucket's folder that a path lies in, or None."""
+    return next((mirror for mirror in mirrors.values() if pathlib.Path(path).is_relative_to(mirror.path)), None)
+
+
 def complete(folder: str | os.PathLike) -> None:
     """Has the local copy of a bucket's folder copy this checkpoint, of which it may have the name alone."""
-    for mirror in mirrors.values():
+    if mirror := mirror_of(folder):
         mirror.complete(folder)
 
 

@@ -21,6 +21,7 @@ from flanx.errors import UserError
 from flanx.storage import ABSENT, Storage, Unreachable
 
 NAME = ".flanx.lease"
+_seen: dict[str, tuple[bytes, float]] = {}  # of folders: a generation of the lease, and when it was first seen
 RENEW_S, LEASE_S = 5.0, 20.0  # seconds between renewals, and without one until another process may take the folder
 
 
@@ -47,11 +48,20 @@ class Lease:
         content, generation = self._folder.get(NAME)
         if content is not None:
             generation = self._wait_out(content, generation)
-        written = self._folder.put(NAME, self._content(), generation)
-        if written is None:
+        if not self._take(generation):
             raise self._busy(self._folder.get(NAME)[0])
-        self._generation = written
-        threading.Thread(target=self._renew, name="flanx-lease", daemon=True).start()
+
+    def try_acquire(self) -> bool:
+        """Takes the folder if nobody has it; does not wait for a sign of life: who asks again sees it (`is_alive`)."""
+        _, generation = self._folder.get(NAME)
+        return not is_alive(self._folder) and self._take(generation)
+
+    def _take(self, generation: bytes) -> bool:
+        written = self._folder.put(NAME, self._content(), generation)
+        if written is not None:
+            self._generation = written
+            threading.Thread(target=self._renew, name="flanx-lease", daemon=True).start()
+        return written is not None
 
     def _wait_out(self, content: bytes, generation: bytes) -> bytes:
         """The generation of a lease whose holder is gone, or ABSENT when it was released. Raises UserError where it
@@ -113,10 +123,14 @@ class Lease:
                 self._folder.remove(NAME)
 
 
-def holder(folder: Storage) -> str | None:
-    """Who has a folder, in words; None where nobody has."""
-    content, _ = folder.get(NAME)
-    return None if content is None or _is_gone(_read(content)) else _named(content)
+def is_alive(folder: Storage) -> bool:
+    """Whether a folder has a holder that gives signs of life, as far as this process has seen since it first asked."""
+    content, generation = folder.get(NAME)
+    if content is None or _is_gone(_read(content)):
+        return False
+    if str(folder) not in _seen or _seen[str(folder)][0] != generation:
+        _seen[str(folder)] = generation, time.monotonic()
+    return time.monotonic() - _seen[str(folder)][1] < LEASE_S
 
 
 def _process(number: int) -> dict[str, Any]:

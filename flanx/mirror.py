@@ -44,7 +44,7 @@ STEP = re.compile(r"(?:.*/)?checkpoints/checkpoint_\d+")
 MARKER = "_CHECKPOINT_METADATA"  # Orbax's file in the folder of a step, which is sent last
 INDEX = ".flanx.index"
 _OURS = re.compile(
-    r"(.*/)?(\.flanx\.[^/]*|[^/]*\.lock|[^/]*\.\d+\.part)|damaged/.*|.*orbax-checkpoint-tmp.*"
+    r"(.*/)?(\.flanx\.[^/]*|([^/]*\.)?lock|[^/]*\.\d+\.part)|damaged/.*|.*orbax-checkpoint-tmp.*"
 )  # not sent
 _PART = re.compile(r"(.+)\.parts/(\d+)\.(\d+)")
 _GROWS = re.compile(r".*(\.jsonl|\.part|/events\.out\.tfevents\.[^/]*)")
@@ -111,8 +111,8 @@ class Mirror:
         for home in {_number(step)[0] for step in self._steps}:
             self.complete(self.path / max((s for s in self._steps if _number(s)[0] == home), key=_number))
 
-    def _take(self, name: str) -> None:
-        """Copies a file, of which there may be parts; nothing where it was deleted since it was listed."""
+    def _take(self, name: str) -> bool:
+        """Copies a file, of which there may be parts; whether it is there."""
         found: dict[int, dict[int, str]] = {}
         for part in self._parts.get(name, ()):
             _, series, offset = _PART.fullmatch(part).groups()  # type: ignore[union-attr]  # of those that match alone
@@ -131,12 +131,11 @@ class Mirror:
         if content is not None:
             files.write_atomic(self.path / name, content, durable=False)
             self._sent[name] = Sent(len(content), zlib.crc32(content), _stamp(self.path / name), number, count)
+        return content is not None
 
     def complete(self, folder: str | os.PathLike) -> None:
         """Copies the files of a checkpoint of which there is the folder alone; `files.verify_checksums` names those
         that are missing."""
-        if not pathlib.Path(folder).is_relative_to(self.path):
-            return
         step = pathlib.Path(folder).relative_to(self.path).as_posix()
         with self._mutex:
             if step not in self._stubs:
@@ -153,7 +152,7 @@ class Mirror:
                 files.write_atomic(self.path / step / CHECKSUMS, record, durable=False)
             self._stubs.discard(step)
 
-    def _each(self, act: Callable[[str], None], names: set[str]) -> None:
+    def _each(self, act: Callable[[str], object], names: set[str]) -> None:
         with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
             list(pool.map(act, sorted(names)))
 
@@ -304,6 +303,27 @@ class Mirror:
     def _remove(self, name: str) -> None:
         self.folder.remove(name)
         self._generations.pop(name, None)
+
+    # ---- one file, between several writers ---------------------------------------------------------------------------
+
+    def fetch(self, path: pathlib.Path) -> bool:
+        """Copies a file anew; whether it is there."""
+        return self._take(path.relative_to(self.path).as_posix())
+
+    def offer(self, path: pathlib.Path, content: bytes) -> bool:
+        """Replaces a file, if it is still what `fetch` copied or found absent."""
+        name = path.relative_to(self.path).as_posix()
+        if (written := self.folder.put(name, content, self._generations.get(name, ABSENT), ANSWER_S)) is None:
+            return False
+        self._generations[name] = written
+        files.write_atomic(path, content, durable=False)
+        self._sent[name] = Sent(len(content), zlib.crc32(content), _stamp(path))
+        return True
+
+    def refresh(self) -> None:
+        """Sends what was made here, and copies what others made."""
+        self.give_back()
+        self.pull(checkpoints=False)
 
     # ---- its life ----------------------------------------------------------------------------------------------------
 

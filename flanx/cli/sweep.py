@@ -1,6 +1,7 @@
 """`flanx sweep`: runs the points of a grid that a gin file names, and writes tables, figures and a report."""
 
 import argparse
+import dataclasses
 import fnmatch
 import itertools
 import math
@@ -10,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 
-from flanx import config
+from flanx import bucket, config, files
 from flanx.cli import short_form
 from flanx.cli.gin_flags import add_gin_arguments, parse_gin
 from flanx.cli.table import print_table
@@ -66,6 +67,14 @@ def run(args: argparse.Namespace) -> int:
     """Runs the sweep. 0: all points done; 1: some points or tasks failed, the others finished; 2: bad input."""
     parse_gin(args)
     sweep, text = config.make(Sweep), config.text()
+    with bucket.copied([sweep.out_dir], may_be_empty=True) as folders:
+        if files.mirrors and (args.redo or sweep.predict_first):
+            what = "--redo, which renames folders," if args.redo else "predict_first, which takes one driver at a time,"
+            raise UserError(f"{what} is for a sweep on a disk; give another OUT_DIR than {sweep.out_dir}")
+        return _run(args, dataclasses.replace(sweep, out_dir=folders[0]), text)
+
+
+def _run(args: argparse.Namespace, sweep: Sweep, text: str) -> int:
     launcher = parse_launcher(args.launcher, args.retries, args.retry_wait)
     points = chosen(sweep.points(), args.only)
     report.check(sweep)
@@ -249,6 +258,7 @@ def watch(
 
     def on_done(status: Status) -> None:
         if sweep.choose_by:
+            _refresh()
             results.write_choices(sweep)  # points that start from a chosen checkpoint wait for it
 
     seen: dict[str, tuple[str, str]] = {}
@@ -286,6 +296,7 @@ def describe(status: Status) -> str:
 
 def publish(sweep: Sweep, statuses: Sequence[Status]) -> None:
     """Prints the scores, writes the report and prints the paths of its files."""
+    _refresh()
     state = State(sweep.out_dir)
     print(sweep.title)
     print_scores(sweep, results.collect(sweep, state.statuses(sweep.points())))
@@ -295,7 +306,13 @@ def publish(sweep: Sweep, statuses: Sequence[Status]) -> None:
             print(f"{status.point.name}: {describe(status)}", file=sys.stderr)
     for path in written:
         if path.suffix != ".svg":
-            print(path)
+            print(files.shown(path))
+
+
+def _refresh() -> None:
+    """Takes what other drivers and the runs have sent to the bucket, where the sweep is in one."""
+    for mirror in files.mirrors.values():
+        mirror.refresh()
 
 
 def print_scores(sweep: Sweep, outcomes: Sequence[Outcome]) -> None:

@@ -1,5 +1,6 @@
 """What a point depends on before it runs: the run whose checkpoint it starts from, and the store that it reads."""
 
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -10,7 +11,8 @@ from flanx import config, hub
 from flanx.errors import UserError, nearest
 from flanx.evals import download, registry
 from flanx.evaluate import load_suites, suite_names
-from flanx.files import check_types, read_json
+from flanx.files import check_types, local_folder, mirror_of, read_json, shown
+from flanx.storage import BUCKETS
 from flanx.sweep.grid import GIN, RUNS, Point, Sweep, flags
 from flanx.sweep.results import CHOSEN, read
 from flanx.sweep.state import DONE, FAILED, WAITING, State, is_done, is_held
@@ -156,6 +158,9 @@ def parents(sweep: Sweep, points: Sequence[Point], of_points: Mapping[str, Depen
     result = {}
     for point in points:
         path = of_points[point.name].parent
+        if path is not None and path.startswith(BUCKETS):
+            with contextlib.suppress(UserError):  # not of this sweep
+                path = str(local_folder(path))
         if path is None or "://" in path or path.startswith(hub.PREFIX):
             continue
         parent = _run_of(path, names)
@@ -246,4 +251,6 @@ def checkpoint(parent: Parent) -> str | None:
         raise UserError(f"{parent.folder} has no chosen.json: its sweep chooses no checkpoint (Sweep.choose_by)")
     path = parent.folder / "checkpoints" / f"checkpoint_{step}"
     relative = os.path.relpath(path)
+    if mirror_of(path):
+        return shown(path)
     return str(path) if relative.startswith("..") else relative  # tensorstore does not accept paths with ..

@@ -132,7 +132,7 @@ class Point:
 
     def all_bindings(self, parent: str | None = None) -> list[str]:
         """The point's bindings with its folder and, where given, its parent."""
-        last = {"MODEL_DIR": str(self.folder)} | ({"INITIAL_CHECKPOINT_PATH": parent} if parent else {})
+        last = {"MODEL_DIR": files.shown(self.folder)} | ({"INITIAL_CHECKPOINT_PATH": parent} if parent else {})
         return [*self.bindings, *_texts(last)]
 
     @property

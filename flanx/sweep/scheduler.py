@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from flanx import files, storage
 from flanx.errors import Preempted, UserError
 from flanx.sweep import dependencies
 from flanx.sweep.dependencies import Parent
@@ -150,6 +151,7 @@ class Scheduler:
         if descriptor is None:
             lock.close()
             status.state = ELSEWHERE
+            status.until = time.time() + 5.0 if files.mirrors else 0.0  # a bucket is not asked all the time
             return
         if self._is_settled_elsewhere(status):
             lock.close()
@@ -315,8 +317,9 @@ def log_path(point: Point) -> pathlib.Path:
 
 def compilation_cache(out_dir: pathlib.Path) -> dict[str, str]:
     """JAX's settings for one compilation cache of all runs of a sweep, small programs included."""
+    folder = storage.cache_dir() / "compilations" if files.mirror_of(out_dir) else out_dir / "cache"
     return {
-        "JAX_COMPILATION_CACHE_DIR": str(out_dir / "cache"),
+        "JAX_COMPILATION_CACHE_DIR": str(folder),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }

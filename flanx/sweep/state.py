@@ -11,13 +11,16 @@ import fcntl
 import json
 import os
 import pathlib
+import random
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from flanx import files, lease
 from flanx.errors import UserError
 from flanx.files import check_types, lock, read_json, write_atomic
+from flanx.storage import Storage
 from flanx.sweep.grid import Point
 
 NOT_RUN, WAITING, RUNNING, RETRYING, DONE, FAILED = "not run", "waiting", "running", "retrying", "done", "failed"
@@ -36,6 +39,8 @@ class State:
 
     def read(self) -> Entries:
         """Every point's entry."""
+        if mirror := files.mirror_of(self.path):
+            mirror.fetch(self.path)
         entries = read_json(self.path)
         check_types(self.path, {"points": entries}, {"points": dict[str, dict[str, Any]]})
         for name, entry in entries.items():
@@ -55,10 +60,16 @@ class State:
         self._update(lambda entries: {n: {"state": WAITING, "at": 0.0} for n in names if n not in entries})
 
     def _update(self, change: Callable[[Entries], Entries]) -> None:
+        mirror = files.mirror_of(self.path)
         with lock(self.folder / "state.lock"):
-            entries = self.read()
-            if new := change(entries):
-                write_atomic(self.path, json.dumps(entries | new, indent=1) + "\n")
+            while new := change(entries := self.read()):
+                text = json.dumps(entries | new, indent=1) + "\n"
+                if mirror is None:
+                    write_atomic(self.path, text)
+                    return
+                if mirror.offer(self.path, text.encode()):
+                    return
+                time.sleep(random.random())  # another driver was quicker
 
     def statuses(self, points: Sequence[Point]) -> dict[str, tuple[str, str]]:
         """(state, reason) of every point by name, for a report."""
@@ -77,15 +88,38 @@ class State:
 
 def is_done(folder: pathlib.Path) -> bool:
     """Whether the run in `folder` wrote its last file."""
-    return (folder / "done.json").exists()
+    mirror = files.mirror_of(folder)
+    return (folder / "done.json").exists() or (mirror is not None and mirror.fetch(folder / "done.json"))
 
 
 def is_held(path: pathlib.Path) -> bool:
     """Whether another process holds the lock file `path`."""
+    if mirror := files.mirror_of(path):
+        return any(map(lease.is_alive, _places(mirror, path)))
     if not path.exists():
         return False
     with inheritable_lock(path) as descriptor:
         return descriptor is None
+
+
+def _places(mirror: Any, path: pathlib.Path) -> tuple[Storage, Storage]:
+    """Of the lock of a run in a bucket: where its driver's lease lies, and the run's own."""
+    run = path.relative_to(mirror.path).parent
+    return mirror.folder / "drivers" / run.name, mirror.folder / run.as_posix()
+
+
+@contextlib.contextmanager
+def _alone_in_bucket(path: pathlib.Path) -> Iterator[bool]:
+    """Holds the lease of a driver on a run in a bucket: whether it could be had, and the run is not run already."""
+    driver, run = _places(files.mirror_of(path), path)
+    mine = lease.Lease(driver, lambda error: print(f"note: {error}"))
+    if lease.is_alive(run) or not mine.try_acquire():
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        mine.release()
 
 
 @contextlib.contextmanager
@@ -95,7 +129,11 @@ def inheritable_lock(path: pathlib.Path, shared: bool = False) -> Iterator[int |
     Not `flanx.files.lock`: a child process that inherits the descriptor keeps the lock when its driver is gone (it is
     closed, never unlocked), and any number of drivers share one. filelock can do neither.
     """
-    with open(path, "a", encoding="utf-8") as file:
+    with contextlib.ExitStack() as stack:
+        if not shared and files.mirror_of(path) and not stack.enter_context(_alone_in_bucket(path)):
+            yield None
+            return
+        file = stack.enter_context(open(path, "a", encoding="utf-8"))
         try:
             fcntl.flock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
