@@ -33,7 +33,7 @@ from flanx.files import local_folder
 from flanx.models import Model
 from flanx.partition import Partitioner
 from flanx.predictor import Predictor
-from flanx.storage import Storage, open_storage
+from flanx.storage import Storage, local_tree, open_storage
 
 STEP = re.compile(r"checkpoint_(\d+)")
 
@@ -122,7 +122,7 @@ def load_suites(
     """The suites of an evaluation with their items, see `evaluate`."""
     for error in suite_table.wrong() if cluster.is_first() else ():
         print(f"note: {error}; its suites are left out")
-    data = data_dir or os.environ.get("FLANX_DATA_DIR", "")
+    data = local_tree(data_dir or os.environ.get("FLANX_DATA_DIR", ""))
     return [registry.load(name, data, allow_missing) for name in suite_names(suites, self_consistency, beams)]
 
 

@@ -33,7 +33,7 @@ from flanx import files
 from flanx.errors import UserError
 from flanx.files import CHECKSUMS
 from flanx.lease import Lease
-from flanx.storage import ABSENT, Storage, Unreachable
+from flanx.storage import ABSENT, Storage, Unreachable, is_file_name
 
 PERIOD_S = 10.0  # seconds between two looks at what has changed
 PATIENCE_S = 600.0  # how long a bucket that does not answer is waited for at the end
@@ -90,7 +90,7 @@ class Mirror:
     def pull(self, checkpoints: bool = True) -> None:
         """Copies all files, and with `checkpoints` the newest one of each run. Deletes nothing here."""
         index = json.loads(self._get(INDEX) or b"[]")
-        self._index = set(index if isinstance(index, list) else ())
+        self._index = set(filter(is_file_name, index if isinstance(index, list) else ()))
         names = self.folder.keys() | self._index
         for name in names:
             if found := _PART.fullmatch(name):
@@ -147,7 +147,7 @@ class Mirror:
                 if (content := self._get(f"{step}/{name}", sizes[name][0])) is not None:
                     files.write_atomic(self.path / step / name, content, durable=False)
 
-            self._each(take, set(sizes) - {MARKER})
+            self._each(take, set(filter(is_file_name, sizes)) - {MARKER})
             if record:
                 files.write_atomic(self.path / step / CHECKSUMS, record, durable=False)
             self._stubs.discard(step)

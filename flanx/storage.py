@@ -6,6 +6,7 @@ cache, the folder FLANX_CACHE, by default `~/.cache/flanx`. A bucket mounted as 
 (etils would import TensorFlow for gs://, and Orbax reaches no s3://.) Folders that a run writes to: `flanx.mirror`.
 """
 
+import concurrent.futures
 import dataclasses
 import functools
 import hashlib
@@ -17,7 +18,7 @@ from typing import Any
 
 from flanx import hub
 from flanx.errors import UserError
-from flanx.files import open_regular, write_atomic
+from flanx.files import open_regular, read_json, write_atomic
 
 ANSWER_S = 8  # of an address, to a list of names or to a small file
 COPY_S = 3600  # of a whole volume
@@ -84,8 +85,8 @@ class Storage:
         return f"{self.path}/" if self.is_remote else {"driver": "file", "path": f"{self.path}/"}
 
     def keys(self) -> set[str]:
-        """Paths of all files below it."""
-        return {key.decode() for key in self._do("list", lambda store: store.list())}
+        """Paths of all files below it; no others than names of files, which an object may have, too."""
+        return {key for each in self._do("list", lambda store: store.list()) if is_file_name(key := each.decode())}
 
     def children(self) -> set[str]:
         """Names of the files and folders in it; empty where it does not exist."""
@@ -108,9 +109,10 @@ class Storage:
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error.strerror})") from error
 
-    def get(self, file: str, limit: float | None = None) -> tuple[bytes | None, bytes]:
-        """(content, generation) of a file in a bucket; (None, ABSENT) where it is not there."""
-        result = self._do("read", lambda store: store.read(file), file, limit)
+    def get(self, file: str, limit: float | None = None, known: bytes | None = None) -> tuple[bytes | None, bytes]:
+        """(content, generation) of a file in a bucket; (None, ABSENT) where it is not there, (None, known) where its
+        generation is the one that is known."""
+        result = self._do("read", lambda store: store.read(file, if_not_equal=known), file, limit)
         return (result.value if result.state == "value" else None), result.stamp.generation
 
     def put(self, file: str, content: bytes, expected: bytes, limit: float | None = None) -> bytes | None:
@@ -208,6 +210,11 @@ def open_storage(path: str | os.PathLike) -> Storage:
     return Storage(str(path.resolve() if ".." in path.parts else path))  # tensorstore takes no ".."
 
 
+def is_file_name(key: str) -> bool:
+    """Whether a key of a bucket names a file below its folder: "a/" may stand for a folder, "../a" lies elsewhere."""
+    return bool(key) and key[0] != "/" and key[-1] != "/" and ".." not in key.split("/")
+
+
 def brief(error: Exception) -> str:
     """TensorStore's message without its list of source locations, on one line."""
     return str(error).split("[source locations")[0].strip().replace("\n", " ")[:160]
@@ -242,4 +249,31 @@ def local(path: str) -> str:
         return str(Path(path).expanduser())
     target = cache_dir() / hashlib.sha256(path.encode()).hexdigest()[:16] / path.rpartition("/")[2]
     copy(path, target)
+    return str(target)
+
+
+def local_tree(path: str) -> str:
+    """A local folder with the same files: the path itself, or of a bucket's a copy in the cache, in which files that
+    have changed there are copied anew. Raises UserError where there is none."""
+    if not path.startswith(BUCKETS):
+        return path
+    folder = open_storage(path)
+    target = cache_dir() / "trees" / hashlib.sha256(folder.path.encode()).hexdigest()[:16]
+    record = target / ".generations.json"
+    known, names = read_json(record), folder.keys()
+    if not names:
+        raise UserError(f"{path}: no such folder, or nothing in it; look at the address")
+
+    def take(name: str) -> tuple[str, str]:
+        had = bytes.fromhex(known[name]) if name in known and (target / name).is_file() else None
+        content, generation = folder.get(name, COPY_S, had)
+        if content is not None:
+            write_atomic(target / name, content, durable=False)
+        return name, generation.hex()
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        found = dict(pool.map(take, sorted(names)))
+    for name in set(known) - names:
+        (target / name).unlink(missing_ok=True)
+    write_atomic(record, json.dumps(found))
     return str(target)

@@ -157,3 +157,45 @@ def test_what_is_done_with_a_run_in_a_bucket(place, tmp_path: pathlib.Path):
     said = ask("report", url)
     assert f"{url}/report.md" in said and b"loss" in open_storage(url).read("report.md")
     assert "suite_composition" in ask("report", scores)
+
+
+STAND_IN = """
+import sys, time, uuid
+from flanx import bucket, files
+from flanx.storage import open_storage
+bound = dict(a.removeprefix("--gin.").split("=", 1) for a in sys.argv if a.startswith("--gin."))
+url = bound["MODEL_DIR"].strip("'")
+with bucket.opened(url):
+    (open_storage(url).parent.parent / "started").write(f"{url.rpartition('/')[2]}.{uuid.uuid4()}", "")
+    time.sleep(3)
+    (files.local_folder(url) / "done.json").write_text("{}")
+"""
+DRIVER = f"""
+import pathlib, sys
+sys.path.insert(0, {str(run_case.ROOT)!r})
+from flanx import bucket
+from flanx.sweep import scheduler
+from tests import sweep_maker
+with bucket.copied([sys.argv[1]], may_be_empty=True) as folders:
+    points = sweep_maker.make(pathlib.Path(folders[0]), tasks=(1, 2, 3)).points()
+    scheduler.run_points(points, 1, "", sweep_maker.no_show, (sys.executable, "-c", {STAND_IN!r}))
+"""
+
+
+@pytest.mark.slow
+def test_drivers_of_a_sweep_share_a_bucket_and_one_is_killed(place, tmp_path: pathlib.Path):
+    """Each has a disk of its own; none runs a point that another one runs or has run."""
+    _, url = place
+    sweep = open_storage(f"{url}_sweep")
+    drivers = []
+    for number in range(3):
+        env = {**os.environ, "FLANX_CACHE": str(tmp_path / f"disk{number}")}
+        drivers.append(subprocess.Popen([sys.executable, "-c", DRIVER, str(sweep)], env=env))
+    run_case.wait_until(lambda: len((sweep / "started").keys()) >= 3, drivers[0])
+    drivers[0].kill()  # its run goes on without it
+    assert [driver.wait(200) for driver in drivers][1:] == [0, 0]
+    names = [name.partition(".")[0] for name in sorted((sweep / "started").keys())]
+    assert names == sorted(f"{size}_{tasks}" for size in ("d1", "d2") for tasks in (1, 2, 3))
+    states = {entry["state"] for entry in sweep.read_json("state.json").values()}
+    assert states <= {"done", "running"} and len(sweep.read_json("state.json")) == 6
+    assert all((sweep / "runs" / name).find("done.json") for name in names)

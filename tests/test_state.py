@@ -6,10 +6,13 @@ import pathlib
 
 import pytest
 
+from flanx import bucket, lease
 from flanx.errors import UserError
+from flanx.mirror import Mirror
+from flanx.storage import open_storage
 from flanx.sweep import state
 from flanx.sweep.state import State
-from tests import sweep_maker
+from tests import bucket_case, sweep_maker
 
 
 def _write(folder: pathlib.Path, name: str) -> None:
@@ -56,3 +59,32 @@ def test_a_damaged_state_is_named(tmp_path: pathlib.Path, damage: str) -> None:
     (tmp_path / "state.json").write_text(damage)
     with pytest.raises(UserError, match=r"state\.json is damaged"):
         State(tmp_path).read()
+
+
+def test_in_a_bucket_no_change_of_another_driver_is_lost_and_its_runs_are_not_taken(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("FLANX_CACHE", str(tmp_path))
+    monkeypatch.setattr(lease, "LEASE_S", 0.5)
+    offer = Mirror.offer
+
+    def late(self, path: pathlib.Path, content: bytes) -> bool:
+        if "late" not in vars(self):
+            self.late = True
+            self.folder.write("state.json", '{"other": {"state": "done"}}')
+        return offer(self, path, content)
+
+    with bucket_case.service(), bucket.copied(["gs://bucket/out"], may_be_empty=True) as folders:
+        own = State(folders[0])
+        monkeypatch.setattr(Mirror, "offer", late)
+        own.write("mine", state="running")
+        assert {name: entry["state"] for name, entry in own.read().items()} == {"other": "done", "mine": "running"}
+        run, remote = own.folder / "runs" / "a", open_storage("gs://bucket/out")
+        run.mkdir(parents=True)
+        assert not state.is_done(run)
+        with state.inheritable_lock(run / "lock") as descriptor:
+            assert descriptor is not None and lease.is_alive(remote / "drivers" / "a")
+        assert not state.is_held(run / "lock")
+        (remote / "drivers" / "a").write(lease.NAME, '{"token": "x", "pid": 1, "host": "far", "machine": "y"}')
+        with state.inheritable_lock(run / "lock") as descriptor:
+            assert descriptor is None and state.is_held(run / "lock")
+        (remote / "runs" / "a").write("done.json", "{}")
+        assert state.is_done(run)

@@ -2,6 +2,7 @@ import http.server
 import json
 import os
 import pathlib
+import re
 import socket
 import subprocess
 import sys
@@ -14,7 +15,8 @@ from flanx import storage
 from flanx.convert import t5x
 from flanx.convert.lazy_tensor import fingerprint
 from flanx.errors import UserError
-from flanx.storage import Storage, open_storage
+from flanx.storage import ABSENT, Storage, Unreachable, open_storage
+from tests import bucket_case
 from tests.convert_case import ONE_LAYER, draw
 
 
@@ -120,3 +122,73 @@ def test_a_bucket_without_an_answer_is_a_line_within_the_limit(monkeypatch: pyte
         monkeypatch.setattr(Storage, "kvstore", lambda self: {"driver": "http", "base_url": url, "path": "/x/"})
         with pytest.raises(UserError, match=r"gs://bucket/x(/checkpoint)?: no answer within 0\.3 s"):
             Storage("gs://bucket/x").read("checkpoint")
+
+
+def test_a_file_of_a_bucket_is_replaced_where_it_is_what_was_expected():
+    with bucket_case.service() as service:
+        folder = open_storage("gs://bucket/a")
+        assert folder.get("x") == (None, ABSENT)
+        first = folder.put("x", b"1", ABSENT)
+        assert first and folder.put("x", b"2", ABSENT) is None
+        assert folder.get("x") == (b"1", first)
+        assert folder.put("x", b"2", first) and folder.put("x", b"3", first) is None
+        (folder / "b").write("y", b"y")
+        service.objects |= {"a/c/": (b"", 7), "a/../z": (b"", 8)}  # a folder, as consoles write it, and another place
+        assert folder.keys() == {"x", "b/y"}
+        folder.remove("x")
+        folder.remove("x")
+        folder.clear()
+        assert not folder.keys()
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "said"),
+    [
+        (403, UserError, "may not write it; they need roles/storage.objectUser"),
+        (401, UserError, "gcloud auth application-default login"),
+        (404, UserError, "there is no bucket gs://bucket; make it"),
+        (503, Unreachable, "does not write it at present"),
+        (429, Unreachable, "try again later"),
+    ],
+)
+def test_what_a_bucket_refuses_is_a_line_with_the_repair(monkeypatch, status: int, kind: type, said: str):
+    monkeypatch.setattr(storage, "_RETRIES", {"max_retries": 1, "initial_delay": "0.01s", "max_delay": "0.01s"})
+    with bucket_case.service() as service:
+        service.fault = lambda method, path: status
+        with pytest.raises(UserError, match=rf"gs://bucket/a/x: .*{re.escape(said)}") as caught:
+            open_storage("gs://bucket/a").put("x", b"1", ABSENT)
+    assert type(caught.value) is kind and "\n" not in str(caught.value)
+
+
+def test_where_s3_is(monkeypatch: pytest.MonkeyPatch):
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ACCESS_KEY_ID", "AWS_REGION", "AWS_DEFAULT_REGION"):
+        monkeypatch.delenv(name, raising=False)
+    place = {"driver": "s3", "bucket": "b", "path": "c/", "use_conditional_write": True}
+    assert open_storage("s3://b/c").kvstore() == place
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9000/")
+    monkeypatch.setenv("AWS_REGION", "eu-central-1")
+    there = {"endpoint": "http://127.0.0.1:9000", "aws_region": "eu-central-1"}
+    assert open_storage("s3://b/c").kvstore() == place | there
+
+
+def test_a_folder_of_a_bucket_is_copied_and_what_has_changed_copied_anew(tmp_path: pathlib.Path, monkeypatch):
+    monkeypatch.setenv("FLANX_CACHE", str(tmp_path))
+    assert storage.local_tree("data") == "data"
+    with bucket_case.service() as service:
+        folder = open_storage("gs://bucket/data")
+        for name in ("a.txt", "b/c.txt"):
+            folder.write(name, name)
+        copy = pathlib.Path(storage.local_tree("gs://bucket/data"))
+        assert (copy / "b" / "c.txt").read_text() == "b/c.txt"
+        folder.write("a.txt", "new")
+        folder.remove("b/c.txt")
+        folder.write("d.txt", "d")
+        (copy / "d.txt").write_text("half")
+        assert pathlib.Path(storage.local_tree("gs://bucket/data")) == copy
+        found = {path.name: path.read_text() for path in copy.rglob("*.txt")}
+        assert found == {"a.txt": "new", "d.txt": "d"}
+        bodies = len(service.asked)
+        storage.local_tree("gs://bucket/data")
+        assert [method for method, _ in service.asked[bodies:]] == ["GET"] * 3
+        with pytest.raises(UserError, match="gs://bucket/nothing: no such folder"):
+            storage.local_tree("gs://bucket/nothing")

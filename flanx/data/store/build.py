@@ -30,6 +30,7 @@ from flanx.data.task import select, sources
 from flanx.errors import UserError, nearest
 from flanx.files import local_path, lock
 from flanx.progress import Progress
+from flanx.storage import local_tree
 
 OF_SUITES = ("sample", "hub", "tfds")  # a DATA_DIR that only suites read; a sweep gives its stores the same
 RUNNERS = ("processes", "beam")
@@ -99,6 +100,7 @@ def build_store(
         raise UserError(f"runner '{runner}': one of {', '.join(RUNNERS)}{nearest(runner, RUNNERS)}")
     if runner_options and runner != "beam":
         raise UserError("runner_options are Beam's: add --runner=beam, or leave them out")
+    data_dir = data_dir and local_tree(data_dir)
     if data_dir and data_dir not in OF_SUITES and not os.path.isdir(data_dir):
         raise UserError(f"DATA_DIR {data_dir}: no such folder; give the one that holds the task files")
     if renderings < 1:
