@@ -25,29 +25,27 @@ import pathlib
 import re
 import sys
 import threading
-import time
 import zlib
 from collections.abc import Callable
+from typing import Any
 
 from flanx import files
 from flanx.errors import UserError
 from flanx.files import CHECKSUMS
 from flanx.lease import Lease
-from flanx.storage import ABSENT, Storage, Unreachable, is_file_name
+from flanx.storage import ABSENT, Storage, Unreachable, is_file_name, patiently
 
 PERIOD_S = 10.0  # seconds between two looks at what has changed
-PATIENCE_S = 600.0  # how long a bucket that does not answer is waited for at the end
 AT_ONCE = 4  # objects that are sent or copied
 ANSWER_S, LEAST_SPEED = 30.0, 1e6  # the time limit of one object: seconds, and its bytes at so many a second
 MOST_PARTS = 64  # of a series, before the file is sent whole again
 STEP = re.compile(r"(?:.*/)?checkpoints/checkpoint_\d+")
 MARKER = "_CHECKPOINT_METADATA"  # Orbax's file in the folder of a step, which is sent last
 INDEX = ".flanx.index"
-_OURS = re.compile(
-    r"(.*/)?(\.flanx\.[^/]*|([^/]*\.)?lock|[^/]*\.\d+\.part)|damaged/.*|.*orbax-checkpoint-tmp.*"
-)  # not sent
+_OURS = re.compile(r"(.*/)?(\.flanx\.[^/]*|([^/]*\.)?lock|[^/]*\.\d+\.part)|.*orbax-checkpoint-tmp.*")  # not sent
 _PART = re.compile(r"(.+)\.parts/(\d+)\.(\d+)")
 _GROWS = re.compile(r".*(\.jsonl|\.part|/events\.out\.tfevents\.[^/]*)")
+_LEFT = re.compile(rf"{STEP.pattern}|damaged/")  # in the bucket, when files are copied
 _LATE = re.compile(r"(.*/)?(done\.json|scores\.json)")
 
 
@@ -89,13 +87,12 @@ class Mirror:
 
     def pull(self, checkpoints: bool = True) -> None:
         """Copies all files, and with `checkpoints` the newest one of each run. Deletes nothing here."""
-        index = json.loads(self._get(INDEX) or b"[]")
-        self._index = set(filter(is_file_name, index if isinstance(index, list) else ()))
+        self._index = set(filter(is_file_name, _parsed(self._get(INDEX))))
         names = self.folder.keys() | self._index
         for name in names:
             if found := _PART.fullmatch(name):
                 self._parts.setdefault(found[1], set()).add(name)
-        whole = {n for n in names if not (_PART.fullmatch(n) or _OURS.fullmatch(n) or STEP.match(n))}
+        whole = {n for n in names if not (_PART.fullmatch(n) or _OURS.fullmatch(n) or _LEFT.match(n))}
         self._each(self._take, whole | set(self._parts))
         if checkpoints:
             self._pull_steps(names)
@@ -141,7 +138,7 @@ class Mirror:
             if step not in self._stubs:
                 return
             record = self._get(f"{step}/{CHECKSUMS}")
-            sizes = json.loads(record) if record else {name: (0, 0) for name in (self.folder / step).keys()}  # noqa: SIM118
+            sizes = _parsed(record) or {name: (0, 0) for name in (self.folder / step).keys()}  # noqa: SIM118
 
             def take(name: str) -> None:
                 if (content := self._get(f"{step}/{name}", sizes[name][0])) is not None:
@@ -308,12 +305,13 @@ class Mirror:
 
     def fetch(self, path: pathlib.Path) -> bool:
         """Copies a file anew; whether it is there."""
-        return self._take(path.relative_to(self.path).as_posix())
+        return patiently(lambda: self._take(path.relative_to(self.path).as_posix()))
 
     def offer(self, path: pathlib.Path, content: bytes) -> bool:
         """Replaces a file, if it is still what `fetch` copied or found absent."""
         name = path.relative_to(self.path).as_posix()
-        if (written := self.folder.put(name, content, self._generations.get(name, ABSENT), ANSWER_S)) is None:
+        expected = self._generations.get(name, ABSENT)
+        if (written := patiently(lambda: self.folder.put(name, content, expected, ANSWER_S))) is None:
             return False
         self._generations[name] = written
         files.write_atomic(path, content, durable=False)
@@ -322,8 +320,8 @@ class Mirror:
 
     def refresh(self) -> None:
         """Sends what was made here, and copies what others made."""
-        self.give_back()
-        self.pull(checkpoints=False)
+        patiently(self.give_back)
+        patiently(lambda: self.pull(checkpoints=False))
 
     # ---- its life ----------------------------------------------------------------------------------------------------
 
@@ -332,15 +330,15 @@ class Mirror:
         threading.Thread(target=self._run, name="flanx-mirror", daemon=True).start()
 
     def _run(self) -> None:
-        silent = 0.0
+        is_silent = False
         while not self._ended.wait(PERIOD_S):
             try:
                 self.push()
-                silent = 0.0
+                is_silent = False
             except Unreachable as error:
-                if not silent:
+                if not is_silent:
                     print(f"note: {error}; what is written meanwhile is sent later", file=sys.stderr, flush=True)
-                silent = silent or time.monotonic()
+                is_silent = True
             except (UserError, OSError) as error:
                 if not self._ended.is_set():
                     self._end(error)
@@ -351,21 +349,16 @@ class Mirror:
         os._exit(2)
 
     def flush(self) -> None:
-        """Sends the rest, and waits for the parts of the other processes.
+        """Sends the rest, and waits for the parts of other processes. UserError: no answer for `storage.PATIENCE_S`."""
 
-        Raises UserError where the bucket does not answer for PATIENCE_S seconds."""
-        ends, pause = time.monotonic() + PATIENCE_S, 0.2
-        while True:
-            try:
-                if self.push():
-                    return
-                error = Unreachable(f"{self.url}: not all processes have sent their part of the last checkpoint")
-            except Unreachable as caught:
-                error = caught
-            if time.monotonic() > ends:
-                raise UserError(f"{error}; what was not sent is kept in {self.path}")
-            time.sleep(pause)
-            pause = min(2 * pause, 5.0)
+        def send() -> None:
+            if not self.push():
+                raise Unreachable(f"{self.url}: not all processes have sent their part of the last checkpoint")
+
+        try:
+            patiently(send)
+        except Unreachable as error:
+            raise UserError(f"{error}; what was not sent is kept in {self.path}") from error
 
     def settle(self) -> None:
         """Sends the rest, as `flush`, puts files together that were appended to, and ends."""
@@ -384,6 +377,13 @@ class Mirror:
 
 def _part(name: str, series: int, offset: int) -> str:
     return f"{name}.parts/{series:06}.{offset:015}"
+
+
+def _parsed(content: bytes | None) -> Any:
+    """What is in JSON; of a damaged file nothing, and `files.verify_checksums` names it."""
+    with contextlib.suppress(ValueError):
+        return json.loads(content or b"[]")
+    return []
 
 
 def _stamp(path: pathlib.Path) -> tuple[int, int]:

@@ -13,8 +13,10 @@ import hashlib
 import json
 import os
 import re
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from flanx import hub
 from flanx.errors import UserError
@@ -22,6 +24,8 @@ from flanx.files import open_regular, read_json, write_atomic
 
 ANSWER_S = 8  # of an address, to a list of names or to a small file
 COPY_S = 3600  # of a whole volume
+PATIENCE_S = 600.0  # how long a bucket that does not answer is waited for where something has begun
+Answer = TypeVar("Answer")
 URLS = ("gs://", "s3://", "http://", "https://")
 BUCKETS = ("gs://", "s3://")  # which can be written to
 ABSENT = b"\x02"  # TensorStore's generation of an object that is not there
@@ -208,6 +212,19 @@ def open_storage(path: str | os.PathLike) -> Storage:
         return Storage(text.rstrip("/"))
     path = Path(text).expanduser().absolute()
     return Storage(str(path.resolve() if ".." in path.parts else path))  # tensorstore takes no ".."
+
+
+def patiently(act: Callable[[], Answer]) -> Answer:
+    """What a call gives, made again while the bucket does not answer, for PATIENCE_S seconds."""
+    ends, pause = time.monotonic() + PATIENCE_S, 0.2
+    while True:
+        try:
+            return act()
+        except Unreachable:
+            if time.monotonic() > ends:
+                raise
+        time.sleep(pause)
+        pause = min(2 * pause, 5.0)
 
 
 def is_file_name(key: str) -> bool:

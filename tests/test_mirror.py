@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 
-from flanx import files, mirror
+from flanx import files, mirror, storage
 from flanx.errors import UserError
 from flanx.lease import LeaseLost
 from flanx.mirror import INDEX, MARKER, Mirror
@@ -214,7 +214,7 @@ def test_processes_send_their_own_arrays_and_the_first_one_the_marker(service, t
     write_step(tmp_path / "0", 2, a="0")
     assert not zero.push()
     assert MARKER not in str(there(service))
-    monkeypatch.setattr(mirror, "PATIENCE_S", 0.3)
+    monkeypatch.setattr(storage, "PATIENCE_S", 0.3)
     with pytest.raises(UserError, match="not all processes have sent their part"):
         zero.flush()
     write_step(tmp_path / "1", 2, b="1")

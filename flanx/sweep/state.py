@@ -20,7 +20,7 @@ from typing import Any
 from flanx import files, lease
 from flanx.errors import UserError
 from flanx.files import check_types, lock, read_json, write_atomic
-from flanx.storage import Storage
+from flanx.storage import Storage, patiently
 from flanx.sweep.grid import Point
 
 NOT_RUN, WAITING, RUNNING, RETRYING, DONE, FAILED = "not run", "waiting", "running", "retrying", "done", "failed"
@@ -113,7 +113,7 @@ def _alone_in_bucket(path: pathlib.Path) -> Iterator[bool]:
     """Holds the lease of a driver on a run in a bucket: whether it could be had, and the run is not run already."""
     driver, run = _places(files.mirror_of(path), path)
     mine = lease.Lease(driver, lambda error: print(f"note: {error}"))
-    if lease.is_alive(run) or not mine.try_acquire():
+    if patiently(lambda: lease.is_alive(run) or not mine.try_acquire()):
         yield False
         return
     try:
