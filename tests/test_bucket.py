@@ -43,7 +43,7 @@ def every(number: int) -> bucket_case.Fault:
 def curve(content: bytes) -> list[dict]:
     """The records of a log without what depends on the clock."""
     records = map(json.loads, content.decode().splitlines())
-    return [{k: v for k, v in record.items() if not re.search("per_second|seconds", k)} for record in records]
+    return [{k: v for k, v in record.items() if not re.search("per_second|performance", k)} for record in records]
 
 
 def expect_undisturbed(url: str) -> None:
