@@ -24,6 +24,7 @@ from flanx.files import open_regular, read_json, write_atomic
 
 ANSWER_S = 8  # of an address, to a list of names or to a small file
 COPY_S = 3600  # of a whole volume
+LEAST_SPEED = 1e6  # bytes a second, of what is written
 PATIENCE_S = 600.0  # how long a bucket that does not answer is waited for where something has begun
 Answer = TypeVar("Answer")
 URLS = ("gs://", "s3://", "http://", "https://")
@@ -153,7 +154,7 @@ class Storage:
     def write(self, file: str, content: bytes | str) -> None:
         """Writes one file, atomically."""
         data = content.encode() if isinstance(content, str) else content
-        self._do("write", lambda store: store.write(file, data), file)
+        self._do("write", lambda store: store.write(file, data), file, ANSWER_S + len(data) / LEAST_SPEED)
 
     def _do(self, what: str, act: Any, file: str = "", limit: float | None = None) -> Any:
         within = (limit or ANSWER_S) if self.is_remote else None

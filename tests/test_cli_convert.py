@@ -19,6 +19,7 @@ from flanx.convert.lazy_tensor import BFLOAT16, LazyTensor, fingerprint, in_memo
 from flanx.convert.t5_shapes import T5Sizes
 from flanx.errors import UserError
 from flanx.storage import open_storage
+from tests import bucket_case
 from tests.convert_case import ONE_LAYER, SMALL, assert_same, draw
 
 
@@ -49,6 +50,16 @@ def test_flanx_to_hf_and_back_keeps_every_bit(theirs: pathlib.Path, tmp_path: pa
     assert convert(theirs, tmp_path / "ours", "--drop-optimizer") == 0
     assert convert(tmp_path / "ours", tmp_path / "hf", "--to", "hf") == 0
     assert convert(tmp_path / "hf", tmp_path / "back") == 0
+    assert_same(flanx.convert.open_checkpoint(tmp_path / "back").tensors, draw())
+
+
+def test_hugging_face_s_form_lies_in_a_bucket(theirs: pathlib.Path, tmp_path: pathlib.Path, monkeypatch):
+    monkeypatch.setenv("FLANX_CACHE", str(tmp_path / "cache"))
+    with bucket_case.service() as service:
+        assert convert(theirs, "gs://bucket/hf", "--to", "hf") == 0
+        sent = [path for method, path in service.asked if method == "POST"]
+        assert sent[-1].endswith("name=hf%2Fconfig.json") and len(sent) > 3
+        assert convert("gs://bucket/hf", tmp_path / "back") == 0
     assert_same(flanx.convert.open_checkpoint(tmp_path / "back").tensors, draw())
 
 

@@ -95,7 +95,7 @@ class Conversion:
             print("T5X's scanned layers have a relative bias each: the stack's is copied into every one of its layers")
             sizes = dataclasses.replace(source.t5_sizes(), layer_bias=True)
             source = dataclasses.replace(source, tensors=scan_layers.spread_bias(source.tensors), sizes=sizes)
-        with atomic(self.dest) as folder:
+        with atomic(self.dest, self.kind) as folder:
             written = self._write(source, folder)
             mark = fingerprint(written.tensors, finite=files.verifying)
             note: dict[str, Any] = {
@@ -145,13 +145,20 @@ class Result:
 
 
 @contextlib.contextmanager
-def atomic(dest: Storage) -> Iterator[Storage]:
+def atomic(dest: Storage, kind: str = "") -> Iterator[Storage]:
     """A folder to write in that becomes `dest` at the end; after an error nothing of it is left.
 
-    In a bucket it is `dest` itself: the file without which a folder is no checkpoint is written last there.
+    In a bucket the file without which a folder is no checkpoint is written last. It is `dest` itself, but for Hugging
+    Face's form (`kind`), whose writer needs a disk.
     """
-    if dest.is_remote:
+    if dest.is_remote and kind != "hf":
         yield dest
+        return
+    if dest.is_remote:
+        with tempfile.TemporaryDirectory(prefix="flanx-") as name:
+            yield (made := open_storage(name))
+            for file in sorted(made.keys(), key=lambda file: (file == "config.json", file)):
+                dest.write(file, made.read(file))
         return
     parent = dest.local().parent
     parent.mkdir(parents=True, exist_ok=True)

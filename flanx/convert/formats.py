@@ -28,7 +28,7 @@ from flanx.convert.t5_shapes import T5Sizes, check, infer, is_t5
 from flanx.errors import UserError, nearest
 from flanx.models.t5 import T5
 from flanx.optim import AdafactorState
-from flanx.storage import Storage, open_storage
+from flanx.storage import Storage, local_tree, open_storage
 
 KINDS = ("t5x", "hf", "flanx", "peft")
 
@@ -135,14 +135,15 @@ def open_checkpoint(
     kind = detect(given) if kind == "auto" else kind
     if kind not in KINDS:
         raise UserError(f"no checkpoint format '{kind}'{nearest(kind, KINDS)}")
+    held = open_storage(local_tree(str(given))) if kind in ("hf", "peft") else given  # whose readers need a disk
     if kind == "hf":
-        contents = hf.read(given)
+        contents = hf.read(held)
         return OpenCheckpoint(
-            *(kind, given, contents.tensors, contents.sizes, contents.config, given, read_note(given)),
+            *(kind, held, contents.tensors, contents.sizes, contents.config, given, read_note(given)),
             origin=hub.record(path),
         )
     if kind == "peft":
-        return _with_base(peft.read(given), given, base, {}, above)
+        return _with_base(peft.read(held), given, base, {}, above)
     if kind == "t5x":
         folder = t5x.step_folder(given)
         in_orbax = "state" in folder.children()
