@@ -12,8 +12,9 @@ import time
 
 import pytest
 
-from flanx import convert, lease, mirror
+from flanx import bucket, convert, files, lease, mirror
 from flanx.convert.lazy_tensor import fingerprint
+from flanx.errors import UserError
 from flanx.storage import open_storage
 from tests import bucket_case, run_case, test_cli_sweep
 
@@ -55,6 +56,68 @@ def expect_undisturbed(url: str) -> None:
     assert same[0].step == same[1].step == run_case.STEPS
     left = {name for name in run.keys() if re.search(r"\.parts/|\.flanx\.(lease|part)|unlogged|tmp", name)}  # noqa: SIM118
     assert not left
+
+
+@pytest.fixture
+def service(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("FLANX_CACHE", str(tmp_path / "cache"))
+    with bucket_case.service() as found:
+        yield found
+
+
+def scratch(tmp_path: pathlib.Path) -> list[pathlib.Path]:
+    return list((tmp_path / "cache" / "mirrors").iterdir())
+
+
+def test_a_folder_in_a_bucket_is_a_local_one_inside_the_block(service, tmp_path: pathlib.Path):
+    with bucket.opened("gs://bucket/out/run"):
+        folder = files.local_folder("gs://bucket/out/run")
+        assert folder.name == "run" and not list(folder.iterdir())
+        (folder / "a.txt").write_text("a")
+    assert sorted(service.objects) == ["out/run/.flanx.index", "out/run/a.txt"] and not scratch(tmp_path)
+    with bucket.opened("gs://bucket/out/run"):
+        assert (files.local_folder("gs://bucket/out/run/") / "a.txt").read_text() == "a"
+    with bucket.opened("out/run"):
+        assert not files.mirrors
+
+
+def test_an_error_names_the_url_and_what_is_refused_leaves_the_bucket_as_it_was(service, tmp_path: pathlib.Path):
+    with pytest.raises(UserError, match=r"^gs://bucket/out/run/a is wrong$"), bucket.opened("gs://bucket/out/run"):
+        raise UserError(f"{files.local_folder('gs://bucket/out/run') / 'a'} is wrong")
+    assert not service.objects and not scratch(tmp_path)
+    with pytest.raises(UserError, match="there is no bucket gs://nobody"), bucket.opened("gs://nobody/out"):
+        pass
+    assert not scratch(tmp_path)
+
+
+def test_what_was_not_sent_is_kept_and_what_killed_processes_left_is_deleted(service, tmp_path, capsys):
+    for name in ("old", "young", "kept"):
+        (tmp_path / "cache" / "mirrors" / name).mkdir(parents=True)
+    (tmp_path / "cache" / "mirrors" / "kept" / bucket.KEPT).touch()
+    for name in ("old", "kept"):
+        os.utime(tmp_path / "cache" / "mirrors" / name, (0, 0))
+    with pytest.raises(UserError, match="may not write it"), bucket.opened("gs://bucket/out/run"):
+        (files.local_folder("gs://bucket/out/run") / "a.txt").write_text("a")
+        service.fault = lambda method, path: 403 if method == "POST" and "lease" not in path else None
+    found = {path.name: path for path in scratch(tmp_path)}
+    assert {"young", "kept"} < set(found) and "old" not in found and len(found) == 3
+    (own,) = set(found) - {"young", "kept"}
+    assert (found[own] / "run" / "a.txt").read_text() == "a"
+
+
+def test_a_reader_takes_no_checkpoint_and_gives_back_what_it_made_alone(service, tmp_path: pathlib.Path):
+    service.objects |= {f"run/{name}": (b"{}", 5) for name in ("run.json", f"checkpoints/checkpoint_2/{mirror.MARKER}")}
+    service.objects["run/metrics.jsonl.parts/000001.000000000000000"] = b"{}\n", 6
+    with bucket.copied(["local", "gs://bucket/run=Flan-T5"]) as (local, copy):
+        folder = pathlib.Path(copy.partition("=")[0])
+        assert local == "local" and copy.endswith("/run=Flan-T5")
+        assert sorted(path.name for path in folder.iterdir()) == ["metrics.jsonl", "run.json"]
+        (folder / "report.md").write_text("r")
+        assert files.shown(folder / "report.md") == "gs://bucket/run/report.md"
+    assert service.objects["run/report.md"][0] == b"r" and service.objects["run/run.json"][1] == 5
+    assert len(service.objects) == 4
+    with pytest.raises(UserError, match="gs://bucket/none: no such folder"), bucket.copied(["gs://bucket/none"]):
+        pass
 
 
 @pytest.mark.slow
