@@ -44,8 +44,8 @@ class Lease:
     def acquire(self) -> None:
         """Takes the folder, and keeps it from then on. Raises UserError where another process has it, which is known
         when it renews, and where the bucket is missing or may not be written."""
-        self._folder.children()  # a missing bucket reads as an empty one
         content, generation = self._folder.get(NAME)
+        (self._folder / NAME).keys()  # in a missing bucket a file is absent, as in any other
         if content is not None:
             generation = self._wait_out(content, generation)
         if not self._take(generation):

@@ -22,7 +22,8 @@ from flanx import hub
 from flanx.errors import UserError
 from flanx.files import open_regular, read_json, write_atomic
 
-ANSWER_S = 8  # of an address, to a list of names or to a small file
+ANSWER_S = 8  # of an address, to a small file
+LIST_S = 120  # of a list, which comes in pages of a thousand
 COPY_S = 3600  # of a whole volume
 LEAST_SPEED = 1e6  # bytes a second, of what is written
 PATIENCE_S = 600.0  # how long a bucket that does not answer is waited for where something has begun
@@ -91,7 +92,8 @@ class Storage:
 
     def keys(self) -> set[str]:
         """Paths of all files below it; no others than names of files, which an object may have, too."""
-        return {key for each in self._do("list", lambda store: store.list()) if is_file_name(key := each.decode())}
+        found = self._do("list", lambda store: store.list(), limit=LIST_S)
+        return {key for each in found if is_file_name(key := each.decode())}
 
     def children(self) -> set[str]:
         """Names of the files and folders in it; empty where it does not exist."""
