@@ -104,4 +104,4 @@ def test_a_scorer_while_evaluating_and_wrong_flags(run, tmp_path, capsys) -> Non
     assert "--- toxic, 4 items" in capsys.readouterr().out
     result = score(tmp_path / "out", "real_toxicity_prompts[toxic,:2]", lengths=LENGTHS, scorer=str(path), seed=1)
     assert result["suites"]["real_toxicity_prompts[toxic,:2]"]["unscored"] == 2  # the file knows none of its texts
-    assert "have no score there" in capsys.readouterr().out
+    assert "none of the 2 texts has a score there" in capsys.readouterr().out
