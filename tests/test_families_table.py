@@ -70,6 +70,14 @@ def test_the_least_table_is_a_suite(folder: Folder) -> None:
     assert [item.id for item in registry.load("capitals[:1]+sc8", "").items] == ["capitals-0"]
 
 
+def test_rows_that_repeat_another_are_counted_once_for_all(folder: Folder, capsys: pytest.CaptureFixture) -> None:
+    folder.write(CAPITALS, [*ROWS, ROWS[0], ROWS[0]])
+    for _ in range(2):
+        assert len(registry.load("capitals", "").items) == 5
+    said = "own.toml:2: 2 of 5 items of capitals repeat another one, and each counts\n"
+    assert capsys.readouterr().out == f"note: {folder.path}/{said}"
+
+
 def test_its_hash_is_of_what_the_model_reads(folder: Folder) -> None:
     folder.write(CAPITALS, ROWS)
     before = registry.load("capitals", "").hash

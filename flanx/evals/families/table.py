@@ -296,7 +296,15 @@ def items(spec: Spec, folder: pathlib.Path, task: str) -> list[Item]:
         )
     if spec.scoring == "generate":
         _check_answers(table, found)
+    if repeated := len(found) - len({(item.query, item.options, item.targets) for item in found}):
+        _note(f"{table.location}: {repeated:,} of {len(found):,} items of {task} repeat another one, and each counts")
     return found
+
+
+@functools.cache
+def _note(text: str) -> None:
+    """Prints it once, however often a suite is loaded."""
+    print(f"note: {text}")
 
 
 def _kept(
