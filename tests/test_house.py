@@ -156,6 +156,8 @@ TESTED_IN = {
     "procedural.operation": "test_procedural",
     "procedural.text": "test_procedural",
     "procedural.world": "test_procedural",
+    "reproduction.row": "test_cli_reproduce",
+    "reproduction.stage": "test_road",
     "seqio.packages": "test_light",
     "seqio.tfds": "test_download test_tables_muffin",
     "seqio.user_tasks": "test_build",

@@ -85,6 +85,9 @@ COMMANDS = {
     "doctor": Command("check what this machine has, and what prevents a run"),
     "explain": Command("what gin files set, and which line set each value"),
     "plan": Command("whether a recipe fits a TPU slice or GPUs, and how long it takes"),
+    "reproduce": Command(
+        "the whole road to a published row, from data to card, resumed where it stopped; --rehearse: small"
+    ),
     "launch": Command("run on TPU slices, clusters, or as many processes; follow, stop and list what was launched"),
 }
 

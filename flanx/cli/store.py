@@ -14,6 +14,7 @@ from flanx.data import mixture_stats, store
 from flanx.data.store import build, stats
 from flanx.settings import RANGES, flag, path_flag
 
+_SHOWN = 10  # missing tasks of a build that are named; of twice as many all
 _HELD = ("examples", "rendered", "tokens", "unknown")  # columns of `show`
 
 
@@ -76,8 +77,11 @@ def _build(args: argparse.Namespace) -> int:
             f"{of_splits.path}: {of_splits.built} shards built ({of_splits.examples:,} examples), {of_splits.kept} kept"
         )
     for kind, reasons in (("missing", report.missing), ("failed", report.failed)):
-        for name, reason in sorted(reasons.items()):
+        shown = sorted(reasons.items())[: _SHOWN if kind == "missing" and len(reasons) > 2 * _SHOWN else None]
+        for name, reason in shown:
             print(f"{kind}: task {name}: {reason}", file=sys.stderr)
+        if more := len(reasons) - len(shown):
+            print(f"{kind}: and {more:,} more; `flanx store show {report.path}` lists them", file=sys.stderr)
     if report.stale:
         print(
             f"note: {len(report.stale)} tasks of the store, {report.stale[0]} the first, keep prompts of another "

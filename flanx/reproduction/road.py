@@ -1,0 +1,245 @@
+"""Stages one after the other: each is done once, and has then a mark that says with what settings and inputs.
+
+A stage without its mark runs. Its commands resume by themselves what they had begun, so that a road that was killed
+anywhere goes on with the same command. A stage whose settings or inputs have changed since its mark is named, not done
+again unasked.
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import flanx
+from flanx.errors import Preempted, UserError, nearest
+from flanx.files import check_types, read_json, write_atomic
+from flanx.launch.job import Words
+from flanx.reproduction.stage import Stage, digest, set_aside
+from flanx.sweep.state import inheritable_lock
+
+PROGRAM = (sys.executable, "-m", "flanx")
+PREEMPTED = 75  # the exit status of a command that was stopped and saved its state
+MARKS = "stages"  # the folder of the marks
+PAGE_LINES = 30  # of a page, its last ones, that are shown
+TYPES = {"settings": dict[str, str], "inputs": dict[str, str], "commands": list[str], "seconds": float, "at": str}
+
+
+class Road:
+    """Stages in their order, and the folder with their marks.
+
+    Args:
+      environment: variables of the commands beside this process's own.
+    """
+
+    def __init__(
+        self, folder: pathlib.Path, stages: Sequence[Stage], environment: Mapping[str, str] | None = None
+    ) -> None:
+        self.folder, self.stages, self.environment = folder, stages, environment or {}
+        self._lock: int = -1
+
+    def mark(self, stage: Stage) -> dict[str, Any]:
+        """What is recorded of a stage that is done; {} for one that is not."""
+        path = self.folder / MARKS / f"{stage.name}.json"
+        mark = check_types(path, read_json(path), TYPES)
+        if mark and not TYPES.keys() <= mark.keys():
+            raise UserError(f"{path} is damaged: no {min(TYPES.keys() - mark.keys())}; remove it to do the stage again")
+        return mark
+
+    def changes(self, stage: Stage) -> list[str]:
+        """What differs between a stage's mark and what it would be now; [] for one that is not done."""
+        mark = self.mark(stage)
+        if not mark:
+            return []
+        old, new = mark["settings"], _texts(stage.settings())
+        lines = [
+            f"{name} was {_brief(old.get(name))}, now {_brief(new.get(name))}"
+            for name in {**new, **old}
+            if old.get(name) != new.get(name)
+        ]
+        for name, path in stage.reads.items():
+            if digest(path) != mark["inputs"].get(name):
+                lines.append(f"{name} ({path}) is not the one that it read")
+        return lines
+
+    def run(self, skipped: Sequence[str] = (), redo: str = "", keep: bool = False) -> int:
+        """Runs every stage that is not done; the exit status of the first command that fails, else 0.
+
+        Args:
+          skipped: names of stages that are left out.
+          redo: this stage and all after it are done anew; their results are set aside.
+          keep: a stage that is done with other settings or inputs counts as done.
+
+        Raises:
+          UserError: for a name that no stage has, and for stages that are done with other settings or inputs.
+          Preempted: after SIGTERM or Ctrl-C, when the command that ran has ended.
+        """
+        self.check(skipped, redo)
+        (self.folder / MARKS).mkdir(parents=True, exist_ok=True)
+        with inheritable_lock(self.folder / "reproduce.lock") as lock, _interrupted():
+            if lock is None:
+                raise UserError(
+                    f"{self.folder}: another `flanx reproduce`, or a command of one that was killed, is at work there"
+                )
+            self._lock = lock
+            if redo:
+                self._forget(redo, skipped)
+            for stage in self.stages:
+                if not keep and stage.name not in skipped:
+                    self._refuse(stage)
+            for number, stage in enumerate(self.stages, 1):
+                title = f"[{number}/{len(self.stages)}] {stage.name}"
+                if stage.name in skipped:
+                    print(f"{title}: skipped", flush=True)
+                elif mark := self.mark(stage):
+                    if changed := self.changes(stage):
+                        if not keep:
+                            self._refuse(stage)
+                        print(f"{title}: kept, though {'; '.join(changed)}", flush=True)
+                    else:
+                        print(f"{title}: done before ({mark['at']}, {mark['seconds']:.0f} s)", flush=True)
+                elif status := self._do(stage, title):
+                    return status
+        return 0
+
+    def check(self, skipped: Sequence[str] = (), redo: str = "") -> None:
+        """Raises UserError for a name that no stage has."""
+        names = [stage.name for stage in self.stages]
+        for flag, name in [("skip", each) for each in skipped] + [("redo", redo)] * bool(redo):
+            if name not in names:
+                raise UserError(f"--{flag}={name}: no such stage{nearest(name, names)} (they are {', '.join(names)})")
+
+    def describe(self, skipped: Sequence[str] = ()) -> Iterator[str]:
+        """What `run` would do, as lines."""
+        for number, stage in enumerate(self.stages, 1):
+            changed = self.changes(stage)
+            state = "skipped" if stage.name in skipped else "done" if self.mark(stage) else "to do"
+            yield f"[{number}/{len(self.stages)}] {stage.name}: {state}{', but ' * bool(changed)}{'; '.join(changed)}"
+            yield from (f"  {typed(words)}" for words in stage.commands())
+
+    def _refuse(self, stage: Stage) -> None:
+        if changed := self.changes(stage):
+            listed = "; ".join(changed[:4]) + (f"; and {len(changed) - 4} more" if len(changed) > 4 else "")
+            raise UserError(
+                f"{stage.name} is done with other settings or inputs: {listed}\n"
+                f"give the old ones again; or --redo={stage.name} to do it and what follows anew (results are set "
+                "aside); or --keep to take it as it is; or another --folder"
+            )
+
+    def _forget(self, redo: str, skipped: Sequence[str]) -> None:
+        names = [stage.name for stage in self.stages]
+        later = [stage for stage in self.stages[names.index(redo) :] if stage.name not in skipped]
+        for stage in reversed(later):  # a kill in between leaves no later mark without an earlier one
+            if self.mark(stage):
+                (self.folder / MARKS / f"{stage.name}.json").unlink()
+                for path in stage.makes:
+                    set_aside(path)
+
+    def _do(self, stage: Stage, title: str) -> int:
+        """Runs the commands of a stage and writes its mark."""
+        began, commands = time.monotonic(), list(stage.commands())
+        inputs = {name: digest(path) for name, path in stage.reads.items()}
+        if not stage.is_resumed:
+            for path in stage.makes:
+                set_aside(path)
+        printed = []
+        for words in commands:
+            print(f"{title}: {typed(words)}", flush=True)
+            status, text = self._call(words, bool(stage.page))
+            if status == PREEMPTED:
+                raise Preempted(f"stopped in the stage {stage.name}; the same command goes on from there")
+            if status:
+                print(text, end="")
+                said = f"exit status {status}" if status > 0 else f"signal {-status}"
+                print(f"{title}: failed ({said}); the same command goes on from here", file=sys.stderr, flush=True)
+                return max(status, 1)
+            printed.append(text)
+        if stage.page:
+            page = "\n".join(printed)
+            write_atomic(pathlib.Path(stage.page), page)
+            lines = page.rstrip("\n").split("\n")
+            print(
+                "\n".join(
+                    [f"({len(lines) - PAGE_LINES} lines before)"] * (len(lines) > PAGE_LINES) + lines[-PAGE_LINES:]
+                )
+            )
+            print(f"written: {stage.page}", flush=True)
+        mark = {
+            "settings": _texts(stage.settings()),
+            "inputs": inputs,
+            "commands": [typed(words) for words in commands],
+            "seconds": round(time.monotonic() - began, 1),
+            "at": time.strftime("%Y-%m-%d %H:%M"),
+            "flanx": flanx.__version__,
+        }
+        write_atomic(self.folder / MARKS / f"{stage.name}.json", json.dumps(mark, indent=1) + "\n")
+        return 0
+
+    def _call(self, words: Words, is_read: bool) -> tuple[int, str]:
+        """(exit status, standard output where it is read) of a command of flanx.
+
+        It is in a session of its own, so that Ctrl-C reaches it once, from here; and keeps the lock where this process
+        is killed and it is not.
+        """
+        out = self.folder / MARKS / "output.txt"  # no pipe: a command that outlives this process would break at it
+        with open(out, "w") if is_read else contextlib.nullcontext() as file:
+            process = subprocess.Popen(
+                [*PROGRAM, *words],
+                stdout=file,
+                env={**os.environ, "PYTHONUNBUFFERED": "1", **self.environment},
+                pass_fds=[self._lock],
+                start_new_session=True,
+            )
+            try:
+                status = process.wait()
+            except KeyboardInterrupt:
+                with contextlib.suppress(ProcessLookupError):
+                    process.terminate()
+                process.wait()
+                status = PREEMPTED
+        return status, out.read_text(encoding="utf-8", errors="replace") if is_read else ""
+
+
+def typed(words: Words) -> str:
+    """A command as a person would type it: quotes that a value needs follow the name, --gin.MODEL_DIR="'out/run'"."""
+    return " ".join(["flanx", *map(_quoted, words)])
+
+
+def _quoted(word: str) -> str:
+    name, equals, value = word.partition("=")
+    if equals and name.startswith("--") and "'" in value and not re.search(r'["$`\\!]', value):
+        return f'{name}="{value}"'
+    return shlex.quote(word)
+
+
+def _texts(settings: Mapping[str, Any]) -> dict[str, str]:
+    return {name: str(value) for name, value in settings.items()}
+
+
+def _brief(value: str | None) -> str:
+    text = "not set" if value is None else value
+    return text if len(text) < 60 else f"{text[:57]}..."
+
+
+@contextlib.contextmanager
+def _interrupted() -> Iterator[None]:
+    """SIGTERM and SIGHUP as Ctrl-C."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    kept = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Preempted("stopped between two stages; the same command goes on from there") from None
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)

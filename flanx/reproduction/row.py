@@ -1,0 +1,375 @@
+"""The road to a published row (docs/reproduce.md) as a table of stages. A person could type each of their commands."""
+
+import dataclasses
+import functools
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from flanx import config, gin_files
+from flanx.convert.flanx_format import NOTE
+from flanx.data.store.format import MANIFEST
+from flanx.errors import UserError
+from flanx.evals import table5
+from flanx.launch import record
+from flanx.reproduction.stage import Stage
+from flanx.storage import URLS
+from flanx.sweep import published_recipes, results
+from flanx.sweep.grid import RUNS, Sweep, flags
+
+STORE = "runs/store.gin"
+AVERAGE = ("normalized_average",)
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A published row, or a size that stands for it in a rehearsal.
+
+    Attributes:
+      name: of its folders.
+      gin_files, bindings: of its training, beside what the road binds itself.
+      after, before: models of Table 5 to print beside it, finetuned and not; "" for none.
+      is_t5: whether Hugging Face's form exists for it.
+    """
+
+    name: str
+    gin_files: Sequence[str]
+    bindings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    after: str = ""
+    before: str = ""
+    is_t5: bool = True
+
+
+def published(name: str, more_files: Sequence[str] = ()) -> Row:
+    """The row of a recipe's name. Raises UserError with the nearest name."""
+    recipe = published_recipes.find(name)
+    title, models = recipe.title.partition(",")[0], table5.published()
+    after = next((model for model in (title, title.rpartition(" ")[0]) if model in models), "")
+    before = after.removeprefix("Flan-") if after.startswith("Flan-") else ""
+    return Row(
+        recipe.name,
+        [recipe.gin, *more_files],
+        after=after,
+        before=before if before in models else "",
+        is_t5="_t5_" in recipe.name,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Reproduction:
+    """What is reproduced, from what, and where.
+
+    Attributes:
+      folder: of this machine, for marks, pages, launches and exports.
+      place: folder or URL of store, parents, runs and scores, which the hosts of a launch see as well.
+      data_dir: of the files of tasks; benchmarks: of the benchmarks, or "hub" or "sample".
+      program, how: of `flanx launch`: its program, and the flags that say where and at what cost.
+      topology: of the plan; "auto" for the smallest slice that it fits.
+      plan_flags: more flags of `flanx plan`; planned: the rows that it plans, () for `rows`.
+      given: bindings of the command line, ["NAME=TEXT"]; each goes to the commands whose files know the macro.
+      fetched: what is fetched, by names of tasks, mixtures or patterns; () for the mixture.
+      choose_by: what chooses the checkpoint, see `flanx.sweep.grid.Sweep`.
+      allow_missing: whether tasks without data are left out, and recorded as missing, rather than refused.
+      verify: whether conversions are compared with transformers.
+      keeps_parent: whether the parent is copied; else the runs read the recipe's own.
+    """
+
+    folder: pathlib.Path
+    place: str
+    rows: Sequence[Row]
+    data_dir: str
+    benchmarks: str = "hub"
+    program: str = "local"
+    how: Sequence[str] = ()
+    topology: str = "auto"
+    plan_flags: Sequence[str] = ()
+    planned: Sequence[Row] = ()
+    given: Sequence[str] = ()
+    fetched: Sequence[str] = ()
+    choose_by: Sequence[str] = AVERAGE
+    allow_missing: bool = False
+    verify: bool = False
+    keeps_parent: bool = True
+
+    # ---- places ------------------------------------------------------------------------------------------------------
+
+    def run(self, row: Row) -> str:
+        """The folder of a row's run."""
+        return f"{self.place}/{RUNS}/{row.name}"
+
+    def parent(self, row: Row) -> str:
+        """The folder of the copy of a row's parent."""
+        return f"{self.place}/parents/{row.name}"
+
+    def scores(self, row: Row, which: str) -> str:
+        """The folder of a row's scores, `which` is "before" or "after" finetuning."""
+        return f"{self.place}/scores/{row.name}_{which}"
+
+    def export(self, row: Row) -> str:
+        """The folder of the model that is given away."""
+        return f"{self.folder}/exports/{row.name}"
+
+    def page(self, name: str) -> str:
+        """A file of the road's folder."""
+        return f"{self.folder}/{name}"
+
+    # ---- gin files and bindings --------------------------------------------------------------------------------------
+
+    def of_store(self) -> tuple[list[str], list[str]]:
+        """The gin files and bindings of the store, which the rows share."""
+        values = self.values(self.rows[0])
+        names = ("STORE_DIR", "VOCABULARY", "MIXTURE_OR_TASK_NAME")
+        ours = {name: values[name] for name in names} | {"DATA_DIR": self.data_dir}
+        known = _macros(STORE) - ours.keys()
+        return [STORE], [*_texts(ours), *(text for text in self.given if _macro(text) in known)]
+
+    def of_run(self, row: Row) -> tuple[list[str], list[str]]:
+        """The gin files and bindings of a row's training."""
+        ours = {"STORE_DIR": f"{self.place}/store", "MODEL_DIR": self.run(row), "DATA_DIR": self.benchmarks}
+        ours |= {"INITIAL_CHECKPOINT_PATH": self.parent(row)} if self.keeps_parent else {}
+        ours |= {"mixture.Mixture.allow_missing": True} if self.allow_missing else {}
+        return [*row.gin_files], [*_texts(row.bindings), *_texts(ours), *self._given(row)]
+
+    def of_evaluation(self, row: Row, checkpoint: str, folder: str) -> tuple[list[str], list[str]]:
+        """The gin files and bindings of an evaluation: those of the training, so that nothing of it differs."""
+        files, bindings = self.of_run(row)
+        asked = {"CHECKPOINT_PATH": checkpoint, "OUTPUT_DIR": folder}
+        return ["runs/evaluate.gin", *files], [*bindings, *_texts(asked)]
+
+    def _given(self, row: Row) -> list[str]:
+        of_store_alone = _macros(STORE) - _macros(*row.gin_files)
+        return [text for text in self.given if _macro(text) not in of_store_alone]
+
+    def values(self, row: Row) -> dict[str, Any]:
+        """The values of a row's macros that other commands take, as its own gin files and the command line say."""
+        config.parse(row.gin_files, [*_texts(row.bindings), *self._given(row)], whole=False)
+        names = ("VOCABULARY", "MIXTURE_OR_TASK_NAME", "SUITES", "INITIAL_CHECKPOINT_PATH")
+        found = {name: config.value(name) for name in names}
+        is_given = any(_macro(text) == "STORE_DIR" for text in self.given)
+        return found | {"STORE_DIR": config.value("STORE_DIR") if is_given else f"{self.place}/store"}
+
+    # ---- commands ----------------------------------------------------------------------------------------------------
+
+    def launched(self, command: str, row: Row, what: str, of: tuple[list[str], list[str]]) -> list[list[str]]:
+        """A command through `flanx launch`, after the end of what a killed one left.
+
+        Raises UserError where another process drives that launch.
+        """
+        name = f"{row.name}-{what}".replace("_", "-")[:40].strip("-")
+        folder = self.folder / "launches"
+        stop = []
+        if (folder / name / record.FILE).exists():
+            earlier = record.read(folder / name)
+            if earlier.is_driven:
+                raise UserError(
+                    f"the launch {name} is driven by process {earlier.pid}: wait for it, or "
+                    f"`flanx launch stop {name} --folder={folder}`"
+                )
+            stop = [["launch", "stop", name, f"--folder={folder}"]] * (earlier.stage in (record.MADE, record.LEFT))
+        words = ["launch", self.program, command, *_flags(*of), f"--name={name}", f"--folder={folder}", *self.how]
+        return [*stop, words]
+
+    def chosen(self, row: Row) -> str:
+        """The checkpoint that a row's held-out scores choose; before there are any, a name in capitals for it."""
+        sweep = Sweep(self.place, [], {"row": {row.name: []}}, choose_by=self.choose_by)
+        step = results.choices(sweep, sweep.points()).get(row.name)
+        return f"{self.run(row)}/checkpoints/checkpoint_{'CHOSEN' if step is None else step}"
+
+    def evaluations(self, row: Row) -> dict[str, tuple[list[str], list[str]]]:
+        """{"before" and "after": gin files and bindings} of a row's evaluations."""
+        parent = self.parent(row) if self.keeps_parent else self.values(row)["INITIAL_CHECKPOINT_PATH"]
+        checkpoints = {"before": parent, "after": self.chosen(row)}
+        return {k: self.of_evaluation(row, path, self.scores(row, k)) for k, path in checkpoints.items()}
+
+    def evaluate(self) -> list[list[str]]:
+        """The commands of the evaluation. Raises UserError where no checkpoint can be chosen."""
+        commands = []
+        for row in self.rows:
+            if (pathlib.Path(self.run(row)) / "done.json").exists() and self.chosen(row).endswith("CHOSEN"):
+                raise UserError(
+                    f"no checkpoint of {self.run(row)} has {' and '.join(self.choose_by)}, by which one is chosen: "
+                    "look at its evals/, and give --gin.SUITES the suites that it needs"
+                )
+            for which, of in self.evaluations(row).items():
+                commands += self.launched("evaluate", row, which, of)
+        return commands
+
+    def table(self) -> list[str]:
+        """The report that prints every score beside Table 5, its runs named as shortly as can be."""
+        shown = []
+        for row in self.rows:
+            for which, model in (("before", row.before), ("after", row.after)):
+                folder = self.scores(row, which)
+                near = folder if folder.startswith(URLS) else min(folder, os.path.relpath(folder), key=len)
+                shown.append(near + (f"={model}" if model else ""))
+        return ["report", *shown, f"--csv={self.page('table5.csv')}"]
+
+    # ---- the table ---------------------------------------------------------------------------------------------------
+
+    def stages(self) -> list[Stage]:
+        """The stages in their order; names are those of --skip and --redo."""
+        rows, values = self.rows, self.values(self.rows[0])
+        names = values["MIXTURE_OR_TASK_NAME"]
+        mixture = [names] if isinstance(names, str) else [name if isinstance(name, str) else name[0] for name in names]
+        data = [f"--data_dir={self.data_dir}"]
+        missing = ["--allow_missing"] * self.allow_missing
+        verify = ["--verify"] * self.verify
+        sources = {row.name: self.values(row)["INITIAL_CHECKPOINT_PATH"] for row in rows}
+        store = {"store": f"{values['STORE_DIR']}/{MANIFEST}"}
+        parents = {f"parent {row.name}": f"{self.parent(row)}/{NOTE}" for row in rows} if self.keeps_parent else {}
+        runs = {f"run {row.name}": f"{self.run(row)}/done.json" for row in rows}
+        scored = {
+            f"scores {row.name}, {which}": f"{self.scores(row, which)}/scores.json"
+            for row in rows
+            for which in ("before", "after")
+        }
+        asked = {"mixture": mixture, "data_dir": self.data_dir}
+        kind = "hf" if all(row.is_t5 for row in rows) else "t5x"
+        return [
+            Stage(
+                "data",
+                lambda: [["tasks", "plan", name, *data] for name in mixture],
+                lambda: asked,
+                page=self.page("data.txt"),
+            ),
+            Stage(
+                "fetch",
+                lambda: [["tasks", "fetch", name, *data, *missing] for name in self.fetched or mixture],
+                lambda: asked | {"fetched": list(self.fetched or mixture)},
+            ),
+            Stage(
+                "benchmarks",
+                lambda: [["suites", "show", suite, f"--data_dir={self.benchmarks}"] for suite in values["SUITES"]],
+                lambda: {"benchmarks": self.benchmarks, "suites": values["SUITES"]},
+                page=self.page("benchmarks.txt"),
+            ),
+            Stage(
+                "store",
+                lambda: [["store", "build", *_flags(*self.of_store())]],
+                lambda: _settings(*self.of_store()),
+                reads={"data": f"{self.data_dir}/quarantine.json"},
+            ),
+            Stage(
+                "mixture",
+                lambda: [
+                    *(["store", "mix", *_flags(*self.of_run(row))] for row in rows[:1]),
+                    ["tasks", "audit", f"--store={values['STORE_DIR']}", *data],
+                ],
+                lambda: _settings(*self.of_run(rows[0])),
+                reads=store,
+                page=self.page("mixture.txt"),
+            ),
+            Stage(
+                "plan",
+                lambda: [
+                    ["plan", *_flags(*self.of_run(row)), f"--topology={self.topology}", *self.plan_flags]
+                    for row in self.planned or rows
+                ],
+                lambda: self._of_rows(self.of_run) | {"topology": self.topology},
+                page=self.page("plan.txt"),
+            ),
+            Stage(
+                "parent",
+                lambda: [
+                    ["convert", sources[row.name], self.parent(row), "--drop-optimizer", *verify]
+                    for row in rows * self.keeps_parent
+                ],
+                lambda: sources,
+                makes=[self.parent(row) for row in rows],
+                is_resumed=False,
+            ),
+            Stage(
+                "launch",
+                lambda: [words for row in rows for words in self.launched("train", row, "train", self.of_run(row))],
+                lambda: self._of_rows(self.of_run),
+                reads=store | parents,
+                makes=[self.run(row) for row in rows],
+            ),
+            Stage(
+                "evaluation",
+                self.evaluate,
+                lambda: {
+                    f"{row.name} {which} {name}": text
+                    for row in rows
+                    for which, of in self.evaluations(row).items()
+                    for name, text in _settings(*of).items()
+                },
+                reads=parents | runs,
+                makes=[self.scores(row, which) for row in rows for which in ("before", "after")],
+            ),
+            Stage(
+                "curves",
+                lambda: [["report", *(self.run(row) for row in rows), f"--output={self.folder}"]],
+                lambda: {},
+                reads=runs,
+                page=self.page("curves.txt"),
+            ),
+            Stage(
+                "report",
+                lambda: [self.table()],
+                lambda: {"models": [(row.before, row.after) for row in rows]},
+                reads=scored,
+                page=self.page("report.md"),
+            ),
+            Stage(
+                "card",
+                lambda: [
+                    *(
+                        [
+                            *("convert", self.chosen(row), self.export(row), f"--to={kind}", "--drop-optimizer"),
+                            *(f"--scores={self.scores(row, 'after')}", *verify),
+                        ]
+                        for row in rows
+                    )
+                ],
+                lambda: {"to": kind, **{row.name: self.chosen(row) for row in rows}},
+                reads=scored,
+                makes=[self.export(row) for row in rows],
+                is_resumed=False,
+            ),
+        ]  # fmt: skip
+
+    def _of_rows(self, of: Any) -> dict[str, str]:
+        """The settings of every row, by "ROW NAME"."""
+        return {f"{row.name} {name}": text for row in self.rows for name, text in _settings(*of(row)).items()}
+
+
+# ---- gin -------------------------------------------------------------------------------------------------------------
+
+
+def _texts(bindings: Mapping[str, Any]) -> list[str]:
+    return [f"{name}={value!r}" for name, value in bindings.items()]
+
+
+def _flags(files: Sequence[str], bindings: Sequence[str]) -> list[str]:
+    return [*flags(files, {}, ""), *(f"--gin.{binding}" for binding in bindings)]
+
+
+def _macro(binding: str) -> str:
+    return binding.partition("=")[0].strip()
+
+
+@functools.cache
+def _macros(*files: str) -> frozenset[str]:
+    """The macros that gin files know."""
+    scan = gin_files.Scan([str(config.gin_folder())])
+    for name in files:
+        scan.read(name, "the command line")
+    return frozenset({*scan.defined, *scan.referenced})
+
+
+def _settings(files: Sequence[str], bindings: Sequence[str]) -> dict[str, str]:
+    """{macro or parameter: its value} of the whole resolved config."""
+    config.parse(files, bindings)
+    return config.assignments(config.text())
+
+
+def platform() -> list[str]:
+    """The flags of a launch on this machine: the platform that jax finds, not the CPU that `local` tries things on."""
+    return [f"--env=JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}"]
+
+
+def is_url(place: str) -> bool:
+    """Whether the hosts of a cluster see it."""
+    return place.startswith(URLS)
