@@ -93,7 +93,7 @@ test-package:
 
 # Builds twice and compares, tags, and prints the commands that publish; RELEASE_FLAGS=--dry_run tags nothing.
 release: $(CHECK)/.ready
-	@$(CHECK)/bin/python release/release.py $(RELEASE_FLAGS)
+	@$(CHECK)/bin/python release/tag.py $(RELEASE_FLAGS)
 
 # The site of one version on the branch gh-pages of this clone, which nothing pushes: `make docs-version VERSION=0.2`.
 docs-version: $(CHECK)/.ready

@@ -1,6 +1,6 @@
 """A release of the commit that is checked out: what is wrong is refused, built twice, tagged; nothing is uploaded.
 
-    python release/release.py [--dry_run]      (`make release`, in the environment of requirements-check.lock)
+    python release/tag.py [--dry_run]      (`make release`, in the environment of requirements-check.lock)
 
 It ends with the commands that publish, for a person to type. docs/releasing.md has the steps before and after.
 """
