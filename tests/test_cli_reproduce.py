@@ -10,7 +10,10 @@ from flanx.errors import UserError
 from flanx.evals import scores
 from flanx.launch import record
 from flanx.reproduction import row as rows
+from flanx.reproduction.road import Road
 from flanx.reproduction.row import Reproduction, published
+from flanx.reproduction.table import stages
+from flanx.storage import open_storage
 
 TARGETS = """
 [tpu]
@@ -139,11 +142,24 @@ def test_the_checkpoint_is_the_one_that_held_out_scores_choose(tmp_path):
     for step, score in ((10, 30.0), (20, 50.0), (30, 40.0)):
         fake_scores(tmp_path / "runs" / row.name / "evals" / f"step_{step}", score)
     assert made.chosen(row) == f"{tmp_path}/runs/{row.name}/checkpoints/checkpoint_20"
-    (tmp_path / "runs" / row.name / "done.json").write_text("{}")
     assert len(made.evaluate()) == 2
     average = Reproduction(tmp_path, str(tmp_path), [row], "data")  # six suites, of which there is one
-    with pytest.raises(UserError, match=r"no checkpoint of .* has normalized_average"):
-        average.evaluate()
+    stage = next(stage for stage in stages(average) if stage.name == "evaluation")
+    with pytest.raises(UserError, match="evaluation: no checkpoint has normalized_average among its held-out scores"):
+        Road(tmp_path, [stage]).run()
+
+
+def test_the_scores_of_a_run_in_a_bucket_are_read_when_it_is_done(tmp_path, monkeypatch):
+    served = tmp_path / "served"
+    monkeypatch.setattr(rows, "open_storage", lambda url: open_storage(url.replace("gs://b-1", str(served))))
+    made = Reproduction(tmp_path, "gs://b-1", [published("flan_t5_small")], "data", choose_by=["mmlu_direct"])
+    (row,) = made.rows
+    for step, score in ((10, 50.0), (20, 30.0)):
+        fake_scores(served / "runs" / row.name / "evals" / f"step_{step}", score)
+    assert made.chosen(row).endswith("CHOSEN")
+    (tmp_path / "stages").mkdir()
+    (tmp_path / "stages" / "launch.json").write_text("{}")
+    assert made.chosen(row) == f"gs://b-1/runs/{row.name}/checkpoints/checkpoint_10"
 
 
 def test_a_launch_that_a_killed_road_left_is_ended_before_the_next(tmp_path):

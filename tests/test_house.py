@@ -158,6 +158,7 @@ TESTED_IN = {
     "procedural.world": "test_procedural",
     "reproduction.row": "test_cli_reproduce",
     "reproduction.stage": "test_road",
+    "reproduction.table": "test_cli_reproduce",
     "seqio.packages": "test_light",
     "seqio.tfds": "test_download test_tables_muffin",
     "seqio.user_tasks": "test_build",

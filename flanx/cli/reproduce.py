@@ -9,7 +9,8 @@ from flanx.errors import UserError
 from flanx.launch.target import FILE, Target, read
 from flanx.reproduction import rehearsal
 from flanx.reproduction.road import Road
-from flanx.reproduction.row import Reproduction, is_url, platform, published
+from flanx.reproduction.row import Reproduction, Row, is_url, platform, published
+from flanx.reproduction.table import stages
 from flanx.settings import COUNT, flag, path_flag
 
 PROGRAMS = {"cluster": "xpk", "partition": "slurm", "infra": "skypilot", "zone": "tpu-vm"}  # by a key of the target
@@ -69,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         asked, environment = real(args, row, folder), {}
     os.environ.update(environment)  # of this process, too: the settings of stages are read here
-    road = Road(folder, asked.stages(), environment)
+    road = Road(folder, stages(asked), environment)
     road.check(args.skip, args.redo)
     if args.dry_run:
         print("\n".join(road.describe(args.skip)))
@@ -89,7 +90,7 @@ def refuse_real(args: argparse.Namespace) -> None:
             raise UserError(f"--rehearse is of this machine and its own data: leave --{name} out")
 
 
-def real(args: argparse.Namespace, row, folder: pathlib.Path) -> Reproduction:
+def real(args: argparse.Namespace, row: Row, folder: pathlib.Path) -> Reproduction:
     """What the flags ask for. Raises UserError where hosts of a cluster would not see the folders."""
     target = read(args.targets, args.target, {}) if args.target else Target()
     program = args.program or next((name for key, name in PROGRAMS.items() if getattr(target, key)), "local")
@@ -116,4 +117,5 @@ def real(args: argparse.Namespace, row, folder: pathlib.Path) -> Reproduction:
         allow_missing=args.allow_missing,
         verify=args.verify,
         keeps_parent="parent" not in args.skip,
+        skips_launch="launch" in args.skip,
     )

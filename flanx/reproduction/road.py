@@ -145,6 +145,9 @@ class Road:
     def _do(self, stage: Stage, title: str) -> int:
         """Runs the commands of a stage and writes its mark."""
         began, commands = time.monotonic(), list(stage.commands())
+        missing, repair = stage.unknown
+        if missing and any(missing in word for words in commands for word in words):
+            raise UserError(f"{stage.name}: {repair}")
         inputs = {name: digest(path) for name, path in stage.reads.items()}
         if not stage.is_resumed:
             for path in stage.makes:

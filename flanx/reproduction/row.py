@@ -1,24 +1,26 @@
-"""The road to a published row (docs/reproduce.md) as a table of stages. A person could type each of their commands."""
+"""A published row on its road (docs/reproduce.md): its places, gin files, bindings and commands."""
 
+import contextlib
 import dataclasses
 import functools
 import os
 import pathlib
+import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flanx import config, gin_files
-from flanx.convert.flanx_format import NOTE
-from flanx.data.store.format import MANIFEST
 from flanx.errors import UserError
 from flanx.evals import table5
+from flanx.files import write_atomic
 from flanx.launch import record
-from flanx.reproduction.stage import Stage
-from flanx.storage import URLS
+from flanx.reproduction.road import MARKS
+from flanx.storage import URLS, open_storage
 from flanx.sweep import published_recipes, results
 from flanx.sweep.grid import RUNS, Sweep, flags
 
 STORE = "runs/store.gin"
+UNKNOWN = "CHOSEN"  # in place of a step that is not known yet
 AVERAGE = ("normalized_average",)
 
 
@@ -73,6 +75,7 @@ class Reproduction:
       allow_missing: whether tasks without data are left out, and recorded as missing, rather than refused.
       verify: whether conversions are compared with transformers.
       keeps_parent: whether the parent is copied; else the runs read the recipe's own.
+      skips_launch: whether the runs are there already.
     """
 
     folder: pathlib.Path
@@ -91,6 +94,7 @@ class Reproduction:
     allow_missing: bool = False
     verify: bool = False
     keeps_parent: bool = True
+    skips_launch: bool = False
 
     # ---- places ------------------------------------------------------------------------------------------------------
 
@@ -167,14 +171,24 @@ class Reproduction:
                     f"`flanx launch stop {name} --folder={folder}`"
                 )
             stop = [["launch", "stop", name, f"--folder={folder}"]] * (earlier.stage in (record.MADE, record.LEFT))
-        words = ["launch", self.program, command, *_flags(*of), f"--name={name}", f"--folder={folder}", *self.how]
+        words = ["launch", self.program, command, *flags_of(*of), f"--name={name}", f"--folder={folder}", *self.how]
         return [*stop, words]
 
     def chosen(self, row: Row) -> str:
-        """The checkpoint that a row's held-out scores choose; before there are any, a name in capitals for it."""
-        sweep = Sweep(self.place, [], {"row": {row.name: []}}, choose_by=self.choose_by)
-        step = results.choices(sweep, sweep.points()).get(row.name)
-        return f"{self.run(row)}/checkpoints/checkpoint_{'CHOSEN' if step is None else step}"
+        """The checkpoint that a row's held-out scores choose; before there are any, a name with UNKNOWN for it.
+
+        A bucket is asked when the runs are done, and not before. Raises UserError where it gives no answer.
+        """
+        step = None
+        with contextlib.ExitStack() as stack:
+            place = self.place
+            if is_url(place):
+                place = stack.enter_context(tempfile.TemporaryDirectory())
+                if self.skips_launch or (self.folder / MARKS / "launch.json").exists():
+                    copy_scores(f"{self.run(row)}/evals", pathlib.Path(place) / RUNS / row.name / "evals")
+            sweep = Sweep(place, [], {"row": {row.name: []}}, choose_by=self.choose_by)
+            step = results.choices(sweep, sweep.points()).get(row.name)
+        return f"{self.run(row)}/checkpoints/checkpoint_{UNKNOWN if step is None else step}"
 
     def evaluations(self, row: Row) -> dict[str, tuple[list[str], list[str]]]:
         """{"before" and "after": gin files and bindings} of a row's evaluations."""
@@ -183,17 +197,9 @@ class Reproduction:
         return {k: self.of_evaluation(row, path, self.scores(row, k)) for k, path in checkpoints.items()}
 
     def evaluate(self) -> list[list[str]]:
-        """The commands of the evaluation. Raises UserError where no checkpoint can be chosen."""
-        commands = []
-        for row in self.rows:
-            if (pathlib.Path(self.run(row)) / "done.json").exists() and self.chosen(row).endswith("CHOSEN"):
-                raise UserError(
-                    f"no checkpoint of {self.run(row)} has {' and '.join(self.choose_by)}, by which one is chosen: "
-                    "look at its evals/, and give --gin.SUITES the suites that it needs"
-                )
-            for which, of in self.evaluations(row).items():
-                commands += self.launched("evaluate", row, which, of)
-        return commands
+        """The commands of the evaluation."""
+        pairs = [(row, which, of) for row in self.rows for which, of in self.evaluations(row).items()]
+        return [words for row, which, of in pairs for words in self.launched("evaluate", row, which, of)]
 
     def table(self) -> list[str]:
         """The report that prints every score beside Table 5, its runs named as shortly as can be."""
@@ -205,135 +211,6 @@ class Reproduction:
                 shown.append(near + (f"={model}" if model else ""))
         return ["report", *shown, f"--csv={self.page('table5.csv')}"]
 
-    # ---- the table ---------------------------------------------------------------------------------------------------
-
-    def stages(self) -> list[Stage]:
-        """The stages in their order; names are those of --skip and --redo."""
-        rows, values = self.rows, self.values(self.rows[0])
-        names = values["MIXTURE_OR_TASK_NAME"]
-        mixture = [names] if isinstance(names, str) else [name if isinstance(name, str) else name[0] for name in names]
-        data = [f"--data_dir={self.data_dir}"]
-        missing = ["--allow_missing"] * self.allow_missing
-        verify = ["--verify"] * self.verify
-        sources = {row.name: self.values(row)["INITIAL_CHECKPOINT_PATH"] for row in rows}
-        store = {"store": f"{values['STORE_DIR']}/{MANIFEST}"}
-        parents = {f"parent {row.name}": f"{self.parent(row)}/{NOTE}" for row in rows} if self.keeps_parent else {}
-        runs = {f"run {row.name}": f"{self.run(row)}/done.json" for row in rows}
-        scored = {
-            f"scores {row.name}, {which}": f"{self.scores(row, which)}/scores.json"
-            for row in rows
-            for which in ("before", "after")
-        }
-        asked = {"mixture": mixture, "data_dir": self.data_dir}
-        kind = "hf" if all(row.is_t5 for row in rows) else "t5x"
-        return [
-            Stage(
-                "data",
-                lambda: [["tasks", "plan", name, *data] for name in mixture],
-                lambda: asked,
-                page=self.page("data.txt"),
-            ),
-            Stage(
-                "fetch",
-                lambda: [["tasks", "fetch", name, *data, *missing] for name in self.fetched or mixture],
-                lambda: asked | {"fetched": list(self.fetched or mixture)},
-            ),
-            Stage(
-                "benchmarks",
-                lambda: [["suites", "show", suite, f"--data_dir={self.benchmarks}"] for suite in values["SUITES"]],
-                lambda: {"benchmarks": self.benchmarks, "suites": values["SUITES"]},
-                page=self.page("benchmarks.txt"),
-            ),
-            Stage(
-                "store",
-                lambda: [["store", "build", *_flags(*self.of_store())]],
-                lambda: _settings(*self.of_store()),
-                reads={"data": f"{self.data_dir}/quarantine.json"},
-            ),
-            Stage(
-                "mixture",
-                lambda: [
-                    *(["store", "mix", *_flags(*self.of_run(row))] for row in rows[:1]),
-                    ["tasks", "audit", f"--store={values['STORE_DIR']}", *data],
-                ],
-                lambda: _settings(*self.of_run(rows[0])),
-                reads=store,
-                page=self.page("mixture.txt"),
-            ),
-            Stage(
-                "plan",
-                lambda: [
-                    ["plan", *_flags(*self.of_run(row)), f"--topology={self.topology}", *self.plan_flags]
-                    for row in self.planned or rows
-                ],
-                lambda: self._of_rows(self.of_run) | {"topology": self.topology},
-                page=self.page("plan.txt"),
-            ),
-            Stage(
-                "parent",
-                lambda: [
-                    ["convert", sources[row.name], self.parent(row), "--drop-optimizer", *verify]
-                    for row in rows * self.keeps_parent
-                ],
-                lambda: sources,
-                makes=[self.parent(row) for row in rows],
-                is_resumed=False,
-            ),
-            Stage(
-                "launch",
-                lambda: [words for row in rows for words in self.launched("train", row, "train", self.of_run(row))],
-                lambda: self._of_rows(self.of_run),
-                reads=store | parents,
-                makes=[self.run(row) for row in rows],
-            ),
-            Stage(
-                "evaluation",
-                self.evaluate,
-                lambda: {
-                    f"{row.name} {which} {name}": text
-                    for row in rows
-                    for which, of in self.evaluations(row).items()
-                    for name, text in _settings(*of).items()
-                },
-                reads=parents | runs,
-                makes=[self.scores(row, which) for row in rows for which in ("before", "after")],
-            ),
-            Stage(
-                "curves",
-                lambda: [["report", *(self.run(row) for row in rows), f"--output={self.folder}"]],
-                lambda: {},
-                reads=runs,
-                page=self.page("curves.txt"),
-            ),
-            Stage(
-                "report",
-                lambda: [self.table()],
-                lambda: {"models": [(row.before, row.after) for row in rows]},
-                reads=scored,
-                page=self.page("report.md"),
-            ),
-            Stage(
-                "card",
-                lambda: [
-                    *(
-                        [
-                            *("convert", self.chosen(row), self.export(row), f"--to={kind}", "--drop-optimizer"),
-                            *(f"--scores={self.scores(row, 'after')}", *verify),
-                        ]
-                        for row in rows
-                    )
-                ],
-                lambda: {"to": kind, **{row.name: self.chosen(row) for row in rows}},
-                reads=scored,
-                makes=[self.export(row) for row in rows],
-                is_resumed=False,
-            ),
-        ]  # fmt: skip
-
-    def _of_rows(self, of: Any) -> dict[str, str]:
-        """The settings of every row, by "ROW NAME"."""
-        return {f"{row.name} {name}": text for row in self.rows for name, text in _settings(*of(row)).items()}
-
 
 # ---- gin -------------------------------------------------------------------------------------------------------------
 
@@ -342,7 +219,8 @@ def _texts(bindings: Mapping[str, Any]) -> list[str]:
     return [f"{name}={value!r}" for name, value in bindings.items()]
 
 
-def _flags(files: Sequence[str], bindings: Sequence[str]) -> list[str]:
+def flags_of(files: Sequence[str], bindings: Sequence[str]) -> list[str]:
+    """gin files and bindings as the command line gives them."""
     return [*flags(files, {}, ""), *(f"--gin.{binding}" for binding in bindings)]
 
 
@@ -359,7 +237,7 @@ def _macros(*files: str) -> frozenset[str]:
     return frozenset({*scan.defined, *scan.referenced})
 
 
-def _settings(files: Sequence[str], bindings: Sequence[str]) -> dict[str, str]:
+def settings(files: Sequence[str], bindings: Sequence[str]) -> dict[str, str]:
     """{macro or parameter: its value} of the whole resolved config."""
     config.parse(files, bindings)
     return config.assignments(config.text())
@@ -368,6 +246,14 @@ def _settings(files: Sequence[str], bindings: Sequence[str]) -> dict[str, str]:
 def platform() -> list[str]:
     """The flags of a launch on this machine: the platform that jax finds, not the CPU that `local` tries things on."""
     return [f"--env=JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}"]
+
+
+def copy_scores(evals: str, folder: pathlib.Path) -> None:
+    """Copies every scores.json of a run's evaluations from behind a URL into a folder."""
+    for key in open_storage(evals).keys():  # noqa: SIM118  (a method of ours, not of a dict)
+        if key.endswith("/scores.json"):
+            parent, _, name = f"{evals}/{key}".rpartition("/")
+            write_atomic(folder / key, open_storage(parent).read(name))
 
 
 def is_url(place: str) -> bool:

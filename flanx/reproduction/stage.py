@@ -23,6 +23,7 @@ class Stage:
       makes: the folders of its results; they are set aside before it is done anew.
       is_resumed: whether its commands go on with a folder that a stopped attempt left; else it is set aside, too.
       page: the file for what its commands print, "" for none.
+      unknown: (a text, what to do): where a command still has the text, the stage cannot be done.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Stage:
     makes: Sequence[str] = ()
     is_resumed: bool = True
     page: str = ""
+    unknown: tuple[str, str] = ("", "")
 
 
 def digest(path: str) -> str:
