@@ -27,7 +27,7 @@ from flanx.reproduction.row import Reproduction, Row
 from flanx.storage import open_storage
 
 # bindings over the recipe's own, which stands otherwise
-SIZES = {
+SIZES: dict[str, dict[str, Any]] = {
     f"d{width}": {"emb_dim": width, "num_heads": width // 16, "head_dim": 16, "mlp_dim": 2 * width,
                   "num_encoder_layers": 2, "num_decoder_layers": 2}
     for width in (32, 48, 64)

@@ -130,7 +130,11 @@ class Reproduction:
 
     def of_run(self, row: Row) -> tuple[list[str], list[str]]:
         """The gin files and bindings of a row's training."""
-        ours = {"STORE_DIR": f"{self.place}/store", "MODEL_DIR": self.run(row), "DATA_DIR": self.benchmarks}
+        ours: dict[str, Any] = {
+            "STORE_DIR": f"{self.place}/store",
+            "MODEL_DIR": self.run(row),
+            "DATA_DIR": self.benchmarks,
+        }
         ours |= {"INITIAL_CHECKPOINT_PATH": self.parent(row)} if self.keeps_parent else {}
         ours |= {"mixture.Mixture.allow_missing": True} if self.allow_missing else {}
         return [*row.gin_files], [*_texts(row.bindings), *_texts(ours), *self._given(row)]

@@ -76,7 +76,7 @@ def stages(asked: Reproduction) -> list[Stage]:
             "parent",
             lambda: [
                 ["convert", sources[row.name], asked.parent(row), "--drop-optimizer", *verify]
-                for row in rows * asked.keeps_parent
+                for row in (rows if asked.keeps_parent else ())
             ],
             lambda: sources,
             makes=[asked.parent(row) for row in rows],
