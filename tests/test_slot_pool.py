@@ -93,11 +93,12 @@ def test_samples_of_a_prompt_share_its_encoding_whatever_it_is_padded_to(model: 
     )
     short, long = prompts(2)[0][:9], (prompts(2)[1] * 9)[:40]
     asked = [(prompt, test_decode.SAMPLED, 3, sample) for prompt in (short, long) for sample in range(3)]
+    asked.append((long, test_decode.SAMPLED, 4, 0))  # another seed is another draw
     pool = SlotPool(made, values, rows=2, lengths=(16, 64), max_new=NEW)
     encoded, start = [], pool._start
     pool._start = lambda inputs, *more, **given: encoded.append(inputs.shape[1]) or start(inputs, *more, **given)
     found = drain(pool, asked)
-    assert encoded == [16, 64, 64]  # the second: the shapes of the rows
+    assert encoded == [16, 64, 64, 64]  # the second: the shapes of the rows
     for number, (prompt, method, seed, sample) in enumerate(asked):
         (alone,) = decode.generate(made, values, [prompt], max_new=NEW, method=method, samples=3, seed=seed)
         assert found[number].tokens[0] == alone.tokens[sample]
