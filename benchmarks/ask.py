@@ -26,6 +26,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
+import record
 
 from flanx.ask.engine import Engine
 from flanx.ask.service import Service
@@ -72,9 +73,7 @@ def ask(server: Server, body: Mapping[str, Any]) -> tuple[int, float, float, int
 
 def report(metric: str, value: float, unit: str, **more: Any) -> None:
     """One line of JSON."""
-    print(
-        json.dumps({"benchmark": "ask", "metric": metric, "value": round(value, 4), "unit": unit, **more}), flush=True
-    )
+    record.write({"benchmark": "ask", "metric": metric, "value": round(value, 4), "unit": unit, **more})
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import pathlib
+import sys
 import tempfile
 import time
 from typing import Any
@@ -96,6 +97,9 @@ def main() -> None:
 
         from flanx.lm_eval import FlanxLM
 
+        sys.path.append(str(pathlib.Path(__file__).parent))  # last: this file has the name of the package
+        import record
+
         class Peer(HFLM):
             """Decodes the 32 tokens asked for: lm-eval adds the context's, as of a decoder-only model."""
 
@@ -117,12 +121,12 @@ def main() -> None:
                     result = simple_evaluate(model=model, tasks=[task], task_manager=manager, bootstrap_iters=0)
                     seconds[name].append(time.perf_counter() - began)
                     answers[name] = [row["resps"] for row in result["samples"][task]]
-            record: dict[str, Any] = {"task": task, "docs": args.docs, "batch": args.batch}
-            record |= {f"{name}_docs_per_s": round(args.docs / min(each), 2) for name, each in seconds.items()}
-            record["flanx_first_s"] = round(seconds["flanx"][0], 1)
-            record["ratio"] = round(min(seconds["hf"]) / min(seconds["flanx"]), 2)
-            record["same"] = same(answers["hf"], answers["flanx"])
-            print(json.dumps(record), flush=True)
+            line: dict[str, Any] = {"benchmark": "lm_eval", "metric": task, "docs": args.docs, "batch": args.batch}
+            line |= {f"{name}_docs_per_s": round(args.docs / min(each), 2) for name, each in seconds.items()}
+            line["flanx_first_s"] = round(seconds["flanx"][0], 1)
+            line["ratio"] = round(min(seconds["hf"]) / min(seconds["flanx"]), 2)
+            line["same"] = same(answers["hf"], answers["flanx"])
+            record.write(line)
 
 
 def same(theirs: Any, ours: Any) -> float:

@@ -17,6 +17,7 @@ import sys
 import tempfile
 
 import numpy as np
+import record
 
 from flanx.convert import hf
 from flanx.convert.lazy_tensor import in_memory
@@ -26,6 +27,7 @@ from flanx.storage import open_storage
 SHAPES = {"vocab_size": 32_128, "emb_dim": 512, "num_heads": 8, "head_dim": 64, "mlp_dim": 2048}
 PROGRAM = """
 import json, sys, time
+import record
 began = time.perf_counter()
 import flanx
 imported = time.perf_counter()
@@ -62,7 +64,7 @@ def main() -> None:
             taken.append(json.loads(done.stdout.splitlines()[-1]))
     medians = {name: round(statistics.median(each[name] for each in taken), 2) for name in taken[0]}
     value = medians.pop("all")
-    print(json.dumps({"benchmark": "load", "metric": "seconds_to_first_token", "value": value, "unit": "s", **medians}))
+    record.write({"benchmark": "load", "metric": "seconds_to_first_token", "value": value, "unit": "s", **medians})
 
 
 if __name__ == "__main__":

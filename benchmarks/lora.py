@@ -8,11 +8,12 @@ median over rounds, the ratio the median of the rounds' ratios.
 """
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable
 from typing import Any
+
+import record
 
 VOCAB, LAYERS = 32_128, 8
 SIZES = {"emb_dim": 512, "num_heads": 6, "head_dim": 64, "mlp_dim": 1024}
@@ -96,7 +97,7 @@ def report(args: argparse.Namespace, metric: str, value: float, peer: float, rat
     """One JSON line."""
     line = {"benchmark": "lora", "metric": metric, "value": value, "unit": metric.partition("_")[2]}
     line |= {"peer": "the full step", "peer_value": peer, "ratio": ratio, "base": args.base, "rows": args.rows}
-    print(json.dumps(line), flush=True)
+    record.write(line)
 
 
 if __name__ == "__main__":

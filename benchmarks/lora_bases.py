@@ -8,11 +8,12 @@ the exact match over all validation items of the four tasks, each adapter evalua
 """
 
 import argparse
-import json
 import pathlib
 import statistics
 import tempfile
 import time
+
+import record
 
 WORDS = (
     "reverse",
@@ -74,7 +75,7 @@ def report(base: str, seconds: float, found: float, reference: float | None) -> 
     """One JSON line."""
     line = {"benchmark": "lora_bases", "metric": "exact_match", "base": base, "value": found, "unit": "percent"}
     line |= {} if reference is None else {"peer": "float32", "peer_value": reference, "difference": found - reference}
-    print(json.dumps(line | {"seconds": round(seconds, 1)}), flush=True)
+    record.write(line | {"seconds": round(seconds, 1)})
 
 
 if __name__ == "__main__":

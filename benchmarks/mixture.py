@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator
 
 import numpy as np
+import record
 
 LENGTHS = {"inputs": 512, "targets": 128}
 ROWS = 32  # of a batch
@@ -209,7 +210,7 @@ def report(metric: str, value: float, unit: str, peer: str | None = None, peer_v
     ratio = value / peer_value if peer_value else None
     line = {"benchmark": "mixture", "metric": metric, "value": value, "unit": unit,
             "peer": peer, "peer_value": peer_value, "ratio": ratio}  # fmt: skip
-    print(json.dumps({k: round(v, 4) if isinstance(v, float) else v for k, v in line.items()}), flush=True)
+    record.write({k: round(v, 4) if isinstance(v, float) else v for k, v in line.items()})
 
 
 def report_all(found: dict[str, float], label: str, peer: str | None = None, beside: dict | None = None) -> None:

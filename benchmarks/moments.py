@@ -7,9 +7,10 @@ the best of three rates, by the mean loss of the last 20 steps. One JSON line ea
 """
 
 import argparse
-import json
 import statistics
 from typing import Any
+
+import record
 
 SIZES = {"vocab_size": 64, "emb_dim": 64, "num_heads": 4, "head_dim": 16, "mlp_dim": 128}
 RATES = {"adamw": 3e-3, "adamw_bfloat16": 3e-3, "adamw_8bit": 3e-3, "muon": 3e-3, "adafactor": 3e-2}
@@ -66,7 +67,7 @@ def main() -> None:
         reference = reference or loss
         line = {"benchmark": "moments", "metric": "loss", "optimizer": name, "value": loss, "rate": best}
         line |= {"peer": "adamw", "peer_value": reference, "ratio": loss / reference, "steps": steps}
-        print(json.dumps(line | {"state_bytes_per_parameter": a_parameter}), flush=True)
+        record.write(line | {"state_bytes_per_parameter": a_parameter})
 
 
 if __name__ == "__main__":

@@ -8,12 +8,13 @@ painted; `next_pair`: from a key until the next one is, the choice kept on disk.
 """
 
 import argparse
-import json
 import pathlib
 import statistics
 import sys
 import tempfile
 from typing import Any
+
+import record
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
@@ -88,7 +89,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=1000)
     args = parser.parse_args()
     for words in (100, 600):
-        print(json.dumps(measure(args.pairs, words)), flush=True)
+        record.write(measure(args.pairs, words))
 
 
 if __name__ == "__main__":

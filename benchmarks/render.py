@@ -8,7 +8,6 @@ One JSON object per line, on one core, per second and per second of processor ti
 """
 
 import argparse
-import json
 import os
 import pathlib
 import random
@@ -16,6 +15,8 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
+
+import record
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
@@ -61,7 +62,7 @@ def measure(name: str, style: str, examples: Callable[[], Iterable[Any]]) -> Non
         "examples_per_s": round(count / wall),
         "examples_per_cpu_s": round(count / processor),
     }
-    print(json.dumps(line), flush=True)
+    record.write(line)
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ import tempfile
 import time
 
 import numpy as np
+import record
 from mixture import make_store
 
 
@@ -119,7 +120,7 @@ def compare(folder: pathlib.Path, tasks: int, rows: int) -> None:
             line = {"benchmark": "store_format", "metric": f"{metric}, {len(pairs):,} examples", "value": value,
                     "unit": UNITS[metric], "peer": peer, "peer_value": theirs[metric],
                     "ratio": value / theirs[metric]}  # fmt: skip
-            print(json.dumps({k: round(v, 4) if isinstance(v, float) else v for k, v in line.items()}), flush=True)
+            record.write({k: round(v, 4) if isinstance(v, float) else v for k, v in line.items()})
 
 
 UNITS = {

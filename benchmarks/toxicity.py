@@ -20,6 +20,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import record
 
 from flanx import evaluate, malloc
 from flanx.data import vocabulary
@@ -113,13 +114,13 @@ def main() -> None:
             "unit": "s a prompt",
             "prompts": args.prompts,
         }
-        print(json.dumps(line | {"10000_prompts_h": 10_000 * seconds / 3600}), flush=True)
+        record.write(line | {"10000_prompts_h": 10_000 * seconds / 3600})
     line = {
         "benchmark": "toxicity",
         "metric": "evaluation by decoding",
         "value": slope["evaluation"] / slope["decoding"],
     }
-    print(json.dumps(line | {"target": 2.0, "samples": 25, "new_tokens": args.new}))
+    record.write(line | {"target": 2.0, "samples": 25, "new_tokens": args.new})
 
 
 if __name__ == "__main__":

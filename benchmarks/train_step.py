@@ -13,7 +13,6 @@ all of them, in turns in one process. A kernel that gains less than 5% of the pr
 
 import argparse
 import contextlib
-import json
 import os
 import statistics
 import subprocess
@@ -22,6 +21,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
+
+import record
 
 VOCAB, LAYERS = 32_128, 8
 SIZES = {"emb_dim": 512, "num_heads": 6, "head_dim": 64, "mlp_dim": 1024}
@@ -189,7 +190,7 @@ def report(metric: str, value: float, unit: str, peer: str | None = None, peer_v
     """One JSON line."""
     ratio = None if peer_value is None else value / peer_value
     line = {"metric": metric, "value": value, "unit": unit, "peer": peer, "peer_value": peer_value, "ratio": ratio}
-    print(json.dumps({"benchmark": "train_step"} | line), flush=True)
+    record.write({"benchmark": "train_step"} | line)
 
 
 def compare_kernels(args: argparse.Namespace) -> None:

@@ -10,7 +10,6 @@ width 96 (its second: nothing compiles), and what sums over 50 and over 1,836 ta
 import argparse
 import contextlib
 import io
-import json
 import pathlib
 import statistics
 import tempfile
@@ -19,6 +18,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import record
 
 from flanx import optim
 from flanx.cli.main import main as run_command
@@ -58,9 +58,9 @@ def main() -> None:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             assert run_command(["store", "build", "--gin_file=runs/store.gin", *gin]) == 0
         like = Batches(open_store(folder), Mixture(names), LENGTHS, ROWS, packing="encoder_decoder")
-        print(json.dumps({"benchmark": "validation", **validate(folder, like, examples)}), flush=True)
+        record.write({"benchmark": "validation", **validate(folder, like, examples)})
         for count in (50, 1836):
-            print(json.dumps({"benchmark": "loss_by_task", **overhead(like, count, *((2, 2) if quick else (11, 6)))}))
+            record.write({"benchmark": "loss_by_task", **overhead(like, count, *((2, 2) if quick else (11, 6)))})
 
 
 def validate(folder: str, like: Batches, examples: int) -> dict[str, Any]:
