@@ -8,12 +8,14 @@ import importlib
 import json
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from flanx.data import vocabulary
-from flanx.data.task import licence, render, select, sources, spec, tables
+from flanx.data.task import licence, select, spec, tables
 from flanx.errors import UserError
 from flanx.settings import COUNT, NATURAL, POSITIVE, Range, flag, path_flag
+
+if TYPE_CHECKING:
+    from flanx.data.vocabulary import Vocabulary
 
 # subcommand -> (module and function that run it, what it does)
 COMMANDS = {
@@ -185,7 +187,7 @@ def _paint(text: str, code: str) -> str:
     return f"\x1b[{code}m{text}\x1b[0m" if sys.stdout.isatty() and not os.environ.get("NO_COLOR") else text
 
 
-def _size(text: str, limit: int, tokenizer: vocabulary.Vocabulary) -> dict[str, Any]:
+def _size(text: str, limit: int, tokenizer: "Vocabulary") -> dict[str, Any]:
     """Tokens with EOS, the share of unknown ones, and how many do not fit into the limit."""
     ids = tokenizer.encode(text)
     return {
@@ -202,6 +204,9 @@ def _size_text(size: dict[str, Any]) -> str:
 
 def show(args: argparse.Namespace) -> int:
     """Prints examples of a task as the model sees them."""
+    from flanx.data import vocabulary  # noqa: PLC0415  (numpy, which `flanx tasks list` does without)
+    from flanx.data.task import render, sources  # noqa: PLC0415
+
     task, named_style = tables.find_task(args.name)
     style = args.style or named_style or task.styles[0]
     tokenizer = vocabulary.load(args.vocabulary or os.environ.get("FLANX_VOCABULARY", "byte"))
