@@ -22,6 +22,7 @@ class Echo:
 
     vocab_size: int = 259
     packing: str = "encoder_decoder"
+    shares_prefix: bool = False
 
     def prefill(self, params: Any, inputs: jax.Array, max_new: int) -> tuple[Any, jax.Array]:
         length = (inputs > 0).sum(axis=1)

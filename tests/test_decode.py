@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flanx.decoding import beam_search, decode, kv_cache, length_buckets, loglikelihood
+from flanx.decoding import beam_search, decode, kv_cache, length_buckets, loglikelihood, row_block, slot
 from flanx.decoding.length_buckets import Batching
 from flanx.errors import UserError
 from flanx.models import palm, t5
@@ -80,6 +80,40 @@ def test_batched_equals_alone_refilled_and_bucketed(method: decode.Sample, sampl
     assert run(method=method, samples=samples, batching=Batching(8, (64,), refill=2)) == whole
     assert run(method=method, samples=samples, batching=Batching(8, (16, 64))) == whole
     assert run(prompts()[4:5], method=method, samples=samples) == whole[4:5]
+
+
+def test_samples_that_take_turns_in_few_lanes_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    given, drawn = prompts()[:9], {"method": SAMPLED, "samples": 7, "scored": True}
+    whole = run(given, **drawn)
+    assert len({len(tokens) for output in whole for tokens in output.tokens}) > 4
+    monkeypatch.setattr(decode, "STOP_PERIOD", 2)
+    monkeypatch.setattr(decode, "lanes_of", lambda samples: 3)
+    monkeypatch.setattr(row_block, "on_one_cpu", lambda: True)
+    monkeypatch.setattr(row_block, "block_rows", lambda rows, length: rows)
+    begun: list[int] = []
+    restart = slot.restart_samples
+
+    def watched(state: Any, begins: Any, *others: Any, **named: Any) -> Any:
+        begun.append(int(begins.sum()))
+        return restart(state, begins, *others, **named)
+
+    monkeypatch.setattr(slot, "restart_samples", watched)
+    for refill in (0, 2):
+        found = run(given, batching=Batching(3, (64,), refill=refill), **drawn)
+        assert [(o.tokens, o.ended) for o in found] == [(o.tokens, o.ended) for o in whole]
+        np.testing.assert_allclose([o.scores for o in found], [o.scores for o in whole], atol=1e-4)
+    assert sum(begun) == 2 * 9 * (7 - 3)
+
+    def stop(tokens: list[int]) -> bool:
+        return sum(token % 3 == 0 for token in tokens) >= 2
+
+    cut = run(given, batching=Batching(3, (64,)), stop=stop, **drawn)
+    monkeypatch.undo()
+    assert [o.tokens for o in cut] == [o.tokens for o in run(given, stop=stop, **drawn)]
+
+
+def test_lanes_are_half_of_many_samples() -> None:
+    assert [slot.lanes_of(samples) for samples in (1, 2, 8, 9, 40, 41)] == [1, 2, 8, 8, 20, 21]
 
 
 def test_sampling_depends_on_the_seed_and_stays_within_its_bounds() -> None:
@@ -279,6 +313,12 @@ def test_nan_logits_are_named_and_stop_the_row() -> None:
     clean = decode.generate(MODEL, params(), [given[0], given[2]], max_new=12, batching=Batching(8, (64,)))
     assert [50 in o.tokens[0] or o == c for o, c in zip([found[0], found[2]], clean, strict=True)] == [True, True]
     assert np.isnan(loglikelihood.score(MODEL, spoiled, [given[1]], [[[5]]])[0][0])
+    for bad in (jnp.nan, jnp.inf):
+        head = {"kernel": params()["decoder"]["logits_dense"]["kernel"].at[3, 7].set(bad)}
+        spoiled = params() | {"decoder": params()["decoder"] | {"logits_dense": head}}
+        assert all(
+            o.non_finite for o in decode.generate(MODEL, spoiled, given, max_new=12, batching=Batching(8, (64,)))
+        )
 
 
 def test_bad_requests() -> None:
@@ -290,12 +330,25 @@ def test_bad_requests() -> None:
     assert dataclasses.replace(decode.Sample(), top_k=3).top_k == 3
 
 
-def test_small_buckets_join_longer_ones() -> None:
+def test_lengths_are_used_that_are_worth_a_compilation(monkeypatch: pytest.MonkeyPatch) -> None:
     lists = [[1] * n for n in (3, 10, 12, 40, 41, 60)]
-    assert length_buckets.buckets_of(lists, (4, 16, 64)) == {64: [3, 4, 5], 16: [1, 2], 4: [0]}
-    assert length_buckets.buckets_of(lists, (4, 16, 64), 8) == {64: [3, 4, 5], 16: [1, 2, 0]}
-    assert length_buckets.bucket_lengths(512, 1) == (128, 256, 512) and length_buckets.bucket_lengths(96) == (96,)
-    assert length_buckets.bucket_lengths(300, 4) == (128, 160, 192, 224, 256, 300)
+    assert length_buckets.buckets_of(lists, (4, 16, 64), 8) == {64: [3, 4, 5, 1, 2, 0]}
+    many = lists + [[1] * 90] * 200 + [[1] * 200] * 100
+    found = length_buckets.buckets_of(many, (4, 16, 64, 96, 128, 200, 256), 64)
+    assert {length: len(numbers) for length, numbers in found.items()} == {200: 100, 96: 206}
+    assert sorted(number for numbers in found.values() for number in numbers) == list(range(306))
+    assert length_buckets.bucket_lengths(512) == (128, 256, 512) and length_buckets.bucket_lengths(96) == (96,)
+    monkeypatch.setattr(row_block, "on_one_cpu", lambda: True)
+    assert length_buckets.bucket_lengths(37) == (8, 16, 24, 32, 37)
+    assert length_buckets.bucket_lengths(2048)[-4:] == (1952, 1984, 2016, 2048)
+    lengths = np.random.default_rng(0).lognormal(5.5, 0.5, 6000).clip(1, 2048).astype(int)
+    buckets = length_buckets.buckets_of([[1] * n for n in lengths], length_buckets.bucket_lengths(2048), 64)
+    padded = sum(
+        -(-len(numbers) // rows) * rows * length
+        for length, numbers in buckets.items()
+        for rows in [length_buckets.rows_of(len(numbers), 64, length)]
+    )
+    assert lengths.sum() < padded < 1.08 * lengths.sum() and len(buckets) < 24
 
 
 def test_long_prompts_go_in_smaller_batches() -> None:
@@ -303,6 +356,12 @@ def test_long_prompts_go_in_smaller_batches() -> None:
     assert [length_buckets.rows_of(count, 64, 128) for count in (0, 5, 30, 63)] == [8, 8, 32, 64]
     assert [length_buckets.rows_of(count, 64, 512) for count in (64, 65, 76, 130)] == [64, 40, 40, 48]  # not 64 and one
     assert length_buckets.rows_of(1000, 4, 4096) == 4 and length_buckets.rows_of(1000, 64, 8192) == 8
+
+
+def test_one_cpu_encodes_few_empty_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(row_block, "on_one_cpu", lambda: True)
+    assert [length_buckets.rows_of(count, 64, 512) for count in (0, 1, 3, 5, 9, 33, 65)] == [1, 1, 3, 8, 12, 36, 36]
+    assert [length_buckets.rows_of(count, 64, 2048) for count in (1, 17, 1000)] == [1, 12, 16]
 
 
 @pytest.mark.parametrize("samples", [1, 3])

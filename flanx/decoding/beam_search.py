@@ -17,9 +17,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flanx.decoding import kv_cache
-from flanx.decoding.decode import Output
+from flanx.decoding import kv_cache, row_block
 from flanx.decoding.length_buckets import DEFAULT_BATCHING, Batching, Prompt, fetch
+from flanx.decoding.slot import Output
 from flanx.errors import UserError
 from flanx.models import Model, Params
 
@@ -41,7 +41,7 @@ class Beam:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass
 class _State:
-    """Open and kept beams; every array leads with [B, K]."""
+    """Open and kept beams; every array but the cache's leads with [B, K]."""
 
     length: jax.Array  # i32, tokens so far, the same for all
     cache: Any
@@ -73,7 +73,7 @@ def _search(
 ) -> _State:
     """Searches for i32[B, S] until no prompt can improve."""
     rows, beams = inputs.shape[0], method.beams
-    filled, token = model.prefill(params, inputs, max_new)
+    filled, token = row_block.prefill(model, params, inputs, max_new)
     scores = jnp.full((rows, beams), _NEVER).at[:, 0].set(0.0)  # all beams are equal at first: extend only one
     state = _State(
         length=jnp.int32(0),
@@ -115,14 +115,12 @@ def _extend(
     # Continue with the K best that do not end.
     open_score, best = jax.lax.top_k(jnp.where(ends, score + _NEVER, score), beams)
     parent, token, text = _along(parent, best), _along(token, best), _along(text, best)
-    leaves, tree = jax.tree.flatten(after)
-    leaves = [x if same else _along(x, parent) for x, same in zip(leaves, shared, strict=True)]
 
     ceiling = open_score[:, 0] / length.astype(jnp.float32) ** method.length_penalty
     worst = jnp.where((kept_length > 0).all(axis=1), kept_score.min(axis=1), _NEVER)
     return _State(
         length=length,
-        cache=jax.tree.unflatten(tree, leaves),
+        cache=kv_cache.reorder(after, parent, shared),
         token=token,
         open=text,
         open_score=open_score,

@@ -3,6 +3,7 @@
 Letters: B rows of a batch, S prompt length of a bucket.
 """
 
+import bisect
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Sequence
@@ -12,53 +13,70 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
+from flanx.decoding import row_block
 from flanx.errors import UserError
 
 Prompt = Sequence[int]
 DevicePut = Callable[[np.ndarray], jax.Array]
 
 SHORTEST = 128
+COMPILATION = 4096  # tokens: a length is compiled for where that saves so many
 FULL_LENGTH = 512  # a batch size is meant for prompts of this length; longer ones go in smaller batches
 
 
-def bucket_lengths(longest: int, parts: int = 0) -> tuple[int, ...]:
-    """Prompt lengths to compile for: from 128 on `parts` to an octave, and `longest` itself.
+def bucket_lengths(longest: int) -> tuple[int, ...]:
+    """Prompt lengths that may be compiled for, `longest` the last: powers of two from 128 on.
 
-    By default four on a CPU, where compiling costs less than encoding padding; elsewhere powers of two.
+    On one CPU, where compiling costs less than encoding padding, multiples of 8, beyond 512 thirty-two to an octave.
     """
-    parts = parts or (4 if jax.default_backend() == "cpu" else 1)
-    octaves = itertools.takewhile(lambda base: base < longest, (SHORTEST << n for n in itertools.count()))
-    steps = (base + base * part // parts for base in octaves for part in range(parts))
+    first, parts = (8, 32) if row_block.on_one_cpu() else (SHORTEST, 1)
+    octaves = itertools.takewhile(lambda base: base < longest, (first << n for n in itertools.count()))
+    steps = (length for base in octaves for length in range(base, 2 * base, max(8, base // parts)))
     return (*(length for length in steps if length < longest), longest)
 
 
-def buckets_of(prompts: Sequence[Prompt], lengths: Sequence[int], batch_size: int = 0) -> dict[int, list[int]]:
-    """Prompt numbers by the smallest length that holds them, longest first, so that a lack of memory shows at once.
+def buckets_of(prompts: Sequence[Prompt], lengths: Sequence[int], batch_size: int) -> dict[int, list[int]]:
+    """Prompt numbers by the length that holds them, longest first, so that a lack of memory shows at once.
 
-    A bucket whose prompts would save less padding than an eighth of a full batch of the next longer one in use joins
-    that: it is not worth a compilation.
+    Of the lengths those are used with which the fewest tokens are encoded, padding and empty rows included, a length
+    counting as `COMPILATION` of them.
     """
-    buckets: dict[int, list[int]] = {}
+    ordered, held = sorted(lengths), dict[int, list[int]]()
     for number, prompt in enumerate(prompts):
-        fit = [length for length in sorted(lengths) if length >= len(prompt)]
-        if not fit:
-            longest = max(lengths)
-            raise UserError(f"prompt {number} has {len(prompt)} tokens, the longest allowed is {longest}: shorten it")
-        buckets.setdefault(fit[0], []).append(number)
-    for length, longer in itertools.pairwise(sorted(buckets)):
-        if 8 * len(buckets[length]) * (longer - length) < batch_size * longer:
-            buckets[longer] += buckets.pop(length)
-    return {length: buckets[length] for length in sorted(buckets, reverse=True)}
+        place = bisect.bisect_left(ordered, len(prompt))
+        if place == len(ordered):
+            text = f"prompt {number} has {len(prompt)} tokens, the longest allowed is {ordered[-1]}: shorten it"
+            raise UserError(text)
+        held.setdefault(ordered[place], []).append(number)
+    used = sorted(held)
+    # cheapest[n]: the cost of the first n lengths in use, and how many of them lie below the bucket that ends there
+    cheapest: list[tuple[int, int]] = [(0, 0)]
+    for end, length in enumerate(used, 1):
+        found, count = [], 0
+        for start in range(end - 1, -1, -1):
+            count += len(held[used[start]])
+            rows = rows_of(count, batch_size, length)
+            found.append((cheapest[start][0] + COMPILATION + -(-count // rows) * rows * length, start))
+        cheapest.append(min(found))
+    buckets, end = {}, len(used)
+    while end:
+        start = cheapest[end][1]
+        buckets[used[end - 1]] = [number for length in reversed(used[start:end]) for number in held[length]]
+        end = start
+    return buckets
 
 
 def rows_of(count: int, batch_size: int, length: int) -> int:
     """Rows of a batch for `count` prompts: `batch_size` at most, so many fewer as prompts are longer than 512 tokens.
 
-    As few batches as that allows, of equal size, so that the last one is not half empty; a multiple of 8.
+    As few batches as that allows, of equal size, so that the last one is not half empty; a multiple of 8, on one CPU
+    of 4, or up to three.
     """
     rows = min(batch_size, max(8, batch_size * FULL_LENGTH // length // 8 * 8))
     batches = -(-max(count, 1) // rows)
-    return min(rows, -(-max(count, 1) // batches // 8) * 8)
+    each = -(-max(count, 1) // batches)
+    unit = min(each, 4) if row_block.on_one_cpu() else 8
+    return min(rows, -(-each // unit) * unit)
 
 
 def pad_rows(prompts: Sequence[Prompt], rows: int, length: int) -> np.ndarray:

@@ -11,20 +11,28 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flanx.decoding import kv_cache
+from flanx.decoding import kv_cache, row_block
+from flanx.decoding import prefix as prefixes
 from flanx.decoding.length_buckets import DEFAULT_BATCHING, Batching, Prompt, fetch, pad_rows
 from flanx.errors import UserError
-from flanx.models import Model, Params
+from flanx.models import Cache, Model, Params
 
 
 @functools.partial(jax.jit, static_argnames=("model", "shared", "matches"))
 def _score(
-    model: Model, params: Params, inputs: jax.Array, options: jax.Array, *, shared: tuple[bool, ...], matches: bool
+    model: Model,
+    params: Params,
+    inputs: jax.Array,
+    options: jax.Array,
+    prefix: Cache | None,
+    *,
+    shared: tuple[bool, ...],
+    matches: bool,
 ) -> tuple[jax.Array, jax.Array | None]:
     """i32[B, S], i32[B, O, L] (0 after each option) -> f32[B, O], sums of log-probabilities; with `matches` bool[B, O],
     whether every token is the most likely one."""
     rows, count, length = options.shape
-    filled, token = model.prefill(params, inputs, length)
+    filled, token = row_block.prefill(model, params, inputs, length, prefix)
     start = jnp.broadcast_to(token[:, None], (rows, count)).astype(jnp.int32)
     fed = jnp.concatenate([start[None], jnp.moveaxis(options, 2, 0)[:-1]])  # L steps of i32[B, O]
 
@@ -91,14 +99,18 @@ def _scores(
     longest = max(len(option) for each in options for option in each)
     shared = kv_cache.shared_leaves(model, params, longest) if width > 1 else ()
     scores: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-    for numbers, inputs in batching.batches(prompts):
-        block = np.zeros((len(inputs), width, longest), np.int32)
-        for row, number in enumerate(numbers):
-            block[row, : len(options[number])] = pad_rows(options[number], len(options[number]), longest)
-        given = map(batching.device_put, (inputs, block))
-        summed, best = _score(model, params, *given, shared=shared, matches=matches)
-        sums, found = fetch(summed), np.zeros(summed.shape, bool) if best is None else fetch(best)
-        for row, number in enumerate(numbers):
-            count = len(options[number])
-            scores[number] = sums[row, :count].astype(np.float64), found[row, :count]
+    for group in prefixes.groups_of(model, prompts):
+        known = prefixes.read(model, params, group.prefix, batching.device_put)
+        rest = [prompts[number][len(group.prefix) :] for number in group.numbers]
+        for places, inputs in batching.batches(rest):
+            block = np.zeros((len(inputs), width, longest), np.int32)
+            numbers = [group.numbers[place] for place in places]
+            for row, number in enumerate(numbers):
+                block[row, : len(options[number])] = pad_rows(options[number], len(options[number]), longest)
+            given = map(batching.device_put, (inputs, block))
+            summed, best = _score(model, params, *given, known, shared=shared, matches=matches)
+            sums, found = fetch(summed), np.zeros(summed.shape, bool) if best is None else fetch(best)
+            for row, number in enumerate(numbers):
+                count = len(options[number])
+                scores[number] = sums[row, :count].astype(np.float64), found[row, :count]
     return [scores[number] for number in range(len(prompts))]

@@ -15,8 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flanx.decoding.decode import Sample, State, advance_rows, finish_samples, prompt_key, start_rows
+from flanx.decoding import largest
+from flanx.decoding.decode import Sample, prompt_key
 from flanx.decoding.length_buckets import DevicePut, Prompt, fetch
+from flanx.decoding.state import State, advance_rows, finish_samples, start_rows
 from flanx.models import Model, Params
 
 NARROW = 64  # the most tokens that top-k keeps without a sort of the whole vocabulary; the paper draws from 40
@@ -40,19 +42,19 @@ class SampleByRow:
         temperature, top_k, top_p = (jnp.asarray(x)[:, None, None] for x in (self.temperature, self.top_k, self.top_p))
         is_drawn = temperature > 0
         is_cut = is_drawn & (((top_k > 0) & (top_k < size)) | (top_p < 1))
-        greedy = jnp.argmax(logits, axis=-1)
+        greedy = largest.argmax(logits)
 
         def draw() -> jax.Array:
             values = logits / jnp.where(is_drawn, temperature, 1.0)
             noise = jax.vmap(jax.vmap(lambda key: jax.random.gumbel(key, (size,))))(keys)
-            whole = jnp.argmax(values + noise, axis=-1)
+            whole = largest.argmax(values + noise)
             narrow, wide = (functools.partial(draw_cut, values, noise, width) for width in (min(NARROW, size), size))
             is_narrow = (~is_cut | ((top_k > 0) & (top_k <= NARROW))).all()
             cut = jax.lax.cond(is_cut.any(), lambda: jax.lax.cond(is_narrow, narrow, wide), lambda: whole)
             return jnp.where(is_cut[..., 0], cut, whole)
 
         def draw_cut(values: jax.Array, noise: jax.Array, width: int) -> jax.Array:
-            values, tokens = jax.lax.top_k(values, width)
+            values, tokens = largest.top_k(values, width)
             rank = jnp.arange(width)[None, None]
             values = jnp.where((top_k == 0) | (rank < top_k), values, -jnp.inf)
             share = jax.nn.softmax(values, axis=-1)
@@ -61,7 +63,7 @@ class SampleByRow:
             return jnp.take_along_axis(tokens, choice[..., None], axis=-1)[..., 0]
 
         drawn = jax.lax.cond(is_drawn.any(), draw, lambda: greedy)
-        return jnp.where(is_drawn[..., 0], drawn, greedy).astype(jnp.int32)
+        return jnp.where(is_drawn[..., 0], drawn, greedy)
 
 
 class Progress(NamedTuple):

@@ -29,6 +29,11 @@ class Model(Protocol):
     vocab_size: int
     packing: str
 
+    @property
+    def shares_prefix(self) -> bool:
+        """Whether `prefill_after` may read the beginning that prompts have in common once."""
+        ...
+
     def __hash__(self) -> int:
         """A model is a static argument of jitted functions."""
         ...
@@ -43,6 +48,10 @@ class Model(Protocol):
 
     def prefill(self, params: Params, inputs: jax.Array, max_new: int) -> tuple[Cache, jax.Array]:
         """Reads inputs [B, S] (0 pads on the right): a cache for `max_new` steps, and the first step's tokens [B]."""
+        ...
+
+    def prefill_after(self, params: Params, prefix: Cache, inputs: jax.Array, max_new: int) -> tuple[Cache, jax.Array]:
+        """`prefill` of the tokens in `prefix`, a cache of one row for no step, followed by inputs [B, S]."""
         ...
 
     def decode_step(self, params: Params, cache: Cache, tokens: jax.Array) -> tuple[jax.Array, Cache]:

@@ -441,12 +441,15 @@ def write_heads(cache: Array, new: Array, position: Array) -> Array:
 
 
 def recall(query: Array, key: Array, value: Array, bias: Array | None, mask: Array) -> Array:
-    """`attend` of one query [b, 1, h, d] on a cache [b, h, k, d], softmax in float32 -> [b, 1, h, d]."""
-    scores = jnp.einsum("bqhd,bhkd->bhqk", query, key, preferred_element_type=jnp.float32)
+    """`attend` of one query [b, 1, h, d] on a cache [b, h, k, d], softmax in float32 -> [b, 1, h, d].
+
+    The query is laid out as the cache is: as it comes, XLA's CPU compiler transposes the keys of a single row.
+    """
+    scores = jnp.einsum("bhqd,bhkd->bhqk", heads_first(query), key, preferred_element_type=jnp.float32)
     if bias is not None:
         scores += bias
     weights = jax.nn.softmax(jnp.where(mask, scores, MASKED), axis=-1).astype(value.dtype)
-    return jnp.einsum("bhqk,bhkd->bqhd", weights, value)
+    return heads_first(jnp.einsum("bhqk,bhkd->bhqd", weights, value))
 
 
 # ---- stacks of layers ------------------------------------------------------------------------------------------------
@@ -543,6 +546,15 @@ class LinenModel:
         """Which number has which type, and which kernels compute it."""
         stored = "float32" if self.adapter is None else self.adapter.stored
         return Numerics(self.dtype, self.kernels, self.adapter, stored)
+
+    @property
+    def shares_prefix(self) -> bool:
+        """Whether prompts that begin alike can be read after what they share; see `prefill_after`."""
+        return False
+
+    def prefill_after(self, params: Any, prefix: Any, inputs: Array, max_new: int) -> tuple[Any, Array]:
+        """Of a model that shares prefixes."""
+        raise NotImplementedError
 
     def init(self, rng: jax.Array) -> Any:
         """New parameters, boxed with logical axis names; call it under `jit` or `eval_shape`."""

@@ -67,10 +67,22 @@ class PaLM(LinenModel):
 
         That step comes to the same keys and values as the prefill did, and gives the logits of the first new token.
         """
+        return self._prefill(params, jnp.pad(inputs, ((0, 0), (1, 0))), max_new, None)
+
+    @property
+    def shares_prefix(self) -> bool:
+        """Whether a prompt's beginning is read alike whatever follows: not where inputs see each other both ways."""
+        return not self.prefix_lm
+
+    def prefill_after(self, params: Params, prefix: Cache, inputs: Array, max_new: int) -> tuple[Cache, Array]:
+        """`prefill` of what `prefix` holds, a cache of one row and no room, and inputs [b, s], one token or more."""
+        return self._prefill(params, inputs, max_new, prefix)
+
+    def _prefill(self, params: Params, tokens: Array, max_new: int, prefix: Cache | None) -> tuple[Cache, Array]:
         module, variables = self.unrolled(params)
-        tokens = jnp.pad(inputs, ((0, 0), (1, 0)))
-        cache = module.apply(variables, tokens, max_new, method="prefill")
-        return cache, jnp.take_along_axis(tokens, cache["position"][:, None], axis=1)[:, 0]
+        cache = module.apply(variables, tokens, max_new, prefix, method="prefill")
+        last = jnp.sum(tokens[:, 1:] > 0, axis=1, dtype=jnp.int32)  # the first may be the start token, 0
+        return cache, jnp.take_along_axis(tokens, last[:, None], axis=1)[:, 0]
 
     def _matrices(self) -> tuple[int, int]:
         """Weights of one layer and of the table."""
@@ -143,11 +155,21 @@ class Layer(nn.Module):
         x = x + self.dropout(self.attention(y, position, mask) + self.mlp(y))
         return constrain(x, ("batch", "length", "embed")), None
 
-    def prefill(self, x: Array, position: Array, mask: Mask, max_new: int) -> tuple[Array, dict[str, Array]]:
-        """As a call, and also the keys and values [b, l + max_new, 1, d] for the cache."""
-        key, value = self.attention.keys_and_values(self.layer_norm(x), position)
+    def prefill(
+        self, x: Array, position: Array, mask: Mask, max_new: int, prefix: dict[str, Array] | None
+    ) -> tuple[Array, dict[str, Array]]:
+        """x [b, l, m] looks at the keys and values [1, p, 1, d] of a prefix, if any, and at itself -> [b, l, m], and
+        keys and values [b, p + l + max_new, 1, d] for the cache."""
+        y = self.layer_norm(x)
+        key, value = self.attention.keys_and_values(y, position)
+        if prefix is not None:
+            before = (
+                jnp.broadcast_to(prefix[name], (x.shape[0], *prefix[name].shape[1:])) for name in ("key", "value")
+            )
+            key, value = (jnp.concatenate(both, axis=1) for both in zip(before, (key, value), strict=True))
+        x = x + self.attention.from_cache(y, position, key, value, mask) + self.mlp(y)
         room = ((0, 0), (0, max_new), (0, 0), (0, 0))
-        return self(x, position, mask)[0], {"key": jnp.pad(key, room), "value": jnp.pad(value, room)}
+        return x, {"key": jnp.pad(key, room), "value": jnp.pad(value, room)}
 
     def step(self, x: Array, cache: dict[str, Array], position: Array, mask: Mask) -> tuple[Array, dict[str, Array]]:
         """x [b, 1, m] at position [b] -> [b, 1, m] and the cache with x's key and value in it."""
@@ -184,16 +206,23 @@ class Decoder(nn.Module):
             x, _ = layer(x, position, mask)
         return self.dropout(self.decoder_norm(x))
 
-    def prefill(self, x: Array, last: Array, max_new: int) -> Cache:
-        """Embedded prompts [b, l, m] whose last tokens are at last [b] -> the cache before the first step."""
-        position = jnp.broadcast_to(np.arange(x.shape[1], dtype=np.int32), x.shape[:2])
-        inside = (position <= last[:, None]).astype(jnp.int32)
-        mask = self.mask(inside, inside)
+    def prefill(self, x: Array, last: Array, max_new: int, prefix: Cache | None) -> Cache:
+        """Embedded prompts [b, l, m], behind a prefix if any, whose last tokens are at last [b] of l -> the cache
+        before the first step."""
+        behind = 0 if prefix is None else prefix["layers"][0]["key"].shape[1]
+        place = jnp.broadcast_to(np.arange(x.shape[1], dtype=np.int32), x.shape[:2])
+        inside = (place <= last[:, None]).astype(jnp.int32)
+        if prefix is None:
+            mask = self.mask(inside, inside)
+        else:
+            known = jnp.pad(inside, ((0, 0), (behind, 0)), constant_values=1)
+            mask = segment_mask(inside, known, causal=True, first=behind)
         layers = []
-        for layer in self.layers:
-            x, kept = layer.prefill(x, position, mask, max_new)
+        for number, layer in enumerate(self.layers):
+            before = None if prefix is None else prefix["layers"][number]
+            x, kept = layer.prefill(x, behind + place, mask, max_new, before)
             layers.append(kept)
-        return {"layers": layers, "position": last}
+        return {"layers": layers, "position": behind + last}
 
     def step(self, x: Array, cache: Cache) -> tuple[Array, Cache]:
         """Embedded tokens [b, 1, m] -> [b, 1, m], normed, and the cache after them."""
@@ -222,10 +251,11 @@ class Transformer(nn.Module):
         x = self.decoder(self.token_embedder(tokens), segments, position, readable)
         return self.token_embedder.attend(x)
 
-    def prefill(self, tokens: Array, max_new: int) -> Cache:
-        """tokens int32 [b, 1 + s], a 0 and the prompt, 0 = padding -> the cache before the first step."""
-        last = jnp.sum(tokens > 0, axis=1, dtype=jnp.int32)
-        return self.decoder.prefill(self.token_embedder(tokens), last, max_new)
+    def prefill(self, tokens: Array, max_new: int, prefix: Cache | None) -> Cache:
+        """tokens int32 [b, s], a 0 and the prompt or what follows a prefix, 0 = padding -> the cache before the first
+        step."""
+        last = jnp.sum(tokens[:, 1:] > 0, axis=1, dtype=jnp.int32)
+        return self.decoder.prefill(self.token_embedder(tokens), last, max_new, prefix)
 
     def step(self, cache: Cache, tokens: Array) -> tuple[Array, Cache]:
         """tokens int32 [b] -> float32 logits [b, v] and the cache after them."""

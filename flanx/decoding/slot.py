@@ -1,0 +1,164 @@
+"""The rows of one batch, the prompts and samples that take turns in them, and what comes out.
+
+Letters: B rows, n samples of a prompt at the same time (its lanes), M new tokens at most.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from flanx.decoding.length_buckets import DevicePut, fetch
+from flanx.decoding.state import State, finish_samples, replace_rows, restart_samples
+
+Stop = Callable[[list[int]], bool]
+
+
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """The result of one prompt.
+
+    Attributes:
+      tokens: the new tokens of each sample (or beam, best first), end-of-sequence left out.
+      ended: whether each sample reached its end-of-sequence token or a stop text; False: truncated at max_new.
+      non_finite: the logits held a NaN or an infinity; the tokens mean nothing.
+      scores: log-probabilities (natural logarithm): of beams, length-normalized; of samples where they are asked for,
+        the sum over the tokens, the end of sequence included, at temperature 1 whatever they were drawn at.
+    """
+
+    tokens: list[list[int]]
+    ended: list[bool]
+    non_finite: bool = False
+    scores: list[float] = dataclasses.field(default_factory=list)
+
+
+class _Sample(NamedTuple):
+    """What a sample came to: its tokens, and the log-probability of each where they are asked for."""
+
+    tokens: list[int]
+    logp: np.ndarray
+
+
+class Slots:
+    """The rows of one batch, the prompts that they decode, and those that wait for a free row.
+
+    A prompt with more samples than lanes has the next one begin in a lane whose sample has ended.
+
+    Attributes:
+      prompt: the number of the prompt in each row; None: the row is free.
+      state: of all rows, on the devices.
+    """
+
+    state: State
+
+    def __init__(
+        self,
+        start: Callable[[Sequence[int], int], State],
+        numbers: Sequence[int],
+        rows: int,
+        refill: int,
+        shared: Any = (),
+        samples: int = 1,
+    ):
+        """Fills the first rows.
+
+        Args:
+          start: (prompt numbers, rows) -> the state of a batch of so many rows, the prompts in the first of them.
+          refill: how many rows must be free before waiting prompts take them.
+          shared: which leaves of the cache a prompt's samples share.
+          samples: of each prompt, of which the lanes hold the first at the start.
+        """
+        self._start, self._refill, self._shared, self._samples = start, refill, shared, samples
+        self._waiting = list(reversed(numbers))
+        self.prompt: list[int | None] = [None] * rows
+        self._kept: list[dict[int, _Sample]] = [{} for _ in range(rows)]  # of each row's prompt, by number
+        self._begun = [0] * rows
+        self.fill()
+
+    @property
+    def busy(self) -> bool:
+        """Whether any row decodes a prompt."""
+        return any(number is not None for number in self.prompt)
+
+    @property
+    def until(self) -> int:
+        """How many rows must be free for the host to have something to do."""
+        return self._refill if self._waiting else len(self.prompt)
+
+    def fill(self) -> None:
+        """Gives free rows to waiting prompts: all rows at once where all are free, else `refill` of them."""
+        free, rows = [row for row, number in enumerate(self.prompt) if number is None], len(self.prompt)
+        if not self._waiting or len(free) < self._refill:
+            return
+        count = rows if len(free) == rows else self._refill
+        taken = free[: min(count, len(self._waiting))]
+        for row in taken:
+            self.prompt[row] = self._waiting.pop()
+        new = self._start([number for row in taken if (number := self.prompt[row]) is not None], count)
+        if count == rows:
+            self.state = new
+        else:
+            places = np.asarray(taken + [rows] * (count - len(taken)), np.int32)
+            self.state = replace_rows(self.state, new, places, shared=self._shared)
+        for row in taken:
+            self._kept[row], self._begun[row] = {}, self.state.sample.shape[1]
+
+    def free(self, eos_id: int, stop: Stop | None, device_put: DevicePut) -> list[tuple[int, Output]]:
+        """Frees the rows that are done, by themselves or by a stop text: (prompt number, its output) of each. Lanes
+        that are done before their row take the next sample."""
+        state = self.state
+        arrays = state.done, state.out, state.length, state.non_finite, state.sample
+        done, out, length, non_finite, sample = map(fetch, arrays)
+        logp = fetch(state.logp) if state.logp.size else np.zeros(state.logp.shape)
+        if stop and (stopped := _stopped(done, out, length, stop)).any():
+            self.state, done = finish_samples(state, device_put(stopped)), done | stopped
+        outputs: list[tuple[int, Output]] = []
+        begins, following = np.zeros_like(done), np.zeros_like(sample)
+        for row, number in enumerate(self.prompt):
+            if number is None:
+                continue
+            kept = self._kept[row]
+            for lane in np.flatnonzero(done[row]):
+                if (name := int(sample[row, lane])) in kept:
+                    continue
+                count = length[row, lane]
+                kept[name] = _Sample(out[row, lane, :count].tolist(), logp[row, lane, :count].copy())
+                if self._begun[row] < self._samples and not non_finite[row]:
+                    begins[row, lane], following[row, lane] = True, self._begun[row]
+                    self._begun[row] += 1
+            if done[row].all() and not begins[row].any():
+                whole = [kept.get(name, _Sample([], np.zeros(0))) for name in range(self._samples)]
+                outputs.append((number, _output(whole, bool(non_finite[row]), eos_id, stop, logp.size > 0)))
+                self.prompt[row] = None
+        if begins.any():
+            placed = device_put(begins), device_put(following)
+            self.state = restart_samples(self.state, *placed, shared=self._shared)
+        return outputs
+
+
+def _stopped(done: np.ndarray, out: np.ndarray, length: np.ndarray, stop: Stop) -> np.ndarray:
+    """Which open samples, bool[B, n], hold a stop text."""
+    stopped = np.zeros_like(done)
+    for row, sample in np.argwhere(~done):
+        stopped[row, sample] = stop(out[row, sample, : length[row, sample]].tolist())
+    return stopped
+
+
+def _output(kept: Sequence[_Sample], non_finite: bool, eos_id: int, stop: Stop | None, scored: bool) -> Output:
+    """One prompt's samples, in their order, as token lists with the sums of their log-probabilities."""
+    ended = [bool(each.tokens) and each.tokens[-1] == eos_id for each in kept]
+    lists = [each.tokens[:-1] if end else each.tokens for each, end in zip(kept, ended, strict=True)]
+    counted = [len(each.tokens) for each in kept]
+    for i, tokens in enumerate(lists):
+        if stop and stop(tokens):  # however many tokens it has beyond the stop text
+            lists[i] = next((tokens[:n] for n in range(len(tokens)) if stop(tokens[:n])), tokens)
+            ended[i], counted[i] = True, len(lists[i])
+    sums = (float(each.logp[:count].sum(dtype=np.float64)) for each, count in zip(kept, counted, strict=True))
+    return Output(lists, ended, non_finite, list(sums) if scored else [])
+
+
+def lanes_of(samples: int) -> int:
+    """Samples of a prompt that decode at the same time where an idle one costs as much as another: half of them, eight
+    or more, so that the shortest do not wait for the longest. With fewer, a step's products have too little to do."""
+    return min(samples, max(8, -(-samples // 2)))
