@@ -24,12 +24,13 @@ COMPILATION = 4096  # tokens: a length is compiled for where that saves so many
 FULL_LENGTH = 512  # a batch size is meant for prompts of this length; longer ones go in smaller batches
 
 
-def bucket_lengths(longest: int) -> tuple[int, ...]:
-    """Prompt lengths that may be compiled for, `longest` the last: powers of two from 128 on.
+def bucket_lengths(longest: int, parts: int = 0) -> tuple[int, ...]:
+    """Prompt lengths that may be compiled for, `longest` the last: from 128 on `parts` to an octave.
 
-    On one CPU, where compiling costs less than encoding padding, multiples of 8, beyond 512 thirty-two to an octave.
+    By default powers of two; on one CPU, where compiling costs less than encoding padding, multiples of 8, beyond 512
+    thirty-two to an octave.
     """
-    first, parts = (8, 32) if row_block.on_one_cpu() else (SHORTEST, 1)
+    first, parts = (8, 32) if not parts and row_block.on_one_cpu() else (SHORTEST, parts or 1)
     octaves = itertools.takewhile(lambda base: base < longest, (first << n for n in itertools.count()))
     steps = (length for base in octaves for length in range(base, 2 * base, max(8, base // parts)))
     return (*(length for length in steps if length < longest), longest)
