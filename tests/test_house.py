@@ -127,7 +127,6 @@ TESTED_IN = {
     "decoding.length_buckets": "test_decode",
     "decoding.loglikelihood": "test_decode",
     "decoding.slot": "test_decode",
-    "decoding.state": "test_decode",
     "errors": "test_cli_main",
     "evals.families.bbh": "test_benchmarks",
     "evals.families.mgsm": "test_benchmarks",
