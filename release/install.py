@@ -2,8 +2,8 @@
 
     python release/install.py dist             (`make test-package`)
 
-Versions are those of requirements-light.lock: SeqIO and TensorFlow would be most of the time. The programs run away from
-the checkout, so that nothing of it helps.
+Versions are those of requirements-light.lock: SeqIO and TensorFlow would be most of the time. The programs run away
+from the checkout, so that nothing of it helps.
 """
 
 import pathlib
