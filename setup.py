@@ -56,6 +56,9 @@ EXTRAS = {
     "hf": ["safetensors>=0.5", "torch>=2.6", "transformers>=4.50", "huggingface_hub>=0.30"],
     "plots": ["matplotlib>=3.9"],
     "lm-eval": ["lm-eval>=0.4.13"],  # the release that flanx.lm_eval is tested with
+    "wandb": ["wandb>=0.31"],  # trackers: the releases that flanx.tracker was tried with
+    "trackio": ["trackio>=0.43"],
+    "mlflow": ["mlflow-skinny>=3.17"],
     "seqio": SEQIO,
     "serve": SERVE,
     "dev": [

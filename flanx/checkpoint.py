@@ -117,8 +117,9 @@ class Checkpoints:
         self.wait()
         if step != self.latest():
             self._unsealed = step
-            self._starting = True
-            self._watch(step)
+            self._starting, self._watched = True, object()
+            watched = {"name": "flanx-save-watch", "args": (step, self._watched)}
+            threading.Thread(target=self._end_if_hung, daemon=True, **watched).start()
             self._manager.save(step, args=ocp.args.StandardSave(dict(vars(state))), force=True)
             self._starting = False
 
@@ -143,26 +144,21 @@ class Checkpoints:
                 self._manager.reload()
                 print(f"note: {error}; it is set aside as {aside}, and the run resumes from step {max(earlier)}")
 
-    def _watch(self, step: int) -> None:
+    def _end_if_hung(self, step: int, mine: object) -> None:
         """Ends the process when this save hangs: a job that waits without end keeps its chips and reports nothing."""
-        self._watched = mine = object()
-
-        def look() -> None:
-            tick, waited = min(1.0, self._timeout / 4), 0.0
-            while self._watched is mine and (self._starting or self._manager.is_saving_in_progress()):
-                if waited > self._timeout:
-                    print(
-                        f"flanx: process {jax.process_index()} on {socket.gethostname()}: the save of step {step} to "
-                        f"{self.folder} has not ended after {self._timeout:.0f} s; ending (status {HUNG}); the same "
-                        "command resumes from the last good checkpoint",
-                        file=sys.stderr,
-                        flush=True,
-                    )
-                    os._exit(HUNG)
-                time.sleep(tick)
-                waited += tick  # not by the clock: a process that was suspended has lost no time
-
-        threading.Thread(target=look, name="flanx-save-watch", daemon=True).start()
+        tick, waited = min(1.0, self._timeout / 4), 0.0
+        while self._watched is mine and (self._starting or self._manager.is_saving_in_progress()):
+            if waited > self._timeout:
+                print(
+                    f"flanx: process {jax.process_index()} on {socket.gethostname()}: the save of step {step} to "
+                    f"{self.folder} has not ended after {self._timeout:.0f} s; ending (status {HUNG}); the same "
+                    "command resumes from the last good checkpoint",
+                    file=sys.stderr,
+                    flush=True,
+                )
+                os._exit(HUNG)
+            time.sleep(tick)
+            waited += tick  # not by the clock: a process that was suspended has lost no time
 
     def restore(self, target: TrainState, step: int | None = None) -> TrainState:
         """The state of `step` (newest if None), placed as `target`: a tree of jax.ShapeDtypeStruct with shardings.

@@ -14,14 +14,14 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
 
 import flanx
-from flanx import cluster, convert, files, hub, lora, trainable, xprof
+from flanx import cluster, convert, files, hub, lora, tracker, trainable, xprof
 from flanx.checkpoint import Checkpoints, RestoreCheckpointConfig, SaveCheckpointConfig, load_params
 from flanx.data.pipeline.batches import Batches, DatasetConfig
 from flanx.data.pipeline.prefetch import Loader
@@ -59,6 +59,7 @@ def train(
     compilation_cache: str | None = "auto",
     peak_flops: float | str | None = None,
     profile: str | None = None,
+    trackers: Sequence[str] | None = None,
 ) -> None:
     """Trains up to step `train_steps`, then evaluates.
 
@@ -75,6 +76,7 @@ def train(
       compilation_cache: folder of compiled programs; see `flanx.partition.cache_compilations`.
       peak_flops: of a device, for the MFU; see `flanx.plan.utilisation`.
       profile: steps to trace, "10:13"; see `flanx.xprof`.
+      trackers: what follows the run, beside metrics.jsonl and TensorBoard; see `flanx.tracker`.
 
     Raises:
       UserError: for bad input, a changed run without `fork`, a loss that is not finite.
@@ -91,6 +93,7 @@ def train(
         return
     model, evals = trainer.model, folder / "evals"
     traced = xprof.steps_of(profile, train_steps) if profile else None
+    tracked = tracker.following(folder, trackers) if trackers and jax.process_index() == 0 else contextlib.nullcontext()
     if evaluator and "checks_only" in inspect.signature(evaluator).parameters:
         evaluator(model=model, step=0, out_dir=evals, checks_only=True)
     batches = dataset.open(model.vocab_size, model.packing, trainer.seed) if train_steps else None
@@ -119,7 +122,7 @@ def train(
         watch = Watch(folder, model, done, train_steps, log_period, saved.latest, tasks, task_loss_period, *of_time)
         stream = device_batches(batches, partitioner, done, train_steps, watch)
         stream = xprof.traced(stream, traced, folder) if traced else stream
-        with contextlib.closing(watch), contextlib.closing(stream), explain_exhausted(target, partitioner):
+        with tracked, contextlib.closing(watch), contextlib.closing(stream), explain_exhausted(target, partitioner):
             if validate(done, state, watch):  # where it was killed between saving and that
                 stream.close()
             for step, batch in stream:

@@ -94,22 +94,13 @@ class MetricsLog:
         self._board.write(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
 
     def write(self, step: int, values: Mapping[str, Any], name: str = "metrics") -> None:
-        """One record {"step": step, **values} of a file; of metrics also one event of as many scalars. Flushed.
-
-        The loss of a collection is the scalar train/COLLECTION/loss, of a validation validation/loss and
-        validation/COLLECTION/loss."""
+        """One record {"step": step, **values} of a file; of metrics also one event with its `scalars`. Flushed."""
         with open(self._folder / f"{name}.jsonl", "a", encoding="utf-8") as file:
             file.write(files.json_line({"step": step, **values}))
         if name != "metrics":
             return
-        numbers = {tag: value for tag, value in values.items() if not isinstance(value, Mapping)}
-        numbers |= {f"train/{source}/loss": each["loss"] for source, each in values.get("sources", {}).items()}
-        numbers |= {f"performance/{name}": value for name, value in values.get("performance", {}).items()}
-        if validation := values.get("validation"):
-            numbers["validation/loss"] = validation["loss"]
-            numbers |= {f"validation/{home}/loss": each["loss"] for home, each in validation["collections"].items()}
-        scalars = [self._summary.Value(tag=tag, simple_value=value) for tag, value in numbers.items()]
-        event = self._event(wall_time=time.time(), step=step, summary=self._summary(value=scalars))
+        tags = [self._summary.Value(tag=tag, simple_value=value) for tag, value in scalars(values).items()]
+        event = self._event(wall_time=time.time(), step=step, summary=self._summary(value=tags))
         self._board.write(event.SerializeToString())
         self._board.flush()
 
@@ -117,6 +108,18 @@ class MetricsLog:
         """Closes TensorBoard's file."""
         self._board.flush()
         self._events.close()
+
+
+def scalars(values: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of a record by TensorBoard's names: its own, performance/NAME, of a collection train/COLLECTION/loss,
+    of a validation validation/loss and validation/COLLECTION/loss."""
+    numbers = {tag: value for tag, value in values.items() if not isinstance(value, Mapping)}
+    numbers |= {f"train/{source}/loss": each["loss"] for source, each in values.get("sources", {}).items()}
+    numbers |= {f"performance/{name}": value for name, value in values.get("performance", {}).items()}
+    if validation := values.get("validation"):
+        numbers["validation/loss"] = validation["loss"]
+        numbers |= {f"validation/{home}/loss": each["loss"] for home, each in validation["collections"].items()}
+    return numbers
 
 
 def read_metrics(folder: str | os.PathLike) -> list[dict[str, Any]]:

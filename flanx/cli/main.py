@@ -82,6 +82,7 @@ COMMANDS = {
     "report": Command("tables and figures of a sweep; curves of runs; scores in the layout of the paper's Table 5"),
     "compare": Command("which answers of two or more runs people prefer, on a page of this machine; models as judges"),
     "watch": Command("curves of training runs in the terminal, while they are written"),
+    "track": Command("send the records of a training run to Weights & Biases, Trackio or MLflow"),
     "doctor": Command("check what this machine has, and what prevents a run"),
     "explain": Command("what gin files set, and which line set each value"),
     "plan": Command("whether a recipe fits a TPU slice or GPUs, and how long it takes"),

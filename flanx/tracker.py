@@ -1,0 +1,266 @@
+"""Trackers: the records of a run, sent to Weights & Biases, Trackio or MLflow by a process of its own.
+
+A training writes metrics.jsonl and TensorBoard's events and knows no more. `following` starts `flanx track` beside it,
+which reads that file as it grows, so that a tracker which fails or hangs neither stops nor slows the steps. What was
+not sent is sent by the next start, or by `flanx track RUN --to NAME`; what a resumed run does again is not sent twice.
+
+<run>/tracking/NAME.json   {"id": the run's at the tracker, "train", "validation": the last steps that were sent}
+<run>/tracking/NAME.log    what the tracker's library says
+"""
+
+import contextlib
+import importlib.util
+import json
+import os
+import pathlib
+import secrets
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from flanx import files
+from flanx.errors import UserError, nearest
+from flanx.files import write_atomic
+
+FOLDER, PROJECT = "tracking", "flanx"
+PERIOD = 2.0  # seconds between looks at metrics.jsonl
+PATIENCE = 10.0  # seconds that the end of a run waits for a tracker; it goes on by itself for LONGEST
+LONGEST = 600.0
+
+
+class Tracked(NamedTuple):
+    """What a tracker is told of a run: its label, its folder there, what identifies it, and its id where it has one."""
+
+    name: str
+    folder: pathlib.Path
+    config: Mapping[str, Any]
+    id: str | None
+
+
+class Tracker(Protocol):
+    """One run at a tracker; opened anew under the same id after a restart.
+
+    Attributes:
+      id: of the run.
+    """
+
+    id: str
+
+    def write(self, step: int, numbers: Mapping[str, float]) -> None:
+        """The numbers of a step; a step may come more than once, with other names."""
+        ...
+
+    def close(self) -> None:
+        """Sends what is left."""
+        ...
+
+
+class Wandb:
+    """Weights & Biases. WANDB_PROJECT, WANDB_ENTITY, WANDB_MODE=offline and the like mean what they mean there."""
+
+    def __init__(self, run: Tracked) -> None:
+        import wandb  # noqa: PLC0415  (of an extra)
+
+        self.id = run.id or secrets.token_hex(4)
+        self._run = wandb.init(
+            project=os.environ.get("WANDB_PROJECT", PROJECT),
+            name=run.name,
+            id=self.id,
+            resume="allow",
+            config=dict(run.config),
+            dir=run.folder,
+            settings=wandb.Settings(console="off", silent=True),
+        )
+        self._run.define_metric("*", step_metric="step")  # its own counter never goes back, and counts calls
+
+    def write(self, step: int, numbers: Mapping[str, float]) -> None:
+        """See `Tracker`."""
+        self._run.log({"step": step, **numbers})
+
+    def close(self) -> None:
+        """See `Tracker`."""
+        self._run.finish()
+
+
+class Trackio:
+    """Trackio, whose runs are told apart by their names. TRACKIO_DIR, TRACKIO_SPACE_ID and the like mean the same."""
+
+    def __init__(self, run: Tracked) -> None:
+        import trackio  # noqa: PLC0415  (of an extra)
+
+        self.id = run.id or f"{run.name}-{secrets.token_hex(4)}"
+        project = os.environ.get("TRACKIO_PROJECT", PROJECT)
+        self._run = trackio.init(
+            project, name=self.id, config=dict(run.config), resume="allow", embed=False, auto_log_gpu=False
+        )
+
+    def write(self, step: int, numbers: Mapping[str, float]) -> None:
+        """See `Tracker`."""
+        self._run.log(dict(numbers), step=step)
+
+    def close(self) -> None:
+        """See `Tracker`."""
+        self._run.finish()
+
+
+class Mlflow:
+    """MLflow. Its server or folder is MLFLOW_TRACKING_URI, the experiment MLFLOW_EXPERIMENT_NAME."""
+
+    def __init__(self, run: Tracked) -> None:
+        from mlflow import MlflowClient, entities  # noqa: PLC0415  (of an extra)
+
+        self._client, self._entities, name = MlflowClient(), entities, os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
+        found = self._client.get_experiment_by_name(name)
+        experiment = found.experiment_id if found else self._client.create_experiment(name)
+        self.id = run.id or self._client.create_run(experiment, run_name=run.name).info.run_id
+        self._client.update_run(self.id, status="RUNNING")
+        if run.id is None:  # parameters cannot change there
+            settings = [entities.Param(key, str(value)[:500]) for key, value in run.config.items()]
+            for first in range(0, len(settings), 100):  # what one request takes
+                self._client.log_batch(self.id, params=settings[first : first + 100])
+
+    def write(self, step: int, numbers: Mapping[str, float]) -> None:
+        """See `Tracker`."""
+        now = int(1000 * time.time())
+        metrics = [self._entities.Metric(name, float(value), now, step) for name, value in numbers.items()]
+        self._client.log_batch(self.id, metrics=metrics)
+
+    def close(self) -> None:
+        """See `Tracker`."""
+        self._client.set_terminated(self.id)
+
+
+TRACKERS: Mapping[str, Callable[[Tracked], Tracker]] = {"wandb": Wandb, "trackio": Trackio, "mlflow": Mlflow}
+
+
+def expect_known(names: Sequence[str]) -> None:
+    """Raises UserError for a tracker that there is not, and for one whose package is not installed."""
+    for name in names:
+        if name not in TRACKERS:
+            raise UserError(f"no tracker '{name}'{nearest(name, TRACKERS)} (known: {', '.join(TRACKERS)})")
+        if importlib.util.find_spec(name) is None:
+            raise UserError(f"tracker '{name}' is not installed: pip install 'flanx[{name}]'")
+
+
+# ---- beside a training -----------------------------------------------------------------------------------------------
+
+
+def following(run: pathlib.Path, names: Sequence[str]) -> contextlib.AbstractContextManager[None]:
+    """Has trackers follow the run in `run` for as long as the context lasts; at its end they have PATIENCE to finish.
+
+    Nothing that they do is an error here: a line says what was not sent. Raises UserError at once for one that is not
+    known or not installed.
+    """
+    expect_known(names)
+    return _following(run, names)
+
+
+@contextlib.contextmanager
+def _following(run: pathlib.Path, names: Sequence[str]) -> Iterator[None]:
+    started = {name: process for name in names if (process := _start(run, name))}
+    try:
+        yield
+    finally:
+        for process in started.values():
+            with contextlib.suppress(OSError):
+                process.stdin.close()  # type: ignore[union-attr]
+        limit = time.monotonic() + PATIENCE
+        for name, process in started.items():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=max(0.0, limit - time.monotonic()))
+            if process.returncode != 0:
+                what = "has not sent all yet" if process.returncode is None else "failed"
+                log = run / FOLDER / f"{name}.log"
+                print(f"{run.name}: {name} {what} ({log}); later: flanx track {run} --to {name}", flush=True)
+
+
+def _start(run: pathlib.Path, name: str) -> subprocess.Popen | None:
+    """A process that follows a run until its standard input ends, as it does when this process ends, however."""
+    try:
+        (run / FOLDER).mkdir(parents=True, exist_ok=True)
+        with open(run / FOLDER / f"{name}.log", "ab") as log:
+            return subprocess.Popen(
+                _command(run, name), stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True
+            )
+    except OSError as error:
+        print(f"{run.name}: {name} does not follow ({error}); later: flanx track {run} --to {name}", flush=True)
+        return None
+
+
+def _command(run: pathlib.Path, name: str) -> list[str]:
+    return [sys.executable, "-m", "flanx", "track", str(run), "--to", name, "--follow"]
+
+
+# ---- the process of a tracker ----------------------------------------------------------------------------------------
+
+
+def send(run: pathlib.Path, name: str, follows: bool = False) -> int:
+    """Sends the records of a run that a tracker does not have; with `follows` also those to come, until the standard
+    input ends. How many were sent."""
+    path, tail, sent = run / FOLDER / f"{name}.json", _Tail(run / "metrics.jsonl"), 0
+    state: dict[str, Any] = {"id": None, "train": -1, "validation": -1, **files.read_json(path)}
+    is_over = _end_of_input() if follows else threading.Event()
+    if not follows:
+        is_over.set()
+    while not tail.path.exists():
+        if is_over.wait(PERIOD):
+            return 0
+    path.parent.mkdir(exist_ok=True)
+    record = files.read_json(run / "run.json")
+    config = {"num_params": record.get("num_params"), **record.get("settings", {})}
+    tracker = TRACKERS[name](Tracked(run.name, path.parent, config, state["id"]))
+    state["id"] = tracker.id
+    write_atomic(path, json.dumps(state) + "\n")
+    is_last = False
+    while not is_last:
+        is_last = is_over.wait(PERIOD)  # asked first: what the run wrote before its end is read after it
+        for each in tail.read():
+            kind = "validation" if "validation" in each else "train"
+            if each["step"] > state[kind]:
+                tracker.write(each["step"], _numbers(each))
+                state[kind], sent = each["step"], sent + 1
+        write_atomic(path, json.dumps(state) + "\n", durable=False)
+    tracker.close()
+    return sent
+
+
+def _end_of_input() -> threading.Event:
+    """Set when the standard input ends; LONGEST later the process ends, wherever the tracker hangs."""
+    is_over = threading.Event()
+
+    def wait() -> None:
+        sys.stdin.buffer.read()
+        is_over.set()
+        time.sleep(LONGEST)
+        os._exit(1)
+
+    threading.Thread(target=wait, name="flanx-end-of-input", daemon=True).start()
+    return is_over
+
+
+def _numbers(record: Mapping[str, Any]) -> dict[str, float]:
+    from flanx.train_metrics import scalars  # noqa: PLC0415  (jax)
+
+    return scalars({name: value for name, value in record.items() if name != "step"})
+
+
+class _Tail:
+    """The complete lines of a file that grows, or is replaced by a shorter one, as by a run that resumes."""
+
+    def __init__(self, path: pathlib.Path) -> None:
+        self.path, self._read, self._inode = path, 0, 0
+
+    def read(self) -> list[dict[str, Any]]:
+        """The records since the last call; all of them where the file is another one."""
+        with contextlib.suppress(FileNotFoundError), open(self.path, "rb") as file:
+            status = os.fstat(file.fileno())
+            if status.st_ino != self._inode or status.st_size < self._read:
+                self._inode, self._read = status.st_ino, 0
+            file.seek(self._read)
+            lines = file.read().rpartition(b"\n")[0]
+            self._read += len(lines) + 1 if lines else 0
+            return [json.loads(line) for line in lines.split(b"\n") if line]
+        return []
