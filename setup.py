@@ -58,7 +58,7 @@ EXTRAS = {
     "lm-eval": ["lm-eval>=0.4.13"],  # the release that flanx.lm_eval is tested with
     "wandb": ["wandb>=0.31"],  # trackers: the releases that flanx.tracker was tried with
     "trackio": ["trackio>=0.43"],
-    "mlflow": ["mlflow-skinny>=3.17"],
+    "mlflow": ["mlflow-skinny>=3.17", "sqlalchemy>=2", "alembic>=1.13"],  # the latter for runs kept in a file
     "seqio": SEQIO,
     "serve": SERVE,
     "dev": [

@@ -22,13 +22,13 @@ from etils import epath
 
 from flanx import convert, files, trainable
 from flanx.convert import flanx_format, orbax_item, scan_layers
+from flanx.coordination import HUNG
 from flanx.errors import UserError
 from flanx.optim import AdafactorState
 from flanx.storage import URLS, open_storage
 from flanx.train_step import TrainState
 
 FOLDER = "checkpoints"
-HUNG = 74  # exit status of a process whose save hangs
 
 # Orbax looks for a file in an item's folder that it writes into the step's, and warns of it at every reading
 logging.getLogger("absl").addFilter(lambda record: "_CHECKPOINT_METADATA" not in record.getMessage())

@@ -14,17 +14,20 @@ import json
 import os
 import pathlib
 import platform
+import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from flanx import files
-from flanx.coordination import BEAT, Connection, ProcessId
+from flanx.coordination import BEAT, HANG_TIMEOUT, SHOWN, Connection, ProcessId
 from flanx.errors import Preempted, UserError
 from flanx.settings import COUNT, MOST_SECONDS, NATURAL, Range, flag
 
 JAX_SILENCE = 24 * 3600  # seconds; `coordination` notices a lost process, JAX would also end a suspended one
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+OF_ACCELERATORS = re.compile(r"libtpu.*|jax-cuda.*|nvidia-(cudnn|nccl|cublas)-.*")
+OPTIONS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")  # with others on one host the programs differ, and a collective hangs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,6 +41,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=300.0,
         metavar="SECONDS",
         help="how long to wait for all processes",
+    )
+    parser.add_argument(
+        "--hang_timeout",
+        type=flag(float, Range(1, MOST_SECONDS)),
+        default=HANG_TIMEOUT,
+        metavar="SECONDS",
+        help=f"without a step of any process, after which all say where they are and end ({HANG_TIMEOUT:.0f})",
     )
 
 
@@ -77,6 +87,9 @@ def versions() -> dict[str, str]:
     """What must be equal on every host: Python, libraries, and flanx's own code."""
     versions = {"python": platform.python_version()}
     versions |= {name: importlib.metadata.version(name) for name in PACKAGES}
+    others = [(each.metadata["Name"] or "", each.version) for each in importlib.metadata.distributions()]
+    found = [f"{name} {version}" for name, version in others if OF_ACCELERATORS.fullmatch(name)]
+    versions["libraries of accelerators"] = ", ".join(sorted(set(found))) or "none"
     code, folder = hashlib.sha256(), pathlib.Path(__file__).parent
     for path in sorted(folder.rglob("*.py")):
         code.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
@@ -100,7 +113,7 @@ def joined(args: argparse.Namespace, gin_text: str) -> Iterator[None]:
     import jax  # noqa: PLC0415  (see the module's docstring)
     from jax._src import distributed  # noqa: PLC0415  (the key-value store has no public name)
 
-    connection = Connection(own, args.cluster_timeout)
+    connection = Connection(own, args.cluster_timeout, args.hang_timeout)
     try:
         if os.environ.get("JAX_PLATFORMS", "") == "cpu":
             jax.config.update("jax_cpu_collectives_implementation", "gloo")
@@ -115,7 +128,9 @@ def joined(args: argparse.Namespace, gin_text: str) -> Iterator[None]:
         )
         _connection = connection
         connection.admit(distributed.global_state.client, args.cluster_timeout)
-        agree("the configuration", {"gin files and bindings": _digest(gin_text)} | versions())
+        local = jax.local_devices()
+        facts = {"gin files and bindings": _digest(gin_text), "devices": f"{len(local)} x {local[0].device_kind}"}
+        agree("the configuration", facts | versions() | {name: os.environ.get(name, "unset") for name in OPTIONS})
         yield
     except (Preempted, _Disagreement):  # raised by every process at the same point
         connection.leave()
@@ -138,22 +153,33 @@ class _Disagreement(UserError):
 
 def agree(what: str, facts: Mapping[str, Any]) -> None:
     """Raises UserError where a process of the run brings other facts than process 0, on all of them alike."""
+    every = gather(facts)
+    for name in facts:
+        groups: dict[str, list[str]] = {}
+        for process, other in enumerate(every):
+            groups.setdefault(other.get(name, ""), []).append(f"{process} ({other['host']})" if process else "0")
+        if len(groups) > 1:
+            parts = [f"process {', '.join(_few(members))} has {_short(value)}" for value, members in groups.items()]
+            raise _Disagreement(
+                f"{what}: '{name}' differs between hosts: {', '.join(parts)}; give all the same files and versions"
+            )
+
+
+def gather(facts: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The facts of every process of the run, in their order, as texts, with its "host"; none for a single process."""
     if _connection is None:
-        return
+        return []
     import numpy as np  # noqa: PLC0415  (see the module's docstring)
     from jax.experimental import multihost_utils  # noqa: PLC0415
 
     own = json.dumps({name: str(value) for name, value in facts.items()} | {"host": platform.node()}).encode()
     longest = int(multihost_utils.process_allgather(np.array(len(own))).max())
     padded = np.frombuffer(own.ljust(longest), np.uint8)
-    every = [json.loads(row.tobytes()) for row in np.asarray(multihost_utils.process_allgather(padded))]
-    for process, other in enumerate(every):
-        for name in facts:
-            if other.get(name) != every[0].get(name):
-                raise _Disagreement(
-                    f"{what}: '{name}' differs between hosts: process 0 has {_short(every[0].get(name))}, process "
-                    f"{process} ({other['host']}) has {_short(other.get(name))}; give all the same files and versions"
-                )
+    return [json.loads(row.tobytes()) for row in np.asarray(multihost_utils.process_allgather(padded))]
+
+
+def _few(names: Sequence[str]) -> list[str]:
+    return [*names[:SHOWN], *([f"{len(names) - SHOWN} more"] if len(names) > SHOWN else [])]
 
 
 def _digest(text: str) -> str:

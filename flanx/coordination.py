@@ -5,6 +5,9 @@ every process has a connection to process 0, itself included, that stays open: p
 tells the others who failed or died. It listens on the coordinator's address alone, one port range above JAX's own, and
 believes no connection that a process failed or was lost before it has shown the run's token, which process 0 draws and
 leaves in JAX's key-value store (`admit`).
+
+A sign of life says where its process is (`position`), so that process 0 can tell where all are when none goes on, and
+which host is slow: every step takes all of them equally long, so hosts compare what each does alone.
 """
 
 import contextlib
@@ -14,10 +17,12 @@ import os
 import queue
 import secrets
 import socket
+import statistics
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from flanx.errors import UserError
@@ -26,6 +31,16 @@ PORT_OFFSET = 1000  # the roll call listens this far above JAX's coordinator
 BEAT, SILENCE = 5.0, 30.0  # seconds between signs of life, and without one until a process counts as lost
 LONGEST = 65536  # bytes of a message
 LOST = 70  # exit status of a process that ends because another one did
+HUNG = 74  # and of one that waits without end
+HANG_TIMEOUT = 1800.0  # seconds without a step of any process
+SLOW = 1.5  # times the median: a host that is named
+SHOWN = 8  # processes that a message names
+
+# Where this process is, for process 0: {"step", "stage"}, and what it takes for what it does alone, {"compared": the
+# step then, "seconds": of a step, "input", "product": seconds}. The training keeps it, signs of life carry it.
+position: dict[str, Any] = {}
+# of the run's processes the slowest, {"input" or "product": {"process", "host", "seconds", "median"}}; in process 0
+slowest: dict[str, dict[str, Any]] = {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,16 +64,17 @@ class ProcessId:
 class Connection:
     """A process's connection to process 0. Creating it is the roll call: it returns when all processes are there.
 
-    Raises UserError naming those that are missing after `timeout` seconds.
+    Raises UserError naming those that are missing after `timeout` seconds. Where no process has gone on for `patience`
+    seconds, each is told where all of them are; it ends where the place is one in which a step cannot take so long.
     """
 
-    def __init__(self, own: ProcessId, timeout: float) -> None:
+    def __init__(self, own: ProcessId, timeout: float, patience: float = HANG_TIMEOUT) -> None:
         self.own = own
         self._timeout = timeout
         self._leaving = False
         self._answers: queue.Queue[str] = queue.Queue()  # of process 0 to the roll call; "": all are there
         self._lock = threading.Lock()
-        self._server = _Server(own, timeout) if own.process == 0 else None
+        self._server = _Server(own, timeout, patience) if own.process == 0 else None
         if self._server:
             self._server.start()
         self._socket = self._connect(timeout)
@@ -115,7 +131,7 @@ class Connection:
         while not self._leaving:
             time.sleep(BEAT)
             with contextlib.suppress(OSError):
-                self._send({})
+                self._send({"at": dict(position)})
 
     def _read(self) -> None:
         with contextlib.suppress(OSError), self._socket:
@@ -123,7 +139,8 @@ class Connection:
                 if "missing" in message:
                     names = ", ".join(map(str, message["missing"]))
                     late = f"process {names} (of {self.own.count}) did not start within {self._timeout:.0f} s"
-                    self._answers.put(names and f"{late}; look at its log, or raise --cluster_timeout")
+                    there = f"there: {message.get('there', '')}"
+                    self._answers.put(names and f"{late} ({there}); look at its log, or raise --cluster_timeout")
                 elif "taken" in message:
                     self._answers.put(
                         f"process {self.own.process} is there already: give every process its own --process_id"
@@ -132,9 +149,14 @@ class Connection:
                     self._end(f"process {message['lost']} ({message['host']}) was lost")
                 elif "failed" in message:
                     self._end(f"process {message['process']} failed: {message['failed']}")
+                elif "hung" in message and not self._leaving:
+                    print(f"flanx: process {self.own.process}: {message['hung']}; here:", file=sys.stderr)
+                    traceback.print_stack(sys._current_frames().get(threading.main_thread().ident or 0))
+                    if message["ends"]:
+                        self._end("none of them goes on", HUNG)
         self._end("process 0 was lost")
 
-    def _end(self, reason: str) -> None:
+    def _end(self, reason: str, status: int = LOST) -> None:
         if not self._leaving:
             print(
                 f"flanx: process {self.own.process} ends because {reason}; the same command resumes from the last "
@@ -142,13 +164,13 @@ class Connection:
                 file=sys.stderr,
                 flush=True,
             )
-            os._exit(LOST)  # a collective may never return, so only this ends the process for sure
+            os._exit(status)  # a collective may never return, so only this ends the process for sure
 
 
 class _Server(threading.Thread):
     """Process 0's side: calls the roll, and tells all who failed or is lost."""
 
-    def __init__(self, own: ProcessId, timeout: float) -> None:
+    def __init__(self, own: ProcessId, timeout: float, patience: float) -> None:
         super().__init__(name="flanx-coordination-server", daemon=True)
         try:
             family = socket.getaddrinfo(own.host, own.port, type=socket.SOCK_STREAM)[0][0]
@@ -161,6 +183,10 @@ class _Server(threading.Thread):
         self._count, self._timeout = own.count, timeout
         self._lock = threading.Lock()
         self._sockets: dict[int, socket.socket] = {}
+        self._hosts: dict[int, str] = {}
+        self._places: dict[int, dict[str, Any]] = {}
+        self._patience, self._still = patience, 0.0  # seconds without a new place, counted in beats
+        self._compared: int | None = None
         self._called = False
         self.token = ""  # until `Connection.admit`
 
@@ -184,11 +210,14 @@ class _Server(threading.Thread):
                     is_admitted = bool(self.token) and secrets.compare_digest(str(message["token"]), self.token)
                 elif "failed" in message and is_admitted:
                     self._tell({"failed": str(message["failed"]), "process": process}, but=process)
+                elif isinstance(message.get("at"), dict) and is_admitted and process is not None:
+                    self._place(process, message["at"])
                 elif "bye" in message:
                     is_leaving = True
         if process is not None:
             with self._lock:
                 self._sockets.pop(process, None)
+                self._places.pop(process, None)
             if is_admitted and not is_leaving:
                 self._tell({"lost": process, "host": host})
 
@@ -199,7 +228,7 @@ class _Server(threading.Thread):
             if not isinstance(process, int) or process not in range(self._count) or process in self._sockets:
                 connection.sendall(b'{"taken": true}\n')
                 return None, ""
-            self._sockets[process] = connection
+            self._sockets[process], self._hosts[process] = connection, str(message["host"])[:100]
             is_complete = len(self._sockets) == self._count
         if is_complete:
             self._call_roll()
@@ -212,7 +241,35 @@ class _Server(threading.Thread):
                 return
             self._called = True
             missing = [i for i in range(self._count) if i not in self._sockets]
-        self._tell({"missing": missing})
+            there = self._named(list(self._sockets))
+        self._tell({"missing": missing, "there": there})
+
+    def _named(self, processes: Sequence[int]) -> str:
+        """ "process 0 (h0), 3 (h3)"."""
+        names = [f"{i} ({self._hosts.get(i, '?')})" for i in sorted(processes)]
+        return f"process {', '.join(names[:SHOWN])}" + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+
+    def _place(self, process: int, place: dict[str, Any]) -> None:
+        """Takes where a process is, and once all have compared themselves at the same step, which one is slow."""
+        with self._lock:
+            if self._places.get(process) != place:
+                self._places[process], self._still = place, 0.0
+            steps = {each.get("compared") for each in self._places.values()}
+            if len(steps) > 1 or len(self._places) < self._count or steps <= {self._compared, None}:
+                return
+            (self._compared,) = steps
+            for text in compare(self._places, self._hosts):
+                print(f"note: {text}", flush=True)
+
+    def _hang(self) -> dict[str, Any]:
+        """The message of a run in which no process has gone on: those behind first."""
+        at: dict[tuple[int, str], list[int]] = {}
+        for process, place in self._places.items():
+            at.setdefault((int(place["step"]), str(place["stage"])), []).append(process)
+        order = sorted(at, key=lambda place: (place[0], place[1] != "input"))
+        where = "; ".join(f"{self._named(at[step, stage])}: {stage} of step {step}" for step, stage in order)
+        is_of_steps = all(stage in ("input", "step") for _, stage in at)
+        return {"hung": f"no process has gone on for {self._patience:.0f} s. {where}", "ends": is_of_steps}
 
     def _tell(self, message: Mapping[str, Any], but: int | None = None) -> None:
         with self._lock:
@@ -223,7 +280,32 @@ class _Server(threading.Thread):
     def _beat(self) -> None:
         while True:
             time.sleep(BEAT)
-            self._tell({})
+            message: dict[str, Any] = {}
+            with self._lock:
+                if len(self._places) == self._count and all("stage" in place for place in self._places.values()):
+                    self._still += BEAT
+                    if self._still >= self._patience:
+                        message, self._still = self._hang(), 0.0
+            self._tell(message)
+
+
+def compare(places: Mapping[int, Mapping[str, Any]], hosts: Mapping[int, str]) -> list[str]:
+    """Which processes are slow at what each does alone, in words; puts the slowest of all into `slowest`.
+
+    places: {process: see `position`}. A wait for input counts where it is a tenth of a step or more.
+    """
+    found = []
+    for name, what in (("input", "waits for its input"), ("product", "takes for a matrix product")):
+        seconds = {process: float(place[name]) for process, place in places.items()}
+        worst = max(seconds, key=lambda process: seconds[process])
+        median, most = statistics.median(seconds.values()), seconds[worst]
+        slowest[name] = {"process": worst, "host": hosts.get(worst, "?"), "seconds": most, "median": median}
+        if most > SLOW * median and (name != "input" or most > 0.1 * float(places[worst]["seconds"])):
+            found.append(
+                f"process {worst} ({hosts.get(worst, '?')}) is slow: it {what} {most:.3g} s, the median of "
+                f"{len(places)} processes is {median:.3g} s; all wait for it"
+            )
+    return found
 
 
 def _messages(connection: socket.socket) -> Iterator[dict[str, Any]]:

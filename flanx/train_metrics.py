@@ -23,6 +23,8 @@ input_seconds, step_seconds, checkpoint_seconds, evaluation_seconds, compile_sec
 programs, cache_hits         compiled since the process came to its loop, and those of them that JAX's cache had
 device_memory_peak, host_memory_peak
                              bytes: of this process's fullest device, absent where it does not say; of the process
+
+"hosts" of a run of several processes: see `flanx.coordination.slowest`.
 """
 
 import collections
@@ -43,7 +45,7 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from flanx import files
+from flanx import coordination, files, probe
 from flanx.errors import UserError
 from flanx.files import write_atomic
 from flanx.models import Model, first_nonfinite
@@ -193,6 +195,9 @@ class Watch:
         # of each task, since the last record and since the last line: loss, tokens, examples; float64 [3, tasks]
         zero = np.zeros((3, len(self._tasks)))
         self._by_task = {name: np.array(kept.get(name, zero)).reshape(zero.shape) for name in ("record", "line")}
+        self._waited, self._compared = 0.0, (start_step, 0.0, self._began[0])  # for input; as of the last comparison
+        coordination.position.update(step=start_step, stage="start")
+        coordination.slowest.clear()
         self._chips, self._full_speed, self._programs, self._cache_hits = chips, full_speed, 0, 0
         self._events: list[tuple[str, str, float]] = []  # stage, JAX's name of what it did there, seconds
         self._stage, now = "step", time.time()
@@ -211,17 +216,31 @@ class Watch:
     @contextlib.contextmanager
     def during(self, stage: str) -> Iterator[None]:
         """Counts the time of a block as the stage's, what JAX compiles in it apart."""
-        outer, self._stage, began = self._stage, stage, time.monotonic()
+        outer, began = self._stage, time.monotonic()
+        self._stage = coordination.position["stage"] = stage
         try:
             yield
         finally:
-            self._seconds[stage] += time.monotonic() - began
-            self._stage = outer
+            took = time.monotonic() - began
+            self._seconds[stage] += took
+            self._waited += took if stage == "input" else 0.0
+            self._stage = coordination.position["stage"] = outer
 
     def record(self, step: int, metrics: Any, batch: Any, params: Any) -> None:
         """Keeps the metrics of `step` and reads those of the step before."""
         self.flush(params)
         self._pending = (step, metrics, batch)
+        coordination.position["step"] = step
+        if jax.process_count() > 1 and step % self._task_period == 0:
+            self._compare(step)
+
+    def _compare(self, step: int) -> None:
+        """Measures what this process does alone since the last time: waits for input, and a product on its devices."""
+        jax.block_until_ready(self._pending)  # else the product would wait for the step
+        (then, waited, since), now = self._compared, time.monotonic()
+        self._compared, steps = (step, self._waited, now), max(step - then, 1)
+        figures = {"seconds": (now - since) / steps, "input": (self._waited - waited) / steps}
+        coordination.position.update(figures, product=probe.time_product().seconds, compared=step)
 
     def flush(self, params: Any, saves: bool = False) -> None:
         """Waits for the kept metrics and reads them; when due, logs and prints a record over the steps since the last:
@@ -327,6 +346,7 @@ class Watch:
             "host_memory_peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RSS_UNIT,
         }
         record |= {"sources": sources} if sources else {}
+        record |= {"hosts": dict(coordination.slowest)} if coordination.slowest else {}
         self._log.write(step, record)
         left = (self._train_steps - step) * (now - self._began[0]) / (step - self._began[1])
         line = (
@@ -342,6 +362,7 @@ class Watch:
 
     def close(self) -> None:
         """Closes the log."""
+        coordination.position.clear()
         jax.monitoring.unregister_event_listener(self._on_event)
         jax.monitoring.unregister_event_duration_listener(self._on_duration)
         if self._log is not None:

@@ -5,6 +5,7 @@ import json
 import pathlib
 import signal
 import socket
+import sys
 import threading
 import time
 
@@ -73,6 +74,7 @@ def test_roll_call_of_all_processes() -> None:
 def test_roll_call_names_who_is_missing() -> None:
     heard = call_roll(4, 2, timeout=1.0)
     assert all("process 2, 3 (of 4) did not start within 1 s" in str(text) for text in heard)
+    assert all(f"(there: process 0 ({socket.gethostname()}), 1 (" in str(text) for text in heard)
 
 
 def test_process_0_listens_at_its_address_alone() -> None:
@@ -110,7 +112,134 @@ def test_agreement_names_what_differs_and_where(monkeypatch: pytest.MonkeyPatch)
     same = {"code": "a", "jax": "1"}
     assert agree_with(monkeypatch, [same] * 3) is None
     found = agree_with(monkeypatch, [same, same, {"code": "a", "jax": "2, and longer than the others"}])
-    assert found is not None and "'jax' differs between hosts: process 0 has 1, process 2 (h2) has 2, and" in found
+    assert (
+        found is not None and "'jax' differs between hosts: process 0, 1 (h1) has 1, process 2 (h2) has 2, and" in found
+    )
+
+
+def test_agreement_groups_all_that_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = agree_with(monkeypatch, [{"jax": version} for version in "1221"])
+    assert found is not None and "process 0, 3 (h3) has 1, process 1 (h1), 2 (h2) has 2; give" in found
+    found = agree_with(monkeypatch, [{"jax": "1"}] + [{"jax": "2"}] * 20)
+    assert found is not None and "8 (h8), 12 more has 2" in found
+
+
+# ---- where all are, when none goes on; who is slow -------------------------------------------------------------------
+
+
+def server_of(places: list[dict]) -> coordination._Server:
+    """Process 0's side, which was told these places."""
+    server = coordination._Server.__new__(coordination._Server)
+    server._lock, server._count, server._compared = threading.Lock(), len(places), None
+    server._hosts, server._places = {i: f"h{i}" for i in range(len(places))}, {}
+    server._patience, server._still = 600.0, 30.0
+    for process, place in enumerate(places):
+        server._place(process, place)
+    return server
+
+
+def test_the_processes_behind_are_named_first_when_none_goes_on() -> None:
+    places = [{"step": 8, "stage": "step"}, {"step": 8, "stage": "step"}, {"step": 7, "stage": "input"}]
+    message = server_of(places)._hang()
+    assert message["hung"] == (
+        "no process has gone on for 600 s. process 2 (h2): input of step 7; process 0 (h0), 1 (h1): step of step 8"
+    )
+    assert message["ends"] is True
+    assert server_of([*places, {"step": 8, "stage": "evaluation"}])._hang()["ends"] is False  # it may take its time
+
+
+def test_a_process_that_goes_on_begins_the_wait_anew() -> None:
+    server = server_of([{"step": 8, "stage": "step"}] * 2)
+    server._still = 599.0
+    server._place(1, {"step": 8, "stage": "step"})
+    assert server._still == 599.0
+    server._place(1, {"step": 9, "stage": "input"})
+    assert server._still == 0.0
+
+
+def test_a_run_that_hangs_tells_every_process_and_ends(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    ended: list[tuple[int, int]] = []
+    monkeypatch.setattr(coordination, "BEAT", 0.05)
+    monkeypatch.setattr(coordination.Connection, "_end", lambda self, reason, status=coordination.LOST: (
+        self._leaving or ended.append((self.own.process, status))
+    ))  # fmt: skip
+    monkeypatch.setattr(coordination, "position", {"step": 3, "stage": "step"})
+    address, both, values = f"127.0.0.1:{run_case.free_port()}", {}, Values()
+
+    def connect(i: int) -> None:
+        both[i] = coordination.Connection(coordination.ProcessId(address, 2, i), 10.0, patience=0.4)
+
+    threads = [threading.Thread(target=connect, args=(i,)) for i in range(2)]
+    [t.start() for t in threads], [t.join() for t in threads]
+    for i in range(2):
+        both[i].admit(values, 10.0)
+    limit = time.monotonic() + 10
+    while {process for process, _ in ended} != {0, 1} and time.monotonic() < limit:
+        time.sleep(0.01)
+    [each.leave() for each in both.values()]
+    assert {status for _, status in ended} == {coordination.HUNG}
+    said = capsys.readouterr().err
+    assert (
+        "flanx: process 1: no process has gone on for 0 s. process 0 (" in said and "): step of step 3; here:" in said
+    )
+    assert "test_a_run_that_hangs_tells_every_process" in said  # where its main thread is
+
+
+def test_the_slow_host_is_named_by_what_each_does_alone(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.setattr(coordination, "slowest", {})
+    usual = {"step": 200, "stage": "step", "compared": 200, "seconds": 1.0, "input": 0.01, "product": 0.002}
+    server_of([usual] * 4)
+    assert capsys.readouterr().out == ""
+    server = server_of([usual, usual, usual | {"product": 0.004}, usual | {"input": 0.3}])
+    input_is, product_is = capsys.readouterr().out.splitlines()
+    slow = "is slow: it waits for its input 0.3 s, the median of 4 processes is 0.01 s; all wait for it"
+    assert input_is == f"note: process 3 (h3) {slow}"
+    assert product_is.startswith(
+        "note: process 2 (h2) is slow: it takes for a matrix product 0.004 s, the median of 4 "
+    )
+    assert coordination.slowest["product"] == {"process": 2, "host": "h2", "seconds": 0.004, "median": 0.002}
+    server._place(0, usual | {"step": 201})
+    assert capsys.readouterr().out == ""  # once for each comparison
+    server_of([usual, usual | {"input": 0.05}])
+    assert capsys.readouterr().out == ""  # five times the other's, and nothing beside the step
+
+
+def held(arguments: list[str], body: str) -> list[str]:
+    """The same command, which runs `body` before it takes the batch of each step; `count` is how many it has taken."""
+    code = f"""
+import sys, time
+from flanx.cli import main
+from flanx.data.pipeline import prefetch
+take, count = prefetch.Loader.__next__, 0
+def take_later(self):
+    global count
+    count += 1
+    {body}
+    return take(self)
+prefetch.Loader.__next__ = take_later
+sys.exit(main.main())
+"""
+    return [sys.executable, "-c", code, *arguments[3:]]
+
+
+@pytest.mark.slow
+def test_a_host_whose_input_hangs_is_named_and_the_run_ends(tmp_path: pathlib.Path) -> None:
+    plain = [*run_case.command(tmp_path), "--hang_timeout=10"]
+    ended = run_case.finish(run_case.launch_many([plain, held(plain, "count == 5 and time.sleep(300)")]), timeout=120)
+    for status, said in ended:
+        assert status == coordination.HUNG, said
+        assert "no process has gone on for 10 s. process 1 (" in said and "): input of step 4; process 0 (" in said
+    assert "take_later" in ended[1][1]
+
+
+@pytest.mark.slow
+def test_a_host_whose_input_is_slow_is_named(tmp_path: pathlib.Path) -> None:
+    bound = {"TRAIN_STEPS": 60, "CHECKPOINT_PERIOD": 60, "train.task_loss_period": 10}
+    plain = run_case.command(tmp_path, **bound)
+    ended = run_case.finish(run_case.launch_many([plain, held(plain, "time.sleep(0.4)")]), timeout=200)
+    assert [status for status, _ in ended] == [0, 0], ended
+    assert "note: process 1 (" in ended[0][1] and ") is slow: it waits for its input 0.4" in ended[0][1]
+    assert any(record["hosts"]["input"]["process"] == 1 for record in read_metrics(tmp_path) if "hosts" in record)
 
 
 def test_another_store_mixture_or_model_on_one_host_is_named(

@@ -155,7 +155,7 @@ def test_a_run_is_opened_again_under_its_id(tmp_path, monkeypatch, name):
 def test_the_real_library_takes_a_run_offline_and_goes_on_with_it(tmp_path: pathlib.Path, name: str) -> None:
     pytest.importorskip(name, reason="an extra that the test environment does not install")
     folder = {"WANDB_MODE": "offline", "TRACKIO_DIR": str(tmp_path / "trackio"), "HOME": str(tmp_path)}
-    env = os.environ | folder | {"MLFLOW_TRACKING_URI": f"file:{tmp_path}/mlflow"}
+    env = os.environ | folder | {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db"}
     run_maker.leave(tmp_path / "run", steps=200)
     command = [sys.executable, "-m", "flanx", "track", str(tmp_path / "run"), "--to", name]
 

@@ -1,6 +1,7 @@
 """`flanx doctor`: what this machine has for flanx, and what prevents a run."""
 
 import argparse
+import contextlib
 import dataclasses
 import importlib.metadata
 import json
@@ -9,11 +10,14 @@ import pathlib
 import platform
 import re
 import shutil
+import statistics
 import sys
+import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from flanx import hub
+from flanx import cluster, hub
 from flanx.cli import gin_flags
 from flanx.cli.table import print_table
 from flanx.data import store, vocabulary
@@ -33,6 +37,13 @@ GIVEN = {
     "store_dir": "a store to open",
 }
 MEMORY = "memory of the run"
+CLOCK_S = 5.0  # by which clocks may differ: requests to buckets are signed with the time, and logs compare it
+# packages whose requirements hold an accelerator's libraries together, and the names of these
+HOLDERS = ("jax", "jaxlib", "jax-cuda12-plugin", "jax-cuda13-plugin", "jax-cuda12-pjrt", "jax-cuda13-pjrt")
+HELD = ("", "tpu", "cuda12", "cuda13", "with-cuda")  # their extras
+# of a CUDA release the oldest driver (docs.nvidia.com/deploy/cuda-compatibility: minor version compatibility)
+DRIVERS = {"12": 525, "13": 580}
+DRIVER_FILE = "/proc/driver/nvidia/version"
 SPARE_GB = 5  # a run of the smallest sizes with its store and checkpoints
 
 
@@ -52,6 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for given, what in GIVEN.items():
         parser.add_argument(f"--{given}", type=path_flag, metavar="PATH", help=what)
     gin_flags.add_gin_arguments(parser)
+    cluster.add_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -65,13 +77,16 @@ def run(args: argparse.Namespace) -> int:
         if not is_there(path):
             raise UserError(f"--{given}={path}: no such {what}; give one that is there")
     findings = [
+        *hosts(args),  # first: JAX joins processes before it looks at its devices
         *versions(),
+        *libraries(),
         *devices(args.expect, args.devices),
         *machine(),
+        hub_token(),
         *data(args.data_dir or os.environ.get("FLANX_DATA_DIR"), args.vocabulary, args.store_dir),
     ]
     if args.gin_file:
-        findings.append(memory(args.gin_file, args.bindings, [p for p in args.gin_search_paths.split(",") if p]))
+        findings += planned(args.gin_file, args.bindings, [p for p in args.gin_search_paths.split(",") if p])
     if args.json:
         print(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=1))
     else:
@@ -103,6 +118,76 @@ def versions() -> Iterator[Finding]:
             yield Finding(name, GOOD, has + wanted)
 
 
+def libraries() -> Iterator[Finding]:
+    """Whether the libraries of accelerators that are installed are those that jax and its plugins require, and whether
+    the driver takes them."""
+    from packaging.requirements import Requirement  # noqa: PLC0415  (tensorboard's)
+
+    installed = {(each.metadata["Name"] or "").lower(): each.version for each in importlib.metadata.distributions()}
+    found = {name: version for name, version in installed.items() if cluster.OF_ACCELERATORS.fullmatch(name)}
+    for holder in HOLDERS:
+        for line in importlib.metadata.requires(holder) or [] if holder in installed else ():
+            wanted = Requirement(line)
+            version = installed.get(wanted.name.lower())
+            is_of_it = wanted.name == "jaxlib" or wanted.name.lower() in found
+            is_of_it &= wanted.marker is None or any(wanted.marker.evaluate({"extra": each}) for each in HELD)
+            if version and is_of_it and not wanted.specifier.contains(version, prereleases=True):
+                of = f"{holder} {installed[holder]} requires {wanted.name}{wanted.specifier}"
+                yield Finding(wanted.name, BAD, f"{version}, but {of}; pip install '{wanted.name}{wanted.specifier}'")
+    releases = sorted({match[1] for name in found if (match := re.match(r"jax-cuda(\d+)-plugin", name))})
+    if len(releases) > 1:
+        yield Finding("CUDA", BAD, f"plugins for CUDA {' and '.join(releases)}; pip uninstall those of one")
+    driver = _driver()
+    for release in releases:
+        if driver and driver < DRIVERS.get(release, 0):
+            least = f"CUDA {release} takes {DRIVERS[release]} or newer"
+            yield Finding("NVIDIA driver", BAD, f"{driver}, but {least}; update it, or install jax[cuda12]")
+    if found:
+        yield Finding("libraries", GOOD, ", ".join(f"{name} {version}" for name, version in sorted(found.items())))
+
+
+def _driver() -> int | None:
+    """The first number of the NVIDIA driver's version."""
+    try:
+        match = re.search(r"Kernel Module.*?\s(\d+)\.", pathlib.Path(DRIVER_FILE).read_text(encoding="utf-8"))
+    except OSError:
+        return None
+    return int(match[1]) if match else None
+
+
+def hosts(args: argparse.Namespace) -> Iterator[Finding]:
+    """Where the command runs on several hosts, like a training: all there, same versions and devices, same time."""
+    if cluster.locate(args) is None:
+        return
+    try:
+        with cluster.joined(args, ""):
+            cluster.barrier("clocks")
+            every = cluster.gather({"time": time.time()})
+    except UserError as error:
+        yield Finding("hosts", BAD, str(error))
+        return
+    names = [each["host"] for each in every]
+    yield Finding("hosts", GOOD, f"{len(every)} processes agree: {', '.join(names[:8])}{' ...' * (len(every) > 8)}")
+    clocks = [float(each["time"]) for each in every]
+    middle = statistics.median(clocks)
+    off = max(range(len(clocks)), key=lambda i: abs(clocks[i] - middle))
+    skew = clocks[off] - middle
+    seen = f"they differ by {max(clocks) - min(clocks):.2f} s at most"
+    bad = f"process {off} ({names[off]}) is {abs(skew):.0f} s {'ahead' if skew > 0 else 'behind'}: set it by NTP"
+    yield Finding("clocks", GOOD if abs(skew) <= CLOCK_S else BAD, seen if abs(skew) <= CLOCK_S else bad)
+
+
+def hub_token() -> Finding:
+    """Whether there is a token of the Hugging Face hub, which is not shown."""
+    try:
+        from huggingface_hub import get_token  # noqa: PLC0415  (of an extra)
+    except ImportError:
+        return Finding("hub token", NOTE, "huggingface_hub is not installed: pip install 'flanx[hf]'")
+    if get_token():
+        return Finding("hub token", GOOD, "there is one")
+    return Finding("hub token", NOTE, "none: for gated models and `flanx push` set HF_TOKEN, or `hf auth login`")
+
+
 def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", version)[:3])
 
@@ -132,7 +217,7 @@ def devices(expected: str | None, count: int | None) -> Iterator[Finding]:
         )
     else:
         yield Finding("devices", GOOD, seen)
-    yield from _step(found[0])
+    yield from _step(jax.local_devices()[0])
 
 
 def _shows(files: tuple[str, ...], variables: tuple[str, ...]) -> bool:
@@ -154,7 +239,7 @@ def _step(device: Any) -> Iterator[Finding]:
 
 
 def machine() -> Iterator[Finding]:
-    """Cores, memory, disk, and whether the current folder can be written."""
+    """Cores, memory, disk, whether the current folder can be written, and its file system's clock."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     yield Finding("machine", GOOD, f"{platform.machine()}, {os.cpu_count()} cores, {memory:.0f} GB memory")
     free = shutil.disk_usage(".").free / 1e9
@@ -163,10 +248,22 @@ def machine() -> Iterator[Finding]:
     yield Finding(
         "this folder", GOOD if writable else BAD, "can be written" if writable else "cannot be written: OUT_DIR"
     )
+    if writable:
+        skew = _skew()
+        ahead = f"{abs(skew):.0f} s {'ahead of' if skew > 0 else 'behind'} this machine's: set both by NTP"
+        seen = "its file system's is this machine's" if abs(skew) <= CLOCK_S else f"its file system's is {ahead}"
+        yield Finding("clock", GOOD if abs(skew) <= CLOCK_S else BAD, seen)
 
 
-def memory(gin_files: Sequence[str], bindings: Sequence[str], search_paths: Sequence[str]) -> Finding:
-    """What a training of these gin files takes of each device here, from shapes alone, as `flanx plan --estimate`."""
+def _skew() -> float:
+    """Seconds by which the clock of this folder's file system is ahead, as one on another machine may be."""
+    with tempfile.NamedTemporaryFile(dir=".") as file:
+        return os.stat(file.name).st_mtime - time.time()
+
+
+def planned(gin_files: Sequence[str], bindings: Sequence[str], search_paths: Sequence[str]) -> Iterator[Finding]:
+    """What a training of these gin files takes of each device, from shapes alone, as `flanx plan --estimate`, and of
+    the memory and disk that are free."""
     import jax  # noqa: PLC0415  (see `devices`)
 
     from flanx import trainable  # noqa: PLC0415
@@ -178,7 +275,8 @@ def memory(gin_files: Sequence[str], bindings: Sequence[str], search_paths: Sequ
     rows = run.batch_size // run.trainer.num_microbatches
     if count % model or rows % (count // model):
         uneven = f"{rows} rows do not divide over {count} devices with NUM_PARTITIONS {model}; bind another BATCH_SIZE"
-        return Finding(MEMORY, BAD, uneven)
+        yield Finding(MEMORY, BAD, uneven)
+        return
     layout = mesh_layout.MeshLayout(1, count // model, model, "fsdp" if is_auto else "(1, 1)")
     cost = cost_model.cost(cost_model.trace(run, tpu=found[0].platform == "tpu"), layout)
     has = _memory(found[0], count)
@@ -188,7 +286,48 @@ def memory(gin_files: Sequence[str], bindings: Sequence[str], search_paths: Sequ
     if run.trainer.patterns:
         seen += f"; {trainable.describe(run.trainer.patterns, jax.eval_shape(run.trainer.init).params)}"
     fits = cost.hbm <= has
-    return Finding(MEMORY, GOOD if fits else BAD, seen + ("" if fits else "; `flanx plan` says what it would fit"))
+    yield Finding(MEMORY, GOOD if fits else BAD, seen + ("" if fits else "; `flanx plan` says what it would fit"))
+    # a save copies the state to the host's memory; on a CPU all of the run is there
+    local, is_cpu = jax.local_device_count(), found[0].platform == "cpu"
+    copied = (cost.params + cost.optimizer) * local
+    yield _room("free memory", copied + (cost.hbm * local if is_cpu else 0.0), _free_memory(), "the run and a save")
+    state = jax.eval_shape(run.trainer.init)
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves((state.params, state.opt_state)))
+    yield from _disk(float(size), run.train_steps)
+
+
+def _disk(size: float, train_steps: int) -> Iterator[Finding]:
+    """Room for the checkpoints of a run, of `size` bytes each, in its folder where that is local."""
+    from flanx import config  # noqa: PLC0415  (gin)
+    from flanx.checkpoint import SaveCheckpointConfig  # noqa: PLC0415  (jax)
+    from flanx.plan.planned_run import TRAIN  # noqa: PLC0415
+
+    kept = config.parameter(TRAIN, "checkpoints") or SaveCheckpointConfig()
+    folder: str | None = None
+    with contextlib.suppress(UserError):  # it needs none to be planned
+        folder = config.parameter(TRAIN, "model_dir")
+    if not isinstance(folder, str) or "://" in folder:
+        return
+    newest = train_steps // kept.period if kept.keep is None else kept.keep
+    for_good = train_steps // kept.keep_period if kept.keep_period else 0
+    path = pathlib.Path(folder).absolute()
+    there = next(each for each in (path, *path.parents) if each.exists())
+    what = f"{newest + for_good + 1:,} checkpoints in {there}"  # a new one is whole before an old one goes
+    yield _room("free disk", size * (newest + for_good + 1), float(shutil.disk_usage(there).free), what)
+
+
+def _room(subject: str, needs: float, has: float, what: str) -> Finding:
+    seen = f"{what} take {needs / 1e9:.2f} of {has / 1e9:.1f} GB"
+    return Finding(subject, GOOD if needs <= has else BAD, seen + ("" if needs <= has else ": make room"))
+
+
+def _free_memory() -> float:
+    """Bytes that programs may take without swapping."""
+    try:
+        match = re.search(r"MemAvailable:\s+(\d+) kB", pathlib.Path("/proc/meminfo").read_text(encoding="utf-8"))
+    except OSError:
+        match = None
+    return 1024.0 * int(match[1]) if match else float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
 
 
 def _memory(device: Any, count: int) -> float:
