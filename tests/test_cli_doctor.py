@@ -161,6 +161,14 @@ def test_the_token_of_the_hub_is_told_and_not_shown(capsys, monkeypatch, tmp_pat
     assert findings(capsys)["hub token"]["state"] == "note"
 
 
+def test_a_folder_that_runs_write_to_is_tried(capsys, tmp_path: pathlib.Path):
+    found = findings(capsys, f"--model_dir={tmp_path}")
+    assert found[f"rename, {tmp_path}"]["state"] == "ok" and not list(tmp_path.iterdir())
+    (tmp_path / "file").touch()
+    found = findings(capsys, f"--model_dir={tmp_path / 'file'}", status=1)
+    assert found[f"write, {tmp_path / 'file'}"]["state"] == "bad"
+
+
 @pytest.mark.slow
 def test_hosts_that_agree_and_hosts_that_do_not(monkeypatch):
     command = [sys.executable, "-m", "flanx", "doctor", "--json"]

@@ -90,6 +90,7 @@ def test_packages_import_one_another_in_one_direction():
 # modules without a test file of their name -> the files that test them
 TESTED_IN = {
     "cli.gin_flags": "test_cli_main",
+    "cli.track": "test_tracker",
     "compare.result_table": "test_preference_page test_cli_compare",
     "convert.adapter_merge": "test_lora",
     "convert.architecture": "test_api",

@@ -6,6 +6,7 @@ import pathlib
 import pytest
 
 from flanx.cli.main import main
+from flanx.sweep import curves, run_page
 from tests import run_maker
 from tests.sweep_maker import entry, leave
 
@@ -24,6 +25,15 @@ def test_a_runs_page_holds_its_figures_and_its_tasks(tmp_path: pathlib.Path, cap
     assert "| muffin_a | 36 | 400 |" in text.read_text()
     assert "![Training loss](figures/report_training_loss.png)" in text.read_text()
     assert (tmp_path / "a" / "figures" / "report_training_loss.png").exists()
+
+
+def test_the_slowest_host_is_named(tmp_path: pathlib.Path) -> None:
+    run_maker.leave(tmp_path / "a")
+    slow = {"process": 3, "host": "h3", "seconds": 0.25, "median": 0.01}
+    with open(tmp_path / "a" / "metrics.jsonl", "a") as file:
+        file.write(run_maker.line({"step": 1050, "loss": 1.0, "hosts": {"input": slow}}))
+    (run,) = curves.read_runs([str(tmp_path / "a")])
+    assert run_page._slowest(run) == "process 3 (h3) at waiting for input, 0.25 s, median 0.01 s"
 
 
 def test_several_runs_are_drawn_over_one_another(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture) -> None:

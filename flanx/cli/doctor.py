@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from flanx import cluster, hub
+from flanx import cluster, folder_check, hub
 from flanx.cli import gin_flags
 from flanx.cli.table import print_table
 from flanx.data import store, vocabulary
@@ -62,6 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--devices", type=flag(int, COUNT), metavar="N", help="the number of devices that jax must see")
     for given, what in GIVEN.items():
         parser.add_argument(f"--{given}", type=path_flag, metavar="PATH", help=what)
+    parser.add_argument("--model_dir", type=path_flag, metavar="PATH", help="a folder or bucket that runs write to")
     gin_flags.add_gin_arguments(parser)
     cluster.add_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -85,6 +86,11 @@ def run(args: argparse.Namespace) -> int:
         hub_token(),
         *data(args.data_dir or os.environ.get("FLANX_DATA_DIR"), args.vocabulary, args.store_dir),
     ]
+    if args.model_dir:
+        findings += [
+            Finding(f"{operation}, {args.model_dir}", BAD if problem else GOOD, problem or "done")
+            for operation, problem in folder_check.check(args.model_dir)
+        ]
     if args.gin_file:
         findings += planned(args.gin_file, args.bindings, [p for p in args.gin_search_paths.split(",") if p])
     if args.json:

@@ -25,6 +25,7 @@ _RECORD = {
     **dict.fromkeys(("validation.loss", "validation.macro_loss", "validation.accuracy"), float),
     **dict.fromkeys(("validation.collections", "validation.tasks"), dict[str, dict[str, Any]]),
     "performance": dict[str, float],
+    "hosts": dict[str, dict[str, Any]],
 }
 
 

@@ -58,7 +58,20 @@ def publish(runs: Sequence[Run], output: pathlib.Path | None = None) -> list[pat
 def _newest(runs: Sequence[Run]) -> str:
     now = datetime.datetime.now(datetime.UTC).isoformat(" ", "minutes")
     states = [f"{run.name} at step {run.step:,}{'' if run.done else ', not done'}" for run in runs]
-    return f"{'; '.join(states)}. Read on {now}. A point of a long curve is the mean of neighbouring records."
+    slow = [f"Slowest of {run.name}: {text}. " for run in runs if (text := _slowest(run))]
+    found = f"{'; '.join(states)}. {''.join(slow)}"
+    return f"{found}Read on {now}. A point of a long curve is the mean of neighbouring records."
+
+
+def _slowest(run: Run) -> str:
+    """Of a run of several processes the slowest at what each does alone, as its newest record has it."""
+    found = run.records[-1].get("hosts", {}) if run.records else {}
+    names = {"input": "waiting for input", "product": "a matrix product"}
+    return ", ".join(
+        f"process {each['process']} ({each['host']}) at {names[name]}, {each['seconds']:.3g} s, median "
+        f"{each['median']:.3g} s"
+        for name, each in found.items()
+    )
 
 
 def _tasks(run: Run, alone: bool) -> Section:
