@@ -5,6 +5,7 @@ T5X's names. A save is asynchronous; a step folder gets its name only when all o
 """
 
 import dataclasses
+import functools
 import logging
 import os
 import re
@@ -118,8 +119,8 @@ class Checkpoints:
         if step != self.latest():
             self._unsealed = step
             self._starting, self._watched = True, object()
-            watched = {"name": "flanx-save-watch", "args": (step, self._watched)}
-            threading.Thread(target=self._end_if_hung, daemon=True, **watched).start()
+            look = functools.partial(self._end_if_hung, step, self._watched)
+            threading.Thread(target=look, name="flanx-save-watch", daemon=True).start()
             self._manager.save(step, args=ocp.args.StandardSave(dict(vars(state))), force=True)
             self._starting = False
 

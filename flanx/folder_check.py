@@ -21,7 +21,7 @@ def check(path: str) -> Iterator[tuple[str, str]]:
     """
     folder, name = open_storage(path), f".flanx.doctor.{secrets.token_hex(4)}"
     steps = _of_bucket(folder, name) if folder.is_remote else _of_folder(pathlib.Path(folder.path), name)
-    waiting = list(ORDER)
+    waiting: list[str] = [*ORDER]
     try:
         for operation, is_right, instead in steps:
             waiting.remove(operation)

@@ -75,7 +75,10 @@ def test_the_memory_of_a_run_is_told_with_what_it_trains(capsys, monkeypatch):
 
 
 def test_the_memory_and_disk_that_are_free_are_held_against_the_run(capsys, monkeypatch, tmp_path: pathlib.Path):
-    run = [*LORA, "--gin_file=runs/train.gin", f"--gin.MODEL_DIR='{tmp_path / 'new' / 'run'}'", "--gin.TRAIN_STEPS=10"]
+    bound = {"MODEL_DIR": str(tmp_path / "new" / "run"), "TRAIN_STEPS": 10, "MIXTURE_OR_TASK_NAME": "own"}
+    bound |= {"STORE_DIR": "s", "VOCABULARY": "byte", "TASK_FEATURE_LENGTHS": {"inputs": 64, "targets": 32}}
+    run = ["--gin_file=models/t5_1_1/tiny.gin", "--gin_file=runs/train.gin", "--gin.BATCH_SIZE=8"]
+    run += [f"--gin.{name}={value!r}" for name, value in bound.items()]
     kept = ["--gin.checkpoint.SaveCheckpointConfig.keep=2", "--gin.checkpoint.SaveCheckpointConfig.keep_period=5"]
     found = findings(capsys, *run, *kept)
     assert found["free memory"]["state"] == found["free disk"]["state"] == "ok"
