@@ -1,6 +1,7 @@
 """Runs on gs:// and s3://: whole commands against real emulators on loopback, with faults; and against the service of
 this process."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -188,6 +189,39 @@ def test_processes_without_a_shared_disk_go_on_after_one_was_killed(place, tmp_p
     assert curve(run.read("metrics.jsonl")) == curve((whole / "metrics.jsonl").read_bytes())
     same = [fingerprint(convert.open_checkpoint(path).tensors) for path in (url, str(whole))]
     assert same[0] == same[1]
+
+
+def children(parent: int) -> dict[int, str]:
+    """{process: its command line} of the processes that one started."""
+    found = {}
+    for folder in pathlib.Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if int((folder / "stat").read_text().rpartition(")")[2].split()[1]) == parent:
+                found[int(folder.name)] = (folder / "cmdline").read_text().replace("\0", " ")
+    return found
+
+
+@pytest.mark.slow
+def test_a_launch_of_four_processes_goes_on_by_itself_after_one_was_killed(tmp_path: pathlib.Path, monkeypatch):
+    pytest.importorskip(EMULATORS["gs"], reason="the emulator is not installed (docs/buckets.md names it)")
+    monkeypatch.setenv("FLANX_CACHE", str(tmp_path / "cache"))
+    with bucket_case.emulator("gs"):
+        url, steps = "gs://bucket/out/run", 40
+        run = run_case.command(url, TRAIN_STEPS=steps)[3:]
+        flags = ["local", *run, "--processes=4", "--yes", "--no_plan", f"--folder={tmp_path}/launches", "--period=1"]
+        launched = run_case.launch([sys.executable, "-m", "flanx", "launch", *flags])
+        folder = open_storage(url)
+        run_case.wait_until(lambda: any(k.endswith(mirror.MARKER) for k in folder.keys()), launched)  # noqa: SIM118
+        (victim,) = [pid for pid, line in children(launched.pid).items() if "--process_id=2" in line]
+        os.kill(victim, signal.SIGKILL)
+        ((status, said),) = run_case.finish([launched])
+        assert status == 0, said
+        assert folder.read_json("done.json")["step"] == steps
+        whole = tmp_path / "whole"
+        ended = run_case.finish(run_case.launch_many([run_case.command(whole, TRAIN_STEPS=steps)] * 4))
+        assert not any(status for status, _ in ended), ended
+        same = [fingerprint(convert.open_checkpoint(path).tensors) for path in (url, str(whole))]
+        assert same[0] == same[1]
 
 
 def ask(*arguments: str) -> str:
