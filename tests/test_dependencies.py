@@ -142,3 +142,12 @@ def test_a_sweep_builds_a_store_for_each_store_dir_of_the_points_that_train(tmp_
     assert found["palm"] == ["store", "build", *flags, "--gin.MIXTURE_OR_TASK_NAME='cot'"]
     with pytest.raises(UserError, match="give each vocabulary its own STORE_DIR"):
         dependencies.stores(sweep, needs | {"d2_8": dependencies.Dependencies(None, 5, "t5", "pieces")}, "")
+
+
+def test_where_a_run_lies_and_which_checkpoint_it_took_are_no_other_settings():
+    text = "MODEL_DIR = 'a'\nINITIAL_CHECKPOINT_PATH = 'b/chosen'\nt.f.path = %INITIAL_CHECKPOINT_PATH\n"
+    text += "N = 1\nt.f.n = %N\n"
+    moved = text.replace("'a'", "'c'").replace("chosen", "checkpoints/checkpoint_4")
+    old, new = (dependencies._settings(each) for each in (text, moved))
+    assert {name for name in old if old[name] != new[name]} == set(dependencies.MOVABLE)
+    assert old["t.f.n"] == "1"

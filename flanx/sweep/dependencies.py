@@ -112,9 +112,10 @@ def changed(points: Sequence[Point], search_paths: str) -> dict[str, list[str]]:
 
 
 def _settings(text: str) -> dict[str, str]:
-    """{macro or parameter: its value as text}, with the value of a macro in place of its name."""
+    """{macro or parameter: its value as text}, with the value of a macro in place of its name, but for MOVABLE ones."""
     found = config.assignments(text)
-    return {name: found.get(value[1:], value) if value[:1] == "%" else value for name, value in found.items()}
+    plain = {f"%{name}": value for name, value in found.items() if name not in MOVABLE}
+    return {name: plain.get(value, value) for name, value in found.items()}
 
 
 # ---- stores ----------------------------------------------------------------------------------------------------------
