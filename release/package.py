@@ -63,8 +63,10 @@ def environment(root: pathlib.Path) -> dict[str, str]:
 def package(root: pathlib.Path, out: pathlib.Path) -> list[pathlib.Path]:
     """Builds (source distribution, wheel) of the tracked files of a checkout into `out`; the wheel from the former."""
     env = environment(root)
-    who = ("-c", "user.name=flanx", "-c", "user.email=flanx@localhost")  # of a commit that no branch has
-    state = git(root, *who, "stash", "create").decode().strip() or "HEAD"  # the changes; "" where there are none
+    state = "HEAD"
+    if git(root, "status", "--porcelain", "--untracked-files=no"):
+        who = ("-c", "user.name=flanx", "-c", "user.email=flanx@localhost")
+        state = git(root, *who, "stash", "create").decode().strip()  # a commit of the changes that no branch has
     build = [sys.executable, "-m", "build", "--no-isolation"]
     os.umask(0o022)
     with tempfile.TemporaryDirectory() as scratch:
