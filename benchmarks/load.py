@@ -27,7 +27,6 @@ from flanx.storage import open_storage
 SHAPES = {"vocab_size": 32_128, "emb_dim": 512, "num_heads": 8, "head_dim": 64, "mlp_dim": 2048}
 PROGRAM = """
 import json, sys, time
-import record
 began = time.perf_counter()
 import flanx
 imported = time.perf_counter()
