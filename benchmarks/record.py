@@ -5,6 +5,7 @@ processor time since the line before that other processes took, and the load ave
 that share was above a tenth, or is not known: it is null then, and `refused` says why.
 """
 
+import contextlib
 import functools
 import importlib.metadata
 import json
@@ -56,7 +57,8 @@ def versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         if name in sys.modules:
-            found[name] = importlib.metadata.version(name)
+            with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # a stand-in, or a file of that name
+                found[name] = importlib.metadata.version(name)
     return found
 
 

@@ -14,6 +14,8 @@ import accelerator  # noqa: E402
 import accelerator_work  # noqa: E402
 from accelerator import Measurement  # noqa: E402
 
+sys.path.remove(str(ROOT / "benchmarks"))  # a file there has the name of lm-eval's package
+
 SCRIPT = ROOT / "benchmarks" / "accelerator.py"
 
 

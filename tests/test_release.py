@@ -15,6 +15,8 @@ sys.path.insert(0, str(ROOT / "release"))
 import package  # noqa: E402
 import tag  # noqa: E402
 
+sys.path.remove(str(ROOT / "release"))
+
 TODAY = time.strftime("%Y-%m-%d")
 
 

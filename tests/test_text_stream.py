@@ -59,6 +59,13 @@ def test_sentencepiece_with_and_without_a_mark_of_line_breaks(t5_like, mark, dat
     assert "".join(pieces) == reference(words, tokens, stop)
 
 
+def test_half_of_a_mark_may_complete_a_stop_text(t5_like):
+    words = vocabulary.load(f"{t5_like.path}{vocabulary.LINE_BREAK}..")
+    tokens = words.encode(".")[-1:] * 4  # two marks: two line breaks
+    pieces, text = stream(words, tokens, [1], ("\n\n", "Q"))
+    assert "".join(pieces) == reference(words, tokens, ("\n\n", "Q")) == "" and text.stopped
+
+
 def test_text_comes_as_soon_as_it_can_no_longer_change():
     words = vocabulary.load("byte")
     tokens = words.encode("no STOP, so éSTOPPED")

@@ -52,5 +52,9 @@ class TextStream:
             starts = (n for n in range(len(each) - 1, 0, -1) if text.endswith(each[:n]))
             most = max(most, next(starts, 0))
         if self._line_break and most:
-            most += len(text[: len(text) - most]) - len(text[: len(text) - most].rstrip(" "))
+            whole = text[: len(text) - most].rstrip(" ")
+            # the mark may become whole: then what is left is followed by a line break, which a stop text may go on with
+            broken = f"{whole}\n"
+            held = (n - 1 for each in self._stop for n in range(len(each), 0, -1) if broken.endswith(each[:n]))
+            most = len(text) - len(whole) + max(held, default=0)
         return most
