@@ -137,7 +137,10 @@ def test_the_store_builder_resolves():
     config.parse(["runs/store.gin", "mixtures/proportion_b.gin"], bind(names))
 
 
-@pytest.mark.parametrize("name", SWEEPS)
+LONG = ("sweeps/figure4_home_larger.gin", "sweeps/figure5_home.gin")  # as figure4_home.gin, on which they are built
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in LONG)) for n in SWEEPS])
 def test_every_point_of_a_sweep_resolves(name, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # what lies in out/ of a checkout is of other settings
     yours = ["--gin.DATA_DIR='sample'"] if "DATA_DIR" in scan([name]).defined else []

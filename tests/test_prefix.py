@@ -79,6 +79,7 @@ def test_answers_and_scores_are_those_of_whole_prompts(monkeypatch: pytest.Monke
         np.testing.assert_array_equal(matches, wanted)
 
 
+@pytest.mark.slow
 def test_the_cache_after_a_prefix_is_that_of_the_whole() -> None:
     given = [prompt for prompt in prompts()[:12:2]]
     rest = np.zeros((6, 24), np.int32)

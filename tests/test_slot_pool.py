@@ -86,7 +86,7 @@ def test_a_row_that_is_released_early_is_taken_by_the_next_prompt() -> None:
     assert after[second].done and not after[second].ended
 
 
-@pytest.mark.parametrize("model", ["t5", "palm"])
+@pytest.mark.parametrize("model", ["t5", pytest.param("palm", marks=pytest.mark.slow)])
 def test_samples_of_a_prompt_share_its_encoding_whatever_it_is_padded_to(model: str) -> None:
     made, values = (
         (MODEL, params()) if model == "t5" else (PALM, jax.jit(lambda: nn.unbox(PALM.init(jax.random.key(3))))())

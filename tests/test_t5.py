@@ -72,7 +72,7 @@ def read_legacy(folder: pathlib.Path) -> Any:
     return load(serialization.msgpack_restore((folder / "checkpoint").read_bytes()))["optimizer"]
 
 
-@pytest.mark.parametrize("kernels", KERNELS)
+@pytest.mark.parametrize("kernels", ["plain", pytest.param("tuned", marks=pytest.mark.slow)])
 def test_twenty_steps_are_those_of_t5x(golden_dir: pathlib.Path, kernels: str) -> None:
     """Its logits, cross-entropy, z-loss, accuracy, final parameters and final moments."""
     folder = golden_dir / "t5x_tiny"
@@ -187,22 +187,28 @@ def test_rows_decode_at_positions_of_their_own(params: Any, pairs: drawn.Pairs) 
     np.testing.assert_allclose(got[0], TINY.decode_step(params, again, third)[0][0], atol=1e-5)
 
 
-def test_scanned_layers_and_every_remat_policy_give_the_same_gradients(params: Any, packed: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "remat",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name not in ("none", "minimal")))
+        for name in layers.REMAT_POLICIES
+    ],
+)
+def test_scanned_layers_and_every_remat_policy_give_the_same_gradients(params: Any, packed: Any, remat: str) -> None:
     def gradients(model: T5, params: Any) -> Any:
         return jax.jit(jax.value_and_grad(lambda p: summed_loss(model, p, packed)[0]))(params)
 
     wanted_loss, wanted = gradients(TINY, params)
     stacked = layers.stack(params)
-    for remat in layers.REMAT_POLICIES:
-        model = dataclasses.replace(TINY, remat=remat, scan_layers=True)
-        got_loss, got = gradients(model, stacked)
-        np.testing.assert_allclose(got_loss, wanted_loss, rtol=1e-5)
-        got = layers.unstack(got)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(wanted):
-            mine = got
-            for key in path:
-                mine = mine[key.key]
-            np.testing.assert_allclose(mine, leaf, rtol=1e-3, atol=1e-4, err_msg=f"{remat} {name_of(path)}")
+    model = dataclasses.replace(TINY, remat=remat, scan_layers=True)
+    got_loss, got = gradients(model, stacked)
+    np.testing.assert_allclose(got_loss, wanted_loss, rtol=1e-5)
+    got = layers.unstack(got)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(wanted):
+        mine = got
+        for key in path:
+            mine = mine[key.key]
+        np.testing.assert_allclose(mine, leaf, rtol=1e-3, atol=1e-4, err_msg=f"{remat} {name_of(path)}")
 
 
 def test_remat_policies_keep_less_and_less(params: Any, packed: dict[str, Any]) -> None:

@@ -102,6 +102,7 @@ def of_t5x(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return folder
 
 
+@pytest.mark.slow  # 14 s; how steps are counted from a parent is in every run
 def test_a_parent_of_t5x_with_its_optimizer_goes_on_as_the_run_itself(of_t5x, tmp_path, capsys):
     shutil.copytree(run_case.undisturbed(), tmp_path / "resumed")
     assert main.main(run_case.command(tmp_path / "resumed", TRAIN_STEPS=STEPS + 3)[3:]) == 0
