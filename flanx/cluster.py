@@ -9,7 +9,6 @@ loop runs: commands start without it.
 import argparse
 import contextlib
 import hashlib
-import importlib.metadata
 import json
 import os
 import pathlib
@@ -86,6 +85,8 @@ def _detect() -> ProcessId | None:
 def versions() -> dict[str, str]:
     """What must be equal on every host: Python, libraries, and flanx's own code."""
     versions = {"python": platform.python_version()}
+    import importlib.metadata  # noqa: PLC0415  (20 ms, which a single process does without)
+
     versions |= {name: importlib.metadata.version(name) for name in PACKAGES}
     others = [(each.metadata["Name"] or "", each.version) for each in importlib.metadata.distributions()]
     found = [f"{name} {version}" for name, version in others if OF_ACCELERATORS.fullmatch(name)]

@@ -9,12 +9,9 @@ import os
 import pathlib
 import stat
 import urllib.parse
-import urllib.request
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
-
-import filelock
 
 from flanx import settings
 from flanx.errors import UserError
@@ -29,6 +26,8 @@ def local_path(path: str | os.PathLike) -> pathlib.Path:
     """`path` as a local path, of a file:// URL too, with ~ for the home folder. Raises UserError for another URL."""
     text = os.fspath(path)
     if text.startswith("file://"):
+        import urllib.request  # noqa: PLC0415  (it imports the servers' protocols)
+
         text = urllib.request.url2pathname(urllib.parse.urlsplit(text).path)
     if "://" in text:
         raise UserError(f"'{path}' is a URL; a local file or folder is wanted")
@@ -179,6 +178,8 @@ def lock(path: pathlib.Path, busy: str | None = None) -> Iterator[None]:
     Where another process holds it: waits, or with `busy` raises UserError(busy) at once.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    import filelock  # noqa: PLC0415  (20 ms, which commands that only read do without)
+
     held = filelock.FileLock(path, timeout=-1 if busy is None else 0)
     try:
         held.acquire()

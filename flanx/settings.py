@@ -245,6 +245,7 @@ def _convert(hint: Any, name: str, value: Any) -> Any:
     return value
 
 
+@functools.cache
 def _origin(hint: Any) -> Any:
     """The kind of a hint: Union, list for every sequence, dict for every mapping, its own origin otherwise."""
     origin = typing.get_origin(hint)

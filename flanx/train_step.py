@@ -120,7 +120,10 @@ class Trainer:
     @functools.cached_property
     def _shapes(self) -> tuple[Any, TrainState]:
         """The parameters boxed with the names of their axes, and the state; `plan` asks for them layout by layout."""
-        return jax.eval_shape(lambda: self.model.init(jax.random.key(0))), jax.eval_shape(self.init)
+        model = self.model
+        return jax.eval_shape(
+            lambda: ((boxed := model.init(jax.random.key(0))), self.init_from_params(nn.unbox(boxed)))
+        )
 
     def jit(self, target: TrainState, **options: Any) -> jax.stages.Wrapped:
         """`step` jitted: the state is donated and keeps the shardings of `target` (see `abstract_state`)."""

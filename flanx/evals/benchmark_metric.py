@@ -17,8 +17,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import sacrebleu
-from rouge_score import rouge_scorer
 
 from flanx.evals import sample_choice
 from flanx.evals.generations import Generation
@@ -102,6 +100,8 @@ def true_and_false(row: Generation) -> tuple[list[str], list[str]]:
 @functools.lru_cache(maxsize=2**14)
 def similarities(text: str, reference: str) -> dict[str, float]:
     """BLEU, ROUGE-1, ROUGE-2 and ROUGE-L of a text with one reference, in percent, with T5's settings."""
+    import sacrebleu  # noqa: PLC0415  (with ROUGE more than a second, which few evaluations need)
+
     bleu = sacrebleu.corpus_bleu(
         [text], [[reference]], smooth_method="exp", smooth_value=0.0, tokenize="intl", use_effective_order=False
     )
@@ -111,6 +111,8 @@ def similarities(text: str, reference: str) -> dict[str, float]:
 
 @functools.cache
 def _scorer() -> Any:
+    from rouge_score import rouge_scorer  # noqa: PLC0415
+
     return rouge_scorer.RougeScorer(list(ROUGES.values()))
 
 

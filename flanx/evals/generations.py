@@ -159,7 +159,7 @@ class Writer:
             self._files[row.task] = open(path, "a", encoding="utf-8")  # noqa: SIM115 - closed in `close`
             if is_new:
                 self._line(row.task, self.header)
-        record = {name: value for name, value in dataclasses.asdict(row).items() if name in _FIELDS}
+        record = {name: value for name, value in vars(row).items() if name in _FIELDS}
         if not row.labels:
             del record["labels"]
         self._line(row.task, record)

@@ -7,10 +7,6 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import sacrebleu
-import scipy.stats
-from rouge_score import rouge_scorer
-
 from flanx.data.task.spec import FREE_TEXT
 from flanx.evals import answers
 from flanx.evals.metrics import passage_f1, passage_form
@@ -69,6 +65,8 @@ def squad(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float
 
 def rouge(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
     """ROUGE-1 and ROUGE-L, F-measure, of Google's rouge-score without stemming."""
+    from rouge_score import rouge_scorer  # noqa: PLC0415  (more than a second, which few evaluations need)
+
     scorer = rouge_scorer.RougeScorer(["rouge1", "rougeL"])
     scores = [scorer.score(target, prediction) for target, prediction in zip(targets, predictions, strict=True)]
     return {name: _mean([score[name].fmeasure for score in scores]) for name in ("rouge1", "rougeL")}
@@ -78,6 +76,8 @@ def bleu(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float]
     """Corpus BLEU with one reference, of sacreBLEU with the settings of T5's own evaluation."""
     if not targets:
         return {"bleu": 0.0}
+    import sacrebleu  # noqa: PLC0415
+
     scored = sacrebleu.corpus_bleu(
         list(predictions), [list(targets)], smooth_method="exp", tokenize="intl", use_effective_order=False
     )
@@ -94,6 +94,8 @@ def pearson(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, flo
     sides = [[first(text) for text in texts] for texts in (targets, predictions)]
     if min(len(set(side)) for side in sides) < 2:
         return {"pearson": 0.0}
+    import scipy.stats  # noqa: PLC0415
+
     correlation: Any = scipy.stats.pearsonr(*sides)
     return {"pearson": 100 * float(correlation.statistic)}
 

@@ -24,6 +24,7 @@ from flanx.errors import UserError, nearest
 ROLES = ("paper", "held_out", "extra")
 NO_TASKS = ("collections", "mixtures", "licences", "mirrors")  # tables that hold no rows of tasks
 MIXTURE_KEYS = ("collections", "rates", "caps", "styles", "inversion", "balance", "note")
+NAME = re.compile(r"[A-Za-z0-9_]+")
 Row = tuple[str, dict[str, Any], str]  # name, keys, file:line
 
 
@@ -239,7 +240,8 @@ def csv_rows(path: pathlib.Path, cell: Callable[[str, str], Any] = parse_cell) -
         row: dict[str, Any] = {}
         for key, value in zip(header, cells, strict=True):
             try:
-                row |= {key: cell(key, value)} if value else {}
+                if value:
+                    row[key] = cell(key, value)
             except (ValueError, KeyError) as e:
                 raise UserError(f"{location}: {key} is {value!r}") from e
         yield row.pop("name", ""), row, location
@@ -261,7 +263,7 @@ def _add_rows(
             )
         for section, row, location in toml_rows(path) if path.suffix == ".toml" else csv_rows(path):
             name = f"{collection}_{section}"
-            if not re.fullmatch(r"[A-Za-z0-9_]+", name):
+            if not NAME.fullmatch(name):
                 raise UserError(f"{location}: '{section}' is not a name (letters, digits, underscores)")
             if name in here:
                 raise UserError(f"{location}: {name} is defined at {here[name]} too")

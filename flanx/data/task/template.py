@@ -76,7 +76,7 @@ class Prompt:
         if not without.strip() or not target.strip():
             raise ValueError("an input or a target is empty")
         plain = tuple(compile_text(t) for t in (head, without, target))
-        listed = tuple(compile_text(t) for t in (head, body, target))
+        listed = plain if body == without else (plain[0], compile_text(body), plain[2])
         names = frozenset(field for text in listed for _, field in text if field)
         if not any(field for _, field in plain[2]):
             raise ValueError("the target has no field")
