@@ -29,6 +29,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import record
+
 WORK = pathlib.Path(__file__).with_name("accelerator_work.py")
 LARGE = {"emb_dim": 1024, "num_heads": 16, "head_dim": 64, "mlp_dim": 2816, "layers": 24, "vocab_size": 32_128}
 XL = LARGE | {"emb_dim": 2048, "num_heads": 32, "mlp_dim": 5120}
@@ -118,7 +120,7 @@ def table(results: list[dict[str, Any]]) -> str:
         if each["name"].endswith(", transformers on torch") and each.get("value"):
             theirs[each["name"].removesuffix(", transformers on torch"), each["metric"]] = each["value"]
     lines = ["| measurement | result | | transformers on torch | more |", "|---|---|---|---|---|"]
-    kept = ("name", "metric", "value", "unit", "benchmark")
+    kept = ("name", "metric", "value", "unit", "benchmark", "machine", "versions", "load")
     for each in results:
         peer = theirs.get((each["name"].partition(", remat")[0], each["metric"]))
         ratio = f"{peer:,g} ({each['value'] / peer:.2f} x)" if peer and each.get("value") else ""
@@ -162,7 +164,8 @@ def main() -> None:
                 if (flops := result.pop("flops", None)) and peak:
                     result["MFU"] = float(f"{flops / peak:.3g}")
                 failed |= result.get("holds") is False or not result.pop("expected", True)
-                results.append({"benchmark": "accelerator", "name": one.name, **result})
+                line = {"benchmark": "accelerator", "name": one.name, **result}  # a worker's has its machine and load
+                results.append(line if "machine" in line else record.judged(line, None))
                 print(json.dumps(results[-1]), flush=True)
                 if out:
                     with open(out, "a", encoding="utf-8") as file:

@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import record
+
 EXAMPLES = 4  # in a packed row
 CLOSE = 1e-3  # of logits over the largest, of losses over the first; measured between two forms on a CPU: 1e-6, 1e-7
 SAME = 0.99  # of greedy tokens: a drawn model has near ties
@@ -21,7 +23,7 @@ SAME = 0.99  # of greedy tokens: a drawn model has near ties
 
 def say(metric: str, value: float, unit: str, **more: Any) -> None:
     """A result."""
-    print(json.dumps({"metric": metric, "value": float(f"{value:.4g}"), "unit": unit, **more}), flush=True)
+    record.write({"metric": metric, "value": float(f"{value:.4g}"), "unit": unit, **more})
 
 
 def seconds(run: Callable[[], Any], repeats: int = 5) -> float:

@@ -15,7 +15,7 @@ from typing import Any
 
 from flanx.files import markdown_table
 
-LOWER = ("s", "ms", "min", "h", "GB", "MB", "bytes", "passes", "x slower")  # units of which less is better
+LOWER = ("s", "seconds", "ms", "min", "h", "GB", "MB", "bytes", "passes", "x slower")  # units of which less is better
 
 
 def read(path: pathlib.Path) -> dict[tuple[str, str], dict[str, Any]]:

@@ -11,7 +11,6 @@ difference of two loops would drown in the noise of a shared machine.
 import argparse
 import contextlib
 import io
-import json
 import pathlib
 import statistics
 import sys
@@ -20,6 +19,7 @@ import time
 
 import jax
 import numpy as np
+import record
 
 from flanx import optim
 from flanx.data.pipeline import mixture
@@ -46,9 +46,9 @@ def main() -> None:
         follows = min(follow(pathlib.Path(folder) / str(n), 100 if quick else 2000) for n in range(5))
         steps = step(5 if quick else 30)
     share = 100.0 * follows / steps
-    record = {"benchmark": "following", "metric": "share_of_a_step", "value": round(share, 3), "unit": "%"}
+    line = {"benchmark": "following", "metric": "share_of_a_step", "value": round(share, 3), "unit": "%"}
     seconds = {"follow_us": round(1e6 * follows, 1), "step_us": round(1e6 * steps, 1)}
-    print(json.dumps(record | seconds | {"device": jax.devices()[0].device_kind, "jax": jax.__version__}))
+    record.write(line | seconds | {"device": jax.devices()[0].device_kind})
 
 
 def follow(folder: pathlib.Path, count: int) -> float:

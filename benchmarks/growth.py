@@ -22,6 +22,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import record
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -146,8 +147,9 @@ def main() -> None:
             found.append(json.loads(done.stdout.splitlines()[-1]))
         for unit in found[0]:
             y = [point[unit] for point in found]
-            record = {"benchmark": "growth", "figure": figure, "unit": unit, "x": xs, "y": [round(v, 5) for v in y]}
-            print(json.dumps(record | {"slope": round(slope(xs, y), 2)}), flush=True)
+            line = {"benchmark": "growth", "metric": f"{figure}, {unit}", "value": round(y[-1], 5), "unit": unit}
+            line |= {"figure": figure, "x": xs, "y": [round(v, 5) for v in y], "slope": round(slope(xs, y), 2)}
+            record.write(line)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ import argparse
 import contextlib
 import io
 import itertools
-import json
 import os
 import pathlib
 import sys
@@ -24,6 +23,8 @@ import tempfile
 import threading
 import types
 from collections.abc import Mapping, Sequence
+
+from record import write as record_line
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -147,7 +148,8 @@ def main() -> None:
             tables.load()
             tables.load_mixtures()
             functions = {f: caller for f, caller in record(argv, start).items() if f[0].startswith(counted)}
-        print(json.dumps(summary(walk, functions)))
+        found = summary(walk, functions)
+        record_line({"benchmark": "walk", "metric": walk, "value": found["functions"], "unit": "functions", **found})
         if args.functions:
             for file, names in itertools.groupby(functions, key=lambda function: function[0]):
                 print(f"  {file}: {', '.join(name for _, name in names)}")

@@ -25,6 +25,7 @@ from flanx.data.vocabulary import Vocabulary
 from flanx.decoding import beam_search, decode
 from flanx.errors import UserError
 from flanx.evals import generations, registry, scores, stops, suite_table, toxicity, writable
+from flanx.evals.early_vote import EarlyVote
 from flanx.evals.fitting import FittedPrompt, fit
 from flanx.evals.scorers import scorer as scorers
 from flanx.evals.scorers.scorer import Scorer
@@ -54,6 +55,7 @@ def evaluate(
     seed: int = 0,
     self_consistency: int = 0,
     beams: int = 0,
+    early_vote: bool = False,
     force_vocabulary: bool = False,
     scorer: str | None = None,
     partitioner: Partitioner | None = None,
@@ -74,6 +76,8 @@ def evaluate(
       batch_size: prompts decoded together.
       self_consistency: samples put to the vote in every suite that generates; 0: as the suites' names say.
       beams: the same for beam search.
+      early_vote: leave out the samples that cannot change a vote any more (`flanx.evals.early_vote`): the answers are
+        the same, and kept generations say how many are missing.
       force_vocabulary: show scores of suites that the vocabulary cannot write (`scores.MAX_UNKNOWN`), too.
       scorer: what reads the continuations of toxicity suites, by its name (`flanx.evals.scorers.scorer`); None: they
         are kept, and `flanx rescore --scorer` has them read later.
@@ -104,7 +108,8 @@ def evaluate(
         if cluster.is_first():
             generations.set_others_aside(folder, run)
         entries = {
-            suite.spec.name: _run_suite(predictor, suite, folder, run, force_vocabulary, reader) for suite in loaded
+            suite.spec.name: _run_suite(predictor, suite, folder, run, force_vocabulary, reader, early_vote)
+            for suite in loaded
         }
     if cluster.is_first():
         scores.write_scores(folder, entries, run)
@@ -208,6 +213,7 @@ def _run_suite(
     run: Mapping[str, Any],
     force_vocabulary: bool,
     reader: Scorer | None,
+    early: bool,
 ) -> dict[str, Any]:
     """Evaluates the items that are not done yet, then scores all of them."""
     spec, vocabulary, began = suite.spec, predictor.vocabulary, time.monotonic()
@@ -220,7 +226,7 @@ def _run_suite(
     with contextlib.closing(writer):
         items = [item for item in suite.items if (item.task, item.id) not in writer.done]
         prompts = list(_fitted(predictor, spec, items))
-        predict = _generate if spec.scoring == "generate" else _rank
+        predict = functools.partial(_generate, early=early) if spec.scoring == "generate" else _rank
         for row in predict(predictor, spec, prompts) if prompts else ():
             if cluster.is_first():
                 writer.add(row)
@@ -250,8 +256,10 @@ def _run_suite(
     return result
 
 
-def _generate(predictor: Predictor, spec: Spec, prompts: Sequence[FittedPrompt]) -> Iterator[generations.Generation]:
-    """The rows of a suite that generates, as prompts finish."""
+def _generate(
+    predictor: Predictor, spec: Spec, prompts: Sequence[FittedPrompt], early: bool
+) -> Iterator[generations.Generation]:
+    """The rows of a suite that generates, as prompts finish; `early`: without samples that cannot change a vote."""
     method: decode.Sample | beam_search.Beam = decode.Sample(spec.temperature, spec.top_k, spec.top_p)
     if spec.beams:
         method = beam_search.Beam(spec.beams, spec.length_penalty)
@@ -262,8 +270,11 @@ def _generate(predictor: Predictor, spec: Spec, prompts: Sequence[FittedPrompt])
     sums = predictor.score([tokens[number] for number in scored], list(scored.values()), ended=True)
     of_options = dict(zip(scored, sums, strict=True))
     by_score = spec.metric == "open_ended"  # which sample is the answer
-    for number, prediction in predictor.generate(tokens, method, spec.samples, spec.max_new, stop, by_score):
-        row = prompts[number].generation(predictor.vocabulary)
+    rows = [prompt.generation(predictor.vocabulary) for prompt in prompts]
+    decided = EarlyVote(spec, rows).decided if early and spec.samples > 1 and not spec.beams else None
+    for number, prediction in predictor.generate(tokens, method, spec.samples, spec.max_new, stop, by_score, decided):
+        row = rows[number]
+        row.undrawn = spec.samples - len(prediction.texts) if decided else 0
         row.outputs, row.ended, row.broken = prediction.texts, prediction.ended, prediction.non_finite
         row.options = list(prompts[number].item.options)
         if number in of_options:

@@ -26,9 +26,9 @@ def local_path(path: str | os.PathLike) -> pathlib.Path:
     """`path` as a local path, of a file:// URL too, with ~ for the home folder. Raises UserError for another URL."""
     text = os.fspath(path)
     if text.startswith("file://"):
-        import urllib.request  # noqa: PLC0415  (it imports the servers' protocols)
+        from urllib.request import url2pathname  # noqa: PLC0415  (it imports the servers' protocols)
 
-        text = urllib.request.url2pathname(urllib.parse.urlsplit(text).path)
+        text = url2pathname(urllib.parse.urlsplit(text).path)
     if "://" in text:
         raise UserError(f"'{path}' is a URL; a local file or folder is wanted")
     return pathlib.Path(text).expanduser()

@@ -23,7 +23,7 @@ class Prediction:
     """The answer to one prompt.
 
     Attributes:
-      texts: of each sample; of beams the best alone.
+      texts: of each sample (those that were done when a prompt was decided early); of beams the best alone.
       ended: whether each text ended by itself or by a stop text; False: truncated at the longest output.
       non_finite: the logits held a NaN or an infinity; the texts mean nothing.
       scores: the log-probability of each sample, where they are asked for (`decode.Output.scores`).
@@ -103,6 +103,7 @@ class Predictor:
         max_new: int | None = None,
         stop: Callable[[str], bool] | None = None,
         scored: bool = False,
+        decided: Callable[[int, Mapping[int, tuple[str, bool]]], bool] | None = None,
     ) -> Iterator[tuple[int, Prediction]]:
         """Yields (prompt number, its prediction) as prompts finish, in no fixed order.
 
@@ -112,6 +113,8 @@ class Predictor:
           max_new: tokens of the longest output; None, or more than lengths["targets"]: those.
           stop: whether a text so far holds something that ends it; it is cut to the shortest that does.
           scored: whether samples come with their log-probabilities.
+          decided: (prompt number, {sample number: (text, whether it ended)} of those that are done) -> whether the
+            others are not needed.
         """
         longest = self.lengths["targets"] if max_new is None else min(max_new, self.lengths["targets"])
         eos_id, decoded = self.vocabulary.eos_id, self.vocabulary.decode
@@ -131,6 +134,8 @@ class Predictor:
                 seed=self.seed,
                 eos_id=eos_id,
                 stop=stop and (lambda tokens: stop(decoded(tokens))),
+                decided=decided
+                and (lambda n, done: decided(n, {k: (decoded(t), end) for k, (t, end) in done.items()})),
                 scored=scored,
                 batching=self._batching(samples),
             )

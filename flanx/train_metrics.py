@@ -8,7 +8,8 @@ tasks.jsonl       {"step", "total": sums, "tasks": {task: sums}}, every `task_pe
                   steps since the line before. Sums: {"loss_sum": of cross-entropy, "tokens": of targets,
                   "examples"}; the total is the `math.fsum` of the tasks
 unlogged.jsonl    what no record held yet when the state was saved, for a run that resumes there; gone at the end
-sessions.jsonl    {"step", "started": Unix time, "start_seconds", "hosts", "chips"} for every start, {"step", "ended"}
+sessions.jsonl    {"step", "started": Unix time, "start_seconds": from there to the loop, "processor_seconds": of the
+                  process up to the loop, its imports among them, "hosts", "chips"} for every start, {"step", "ended"}
                   at the last step
 
 What a record says of speed is of the steps since the one before, and "performance" in it holds
@@ -207,7 +208,8 @@ class Watch:
         jax.monitoring.register_event_duration_secs_listener(self._on_duration)
         if self._log is not None:
             began = now if began is None else began
-            session = {"started": began, "start_seconds": now - began, "hosts": jax.process_count(), "chips": chips}
+            session = {"started": began, "start_seconds": now - began, "processor_seconds": time.process_time()}
+            session |= {"hosts": jax.process_count(), "chips": chips}
             self._log.write(start_step, session, "sessions")
             sessions = files.read_jsonl(folder / "sessions.jsonl")
             pauses = [b["started"] - a["ended"] for a, b in itertools.pairwise(sessions) if "ended" in a]

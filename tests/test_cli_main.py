@@ -1,12 +1,15 @@
 """The program: its commands, its exit statuses."""
 
+import argparse
+import contextlib
+import gc
 import os
 import subprocess
 import sys
 
 import pytest
 
-from flanx.cli import main
+from flanx.cli import gin_flags, main
 
 
 @pytest.mark.parametrize(
@@ -31,6 +34,32 @@ def test_the_program_starts_without_jax_or_tensorflow():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_listing_does_without_locks_and_versions():
+    code = (
+        "import sys\nfrom flanx.cli import main\nmain.main(['tasks', 'list'])\n"
+        "print([name for name in ('filelock', 'importlib.metadata', 'numpy') if name in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "[]" and "niv2" in done.stdout
+
+
+def test_collections_begin_when_a_command_has_imported_its_modules(monkeypatch):
+    from flanx import bucket, config
+
+    monkeypatch.setattr(gin_flags, "parse_gin", lambda args: None)
+    monkeypatch.setattr(main.cluster, "joined", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr(bucket, "opened", lambda _: contextlib.nullcontext())
+    for name, value in {"text": "", "value": None, "call": None}.items():
+        monkeypatch.setattr(config, name, lambda *_, value=value: value)
+    gc.disable()
+    try:
+        main.run_call(main.COMMANDS["infer"], argparse.Namespace())
+        assert gc.isenabled() and gc.get_freeze_count() > 10_000
+    finally:
+        gc.unfreeze()
+        gc.enable()
 
 
 @pytest.mark.parametrize(("command", "status"), [(["tasks", "list", "niv2"], {141}), (["recipe", "list"], {1, 141})])

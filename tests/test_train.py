@@ -173,7 +173,8 @@ def test_every_record_says_where_its_time_went():
     assert [n + 1 for n, seconds in enumerate(spent["checkpoint"]) if seconds > 0] == [3, 5, 7]  # saved at 2, 4, 6
     assert sum(spent["input"]) > 0 and min(spent["step"]) > 0
     goodput, (session, ended) = figures[-1]["goodput"], read_jsonl(run_case.undisturbed() / "sessions.jsonl")
-    assert session["start_seconds"] > 0.01 and session["hosts"] == session["chips"] == 1
+    assert session["processor_seconds"] > 0.5 and session["start_seconds"] > 0.01  # imports take more
+    assert session["hosts"] == session["chips"] == 1
     assert goodput == pytest.approx(sum(spent["step"]) / (ended["ended"] - session["started"]), rel=0.05)
 
 

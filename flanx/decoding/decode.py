@@ -12,7 +12,7 @@ What is drawn for a prompt depends on (prompt, seed, sample number) alone, never
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -22,7 +22,7 @@ import numpy as np
 from flanx.decoding import kv_cache, largest, row_block
 from flanx.decoding import prefix as prefixes
 from flanx.decoding.length_buckets import DEFAULT_BATCHING, Batching, Prompt, pad_rows, rows_of
-from flanx.decoding.slot import Output, Slots, Stop, lanes_of
+from flanx.decoding.slot import Decided, Output, Slots, Stop, lanes_of
 from flanx.decoding.state import State, advance_rows, start_rows
 from flanx.errors import UserError
 from flanx.models import Model, Params
@@ -85,6 +85,7 @@ def stream(
     seed: int = 0,
     eos_id: int = 1,
     stop: Stop | None = None,
+    decided: Decided | None = None,
     scored: bool = False,
     batching: Batching = DEFAULT_BATCHING,
 ) -> Iterator[tuple[int, Output]]:
@@ -94,12 +95,13 @@ def stream(
       prompts: token lists, as the model takes them (with their end-of-sequence token where it was trained so).
       max_new: new tokens at most, end-of-sequence included.
       stop: whether an output so far holds a text that ends it; an output is cut to the shortest that does.
+      decided: asked when samples of a prompt are done: whether it needs no more of them; its output has those alone.
       scored: whether outputs carry the log-probabilities of their samples.
     """
     shared = kv_cache.shared_leaves(model, params, max_new) if samples > 1 else ()
     advance = functools.partial(advance_rows, model, params, method=method, eos_id=eos_id, shared=shared)
     lanes = lanes_of(samples) if row_block.on_one_cpu() else samples
-    steps = np.int32(STOP_PERIOD if stop or lanes < samples else max_new)
+    steps = np.int32(STOP_PERIOD if stop or decided or lanes < samples else max_new)
 
     def start(group: prefixes.Group, known: Any, length: int, places: Sequence[int], rows: int) -> State:
         numbers = [group.numbers[place] for place in places]
@@ -119,12 +121,19 @@ def stream(
             rows = rows_of(len(places), batching.size * samples // lanes, length)
             refill = batching.refill or (max(rows // 4, 1) if max_new >= 64 else rows)
             begin = functools.partial(start, group, known, length)
-            slots = Slots(begin, places, rows, min(refill, rows), shared, samples)
+            of_group = functools.partial(_of_group, decided, group.numbers) if decided else None
+            slots = Slots(begin, places, rows, min(refill, rows), shared, samples, of_group)
             while slots.busy:
                 slots.state = advance(slots.state, np.int32(slots.until), steps)
                 for place, output in slots.free(eos_id, stop, batching.device_put):
                     yield group.numbers[place], output
                 slots.fill()
+
+
+def _of_group(
+    decided: Decided, numbers: Sequence[int], place: int, samples: Mapping[int, tuple[list[int], bool]]
+) -> bool:
+    return decided(numbers[place], samples)
 
 
 def generate(model: Model, params: Params, prompts: Sequence[Prompt], **options: Any) -> list[Output]:

@@ -4,7 +4,7 @@ Letters: B rows, n samples of a prompt at the same time (its lanes), M new token
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +13,8 @@ from flanx.decoding.length_buckets import DevicePut, fetch
 from flanx.decoding.state import State, finish_samples, replace_rows, restart_samples
 
 Stop = Callable[[list[int]], bool]
+# (prompt number, {sample number: (its tokens, whether it ended)} of those that are done) -> the others change nothing
+Decided = Callable[[int, Mapping[int, tuple[list[int], bool]]], bool]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +22,8 @@ class Output:
     """The result of one prompt.
 
     Attributes:
-      tokens: the new tokens of each sample (or beam, best first), end-of-sequence left out.
+      tokens: the new tokens of each sample (or beam, best first), end-of-sequence left out; of a prompt that was
+        decided early of the samples that were done then, in their order.
       ended: whether each sample reached its end-of-sequence token or a stop text; False: truncated at max_new.
       non_finite: the logits held a NaN or an infinity; the tokens mean nothing.
       scores: log-probabilities (natural logarithm): of beams, length-normalized; of samples where they are asked for,
@@ -60,6 +63,7 @@ class Slots:
         refill: int,
         shared: Any = (),
         samples: int = 1,
+        decided: Decided | None = None,
     ):
         """Fills the first rows.
 
@@ -68,8 +72,10 @@ class Slots:
           refill: how many rows must be free before waiting prompts take them.
           shared: which leaves of the cache a prompt's samples share.
           samples: of each prompt, of which the lanes hold the first at the start.
+          decided: whether a prompt needs no more samples than those that are done.
         """
         self._start, self._refill, self._shared, self._samples = start, refill, shared, samples
+        self._decided = decided
         self._waiting = list(reversed(numbers))
         self.prompt: list[int | None] = [None] * rows
         self._kept: list[dict[int, _Sample]] = [{} for _ in range(rows)]  # of each row's prompt, by number
@@ -105,8 +111,8 @@ class Slots:
             self._kept[row], self._begun[row] = {}, self.state.sample.shape[1]
 
     def free(self, eos_id: int, stop: Stop | None, device_put: DevicePut) -> list[tuple[int, Output]]:
-        """Frees the rows that are done, by themselves or by a stop text: (prompt number, its output) of each. Lanes
-        that are done before their row take the next sample."""
+        """Frees the rows that are done, by themselves or by a stop text, or are decided: (prompt number, its output) of
+        each. Lanes that are done before their row take the next sample."""
         state = self.state
         arrays = state.done, state.out, state.length, state.non_finite, state.sample
         done, out, length, non_finite, sample = map(fetch, arrays)
@@ -114,27 +120,40 @@ class Slots:
         if stop and (stopped := _stopped(done, out, length, stop)).any():
             self.state, done = finish_samples(state, device_put(stopped)), done | stopped
         outputs: list[tuple[int, Output]] = []
-        begins, following = np.zeros_like(done), np.zeros_like(sample)
+        begins, ends, following = np.zeros_like(done), np.zeros_like(done), np.zeros_like(sample)
         for row, number in enumerate(self.prompt):
             if number is None:
                 continue
             kept = self._kept[row]
-            for lane in np.flatnonzero(done[row]):
-                if (name := int(sample[row, lane])) in kept:
-                    continue
+            free = [lane for lane in np.flatnonzero(done[row]) if int(sample[row, lane]) not in kept]
+            for lane in free:
                 count = length[row, lane]
-                kept[name] = _Sample(out[row, lane, :count].tolist(), logp[row, lane, :count].copy())
-                if self._begun[row] < self._samples and not non_finite[row]:
+                tokens = out[row, lane, :count].tolist()
+                kept[int(sample[row, lane])] = _Sample(tokens, logp[row, lane, :count].copy())
+            names: Sequence[int] = range(self._samples)
+            if free and not non_finite[row] and self._is_decided(number, kept, eos_id, stop):
+                names, ends[row] = sorted(kept), True
+            elif not non_finite[row]:
+                for lane in free[: self._samples - self._begun[row]]:
                     begins[row, lane], following[row, lane] = True, self._begun[row]
                     self._begun[row] += 1
-            if done[row].all() and not begins[row].any():
-                whole = [kept.get(name, _Sample([], np.zeros(0))) for name in range(self._samples)]
+            if (done[row] | ends[row]).all() and not begins[row].any():
+                whole = [kept.get(name, _Sample([], np.zeros(0))) for name in names]
                 outputs.append((number, _output(whole, bool(non_finite[row]), eos_id, stop, logp.size > 0)))
                 self.prompt[row] = None
+        if (ends & ~done).any():
+            self.state = finish_samples(self.state, device_put(ends))
         if begins.any():
             placed = device_put(begins), device_put(following)
             self.state = restart_samples(self.state, *placed, shared=self._shared)
         return outputs
+
+    def _is_decided(self, number: int, kept: Mapping[int, _Sample], eos_id: int, stop: Stop | None) -> bool:
+        """Whether the samples that a prompt has are enough, though others are not done."""
+        if self._decided is None or len(kept) == self._samples:
+            return False
+        found = _output(list(kept.values()), False, eos_id, stop, False)
+        return self._decided(number, dict(zip(kept, zip(found.tokens, found.ended, strict=True), strict=True)))
 
 
 def _stopped(done: np.ndarray, out: np.ndarray, length: np.ndarray, stop: Stop) -> np.ndarray:

@@ -37,6 +37,7 @@ class Generation:
       prompt_tokens, prompt_unknown, target_tokens, target_unknown: counts, for the share of unknown tokens.
       broken: whether logits were not finite.
       labels: of the item, {} in files of earlier versions.
+      undrawn: samples that could not change the vote and were left out; no part of a line where there are none.
       toxicity: of each output, 0 to 1, None where the scorer gave none; [] while outputs are not scored. No part of the
         file: `toxicity.join` adds it.
     """
@@ -60,6 +61,7 @@ class Generation:
     option_scores: list[float | None] = dataclasses.field(default_factory=list)
     shots_available: int | None = None
     labels: dict[str, str] = dataclasses.field(default_factory=dict)
+    undrawn: int = 0
     toxicity: list[float | None] = dataclasses.field(default_factory=list)
 
 
@@ -67,7 +69,7 @@ _HEADER: dict[str, Any] = {"spec": dict[str, Any], "hash": str, "items": dict[st
 _HEADER |= {f"spec.{name}": hint for name, hint in get_type_hints(Spec).items()}
 _TYPES = settings.annotations(Generation)
 _FIELDS = set(_TYPES) - {"toxicity"}
-_ADDED = {"shots_available", "labels"}  # columns that files of earlier versions lack
+_ADDED = {"shots_available", "labels", "undrawn"}  # columns that files of earlier versions lack
 
 
 FOLDERS = ("generations", "generations_harmful")
@@ -160,8 +162,9 @@ class Writer:
             if is_new:
                 self._line(row.task, self.header)
         record = {name: value for name, value in vars(row).items() if name in _FIELDS}
-        if not row.labels:
-            del record["labels"]
+        for name in ("labels", "undrawn"):
+            if not record[name]:
+                del record[name]
         self._line(row.task, record)
 
     def _line(self, task: str, record: Mapping[str, Any]) -> None:

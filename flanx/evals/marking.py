@@ -56,9 +56,22 @@ def grade(spec: Spec, row: Generation) -> Grade:
     if spec.metric == "f1":
         return grade_passage(said, row.targets, row.language)
     options = options_of(row.prompt) if row.kind == "letter" else {}
-    # A text that was truncated draws no conclusion.
-    fallback = [spec.fallback != "none" and each for each in ends(spec, row)]
-    return grade_generated(said, row.targets, row.kind, spec.cot, row.language, options, fallback)
+    return grade_generated(said, row.targets, row.kind, spec.cot, row.language, options, fallbacks(spec, row))
+
+
+def ballot(spec: Spec, row: Generation) -> list[str | None]:
+    """What each sample gives to the vote; None where no answer is found, and where a suite holds no vote."""
+    said = texts(spec, row)
+    if spec.metric == "f1":
+        return [metrics.passage_form(text) if text else None for text in map(str.strip, said)]
+    if spec.metric in ("task", "truthfulqa"):
+        kind = "exact" if spec.metric == "truthfulqa" else task_metrics.KIND.get(row.kind.split("+")[0], "text")
+        return [answers.read(text, kind).value for text in said]
+    if spec.metric in ("seqio", "lm_eval", "open_ended", *metrics.TOXICITY):
+        return [None] * len(said)
+    options = options_of(row.prompt) if row.kind == "letter" else {}
+    allowed = zip(said, fallbacks(spec, row), strict=True)
+    return [answers.read(text, row.kind, spec.cot, row.language, options, each).value for text, each in allowed]
 
 
 def texts(spec: Spec, row: Generation) -> list[str]:
@@ -70,6 +83,11 @@ def ends(spec: Spec, row: Generation) -> list[bool]:
     """Whether each sample ended, by itself or at a stop text; where the file does not say, it did."""
     known = [*row.ended, *[True] * (len(row.outputs) - len(row.ended))]
     return [end or stops.has_stop(text, spec.stop) for end, text in zip(known, row.outputs, strict=True)]
+
+
+def fallbacks(spec: Spec, row: Generation) -> list[bool]:
+    """Whether each sample's closing sentence may count: a text that was truncated draws no conclusion."""
+    return [spec.fallback != "none" and each for each in ends(spec, row)]
 
 
 def grade_toxicity(values: Sequence[float | None], metric: str) -> Grade:
