@@ -53,19 +53,23 @@ def _of_bucket(folder: Storage, name: str) -> Generator[tuple[str, bool, str], N
 
 
 def _of_folder(folder: pathlib.Path, name: str) -> Generator[tuple[str, bool, str], None, None]:
-    is_new = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
-    file, other = folder / name, folder / f"{name}.renamed"
-    files.write_atomic(file, "1")
-    yield "write", file.exists(), "a new file is not there"
-    yield "read", file.read_text(encoding="utf-8") == "1", "what was written is not read again"
-    with files.lock(folder / f"{name}.lock"):
-        yield "condition", True, ""
-    os.replace(file, other)
-    yield "rename", other.exists() and not file.exists(), "a file that was renamed is still there"
-    yield "list", other.name in os.listdir(folder), "a new file is not listed"
-    for each in (other, folder / f"{name}.lock"):
-        each.unlink(missing_ok=True)
-    if is_new:
-        folder.rmdir()
-    yield "delete", not other.exists(), "a deleted file is still there"
+    made = [each for each in (folder, *folder.parents) if not each.exists()]  # the inner first
+    file, other, locked = folder / name, folder / f"{name}.renamed", folder / f"{name}.lock"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        files.write_atomic(file, "1")
+        yield "write", file.exists(), "a new file is not there"
+        yield "read", file.read_text(encoding="utf-8") == "1", "what was written is not read again"
+        with files.lock(locked):
+            yield "condition", True, ""
+        os.replace(file, other)
+        yield "rename", other.exists() and not file.exists(), "a file that was renamed is still there"
+        yield "list", other.name in os.listdir(folder), "a new file is not listed"
+        other.unlink()
+        yield "delete", not other.exists(), "a deleted file is still there"
+    finally:
+        with contextlib.suppress(OSError):  # what it may not delete it has named
+            for each in (file, other, locked):
+                each.unlink(missing_ok=True)
+            for each in made:
+                each.rmdir()

@@ -13,7 +13,9 @@ import importlib.util
 import json
 import os
 import pathlib
+import re
 import secrets
+import shlex
 import subprocess
 import sys
 import threading
@@ -21,7 +23,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from flanx import files
+from flanx import files, run_record
 from flanx.errors import UserError, nearest
 from flanx.files import write_atomic
 
@@ -29,6 +31,7 @@ FOLDER, PROJECT = "tracking", "flanx"
 PERIOD = 2.0  # seconds between looks at metrics.jsonl
 PATIENCE = 10.0  # seconds that the end of a run waits for a tracker; it goes on by itself for LONGEST
 LONGEST = 600.0
+STATE = {"id": str | None, "train": int, "validation": int}
 
 
 class Tracked(NamedTuple):
@@ -141,7 +144,8 @@ def expect_known(names: Sequence[str]) -> None:
     for name in names:
         if name not in TRACKERS:
             raise UserError(f"no tracker '{name}'{nearest(name, TRACKERS)} (known: {', '.join(TRACKERS)})")
-        if importlib.util.find_spec(name) is None:
+        found = importlib.util.find_spec(name)
+        if found is None or found.origin is None:  # a folder of that name, as W&B makes one, is no package
             raise UserError(f"tracker '{name}' is not installed: pip install 'flanx[{name}]'")
 
 
@@ -160,7 +164,7 @@ def following(run: pathlib.Path, names: Sequence[str]) -> contextlib.AbstractCon
 
 @contextlib.contextmanager
 def _following(run: pathlib.Path, names: Sequence[str]) -> Iterator[None]:
-    started = {name: process for name in names if (process := _start(run, name))}
+    started = {name: process for name in dict.fromkeys(names) if (process := _start(run, name))}
     try:
         yield
     finally:
@@ -173,8 +177,8 @@ def _following(run: pathlib.Path, names: Sequence[str]) -> Iterator[None]:
                 process.wait(timeout=max(0.0, limit - time.monotonic()))
             if process.returncode != 0:
                 what = "has not sent all yet" if process.returncode is None else "failed"
-                log = run / FOLDER / f"{name}.log"
-                print(f"{run.name}: {name} {what} ({log}); later: flanx track {run} --to {name}", flush=True)
+                log = files.shown(run / FOLDER / f"{name}.log")
+                print(f"{run.name}: {name} {what} ({log}); later: {_later(run, name)}", flush=True)
 
 
 def _start(run: pathlib.Path, name: str) -> subprocess.Popen | None:
@@ -186,8 +190,12 @@ def _start(run: pathlib.Path, name: str) -> subprocess.Popen | None:
                 _command(run, name), stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True
             )
     except OSError as error:
-        print(f"{run.name}: {name} does not follow ({error}); later: flanx track {run} --to {name}", flush=True)
+        print(f"{run.name}: {name} does not follow ({error}); later: {_later(run, name)}", flush=True)
         return None
+
+
+def _later(run: pathlib.Path, name: str) -> str:
+    return f"flanx track {shlex.quote(files.shown(run))} --to {name}"
 
 
 def _command(run: pathlib.Path, name: str) -> list[str]:
@@ -199,32 +207,60 @@ def _command(run: pathlib.Path, name: str) -> list[str]:
 
 def send(run: pathlib.Path, name: str, follows: bool = False) -> int:
     """Sends the records of a run that a tracker does not have; with `follows` also those to come, until the standard
-    input ends. How many were sent."""
-    path, tail, sent = run / FOLDER / f"{name}.json", _Tail(run / "metrics.jsonl"), 0
-    state: dict[str, Any] = {"id": None, "train": -1, "validation": -1, **files.read_json(path)}
-    is_over = _end_of_input() if follows else threading.Event()
+    input ends. How many were sent. One process sends at a time: another one that follows waits for it.
+
+    Raises UserError where another process sends, for a damaged file, for a run that is deleted meanwhile, and for
+    everything that the tracker's library refuses.
+    """
+    tail, is_over = _Tail(run / "metrics.jsonl"), _end_of_input() if follows else threading.Event()
     if not follows:
         is_over.set()
     while not tail.path.exists():
         if is_over.wait(PERIOD):
             return 0
-    path.parent.mkdir(exist_ok=True)
-    record = files.read_json(run / "run.json")
+    busy = f"{run}: another process sends its records to {name}, as a training with TRACKERS does; wait for its end"
+    with files.lock(run / FOLDER / f"{name}.lock", None if follows else busy):
+        return _send(run, name, tail, is_over)
+
+
+def _send(run: pathlib.Path, name: str, tail: "_Tail", is_over: threading.Event) -> int:
+    path, sent, is_last = run / FOLDER / f"{name}.json", 0, False
+    state: dict[str, Any] = {"id": None, "train": -1, "validation": -1}
+    state |= files.check_types(path, files.read_json(path), STATE)
+    record = files.check_types(run / "run.json", files.read_json(run / "run.json"), {"settings": dict[str, Any]})
     config = {"num_params": record.get("num_params"), **record.get("settings", {})}
-    tracker = TRACKERS[name](Tracked(run.name, path.parent, config, state["id"]))
+    with _explained(run, name):
+        tracker = TRACKERS[name](Tracked(run.name, path.parent, config, state["id"]))
     state["id"] = tracker.id
     write_atomic(path, json.dumps(state) + "\n")
-    is_last = False
-    while not is_last:
+    while not is_last and run.is_dir():
         is_last = is_over.wait(PERIOD)  # asked first: what the run wrote before its end is read after it
         for each in tail.read():
             kind = "validation" if "validation" in each else "train"
             if each["step"] > state[kind]:
-                tracker.write(each["step"], _numbers(each))
+                with _explained(run, name):
+                    tracker.write(each["step"], _numbers(each))
                 state[kind], sent = each["step"], sent + 1
-        write_atomic(path, json.dumps(state) + "\n", durable=False)
-    tracker.close()
+        if run.is_dir():  # else it would come back, with this file alone
+            write_atomic(path, json.dumps(state) + "\n", durable=False)
+    with _explained(run, name):
+        tracker.close()
+    if not is_last:
+        raise UserError(f"{run} was deleted while its records were sent to {name}")
     return sent
+
+
+@contextlib.contextmanager
+def _explained(run: pathlib.Path, name: str) -> Iterator[None]:
+    """What a tracker's library raises, whatever it is, as a UserError without the passwords of its addresses."""
+    try:
+        yield
+    except Exception as error:
+        text = (str(error).strip().splitlines() or [""])[0]
+        said = re.sub(r"://[^/@\s]+@", "://", f"{type(error).__name__}: {text}")[:300]
+        raise UserError(
+            f"{name} failed ({said}); look at its credentials, its address and the network; then: {_later(run, name)}"
+        ) from error
 
 
 def _end_of_input() -> threading.Event:
@@ -251,16 +287,17 @@ class _Tail:
     """The complete lines of a file that grows, or is replaced by a shorter one, as by a run that resumes."""
 
     def __init__(self, path: pathlib.Path) -> None:
-        self.path, self._read, self._inode = path, 0, 0
+        self.path, self._read, self._inode, self._lines = path, 0, 0, 0
 
     def read(self) -> list[dict[str, Any]]:
         """The records since the last call; all of them where the file is another one."""
         with contextlib.suppress(FileNotFoundError), open(self.path, "rb") as file:
             status = os.fstat(file.fileno())
             if status.st_ino != self._inode or status.st_size < self._read:
-                self._inode, self._read = status.st_ino, 0
+                self._inode, self._read, self._lines = status.st_ino, 0, 0
             file.seek(self._read)
-            lines = file.read().rpartition(b"\n")[0]
-            self._read += len(lines) + 1 if lines else 0
-            return [json.loads(line) for line in lines.split(b"\n") if line]
+            text, end, _ = file.read().rpartition(b"\n")
+            lines, first = text.split(b"\n") if end else [], self._lines + 1
+            self._read, self._lines = self._read + len(text) + len(end), self._lines + len(lines)
+            return [run_record.parse(self.path, number, line) for number, line in enumerate(lines, first)]
         return []

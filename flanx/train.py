@@ -92,7 +92,7 @@ def train(
         print(f"{folder.name}: already done (step {step}); delete {files.shown(folder / 'done.json')} to run it again")
         return
     model, evals = trainer.model, folder / "evals"
-    traced = xprof.steps_of(profile, train_steps) if profile else None
+    traced = None if profile is None else xprof.steps_of(profile, train_steps)
     tracked = tracker.following(folder, trackers) if trackers and jax.process_index() == 0 else contextlib.nullcontext()
     if evaluator and "checks_only" in inspect.signature(evaluator).parameters:
         evaluator(model=model, step=0, out_dir=evals, checks_only=True)

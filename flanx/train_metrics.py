@@ -17,7 +17,7 @@ What a record says of speed is of the steps since the one before, and "performan
 tokens_per_second_per_chip   filled positions, as in `tokens_per_second`
 mfu                          model FLOPs utilisation: see `flanx.plan.utilisation`; absent where no peak is known
 goodput                      share of the time since the run's first start, restarts and what they lost included, that
-                             was spent in steps which count
+                             was spent in steps which count; absent where the clock was seen to go back
 input_seconds, step_seconds, checkpoint_seconds, evaluation_seconds, compile_seconds
                              the record's time, split: waiting for a batch, the step, handing a state to the writer,
                              validation and evaluation, lowering and XLA. What is none of the others is the step
@@ -46,7 +46,7 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from flanx import coordination, files, probe
+from flanx import coordination, files, probe, run_record
 from flanx.errors import UserError
 from flanx.files import write_atomic
 from flanx.models import Model, first_nonfinite
@@ -68,7 +68,8 @@ class MetricsLog:
 
     Attributes:
       validated: {step: loss} of the validations that have a record.
-      step_seconds: those of all records.
+      sessions: the lines of sessions.jsonl.
+      step_seconds: those of all records since the first of these sessions.
       unlogged: the line of unlogged.jsonl at `resume_step`, {} where there is none.
     """
 
@@ -81,14 +82,19 @@ class MetricsLog:
         self._folder, self.unlogged = pathlib.Path(folder), {}
         board = self._folder / "tensorboard"
         board.mkdir(parents=True, exist_ok=True)
-        for name in ("metrics", "tasks", "unlogged"):
+        for name in ("sessions", "metrics", "tasks", "unlogged"):
             path = self._folder / f"{name}.jsonl"
-            kept = [record for record in files.read_jsonl(path) if record["step"] <= resume_step]
+            found = [run_record.check(path, number, r) for number, r in enumerate(files.read_jsonl(path), 1)]
+            kept = [r for r in found if name == "sessions" or r["step"] <= resume_step]
             if path.exists():
                 write_atomic(path, "".join(map(files.json_line, kept)))
+            if name == "sessions":
+                self.sessions = kept
             if name == "metrics":
                 self.validated = {r["step"]: float(r["validation"]["loss"]) for r in kept if "validation" in r}
-                self.step_seconds = math.fsum(r.get("performance", {}).get("step_seconds", 0.0) for r in kept)
+                first = self.sessions[0]["step"] if self.sessions else resume_step  # the time before is not known
+                timed = [r["performance"] for r in kept if "performance" in r and r["step"] > first]
+                self.step_seconds = math.fsum(each.get("step_seconds", 0.0) for each in timed)
             if name == "unlogged" and kept and kept[-1]["step"] == resume_step:
                 self.unlogged = kept[-1]
         self._event, self._summary = Event, Summary
@@ -211,9 +217,13 @@ class Watch:
             session = {"started": began, "start_seconds": now - began, "processor_seconds": time.process_time()}
             session |= {"hosts": jax.process_count(), "chips": chips}
             self._log.write(start_step, session, "sessions")
-            sessions = files.read_jsonl(folder / "sessions.jsonl")
-            pauses = [b["started"] - a["ended"] for a, b in itertools.pairwise(sessions) if "ended" in a]
-            self._first_start = sessions[0]["started"] + math.fsum(pauses)  # a run that was done has lost nothing
+            sessions = [*self._log.sessions, session]
+            pairs = [
+                (a["ended"], b["started"]) for a, b in itertools.pairwise(sessions) if "ended" in a and "started" in b
+            ]
+            pauses = math.fsum(max(0.0, start - end) for end, start in pairs)  # a run that was done has lost nothing
+            first = next(each["started"] for each in sessions if "started" in each) + pauses
+            self._before = max(0.0, began - first) + session["start_seconds"]  # since the run's first start
 
     @contextlib.contextmanager
     def during(self, stage: str) -> Iterator[None]:
@@ -338,9 +348,11 @@ class Watch:
         speeds = {"tokens_per_second_per_chip": record["tokens_per_second"] / self._chips}
         speeds |= {"mfu": record["steps_per_second"] / self._full_speed} if self._full_speed else {}
         peaks = [(each.memory_stats() or {}).get("peak_bytes_in_use", 0) for each in jax.local_devices()]
+        whole = self._before + now - self._began[0]
+        if self._log.step_seconds <= 1.001 * whole:  # else the clock was set back between two starts
+            speeds["goodput"] = min(1.0, self._log.step_seconds / max(whole, 1e-9))
         record["performance"] = {
             **speeds,
-            "goodput": self._log.step_seconds / max(time.time() - self._first_start, 1e-9),
             **{f"{stage}_seconds": spent[stage] for stage in STAGES},
             "programs": self._programs,
             "cache_hits": self._cache_hits,

@@ -5,17 +5,18 @@ Every process writes one file, <run>/tensorboard/plugins/profile/<time>/<host>.x
 
 import pathlib
 import re
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import jax
 
+from flanx import files
 from flanx.errors import UserError
 
 
 def steps_of(text: str, last: int) -> range:
     """The steps of "10:13" (10, 11, 12 and 13) or "10". Raises UserError where they are none of 1, ..., `last`."""
-    found = re.fullmatch(r"(\d+)(?::(\d+))?", text.strip())
+    found = re.fullmatch(r"(\d{1,12})(?::(\d{1,12}))?", text.strip())
     first, end = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
     if not 1 <= first <= end <= last:
         raise UserError(
@@ -27,32 +28,55 @@ def steps_of(text: str, last: int) -> range:
 def traced(
     stream: Generator[tuple[int, Any], None, None], steps: range, folder: pathlib.Path
 ) -> Generator[tuple[int, Any], None, None]:
-    """The same steps and batches, `steps` of them traced.
+    """The same steps and batches, `steps` of them traced; what comes of it is said, and stops no run.
 
     The loop reads the metrics of a step while the next one runs, so the trace ends after the step behind the last: then
     the devices have done all of it.
     """
-    is_on, is_late = False, True
+    first = last = 0  # steps of the trace that is under way
+    has_come = False
     try:
         for step, batch in stream:
-            if step in steps and not is_on:
-                jax.profiler.start_trace(folder / "tensorboard")
-                is_on, is_late = True, False
+            if not has_come and step >= steps.start:
+                has_come = True
+                if step >= steps.stop:
+                    _say(folder, f"traced nothing, as this start goes on at step {step:,}, behind {_named(steps)}")
+                elif _did(folder, lambda: jax.profiler.start_trace(folder / "tensorboard")):
+                    first = step
+            last = min(step, steps.stop - 1)
             with jax.profiler.StepTraceAnnotation("train", step_num=step):
                 yield step, batch
-            if is_on and step >= steps.stop:
-                is_on = False
-                _stop(folder, steps)
+            if first and step >= steps.stop:
+                _stop(folder, range(first, last + 1))
+                first = 0
     finally:
-        if is_on:
-            _stop(folder, steps)
-        if is_late:
-            print(f"{folder.name}: traced nothing, as the run did not come to step {steps.start} or began behind it")
+        if first:
+            _stop(folder, range(first, last + 1))
+        if not has_come:
+            _say(folder, f"traced nothing, as the run ended before step {steps.start:,}")
         stream.close()
 
 
 def _stop(folder: pathlib.Path, steps: range) -> None:
-    jax.profiler.stop_trace()
+    if _did(folder, jax.profiler.stop_trace):
+        where = files.shown(folder / "tensorboard")
+        _say(folder, f"traced {_named(steps)}; look at it with: tensorboard --logdir {where}")
+
+
+def _did(folder: pathlib.Path, act: Callable[[], object]) -> bool:
+    """Whether the profiler did it: a full disk or a trace of somebody else is no reason to lose a run."""
+    try:
+        act()
+    except (RuntimeError, ValueError, OSError) as error:
+        _say(folder, f"is not traced ({(str(error).splitlines() or [type(error).__name__])[0][:200]}); it goes on")
+        return False
+    return True
+
+
+def _named(steps: range) -> str:
+    return f"steps {steps.start} to {steps.stop - 1}"
+
+
+def _say(folder: pathlib.Path, text: str) -> None:
     if jax.process_index() == 0:
-        which = f"steps {steps.start} to {steps.stop - 1}"
-        print(f"{folder.name}: traced {which}; look at it with: tensorboard --logdir {folder / 'tensorboard'}")
+        print(f"{folder.name}: {text}", flush=True)

@@ -180,3 +180,11 @@ def test_hosts_that_agree_and_hosts_that_do_not(monkeypatch):
         found = {each["subject"]: each for each in json.loads(said[said.index("[\n") :])}
         assert status == 0 and "2 processes agree" in found["hosts"]["seen"], said
         assert found["clocks"]["state"] == "ok"
+
+
+def test_a_full_disk_is_a_finding_and_no_end(monkeypatch):
+    def fail(**_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(doctor.tempfile, "NamedTemporaryFile", fail)
+    assert [finding.subject for finding in doctor.machine()] == ["machine", "disk", "this folder"]

@@ -1,5 +1,6 @@
 """`flanx launch`: what it prints before it does it, what it refuses, and a sweep as an array."""
 
+import json
 import os
 import pathlib
 import re
@@ -191,6 +192,17 @@ def test_a_sweep_is_an_array_with_a_limit(here, monkeypatch, capsys):
     )
     main.main(["launch", "tpu-vm", "sweeps/demo.gin", *PLACE, *flags])
     assert "flanx-t5-9 is not ended (running): flanx launch stop flanx-t5-9" in capsys.readouterr().err
+
+
+def test_a_launch_that_another_process_begins_is_refused(here, capsys):
+    own = pathlib.Path("out/launches/one")
+    record.Record("one", "local", own).write(stage=record.MAKING, text="ships code and files")
+    kept = json.loads((own / record.FILE).read_text())
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        (own / record.FILE).write_text(json.dumps(kept | {"pid": other.pid}))
+        words = ["launch", "local", "train", "--gin_file=runs/train.gin", "--name=one", "--yes"]
+        assert main.main(words) == 2
+        assert "the launch one has not ended (ships code and files)" in capsys.readouterr().err
 
 
 def test_a_sweeps_folder_of_another_version(here, capsys):

@@ -85,6 +85,13 @@ def test_the_road_on_a_slice_keeps_everything_in_its_bucket(capsys):
     )
 
 
+def test_a_place_is_the_same_from_any_folder(capsys, tmp_path):
+    stages = planned(capsys, "flan_t5_small", "--place=there")
+    assert f"STORE_DIR=\"'{tmp_path}/there/store'\"" in stages["store"][0]
+    stages = planned(capsys, "flan_t5_small", "--place=gs://b-2/x/")
+    assert "gs://b-2/x/store" in stages["store"][0]
+
+
 def test_bindings_go_to_the_commands_that_know_them(capsys):
     stages = planned(
         capsys,
@@ -116,6 +123,10 @@ def test_the_rehearsal_takes_the_recipe_itself_at_three_sizes(capsys, monkeypatc
         (["flan_t5_small", "--targets=targets.toml", "--target=tpi"], "no target 'tpi'"),
         (["flan_t5_small", "--targets=targets.toml", "--target=pods"], "hosts of xpk do not see .*--place=gs://"),
         (["flan_t5_small", "--rehearse", "--target=tpu"], "leave --target out"),
+        (["flan_t5_small", "--rehearse", "--processes=2"], "leave --processes out"),
+        (["flan_t5_small", "--rehearse", "--benchmarks=x"], "leave --benchmarks out"),
+        (["flan_t5_small", "--place=http://host/x"], "--place=http://host/x: give gs://BUCKET/FOLDER"),
+        (["flan_t5_small", "--place=gs://"], "--place=gs:.*: give gs://BUCKET/FOLDER"),
         (["flan_t5_small", "--gin.TRAIN_STEP=3"], "no gin macro 'TRAIN_STEP'.*TRAIN_STEPS"),
         (["flan_palm_8b"], "gin macro 'VOCABULARY' has no value"),
     ],

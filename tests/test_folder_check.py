@@ -9,7 +9,7 @@ from tests import bucket_case
 
 
 def test_a_folder_and_a_new_one_do_all_and_are_left_as_they_were(tmp_path: pathlib.Path) -> None:
-    for folder in (tmp_path, tmp_path / "new"):
+    for folder in (tmp_path, tmp_path / "new", tmp_path / "new" / "of" / "new"):
         assert list(folder_check.check(str(folder))) == [(operation, "") for operation in folder_check.ORDER]
     assert not list(tmp_path.iterdir())
 
@@ -18,6 +18,17 @@ def test_a_file_in_the_folders_place_is_named(tmp_path: pathlib.Path) -> None:
     (tmp_path / "file").write_text("")
     ((operation, problem),) = folder_check.check(str(tmp_path / "file"))
     assert operation == "write" and "File exists" in problem
+
+
+def test_a_folder_that_refuses_amid_it_keeps_nothing(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(folder_check.os, "listdir", fail)
+    *done, (operation, problem) = folder_check.check(str(tmp_path / "a" / "b"))
+    assert len(done) == 4 and operation == "list" and "Input/output error" in problem
+    monkeypatch.undo()
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_bucket_does_all_and_is_left_as_it_was() -> None:

@@ -109,6 +109,19 @@ def test_redo_and_keep(tmp_path, capsys):
     assert three(tmp_path, steps="20").run() == 0 and log(tmp_path) == "abcbc"
 
 
+def test_a_kill_amid_redo_does_not_take_old_results_for_new_ones(tmp_path, monkeypatch):
+    assert three(tmp_path).run() == 0
+
+    def kill(path: str) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(Preempted):
+        patch.setattr(road, "set_aside", kill)
+        three(tmp_path).run(redo="b")
+    assert three(tmp_path).run(redo="b") == 0
+    assert log(tmp_path) == "abcbc" and (tmp_path / "b.1").exists() and (tmp_path / "c.1").exists()
+
+
 def test_a_failure_ends_the_road_with_its_status_and_the_next_run_goes_on_there(tmp_path, capsys):
     (tmp_path / "b.bad").touch()
     assert three(tmp_path).run() == 3

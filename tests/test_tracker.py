@@ -3,8 +3,10 @@
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
+import threading
 import time
 import types
 from collections.abc import Mapping
@@ -12,10 +14,11 @@ from typing import Any, ClassVar
 
 import pytest
 
-from flanx import tracker
+from flanx import files, tracker
 from flanx.cli.main import main
 from flanx.errors import UserError
-from tests import run_case, run_maker
+from flanx.storage import open_storage
+from tests import bucket_case, run_case, run_maker
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -64,13 +67,17 @@ def test_every_record_is_sent_once_under_one_id(tmp_path: pathlib.Path, seen: di
 def test_a_file_is_read_as_it_grows_and_anew_when_it_is_another(tmp_path: pathlib.Path) -> None:
     tail = tracker._Tail(tmp_path / "metrics.jsonl")
     assert tail.read() == []
-    for text, found in (('{"a": 1}\n{"a"', [1]), (': 2}\n{"a": 3}\n', [2, 3]), ("", [])):
+    for text, found in (('{"step": 1}\n{"step"', [1]), (': 2}\n{"step": 3}\n', [2, 3]), ("", [])):
         with open(tail.path, "a") as file:
             file.write(text)
-        assert [each["a"] for each in tail.read()] == found
-    (tmp_path / "new").write_text('{"a": 7}\n')
+        assert [each["step"] for each in tail.read()] == found
+    (tmp_path / "new").write_text('{"step": 7}\n')
     os.replace(tmp_path / "new", tail.path)
-    assert tail.read() == [{"a": 7}]
+    assert tail.read() == [{"step": 7}]
+    with open(tail.path, "a") as file:
+        file.write('{"step": 8}\n{]\n')
+    with pytest.raises(UserError, match=r"metrics\.jsonl:3: not a JSON object"):
+        tail.read()
 
 
 def test_a_tracker_that_is_not_there_is_refused(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture) -> None:
@@ -86,6 +93,93 @@ def test_a_tracker_that_is_not_there_is_refused(tmp_path: pathlib.Path, capsys: 
         del tracker.TRACKERS["not_installed"]  # type: ignore[attr-defined]
     assert main(["track", str(tmp_path), "--to", "nosuch"]) == 2
     assert not list(tmp_path.iterdir())
+
+
+def test_one_process_sends_at_a_time(tmp_path: pathlib.Path, seen: dict) -> None:
+    run_maker.leave(tmp_path / "run", steps=100)
+    with (
+        files.lock(tmp_path / "run" / "tracking" / "recorder.lock"),
+        pytest.raises(UserError, match="another process sends its records to recorder"),
+    ):
+        tracker.send(tmp_path / "run", "recorder")
+    assert not seen and tracker.send(tmp_path / "run", "recorder") == 2
+
+
+def test_a_run_that_is_deleted_does_not_come_back(tmp_path: pathlib.Path, seen: dict, monkeypatch) -> None:
+    run = tmp_path / "run"
+    run_maker.leave(run, steps=100)
+    is_over = threading.Event()
+    monkeypatch.setattr(tracker, "_end_of_input", lambda: is_over)
+    write = Recorder.write
+
+    def write_and_delete(self: Recorder, step: int, numbers: Mapping[str, float]) -> None:
+        write(self, step, numbers)
+        shutil.rmtree(run, ignore_errors=True)
+
+    monkeypatch.setattr(Recorder, "write", write_and_delete)
+    with pytest.raises(UserError, match="run was deleted while its records were sent"):
+        tracker.send(run, "recorder", follows=True)
+    assert not run.exists() and len(seen["id0"]) == 2
+
+
+class Refusing(Recorder):
+    """A tracker whose server takes nobody."""
+
+    def __init__(self, run: tracker.Tracked) -> None:
+        raise ConnectionError("http://me:hush@host: 401\nmore")
+
+
+def test_what_a_tracker_refuses_is_told_without_its_password(tmp_path, seen, monkeypatch, capsys) -> None:
+    run_maker.leave(tmp_path / "a run", steps=100)
+    monkeypatch.setattr(tracker, "TRACKERS", {"refusing": Refusing, "recorder": Recorder})
+    monkeypatch.setattr(tracker, "expect_known", lambda names: None)
+    words = ["track", str(tmp_path / "a run"), "--to", "refusing"]
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert "refusing failed (ConnectionError: http://host: 401); look at its credentials" in said
+    assert f"flanx track '{tmp_path}/a run' --to refusing" in said and "hush" not in said
+    assert main([*words, "--to", "recorder", "--to", "recorder"]) == 1  # the others get theirs, once
+    printed = capsys.readouterr()
+    assert "refusing failed" in printed.err and printed.out == "a run: 2 records sent to recorder\n"
+
+
+@pytest.mark.parametrize("text", ["[]", '{"train": "x"}', '{"id": 7}', "{"])
+def test_a_damaged_state_is_named(tmp_path: pathlib.Path, seen: dict, text: str) -> None:
+    run_maker.leave(tmp_path / "run", steps=100)
+    (tmp_path / "run" / "tracking").mkdir()
+    (tmp_path / "run" / "tracking" / "recorder.json").write_text(text)
+    with pytest.raises(UserError, match=r"recorder\.json is damaged.*remove it"):
+        tracker.send(tmp_path / "run", "recorder")
+    assert not seen
+
+
+def test_a_folder_of_a_trackers_name_is_not_its_package(tmp_path: pathlib.Path, monkeypatch) -> None:
+    (tmp_path / "likeatracker").mkdir()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(tracker, "TRACKERS", {"likeatracker": Recorder})
+    with pytest.raises(UserError, match="is not installed"):
+        tracker.expect_known(["likeatracker"])
+
+
+def test_a_tracker_that_is_named_twice_follows_once(tmp_path: pathlib.Path, monkeypatch) -> None:
+    started: list[str] = []
+    monkeypatch.setattr(tracker, "_start", lambda run, name: started.append(name))
+    with tracker._following(tmp_path, ["wandb", "wandb"]):
+        assert started == ["wandb"]
+
+
+def test_a_run_in_a_bucket_is_sent_and_its_state_kept_there(seen: dict, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(tracker, "expect_known", lambda names: None)
+    run_maker.leave(tmp_path / "run", steps=100)
+    with bucket_case.service():
+        for name in ("metrics.jsonl", "run.json", "done.json"):
+            open_storage("gs://bucket/run").write(name, (tmp_path / "run" / name).read_bytes())
+        for count in (2, 0):
+            assert main(["track", "gs://bucket/run", "--to", "recorder"]) == 0
+            assert capsys.readouterr().out == f"run: {count} records sent to recorder\n"
+        assert main(["watch", "gs://bucket/run", "--once"]) == 0
+        assert "run  step 100  done" in capsys.readouterr().out
+    assert list(seen) == ["id0"]
 
 
 CHILDREN = {

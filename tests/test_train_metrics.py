@@ -159,6 +159,52 @@ def test_goodput_counts_what_a_kill_lost_and_no_pause_after_the_end(tmp_path, mo
     ]  # fmt: skip
 
 
+def goodput(folder, clock: Clock, first: int, last: int) -> float | None:
+    """The newest of a start that makes these steps, a second each, of a run of 100."""
+    watch = train_metrics.Watch(folder, None, first, 100, 1, lambda: None)
+    for step in range(first + 1, last + 1):
+        clock.sleep(1.0)
+        watch.record(step, METRICS, None, None)
+        watch.flush(None)
+    watch.close()
+    return read_metrics(folder)[-1]["performance"].get("goodput")
+
+
+def test_goodput_is_of_the_time_that_is_known(tmp_path, monkeypatch):
+    """Without the starts of before, as of an older version or deleted by a person, their steps do not count."""
+    monkeypatch.setattr(train_metrics, "time", clock := Clock())
+    assert goodput(tmp_path, clock, 0, 5) == 1.0
+    (tmp_path / "sessions.jsonl").unlink()
+    clock.sleep(7.0)
+    assert goodput(tmp_path, clock, 5, 6) == 1.0
+    clock.sleep(1.0)
+    assert goodput(tmp_path, clock, 6, 8) == 3 / 4
+    records = [record | {"performance": {}} for record in read_metrics(tmp_path)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    assert goodput(tmp_path, clock, 8, 9) == 1 / 5
+
+
+def test_a_clock_that_was_set_back_gives_no_goodput(tmp_path, monkeypatch):
+    monkeypatch.setattr(train_metrics, "time", clock := Clock())
+    assert goodput(tmp_path, clock, 0, 50) == 1.0
+    clock.now -= 1000.0
+    assert goodput(tmp_path, clock, 50, 52) is None
+    lines = (tmp_path / "sessions.jsonl").read_text().splitlines()
+    (tmp_path / "sessions.jsonl").write_text(f'{lines[0]}\n{{"step": 50, "ended": 9e9}}\n')  # after the next start
+    clock.now = 5060.0
+    assert goodput(tmp_path, clock, 50, 51) == 51 / 61
+
+
+def test_a_line_of_a_start_that_was_cut_is_dropped(tmp_path, monkeypatch):
+    monkeypatch.setattr(train_metrics, "time", clock := Clock())
+    goodput(tmp_path, clock, 0, 2)
+    with open(tmp_path / "sessions.jsonl", "a") as file:
+        file.write('{"step": 2, "sta')
+    goodput(tmp_path, clock, 2, 3)
+    sessions = [json.loads(line) for line in (tmp_path / "sessions.jsonl").read_text().splitlines()]
+    assert [each["step"] for each in sessions] == [0, 2]
+
+
 def test_what_jax_compiles_is_counted(tmp_path):
     watch = train_metrics.Watch(tmp_path, None, 0, 1, 1, lambda: None)
     jax.block_until_ready(jax.jit(lambda x: x * 3 - 1)(np.arange(5.0)))

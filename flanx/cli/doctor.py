@@ -254,17 +254,20 @@ def machine() -> Iterator[Finding]:
     yield Finding(
         "this folder", GOOD if writable else BAD, "can be written" if writable else "cannot be written: OUT_DIR"
     )
-    if writable:
-        skew = _skew()
+    if writable and (skew := _skew()) is not None:  # a full disk has been named
         ahead = f"{abs(skew):.0f} s {'ahead of' if skew > 0 else 'behind'} this machine's: set both by NTP"
         seen = "its file system's is this machine's" if abs(skew) <= CLOCK_S else f"its file system's is {ahead}"
         yield Finding("clock", GOOD if abs(skew) <= CLOCK_S else BAD, seen)
 
 
-def _skew() -> float:
-    """Seconds by which the clock of this folder's file system is ahead, as one on another machine may be."""
-    with tempfile.NamedTemporaryFile(dir=".") as file:
-        return os.stat(file.name).st_mtime - time.time()
+def _skew() -> float | None:
+    """Seconds by which the clock of this folder's file system is ahead, as one on another machine may be; None where
+    no file can be made."""
+    try:
+        with tempfile.NamedTemporaryFile(dir=".") as file:
+            return os.stat(file.name).st_mtime - time.time()
+    except OSError:
+        return None
 
 
 def planned(gin_files: Sequence[str], bindings: Sequence[str], search_paths: Sequence[str]) -> Iterator[Finding]:

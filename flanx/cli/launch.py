@@ -169,7 +169,7 @@ def make_job(args: argparse.Namespace) -> tuple[Job, str]:
         topology = dataclasses.replace(topology, slices=args.slices)
     name = check_name(args.name or default_name(args))
     folder = pathlib.Path(args.folder) / name
-    if (folder / record.FILE).exists() and (old := record.read(folder)).stage in (MADE, LEFT):
+    if (folder / record.FILE).exists() and ((old := record.read(folder)).is_driven or old.stage in (MADE, LEFT)):
         raise UserError(f"the launch {name} has not ended ({old.text}): give --name, or `flanx launch stop {name}`")
     search_paths = [path for path in args.gin_search_paths.split(",") if path]
     words = [command, *(f"--gin_file={file}" for file in args.gin_file)]

@@ -3,6 +3,7 @@
 import argparse
 import os
 import pathlib
+import re
 
 from flanx.cli.launch import BACKENDS
 from flanx.errors import UserError
@@ -88,13 +89,21 @@ def refuse_real(args: argparse.Namespace) -> None:
     for name in ("target", "program", "place", "topology", "data_dir", "verify", "allow_missing", "spot"):
         if getattr(args, name):
             raise UserError(f"--rehearse is of this machine and its own data: leave --{name} out")
+    for name, usual in (("benchmarks", "hub"), ("slices", 1), ("processes", 1)):
+        if getattr(args, name) != usual:
+            raise UserError(f"--rehearse is of this machine and its own data: leave --{name} out")
 
 
 def real(args: argparse.Namespace, row: Row, folder: pathlib.Path) -> Reproduction:
     """What the flags ask for. Raises UserError where hosts of a cluster would not see the folders."""
     target = read(args.targets, args.target, {}) if args.target else Target()
     program = args.program or next((name for key, name in PROGRAMS.items() if getattr(target, key)), "local")
-    place = args.place or (f"{target.bucket}/{row.name}" if target.bucket and program != "local" else str(folder))
+    place = args.place or (
+        f"{target.bucket.rstrip('/')}/{row.name}" if target.bucket and program != "local" else str(folder)
+    )
+    if "://" in place and not re.match(r"(gs|s3)://[^/]", place):
+        raise UserError(f"--place={place}: give gs://BUCKET/FOLDER, s3://BUCKET/FOLDER, or a folder of this machine")
+    place = place.rstrip("/") if "://" in place else os.path.abspath(place)  # as it is found from any folder
     if program in ("xpk", "jobset", "tpu-vm", "skypilot") and not is_url(place):
         raise UserError(
             f"hosts of {program} do not see {place}: give --place=gs://BUCKET/FOLDER, or a bucket in the target "

@@ -10,6 +10,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from flanx import bucket
 from flanx.settings import POSITIVE, flag, path_flag
 from flanx.sweep import curves
 from flanx.sweep.curves import Curve, Panel
@@ -24,7 +25,7 @@ DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `flanx watch`."""
     parser.add_argument(
-        "run", nargs="+", type=path_flag, metavar="RUN", help="the folder of a training run (MODEL_DIR)"
+        "run", nargs="+", type=path_flag, metavar="RUN", help="the folder or bucket of a training run (MODEL_DIR)"
     )
     parser.add_argument("--once", action="store_true", help="print what there is and end")
     parser.add_argument("--every", type=flag(float, POSITIVE), default=5.0, metavar="SECONDS", help="between readings")
@@ -34,17 +35,24 @@ def run(args: argparse.Namespace) -> int:
     """Draws until every run is done or Ctrl-C ends it; once where the output is no terminal."""
     console = Console(highlight=False)
     if args.once or not console.is_terminal:
-        console.print(_picture(curves.read_runs(args.run), console.width))
+        console.print(_read(args.run, console.width)[0])
         return 0
     with Live(console=console, screen=True, auto_refresh=False) as live:
         while True:
-            runs = curves.read_runs(args.run)
-            live.update(_picture(runs, console.width, console.height), refresh=True)
-            if all(each.done for each in runs):
+            picture, is_over = _read(args.run, console.width, console.height)
+            live.update(picture, refresh=True)
+            if is_over:
                 break
             time.sleep(args.every)
-    console.print(_picture(runs, console.width))
+    console.print(_read(args.run, console.width)[0])
     return 0
+
+
+def _read(names: Sequence[str], width: int, height: int | None = None) -> tuple[Group, bool]:
+    """The picture of these runs, and whether all are done; those in buckets are copied for it."""
+    with bucket.copied(names) as copies:
+        runs = curves.read_runs(copies)
+        return _picture(runs, width, height), all(each.done for each in runs)
 
 
 def _picture(runs: Sequence[curves.Run], width: int, height: int | None = None) -> Group:

@@ -137,10 +137,10 @@ class Road:
         names = [stage.name for stage in self.stages]
         later = [stage for stage in self.stages[names.index(redo) :] if stage.name not in skipped]
         for stage in reversed(later):  # a kill in between leaves no later mark without an earlier one
-            if self.mark(stage):
-                (self.folder / MARKS / f"{stage.name}.json").unlink()
+            if self.mark(stage):  # it goes last: without it the results would be gone on with, as of a stopped stage
                 for path in stage.makes:
                     set_aside(path)
+                (self.folder / MARKS / f"{stage.name}.json").unlink()
 
     def _do(self, stage: Stage, title: str) -> int:
         """Runs the commands of a stage and writes its mark."""

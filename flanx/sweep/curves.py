@@ -9,7 +9,7 @@ import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from flanx import files, optim
+from flanx import files, optim, run_record
 from flanx.errors import UserError
 from flanx.evals import scores
 from flanx.sweep import results
@@ -17,16 +17,6 @@ from flanx.train_metrics import STAGES
 
 Curve = list[tuple[int, float]]  # (step, value)
 MOST_POINTS = 600  # of a drawn curve: with more, each is the mean of so many neighbours
-_SUMS = {"loss_sum": float, "tokens": float, "examples": float}
-_SOURCE = {"loss": float, "tokens": float, "examples": float}
-_RECORD = {
-    **dict.fromkeys(("loss", "cross_ent_loss", "padding", "tokens_per_second"), float),
-    **{"step": int, "sources": dict[str, dict[str, Any]], "validation": dict[str, Any]},
-    **dict.fromkeys(("validation.loss", "validation.macro_loss", "validation.accuracy"), float),
-    **dict.fromkeys(("validation.collections", "validation.tasks"), dict[str, dict[str, Any]]),
-    "performance": dict[str, float],
-    "hosts": dict[str, dict[str, Any]],
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,17 +98,9 @@ def _read(folder: pathlib.Path, name: str) -> Run:
 
 
 def _checked(path: pathlib.Path) -> Iterator[Mapping[str, Any]]:
-    """The records of a file. Raises UserError with the line whose value has another type."""
+    """The records of a file. Raises UserError with the line that is damaged."""
     for number, record in enumerate(files.read_jsonl(path), 1):
-        place = pathlib.Path(f"{path}:{number}")
-        if "step" not in record:
-            raise UserError(f"{place}: no 'step'; the file is damaged or not written by flanx: move it away")
-        files.check_types(place, record, {**_RECORD, "tasks": dict[str, dict[str, Any]], "total": dict[str, Any]})
-        for source in record.get("sources", {}).values():
-            files.check_types(place, source, _SOURCE)
-        for sums in record.get("tasks", {}).values():
-            files.check_types(place, sums, _SUMS)
-        yield record
+        yield run_record.check(path, number, record)
 
 
 # ---- curves ----------------------------------------------------------------------------------------------------------
@@ -179,8 +161,8 @@ def _utilisation(run: Run) -> dict[str, Curve]:
 def _time(run: Run) -> dict[str, Curve]:
     """The shares of each record's time, and the goodput since the run's start."""
     spent = {stage: dict(_figures(run, f"{stage}_seconds")) for stage in STAGES}
-    whole = {step: math.fsum(each[step] for each in spent.values()) or 1.0 for step in spent["step"]}
-    shares = {stage: [(step, each[step] / whole[step]) for step in whole] for stage, each in spent.items()}
+    whole = {step: math.fsum(each.get(step, 0.0) for each in spent.values()) or 1.0 for step in spent["step"]}
+    shares = {stage: [(step, each.get(step, 0.0) / whole[step]) for step in whole] for stage, each in spent.items()}
     return {"goodput": _figures(run, "goodput")} | {stage: curve for stage, curve in shares.items() if any(curve)}
 
 

@@ -68,7 +68,7 @@ def _slowest(run: Run) -> str:
     found = run.records[-1].get("hosts", {}) if run.records else {}
     names = {"input": "waiting for input", "product": "a matrix product"}
     return ", ".join(
-        f"process {each['process']} ({each['host']}) at {names[name]}, {each['seconds']:.3g} s, median "
+        f"process {each['process']} ({each['host']}) at {names.get(name, name)}, {each['seconds']:.3g} s, median "
         f"{each['median']:.3g} s"
         for name, each in found.items()
     )

@@ -1,0 +1,82 @@
+"""What the lines of a run's JSONL files hold, checked where they are read: a person or a copy may have changed one.
+
+Who writes them, and what they mean: `flanx.train_metrics`.
+"""
+
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from flanx.errors import UserError
+from flanx.files import check_types
+
+_DICTS = dict[str, dict[str, Any]]
+_NUMBERS = dict[str, float]
+# {file: {name: its type where it is there}}; a line of any of them has a step
+TYPES: Mapping[str, Mapping[str, Any]] = {
+    "metrics": {
+        **dict.fromkeys(("loss", "cross_ent_loss", "padding", "tokens_per_second"), float),
+        "sources": _DICTS,
+        "performance": _NUMBERS,
+        "hosts": _DICTS,
+        "validation": dict[str, Any],
+        **dict.fromkeys(("validation.loss", "validation.macro_loss", "validation.accuracy"), float),
+        **dict.fromkeys(("validation.collections", "validation.tasks"), _DICTS),
+    },
+    "tasks": {"tasks": _DICTS, "total": dict[str, Any]},
+    "sessions": {"started": float, "ended": float},
+    "unlogged": {
+        **{"tasks": list[str], "sums": _NUMBERS, "stages": _NUMBERS, "seconds": float, "since": int},
+        **dict.fromkeys(("record", "line"), list[list[float]]),
+    },
+}
+# {file: {name of a dict of dicts: what each of these must have}}
+PARTS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
+    "metrics": {
+        "sources": {"loss": float},
+        "validation.collections": {"loss": float},
+        "hosts": {"process": int, "host": str, "seconds": float, "median": float},
+    },
+    "tasks": {"tasks": {"loss_sum": float, "tokens": float, "examples": float}},
+}
+
+
+def parse(path: pathlib.Path, number: int, line: str | bytes) -> dict[str, Any]:
+    """The record of a line. Raises UserError where it is no JSON object, or none of this file."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        record = None
+    if not isinstance(record, dict):
+        raise UserError(
+            f"{path}:{number}: not a JSON object; the file is damaged or not written by flanx: move it away"
+        )
+    return check(path, number, record)
+
+
+def check(path: pathlib.Path, number: int, record: dict[str, Any]) -> dict[str, Any]:
+    """The record of line `number` of a run's file. Raises UserError naming the line and what is missing or has another
+    type than flanx writes."""
+    kind, place = path.stem, pathlib.Path(f"{path}:{number}")
+    required = {"step": int} | ({"validation.loss": float} if "validation" in record else {})
+    _expect(place, record, "", required)
+    check_types(place, record, TYPES[kind])
+    for name, wanted in PARTS.get(kind, {}).items():
+        for key, part in (_at(record, name) or {}).items():
+            _expect(place, part, f"{name}.{key}.", wanted)
+    return record
+
+
+def _expect(place: pathlib.Path, record: dict[str, Any], prefix: str, types: Mapping[str, Any]) -> None:
+    check_types(place, record, types)
+    for name in types:
+        if _at(record, name) is None:
+            raise UserError(f"{place}: no '{prefix}{name}'; the file is damaged or not written by flanx: move it away")
+
+
+def _at(record: Any, name: str) -> Any:
+    """The value of "a.b" in {"a": {"b": value}}, or None."""
+    for part in name.split("."):
+        record = record.get(part) if isinstance(record, dict) else None
+    return record
