@@ -112,8 +112,12 @@ def test_redo_and_keep(tmp_path, capsys):
 def test_a_kill_amid_redo_does_not_take_old_results_for_new_ones(tmp_path, monkeypatch):
     assert three(tmp_path).run() == 0
 
+    set_aside = road.set_aside
+
     def kill(path: str) -> None:
-        raise KeyboardInterrupt
+        if path.endswith("/b"):
+            raise KeyboardInterrupt
+        set_aside(path)
 
     with monkeypatch.context() as patch, pytest.raises(Preempted):
         patch.setattr(road, "set_aside", kill)
