@@ -114,6 +114,9 @@ def test_libraries_of_accelerators_are_those_that_jax_requires(monkeypatch, tmp_
     }
     installed = {"jax": "0.10.2", "jaxlib": "0.10.2", "libtpu": "0.0.40.1", "numpy": "2.0"}
     assert told(monkeypatch, installed, requires) == {"libraries": "ok: libtpu 0.0.40.1"}
+    monkeypatch.setattr(doctor, "TPU_DEVICES", (str(tmp_path / "accel*"),))
+    assert told(monkeypatch, installed | {"libtpu": "0.0.39"}, requires)["libtpu"].startswith("note: 0.0.39, but jax")
+    (tmp_path / "accel0").touch()
     found = told(monkeypatch, installed | {"libtpu": "0.0.39", "jaxlib": "0.9"}, requires)
     assert found["libtpu"].startswith("bad: 0.0.39, but jax 0.10.2 requires libtpu==0.0.40.*; pip install ")
     assert found["jaxlib"].startswith("bad: 0.9, but jax 0.10.2")

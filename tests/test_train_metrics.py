@@ -101,6 +101,7 @@ class Clock:
         self.now = 5000.0
         self.monotonic = self.time = lambda: self.now
         self.time_ns = lambda: int(self.now * 1e9)
+        self.process_time = lambda: 0.0
 
     def sleep(self, seconds: float) -> None:
         self.now += seconds

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import dataclasses
+import glob
 import importlib.metadata
 import json
 import os
@@ -43,6 +44,7 @@ HOLDERS = ("jax", "jaxlib", "jax-cuda12-plugin", "jax-cuda13-plugin", "jax-cuda1
 HELD = ("", "tpu", "cuda12", "cuda13", "with-cuda")  # their extras
 # of a CUDA release the oldest driver (docs.nvidia.com/deploy/cuda-compatibility: minor version compatibility)
 DRIVERS = {"12": 525, "13": 580}
+TPU_DEVICES = ("/dev/accel*", "/dev/vfio/[0-9]*")  # how Linux shows the chips of a TPU VM
 DRIVER_FILE = "/proc/driver/nvidia/version"
 SPARE_GB = 5  # a run of the smallest sizes with its store and checkpoints
 
@@ -139,7 +141,9 @@ def libraries() -> Iterator[Finding]:
             is_of_it &= wanted.marker is None or any(wanted.marker.evaluate({"extra": each}) for each in HELD)
             if version and is_of_it and not wanted.specifier.contains(version, prereleases=True):
                 of = f"{holder} {installed[holder]} requires {wanted.name}{wanted.specifier}"
-                yield Finding(wanted.name, BAD, f"{version}, but {of}; pip install '{wanted.name}{wanted.specifier}'")
+                # away from a TPU libtpu is the compiler of `flanx plan`, which other versions are, too
+                state = NOTE if wanted.name == "libtpu" and not any(map(glob.glob, TPU_DEVICES)) else BAD
+                yield Finding(wanted.name, state, f"{version}, but {of}; pip install '{wanted.name}{wanted.specifier}'")
     releases = sorted({match[1] for name in found if (match := re.match(r"jax-cuda(\d+)-plugin", name))})
     if len(releases) > 1:
         yield Finding("CUDA", BAD, f"plugins for CUDA {' and '.join(releases)}; pip uninstall those of one")
