@@ -220,16 +220,21 @@ def read_jsonl(path: pathlib.Path) -> list[dict[str, Any]]:
             raw = file.read()
     found: list[dict[str, Any]] = []
     for number, text in enumerate(_split_lines(path, raw[: raw.rfind(b"\n") + 1]), 1):
-        try:
-            record = json.loads(text)
-        except (ValueError, RecursionError):
-            record = None
-        if not isinstance(record, dict):
-            raise UserError(
-                f"{path}:{number}: not a JSON object; the file is damaged or not written by flanx: move it away"
-            )
-        found.append(record)
+        found.append(json_object(path, number, text))
     return found
+
+
+def json_object(path: pathlib.Path, number: int, line: str | bytes) -> dict[str, Any]:
+    """The record in line `number` of a JSONL file. Raises UserError where it is not a JSON object."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        record = None
+    if not isinstance(record, dict):
+        raise UserError(
+            f"{path}:{number}: not a JSON object; the file is damaged or not written by flanx: move it away"
+        )
+    return record
 
 
 def truncate_jsonl(path: pathlib.Path) -> None:

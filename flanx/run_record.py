@@ -3,13 +3,12 @@
 Who writes them, and what they mean: `flanx.train_metrics`.
 """
 
-import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 from flanx.errors import UserError
-from flanx.files import check_types
+from flanx.files import check_types, json_object
 
 _DICTS = dict[str, dict[str, Any]]
 _NUMBERS = dict[str, float]
@@ -44,15 +43,7 @@ PARTS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
 
 def parse(path: pathlib.Path, number: int, line: str | bytes) -> dict[str, Any]:
     """The record of a line. Raises UserError where it is no JSON object, or none of this file."""
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
-        record = None
-    if not isinstance(record, dict):
-        raise UserError(
-            f"{path}:{number}: not a JSON object; the file is damaged or not written by flanx: move it away"
-        )
-    return check(path, number, record)
+    return check(path, number, json_object(path, number, line))
 
 
 def check(path: pathlib.Path, number: int, record: dict[str, Any]) -> dict[str, Any]:
