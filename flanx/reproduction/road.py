@@ -1,7 +1,7 @@
 """Stages one after the other: each is done once, and has then a mark that says with what settings and inputs.
 
 A stage without its mark runs. Its commands resume by themselves what they had begun, so that a road that was killed
-anywhere goes on with the same command. A stage whose settings or inputs have changed since its mark is named, not done
+anywhere resumes with the same command. A stage whose settings or inputs have changed since its mark is named, not done
 again unasked.
 """
 
@@ -36,7 +36,7 @@ class Road:
     """Stages in their order, and the folder with their marks.
 
     Args:
-      environment: variables of the commands beside this process's own.
+      environment: variables of the commands, added to this process's own.
     """
 
     def __init__(
@@ -137,7 +137,7 @@ class Road:
         names = [stage.name for stage in self.stages]
         later = [stage for stage in self.stages[names.index(redo) :] if stage.name not in skipped]
         for stage in reversed(later):  # a kill in between leaves no later mark without an earlier one
-            if self.mark(stage):  # it goes last: without it the results would be gone on with, as of a stopped stage
+            if self.mark(stage):  # it goes last: without it the results would be resumed, as those of a stopped stage
                 for path in stage.makes:
                     set_aside(path)
                 (self.folder / MARKS / f"{stage.name}.json").unlink()
@@ -157,11 +157,11 @@ class Road:
             print(f"{title}: {typed(words)}", flush=True)
             status, text = self._call(words, bool(stage.page))
             if status == PREEMPTED:
-                raise Preempted(f"stopped in the stage {stage.name}; the same command goes on from there")
+                raise Preempted(f"stopped in the stage {stage.name}; the same command resumes there")
             if status:
                 print(text, end="")
                 said = f"exit status {status}" if status > 0 else f"signal {-status}"
-                print(f"{title}: failed ({said}); the same command goes on from here", file=sys.stderr, flush=True)
+                print(f"{title}: failed ({said}); the same command resumes here", file=sys.stderr, flush=True)
                 return max(status, 1)
             printed.append(text)
         if stage.page:
@@ -242,7 +242,7 @@ def _interrupted() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        raise Preempted("stopped between two stages; the same command goes on from there") from None
+        raise Preempted("stopped between two stages; the same command resumes there") from None
     finally:
         for number, handler in kept.items():
             signal.signal(number, handler)
