@@ -210,7 +210,7 @@ def test_a_signal_reaches_the_command_once_and_the_status_is_of_a_preemption(tmp
     driver = start(tmp_path, "b")
     os.kill(driver.pid, number)
     assert driver.wait(20) == 75
-    assert "stopped in the stage b; the same command goes on" in (tmp_path / "said").read_text()
+    assert "stopped in the stage b; the same command resumes there" in (tmp_path / "said").read_text()
     assert (tmp_path / "signals").read_text() == "stopped\n"
     (tmp_path / "b.slow").unlink()
     assert three(tmp_path).run() == 0 and log(tmp_path) == "abbc"
