@@ -1,8 +1,8 @@
 """`make mutate`: breaks flanx in the places of mutations.toml, one at a time, and counts what the quick suite catches.
 
 A break is a text of one file that is replaced by another; the text must be there exactly once. The tests tried are
-those of the broken module (tests/test_house.py says which), then all others that import it. A break counts as caught by
-a test that fails with it and passes without it.
+the one that docs/mutation.md names, then those of the broken module (tests/test_house.py says which), then all others
+that import it. A break counts as caught by a test that fails with it and passes without it.
 
     python -m tests.mutate [--only PATTERN] [--jobs 2] [--out docs/mutation.md]
 """
@@ -30,6 +30,7 @@ from dataclasses import dataclass
 from tests import test_house
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+RESULT = ROOT / "docs" / "mutation.md"
 LIMIT = 600  # seconds for the tests of one break
 TOO_LONG = "no end in time"
 SHARED = {  # where tests find real data: the variable, and the folder in shared/ next to the repository
@@ -76,14 +77,24 @@ def imported_by() -> dict[str, list[str]]:
     return found
 
 
+@functools.cache
+def caught_before() -> dict[str, str]:
+    """{what is broken: the test that caught it when docs/mutation.md was written, where that test is still there}."""
+    rows = re.findall(r"^\| `[^`]+` \| (.+) \| `(test_\w+\.py)::(\w+)` \|$", RESULT.read_text(encoding="utf-8"), re.M)
+    files = {name: (ROOT / "tests" / name) for _, name, _ in rows}
+    texts = {name: file.read_text(encoding="utf-8") if file.is_file() else "" for name, file in files.items()}
+    return {what: f"tests/{name}::{test}" for what, name, test in rows if f"def {test}(" in texts[name]}
+
+
 def tests_of(each: Break) -> list[list[str]]:
-    """Test files to try: those of the module, then, where these catch nothing, others that import it."""
+    """Tests to try: the one that caught it before, then the module's files, then others that import it."""
     last = each.module.rpartition(".")[2]
     listed = test_house.TESTED_IN.get(each.module.removeprefix("flanx."), "").split()
     patterns = [f"test_{last}.py", f"test_*_{last}.py", *(f"{name}.py" for name in listed)]
     first = [f"tests/{file.name}" for pattern in patterns for file in sorted((ROOT / "tests").glob(pattern))]
     others = [file for file in imported_by().get(each.module, []) if file not in first]
-    return [group for group in (first, others) if group]
+    before = [caught_before()[each.what]] if each.what in caught_before() else []
+    return [group for group in (before, first, others) if group]
 
 
 def run(folder: pathlib.Path, tests: Iterable[str], *options: str, limit: int | None = LIMIT) -> list[str]:
