@@ -59,3 +59,26 @@ def test_what_cannot_be_sent_is_one_line(export, tmp_path, monkeypatch, capsys):
     assert "lacks a card (README.md)" in refused(str(export), "hf:org/mine")
     (export / "tokenizer_config.json").unlink()
     assert "lacks a tokenizer" in refused(str(export), "hf:org/mine")
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "said"),
+    [
+        ("config.json", lambda raw: b"", "config.json is not JSON"),
+        ("config.json", lambda raw: b"[]", "config.json is not a JSON object"),
+        ("model.safetensors", lambda raw: raw[:-9], "truncated"),
+        ("model.safetensors", lambda raw: b"", "safetensors"),
+    ],
+)
+def test_a_damaged_export_is_not_sent(export, capsys, name, damage, said):
+    raw = (export / name).read_bytes()
+    (export / name).write_bytes(damage(raw))
+    assert main.main(["push", str(export), "hf:org/mine"]) == 2
+    err = capsys.readouterr().err
+    assert said in err and name in err and len(err.splitlines()) == 1
+
+
+def test_parameters_that_changed_since_the_conversion_are_not_sent(export, capsys):
+    (export / "flanx_convert.json").write_text('{"fingerprint": "0123"}')
+    assert main.main(["push", str(export), "hf:org/mine", "--yes"]) == 2
+    assert "its flanx_convert.json says 0123: it is damaged or was changed" in capsys.readouterr().err

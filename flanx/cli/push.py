@@ -3,9 +3,10 @@
 import argparse
 import pathlib
 
-from flanx import hub
+from flanx import files, hub
 from flanx.cli.table import print_table
 from flanx.settings import path_flag
+from flanx.storage import open_storage
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,6 +21,7 @@ def run(args: argparse.Namespace) -> int:
     """Sends, or says what it would. Raises UserError for what is no whole export, and where the hub refuses."""
     folder, (name, _) = pathlib.Path(args.folder), hub.split(args.name)
     found = hub.sendable(folder)
+    expect_whole(folder, args.yes)
     print_table(("file", "bytes"), [[file, f"{size:,}"] for file, size in found.items()])
     if not args.yes:
         kind = "private" if args.private else "public"
@@ -27,3 +29,18 @@ def run(args: argparse.Namespace) -> int:
         return 0
     print(f"sent: {hub.push(folder, args.name, args.private)}")
     return 0
+
+
+def expect_whole(folder: pathlib.Path, all_of_it: bool) -> None:
+    """Raises UserError where a file of the model cannot be read; with `all_of_it` also where its parameters are not
+    those that `flanx convert` recorded."""
+    from flanx.convert import formats, peft  # noqa: PLC0415  (jax, which `flanx push --help` does without)
+    from flanx.convert.lazy_tensor import fingerprint  # noqa: PLC0415
+
+    storage = open_storage(folder)
+    if hub.ADAPTER in storage.children():  # its base need not be here
+        peft.read(storage)
+        return
+    source = formats.open_checkpoint(folder, optimizer=False)
+    if all_of_it and files.verifying:
+        formats.expect_fingerprint(source, fingerprint(source.tensors))
