@@ -65,6 +65,7 @@ def test_an_adapter_and_gin_files_are_of_the_training_and_a_share_kept_apart_is_
         return own(words) if words[0] == "tasks" else 0
 
     monkeypatch.setattr(main, "main", record)
+    (folder / "more.gin").write_text("SEED = 1\n")
     assert own([*WORDS, "--lora", "4", "--gin_file=more.gin", "--validation_share=0.1"]) == 0
     given = [[word for word in words if word.startswith("--gin_file")] for words in done[1:]]
     assert given == [["--gin_file=runs/store.gin"],
@@ -78,6 +79,33 @@ def test_wrong_data_leave_nothing(folder, capsys):
     assert main.main([word if word != "q" else "question" for word in WORDS]) == 2
     assert "no column 'question'" in capsys.readouterr().err
     assert not (folder / "out" / "ft" / "task").exists() and not (folder / "out" / "ft" / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--gin_file=nosuch.gin"], "nosuch.gin"),
+        (["--gin.LEARNING_RATE=-1"], "LEARNING_RATE"),
+        (["--gin.NOSUCH=1"], "NOSUCH"),
+        (["--dtype=float99"], "float99"),
+    ],
+)
+def test_what_training_would_refuse_is_refused_before_a_task_is_made(folder, capsys, more, said):
+    assert main.main([*WORDS, *more]) == 2
+    assert said in capsys.readouterr().err and not (folder / "out").exists()
+
+
+def test_data_that_changed_are_not_taken_for_those_of_the_task(folder, monkeypatch, capsys):
+    own = main.main
+    monkeypatch.setattr(main, "main", lambda words: own(words) if words[0] == "tasks" else 0)
+    assert own(WORDS) == 0 and own(WORDS) == 0
+    with open("my.jsonl", "a") as file:
+        file.write('{"q": "what is 9 + 9?", "a": "18"}\n')
+    assert own(WORDS) == 2
+    assert "out/ft was made with sha256 " in capsys.readouterr().err
+    record = read_json(folder / "out" / "ft" / "finetune.json")
+    (folder / "out" / "ft" / "finetune.json").write_text(json.dumps({k: v for k, v in record.items() if k != "sha256"}))
+    assert own(WORDS) == 0  # of an earlier version
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ Four commands in order, each printed as it would be typed: tasks add, store buil
 """
 
 import argparse
+import hashlib
 import json
 import os
 import pathlib
@@ -14,7 +15,7 @@ from flanx import files
 from flanx.cli import main, short_form
 from flanx.data.importers import user_file
 from flanx.errors import UserError
-from flanx.settings import COUNT, RANGES, Range, flag, path_flag
+from flanx.settings import COUNT, RANGES, Range, flag, path_flag, text_flag
 
 LENGTHS = {"inputs": 512, "targets": 128}
 SHARE = Range(0, 1, open_low=True, open_high=True)
@@ -25,8 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of the command."""
     parser.add_argument("--checkpoint", type=path_flag, required=True, help=short_form.CHECKPOINT.meaning)
     parser.add_argument("--data", type=path_flag, required=True, help="JSONL, JSON, TSV or CSV with a header")
-    parser.add_argument("--inputs", required=True, help="the column that the model reads")
-    parser.add_argument("--targets", required=True, help="the column that it shall write")
+    parser.add_argument("--inputs", type=text_flag, required=True, help="the column that the model reads")
+    parser.add_argument("--targets", type=text_flag, required=True, help="the column that it shall write")
     parser.add_argument("--output", type=path_flag, help="folder of task, store and run; else out/NAME-DATA")
     parser.add_argument("--vocabulary", type=path_flag, help=short_form.OF_MODEL["vocabulary"].meaning)
     parser.add_argument("--validation_share", type=flag(float, SHARE), metavar="SHARE", help="rows to validate on: 0.1")
@@ -51,6 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the commands; the status of the first that fails."""
+    from flanx import config  # noqa: PLC0415  (imports gin, which `flanx --help` does without)
+    from flanx.data import vocabulary as vocabularies  # noqa: PLC0415
+
     bound = short_form.of_checkpoint(args.checkpoint, args.vocabulary)
     checkpoint = bound.pop("CHECKPOINT_PATH")
     data = files.local_path(args.data)
@@ -58,17 +62,7 @@ def run(args: argparse.Namespace) -> int:
     task = f"{user_file.COLLECTION}_{user_file.clean(stem)}"
     folder = args.output or f"out/{short_form.short_name(checkpoint)}-{user_file.clean(stem)}"
     made, tables = _of_same_data(pathlib.Path(folder), data, args), f"{folder}/task"
-    add = ["tasks", "add", str(data), f"--inputs={args.inputs}", f"--targets={args.targets}", f"--output={tables}"]
-    add += [f"--validation_share={args.validation_share}"] if args.validation_share else []
-    if not made and (status := _run(add)):
-        return status
-    files.write_atomic(pathlib.Path(folder, ASKED), json.dumps(_asked(data, args), indent=1) + "\n")
-    known = os.environ.get("FLANX_TABLES", "")
-    os.environ["FLANX_TABLES"] = os.pathsep.join(filter(None, (known, str(pathlib.Path(tables).absolute()))))
-    print(f"export FLANX_TABLES={shlex.quote(os.environ['FLANX_TABLES'])}")
     of_store = {"STORE_DIR": f"{folder}/store", "VOCABULARY": bound["VOCABULARY"], "MIXTURE_OR_TASK_NAME": task}
-    if status := _call("store build", ["runs/store.gin"], of_store | {"STYLES": ["zsopt"]}, args.bindings):
-        return status
     of_run = of_store | {"MODEL": bound["MODEL"], "INITIAL_CHECKPOINT_PATH": checkpoint, "MODEL_DIR": f"{folder}/run"}
     of_run["TASK_FEATURE_LENGTHS"] = {name: getattr(args, f"{name}_length") for name in LENGTHS}
     of_run |= {"TRAIN_STEPS": _train_steps(checkpoint, args.steps), "BATCH_SIZE": args.batch_size}
@@ -80,6 +74,19 @@ def run(args: argparse.Namespace) -> int:
     )
     of_run |= {name: value for name, value in more if value is not None}
     gin_files = ["runs/train.gin", *(["runs/lora.gin"] if args.lora else []), *args.gin_file]
+    config.parse(gin_files, _bindings(of_run) + args.bindings)  # what training refuses, before a task is made
+    config.value("MODEL")
+    vocabularies.load(bound["VOCABULARY"])
+    add = ["tasks", "add", str(data), f"--inputs={args.inputs}", f"--targets={args.targets}", f"--output={tables}"]
+    add += [f"--validation_share={args.validation_share}"] if args.validation_share else []
+    if not made and (status := _run(add)):
+        return status
+    files.write_atomic(pathlib.Path(folder, ASKED), json.dumps(_asked(data, args), indent=1) + "\n")
+    known = os.environ.get("FLANX_TABLES", "")
+    os.environ["FLANX_TABLES"] = os.pathsep.join(filter(None, (known, str(pathlib.Path(tables).absolute()))))
+    print(f"export FLANX_TABLES={shlex.quote(os.environ['FLANX_TABLES'])}")
+    if status := _call("store build", ["runs/store.gin"], of_store | {"STYLES": ["zsopt"]}, args.bindings):
+        return status
     if status := _call("train", gin_files, of_run, args.bindings):
         return status
     run, export, scores = (shlex.quote(f"{folder}/{name}") for name in ("run", "hf", "scores"))
@@ -93,16 +100,20 @@ def run(args: argparse.Namespace) -> int:
 
 def _asked(data: pathlib.Path, args: argparse.Namespace) -> dict[str, Any]:
     """What identifies the task."""
+    with files.open_regular(data) as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
     return {"data": str(data.absolute()), "inputs": args.inputs, "targets": args.targets,
-            "validation_share": args.validation_share}  # fmt: skip
+            "validation_share": args.validation_share, "sha256": digest}  # fmt: skip
 
 
 def _of_same_data(folder: pathlib.Path, data: pathlib.Path, args: argparse.Namespace) -> bool:
     """Whether the folder has the task already. Raises UserError where it has that of other data."""
     recorded = files.read_json(folder / ASKED)
     asked = _asked(data, args)
-    if recorded and recorded != asked:
-        name = next(name for name in asked if recorded.get(name) != asked[name])
+    optional = {"sha256"}  # an earlier version did not record it
+    changed = [n for n in asked if recorded.get(n) != asked[n] and (n in recorded or n not in optional)]
+    if recorded and changed:
+        name = changed[0]
         raise UserError(
             f"{folder} was made with {name} {recorded.get(name)!r}, now it is {asked[name]!r}: give another --output, "
             "or the same data"
@@ -120,11 +131,15 @@ def _train_steps(checkpoint: str, steps: int) -> int:
 
 def _call(command: str, gin_files: list[str], bound: dict[str, Any], extra: list[str]) -> int:
     """A command of gin files and bindings."""
-    bindings = [f"{name}={value!r}" for name, value in bound.items()]
+    bindings = _bindings(bound)
     bindings += extra if command == "train" else []
     print(short_form.typed(command, gin_files, bindings), flush=True)
     named = [f"--gin_file={name}" for name in gin_files]
     return main.main([*command.split(), *named, *(f"--gin.{binding}" for binding in bindings)])
+
+
+def _bindings(bound: dict[str, Any]) -> list[str]:
+    return [f"{name}={value!r}" for name, value in bound.items()]
 
 
 def _run(words: list[str]) -> int:
