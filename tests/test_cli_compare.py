@@ -128,7 +128,10 @@ def test_a_checkpoint_judges_in_both_orders_and_is_reported_alone(answers, capsy
         (["--seed", "2"], "--seed is of a new comparison"),
         (["a.jsonl", "b.jsonl", "--export", "a.jsonl"], "--export a.jsonl: a page is written there"),
         (["a.jsonl", "b.jsonl", "--host", "0.0.0.0"], "FLANX_TOKEN"),
+        (["a.jsonl", "b.jsonl", "--host", ""], "not an empty one"),
         (["a.jsonl", "b.jsonl", "--judge", "x=nowhere"], "nowhere"),
+        (["a.jsonl", "b.jsonl", "--read", "nowhere.jsonl"], "no file 'nowhere.jsonl'"),
+        (["a.jsonl", "b.jsonl", "--read", "a.jsonl"], "a.jsonl:1: not the first line of ballots"),
     ],
 )
 def test_bad_input_is_a_line_and_status_2(answers, capsys, monkeypatch, arguments, message):
@@ -142,6 +145,7 @@ def test_bad_input_is_a_line_and_status_2(answers, capsys, monkeypatch, argument
         status = end.code
     error = capsys.readouterr().err
     assert status == 2 and message in error and len(error.splitlines()) <= 5
+    assert not (answers / "out").exists()  # no comparison that the next command would have to be the same as
 
 
 def test_another_comparison_needs_another_folder(answers, capsys):
@@ -155,14 +159,14 @@ def test_another_comparison_needs_another_folder(answers, capsys):
 
 def test_a_report_without_ballots_is_refused(answers, capsys):
     assert main(["compare", "a.jsonl", "b.jsonl", "--report"]) == 2
-    assert (
-        "out/compare has no ballots yet" in capsys.readouterr().err
-        and not (answers / "out/compare/report.html").exists()
-    )
+    assert "out/compare has no ballots yet" in capsys.readouterr().err and not (answers / "out").exists()
 
 
 def test_ballots_are_not_read_while_the_page_is_served(answers, capsys):
     assert main(["compare", "a.jsonl", "b.jsonl", "--results"]) == 0
+    vote(answers / "out" / "compare", "Ada", ["left"])
+    (saved,) = (answers / "out" / "compare" / "ballots").iterdir()
+    saved.rename(answers / "ada.jsonl")
     with files.lock(answers / "out" / "compare" / "lock"):
         assert main(["compare", "--read", "ada.jsonl"]) == 2
     assert "another `flanx compare` serves" in capsys.readouterr().err
@@ -174,4 +178,4 @@ def test_a_missing_extra_is_named(answers, capsys, monkeypatch):
         monkeypatch.delitem(sys.modules, name, raising=False)
     assert main(["compare", "a.jsonl", "b.jsonl"]) == 2
     assert "pip install 'flanx[serve]'" in capsys.readouterr().err
-    assert main(["compare", "--export", "page.html"]) == 0  # needs no server
+    assert main(["compare", "a.jsonl", "b.jsonl", "--export", "page.html"]) == 0  # needs no server

@@ -5,12 +5,13 @@ import pathlib
 from typing import Any
 
 from flanx import files
+from flanx.cli import short_form
 from flanx.cli.table import print_table
 from flanx.compare import ballot, candidate, pairing, result_table, tally
 from flanx.compare.candidate import Candidate
 from flanx.compare.pairing import Comparison
 from flanx.errors import UserError
-from flanx.settings import COUNT, NATURAL, Range, flag, path_flag
+from flanx.settings import COUNT, NATURAL, Range, flag, path_flag, text_flag
 from flanx.sweep import figures, preference_page
 
 RESULTS = "results.jsonl"
@@ -41,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--results", action="store_true", help="print the results, serve nothing")
     parser.add_argument("--report", action="store_true", help="the same as a page with a figure; serve nothing")
-    parser.add_argument("--host", default="127.0.0.1", help="another one needs FLANX_TOKEN")
+    parser.add_argument("--host", type=text_flag, default="127.0.0.1", help="another one needs FLANX_TOKEN")
     parser.add_argument("--port", type=flag(int, Range(0, 65535)), default=0, help="else a free one")
     parser.epilog = (
         "The page opens by the link that is printed; any number of raters may use it, each under a name. Ctrl-C ends "
@@ -57,6 +58,16 @@ def run(args: argparse.Namespace) -> int:
     if args.report:
         figures.expect_matplotlib()
     made = _comparison(args, folder)
+    for name in args.read:  # what is wrong with what is given leaves no comparison in the folder
+        ballot.read_saved(made, pathlib.Path(name))
+    for given in args.judge:
+        short_form.of_checkpoint(_named(given)[1], None)
+    if args.report and not (args.read or args.judge):
+        _raters(made, folder, True)
+    asked = args.read or args.judge or args.results or args.report
+    server = None if asked or args.export else _server(made, folder, args.host, args.port)  # takes the port
+    if args.candidate:
+        _keep(made, folder)
     for name in args.read:
         with files.lock(folder / "lock", BUSY.format(folder)):  # a server would not know of them
             print(ballot.read_back(folder, made, pathlib.Path(name)))
@@ -67,27 +78,32 @@ def run(args: argparse.Namespace) -> int:
 
         files.write_atomic(pathlib.Path(args.export), rater_page.exported(made))
         print(f"{args.export}: {len(made.pairs)} pairs; `--read FILE` takes the ballots that it saves")
-    asked = args.read or args.judge or args.results or args.report
-    if not (asked or args.export):
-        _serve(made, folder, args.host, args.port)
+    if server is not None:
+        with server, files.lock(folder / "lock", BUSY.format(folder)):
+            print(f"Open {server.link}\nCtrl-C ends it; what is rated is kept.", flush=True)
+            server.run()
     if asked or not args.export:
         report(made, folder, args.report)
     return 0
 
 
 def _comparison(args: argparse.Namespace, folder: pathlib.Path) -> Comparison:
-    """The comparison of the candidates that are named, kept in the folder; without any that of the folder."""
+    """The comparison of the candidates that are named; without any that of the folder."""
     if not args.candidate:
         if idle := next((name for name in ("suite", "pairs", "seed") if getattr(args, name)), None):
             raise UserError(f"--{idle} is of a new comparison: name the runs or files to compare, or leave it out")
         return pairing.read(folder)
     made = pairing.make(_in_order(candidate.read_all(args.candidate, args.suite), folder), args.seed, args.pairs)
-    made = pairing.write(folder, made)
+    return pairing.expect_same(folder, made)
+
+
+def _keep(made: Comparison, folder: pathlib.Path) -> None:
+    """Writes a comparison, and says what it is of."""
+    pairing.write(folder, made)
     names = ", ".join(made.candidates)
     print(f"{folder}: {len(made.pairs)} pairs of {len(made.prompts)} prompts ({names}), comparison {made.id}")
     for what, count in made.left_out.items():
         print(f"  {count} {what}")
-    return made
 
 
 def _in_order(found: list[Candidate], folder: pathlib.Path) -> list[Candidate]:
@@ -100,15 +116,10 @@ def _in_order(found: list[Candidate], folder: pathlib.Path) -> list[Candidate]:
     return sorted(found, key=lambda each: kept.index(each.name))
 
 
-def _serve(made: Comparison, folder: pathlib.Path, host: str, port: int) -> None:
+def _server(made: Comparison, folder: pathlib.Path, host: str, port: int) -> Any:
     from flanx.web.server import Server  # noqa: PLC0415  (before `site`: it names the extra where that is missing)
 
-    with (
-        files.lock(folder / "lock", BUSY.format(folder)),
-        Server(_routes(made, folder), host=host, port=port) as server,
-    ):
-        print(f"Open {server.link}\nCtrl-C ends it; what is rated is kept.", flush=True)
-        server.run()
+    return Server(_routes(made, folder), host=host, port=port)
 
 
 def _routes(made: Comparison, folder: pathlib.Path) -> list[Any]:
@@ -117,14 +128,20 @@ def _routes(made: Comparison, folder: pathlib.Path) -> list[Any]:
     return site.routes(made, folder)
 
 
+def _named(given: str) -> tuple[str, str]:
+    """(name, checkpoint) of "[NAME=]CHECKPOINT"."""
+    name, equals, checkpoint = given.partition("=")
+    if not equals or pathlib.Path(given).exists():
+        return pathlib.PurePath(given).name, given
+    return name, checkpoint
+
+
 def _judge(made: Comparison, folder: pathlib.Path, given: str) -> None:
     """A checkpoint's ballots."""
     from flanx import api  # noqa: PLC0415  (imports jax)
     from flanx.compare import judge  # noqa: PLC0415
 
-    name, equals, checkpoint = given.partition("=")
-    if not equals or pathlib.Path(given).exists():
-        name, checkpoint = pathlib.PurePath(given).name, given
+    name, checkpoint = _named(given)
     name = ballot.check_name(f"judge {name}"[: ballot.LONGEST["rater"]])
     model = api.load(checkpoint)
     path = pathlib.Path(checkpoint)
@@ -143,14 +160,20 @@ def _judge(made: Comparison, folder: pathlib.Path, given: str) -> None:
     )
 
 
-def report(made: Comparison, folder: pathlib.Path, page: bool) -> None:
-    """Prints the results of all ballots and writes them; `page`: as a page with a figure, too."""
+def _raters(made: Comparison, folder: pathlib.Path, some: bool) -> list[ballot.Rater]:
+    """Who rated; with `some` UserError where nobody did."""
     raters = ballot.read(folder, made)
-    if not raters and page:
+    if not raters and some:
         raise UserError(
             f"{folder} has no ballots yet, so that there is nothing to report: rate on the page (without --report), "
             "or give --read FILE or --judge CHECKPOINT"
         )
+    return raters
+
+
+def report(made: Comparison, folder: pathlib.Path, page: bool) -> None:
+    """Prints the results of all ballots and writes them; `page`: as a page with a figure, too."""
+    raters = _raters(made, folder, page)
     if not raters:
         print("no ballots yet")
         return

@@ -198,12 +198,8 @@ def _read(
     return rater, lines
 
 
-def read_back(folder: pathlib.Path, made: Comparison, path: pathlib.Path) -> str:
-    """Takes the ballots of a file that an exported page saved; what was taken, in a line.
-
-    Raises UserError, and takes nothing, for a file of another comparison, two ballots of one pair, a rater whose other
-    ballots are here already. A note that was written later is taken.
-    """
+def read_saved(made: Comparison, path: pathlib.Path) -> Rater:
+    """The rater of a file that an exported page saved. Raises UserError as `read_back`."""
     if not path.is_file():
         raise UserError(f"no file '{path}'")
     rater, lines = _read(path, made, _records(path, _bytes(path)))
@@ -212,6 +208,16 @@ def read_back(folder: pathlib.Path, made: Comparison, path: pathlib.Path) -> str
     for (pair, _), numbers in lines.items():
         if len(numbers) > 1:
             raise UserError(f"{path}: two ballots of pair {pair} (lines {numbers[0]} and {numbers[1]}): remove one")
+    return rater
+
+
+def read_back(folder: pathlib.Path, made: Comparison, path: pathlib.Path) -> str:
+    """Takes the ballots of a file that an exported page saved; what was taken, in a line.
+
+    Raises UserError, and takes nothing, for a file of another comparison, two ballots of one pair, a rater whose other
+    ballots are here already. A note that was written later is taken.
+    """
+    rater = read_saved(made, path)
     writer = Writer(folder, made, rater.name)
     kept = _kept(writer.path, made)
     if MODEL in (rater.kind, kept.kind):

@@ -150,19 +150,24 @@ def _sided(drawn: Sequence[tuple[str, int, int, int]], tasks: Sequence[str]) -> 
 # ---- the file --------------------------------------------------------------------------------------------------------
 
 
-def write(folder: pathlib.Path, made: Comparison) -> Comparison:
-    """Keeps a comparison; the one that the folder has, where only the paths of the answers are spelled in another way.
+def expect_same(folder: pathlib.Path, made: Comparison) -> Comparison:
+    """The comparison itself, or the one that the folder has, where only the paths of the answers are spelled in another
+    way. Raises UserError where the folder holds another one."""
+    if not (folder / FILE).exists():
+        return made
+    kept = read(folder)
+    if kept.id != dataclasses.replace(made, sources=kept.sources).id:
+        raise UserError(
+            f"{folder} holds another comparison (of other candidates, answers, pairs or another seed): give "
+            "another --output, or leave the candidates out to resume that one"
+        )
+    return kept
 
-    Raises UserError where the folder holds another one.
-    """
+
+def write(folder: pathlib.Path, made: Comparison) -> Comparison:
+    """Keeps a comparison where the folder has none; see `expect_same`."""
     if (folder / FILE).exists():
-        kept = read(folder)
-        if kept.id != dataclasses.replace(made, sources=kept.sources).id:
-            raise UserError(
-                f"{folder} holds another comparison (of other candidates, answers, pairs or another seed): give "
-                "another --output, or leave the candidates out to resume that one"
-            )
-        return kept
+        return expect_same(folder, made)
     record = {"version": VERSION, "id": made.id, **dataclasses.asdict(made)}
     files.write_atomic(folder / FILE, json.dumps(record, ensure_ascii=False) + "\n")
     return made
