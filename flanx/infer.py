@@ -148,13 +148,15 @@ class Answers:
                 f"{folder} holds answers to other prompts, of another checkpoint or of other arguments; choose another "
                 "folder"
             )
-        if not kept and self._final.exists():
-            raise UserError(f"{self._final} is not of this command; move it away or choose another folder")
         for number, row in enumerate(kept[1:], 2):
             if set(row) - {"index", "ended"} not in ({"prediction"}, {"predictions"}) or row.get("index") not in places:
                 raise UserError(f"{self._part}:{number}: not an answer to one of the prompts; move the file away")
         self.answers = {row["index"]: row for row in kept[1:]}
         self.done = frozenset(self.answers)
+        if not kept and self._final.exists():
+            raise UserError(f"{self._final} is not of this command; move it away or choose another folder")
+        if len(self.done) == len(rows):
+            self._expect_unchanged()
         self._header = None if kept else header | ({"checkpoint": dict(origin)} if origin else {})
 
     def add(self, number: int, prediction: Prediction) -> None:
@@ -195,12 +197,26 @@ class Answers:
     def finish(self) -> pathlib.Path:
         """Writes all answers in the order of the prompts."""
         if cluster.is_first():
-            self._final.parent.mkdir(parents=True, exist_ok=True)
-            own = any("index" in row for row in self._rows)
-            lines = []
-            for number, row in enumerate(self._rows):
-                answer = {key: value for key, value in self.answers[number].items() if key != "index"}
-                lines.append(files.json_line({**({} if own else {"index": number}), **row, **answer}))
-            write_atomic(self._final, "".join(lines))
+            self._expect_unchanged()
+            write_atomic(self._final, self._content())
         print(files.shown(self._final))
         return self._final
+
+    def _expect_unchanged(self) -> None:
+        """Raises UserError where the file of all answers is there and holds something else."""
+        if not self._final.exists():
+            return
+        with files.open_regular(self._final) as file:
+            if file.read() != self._content():
+                raise UserError(
+                    f"{self._final} has been changed since it was written: move it away, and the same command writes "
+                    "it again"
+                )
+
+    def _content(self) -> bytes:
+        own = any("index" in row for row in self._rows)
+        lines = []
+        for number, row in enumerate(self._rows):
+            answer = {key: value for key, value in self.answers[number].items() if key != "index"}
+            lines.append(files.json_line({**({} if own else {"index": number}), **row, **answer}))
+        return "".join(lines).encode()

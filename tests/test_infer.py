@@ -50,7 +50,7 @@ def prompts(tmp_path: pathlib.Path) -> pathlib.Path:
 
 
 def test_answers_stand_beside_their_prompts_and_a_second_start_does_the_rest(
-    parameters, prompts, tmp_path, monkeypatch
+    parameters, prompts, tmp_path, monkeypatch, capsys
 ):
     out = tmp_path / "out"
     assert infer(parameters, prompts, out) == 0
@@ -66,6 +66,11 @@ def test_answers_stand_beside_their_prompts_and_a_second_start_does_the_rest(
     assert infer(parameters, prompts, out) == 0
     assert len(asked) == 2 and read(out) == whole
     assert infer(parameters, prompts, out) == 0 and len(asked) == 2
+
+    edited = (out / "predictions.jsonl").read_text() + '{"note": "mine"}\n'
+    (out / "predictions.jsonl").write_text(edited)
+    assert infer(parameters, prompts, out) == 2 and "has been changed since it was written" in capsys.readouterr().err
+    assert (out / "predictions.jsonl").read_text() == edited
 
 
 @pytest.mark.parametrize("form", ["t5x", "hf"])
