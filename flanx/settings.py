@@ -170,6 +170,13 @@ def path_flag(text: str) -> str:
         raise argparse.ArgumentTypeError(f"'{text}'; it takes {wrong}") from None
 
 
+def text_flag(text: str) -> str:
+    """The `type` of a flag that takes a text, which is not empty."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError(f"'{text}'; it takes a text, not an empty one")
+    return text
+
+
 @functools.cache
 def annotations(function: Callable[..., Any]) -> dict[str, Any]:
     """{parameter: its type} of a function or class; without those whose types cannot be resolved."""

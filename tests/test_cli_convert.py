@@ -560,3 +560,8 @@ def test_peak_memory_is_under_twice_the_largest_tensor_and_a_gigabyte(tmp_path: 
     status, peak = map(int, printed.splitlines()[-1].split())
     assert total > 2 * largest + 10**9  # or the limit would prove nothing
     assert status == 0 and peak < 2 * largest + 10**9
+
+
+def test_a_base_of_what_is_no_adapter_is_refused(theirs: pathlib.Path, tmp_path: pathlib.Path, capsys):
+    assert convert(theirs, tmp_path / "o", "--base", tmp_path) == 2
+    assert "--base is of an adapter" in capsys.readouterr().err and not (tmp_path / "o").exists()

@@ -18,6 +18,10 @@ from flanx.cli import gin_flags, main
         (["trian"], "did you mean 'train'?"),
         (["train"], "no --gin_file given"),
         (["train", "--gin_file=runs/tran.gin"], "did you mean 'runs/train.gin'?"),
+        (["recipe", "list", "--gin.SEED=1"], "--gin.SEED=1: this command takes no gin bindings"),
+        (["tasks", "list", "--gin.SEED=1"], "takes --gin.DATA_DIR alone"),
+        (["tasks", "list", "--gin.DATA_DIR=5"], "a text keeps its quotes"),
+        (["tasks", "list", "--gin.DATA_DIR='~nosuchuser/x'"], "there is no home folder"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(arguments, said, capsys):

@@ -316,3 +316,14 @@ def test_what_add_counts_is_what_a_task_reads(output, tmp_path, capsys):
         task = f"own_{name.partition('.')[0]}"
         assert of_split(task, "train") == [("one", "1"), (second, "2")]
         assert of_split(task, "validation") == [("one", "1"), ("tw\\no", "2")]
+
+
+@pytest.mark.parametrize("command", [["add"], ["import-export"]])
+def test_tables_that_cannot_be_read_are_refused_before_anything_is_written(command, tmp_path, monkeypatch, capsys):
+    (tmp_path / "a.jsonl").write_text('{"inputs": "a", "targets": "b", "task_name": "t", "template_type": "zs_opt"}\n')
+    columns = ["--inputs", "inputs", "--targets", "targets"] if command == ["add"] else []
+    for folder in ("/none/such", "~nosuchuser/x"):
+        monkeypatch.setenv("FLANX_TABLES", folder)
+        argv = ["tasks", *command, str(tmp_path / "a.jsonl"), *columns, "--output", str(tmp_path / "o")]
+        assert main(argv) == 2
+        assert folder in capsys.readouterr().err and not (tmp_path / "o").exists()

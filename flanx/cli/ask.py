@@ -10,7 +10,7 @@ from typing import Any
 from flanx.ask import template
 from flanx.cli import short_form
 from flanx.errors import UserError
-from flanx.settings import RANGES, Range, flag, path_flag
+from flanx.settings import RANGES, Range, flag, path_flag, text_flag
 
 TOKENS = Range(2, 1_000_000)
 
@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     server = parser.add_argument_group("server")
     server.add_argument("--serve", action="store_true", help="a page and OpenAI's API in place of the terminal")
-    server.add_argument("--host", metavar="IP", help="default 127.0.0.1; another needs FLANX_TOKEN")
+    server.add_argument("--host", type=text_flag, metavar="IP", help="default 127.0.0.1; another needs FLANX_TOKEN")
     server.add_argument(
         "--port", type=flag(int, Range(0, 65535)), metavar="N", help="default 8000; 0: any that is free"
     )

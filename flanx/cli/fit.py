@@ -12,7 +12,7 @@ from flanx.laws import prediction, published_cell
 from flanx.laws.cell import VARIABLES, Cell, gather, parse_target
 from flanx.laws.form import FORMS
 from flanx.laws.law import Law
-from flanx.settings import Range, flag, path_flag
+from flanx.settings import Range, flag, path_flag, text_flag
 from flanx.sweep import figures, forecast, law_cells, law_figures, law_section, report, results, statistics
 from flanx.sweep.law_cells import LOSS
 from flanx.sweep.state import State
@@ -29,9 +29,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SWEEP",
         help="folder of a sweep; or published:3, published:5:T5, published:5:PaLM: the paper's tables",
     )
-    parser.add_argument("--scores", metavar="A,B", help="only these scores (default: all, and the validation loss)")
+    parser.add_argument(
+        "--scores", type=text_flag, metavar="A,B", help="only these scores (default: all, and the validation loss)"
+    )
     parser.add_argument("--form", choices=sorted(FORMS), help="this form, whatever the others predict")
-    parser.add_argument("--over", metavar="A,B", help=f"the variables of the laws, of {', '.join(VARIABLES)}")
+    parser.add_argument(
+        "--over", type=text_flag, metavar="A,B", help=f"the variables of the laws, of {', '.join(VARIABLES)}"
+    )
     parser.add_argument(
         "--predict",
         action="append",

@@ -30,6 +30,7 @@ class Command(NamedTuple):
     function: str = ""  # "module:function"
     folder: str = ""  # macro
     computes: bool = False  # whether it may keep the CPU busy for long
+    binds: bool = True  # whether it takes --gin.NAME=VALUE
 
 
 ISSUES = "https://github.com/flanx/flanx/issues"
@@ -69,21 +70,29 @@ COMMANDS = {
     "train": Command("fine-tune a model on a mixture", "flanx.train:train", "MODEL_DIR", True),
     "evaluate": Command("score a checkpoint on held-out suites", "flanx.evaluate:evaluate", "OUTPUT_DIR", True),
     "infer": Command("answer your own prompts with a checkpoint", "flanx.infer:infer", "INFER_OUTPUT_DIR", True),
-    "ask": Command("talk with a checkpoint in the terminal; --serve: on a page, and by OpenAI's API", computes=True),
+    "ask": Command(
+        "talk with a checkpoint in the terminal; --serve: on a page, and by OpenAI's API", computes=True, binds=False
+    ),
     "finetune": Command("fine-tune a checkpoint on a file of yours, without a gin file", computes=True),
     "sweep": Command("run a grid of trainings and evaluations, draw its table and figures", computes=True),
-    "fit": Command("scaling laws of a sweep's scores, and predictions that are written down before their cells run"),
-    "recipe": Command("the published rows: every value with its source"),
+    "fit": Command(
+        "scaling laws of a sweep's scores, and predictions that are written down before their cells run", binds=False
+    ),
+    "recipe": Command("the published rows: every value with its source", binds=False),
     "store": Command("build, show and verify token stores"),
     "tasks": Command("list, show, fetch and audit tasks"),
-    "suites": Command("list evaluation suites, show their prompts"),
-    "convert": Command("convert checkpoints: T5X, Hugging Face, flanx"),
-    "push": Command("send an exported model to the Hugging Face hub; without --yes it says what it would send"),
-    "rescore": Command("score kept generations again, offline"),
+    "suites": Command("list evaluation suites, show their prompts", binds=False),
+    "convert": Command("convert checkpoints: T5X, Hugging Face, flanx", binds=False),
+    "push": Command(
+        "send an exported model to the Hugging Face hub; without --yes it says what it would send", binds=False
+    ),
+    "rescore": Command("score kept generations again, offline", binds=False),
     "report": Command("tables and figures of a sweep; curves of runs; scores in the layout of the paper's Table 5"),
-    "compare": Command("which answers of two or more runs people prefer, on a page of this machine; models as judges"),
-    "watch": Command("curves of training runs in the terminal, while they are written"),
-    "track": Command("send the records of a training run to Weights & Biases, Trackio or MLflow"),
+    "compare": Command(
+        "which answers of two or more runs people prefer, on a page of this machine; models as judges", binds=False
+    ),
+    "watch": Command("curves of training runs in the terminal, while they are written", binds=False),
+    "track": Command("send the records of a training run to Weights & Biases, Trackio or MLflow", binds=False),
     "doctor": Command("check what this machine has, and what prevents a run"),
     "explain": Command("what gin files set, and which line set each value"),
     "plan": Command("whether a recipe fits a TPU slice or GPUs, and how long it takes"),
@@ -135,8 +144,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = commands.choices[name].parse_args(given[1:])
     args.debug = "--debug" in arguments
     files.verifying = not args.no_verify
-    args.bindings = [a.removeprefix("--gin.") for a in arguments if a.startswith("--gin.")]
     try:
+        args.bindings = _bindings(name, arguments)
         if COMMANDS[name].function:
             short_form.expand(name, args)
             return run_call(COMMANDS[name], args)
@@ -152,6 +161,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         status, message = describe(error)
         print(f"flanx {name}: {message}", file=sys.stderr)
         return status
+
+
+def _bindings(name: str, arguments: Sequence[str]) -> list[str]:
+    """The "NAME=VALUE" of --gin flags. Raises UserError where the command takes none."""
+    found = [a.removeprefix("--gin.") for a in arguments if a.startswith("--gin.")]
+    if found and not COMMANDS[name].binds:
+        raise UserError(f"--gin.{found[0][:100]}: this command takes no gin bindings; leave it out")
+    return found
 
 
 def describe(error: Exception) -> tuple[int, str]:
@@ -170,6 +187,8 @@ def describe(error: Exception) -> tuple[int, str]:
     for number in OF_THE_MACHINE:  # in the error of a library
         if os.strerror(number) in str(error):
             return 1, f"{os.strerror(number)}{REPAIRS.get(number, '')} ({text[:150]})"
+    if isinstance(error, RuntimeError) and "home directory" in text:  # pathlib's
+        return 2, "a path begins with ~ and a name that no user has; write it in full"
     if isinstance(error, MemoryError):
         return 1, f"out of memory ({text}); give the machine more, or the command less at once"
     if isinstance(error, OF_THE_INPUT):

@@ -19,7 +19,7 @@ from flanx.plan.hardware import Topology
 from flanx.plan.mesh_layout import MeshLayout
 from flanx.plan.planned_run import PlannedRun
 from flanx.plan.search import Plan, SearchResult
-from flanx.settings import COUNT, MOST_SECONDS, Range, flag
+from flanx.settings import COUNT, MOST_SECONDS, Range, flag, text_flag
 
 GB = 1e9
 COLUMNS = (
@@ -37,7 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--compilations", type=flag(int, COUNT), default=2, metavar="N", help="layouts to compile (default 2)"
     )
     parser.add_argument("--estimate", action="store_true", help="compile nothing: shapes alone")
-    parser.add_argument("--layout", metavar="NAME", help="only layouts whose name has this, as 'model 4, (1, 2)'")
+    parser.add_argument(
+        "--layout", type=text_flag, metavar="NAME", help="only layouts whose name has this, as 'model 4, (1, 2)'"
+    )
     parser.add_argument("--unrolled", action="store_true", help="compile layer by layer where the model does not scan")
     parser.add_argument(
         "--timeout",

@@ -12,7 +12,7 @@ from flanx.reproduction import rehearsal
 from flanx.reproduction.road import Road
 from flanx.reproduction.row import Reproduction, Row, is_url, platform, published
 from flanx.reproduction.table import stages
-from flanx.settings import COUNT, flag, path_flag
+from flanx.settings import COUNT, flag, path_flag, text_flag
 
 PROGRAMS = {"cluster": "xpk", "partition": "slurm", "infra": "skypilot", "zone": "tpu-vm"}  # by a key of the target
 
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry_run", action="store_true", help="print the stages and their commands; do nothing")
     parser.add_argument("--skip", action="append", default=[], metavar="STAGE", help="leave it out; may be given again")
     parser.add_argument(
-        "--redo", default="", metavar="STAGE", help="do it and what follows anew; results are set aside"
+        "--redo", type=text_flag, metavar="STAGE", help="do it and what follows anew; results are set aside"
     )
     parser.add_argument(
         "--keep", action="store_true", help="take stages as they are that other settings were done with"
@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--allow_missing", action="store_true", help="train without the tasks that have no data")
     parser.add_argument("--verify", action="store_true", help="compare both conversions with transformers")
     launch = parser.add_argument_group("where training and evaluations run (`flanx launch`); this machine without them")
-    launch.add_argument("--target", default="", metavar="NAME", help="a table of the targets' file")
+    launch.add_argument("--target", type=text_flag, metavar="NAME", help="a table of the targets' file")
     launch.add_argument("--targets", default=FILE, metavar="FILE", help=f"the file of targets (default {FILE})")
     launch.add_argument("--program", choices=sorted(BACKENDS), help="how; else what the target's keys are of")
     launch.add_argument(
@@ -72,13 +72,13 @@ def run(args: argparse.Namespace) -> int:
         asked, environment = real(args, row, folder), {}
     os.environ.update(environment)  # of this process, too: the settings of stages are read here
     road = Road(folder, stages(asked), environment)
-    road.check(args.skip, args.redo)
+    road.check(args.skip, args.redo or "")
     if args.dry_run:
         print("\n".join(road.describe(args.skip)))
         return 0
     if args.rehearse:
         rehearsal.draw(folder)
-    if status := road.run(args.skip, args.redo, args.keep):
+    if status := road.run(args.skip, args.redo or "", args.keep):
         return status
     print(f"{row.name}: the whole road; read {folder}/report.md")
     return 0

@@ -10,7 +10,7 @@ from flanx.evals.rescore import differences, evaluations, rescore, unscored
 from flanx.evals.scorers import scorer as scorers
 from flanx.evals.scorers.scorer import Scorer
 from flanx.files import json_line, read_json, write_atomic
-from flanx.settings import path_flag
+from flanx.settings import path_flag, text_flag
 
 SHOWN = 5  # differing values named for each suite
 
@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--scorer",
+        type=text_flag,
         metavar="SCORER",
         help="has the continuations of toxicity suites read that are not read yet: perspective[:QUERIES A SECOND], "
         "hf:ORG/NAME[#LABEL], the folder of a classifier, or a file with columns text and toxicity",

@@ -13,9 +13,9 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from flanx import files, hub
+from flanx import hub
 from flanx.errors import UserError
-from flanx.settings import RANGES, flag, path_flag
+from flanx.settings import RANGES, flag, path_flag, text_flag
 from flanx.storage import BUCKETS, open_storage
 
 
@@ -62,7 +62,9 @@ FLAGS: Mapping[str, Mapping[str, Flag]] = {
         "batch_size": Flag("EVAL_BATCH_SIZE", "prompts decoded together", _number("batch_size")),
         "self_consistency": Flag("SELF_CONSISTENCY", "samples put to the vote", _number("self_consistency")),
         "beams": Flag("BEAMS", "of a beam search", _number("beams")),
-        "scorer": Flag("SCORER", "of toxicity: perspective, hf:ORG/NAME, a classifier's folder, a file of scores"),
+        "scorer": Flag(
+            "SCORER", "of toxicity: perspective, hf:ORG/NAME, a classifier's folder, a file of scores", text_flag
+        ),
     },
 }
 # flags beside gin files, which they add a binding to
@@ -146,8 +148,10 @@ def short_name(checkpoint: str) -> str:
 
 def scores_of(checkpoint: str) -> str:
     """The folder of a checkpoint's scores, out/NAME/scores. Raises UserError where it has those of another one."""
+    from flanx.evals import scores  # noqa: PLC0415  (numpy)
+
     folder = f"out/{short_name(checkpoint)}/scores"
-    kept = (files.read_json(pathlib.Path(folder, "scores.json")).get("run") or {}).get("checkpoint")
+    kept = scores.read_scores(pathlib.Path(folder, "scores.json")).get("run", {}).get("checkpoint")
     if kept and os.path.abspath(kept) != os.path.abspath(checkpoint):
         raise UserError(
             f"{folder} has the scores of {kept}: give those of {checkpoint} a folder of their own, --output"

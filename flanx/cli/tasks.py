@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from flanx.data.task import licence, select, spec, tables
 from flanx.errors import UserError
-from flanx.settings import COUNT, NATURAL, POSITIVE, Range, flag, path_flag
+from flanx.settings import COUNT, NATURAL, POSITIVE, Range, flag, path_flag, text_flag
 
 if TYPE_CHECKING:
     from flanx.data.vocabulary import Vocabulary
@@ -97,17 +97,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     one.add_argument("--json", action="store_true")
     one = command("add")
     one.add_argument("file", type=path_flag, help="JSONL, TSV or CSV with a header")
-    one.add_argument("--inputs", required=True, help="the column that the model reads")
-    one.add_argument("--targets", required=True, help="the column that it shall write")
-    one.add_argument("--options", help="a column with the options of each row: a list, in a table one|two|three")
-    one.add_argument("--metric", help=f"instead of the one that fits the answers: {', '.join(spec.METRICS)}")
+    one.add_argument("--inputs", type=text_flag, required=True, help="the column that the model reads")
+    one.add_argument("--targets", type=text_flag, required=True, help="the column that it shall write")
+    one.add_argument(
+        "--options", type=text_flag, help="a column with the options of each row: a list, in a table one|two|three"
+    )
+    one.add_argument(
+        "--metric", type=text_flag, help=f"instead of the one that fits the answers: {', '.join(spec.METRICS)}"
+    )
     for split in ("validation", "test"):
         either = one.add_mutually_exclusive_group()
         either.add_argument(f"--{split}", type=path_flag, metavar="FILE", help=f"the file of the split {split}")
         either.add_argument(
             f"--{split}_share", type=flag(float, PART), metavar="SHARE", help="or a part of the rows, as 0.1"
         )
-    one.add_argument("--name", help="name of the task; the file's where absent")
+    one.add_argument("--name", type=text_flag, help="name of the task; the file's where absent")
     one.add_argument("--output", type=path_flag, required=True, help="folder for the tables; name it in FLANX_TABLES")
 
 
@@ -123,11 +127,18 @@ def _binding(args: argparse.Namespace, name: str) -> str | None:
     """The literal of `--gin.NAME=VALUE`, if given."""
     for text in getattr(args, "bindings", []):
         key, _, value = text.partition("=")
-        if key.strip() == name:
-            try:
-                return ast.literal_eval(value.strip())
-            except (ValueError, SyntaxError) as e:
-                raise UserError(f"--gin.{name}={value}: a text keeps its quotes: --gin.{name}=\"'{value}'\"") from e
+        if key.strip() != name:
+            raise UserError(f"--gin.{text}: `flanx tasks` takes --gin.{name} alone; leave it out")
+        try:
+            found = ast.literal_eval(value.strip())
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            found = 0
+        if found is not None and not isinstance(found, str):
+            raise UserError(f"--gin.{name}={value[:80]}: a text keeps its quotes: --gin.{name}=\"'FOLDER'\"")
+        try:
+            return found and path_flag(found)
+        except argparse.ArgumentTypeError as error:
+            raise UserError(f"--gin.{name}={error}") from None
     return None
 
 

@@ -112,7 +112,7 @@ def _check_own(folder: pathlib.Path) -> None:
     if not folder.exists():
         return
     mark = folder / MADE
-    own = {MADE, *(mark.read_text(encoding="utf-8").split("\n") if mark.is_file() else ())}
+    own = {MADE, *(mark.read_text(encoding="utf-8", errors="replace").split("\n") if mark.is_file() else ())}
     for one in sorted(folder.iterdir()):
         if one.name not in own:
             raise UserError(f"{one}: not written by import-export; move it away, or choose another --collection")
@@ -134,6 +134,7 @@ def import_export(args: argparse.Namespace) -> int:
     user_file.write_made(table_file, "", dry_run=True)
     folder = output / "data" / collection
     _check_own(folder)
+    user_file.check(output)
     empty = [one for one in (folder.parent, output) if not one.exists()]
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = pathlib.Path(tempfile.mkdtemp(prefix=f".{collection}.", dir=folder.parent))

@@ -65,7 +65,8 @@ def write_made(path: pathlib.Path, content: str, dry_run: bool = False) -> None:
     Raises UserError where the file that is there has another hash or none: it was edited, or is not of our making.
     """
     mark = path.with_name(f".{path.name}.made")
-    if path.exists() and (not mark.is_file() or mark.read_text().strip() != _hash(path.read_bytes())):
+    made = mark.read_bytes().decode("ascii", "replace").strip() if mark.is_file() else ""
+    if path.exists() and (not made or made != _hash(path.read_bytes())):
         raise UserError(f"{path}: edited, or not made by this command; move it away, or choose another --output")
     if not dry_run:
         write_atomic(path, content)
@@ -78,7 +79,7 @@ def _hash(content: bytes) -> str:
 
 def check(output: pathlib.Path) -> None:
     """Loads the tables with this folder added. Raises UserError at a mistake."""
-    folders = [*tables.roots(), output.resolve()]
+    folders = [*tables.roots(), *([output.resolve()] if output.exists() else [])]
     tables.read(dict.fromkeys(folders))
 
 
@@ -312,8 +313,7 @@ def add(args: argparse.Namespace) -> int:
     row["metrics"] = [args.metric or fitting]
     row["num_examples"] = counts["train"]
     table = output / "tables" / f"{COLLECTION}.toml"
-    if output.exists():
-        check(output)  # a folder that is broken stays as it is
+    check(output)  # a folder that is broken stays as it is
     with lock(output / "tables" / ".lock"):
         if table.exists() and name in tables.toml(table):
             raise UserError(f"{table}: it already has a task '{name}'; choose another --name")

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from flanx import hub
 from flanx.errors import UserError, nearest
+from flanx.files import local_path
 
 NAMES = ("perspective",)
 
@@ -48,7 +49,7 @@ def load(text: str) -> Scorer:
 
         return Perspective.of(rest)
     path, _, label = text.partition("#")
-    place = pathlib.Path(path).expanduser()
+    place = pathlib.Path(path) if "://" in path else local_path(path)
     if place.is_file():
         from flanx.evals.scorers.precomputed import Precomputed  # noqa: PLC0415  (as above)
 
