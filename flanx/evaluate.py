@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 import flanx
-from flanx import cluster, hub
+from flanx import cluster, hub, run_record
 from flanx.checkpoint import FOLDER
 from flanx.data import vocabulary as vocabularies
 from flanx.data.vocabulary import Vocabulary
@@ -172,8 +172,7 @@ def training(checkpoint: str | None, out_dir: pathlib.Path) -> dict[str, Any] | 
     if checkpoint and not checkpoint.startswith((hub.PREFIX, "http")):
         folders = [each := open_storage(checkpoint), each.parent, each.parent.parent]
     for folder in folders:
-        if (content := folder.find("run.json")) is not None:
-            record = json.loads(content)
+        if record := run_record.read_stored_run(folder):
             (record.get("data") or {}).pop("content", None)  # a digest for each task, which only a resume compares
             return record
     return None

@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import stat
+import tomllib
 import urllib.parse
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -31,7 +32,11 @@ def local_path(path: str | os.PathLike) -> pathlib.Path:
         text = url2pathname(urllib.parse.urlsplit(text).path)
     if "://" in text:
         raise UserError(f"'{path}' is a URL; a local file or folder is wanted")
-    return pathlib.Path(text).expanduser()
+    try:
+        return pathlib.Path(text).expanduser()
+    except RuntimeError:
+        home = text.partition("/")[0]
+        raise UserError(f"'{path}': there is no home folder '{home}'; write the path in full") from None
 
 
 def local_folder(path: str | os.PathLike) -> pathlib.Path:
@@ -104,6 +109,25 @@ def open_regular(path: str | os.PathLike) -> BinaryIO:
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise UserError(f"{path} is not a regular file (a folder, a pipe or a device); give a file")
     return open(path, "rb")
+
+
+def read_text(path: pathlib.Path) -> str:
+    """The text of a file in UTF-8, without a byte order mark. Raises UserError for other bytes, a folder, a pipe."""
+    with open_regular(path) as file:
+        try:
+            return file.read().decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path}: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from None
+
+
+def read_toml(path: pathlib.Path) -> dict[str, Any]:
+    """A TOML file. Raises UserError with what is wrong and where."""
+    try:
+        return tomllib.loads(read_text(path))
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{path}: not TOML ({error})") from None
+    except RecursionError:
+        raise UserError(f"{path}: not TOML (nested too deeply)") from None
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
@@ -271,7 +295,9 @@ def verify_checksums(folder: str | os.PathLike) -> None:
     for path in root.rglob("*"):
         if path.exists() and not path.is_file() and not path.is_dir():
             raise UserError(f"{path} is a pipe or a device: the checkpoint is damaged; copy it again")
-    for name, (size, crc) in read_json(root / CHECKSUMS).items() if verifying else ():
+    record = read_json(root / CHECKSUMS) if verifying else {}
+    check_types(root / CHECKSUMS, {"files": record}, {"files": dict[str, tuple[int, int]]})
+    for name, (size, crc) in record.items():
         path = root / name
         if not path.is_file():
             raise UserError(f"{path} is missing: the checkpoint is damaged or half copied; copy it again")

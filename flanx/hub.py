@@ -145,8 +145,8 @@ def sendable(folder: pathlib.Path) -> dict[str, int]:
 def _expect_base_on_hub(folder: pathlib.Path) -> None:
     """Raises UserError for an adapter whose base others cannot fetch."""
     try:
-        base = base_of_adapter(json.loads((folder / ADAPTER).read_text(encoding="utf-8")), folder)
-    except ValueError:
+        base = base_of_adapter(json.loads((folder / ADAPTER).read_bytes()), folder)
+    except (ValueError, RecursionError):
         raise UserError(f"{folder / ADAPTER} is not JSON: copy the folder again") from None
     if base is None or not base.startswith(PREFIX):
         raise UserError(

@@ -1,4 +1,5 @@
-"""What the lines of a run's JSONL files hold, checked where they are read: a person or a copy may have changed one.
+"""What run.json and the lines of a run's JSONL files hold, checked where they are read: a person or a copy may have
+changed one.
 
 Who writes them, and what they mean: `flanx.train_metrics`.
 """
@@ -8,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from flanx.errors import UserError
-from flanx.files import check_types, json_object
+from flanx.files import check_types, json_object, read_json
 
 _DICTS = dict[str, dict[str, Any]]
 _NUMBERS = dict[str, float]
@@ -39,6 +40,37 @@ PARTS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     },
     "tasks": {"tasks": {"loss_sum": float, "tokens": float, "examples": float}},
 }
+
+
+RUN: Mapping[str, Any] = {  # run.json
+    "num_params": int,
+    "settings": dict[str, Any],
+    "adapter": dict[str, Any] | None,
+    "initial_checkpoint_path": str | None,
+    "initial_checkpoint_fingerprint": str | None,
+    "initial_checkpoint_step": int | None,
+    "initial_checkpoint_source": dict[str, Any] | None,
+    "data": dict[str, Any] | None,
+    "data.store": dict[str, Any],
+    "data.store.hash": str,
+    "data.store.vocabulary": str,
+    "data.mixture": dict[str, Any],
+    "data.mixture.tasks": int,
+    "data.mixture.missing": dict[str, str],
+    "data.lengths": dict[str, int],
+    "data.content": dict[str, str],
+}
+
+
+def read_run(path: pathlib.Path) -> dict[str, Any]:
+    """What a run records of itself, {} where there is no file. Raises UserError where it is damaged."""
+    return check_types(path, read_json(path), RUN)
+
+
+def read_stored_run(folder: Any) -> dict[str, Any]:
+    """The same of a `flanx.storage.Storage`."""
+    record = folder.read_json("run.json") if "run.json" in folder.children() else {}
+    return check_types(pathlib.Path(f"{folder}/run.json"), record, RUN)
 
 
 def parse(path: pathlib.Path, number: int, line: str | bytes) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from flanx import hub
 from flanx.errors import UserError
-from flanx.files import open_regular, read_json, write_atomic
+from flanx.files import local_path, open_regular, read_json, write_atomic
 
 ANSWER_S = 8  # of an address, to a small file
 LIST_S = 120  # of a list, which comes in pages of a thousand
@@ -146,12 +146,17 @@ class Storage:
             raise UserError(f"no file '{self}/{file}'; the checkpoint is incomplete or of another format")
         return content
 
-    def read_json(self, file: str) -> Any:
-        """A JSON file's content. Raises UserError where it is not there or not JSON."""
+    def read_json(self, file: str) -> dict[str, Any]:
+        """The object in a JSON file. Raises UserError where it is not there or none."""
         try:
-            return json.loads(self.read(file))
+            found = json.loads(self.read(file))
         except ValueError as error:
             raise UserError(f"{self}/{file} is not JSON ({error}); copy the checkpoint again") from error
+        except RecursionError:
+            found = None
+        if not isinstance(found, dict):
+            raise UserError(f"{self}/{file} is not a JSON object; copy the checkpoint again")
+        return found
 
     def write(self, file: str, content: bytes | str) -> None:
         """Writes one file, atomically."""
@@ -213,7 +218,7 @@ def open_storage(path: str | os.PathLike) -> Storage:
         return Storage(str(hub.fetch(text).folder))
     if text.startswith(URLS):
         return Storage(text.rstrip("/"))
-    path = Path(text).expanduser().absolute()
+    path = local_path(text).absolute()
     return Storage(str(path.resolve() if ".." in path.parts else path))  # tensorstore takes no ".."
 
 
@@ -266,7 +271,7 @@ def copy(source: str, target: Path) -> None:
 def local(path: str) -> str:
     """A local path with the same content: the path itself, or a copy in the cache."""
     if not path.startswith(URLS):
-        return str(Path(path).expanduser())
+        return str(local_path(path))
     target = cache_dir() / hashlib.sha256(path.encode()).hexdigest()[:16] / path.rpartition("/")[2]
     copy(path, target)
     return str(target)

@@ -227,7 +227,7 @@ def _send(run: pathlib.Path, name: str, tail: "_Tail", is_over: threading.Event)
     path, sent, is_last = run / FOLDER / f"{name}.json", 0, False
     state: dict[str, Any] = {"id": None, "train": -1, "validation": -1}
     state |= files.check_types(path, files.read_json(path), STATE)
-    record = files.check_types(run / "run.json", files.read_json(run / "run.json"), {"settings": dict[str, Any]})
+    record = run_record.read_run(run / "run.json")
     config = {"num_params": record.get("num_params"), **record.get("settings", {})}
     with _explained(run, name):
         tracker = TRACKERS[name](Tracked(run.name, path.parent, config, state["id"]))
@@ -291,7 +291,7 @@ class _Tail:
 
     def read(self) -> list[dict[str, Any]]:
         """The records since the last call; all of them where the file is another one."""
-        with contextlib.suppress(FileNotFoundError), open(self.path, "rb") as file:
+        with contextlib.suppress(FileNotFoundError), files.open_regular(self.path) as file:
             status = os.fstat(file.fileno())
             if status.st_ino != self._inode or status.st_size < self._read:
                 self._inode, self._read, self._lines = status.st_ino, 0, 0

@@ -21,7 +21,7 @@ import jax
 from jax.experimental import multihost_utils
 
 import flanx
-from flanx import cluster, convert, files, hub, lora, tracker, trainable, xprof
+from flanx import cluster, convert, files, hub, lora, run_record, tracker, trainable, xprof
 from flanx.checkpoint import Checkpoints, RestoreCheckpointConfig, SaveCheckpointConfig, load_params
 from flanx.data.pipeline.batches import Batches, DatasetConfig
 from flanx.data.pipeline.prefetch import Loader
@@ -88,7 +88,7 @@ def train(
         batches = dataset.open(trainer.model.vocab_size, trainer.model.packing, trainer.seed) if is_there else None
         metadata = identity(trainer, batches) | parent_metadata(folder, initial_checkpoint, trainer)
         check_run_metadata(folder, metadata, fork)
-        step = read_json(folder / "done.json")["step"]
+        step = read_json(folder / "done.json").get("step", train_steps)
         print(f"{folder.name}: already done (step {step}); delete {files.shown(folder / 'done.json')} to run it again")
         return
     model, evals = trainer.model, folder / "evals"
@@ -195,7 +195,8 @@ def parent_metadata(
     """
     if trainer is not None and trainer.adapter is not None:
         lora.expect_base(parent)
-    recorded = read_json(folder / "run.json")
+    if recorded := read_json(folder / "run.json"):
+        files.check_types(folder / "run.json", recorded, run_record.RUN)
     has_begun = (folder / "done.json").exists() or any((folder / "checkpoints").glob("checkpoint_*"))
     is_same = has_begun and recorded.get("initial_checkpoint_path") == parent.path
     names = ("initial_checkpoint_fingerprint", "initial_checkpoint_step")

@@ -143,13 +143,15 @@ def last_metrics(folder: str | os.PathLike) -> dict[str, Any] | None:
         return None
     while True:
         size = path.stat().st_size
-        with open(path, "rb") as file:
+        with files.open_regular(path) as file:
             file.seek(max(0, size - tail))
             lines = file.read().rpartition(b"\n")[0].splitlines()
         lines = lines if tail >= size else lines[1:]  # else the first is cut
-        for record in map(json.loads, reversed(lines)):
-            if "loss" in record:  # a validation has a record of its own
-                return record
+        for line in reversed(lines):
+            with contextlib.suppress(ValueError, RecursionError):  # a damaged line is named by who reads all of them
+                record = json.loads(line)
+                if isinstance(record, dict) and "loss" in record:  # a validation has a record of its own
+                    return record
         if tail >= size:
             return None
         tail *= 8

@@ -42,7 +42,7 @@ def test_scores_and_raw_generations_are_kept(tmp_path: pathlib.Path) -> None:
 
 def test_the_training_run_is_recorded_with_the_scores(tmp_path: pathlib.Path) -> None:
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "run.json").write_text('{"data": {"store": "abc", "missing": ["qed"]}}')
+    (tmp_path / "run" / "run.json").write_text('{"data": {"store": {"hash": "abc"}, "missing": ["qed"]}}')
     scores = score(tmp_path / "run" / "evals", step=3, provenance={"host": "a"})
     assert scores["run"]["training"]["data"]["missing"] == ["qed"] and scores["run"]["host"] == "a"
     assert score(tmp_path / "alone")["run"]["training"] is None

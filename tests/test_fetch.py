@@ -328,7 +328,7 @@ def test_verify_reads_what_is_in_place_and_gives_it_a_receipt(tables, tmp_path):
     assert run(fetch.fetch, tmp_path, mixture="mine_one") == 0
     assert run(fetch.fetch, tmp_path, mixture="mine_one", verify=True) == 1
     (tmp_path / checksums.FILE).write_text("{")
-    with pytest.raises(UserError, match="not JSON"):
+    with pytest.raises(UserError, match=r"receipt\.json is damaged"):
         run(fetch.fetch, tmp_path, mixture="mine_one")
 
 
@@ -526,3 +526,16 @@ def test_hostile_answers_are_quarantined_in_a_line(tables, tmp_path, capsys, mon
     made.server_close()
     print(f"{len(HOSTILE) - len(wrong)} of {len(HOSTILE)} hostile answers right")
     assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("text", ["[]", "5", '{"sources": 5}', '{"sources": {"a": {"train": 1}}}', "{", ""])
+def test_a_damaged_receipt_or_quarantine_is_named(tmp_path, text):
+    for name, read in (
+        ("receipt", lambda: checksums.read(str(tmp_path))),
+        ("quarantine", lambda: fetch.record(str(tmp_path), [], {})),
+    ):
+        (tmp_path / f"{name}.json").write_text(text)
+        if name == "receipt" or not text.startswith("{") or text == "{":
+            with pytest.raises(UserError, match=rf"{name}\.json is damaged"):
+                read()
+            assert (tmp_path / f"{name}.json").read_text() == text

@@ -93,3 +93,27 @@ def test_csv_has_empty_fields_for_none_and_no_formulas():
 
 def test_a_bar_in_a_cell_does_not_end_it():
     assert files.markdown_table(["a", "b"], [["x|y", 1]]) == "| a | b |\n| --- | --- |\n| x\\|y | 1 |"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "not a regular file"),
+        (b"a = \xff", "not UTF-8"),
+        ("a = 1".encode("utf-16"), "not UTF-8"),
+        (b"a = = 1", "not TOML"),
+        (b"a = " + b"[" * 3000, "not TOML"),
+    ],
+)
+def test_a_file_that_is_no_toml_is_named(tmp_path: pathlib.Path, content: bytes | None, said: str) -> None:
+    path = tmp_path / "a.toml"
+    os.mkfifo(path) if content is None else path.write_bytes(content)
+    with pytest.raises(UserError, match=rf"a\.toml.*{said}"):
+        files.read_toml(path)
+    (tmp_path / "b.toml").write_bytes(b"\xef\xbb\xbfa = 1\n")
+    assert files.read_toml(tmp_path / "b.toml") == {"a": 1}
+
+
+def test_a_home_folder_that_is_not_there_is_named() -> None:
+    with pytest.raises(UserError, match=r"'~nosuchuser/x': there is no home folder '~nosuchuser'"):
+        files.local_path("~nosuchuser/x")

@@ -35,3 +35,11 @@ def test_a_damaged_checkpoint_is_not_converted(tmp_path):
     (item / "_METADATA").write_text("[]")
     with pytest.raises(UserError, match="_METADATA has changed"):
         flanx_format.read(open_storage(item.parent))
+
+
+@pytest.mark.parametrize("record", ['{"a": 5}', '{"a": [1]}', '{"a": [1, "x"]}', '{"a": {}}', "[]", ""])
+def test_a_damaged_record_is_named(tmp_path, record):
+    (tmp_path / "a").write_bytes(b"1")
+    (tmp_path / files.CHECKSUMS).write_text(record)
+    with pytest.raises(UserError, match=rf"{files.CHECKSUMS} is damaged"):
+        files.verify_checksums(tmp_path)

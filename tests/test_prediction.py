@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 
 import numpy as np
 import pytest
@@ -65,9 +66,13 @@ def test_a_file_that_was_changed_is_refused_and_left_alone(change, made, tmp_pat
 
 
 def test_a_file_that_is_no_json_is_refused(tmp_path):
-    (tmp_path / prediction.FILE).write_text("[{")
-    with pytest.raises(UserError, match="is damaged"):
-        prediction.read(tmp_path / prediction.FILE)
+    for text in ("[{", "[" * 5000, "\udcff"):
+        (tmp_path / prediction.FILE).write_bytes(text.encode("utf-8", "surrogateescape"))
+        with pytest.raises(UserError, match=r"predictions\.json is damaged"):
+            prediction.read(tmp_path / prediction.FILE)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="pipe is not a regular file"):
+        prediction.read(tmp_path / "pipe")
 
 
 def test_verdicts_and_coverage(made, tmp_path):

@@ -5,8 +5,10 @@ import pathlib
 
 import pytest
 
-from flanx import run_record, tracker
+from flanx import evaluate, run_record, tracker
 from flanx.cli.main import main
+from flanx.convert import architecture
+from flanx.data import vocabulary
 from flanx.errors import UserError
 from flanx.train_metrics import MetricsLog
 from tests import run_maker
@@ -66,3 +68,28 @@ def test_every_reader_names_it(tmp_path: pathlib.Path, capsys, monkeypatch) -> N
         tracker.send(tmp_path / "a", "quiet")
     assert main(["watch", "--once", str(tmp_path / "a")]) == 2
     assert "metrics.jsonl:3: no 'hosts.input.process'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("record", "said"),
+    [
+        ('{"data": 5}', "'data' is 5"),
+        ('{"data": {"store": "x"}}', "'data.store' is 'x'"),
+        ('{"data": {"lengths": {"inputs": "long"}}}', "'data.lengths' is"),
+        ('{"settings": []}', r"'settings' is \[\]"),
+        ('{"initial_checkpoint_path": 5}', "'initial_checkpoint_path' is 5"),
+        ("[]", "not a JSON object"),
+    ],
+)
+def test_a_damaged_record_of_a_run_is_named_by_whoever_reads_it(tmp_path: pathlib.Path, record: str, said: str) -> None:
+    (tmp_path / "run.json").write_text(record)
+    readers = (
+        lambda: run_record.read_run(tmp_path / "run.json"),
+        lambda: vocabulary.named_in(tmp_path),
+        lambda: architecture.lengths(str(tmp_path)),
+        lambda: evaluate.training(str(tmp_path), tmp_path / "evals"),
+    )
+    for read in readers:
+        with pytest.raises(UserError, match=rf"run\.json.*{said}"):
+            read()
+    assert run_record.read_run(tmp_path / "none.json") == {}

@@ -192,3 +192,10 @@ def test_a_folder_of_a_bucket_is_copied_and_what_has_changed_copied_anew(tmp_pat
         assert [method for method, _ in service.asked[bodies:]] == ["GET"] * 3
         with pytest.raises(UserError, match="gs://bucket/nothing: no such folder"):
             storage.local_tree("gs://bucket/nothing")
+
+
+@pytest.mark.parametrize("content", ["[1]", "5", "[" * 5000, "{", "\udcff"])
+def test_a_file_that_is_no_json_object_is_named(tmp_path: pathlib.Path, content: str):
+    (tmp_path / "config.json").write_bytes(content.encode("utf-8", "surrogateescape"))
+    with pytest.raises(UserError, match=r"config\.json is not .*copy the checkpoint again"):
+        open_storage(tmp_path).read_json("config.json")

@@ -78,6 +78,9 @@ def test_a_file_is_read_as_it_grows_and_anew_when_it_is_another(tmp_path: pathli
         file.write('{"step": 8}\n{]\n')
     with pytest.raises(UserError, match=r"metrics\.jsonl:3: not a JSON object"):
         tail.read()
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="pipe is not a regular file"):
+        tracker._Tail(tmp_path / "pipe").read()
 
 
 def test_a_tracker_that_is_not_there_is_refused(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture) -> None:

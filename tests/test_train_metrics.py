@@ -306,3 +306,9 @@ def test_a_loss_that_is_not_finite_names_its_step_and_the_last_checkpoint(tmp_pa
         with pytest.raises(UserError, match=r"step 6 .*decoder/layers_0/mlp; last good checkpoint: step 4"):
             watch.flush(None)
     watch.close()
+
+
+def test_a_damaged_line_hides_none_before_it_from_who_follows_a_run(tmp_path):
+    lines = ['{"step": 3, "loss": 0.5}', '{"step": 4, "lo', "5", "[" * 5000, '{"step": 4']
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
+    assert last_metrics(tmp_path) == {"step": 3, "loss": 0.5}

@@ -6,6 +6,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from flanx import files
 from flanx.errors import UserError, nearest
 
 BUILT_IN = pathlib.Path(__file__).with_name("templates.toml")
@@ -62,16 +63,12 @@ def load(name: str) -> Template:
     built_in = tomllib.loads(BUILT_IN.read_text(encoding="utf-8"))
     if name in built_in:
         return _read(built_in[name], name)
-    path = pathlib.Path(name).expanduser()
+    path = files.local_path(name)
     if not path.is_file():
         raise UserError(
             f"no template '{name}'{nearest(name, built_in)} (built in: {', '.join(built_in)}), nor a TOML file of it"
         )
-    try:
-        found = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeError) as error:
-        raise UserError(f"{path}: not TOML ({error})") from None
-    return _read(found, str(path))
+    return _read(files.read_toml(path), str(path))
 
 
 def _read(found: Mapping[str, Any], where: str) -> Template:

@@ -93,6 +93,6 @@ def _report_runs(args: argparse.Namespace) -> int:
     for line in lines if args.show_text else ():
         print(responsible.offending(line, args.show_text))
     if args.csv:
-        pathlib.Path(args.csv).write_text(table5.table(lines), encoding="utf-8")
+        files.write_atomic(pathlib.Path(args.csv), table5.table(lines))
         print(f"\nwritten: {args.csv}")
     return 0

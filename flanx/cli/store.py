@@ -12,6 +12,7 @@ from flanx.cli.gin_flags import add_gin_arguments, parse_gin
 from flanx.cli.table import print_table
 from flanx.data import mixture_stats, store
 from flanx.data.store import build, stats
+from flanx.files import write_atomic
 from flanx.settings import RANGES, flag, path_flag
 
 _SHOWN = 10  # missing tasks of a build that are named; of twice as many all
@@ -174,5 +175,5 @@ def _write_json(table: Mapping[str, Any], path: str) -> int:
     if path == "-":
         print(text)
     else:
-        pathlib.Path(path).write_text(text + "\n", encoding="utf-8")
+        write_atomic(pathlib.Path(path), text + "\n")
     return 0

@@ -12,6 +12,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from flanx import run_record
 from flanx.convert.flanx_format import FOLDER
 from flanx.convert.lazy_tensor import BFLOAT16, TARGET, Index, LazyTensor, LazyTensors
 from flanx.errors import UserError
@@ -48,7 +49,7 @@ def has_pairs(names: Any) -> bool:
 def of_run(folder: Storage, tensors: LazyTensors) -> Pairs:
     """The adapter of a run or of one of its steps, from its (unrolled) tensors and run.json."""
     run = folder.parent.parent if folder.parent.name == FOLDER else folder
-    record = run.read_json("run.json") if "run.json" in run.children() else {}
+    record = run_record.read_stored_run(run)
     settings, base = record.get("adapter"), record.get("initial_checkpoint_path")
     if not isinstance(settings, dict) or not isinstance(base, str):
         raise UserError(f"{folder} is an adapter, and {run}/run.json does not say of which base; copy the whole run")

@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from flanx import hub
+from flanx import hub, run_record
 from flanx.convert import flanx_format, hf, logit_parity
 from flanx.convert.formats import OpenCheckpoint, open_checkpoint
 from flanx.data import vocabulary as vocabularies
@@ -113,10 +113,7 @@ def lengths(checkpoint: str) -> Mapping[str, int] | None:
 def _run_of(folder: Storage) -> tuple[Storage, Mapping[str, Any]]:
     """The run of a folder or of a step's folder, and its record; the folder itself and {} for any other."""
     run = folder.parent.parent if folder.parent.name == flanx_format.FOLDER else folder
-    record = run.read_json("run.json") if "run.json" in run.children() else {}
-    if not isinstance(record, dict):
-        raise UserError(f"{run}/run.json is damaged: it is no dict; copy the run again")
-    return run, record
+    return run, run_record.read_stored_run(run)
 
 
 def _described(path: str | os.PathLike, run: Storage, record: Mapping[str, Any]) -> T5 | PaLM:

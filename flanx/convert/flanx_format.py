@@ -66,8 +66,9 @@ def read(folder: Storage, optimizer: bool = True) -> dict[str, LazyTensor]:
 
 def _expect_files(folder: Storage) -> None:
     """Raises UserError where a file that the record of checksums names is missing in a bucket."""
-    record = folder.find(files.CHECKSUMS)
-    if record and (missing := sorted(set(json.loads(record)) - folder.keys())):
+    there = folder.keys()
+    recorded = folder.read_json(files.CHECKSUMS) if files.CHECKSUMS in there else {}
+    if missing := sorted(recorded.keys() - there):
         raise UserError(f"{folder}/{missing[0]} is missing: the checkpoint is damaged or half copied; copy it again")
 
 

@@ -36,10 +36,15 @@ def read(folder: Storage) -> dict[str, LazyTensor]:
         return _read_aggregate(folder, ocdbt)
     metadata = folder.read_json(METADATA)
     arrays = {}
-    for entry in metadata["tree_metadata"].values():
-        keys = [str(key["key"]) for key in entry["key_metadata"]]
-        if entry["value_metadata"]["value_type"] not in _NO_ARRAY:
-            arrays["/".join(keys)] = ".".join(keys)
+    try:
+        for entry in metadata["tree_metadata"].values():
+            keys = [str(key["key"]) for key in entry["key_metadata"]]
+            if entry["value_metadata"]["value_type"] not in _NO_ARRAY:
+                arrays["/".join(keys)] = ".".join(keys)
+    except (AttributeError, KeyError, TypeError):
+        raise UserError(
+            f"{folder}/{METADATA} is damaged: it does not say its arrays; copy the checkpoint again"
+        ) from None
     return zarr.open_arrays(folder, arrays, ocdbt, bool(metadata.get("use_zarr3")))
 
 

@@ -24,7 +24,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from flanx import hub, storage
+from flanx import hub, run_record, storage
 from flanx.data.sentencepiece_model import USER_DEFINED, of_tokenizer, piece
 from flanx.errors import UserError
 from flanx.files import write_atomic
@@ -263,20 +263,17 @@ def named_in(path: str | os.PathLike, adapters: tuple[str, ...] = ()) -> tuple[s
     above = folder.parent.parent if of_run else folder.parent
     for place in (folder, above) if is_step else (folder,):
         names = place.children()
-        record = place.read_json("run.json") if "run.json" in names else {}
-        data = record.get("data") if isinstance(record, dict) else None
-        spec = ((data or {}).get("store") or {}).get("vocabulary")
-        if isinstance(spec, str):
+        data = run_record.read_stored_run(place).get("data") or {}
+        if spec := data.get("store", {}).get("vocabulary"):
             return spec, None
         config = place.read_json("tokenizer_config.json") if "tokenizer_config.json" in names else {}
-        config = config if isinstance(config, dict) else {}
         if str(config.get("tokenizer_class", "")).startswith("ByT5Tokenizer"):
             return "byte", None
         if model := next((name for name in MODELS if name in names), None):
             extra_ids = config.get("extra_ids") if model == MODELS[0] else None  # tokenizer.json itself says
             spec = text if text.startswith(hub.PREFIX) else f"{place}/{model}"
             note = place.read_json(CONVERTED) if CONVERTED in names else {}
-            spec += f"{LINE_BREAK}{note['line_break']}" if isinstance(note, dict) and note.get("line_break") else ""
+            spec += f"{LINE_BREAK}{note['line_break']}" if note.get("line_break") else ""
             return spec, extra_ids if type(extra_ids) is int else None
         adapter = place.read_json(hub.ADAPTER) if hub.ADAPTER in names else None
         if (base := hub.base_of_adapter(adapter, place)) is not None and base not in adapters:

@@ -24,7 +24,7 @@ from typing import Any
 from flanx import storage
 from flanx.data.fetch import http
 from flanx.errors import UserError
-from flanx.files import open_atomic, write_atomic
+from flanx.files import check_types, open_atomic, read_json, write_atomic
 
 HUB, TFDS = "hub", "tfds"
 _RAW = "https://raw.githubusercontent.com"
@@ -174,8 +174,10 @@ def _digest(path: pathlib.Path, kind: str) -> str:
 
 def recorded(root: pathlib.Path) -> dict[str, dict[str, Any]]:
     """{path: {"from", "sha256", "bytes"}} of a folder that this module filled; empty for any other."""
-    record = root / "origins.json"
-    return json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
+    path = root / "origins.json"
+    found = read_json(path)
+    check_types(path, {"files": found}, {"files": dict[str, dict[str, Any]]})
+    return found
 
 
 def _check(root: pathlib.Path, name: str, what: str) -> None:

@@ -3,11 +3,11 @@
 import dataclasses
 import pathlib
 import re
-import tomllib
 from collections.abc import Mapping
 from typing import Any
 
 from flanx.errors import UserError, nearest
+from flanx.files import read_toml
 
 FILE = "launch/targets.toml"
 SECRET = re.compile(r"(^|_)(token|secret|passw\w*|credentials?|\w*key)s?($|_)", re.IGNORECASE)  # in a name
@@ -97,10 +97,7 @@ def read(path: str, name: str, given: Mapping[str, Any]) -> Target:
 def _tables(path: pathlib.Path) -> dict[str, dict[str, Any]]:
     if not path.exists():
         return {}
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeError) as error:
-        raise UserError(f"{path}: not TOML ({error})") from error
+    tables = read_toml(path)
     for name, table in tables.items():
         if not isinstance(table, dict):
             raise UserError(f"{path}: '{name}' is in no table; write [NAME] above it")

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import flanx
 from flanx.errors import UserError
-from flanx.files import lock, write_atomic
+from flanx.files import lock, open_regular, write_atomic
 from flanx.laws.cell import Cell
 from flanx.laws.choice import Choice, Predicted
 
@@ -71,9 +71,11 @@ def read(path: pathlib.Path) -> list[Entry]:
     if not path.exists():
         return []
     repair = "restore it from a copy; or remove it, and its predictions with it"
+    with open_regular(path) as file:
+        raw = file.read()
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        found = json.loads(raw.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error}); {repair}") from error
     if not isinstance(found, list):
         raise UserError(f"{path} is damaged: it is no list of predictions; {repair}")

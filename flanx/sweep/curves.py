@@ -93,7 +93,7 @@ def _read(folder: pathlib.Path, name: str) -> Run:
         [record for record in records if "validation" in record],
         list(_checked(folder / "tasks.jsonl")),
         suites,
-        results.read_run(folder / "run.json") if (folder / "run.json").exists() else {},
+        run_record.read_run(folder / "run.json"),
     )
 
 

@@ -11,7 +11,7 @@ from flanx import config, hub
 from flanx.errors import UserError, nearest
 from flanx.evals import download, registry
 from flanx.evaluate import load_suites, suite_names
-from flanx.files import check_types, local_folder, mirror_of, read_json, shown
+from flanx.files import check_types, local_folder, mirror_of, read_json, read_text, shown
 from flanx.storage import BUCKETS
 from flanx.sweep.grid import GIN, RUNS, Point, Sweep, flags
 from flanx.sweep.results import CHOSEN, read
@@ -101,7 +101,7 @@ def changed(points: Sequence[Point], search_paths: str) -> dict[str, list[str]]:
         recorded = point.folder / "config.gin"
         if not is_done(point.folder) or not recorded.exists():
             continue
-        old = _settings(recorded.read_text(encoding="utf-8"))
+        old = _settings(read_text(recorded))
         config.parse(point.gin_files, point.all_bindings(), paths)
         new = _settings(config.text())
         names = [n for n in {**old, **new} if old.get(n) != new.get(n) and n not in MOVABLE]

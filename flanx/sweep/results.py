@@ -8,9 +8,10 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from flanx import run_record
 from flanx.errors import UserError
 from flanx.evals import scores
-from flanx.files import check_types, csv_text, read_json, write_atomic
+from flanx.files import csv_text, read_json, write_atomic
 from flanx.sweep import score_expressions
 from flanx.sweep.grid import Point, Sweep
 from flanx.train_metrics import read_metrics
@@ -90,24 +91,6 @@ def evaluations(folder: pathlib.Path) -> dict[int, pathlib.Path]:
     return dict(sorted(found.items()))
 
 
-RUN = {  # what a report reads of run.json
-    "num_params": int,
-    "initial_checkpoint_path": str | None,
-    "initial_checkpoint_fingerprint": str | None,
-    "data": dict[str, Any] | None,
-    "data.store": dict[str, Any],
-    "data.store.hash": str,
-    "data.mixture": dict[str, Any],
-    "data.mixture.tasks": int,
-    "data.mixture.missing": dict[str, str],
-}
-
-
-def read_run(path: pathlib.Path) -> dict[str, Any]:
-    """A run's record. Raises UserError where it is damaged."""
-    return check_types(path, read_json(path), RUN)
-
-
 def read(path: pathlib.Path, reader: Callable[[pathlib.Path], dict[Any, Any]] = read_json) -> dict[Any, Any]:
     """A JSON file, or {} where there is none. A damaged one is named, and counts as absent: the others are reported."""
     try:
@@ -134,7 +117,7 @@ def collect(sweep: Sweep, states: Mapping[str, tuple[str, str]]) -> list[Outcome
         for checkpoint, step in wanted:
             path = steps.get(step) if step is not None else None
             suites = read(path, scores.read_scores).get("suites", {}) if path else {}
-            run = read(point.folder / "run.json", read_run)
+            run = read(point.folder / "run.json", run_record.read_run)
             loss = None if step is None else losses.get(step)
             found.append(Outcome(point, *states[point.name], checkpoint, step, suites, path, run, loss))
     return found

@@ -9,21 +9,16 @@ from typing import Any
 from flanx.data.task import sources
 from flanx.data.task.row import BadRow
 from flanx.data.task.spec import TaskSpec
-from flanx.errors import UserError
-from flanx.files import write_atomic
+from flanx.files import check_types, read_json, write_atomic
 
 FILE = "receipt.json"
+_TYPES = {"sources": dict[str, dict[str, dict[str, Any]]], "bytes_per_second": float | None}
 
 
 def read(data_dir: str) -> dict[str, Any]:
     """{"sources": {source: {split: {"rows", "sha256"}}}, "bytes_per_second": of the last fetch, or None}."""
     path = pathlib.Path(data_dir).expanduser() / FILE
-    if not path.is_file():
-        return {"sources": {}, "bytes_per_second": None}
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as e:
-        raise UserError(f"{path}: not JSON ({e}); remove it, and the next fetch writes a new one") from e
+    return {"sources": {}, "bytes_per_second": None} | check_types(path, read_json(path), _TYPES)
 
 
 def write(data_dir: str, content: dict[str, Any]) -> None:

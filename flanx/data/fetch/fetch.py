@@ -34,7 +34,7 @@ from flanx.data.task import sources as source
 from flanx.data.task.row import BadRow
 from flanx.data.task.spec import TaskSpec
 from flanx.errors import UserError
-from flanx.files import lock, write_atomic
+from flanx.files import lock, read_json, write_atomic
 
 PREPARE = ("-m", "flanx.seqio.tfds")  # downloads and prepares a TFDS data set
 LISTING_BYTES = 10_000_000  # of a hub's list of files
@@ -299,7 +299,7 @@ def _keep_receipts(data_dir: str, found: list[Download], brought: int, seconds: 
 def record(data_dir: str, tried: list[str], failed: dict[str, str]) -> None:
     """Rewrites the quarantine: adds tasks that were tried and failed, removes those that succeeded."""
     path = pathlib.Path(data_dir).expanduser() / "quarantine.json"
-    old: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    old = read_json(path)
     kept = {name: reason for name, reason in old.items() if name not in tried} | failed
     if kept or old:
         write_atomic(path, json.dumps(kept, ensure_ascii=False, indent=1, sort_keys=True) + "\n")

@@ -139,7 +139,7 @@ def _write_volume(store_dir: pathlib.Path, collection: str, group: list[Part], d
     key = "\n".join(f"{part.task} {part.style} {part.rendering} {part.metadata['content']}" for part in group)
     name = f"{collection}-{hashlib.sha256(f'{dtype} {key}'.encode()).hexdigest()[:16]}"
     finished = store_dir / f"{name}.json"  # read by the next build alone: this volume is complete
-    with contextlib.suppress(OSError, ValueError, KeyError):
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         kept = json.loads(finished.read_bytes())
         if "checksums_bytes" in kept and _is_intact(store_dir, kept):
             return kept

@@ -165,7 +165,7 @@ def read_metadata(folder: pathlib.Path, shard: Shard) -> Metadata | None:
         record = json.loads(shard.file(folder, "json").read_bytes())
     except (OSError, ValueError):
         return None
-    return record["part"] if record.get("hash") == shard.key else None
+    return record.get("part") if isinstance(record, dict) and record.get("hash") == shard.key else None
 
 
 def written_part(folder: pathlib.Path, shards: Sequence[Shard]) -> WrittenPart | None:

@@ -20,6 +20,7 @@ from flanx.data.task.row import BadRow
 from flanx.data.task.spec import INVERTED, TaskSpec, parse_cell, parse_row
 from flanx.data.task.template import Block, Shot, Style, parse_block
 from flanx.errors import UserError, nearest
+from flanx.files import local_path
 
 ROLES = ("paper", "held_out", "extra")
 NO_TASKS = ("collections", "mixtures", "licences", "mirrors")  # tables that hold no rows of tasks
@@ -43,7 +44,7 @@ def roots() -> list[pathlib.Path]:
     package = importlib.util.find_spec("flanx.tasks")
     if package is None or not package.submodule_search_locations:
         raise UserError("flanx.tasks is not installed: run `pip install -e .` in the repository")
-    more = [pathlib.Path(p).expanduser() for p in os.environ.get("FLANX_TABLES", "").split(os.pathsep) if p]
+    more = [local_path(p) for p in os.environ.get("FLANX_TABLES", "").split(os.pathsep) if p]
     for path in more:
         if not path.is_dir():
             raise UserError(f"FLANX_TABLES: no folder {path}")
@@ -198,6 +199,8 @@ def toml(path: pathlib.Path) -> dict[str, Any]:
     except tomllib.TOMLDecodeError as e:
         line = re.search(r"line (\d+)", str(e))
         raise UserError(f"{path}:{line[1] if line else 1}: {e}") from e
+    except RecursionError:
+        raise UserError(f"{path}: not TOML (nested too deeply)") from None
 
 
 def line_numbers(path: pathlib.Path) -> dict[str, int]:
