@@ -79,7 +79,7 @@ def _limit(seconds: float) -> Iterator[None]:
 def run(arguments: Sequence[str], folder: pathlib.Path, limit: float = 60) -> Result:
     """`flanx` with these arguments in `folder`, in this process: a start of Python and jax takes longer than most."""
     out, err, began = io.StringIO(), io.StringIO(), time.monotonic()
-    kept = os.getcwd()
+    kept, variables = os.getcwd(), dict(os.environ)
     os.chdir(folder)
     status: object
     try:
@@ -95,6 +95,8 @@ def run(arguments: Sequence[str], folder: pathlib.Path, limit: float = 60) -> Re
         err.write(traceback.format_exc())
     finally:
         os.chdir(kept)
+        os.environ.clear()  # some commands set variables for their children
+        os.environ.update(variables)
     return Result(status if isinstance(status, int) else 0, out.getvalue(), err.getvalue(), time.monotonic() - began)
 
 

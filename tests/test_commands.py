@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from flanx.cli import main
+from flanx.compare import ballot, pairing
 from flanx.evals import registry
 from flanx.sweep import grid
-from tests import command_case, sweep_maker
-from tests.command_case import evaluate, infer, train
+from tests import command_case, compare_case, sweep_maker, t5_vocabulary, test_law_section
+from tests.command_case import TASKS, evaluate, infer, train
 
 WRONG = ("None", "5", "-1", "1.5", "[]", "{}", "'a'", "True", "1e400", "''", "(", r"'a\x00b'", "'~nosuchuser/x'", "5,")
 COUNTS = ("BATCH_SIZE", "CHECKPOINT_PERIOD", "NUM_MICROBATCHES", "NUM_PARTITIONS", "SEED", "TRAIN_STEPS")
@@ -72,14 +73,67 @@ FLAGS = {  # command line -> its flags that take a number, and those that take s
     "infer": ((), ("--gin_file",)),
     "explain": ((), ("--gin_file",)),
     "store mix {BASE}/store": ((), ("--gin_file",)),
-    "convert {BASE}/run o --to=hf": ((), ("--vocabulary",)),
+    "convert {BASE}/run o --to=hf": ((), ("--vocabulary", "--base", "--scores", "--golden", "--dtype")),
+    "infer --checkpoint={BASE}/run --prompts={BASE}/p.txt --output=o.jsonl": (
+        ("--batch_size", "--samples", "--temperature", "--top_k", "--top_p", "--seed", "--partitions"),
+        ("--checkpoint", "--prompts", "--vocabulary", "--dtype"),
+    ),
+    "evaluate --checkpoint={BASE}/run --output=o --suites suite_rule[:2]": (
+        ("--batch_size", "--self_consistency", "--beams", "--partitions"),
+        ("--checkpoint", "--vocabulary", "--dtype", "--scorer"),
+    ),
+    "finetune --checkpoint={BASE}/run --data={BASE}/p.jsonl --inputs=inputs --targets=targets --output=o --steps=1": (
+        *(("--validation_share", "--steps", "--batch_size", "--learning_rate", "--lora"),),
+        *(("--checkpoint", "--data", "--vocabulary", "--dtype", "--gin_file", "--inputs", "--targets"),),
+    ),
+    "finetune --checkpoint={BASE}/run --data={BASE}/p.jsonl --inputs=inputs --targets=targets --output=o": (
+        *(("--inputs_length", "--targets_length", "--partitions"), ()),
+    ),
+    "ask {BASE}/run": (
+        ("--temperature", "--top_k", "--top_p", "--seed", "--max_prompt_tokens", "--max_tokens", "--rows", "--timeout"),
+        ("--vocabulary", "--dtype", "--template", "--host"),
+    ),
+    "ask {BASE}/run --serve": (("--port", "--waiting", "--partitions"), ("--host",)),
+    "compare {BASE}/a.jsonl {BASE}/b.jsonl --output=o": (
+        *(("--pairs", "--seed", "--port"), ("--read", "--judge", "--export", "--suite", "--host")),
+    ),
+    "compare --output={BASE}/cmp --results": ((), ("--read", "--judge", "--export", "--suite")),
+    "fit {BASE}/out": (("--draws",), ("--scores", "--form", "--over", "--predict")),
+    "report {BASE}/ev": (("--show_text",), ()),
+    "reproduce flan_t5_small --dry_run": (
+        *(("--slices", "--processes"), ("--target", "--skip", "--redo", "--program", "--gin_file")),
+    ),
+    "reproduce flan_t5_small --dry_run --rehearse": ((), ("--target", "--data_dir", "--place", "--benchmarks")),
+    "rescore {BASE}/ev --check": ((), ("--scorer", "--texts")),
+    "suites show suite_rule": (("--n",), ()),
+    "suites show gsm8k_cot": ((), ("--data_dir",)),
+    "sweep --dry_run": ((), ("--gin_file",)),
+    "sweep --gin_file=sweeps/demo.gin --dry_run --jobs=1": ((), ("--only", "--topology", "--launcher")),
+    "plan --gin_file=models/t5_1_1/small.gin": ((), ("--topology", "--family", "--layout")),
+    "track {BASE}/run": ((), ("--to",)),
+    "watch {BASE}/run --once": (("--every",), ()),
+    "tasks plan suite_text": ((), ("--licence",)),
+    "tasks list": ((), ("--licence",)),
+    "tasks add {BASE}/p.jsonl --inputs=inputs --targets=targets --output=o": (
+        *(("--validation_share", "--test_share"), ("--validation", "--test", "--options", "--metric")),
+    ),
+    "launch local train --gin_file=runs/train.gin --dry_run": (
+        *((), ("--topology", "--target", "--gin_file", "--env", "--wheel", "--name")),
+    ),
 }
 ARGUMENTS = (
     *("convert {} o", "store show {}", "store verify {}", "rescore {}", "report {}", "tasks import-flan {} --output=o"),
+    *("ask {}", "push {} hf:a/b", "push {BASE}/hf {}", "track {} --to=trackio", "watch {} --once", "fit {}"),
+    *("report {} {BASE}/ev", "report {BASE}/ev {}", "rescore {} {BASE}/ev --check", "watch {BASE}/run {} --once"),
+    *("recipe show {}", "recipe diff flan_t5_small {}", "reproduce {} --dry_run", "launch {} train", "launch {}"),
+    *("launch status {}", "launch stop {}", "launch logs {}", "launch local {} --dry_run", "suites show {}"),
+    *("tasks show {}", "tasks plan {}", "tasks fetch {}", "store mix {}", "explain --gin_file=runs/train.gin {}x"),
     *(
-        "compare {} x --results",
+        "compare {} {BASE}/a.jsonl --output=o --results",
+        "compare --output={} --results",
         "tasks import-export {} --output=o",
         "tasks add {} --inputs=inputs --targets=targets --output=o",
+        "tasks audit suite_text --store={}",
     ),
 )
 
@@ -101,10 +155,12 @@ def wrong_commands(base: pathlib.Path) -> Iterator[list[str]]:
         yield from ([*words, f"{flag}={value}".replace("{BASE}", str(base))] for flag in paths for value in PATHS)
     for line in ARGUMENTS:
         yield from (
-            [value.replace("{BASE}", str(base)) if word == "{}" else word for word in line.split()] for value in PATHS
+            [word.replace("{}", value).replace("{BASE}", str(base)) for word in line.split()] for value in PATHS
         )
     for command in main.COMMANDS:
         yield from ([command, "nosuch"], [command, "--nosuch"], [command, "--gin_file=nosuch.gin"], [command, "\n"])
+    for words in ("ask {BASE}/run", "fit {BASE}/law", "push {BASE}/hf hf:a/b", "watch {BASE}/run", "tasks list"):
+        yield [*words.replace("{BASE}", str(base)).split(), "--gin.SEED=1"]
     for file in ("bin.gin", "dir.gin", "self.gin", "deep.gin", "notutf.gin", "import.gin", "t5x.gin", "syn.gin"):
         for command in ("train", "evaluate", "infer", "sweep", "explain", "plan", "report"):
             path = f"{base}/{file}"
@@ -132,6 +188,7 @@ def show(results: Sequence[dict[str, Any]], what: str) -> list[str]:
 def base(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     folder = tmp_path_factory.mktemp("commands") / "base"
     command_case.make_base(folder)
+    make_more(folder)
     return folder
 
 
@@ -191,6 +248,7 @@ BYTES: dict[str, Callable[[bytes, random.Random], bytes]] = {
     "UTF-16": lambda raw, rng: raw.decode("latin-1").encode("utf-16"),
     "doubled": lambda raw, rng: raw + raw,
 }
+ROAD = ("fetch", "benchmarks", "store", "mixture", "plan", "parent", "launch", "evaluation", "curves", "report", "card")
 VALUES = (None, -1, 1.5, "x", [], {}, True, 10**30, [[]], {"a": "/etc/passwd"}, "../../x", 1e308)
 TEXTS = ("[]", "5", '"x"', "null", "{}", "[" * 5000, '{"a": NaN}', '{"a": 1, "a": 2}', "1e999")
 
@@ -226,6 +284,11 @@ def damaged(base: pathlib.Path, folder: pathlib.Path) -> Iterator[dict[str, Any]
     add = ["tasks", "add", "{}", "--inputs=inputs", "--targets=targets", "--output=o"]
     scored = evaluate(pathlib.Path("."), "--gin.DATA_DIR='sample'")
 
+    launch = ["launch", "local", *resume, "--targets=targets.toml", "--target=here", "--dry_run"]
+
+    def shown(name: str) -> list[str]:
+        return ["suites", "show", name, "--data_dir=sample"]
+
     def suite(name: str) -> list[str]:
         return [*scored, f"--gin.SUITES=['{name}']", "--gin.EVAL_LENGTHS={'inputs': 256, 'targets': 8}"]
 
@@ -252,6 +315,26 @@ def damaged(base: pathlib.Path, folder: pathlib.Path) -> Iterator[dict[str, Any]
         ("sample/mgsm/exemplars.json", BYTES, 5, suite("mgsm_cot[de,:1]"), False),
         ("sample/tydiqa/tydiqa-goldp-v1.1-dev.json", BYTES, 5, suite("tydiqa[:1]"), False),
         ("tiny.gin", BYTES, 0, ["explain", "--gin_file=tiny.gin"], False),
+        ("a.jsonl", BYTES, 5, ["compare", "a.jsonl", "b.jsonl", "--output=o", "--results"], False),
+        ("cmp/comparison.json", BYTES, 12, ["compare", "--output=cmp", "--results"], True),
+        ("cmp/ballots/*", BYTES, 10, ["compare", "--output=cmp", "--results"], False),
+        ("ballots.jsonl", BYTES, 10, ["compare", "--output=cmp", "--results", "--read=ballots.jsonl"], False),
+        ("law/predictions.json", BYTES, 8, ["report", "law"], True),
+        ("law/predictions.json", BYTES, 4, ["fit", "law", "--draws=40"], False),
+        ("run/metrics.jsonl run/tasks.jsonl run/run.json", BYTES, 8, ["watch", "run", "--once"], False),
+        ("run/metrics.jsonl run/sessions.jsonl", BYTES, 4, ["report", "run", "--output=o"], False),
+        ("hf/config.json hf/model.safetensors hf/README.md", BYTES, 4, ["push", "hf", "hf:a/b"], False),
+        ("peft/adapter_config.json", BYTES, 10, ["convert", "peft", "o", "--to=hf"], False),
+        ("peft/adapter_model.safetensors", BYTES, 0, ["convert", "peft", "o", "--to=hf"], False),
+        ("lora/run.json lora/config.gin", BYTES, 4, ["convert", "lora", "o", "--to=hf"], False),
+        ("lora/checkpoints/checkpoint_2/default/**", BYTES, 0, ["convert", "lora", "o", "--to=hf"], True),
+        ("road/stages/*", BYTES, 12, ["reproduce", "flan_t5_small", "--folder=road", "--dry_run"], False),
+        ("targets.toml", BYTES, 0, launch, False),
+        ("chat.toml", BYTES, 0, ["ask", "run", "--template=chat.toml"], False),
+        ("sp.model", BYTES, 0, ["tasks", "show", TASKS[0], "--vocabulary=sp.model"], False),
+        ("sample/bbh/bbh/* sample/bbh/cot-prompts/*", BYTES, 3, shown("bbh_cot"), False),
+        ("sample/mmlu/**/*", BYTES, 0, shown("mmlu_direct"), False),
+        ("sample/bbq/data/Age.jsonl", BYTES, 5, shown("bbq"), False),
     ]
     number = 0
     for patterns, ways, records, argv, must in plans:
@@ -260,7 +343,7 @@ def damaged(base: pathlib.Path, folder: pathlib.Path) -> Iterator[dict[str, Any]
         for file in files[:3]:
             raw = file.read_bytes()
             variants = [(name, way(raw, rng)) for name, way in ways.items() if raw]
-            if records:
+            if records and file.suffix in (".json", ".jsonl"):
                 variants += [(f"record {n}", of_json(raw, rng)) for n in range(records)]
                 variants += [(f"text {text[:20]}", text.encode()) for text in rng.sample(TEXTS, 4)]
             for name, content in [*variants, ("folder", None), ("pipe", None), ("absent", None)]:
@@ -288,17 +371,22 @@ def needed(argv: Sequence[str]) -> Iterator[str]:
     text = " ".join(argv)
     for name, marks in {
         "store": ("./store",),
-        "run": ("./run", "MODEL_DIR='run'"),
+        "run": ("./run", "MODEL_DIR='run'", "ask run", "=run"),
+        "base": ("convert peft", "convert lora"),
+        "b.jsonl": ("b.jsonl",),
+        "cmp": ("=cmp",),
+        "p.jsonl": ("=p.jsonl",),
         "tiny.gin": ("tiny.gin",),
         "p.txt": ("p.txt",),
-        "sample": ("'sample'",),
+        "sample": ("'sample'", "=sample"),
     }.items():
         if any(mark in text for mark in marks):
             yield name
 
 
 def make_more(base: pathlib.Path) -> None:
-    """Adds to a base what is damaged beside its store and run: a sweep's folder, converted checkpoints, data files."""
+    """Adds to a base what commands read beside its store and run: folders of sweeps, converted checkpoints, an adapter,
+    a comparison with ballots, a road with a stage that is done, data files."""
     sweep = sweep_maker.make(base / "out")
     for point in sweep.points():
         sweep_maker.leave(point.folder, {5: {"suite_rule": sweep_maker.entry(12.5)}})
@@ -309,6 +397,31 @@ def make_more(base: pathlib.Path) -> None:
     for kind in ("hf", "t5x"):
         done = command_case.run(["convert", "run", kind, f"--to={kind}"], base)
         assert done.status == 0, done.err
+    laws = test_law_section.make(base / "law")
+    test_law_section.leave(laws, skip=("d3_282",))
+    (base / "law" / "sweep.json").write_text(grid.record(laws))
+    for name in "ab":
+        compare_case.write_answers(base / f"{name}.jsonl", [f"{name} {n}" for n in range(6)])
+    lora = ["--gin_file=runs/lora.gin", "--gin.INITIAL_CHECKPOINT_PATH='base'", "--gin.TRAIN_STEPS=2"]
+    road = ["reproduce", "flan_t5_small", "--folder=road", *(f"--skip={name}" for name in ROAD)]
+    shutil.copytree(base / "hf", base / "base")
+    for argv in (
+        train(base, "--gin.MODEL_DIR='lora'", *lora),
+        ["convert", "lora", "peft", "--to=peft"],
+        ["compare", "a.jsonl", "b.jsonl", "--output=cmp", "--export=o.html"],
+        ["fit", "law", "--draws=40"],
+        road,
+    ):
+        done = command_case.run(argv, base, 300)
+        assert done.status == 0, (argv, done.err)
+    made = pairing.read(base / "cmp")
+    for folder, rater in (("cmp", "ann"), ("other", "bob")):
+        writer = ballot.Writer(base / folder, made, rater)
+        writer.add([ballot.Ballot(pair.id, "left", seconds=2.0) for pair in made.pairs])
+    writer.path.rename(base / "ballots.jsonl")
+    pathlib.Path(t5_vocabulary.train(base)).rename(base / "sp.model")
+    (base / "chat.toml").write_text('user = "Q: {text}\\n"\nassistant = "A: {text}\\n"\nanswer = "A:"\nstop = ["Q:"]\n')
+    (base / "targets.toml").write_text('[here]\nmounts = "/data"\ntime = "1:00:00"\n')
     (base / "p.csv").write_text("inputs,targets\nsay a,a\nsay b,b\n")
     (base / "p.tsv").write_text("inputs\ttargets\nsay a\ta\nsay b\tb\n")
     shutil.copytree(registry.SAMPLE_DIR, base / "sample")
@@ -316,7 +429,6 @@ def make_more(base: pathlib.Path) -> None:
 
 @pytest.mark.slow
 def test_hundreds_of_damaged_files(base, tmp_path):
-    make_more(base)
     every = list(damaged(base, tmp_path))
     assert len(every) >= 300
     found = show(command_case.run_all(every, tmp_path), "damaged files")
