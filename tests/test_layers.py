@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from flanx import partition
 from flanx.errors import UserError
 from flanx.models import layers
 
@@ -104,6 +105,20 @@ def test_look_up_gathers_here_and_multiplies_one_hot_on_a_tpu() -> None:
     texts = {p: traced.lower(lowering_platforms=(p,)).as_text() for p in ("cpu", "cuda", "tpu")}
     assert {p: "dot_general" in text for p, text in texts.items()} == {"cpu": False, "cuda": False, "tpu": True}
     assert {p: "scatter" in text for p, text in texts.items()} == {"cpu": True, "cuda": True, "tpu": False}
+
+
+def test_look_up_multiplies_the_whole_table_where_devices_hold_parts_of_it() -> None:
+    embed = layers.Embed(16, 8, layers.Numerics())
+    partitioner = partition.Partitioner(logical_axis_rules=partition.rules(preset="fsdp"))
+
+    def total(table: jax.Array, tokens: jax.Array) -> jax.Array:
+        return jnp.sum(embed.apply({"params": {"embedding": table}}, tokens) ** 2)
+
+    with partitioner.scope():
+        traced = jax.jit(jax.grad(total)).trace(drawn(16, 8), jnp.zeros((8, 3), int))
+        text = traced.lower(lowering_platforms=("tpu",)).as_text()
+    constrained = [line for line in text.splitlines() if "sharding_constraint" in line and "[{}, {}]" in line]
+    assert len([line for line in constrained if "tensor<16x8xf32>" in line]) == 2  # the table, and its gradient
 
 
 def test_dropout_shares_its_mask_along_the_length_and_keeps_the_mean() -> None:

@@ -100,13 +100,13 @@ def parameter(
     return module.param(name, boxed, tuple(shape), jnp.dtype(stored))
 
 
-def constrain(x: Array, axes: Sequence[str]) -> Array:
-    """`x` sharded as the rules in force say; unchanged outside of a partitioner's scope.
+def constrain(x: Array, axes: Sequence[str | None]) -> Array:
+    """`x` sharded as the rules in force say, whole along an axis None; unchanged outside of a partitioner's scope.
 
     Raises UserError for an axis without a rule, which linen would silently leave unsplit.
     """
     known = {name for name, _ in nn.get_logical_axis_rules()}
-    for axis in axes if known else ():
+    for axis in filter(None, axes) if known else ():
         if axis not in known:
             raise UserError(f"no partitioning rule for axis '{axis}' of an activation {axes}{nearest(axis, known)}")
     return with_logical_constraint(x, tuple(axes))
@@ -198,13 +198,15 @@ class Embed(nn.Module):
     def __call__(self, tokens: Array) -> Array:
         """tokens int32 [b, l] -> [b, l, m]: a gather, or on a TPU a product with one-hot tokens.
 
-        The gradient is a scatter-add, or on a TPU the transposed product, which a table split over devices needs.
+        The gradient is a scatter-add, or on a TPU the transposed product, which a table split over devices needs. There
+        the product is with the whole width of the table, also where devices hold parts of it (fsdp): the compiler would
+        otherwise gather the one-hot tokens of the whole batch for the gradient, 2.6 GB for Flan-T5-Small's.
         """
         is_frozen = self.numerics.adapter is not None  # then it is cast behind the gather, without a copy of the table
         return lax.platform_dependent(
             self.embedding if is_frozen else self.embedding.astype(self.numerics.dtype),
             tokens,
-            tpu=lambda t, i: jax.nn.one_hot(i, t.shape[0], dtype=t.dtype) @ t,
+            tpu=lambda t, i: jax.nn.one_hot(i, t.shape[0], dtype=t.dtype) @ constrain(t, ("vocab", None)),
             default=lambda t, i: jnp.take(t, i, axis=0, mode="clip"),
         ).astype(self.numerics.dtype)
 
