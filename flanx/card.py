@@ -62,7 +62,7 @@ def read_scores(folders: Iterable[pathlib.Path]) -> dict[str, Mapping[str, Any]]
 
 
 def public(path: str | None) -> str:
-    """A path as it may be told to others: of an absolute one the last part."""
+    """A path as others may see it: of an absolute one the last part."""
     if not path:
         return "none"
     return pathlib.PurePath(path).name if path.startswith(("/", "~")) else path
@@ -99,7 +99,7 @@ def model_card(
 
 
 def _recipe(record: Mapping[str, Any]) -> str:
-    """What the run was told."""
+    """The settings of the run."""
     data, settings = record.get("data") or {}, record.get("settings") or {}
     asked = (data.get("mixture") or {}).get("asked", {})
     rows: list[list[Any]] = [[f"mixture.{key}", value] for key, value in asked.items()]

@@ -144,7 +144,7 @@ def _read_binding(scan: Scan, key: str, text: str) -> None:
     except (SyntaxError, ValueError, RecursionError, tokenize.TokenError) as error:
         shown = text if len(text) < 80 else text[:77] + "..."
         raise UserError(
-            f"--gin.{key}={shown} (the command line): not a gin value; a number stands as it is, a string needs "
+            f"--gin.{key}={shown} (the command line): not a gin value; a number is written as it is, a string needs "
             f"its own quotes: --gin.{key}=\"'text'\""
         ) from error
 
@@ -237,7 +237,7 @@ def _check_values(scan: Scan) -> None:
 
 
 def _holder(parameters: Any, name: str) -> tuple[Any, str, str]:
-    """(dict, key, macro) where the value of a parameter stands: its own binding, or the last of the macros it names."""
+    """(dict, key, macro) that holds the value of a parameter: its own binding, or the last of the macros it names."""
     holder, key, macro = parameters, name, ""
     while isinstance(holder[key], gin_config.ConfigurableReference) and holder[key].selector == "gin.macro":
         scope = "/".join(holder[key].scopes)
@@ -248,7 +248,7 @@ def _holder(parameters: Any, name: str) -> tuple[Any, str, str]:
 
 
 def _plain(value: Any) -> Any:
-    """A bound value with its macros replaced, and UNCHECKED where a function's result or a function stands."""
+    """A bound value with its macros replaced, and UNCHECKED for a function or a function's result."""
     if isinstance(value, gin_config.ConfigurableReference):
         if value.selector != "gin.macro":
             return settings.UNCHECKED

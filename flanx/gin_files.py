@@ -20,7 +20,7 @@ from flanx.errors import UserError, nearest
 open_text = functools.partial(open, encoding="utf-8-sig")  # with a byte order mark or without, whatever the locale
 IMPORTS = ("flanx", "jax", "seqio")  # what a gin file may import of itself
 MODULES = (".MIXTURE_OR_TASK_MODULE", ".build_store.imports", ".Mixture.module")  # bindings that name modules
-IMPORTS_VARIABLE = "FLANX_IMPORTS"  # what --import allows beside them; the runs of a sweep inherit it
+IMPORTS_VARIABLE = "FLANX_IMPORTS"  # what --import allows in addition; the runs of a sweep inherit it
 
 
 class Reference(str):

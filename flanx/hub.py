@@ -104,7 +104,7 @@ def expect_unmoved(text: str, recorded: Mapping[str, Any]) -> None:
     if weights and all(now.get(file) == sha for file, sha in weights.items()):
         print(f"note: {moved}; its weights are the same")
         return
-    raise UserError(f"{moved}: give {PREFIX}{name}@{was} to go on, or another MODEL_DIR")
+    raise UserError(f"{moved}: give {PREFIX}{name}@{was} to resume, or another MODEL_DIR")
 
 
 # ---- giving a model away ---------------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ __all__ = ["Adapter", "begin", "expect_base", "resume"]
 def expect_base(parent: RestoreCheckpointConfig) -> None:
     """Raises UserError where a run with an adapter has no parent, or asks for the parent's optimizer state."""
     if parent.path is None:
-        raise UserError("ADAPTER is trained beside a frozen parent: give INITIAL_CHECKPOINT_PATH, or unset ADAPTER")
+        raise UserError("ADAPTER is trained on a frozen parent: give INITIAL_CHECKPOINT_PATH, or unset ADAPTER")
     if parent.restore_optimizer:
         raise UserError("restore_optimizer is of a parent that is trained on; ADAPTER freezes it: unset one of them")
 

@@ -37,7 +37,7 @@ from flanx.storage import ABSENT, LEAST_SPEED, Storage, Unreachable, is_file_nam
 
 PERIOD_S = 10.0  # seconds between two looks at what has changed
 AT_ONCE = 4  # objects that are sent or copied
-ANSWER_S = 30.0  # the time limit of one object, beside that of its bytes at LEAST_SPEED
+ANSWER_S = 30.0  # the time limit of one object, added to that of its bytes at LEAST_SPEED
 MOST_PARTS = 64  # of a series, before the file is sent whole again
 STEP = re.compile(r"(?:.*/)?checkpoints/checkpoint_\d+")
 MARKER = "_CHECKPOINT_METADATA"  # Orbax's file in the folder of a step, which is sent last

@@ -1,6 +1,6 @@
 """What gin may bind: every value is checked against the annotation of its parameter and the range of its name.
 
-One house, one vocabulary: a parameter's name means the same wherever it stands, so that a range belongs to a name. The
+One house, one vocabulary: a parameter's name means the same in every signature, so that a range belongs to a name. The
 check runs when the gin files are parsed, before anything is read, written or compiled. A number that is whole is taken
 as an int (`TRAIN_STEPS=1e6`); "~" and "file://" in a path become what they mean. Nothing else is converted: '64' for 64
 may be a mistake of quoting that also hit other values.

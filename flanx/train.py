@@ -76,7 +76,7 @@ def train(
       compilation_cache: folder of compiled programs; see `flanx.partition.cache_compilations`.
       peak_flops: of a device, for the MFU; see `flanx.plan.utilisation`.
       profile: steps to trace, "10:13"; see `flanx.xprof`.
-      trackers: what follows the run, beside metrics.jsonl and TensorBoard; see `flanx.tracker`.
+      trackers: what follows the run, besides metrics.jsonl and TensorBoard; see `flanx.tracker`.
 
     Raises:
       UserError: for bad input, a changed run without `fork`, a loss that is not finite.
@@ -227,7 +227,7 @@ def check_run_metadata(folder: pathlib.Path, metadata: Mapping[str, Any], fork: 
         if not fork:
             raise UserError(
                 f"{folder} is another run: {few}. Give the old values again, choose another MODEL_DIR, or bind "
-                "train.fork = True to go on with the new ones"
+                "train.fork = True to continue with the new ones"
             )
         print(f"{folder.name}: resumes as another run: {few}")
     if jax.process_count() > 1:

@@ -118,7 +118,7 @@ def describe(patterns: Sequence[str], params: Any) -> str:
 
 
 def with_adapter(model: Any, adapter: Adapter, patterns: Sequence[str] | None) -> Any:
-    """A model with an adapter. Raises UserError where it takes none, and for patterns beside it."""
+    """A model with an adapter. Raises UserError where it takes none, and for patterns together with one."""
     if patterns is not None:
         raise UserError("ADAPTER and TRAINABLE exclude each other: an adapter alone is trained, all else is frozen")
     if not hasattr(model, "adapter"):

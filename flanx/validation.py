@@ -54,7 +54,7 @@ class ValidationConfig:
         `validation`; None or [] for nothing.
       examples: of each task at most; None: as many as take about 2% of the run's time, of 512 examples in all on.
       period: steps between two validations; None: those between two evaluations. There is one at the end always.
-      patience: validations in a row without a loss below the best so far, after which the run ends; None: it goes on.
+      patience: validations in a row without a loss below the best so far, after which the run ends; None: it continues.
       keep_best: keep the state with the lowest loss in MODEL_DIR/best.
     """
 
@@ -218,7 +218,7 @@ class Validator:
         )
 
     def __call__(self, step: int, state: TrainState, watch: Watch) -> bool:
-        """Validates and writes the record, where that is due after the step; the run goes on."""
+        """Validates and writes the record, where that is due after the step; the run continues."""
         if step == self._train_steps or (self._period and step and step % self._period == 0):
             watch.flush(state.params)
             with watch.during("evaluation"):

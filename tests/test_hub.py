@@ -217,7 +217,7 @@ def test_a_parent_of_the_hub_is_recorded_and_compared_on_resume(here, tmp_path, 
     assert f"has moved since the run began, from revision {SHA} to {LATER}; its weights" in capsys.readouterr().out
     weights = (here.folder / "model.safetensors").read_bytes()
     (here.folder / "model.safetensors").write_bytes(weights[:-1] + b"\x3f")
-    with pytest.raises(UserError, match=f"to {LATER}: give hf:org/small@{SHA} to go on, or another MODEL_DIR"):
+    with pytest.raises(UserError, match=f"to {LATER}: give hf:org/small@{SHA} to resume, or another MODEL_DIR"):
         train.parent_metadata(tmp_path / "run", parent)
     hub.expect_unmoved(f"hf:org/small@{SHA}", record["initial_checkpoint_source"])
     pinned = record | {"initial_checkpoint_path": f"hf:org/small@{SHA}"}
@@ -251,7 +251,7 @@ def test_a_run_records_its_parent_of_the_hub_and_notices_that_it_moved(here, tmp
     (here.folder / "model.safetensors").write_bytes(weights[:-1] + b"\x3f")
     assert run(steps=3) == 2
     err = capsys.readouterr().err.rpartition("\nflanx train: ")[2]
-    assert f"to {LATER}: give hf:org/small@{SHA} to go on, or another MODEL_DIR" in err and len(err.splitlines()) == 1
+    assert f"to {LATER}: give hf:org/small@{SHA} to resume, or another MODEL_DIR" in err and len(err.splitlines()) == 1
     hub.expect_unmoved(f"hf:org/small@{SHA}", record["initial_checkpoint_source"])
     assert files.read_json(tmp_path / "run" / "run.json") == record
 

@@ -53,7 +53,7 @@ class TextStream:
             most = max(most, next(starts, 0))
         if self._line_break and most:
             whole = text[: len(text) - most].rstrip(" ")
-            # the mark may become whole: then what is left is followed by a line break, which a stop text may go on with
+            # the mark may become whole: a line break then follows what is left, and a stop text may contain it
             broken = f"{whole}\n"
             held = (n - 1 for each in self._stop for n in range(len(each), 0, -1) if broken.endswith(each[:n]))
             most = len(text) - len(whole) + max(held, default=0)

@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="DIR",
-        help="scores of `flanx evaluate` for the export's card, beside the run's own; may be given again",
+        help="scores of `flanx evaluate` for the export's card, in addition to the run's own; may be given again",
     )
     parser.add_argument(
         "--verify", action="store_true", help="compare logits with transformers; exit status 1 if not equal"

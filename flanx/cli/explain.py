@@ -23,7 +23,7 @@ class Setting:
       value: as written, macros resolved.
       locations: [(file and line, value as written there)], in order; the last holds. Empty: the parameter's default.
       uses: what refers to the macro.
-      annotation, meaning: the parameter's type and its line in the docstring; of a macro, the comment beside it.
+      annotation, meaning: the parameter's type and its line in the docstring; of a macro, the comment in its line.
     """
 
     name: str

@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--learning_rate", type=flag(float, RANGES["learning_rate"]), help="constant (5e-4; 1e-3 of --lora)"
     )
     parser.add_argument(
-        "--lora", type=flag(int, COUNT), metavar="RANK", help="train adapters of this rank beside the frozen checkpoint"
+        "--lora", type=flag(int, COUNT), metavar="RANK", help="train adapters of this rank, the checkpoint frozen"
     )
     for name, value in LENGTHS.items():
         parser.add_argument(

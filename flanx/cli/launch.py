@@ -242,8 +242,8 @@ def print_plan(backend: Backend, planned: str, built: Sequence[Sequence[str]]) -
 def confirm() -> None:
     """Asks before spending. Raises UserError for anything but yes, and where nobody can be asked."""
     if not sys.stdin.isatty():
-        raise UserError("nobody can be asked here: give --yes to go on, or --dry_run to look only")
-    if input("go on? [y/N] ").strip().lower() not in ("y", "yes"):
+        raise UserError("nobody can be asked here: give --yes to continue, or --dry_run to look only")
+    if input("continue? [y/N] ").strip().lower() not in ("y", "yes"):
         raise UserError("nothing was made")
 
 

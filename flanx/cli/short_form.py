@@ -67,7 +67,7 @@ FLAGS: Mapping[str, Mapping[str, Flag]] = {
         ),
     },
 }
-# flags beside gin files, which they add a binding to
+# flags next to gin files, which they add a binding to
 BESIDE: Mapping[str, Mapping[str, Flag]] = {
     "train": {"profile": Flag("train.profile", "first and last step of a trace for xprof, as 10:13, in MODEL_DIR")}
 }
@@ -76,7 +76,7 @@ NEEDED = {"infer": ("prompts", "output"), "evaluate": ("suites",)}
 
 
 def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
-    """The flags of a command beside its gin files, and those that may stand for the files."""
+    """The flags of a command next to its gin files, and those that may stand for the files."""
     for name, each in BESIDE.get(command, {}).items():
         parser.add_argument(f"--{name}", type=each.kind, help=each.meaning, metavar=name.upper())
     if command not in FLAGS:

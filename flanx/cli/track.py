@@ -15,7 +15,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=path_flag, metavar="RUN", help="the folder or bucket of a training run (MODEL_DIR)")
     names = ", ".join(tracker.TRACKERS)
     parser.add_argument("--to", required=True, action="append", metavar="NAME", help=f"{names}; repeatable")
-    parser.add_argument("--follow", action="store_true", help="go on until the standard input ends, as a training does")
+    parser.add_argument(
+        "--follow", action="store_true", help="continue until the standard input ends, as a training does"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -97,7 +97,7 @@ def read_model(
             )
         return given
     if given is not None:
-        raise UserError(f"MODEL: {checkpoint} is named beside a {type(given).__name__}; give one of them")
+        raise UserError(f"MODEL: {checkpoint} is given together with a {type(given).__name__}; give one of them")
     changed: dict[str, Any] = {"dropout_rate": dropout_rate, "dtype": dtype}
     return dataclasses.replace(found, **{name: value for name, value in changed.items() if value is not None})
 

@@ -75,7 +75,7 @@ ACTIVATIONS = {  # feed_forward_proj -> flanx's mlp_activations
     "silu": ("silu",),
     "gelu_new": ("gelu",),
 }
-# what config.json may say of the computation beside sizes and activation, and what flanx computes
+# what config.json may say of the computation besides sizes and activation, and what flanx computes
 _COMPUTED: Mapping[str, Any] = {
     "layer_norm_epsilon": 1e-6,
     "relative_attention_num_buckets": 32,

@@ -25,7 +25,7 @@ CONFIG, WEIGHTS = hub.ADAPTER, "adapter_model.safetensors"
 BASE = "base"  # the folder inside that holds the base, where it is written with the adapter
 PREFIX = "base_model.model."
 PARTS = {"a": "lora_A.weight", "b": "lora_B.weight", "magnitude": "lora_magnitude_vector"}
-FINGERPRINT = "base_fingerprint"  # in flanx's own note beside them
+FINGERPRINT = "base_fingerprint"  # in flanx's own note next to them
 # what would change the computation, and the only values that are computed here
 _PLAIN: dict[str, tuple[Any, ...]] = {
     "peft_type": ("LORA",),

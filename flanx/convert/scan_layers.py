@@ -137,7 +137,7 @@ def stack(tensors: LazyTensors) -> dict[str, LazyTensor]:
 
 
 def _by_layer(tensors: LazyTensors) -> tuple[dict[str, LazyTensor], dict[tuple[str, str], list[LazyTensor]]]:
-    """Tensors outside of layers by name; the others by what stands before and behind `layers_<i>/`, in order."""
+    """Tensors outside of layers by name; the others by what is before and after `layers_<i>/`, in order."""
     rest: dict[str, LazyTensor] = {}
     layers: dict[tuple[str, str], dict[int, LazyTensor]] = defaultdict(dict)
     for name, tensor in tensors.items():

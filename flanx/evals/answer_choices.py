@@ -140,9 +140,9 @@ def _letters(text: str, options: Options) -> list[Mention]:
             continue
         if value.upper() in (options or LETTERS):
             found.append(Mention(match.start(), match.end(), value.upper()))
-            beside = re.match(r"/([A-Z])(?!\w)", text[match.end() :])  # B/C
-            if beside and beside[1] in (options or LETTERS):
-                found.append(Mention(match.end() + 1, match.end() + 2, beside[1]))
+            second = re.match(r"/([A-Z])(?!\w)", text[match.end() :])  # B/C
+            if second and second[1] in (options or LETTERS):
+                found.append(Mention(match.end() + 1, match.end() + 2, second[1]))
     if not found and (alone := re.fullmatch(r"\W*([A-Za-z])\W*", text)) and alone[1].upper() in (options or LETTERS):
         found = [Mention(0, len(text), alone[1].upper())]
     return found

@@ -31,7 +31,7 @@ MAX_UNKNOWN = 0.05  # share of unknown tokens in prompts or gold answers from wh
 NO_VOCABULARY = "n/a (vocabulary)"
 NOT_SCORED = "n/a (toxicity not scored)"
 _NAMED = 3  # scores named for each version
-PASSAGE_METRICS = ("f1", "unicode_exact", "unicode_f1")  # beside SQuAD's exact match: its F1, and both in a fairer form
+PASSAGE_METRICS = ("f1", "unicode_exact", "unicode_f1")  # besides exact match: F1, and both in a fairer form
 
 
 _RECORD = {"suites": dict[str, dict[str, Any]], "run": dict[str, Any], "run.versions": dict[str, str]}

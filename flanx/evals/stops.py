@@ -1,6 +1,6 @@
 """Where an output ends although the model continues: at the label of a next question.
 
-A stop text that begins with a letter is a label ("Q:", "Frage:"): it ends an output wherever it stands outside a word,
+A stop text that begins with a letter is a label ("Q:", "Frage:"): it ends an output wherever it is outside a word,
 with any white space before it and before its colon, and with a colon of either width. T5's SentencePiece turns line
 breaks into blanks and wide colons into narrow ones, so nothing may depend on them. Any other stop text ("\\n") counts
 as it is written. None counts at the very beginning of an output, white space aside.

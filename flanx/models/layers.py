@@ -57,7 +57,7 @@ class Numerics:
 
     Attributes:
       kernels: "plain", or "tuned" for those of `flanx.kernels`.
-      adapter: what is trained beside frozen parameters, or None; those are of the type `stored`.
+      adapter: what is trained in addition to frozen parameters, or None; those are of the type `stored`.
     """
 
     activations: str = "float32"
@@ -520,7 +520,7 @@ class LinenModel:
       attention: "auto", "exact", "fused" or "blockwise"; see `attend`.
       kernels: "plain", which every transformation of jax takes, or "tuned", those of `flanx.kernels`: faster on a CPU,
         gradients in reverse mode alone. The numbers are the same, so it is left out of a run's identity (`repr`).
-      adapter: what is trained beside frozen parameters, which the trainer sets; None: all parameters are the model's.
+      adapter: what is trained next to frozen parameters, set by the trainer; None: all parameters are the model's.
     """
 
     dropout_rate: float = 0.0

@@ -153,5 +153,5 @@ def _texts(item: str | Mapping[str, Any]) -> list[str]:
 
 def _flags(gin_files: Sequence[str], bindings: Sequence[str], search_paths: str) -> list[str]:
     more = [f"--gin_search_paths={search_paths}"] if search_paths else []
-    more += [] if files.verifying else ["--no_verify"]  # what the sweep was told counts for its runs and its stores
+    more += [] if files.verifying else ["--no_verify"]  # a flag of the sweep holds for its runs and its stores
     return [*(f"--gin_file={file}" for file in gin_files), *more, *(f"--gin.{binding}" for binding in bindings)]

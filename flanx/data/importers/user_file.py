@@ -60,7 +60,7 @@ def declare(output: pathlib.Path, name: str, block: str, extra: str = "") -> Non
 
 
 def write_made(path: pathlib.Path, content: str, dry_run: bool = False) -> None:
-    """Writes a whole file of ours, and beside it `.<name>.made` with the hash of what was written.
+    """Writes a whole file of ours, and next to it `.<name>.made` with the hash of what was written.
 
     Raises UserError where the file that is there has another hash or none: it was edited, or is not of our making.
     """

@@ -2,7 +2,7 @@
 
 A source is one (task, style) with its weight. Time is cut into chunks of about DRAWS draws. Before chunk c, source s
 has been drawn floor(w_s c DRAWS + u_s) times, u_s a seeded offset in [0, 1): its share is exact to one draw at every
-chunk, for ever, and where it stands is known without state. Inside a chunk the draws of all sources are shuffled, each
+chunk, for ever, and its position is known without state. Inside a chunk the draws of all sources are shuffled, each
 source keeping its own order. That order is a keyed permutation of its examples, another one in every epoch, computed
 point by point.
 

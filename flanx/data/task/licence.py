@@ -43,7 +43,7 @@ def parse(asked: str) -> frozenset[str]:
         if name not in ORDER and name not in _CLASS:
             raise UserError(
                 f"no licence or class '{name}'{nearest(name, [*ORDER, *_CLASS])}; classes are {', '.join(ORDER)}, "
-                "licences are written as CC-BY-SA-4.0, and commas stand between them"
+                "licences are written as CC-BY-SA-4.0, with commas between them"
             )
     return frozenset(names)
 
