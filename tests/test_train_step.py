@@ -1,4 +1,4 @@
-"""The step: sharded equals unsharded, microbatches equal the whole batch, and what the compiler made of the rules."""
+"""The step: sharded equals unsharded, microbatches the whole batch, what the compiler made of the rules; the loss."""
 
 import dataclasses
 import functools
@@ -15,7 +15,7 @@ import pytest
 from flanx import optim, partition
 from flanx.errors import UserError
 from flanx.models import palm, t5
-from flanx.train_step import Trainer, TrainState
+from flanx.train_step import Trainer, TrainState, correct_tokens, cross_entropy_with_z_loss
 
 # no two sizes are the same, so that a shape in a program tells what it is
 ROWS, INPUTS, TARGETS, EMBED, MLP, VOCAB = 8, 16, 12, 24, 40, 56
@@ -289,3 +289,50 @@ def test_the_gradient_is_divided_by_target_tokens_or_by_a_number() -> None:
     assert by_tokens["grad_norm"] == pytest.approx(whole["grad_norm"] / 12, rel=1e-6)
     assert by_seven["grad_norm"] == pytest.approx(whole["grad_norm"] / 7, rel=1e-6)
     assert by_tokens["loss"] == whole["loss"]  # metrics are sums
+
+
+@pytest.mark.parametrize(("z_loss", "smoothing"), [(0.0, 0.0), (1e-2, 0.0), (0.0, 0.1), (1e-2, 0.1)])
+def test_loss_and_gradient_follow_the_definition(z_loss: float, smoothing: float) -> None:
+    draws = np.random.default_rng(0)
+    logits = jnp.asarray(3 * draws.standard_normal((2, 5, 7)), jnp.float32)
+    targets = jnp.asarray(draws.integers(0, 7, (2, 5)))
+    weights = jnp.array([[1, 1, 0, 1, 1], [1, 1, 1, 0, 0]])
+    smooth = jax.nn.one_hot(targets, 7) * (1 - smoothing) + (1 - jax.nn.one_hot(targets, 7)) * smoothing / 6
+
+    def plain(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
+        log_z = jnp.log(jnp.sum(jnp.exp(logits), axis=-1))
+        divergence = jnp.sum(smooth * (jnp.log(smooth + 1e-20) - logits), axis=-1) + log_z
+        z = z_loss * log_z**2
+        return jnp.sum((divergence + z) * weights), jnp.sum(z * weights)
+
+    def mine(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
+        loss, z = cross_entropy_with_z_loss(logits, targets, weights, z_loss, smoothing)
+        return jnp.sum(loss), jnp.sum(z)
+
+    for part in range(2):
+        np.testing.assert_allclose(mine(logits)[part], plain(logits)[part], rtol=1e-5, atol=1e-6)
+    for mix in ((1.0, 0.0), (0.3, 0.7)):
+        gradients = [
+            jax.grad(lambda x, f=f, mix=mix: sum(m * v for m, v in zip(mix, f(x), strict=True)))(logits)
+            for f in (mine, plain)
+        ]
+        np.testing.assert_allclose(*gradients, atol=1e-5)
+
+
+def hits(*arguments: jax.Array) -> jax.Array:
+    return jnp.sum(correct_tokens(*arguments))
+
+
+def test_correct_tokens_counts_weighted_hits() -> None:
+    logits = jnp.array([[[0.0, 2.0, 1.0], [5.0, 2.0, 1.0], [0.0, 0.0, 9.0]]])
+    targets = jnp.array([[1, 1, 2]])
+    assert hits(logits, targets, jnp.array([[1, 1, 1]])) == 2
+    assert hits(logits, targets, jnp.array([[1, 1, 0]])) == 1
+
+
+def test_a_tie_is_correct_for_the_first_of_the_largest_as_argmax_has_it() -> None:
+    logits = jnp.asarray(np.random.default_rng(0).integers(0, 3, (4, 50, 5)), jnp.float32)
+    targets, ones = jnp.asarray(np.random.default_rng(1).integers(0, 5, (4, 50))), jnp.ones((4, 50))
+    assert hits(logits, targets, ones) == jnp.sum(jnp.argmax(logits, axis=-1) == targets)
+    assert hits(jnp.zeros((1, 2, 3)), jnp.array([[0, 1]]), jnp.ones((1, 2))) == 1
+    assert hits(jnp.full((1, 1, 3), jnp.nan), jnp.zeros((1, 1), int), jnp.ones((1, 1))) == 0
