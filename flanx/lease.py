@@ -9,14 +9,13 @@ that finds another generation than its own (`Lease.confirm`).
 import contextlib
 import json
 import os
-import pathlib
 import secrets
-import socket
 import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
+from flanx import process
 from flanx.errors import UserError
 from flanx.storage import ABSENT, Storage, Unreachable
 
@@ -37,7 +36,7 @@ class Lease:
 
     def __init__(self, folder: Storage, on_lost: Callable[[UserError], None]) -> None:
         self._folder, self._on_lost = folder, on_lost
-        self._record: dict[str, Any] = {"token": secrets.token_hex(8), "beat": 0, **_process(os.getpid())}
+        self._record: dict[str, Any] = {"token": secrets.token_hex(8), "beat": 0, **process.describe(os.getpid())}
         self._generation = ABSENT
         self._mutex, self._ended = threading.Lock(), threading.Event()
 
@@ -133,22 +132,9 @@ def is_alive(folder: Storage) -> bool:
     return time.monotonic() - _seen[str(folder)][1] < LEASE_S
 
 
-def _process(number: int) -> dict[str, Any]:
-    """What tells a process of this machine from all others, as far as the system says it."""
-    with contextlib.suppress(OSError, IndexError):
-        boot = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        state, *values = pathlib.Path(f"/proc/{number}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-        space, started = os.readlink("/proc/self/ns/pid"), values[18] if state != "Z" else None  # Z: ended, not reaped
-        return {"host": socket.gethostname(), "pid": number, "started": started, "machine": f"{boot} {space}"}
-    return {"host": socket.gethostname(), "pid": number}
-
-
 def _is_gone(record: dict[str, Any]) -> bool:
     """Whether a process of this machine is known to have ended."""
-    number, own = record.get("pid"), _process(os.getpid())
-    if not isinstance(number, int) or "machine" not in own or record.get("machine") != own["machine"]:
-        return False
-    return _process(number).get("started") != record.get("started")
+    return process.is_here(record) and not process.is_running(record)
 
 
 def _read(content: bytes) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -41,6 +42,10 @@ _RETRIES = {"max_retries": 4, "initial_delay": "0.3s", "max_delay": "3s"}
 
 class Unreachable(UserError):
     """A bucket that gives no answer or asks to wait: the same call may succeed later."""
+
+
+class NoBucket(UserError):
+    """There is no bucket of that name."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,6 +135,14 @@ class Storage:
         stamp = self._do("write", lambda store: store.write(file, content, if_equal=expected), file, limit)
         return stamp.generation or None
 
+    def expect_bucket(self) -> None:
+        """Raises NoBucket where there is no such bucket, UserError where it cannot be written; by an object that is
+        deleted again: to a list, a read and a write on another condition a missing bucket of Google's is an empty one.
+        """
+        name = f".flanx.{secrets.token_hex(4)}"
+        self.put(name, b"", ABSENT)
+        self.remove(name)
+
     def remove(self, file: str) -> None:
         """Deletes a file of a bucket; one that is not there too."""
         self._do("delete", lambda store: store.write(file, None), file)
@@ -205,7 +218,7 @@ def _explain(what: str, named: str, error: Exception) -> UserError:
         if re.search(r"PERMISSION_DENIED|UNAUTHENTICATED|code='40[13]'", text):
             return UserError(f"{named}: this machine's credentials may not {what} it; they need {_ROLES[named[:2]]}")
         if "NOT_FOUND" in text:
-            return UserError(f"{named}: there is no bucket {bucket}; make it, or give the address of one that exists")
+            return NoBucket(f"{named}: there is no bucket {bucket}; make it, or give the address of one that exists")
         if any(status in text for status in _WAITS):
             return Unreachable(f"{named}: the bucket does not {what} it at present ({brief(error)}); try again later")
     return UserError(f"cannot {what} {named} ({brief(error)})")

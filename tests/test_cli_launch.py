@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 
+from flanx import process
 from flanx.cli import launch as cli
 from flanx.cli import main
 from flanx.errors import UserError
 from flanx.launch import code, estimate, local, record
+from tests import bucket_case
 from tests.recorded import Recorder
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "launch"
@@ -160,10 +162,22 @@ def test_questions_about_launches_that_are_not_there(here, capsys):
     folder = pathlib.Path("out/launches/old")
     record.Record("old", "local", folder).write(stage=record.ENDED)
     text = (folder / record.FILE).read_text()
-    for broken, message in ((text.replace('"pid"', '"pld"'), "of another version"), ("[", "damaged")):
+    for broken, message in ((text.replace('"stage"', '"stege"'), "of another version"), ("[", "damaged")):
         (folder / record.FILE).write_text(broken)
         assert main.main(["launch", "status", "old"]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_a_damaged_record_hides_no_other_launch(here, capsys):
+    for name in ("a", "b", "c"):
+        record.Record(name, "local", pathlib.Path("out/launches") / name).write(stage=record.ENDED)
+    pathlib.Path("out/launches/b/launch.json").write_text('{"name": 5}')
+    for flags in ([], ["--json"]):
+        assert main.main(["launch", "list", *flags]) == 1
+        out, err = capsys.readouterr()
+        assert err.startswith("flanx: out/launches/b/launch.json is damaged: 'name' is 5") and err.count("\n") == 1
+        names = [each["name"] for each in json.loads(out)] if flags else [row[0] for row in out.splitlines()[1:]]
+        assert names == ["a", "c"]
 
 
 # ---- sweeps ----------------------------------------------------------------------------------------------------------
@@ -199,7 +213,7 @@ def test_a_launch_that_another_process_begins_is_refused(here, capsys):
     record.Record("one", "local", own).write(stage=record.MAKING, text="ships code and files")
     kept = json.loads((own / record.FILE).read_text())
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
-        (own / record.FILE).write_text(json.dumps(kept | {"pid": other.pid}))
+        (own / record.FILE).write_text(json.dumps(kept | {"process": process.describe(other.pid)}))
         words = ["launch", "local", "train", "--gin_file=runs/train.gin", "--name=one", "--yes"]
         assert main.main(words) == 2
         assert "the launch one has not ended (ships code and files)" in capsys.readouterr().err
@@ -211,6 +225,15 @@ def test_a_sweeps_folder_of_another_version(here, capsys):
     (folder / "sweep.json").write_text('{"out_dir": "out/x", "axis": {}}')
     assert main.main(["launch", "local", "sweeps/demo.gin", "--yes", "--gin.OUT_DIR='out/x'"]) == 2
     assert "out/x holds a sweep of another version" in capsys.readouterr().err
+    with bucket_case.service() as service:
+        for name, message in (
+            ("bucket", "gs://bucket/x holds a sweep of another"),
+            ("nobody", "there is no bucket gs://"),
+        ):
+            service.objects["x/runs/a/run.json"] = b"{}", 5
+            flags = ["--yes", f"--gin.OUT_DIR='gs://{name}/x'"]
+            assert main.main(["launch", "local", "sweeps/demo.gin", *flags]) == 2
+            assert message in capsys.readouterr().err
 
 
 @pytest.mark.slow

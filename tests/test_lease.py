@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from flanx import lease
+from flanx import lease, process
 from flanx.errors import UserError
 from flanx.lease import Lease, LeaseLost
 from flanx.storage import ABSENT, Storage, open_storage
@@ -56,7 +56,7 @@ def test_a_lease_that_is_not_renewed_is_taken_over_after_its_time_and_not_before
 def test_the_lease_of_a_process_that_ended_on_this_machine_is_taken_at_once(folder: Storage, monkeypatch):
     monkeypatch.setattr(lease, "LEASE_S", 60.0)
     with subprocess.Popen(["sleep", "60"]) as ended:
-        record = {"token": "x", "beat": 1, **lease._process(ended.pid)}
+        record = {"token": "x", "beat": 1, **process.describe(ended.pid)}
         ended.kill()
     folder.put(lease.NAME, json.dumps(record).encode(), ABSENT)
     mine, began = Lease(folder, fails), time.monotonic()

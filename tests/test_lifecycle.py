@@ -13,8 +13,10 @@ from collections.abc import Callable
 
 import pytest
 
+from flanx import process
 from flanx.cli import main
-from flanx.launch import code, estimate, lifecycle, local, record
+from flanx.launch import cleanup, code, estimate, lifecycle, local, record
+from tests import bucket_case
 from tests.recorded import Recorder
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -147,6 +149,19 @@ def test_a_refused_request(cloud, capsys, said, repair):
     assert said in err and repair in err and stage() == record.ENDED
 
 
+def test_the_bucket_of_the_run_is_looked_at_before_anything_is_made(cloud, monkeypatch, capsys):
+    monkeypatch.setattr(estimate, "operative_config", lambda *_: ("SEED = 1\n", place))
+    cloud.answer("queued-resources describe", NOT_FOUND)
+    with bucket_case.service() as service:
+        place = "gs://nobody/run"
+        assert launch("tpu-vm") == 2
+        assert "there is no bucket gs://nobody" in capsys.readouterr().err and not cloud.count("create")
+        place, service.fault = "gs://bucket/run", lambda method, path: 403  # the hosts may be allowed what we are not
+        tpu_vm(cloud, NOT_FOUND, {"out": '{"state": {"state": "FAILED"}}'})
+        assert launch("tpu-vm") == 2 and cloud.count("create") == 1
+        assert "every restart will count as one without progress: gs://bucket/run" in capsys.readouterr().err
+
+
 def test_a_request_that_fails_in_the_queue(cloud, capsys):
     failed = {"out": '{"state": {"state": "FAILED", "failedData": {"error": {"message": "no more capacity"}}}}'}
     tpu_vm(cloud, failed)
@@ -274,6 +289,31 @@ def test_a_jobset_from_its_queue_through_a_restart_to_its_end(cloud, capsys):
     assert cloud.count("delete --ignore-not-found jobset/run-1 configmap/run-1") == 1
 
 
+def test_a_jobset_that_is_restarted_no_more_is_made_again_while_there_is_progress(cloud, tmp_path, monkeypatch, capsys):
+    leave(tmp_path, 2)
+    ended = '{"status": {"conditions": [{"type": "Failed", "status": "True", "reason": "%s", "message": "no more"}]}}'
+    over = {"out": ended % "ReachedMaxRestarts"}
+    cloud.answer("get jobset", {"status": 1, "err": "NotFound"}, over, {"out": '{"status": {}}'}, over)
+    cloud.answer("get pods", {"out": '{"items": []}'})
+    make = lifecycle._make
+
+    def made(*arguments) -> None:
+        make(*arguments)
+        leave(tmp_path, 4) if cloud.count("kubectl create") == 1 else None
+
+    monkeypatch.setattr(lifecycle, "_make", made)
+    assert launch("jobset") == 1  # the second one brought nothing newer
+    said = capsys.readouterr().err
+    assert "run-1: starts again from step 4, after no more" in said and said.count("starts again") == 1
+    assert cloud.count("kubectl create") == 2 and cloud.count("delete --ignore-not-found jobset/run-1") == 2
+    cloud.answer("get jobset", {"out": ended % "FailJobSetFailurePolicyAction"})
+    asked = [["kubectl", "get", "jobset"], ["kubectl", "get", "pods"]]
+    record.Record("run-1", "jobset", pathlib.Path("out/launches/run-1"), questions=asked).write(stage=record.MADE)
+    assert main.main(["launch", "status", "run-1"]) == 1 and "run-1: failed (no more)" in capsys.readouterr().out
+    cloud.answer("get jobset", over)
+    assert main.main(["launch", "status", "run-1"]) == 1
+
+
 def test_an_image_that_is_missing(cloud, capsys):
     cloud.answer("get jobset", {"status": 1, "err": "NotFound"}, {"out": '{"status": {}}'})
     waiting = '{"status": {"containerStatuses": [{"state": {"waiting": {"reason": "ImagePullBackOff"}}}]}}'
@@ -375,11 +415,17 @@ def test_the_words_of_a_batch_script_are_quoted(cloud, tmp_path):
     (cloud.folder / "scontrol").write_text((cloud.folder / "git").read_text())
     (cloud.folder / "scontrol").chmod(0o755)
     script = "out/launches/run-1/files/job.sbatch"
-    for count, requeued in (("0", 1), ("3", 1)):  # after --restarts=3 no more
-        env = {**os.environ, "SLURM_JOB_ID": "77", "SLURM_RESTART_COUNT": count}
+    requeued = 0
+    # (its restarts so far, the checkpoint that it leaves, whether it goes on): --restarts=3 without a newer one
+    ends = [(0, 0, 1), (1, 0, 1), (2, 4, 1), (3, 0, 1), (4, 0, 1), (5, 0, 1), (6, 0, 0), (0, 0, 1), (1, 12, 1)]
+    for count, step, goes_on in ends:
+        if step:
+            leave(tmp_path, step)
+        env = {**os.environ, "SLURM_JOB_ID": "77", "SLURM_RESTART_COUNT": str(count)}
         done = subprocess.run(["bash", script], env=env, capture_output=True, text=True, check=False)
-        assert done.stdout.splitlines() == HOSTILE and done.returncode == 75
-        assert cloud.count("scontrol requeue 77") == requeued
+        assert done.stdout.splitlines() == HOSTILE and done.returncode == 75 and not done.stderr
+        requeued += goes_on
+        assert cloud.count("scontrol requeue 77") == requeued, (count, step)
     assert not list(tmp_path.rglob("OWNED"))
 
 
@@ -399,6 +445,7 @@ def test_processes_side_by_side_with_their_logs(cloud, monkeypatch, capsys):
     stand_in(monkeypatch, "echo process $i")
     assert run_local("--processes=3") == 0
     assert sorted(capsys.readouterr().out.splitlines()[-3:]) == [f"[{i}] process {i}" for i in range(3)]
+    assert len({child["pid"] for child in record.read(pathlib.Path("out/launches/run-1")).children}) == 3
     assert main.main(["launch", "logs", "run-1"]) == 0
     assert capsys.readouterr().out.splitlines() == [f"[{i}] process {i}" for i in range(3)]
 
@@ -426,6 +473,29 @@ def test_nothing_outlives_the_launcher(cloud, monkeypatch):
     for pid in pathlib.Path("pids").read_text().split():
         with pytest.raises(ProcessLookupError):
             os.kill(int(pid), 0)
+
+
+def test_stop_touches_no_process_that_has_the_number_of_a_gone_launcher(cloud, tmp_path, capsys):
+    folder = pathlib.Path("out/launches/run-1")
+    record.Record("run-1", "local", folder).write(stage=record.MADE)
+    kept = json.loads((folder / record.FILE).read_text())
+    with subprocess.Popen(["sleep", "60"]) as innocent:
+        reused = process.describe(innocent.pid) | {"started": "1"}
+        (folder / record.FILE).write_text(json.dumps(kept | {"process": reused, "children": [reused]}))
+        assert main.main(["launch", "stop", "run-1"]) == 0
+        assert innocent.poll() is None and stage() == record.ENDED
+        innocent.kill()
+
+
+def test_stop_ends_what_a_killed_launcher_left_running(cloud, monkeypatch, tmp_path, capsys):
+    folder = pathlib.Path("out/launches/run-1")
+    stubborn = ["bash", "-c", "trap '' TERM; echo ready; while :; do sleep 0.1; done"]
+    with subprocess.Popen(stubborn, stdout=subprocess.PIPE, start_new_session=True) as child:
+        assert child.stdout and child.stdout.readline() == b"ready\n"
+        record.Record("run-1", "local", folder).write(stage=record.MADE, children=[process.describe(child.pid)])
+        cleanup.stop(record.read(folder), limit=0.3)
+        assert child.wait(10) == -signal.SIGKILL and stage() == record.ENDED
+    assert f"ends process {child.pid}, which outlived its launcher" in capsys.readouterr().err
 
 
 def test_stop_ends_a_launch_through_the_process_that_drives_it(cloud, monkeypatch, tmp_path):

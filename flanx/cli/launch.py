@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 
@@ -22,6 +23,7 @@ from flanx.launch.record import ENDED, LEFT, MADE, Record
 from flanx.launch.target import FILE, KEYS, read
 from flanx.plan import hardware
 from flanx.settings import COUNT, MOST_SECONDS, NATURAL, Range, flag
+from flanx.storage import BUCKETS, open_storage
 
 BACKENDS: dict[str, type[Backend]] = {
     "xpk": kubernetes.Xpk,
@@ -277,7 +279,10 @@ def launch_sweep(args: argparse.Namespace) -> int:
     try:
         return subprocess.run(command, check=False).returncode
     finally:
-        for one in records(args.folder):
+        found, wrong = records(args.folder)
+        for error in wrong:
+            print(f"launch: {error}", file=sys.stderr)
+        for one in found:
             if one.stage in (MADE, LEFT):
                 print(f"launch: {one.name} is not ended ({one.text}): flanx launch stop {one.name}", file=sys.stderr)
 
@@ -295,24 +300,41 @@ def point_flags(args: argparse.Namespace) -> list[str]:
 
 def check_sweep_folder(args: argparse.Namespace) -> None:
     """Raises UserError for a folder that holds a sweep which this version cannot read."""
-    from flanx.sweep.grid import GIN, RUNS, recorded  # noqa: PLC0415  (read only for a sweep)
+    from flanx.sweep.grid import GIN, RECORD, RUNS, recorded  # noqa: PLC0415  (read only for a sweep)
 
-    folder = pathlib.Path(estimate.sweep_folder(args.gin_file, args.bindings, args.gin_search_paths.split(",")))
-    if (folder / GIN).exists() or (folder / RUNS).is_dir():
-        try:
-            recorded(folder)
-        except UserError as error:
-            raise UserError(
-                f"{folder} holds a sweep of another version: give another OUT_DIR, or that version\n{error}"
-            ) from error
+    where = estimate.sweep_folder(args.gin_file, args.bindings, args.gin_search_paths.split(","))
+    with tempfile.TemporaryDirectory() as copy:
+        folder = pathlib.Path(where)
+        if where.startswith(BUCKETS):
+            bucket, folder = open_storage(where), pathlib.Path(copy)
+            bucket.expect_bucket()
+            if (bucket / RUNS).keys():
+                (folder / RUNS).mkdir()
+            for name in (GIN, RECORD):
+                if (content := bucket.find(name)) is not None:
+                    (folder / name).write_bytes(content)
+        if (folder / GIN).exists() or (folder / RUNS).is_dir():
+            try:
+                recorded(folder)
+            except UserError as error:
+                text = str(error).replace(copy, where)
+                raise UserError(
+                    f"{where} holds a sweep of another version: give another OUT_DIR, or that version\n{text}"
+                ) from error
 
 
 # ---- questions -------------------------------------------------------------------------------------------------------
 
 
-def records(folder: str) -> list[Record]:
-    """All launches of a folder."""
-    return [record.read(pathlib.Path(folder) / name) for name in record.names(folder)]
+def records(folder: str) -> tuple[list[Record], list[UserError]]:
+    """All launches of a folder, and what is wrong with the records that cannot be read."""
+    found, wrong = [], []
+    for name in record.names(folder):
+        try:
+            found.append(record.read(pathlib.Path(folder) / name))
+        except UserError as error:
+            wrong.append(error)
+    return found, wrong
 
 
 def named(args: argparse.Namespace) -> Record:
@@ -323,20 +345,22 @@ def named(args: argparse.Namespace) -> Record:
 
 
 def list_(args: argparse.Namespace) -> int:
-    """Prints all launches, by their records."""
-    found = records(args.folder)
+    """Prints all launches, by their records; 1 where one cannot be read, which is named."""
+    found, wrong = records(args.folder)
+    for error in wrong:
+        print(f"flanx: {error}", file=sys.stderr)
     if args.json:
         print(
             json.dumps([{k: str(v) if k == "folder" else v for k, v in vars(each).items()} for each in found], indent=1)
         )
-        return 0
+        return 1 if wrong else 0
     rows = []
     for each in found:
         began = time.strftime("%Y-%m-%d %H:%M", time.localtime(each.started)) if each.started else ""
         rows.append([each.name, each.program, each.topology, each.commit, began, each.stage, each.text])
     columns = ("name", "program", "chips", "commit", "started", "stage", "last known")
     print_table(columns, rows, left=columns[1:])
-    return 0
+    return 1 if wrong else 0
 
 
 def status(args: argparse.Namespace) -> int:
@@ -354,7 +378,8 @@ def status(args: argparse.Namespace) -> int:
         print(f"{each.name}: {word}" + (f" ({text})" if text else "") + by)
         if each.stage == LEFT:
             print("left behind; remove it with\n  " + "\n  ".join(shown(words) for words in each.remove))
-    return 1 if each.stage == LEFT or state == State.FAILED or each.status else 0
+    has_failed = state == State.FAILED or (state == State.LOST and BACKENDS[each.program].keeps_run)
+    return 1 if each.stage == LEFT or has_failed or each.status else 0
 
 
 def logs(args: argparse.Namespace) -> int:

@@ -1,11 +1,13 @@
 """Giving back what a launch made, and saying what could not be given back."""
 
+import contextlib
 import os
 import re
 import signal
 import time
 from collections.abc import Sequence
 
+from flanx import process
 from flanx.errors import UserError
 from flanx.launch.job import Words, shown
 from flanx.launch.program import run, say
@@ -35,7 +37,7 @@ def give_back(record: Record, commands: Sequence[Words]) -> None:
 
 
 def stop(record: Record, limit: float) -> None:
-    """Ends a launch: through the process that drives it, or else by the commands of its record.
+    """Ends a launch: through the process that drives it, or else what it left running and by its record's commands.
 
     Raises UserError where something is left, or the process is there after `limit` seconds.
     """
@@ -49,6 +51,19 @@ def stop(record: Record, limit: float) -> None:
                 )
             time.sleep(0.2)
         return
+    _end_children(record, limit)
     give_back(record, record.remove)
     if record.remove:
         raise UserError(f"{record.name}: {len(record.remove)} commands failed; see above, and try again")
+
+
+def _end_children(record: Record, limit: float) -> None:
+    """Ends what a driver that was killed had started for the hosts: each is the first of a session of its own."""
+    over = time.monotonic() + limit
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        for child in filter(process.is_running, record.children):
+            say(f"{record.name}: ends process {child['pid']}, which outlived its launcher")
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child["pid"], number)
+        while any(map(process.is_running, record.children)) and time.monotonic() < over:
+            time.sleep(0.2)

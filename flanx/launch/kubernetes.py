@@ -21,6 +21,7 @@ JOBSET_LABEL = "jobset.sigs.k8s.io/jobset-name"
 TOGETHER = "--cluster_timeout=900"  # pods start minutes apart: nodes are made, images pulled
 USER = 1000  # of the image, to whom the bucket is mounted
 NO_IMAGE = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
+MAX_RESTARTS = "ReachedMaxRestarts"  # jobset, pkg/constants/constants.go
 SPOT = {"cloud.google.com/gke-spot": "true"}
 
 
@@ -222,8 +223,10 @@ class JobSet(Backend):
             return State.UNKNOWN, "kubectl's answer is no JobSet"
         for condition in status.get("conditions", []):
             if condition.get("status") == "True" and condition.get("type") in ("Completed", "Failed"):
-                done = condition["type"] == "Completed"
-                return (State.DONE if done else State.FAILED), condition.get("message", condition["type"])
+                end = State.DONE if condition["type"] == "Completed" else State.FAILED
+                if condition.get("reason") == MAX_RESTARTS:
+                    end = State.LOST
+                return end, condition.get("message", condition["type"])
         reasons = [reason for pod in listed for reason in _waiting(pod)]
         if wrong := next((reason for reason in reasons if reason in NO_IMAGE), ""):
             return State.FAILED, f"{wrong}: the image cannot be pulled; make it with --build, or correct the target"

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import NamedTuple
 
+from flanx import process
 from flanx.coordination import LOST
 from flanx.errors import UserError
 from flanx.launch.backend import Backend, State
@@ -16,7 +17,7 @@ from flanx.launch.cleanup import give_back
 from flanx.launch.job import Words
 from flanx.launch.program import Result, Streams, require, run, say
 from flanx.launch.record import ENDED, MADE, MAKING, Record
-from flanx.storage import open_storage
+from flanx.storage import BUCKETS, NoBucket, open_storage
 
 # exit statuses after which the same command resumes: another process lost, a save hung, preempted; ssh's lost
 # connection; killed, as a shell says it and as this process sees it
@@ -63,6 +64,13 @@ def check(backend: Backend) -> None:
             raise UserError(f"{each.repair}\n({each.words[0]}: {result.last})")
         if each.free and not result.status and result.out.strip():
             raise UserError(each.repair)
+    if backend.job.model_dir.startswith(BUCKETS):
+        try:
+            open_storage(backend.job.model_dir).expect_bucket()
+        except NoBucket:
+            raise
+        except UserError as error:  # the hosts may have credentials of their own
+            say(f"{backend.job.name}: every restart will count as one without progress: {error}")
 
 
 def advised(text: str) -> str:
@@ -213,6 +221,7 @@ def _attempt(backend: Backend, record: Record) -> Ended:
     record.write(text="running")
     streams = Streams(backend.hosts(), record.folder / "logs", backend.environment())
     try:
+        record.write(children=[process.describe(each.pid) for each in streams.processes.values()])
         statuses = streams.wait(backend.job.grace)
     except BaseException:
         streams.stop(backend.job.grace)
@@ -239,8 +248,26 @@ def newest_step(model_dir: str) -> int | None:
 
 
 def _follow(backend: Backend, record: Record, period: float) -> int:
-    """Streams the run's log until its end; a stream that is cut is opened again."""
-    _make(backend, record)
+    """Makes the job and follows it; one that its service restarts no more is made again after a newer checkpoint."""
+    job = backend.job
+    newest = newest_step(job.model_dir) or 0
+    while True:
+        _make(backend, record)
+        state, text = _streamed(backend, record, period)
+        step = newest_step(job.model_dir) or 0
+        if state != State.LOST or step <= newest:
+            break
+        say(f"{job.name}: starts again from step {step}, after {text}")
+        newest = step
+        for words in backend.discard():
+            run(words)
+    if state != State.DONE:
+        say(advised(f"{job.name}: {state.value}: {text}"))
+    return 0 if state == State.DONE else 1
+
+
+def _streamed(backend: Backend, record: Record, period: float) -> tuple[State, str]:
+    """Streams the job's log until its end, whose state it returns; a stream that is cut is opened again."""
     streams: Streams | None = None
     try:
         for state, text in _states(backend, record, period):
@@ -248,12 +275,10 @@ def _follow(backend: Backend, record: Record, period: float) -> int:
                 if streams is not None:
                     say("the log's stream was cut; it is opened again")
                 streams = Streams(backend.hosts(resumed=streams is not None), record.folder / "logs")
-            if state in (State.DONE, State.FAILED, State.ABSENT):
+            if state in (State.DONE, State.FAILED, State.ABSENT, State.LOST):
                 if streams is not None:
                     streams.wait(min(period, 10.0), lambda: True)
-                if state != State.DONE:
-                    say(advised(f"{backend.job.name}: {state.value}: {text}"))
-                return 0 if state == State.DONE else 1
+                return state, text
     finally:
         if streams is not None:
             streams.stop(1.0)

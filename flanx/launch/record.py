@@ -4,12 +4,12 @@ import dataclasses
 import json
 import os
 import pathlib
-import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flanx
+from flanx import process
 from flanx.errors import UserError, nearest
 from flanx.files import check_types, read_json, write_atomic
 
@@ -17,7 +17,8 @@ FOLDER, FILE = "out/launches", "launch.json"
 MAKING, MADE, LEFT, ENDED = "making", "made", "left behind", "ended"
 TYPES = {
     "name": str, "program": str, "identifier": str, "stage": str, "text": str, "command": list[str], "commit": str,
-    "topology": str, "version": str, "started": float, "at": float, "pid": int, "host": str, "status": int | None,
+    "topology": str, "version": str, "started": float, "at": float, "process": dict[str, Any],
+    "children": list[dict[str, Any]], "status": int | None,
     "questions": list[list[str]], "logs": list[list[str]], "remove": list[list[str]],
 }  # fmt: skip
 
@@ -32,6 +33,7 @@ class Record:
       stage: MAKING before anything is asked for, MADE when there may be hosts, LEFT where they could not be given back,
         ENDED when nothing is left.
       text: the last state in words; status: the exit status of the launch once it has ended.
+      process: the one that wrote the record last (`flanx.process`); children: those that it started for the hosts.
       questions, logs, remove: commands for its state, its log, and its end.
     """
 
@@ -47,8 +49,8 @@ class Record:
     version: str = flanx.__version__
     started: float = 0.0
     at: float = 0.0
-    pid: int = 0
-    host: str = ""
+    process: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    children: Sequence[Mapping[str, Any]] = ()
     status: int | None = None
     questions: Sequence[Sequence[str]] = ()
     logs: Sequence[Sequence[str]] = ()
@@ -58,22 +60,20 @@ class Record:
         """Changes the record and replaces its file."""
         for name, value in changes.items():
             setattr(self, name, value)
-        self.at, self.pid, self.host = time.time(), os.getpid(), socket.gethostname()
+        self.at, self.process = time.time(), process.describe(os.getpid())
         values = {key: value for key, value in vars(self).items() if key != "folder"}
         write_atomic(self.folder / FILE, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
 
     @property
     def is_driven(self) -> bool:
         """Whether the process that wrote it last still runs on this machine."""
-        if self.host != socket.gethostname() or self.pid in (0, os.getpid()) or self.stage == ENDED:
-            return False
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return False
-        except PermissionError:
-            return True
-        return True
+        is_other = self.pid != os.getpid() and self.stage != ENDED
+        return is_other and process.is_running(self.process)
+
+    @property
+    def pid(self) -> int:
+        """The number of the process that wrote it last."""
+        return self.process.get("pid", 0)
 
 
 def read(folder: pathlib.Path) -> Record:

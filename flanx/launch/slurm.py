@@ -55,12 +55,22 @@ class Slurm(Backend):
         program = ["flanx"] if image else [sys.executable, "-m", "flanx"]
         folder = str((job.folder / "files").resolve())
         run = ["srun", "--kill-on-bad-exit=1", "--label", *container, *program, *job.command(folder)]
+        saved = shown([f"{job.model_dir or folder}/checkpoints"])
         script = (
             "#!/bin/bash\n# Written by `flanx launch slurm`; its options are on sbatch's command line.\n"
-            f"set -uo pipefail\n{exports}{shown(run)}\nstatus=$?\n"
+            f"set -uo pipefail\n{exports}"
+            f"newest() {{ ls {saved} 2>/dev/null | sed -n 's/^checkpoint_\\([0-9]*\\)$/\\1/p' | sort -n | tail -n 1 | "
+            "grep . || echo 0; }\n"
+            f"progress={shown([f'{folder}/progress'])} # the newest checkpoint, ends in a row without a newer one\n"
+            '[ "${SLURM_RESTART_COUNT:-0}" -gt 0 ] || echo "$(newest) 0" >"$progress"\n'
+            f"{shown(run)}\nstatus=$?\n"
             "case $status in\n"
             "  70 | 74 | 75 | 137 | 143) # a node lost, a save hung, time up: it goes on\n"
-            f'    [ "${{SLURM_RESTART_COUNT:-0}}" -lt {job.restarts} ] && scontrol requeue "$SLURM_JOB_ID" ;;\n'
+            '    read -r before stalled <"$progress"\n'
+            "    after=$(newest)\n"
+            '    if [ "$after" -gt "$before" ]; then stalled=0; else stalled=$((stalled + 1)); fi\n'
+            '    echo "$after $stalled" >"$progress"\n'
+            f'    [ "$stalled" -le {job.restarts} ] && scontrol requeue "$SLURM_JOB_ID" ;;\n'
             'esac\nexit "$status"\n'
         )
         return {**super().files(), "job.sbatch": script}

@@ -1,0 +1,46 @@
+"""What tells a process of this machine from all others: numbers come again, after a reboot too."""
+
+import contextlib
+import os
+import pathlib
+import socket
+from collections.abc import Mapping
+from typing import Any
+
+
+def describe(number: int) -> dict[str, Any]:
+    """A process as a record names it: {"host", "pid"}, and where Linux says them its start ("started": clock ticks
+    after the boot, None for one that has ended) and the boot with the namespace of its number ("machine")."""
+    with contextlib.suppress(OSError, IndexError):
+        boot = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        space, started = os.readlink("/proc/self/ns/pid"), None
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            stat = pathlib.Path(f"/proc/{number}/stat").read_text(encoding="utf-8", errors="replace")
+            state, *values = stat.rpartition(")")[2].split()
+            started = values[18] if state != "Z" else None  # Z: ended, not reaped
+        return {"host": socket.gethostname(), "pid": number, "started": started, "machine": f"{boot} {space}"}
+    return {"host": socket.gethostname(), "pid": number}
+
+
+def is_here(record: Mapping[str, Any]) -> bool:
+    """Whether a record's process is, or was, one of this machine since its last boot, as far as the system says it."""
+    own = describe(os.getpid())
+    return "machine" in own and record.get("machine") == own["machine"] and isinstance(record.get("pid"), int)
+
+
+def is_running(record: Mapping[str, Any]) -> bool:
+    """Whether the very process of a record still runs on this machine; by its number alone where the system, or an
+    older record, says no more."""
+    if "machine" in record:
+        started = record.get("started")
+        return is_here(record) and started is not None and describe(record["pid"]).get("started") == started
+    number = record.get("pid")
+    if record.get("host") != socket.gethostname() or not isinstance(number, int) or number <= 0:
+        return False
+    try:
+        os.kill(number, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,32 @@
+"""Processes by more than their numbers."""
+
+import os
+import subprocess
+
+import pytest
+
+from flanx import process
+
+
+def test_a_process_is_known_until_it_ends():
+    with subprocess.Popen(["sleep", "60"]) as other:
+        record = process.describe(other.pid)
+        assert process.is_here(record) and process.is_running(record)
+        assert not process.is_running(record | {"host": "h", "machine": "another boot"})
+        other.kill()
+    assert not process.is_running(record) and not process.is_running({"host": record["host"], "pid": other.pid})
+
+
+def test_a_number_that_came_again_is_another_process():
+    own = process.describe(os.getpid())
+    if "machine" not in own:
+        pytest.skip("the system does not say when a process began")
+    assert process.is_running(own) and not process.is_running(own | {"started": str(int(own["started"]) - 1)})
+    assert not process.is_running(own | {"started": None})
+
+
+def test_a_record_without_more_is_known_by_its_number():
+    named = {"host": process.describe(1)["host"], "pid": os.getpid()}
+    assert process.is_running(named) and not process.is_running(named | {"host": "another"})
+    for pid in (0, -1, 2**80, "5", None):
+        assert not process.is_running(named | {"pid": pid})
