@@ -10,7 +10,7 @@ complete files or none:
   NAME.parts/<series>.<offset>, and become NAME at the end. The newest series that has a part 0 is the file;
 - a checkpoint is sent when Orbax has given its folder the final name: every process sends its own files, then the first
   one the checksums of all, and `_CHECKPOINT_METADATA` last: a folder without it is no checkpoint;
-- done.json and scores.json follow all other files;
+- done.json, scores.json, a store's manifest.json and the records of its parts follow all other files;
 - `.flanx.index` names the files, for a listing that is late.
 
 At the start all files are copied, of checkpoints the newest alone; the others are copied when they are asked for.
@@ -29,11 +29,11 @@ import zlib
 from collections.abc import Callable
 from typing import Any
 
-from flanx import files
+from flanx import files, lease
 from flanx.errors import UserError
 from flanx.files import CHECKSUMS
 from flanx.lease import Lease
-from flanx.storage import ABSENT, LEAST_SPEED, Storage, Unreachable, is_file_name, patiently
+from flanx.storage import ABSENT, COPY_S, LEAST_SPEED, Storage, Unreachable, is_file_name, patiently
 
 PERIOD_S = 10.0  # seconds between two looks at what has changed
 AT_ONCE = 4  # objects that are sent or copied
@@ -46,7 +46,10 @@ _OURS = re.compile(r"(.*/)?(\.flanx\.[^/]*|([^/]*\.)?lock|[^/]*\.\d+\.part)|.*or
 _PART = re.compile(r"(.+)\.parts/(\d+)\.(\d+)")
 _GROWS = re.compile(r".*(\.jsonl|\.part|/events\.out\.tfevents\.[^/]*)")
 _LEFT = re.compile(rf"{STEP.pattern}|damaged/")  # in the bucket, when files are copied
-_LATE = re.compile(r"(.*/)?(done\.json|scores\.json)")
+_LATE = re.compile(r"(.*/)?(done\.json|scores\.json|manifest\.json|parts/.*\.json)")
+_OF_RUN = ("run.json", "config.gin")  # while they are there, another run refuses the folder
+_BIG = re.compile(r".*\.(npy|tokens)")  # of stores: up to VOLUME bytes
+VOLUME = 1 << 30
 
 
 @dataclasses.dataclass
@@ -124,7 +127,7 @@ class Mirror:
             if content is not None:
                 break
         if content is None:
-            content = self._get(name)
+            content = self._get(name, VOLUME if _BIG.fullmatch(name) else 0)
         if content is not None:
             files.write_atomic(self.path / name, content, durable=False)
             self._sent[name] = Sent(len(content), zlib.crc32(content), _stamp(self.path / name), number, count)
@@ -323,6 +326,28 @@ class Mirror:
         patiently(self.give_back)
         patiently(lambda: self.pull(checkpoints=False))
 
+    def move(self, source: pathlib.Path, target: pathlib.Path) -> None:
+        """Renames a folder of the copy, here and in the bucket, checkpoints included.
+
+        All of it is copied before anything is deleted, what makes it a run that is done, or can be resumed, first: a
+        kill in between leaves the old folder, or one that counts as another run's. Its lease is not part of it."""
+        old, new = (path.relative_to(self.path).as_posix() for path in (source, target))
+        names = {name for name in (self.folder / old).keys() if name != lease.NAME}  # noqa: SIM118  (a method of ours)
+
+        def copy(name: str) -> None:
+            content, _ = patiently(lambda: self.folder.get(f"{old}/{name}", COPY_S))
+            if content is not None:
+                limit = ANSWER_S + len(content) / LEAST_SPEED
+                patiently(lambda: self.folder.put(f"{new}/{name}", content, ABSENT, limit))
+
+        self._each(copy, names)
+        for name in sorted(names, key=_removed):
+            patiently(lambda name=name: self._remove(f"{old}/{name}"))  # type: ignore[misc]
+        source.rename(target)
+        self._parts = {name: parts for name, parts in self._parts.items() if not name.startswith(f"{old}/")}
+        for name in [name for name in self._sent if name.startswith(f"{old}/")]:
+            self._sent[f"{new}{name.removeprefix(old)}"] = self._sent.pop(name)
+
     # ---- its life ----------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
@@ -377,6 +402,11 @@ class Mirror:
 
 def _part(name: str, series: int, offset: int) -> str:
     return f"{name}.parts/{series:06}.{offset:015}"
+
+
+def _removed(name: str) -> tuple[int, str]:
+    """The order in which the files of a run are deleted."""
+    return 0 if _LATE.fullmatch(name) else 1 if name.endswith(MARKER) else 3 if name in _OF_RUN else 2, name
 
 
 def _parsed(content: bytes | None) -> Any:

@@ -17,6 +17,7 @@ from flanx.data.store.shard import Shard
 from flanx.data.task import render
 from flanx.data.task import tables as task_tables
 from flanx.errors import UserError
+from tests import bucket_case
 
 TASKS = ("mini_a", "mini_b", "mini_c")
 ROWS = 40
@@ -346,6 +347,72 @@ def test_held_out_tasks_belong_to_no_store(tables, tmp_path):
         run(tmp_path, tasks="mini_b")
     run(tmp_path)
     assert set(store.open_store(tmp_path / "store").tasks) == {"mini_a"}
+
+
+# ---- a store in a bucket ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def service(tmp_path, monkeypatch):
+    monkeypatch.setenv("FLANX_CACHE", str(tmp_path / "cache"))
+    with bucket_case.service() as found:
+        yield found
+
+
+def run_in_bucket(tmp_path: pathlib.Path, **changes) -> build.Report:
+    asked = {"tasks": "mini", "data_dir": str(tmp_path / "data"), "workers": 0, "quiet": True, "styles": ["zsopt"]}
+    return build.build_store("gs://bucket/out/store", **asked | changes)
+
+
+def objects(service: bucket_case.Service) -> dict[str, bytes]:
+    """The store's files in the bucket, by name."""
+    found = {name.removeprefix("out/store/"): content for name, (content, _) in service.objects.items()}
+    assert found.pop(".flanx.index") and not any("/" in name or "lease" in name for name in found)
+    return found
+
+
+def test_a_store_is_built_and_completed_in_a_bucket(tables, tmp_path, service):
+    report = run_in_bucket(tmp_path, tasks="mini_a")
+    assert (report.path, report.built) == ("gs://bucket/out/store", 1)
+    wrote = [path for method, path in service.asked if method == "POST"]
+    first = {kind: min(i for i, path in enumerate(wrote) if kind in path) for kind in ("tokens.npy", "manifest.json")}
+    assert first["tokens.npy"] < first["manifest.json"]
+    report = run_in_bucket(tmp_path)
+    assert (report.built, report.kept) == (2, 1) and not list((tmp_path / "cache" / "mirrors").iterdir())
+    run(tmp_path)
+    assert objects(service) == content(tmp_path / "store")
+    assert store.verify("gs://bucket/out/store").hash == report.hash
+
+
+def test_a_build_into_a_bucket_that_died_goes_on_with_what_was_sent(tables, tmp_path, service, monkeypatch):
+    run(tmp_path)
+    monkeypatch.setattr(assemble, "assemble", lambda *_: (_ for _ in ()).throw(UserError(f"{_[0]}: no")))
+    with pytest.raises(UserError, match=r"^gs://bucket/out/store: no$"):
+        run_in_bucket(tmp_path)
+    assert (
+        "out/store/manifest.json" not in service.objects
+        and "out/store/parts/mini_a/zsopt-0-0of1.json" in service.objects
+    )
+    monkeypatch.undo()
+    monkeypatch.setenv("FLANX_CACHE", str(tmp_path / "cache_of_another_machine"))
+    monkeypatch.setenv("FLANX_TABLES", str(tables))
+    monkeypatch.setenv("TENSORSTORE_GCS_HTTP_URL", service.url)
+    monkeypatch.setenv("GOOGLE_AUTH_TOKEN_FOR_TESTING", "none")
+    report = run_in_bucket(tmp_path)
+    assert (report.built, report.kept) == (0, 3) and objects(service) == content(tmp_path / "store")
+
+
+def test_what_is_refused_leaves_a_bucket_as_it_was(tables, tmp_path, service):
+    with pytest.raises(UserError, match="Beam's workers share a disk; build it there and copy it"):
+        run_in_bucket(tmp_path, runner="beam")
+    with pytest.raises(UserError, match="no task could be built"):
+        run_in_bucket(tmp_path, data_dir=str(tables))
+    assert not service.objects
+    service.objects["out/store/run.json"] = b"{}", 5
+    service.asked.clear()
+    with pytest.raises(UserError, match=r"gs://bucket/out/store is no token store and not empty \(it holds run.json\)"):
+        run_in_bucket(tmp_path)
+    assert [method for method, _ in service.asked] == ["GET"] and len(service.objects) == 1
 
 
 # Builds in children of one program, each killed at its n-th touch of the store's folder (open, rename, remove, ...),

@@ -1,6 +1,8 @@
 """`flanx sweep`: what it refuses, its dry run, its report, and real runs under it."""
 
+import argparse
 import csv
+import dataclasses
 import os
 import pathlib
 import random
@@ -12,13 +14,13 @@ import time
 
 import pytest
 
-from flanx import config, files
+from flanx import bucket, config, files
 from flanx.cli import sweep as command
 from flanx.cli.main import main
 from flanx.errors import UserError
 from flanx.sweep import dependencies, report
 from flanx.sweep.grid import Sweep
-from tests import run_case
+from tests import bucket_case, run_case
 
 
 def sweep_gin(folder: pathlib.Path, *more: str) -> str:
@@ -136,6 +138,26 @@ def test_points_done_with_other_settings_are_named_kept_or_set_aside_and_run_aga
     assert sweep(3, "--redo") == 0 and sorted(log.read_text().split()) == ["a", "a", "b", "b"]
     assert '"step": 2' in (folder / "a.1" / "done.json").read_text() and not (folder / "a.2").exists()
     assert (folder / "a" / "done.json").read_text() == "{}"
+
+
+def test_points_in_a_bucket_are_set_aside_there_unless_another_driver_is_at_work(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("FLANX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(dependencies, "changed", lambda points, _: {point.name: ["x"] for point in points})
+    grid = Sweep(out_dir="gs://bucket/out", gin_files=["runs/train.gin"], axes={"s": {"a": []}})
+    args = argparse.Namespace(keep=False, redo=True, gin_search_paths="")
+    with bucket_case.service() as service:
+        service.objects |= {f"out/runs/a/{name}": (b"{}", 5) for name in ("done.json", "run.json", "checkpoints/x")}
+        before = dict(service.objects)
+        for held in ("out/runs/a/.flanx.lease", "out/drivers/a/.flanx.lease"):
+            service.objects[held] = b'{"pid": 5, "host": "far"}', 6
+            with bucket.copied([grid.out_dir]) as (copy,), pytest.raises(UserError, match="a: another driver runs it"):
+                command.settle_changed(dataclasses.replace(grid, out_dir=copy).points(), args)
+            del service.objects[held]
+            assert service.objects == before
+        with bucket.copied([grid.out_dir]) as (copy,):
+            command.settle_changed(dataclasses.replace(grid, out_dir=copy).points(), args)
+        assert {name.replace("/a.1/", "/a/") for name in service.objects} == set(before)
+    assert capsys.readouterr().out == "a: set aside as gs://bucket/out/runs/a.1\n"
 
 
 def test_no_verify_of_a_sweep_counts_for_its_runs(tmp_path, monkeypatch):

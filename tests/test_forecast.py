@@ -7,14 +7,15 @@ import sys
 
 import pytest
 
+from flanx import bucket
 from flanx.cli import sweep as cli
 from flanx.errors import UserError
 from flanx.laws import prediction
-from flanx.sweep import forecast, grid
+from flanx.sweep import forecast, grid, scheduler
 from flanx.sweep.dependencies import Parent
 from flanx.sweep.scheduler import Launcher
 from flanx.sweep.state import State
-from tests import sweep_maker
+from tests import bucket_case, sweep_maker
 
 COUNTS = (1, 3, 9, 27, 60)
 LATE = [{"size": ["d2"], "tasks": [60]}]
@@ -49,6 +50,36 @@ def test_late_cells_run_last_and_their_prediction_is_written_before(sweep, capsy
     before = (out / prediction.FILE).read_text()
     assert run(sweep, capsys).count("predicted:") == 0  # what has run is not predicted again
     assert (out / prediction.FILE).read_text() == before
+
+
+def test_drivers_in_a_bucket_write_one_chain_before_the_late_cells_run(sweep, tmp_path, monkeypatch):
+    """Another driver may write between this one's reading and writing."""
+    first, late = forecast.split(sweep, sweep.points(), {})
+    scheduler.run_points(first, 2, "", sweep_maker.no_show, (sys.executable, "-c", STAND_IN))
+    kept = {p.relative_to(tmp_path).as_posix(): p.read_bytes() for p in (tmp_path / "out").rglob("*") if p.is_file()}
+    monkeypatch.setenv("FLANX_CACHE", str(tmp_path / "cache"))
+    predicted, others = forecast._predicted, []
+
+    def meanwhile(*arguments):
+        lines, new = predicted(*arguments)
+        if others:
+            text = prediction.text(prediction.extended([], others.pop()(new)))
+            service.objects["out/predictions.json"] = text.encode(), 777
+        return lines, new
+
+    monkeypatch.setattr(forecast, "_predicted", meanwhile)
+    with bucket_case.service() as service:
+        for other, own in ((lambda new: [new[0] | {"score": "another"}], 1), (lambda new: new, 0)):
+            service.objects.clear()
+            service.objects |= {name: (content, 5) for name, content in kept.items()}
+            others.append(other)
+            with bucket.copied(["gs://bucket/out"]) as (copy,):
+                here = dataclasses.replace(sweep, out_dir=copy)
+                lines = forecast.write(here, late, forecast.planned(late, ""))
+                made = prediction.read(pathlib.Path(copy) / prediction.FILE)
+                assert service.objects["out/predictions.json"][0] == prediction.text(made).encode()
+            assert len(made) == 1 + own and made[-1]["cell"] == "d2_60"
+            assert lines[-1:] == ["written before these cells run: gs://bucket/out/predictions.json"] * own
 
 
 def test_what_only_runs_know_is_no_variable_of_a_prediction(sweep, capsys):

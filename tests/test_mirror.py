@@ -5,6 +5,7 @@ import json
 import pathlib
 import re
 import shutil
+import urllib.parse
 
 import pytest
 
@@ -255,3 +256,25 @@ def test_a_bucket_that_is_silent_for_a_while_is_waited_for(service, tmp_path: pa
     assert there(service) == ["a"] and not answers
     assert INDEX in open_storage("gs://bucket/run").children()
     one.lease.release()
+
+
+def test_a_folder_is_moved_whole_and_what_makes_it_a_run_goes_first(service, tmp_path: pathlib.Path):
+    marker = f"checkpoints/checkpoint_2/{MARKER}"
+    names = ["config.gin", "run.json", "done.json", "a.txt", marker, "checkpoints/checkpoint_2/default/x"]
+    names.append("metrics.jsonl.parts/000001.000000000000000")
+    service.objects |= {f"run/runs/a/{name}": (name.encode(), 5) for name in [*names, ".flanx.lease"]}
+    own = Mirror(open_storage("gs://bucket/run"), tmp_path / "copy", writes=False)
+    own.path.mkdir()
+    own.pull(checkpoints=False)
+    own.move(own.path / "runs" / "a", own.path / "runs" / "a.1")
+    assert there(service) == ["runs/a.1/" + name for name in sorted(names)] + ["runs/a/.flanx.lease"]
+    assert service.objects[f"run/runs/a.1/{marker}"][0] == marker.encode()
+    paths = [urllib.parse.unquote(path.partition("?")[0]) for method, path in service.asked if method == "DELETE"]
+    gone = [path.partition("run/runs/a/")[2] for path in paths]
+    assert gone[:2] == ["done.json", marker] and gone[-2:] == ["config.gin", "run.json"] and len(gone) == len(names)
+    assert (own.path / "runs" / "a.1" / "run.json").exists() and not (own.path / "runs" / "a").exists()
+    service.asked.clear()
+    own.give_back()
+    assert not service.asked  # what was moved is not sent again
+    own.pull(checkpoints=False)
+    assert (own.path / "runs" / "a.1" / "metrics.jsonl").exists()

@@ -89,8 +89,7 @@ def _build(args: argparse.Namespace) -> int:
             "version of flanx's rendering; name them in a build to make them again"
         )
     if report.failed:
-        folder = pathlib.Path(report.path) / build.FAILED
-        print(f"{len(report.failed)} tasks failed; details in {folder}", file=sys.stderr)
+        print(f"{len(report.failed)} tasks failed; details in {report.path}/{build.FAILED}", file=sys.stderr)
     return report.status
 
 

@@ -27,7 +27,7 @@ from flanx.sweep.dependencies import Dependencies, Parent
 from flanx.sweep.grid import GIN, RECORD, Point, Sweep, record
 from flanx.sweep.results import Outcome
 from flanx.sweep.scheduler import Launcher, Status, log_path, parse_launcher, run_points
-from flanx.sweep.state import DONE, FAILED, RETRYING, RUNNING, State
+from flanx.sweep.state import DONE, FAILED, RETRYING, RUNNING, State, inheritable_lock
 from flanx.train_metrics import last_metrics
 
 
@@ -68,9 +68,6 @@ def run(args: argparse.Namespace) -> int:
     parse_gin(args)
     sweep, text = config.make(Sweep), config.text()
     with bucket.copied([sweep.out_dir], may_be_empty=True) as folders:
-        if files.mirrors and (args.redo or sweep.predict_first):
-            what = "--redo, which renames folders," if args.redo else "predict_first, which takes one driver at a time,"
-            raise UserError(f"{what} is for a sweep on a disk; give another OUT_DIR than {sweep.out_dir}")
         return _run(args, dataclasses.replace(sweep, out_dir=folders[0]), text)
 
 
@@ -115,7 +112,19 @@ def settle_changed(points: Sequence[Point], args: argparse.Namespace) -> None:
         if point.name in changed:
             names = (f"{point.name}.{n}" for n in itertools.count(1))
             aside = next(n for n in names if n not in taken and not point.folder.with_name(n).exists())
-            print(f"{point.name}: set aside as {point.folder.rename(point.folder.with_name(aside))}")
+            set_aside(point, point.folder.with_name(aside))
+
+
+def set_aside(point: Point, aside: pathlib.Path) -> None:
+    """Renames the folder of a point. Raises UserError where another driver of a sweep in a bucket is at work there."""
+    if mirror := files.mirror_of(point.folder):
+        with inheritable_lock(point.folder / "lock") as held:
+            if held is None:
+                raise UserError(f"{point.name}: another driver runs it or sets it aside; wait for that")
+            mirror.move(point.folder, aside)
+    else:
+        point.folder.rename(aside)
+    print(f"{point.name}: set aside as {files.shown(aside)}")
 
 
 def chosen(points: Sequence[Point], patterns: Sequence[str] | None) -> list[Point]:

@@ -91,17 +91,28 @@ def read(path: pathlib.Path) -> list[Entry]:
 def append(path: pathlib.Path, new: Sequence[Entry]) -> list[Entry]:
     """Adds the entries that are not there yet, and returns all. What a cell, score and data were given stays."""
     with lock(path.with_suffix(".lock")):
-        found = read(path)
-        known = {_same(entry) for entry in found}
-        made = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        for each in new:
-            if _same(each) in known:
-                continue
-            last = found[-1]["hash"] if found else FIRST
-            entry = dict(each) | {"made": made, "flanx": flanx.__version__, "previous": last}
-            found.append(json.loads(json.dumps(entry | {"hash": _hash(entry)})))
-        write_atomic(path, json.dumps(found, indent=1) + "\n")
+        found = extended(read(path), new)
+        write_atomic(path, text(found))
     return found
+
+
+def extended(found: Sequence[Entry], new: Sequence[Entry]) -> list[Entry]:
+    """The entries of a file with those that are not there yet, chained and dated."""
+    found = list(found)
+    known = {_same(entry) for entry in found}
+    made = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    for each in new:
+        if _same(each) in known:
+            continue
+        last = found[-1]["hash"] if found else FIRST
+        entry = dict(each) | {"made": made, "flanx": flanx.__version__, "previous": last}
+        found.append(json.loads(json.dumps(entry | {"hash": _hash(entry)})))
+    return found
+
+
+def text(found: Sequence[Entry]) -> str:
+    """The content of the file of these entries."""
+    return json.dumps(found, indent=1) + "\n"
 
 
 def _same(entry: Mapping[str, Any]) -> tuple[str, ...]:

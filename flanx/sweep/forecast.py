@@ -4,6 +4,7 @@ import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
 
+from flanx import files
 from flanx.errors import UserError, nearest
 from flanx.laws import law as laws
 from flanx.laws import prediction
@@ -65,15 +66,35 @@ def planned(points: Sequence[Point], search_paths: str) -> dict[str, dict[str, f
 def write(sweep: Sweep, late: Sequence[Point], planned: law_cells.Places) -> list[str]:
     """Predicts the late cells that have not run, appends them to predictions.json, and says so in lines.
 
-    The laws see the other cells alone. What has been predicted stays as it was; what has run is not predicted.
+    The laws see the other cells alone. What has been predicted stays as it was; what has run is not predicted. In a
+    bucket the entries are there when this returns, in one chain however many drivers write them.
     """
     path = pathlib.Path(sweep.out_dir) / prediction.FILE
-    made = prediction.read(path)
+    mirror = files.mirror_of(path)
+    while mirror:
+        mirror.refresh()  # what other drivers have measured
+        mirror.fetch(path)
+        made = prediction.read(path)
+        lines, new = _predicted(sweep, late, planned, made)
+        if not new or mirror.offer(path, prediction.text(prediction.extended(made, new)).encode()):
+            break
+    else:
+        lines, new = _predicted(sweep, late, planned, prediction.read(path))
+        if new:
+            prediction.append(path, new)
+    return [*lines, *([f"written before these cells run: {files.shown(path)}"] if new else [])]
+
+
+def _predicted(
+    sweep: Sweep, late: Sequence[Point], planned: law_cells.Places, made: Sequence[prediction.Entry]
+) -> tuple[list[str], list[prediction.Entry]]:
+    """(lines, the entries to write) of what is not among those that are made."""
     outcomes = results.collect(sweep, State(sweep.out_dir).statuses(sweep.points()))
     means = statistics.mean_scores(sweep, outcomes)
     axes = list(statistics.axes(sweep))
     names = {"_".join(point.labels[axis] for axis in axes) for point in late}
-    lines, new = [], []
+    lines: list[str] = []
+    new: list[prediction.Entry] = []
     for score, cells in law_cells.cells(sweep, means.values(), outcomes, planned).items():
         known = {entry["cell"] for entry in made if entry["score"] == score}
         wanted = [c for c in cells if c.name in names - known and not c.values]
@@ -89,10 +110,7 @@ def write(sweep: Sweep, late: Sequence[Point], planned: law_cells.Places) -> lis
         predicted = law.predict(wanted)
         new += prediction.entries(score, law.choice, predicted)
         lines += [told(law, each) for each in predicted]
-    if new:
-        prediction.append(path, new)
-        lines.append(f"written before these cells run: {path}")
-    return lines
+    return lines, new
 
 
 def told(law: Law, each: laws.Predicted) -> str:

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from flanx import settings
+from flanx import bucket, settings
 from flanx.data import vocabulary as vocabularies
 from flanx.data.store import assemble, beam_runner, build_worker
 from flanx.data.store.build_job import RENDERING_VERSION, Job
@@ -28,9 +28,9 @@ from flanx.data.store.selection import AS_IS, KEPT, PlannedTask, find, plan, pla
 from flanx.data.store.shard import PARTS, Shard, read_metadata, written_part
 from flanx.data.task import select, sources
 from flanx.errors import UserError, nearest
-from flanx.files import local_path, lock
+from flanx.files import local_folder, local_path, lock, shown
 from flanx.progress import Progress
-from flanx.storage import local_tree
+from flanx.storage import BUCKETS, local_tree, open_storage
 
 OF_SUITES = ("sample", "hub", "tfds")  # a DATA_DIR that only suites read; a sweep gives its stores the same
 RUNNERS = ("processes", "beam")
@@ -76,7 +76,7 @@ def build_store(
     validation_examples: int = 100,
     quiet: bool = False,
 ) -> Report:
-    """Builds or completes the store in `store_dir`.
+    """Builds or completes the store in `store_dir`, a folder or a URL of a bucket.
 
     Args:
       tasks: names of tasks, collections, named mixtures, patterns (`niv2_*`), or the user's own SeqIO tasks.
@@ -106,7 +106,6 @@ def build_store(
     if renderings < 1:
         raise UserError(f"renderings {renderings}: 1 or more")
     started = time.monotonic()
-    folder = local_path(store_dir)
     loaded = vocabularies.load(vocabulary, extra_ids)
     names = [tasks] if isinstance(tasks, str) else [name if isinstance(name, str) else name[0] for name in tasks]
     imports = [imports] if isinstance(imports, str) else list(imports or ())
@@ -133,11 +132,11 @@ def build_store(
             return
         _finish(folder, planned, absent, kept, old, intact, loaded, report)
 
-    with _locked(folder):
+    with _opened(store_dir, runner) as folder, _locked(folder):
         old = _open_old(folder, loaded)
         rows, own = find(names, imports)
         planned, absent = plan(rows, own, loaded, data_dir, styles, renderings, imports)
-        report = Report(str(folder), missing={name: metadata["reason"] for name, metadata in absent.items()})
+        report = Report(shown(folder), missing={name: metadata["reason"] for name, metadata in absent.items()})
         splits: dict[str, PlannedTask] = {}
         without: dict[str, dict[str, Any]] = {}
         if validation:
@@ -150,7 +149,7 @@ def build_store(
         complete(folder, planned, absent, old, report)
         if splits:
             with _locked(folder / VALIDATION):
-                report.validation = Report(str(folder / VALIDATION))
+                report.validation = Report(shown(folder / VALIDATION))
                 old = _open_old(folder / VALIDATION, loaded)
                 complete(folder / VALIDATION, splits, without, old, report.validation, validation_examples)
             report.failed |= report.validation.failed
@@ -162,11 +161,26 @@ def build_store(
 
 
 @contextlib.contextmanager
+def _opened(store_dir: str | os.PathLike, runner: str) -> Iterator[pathlib.Path]:
+    """The folder that a build works in: of a bucket's a local copy, sent while it is written, the manifest last."""
+    if not (url := str(store_dir)).startswith(BUCKETS):
+        yield local_path(store_dir)
+        return
+    if runner == "beam":
+        raise UserError(f"STORE_DIR {url}: Beam's workers share a disk; build it there and copy it (docs/buckets.md)")
+    # before all that is there is copied
+    _check_own(url, {name for name in open_storage(url).children() if not name.startswith(".flanx.")})
+    with bucket.opened(url):
+        yield local_folder(url)
+
+
+@contextlib.contextmanager
 def _locked(folder: pathlib.Path) -> Iterator[None]:
     """Holds the folder's lock: two builds of one store would undo each other. A refused one leaves nothing."""
     is_new = not folder.exists()
     try:
-        _check_own(folder)
+        names = set(os.listdir(folder)) if folder.is_dir() else set()
+        _check_own(folder, names)
         folder.mkdir(parents=True, exist_ok=True)
         held = lock(folder / ".lock", busy=f"{folder}: another build of this store is running; wait for it")
         held.__enter__()
@@ -176,16 +190,14 @@ def _locked(folder: pathlib.Path) -> Iterator[None]:
         (folder / MARKER).touch()
         yield
     finally:
-        if is_new and {file.name for file in folder.iterdir()} <= {".lock", MARKER}:
-            shutil.rmtree(folder)
+        if not names and {file.name for file in folder.iterdir()} <= {".lock", MARKER}:
+            shutil.rmtree(folder) if is_new else (folder / MARKER).unlink()
         held.__exit__(None, None, None)
 
 
-def _check_own(folder: pathlib.Path) -> None:
+def _check_own(folder: object, names: set[str]) -> None:
     """Raises UserError for a folder that holds files and is no store: a build writes and deletes in its own alone."""
-    if not folder.is_dir() or (folder / MARKER).exists() or (folder / MANIFEST).exists():
-        return
-    if others := sorted(file.name for file in folder.iterdir() if file.name != ".lock"):
+    if not names & {MARKER, MANIFEST} and (others := sorted(names - {".lock"})):
         raise UserError(f"{folder} is no token store and not empty (it holds {others[0]}); give another STORE_DIR")
 
 
