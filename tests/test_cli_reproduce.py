@@ -1,5 +1,6 @@
 """`flanx reproduce`: stages and commands of a published row, where they run, and what is refused before that."""
 
+import os
 import pathlib
 import re
 
@@ -114,12 +115,25 @@ def test_the_rehearsal_takes_the_recipe_itself_at_three_sizes(capsys, monkeypatc
     assert all("--gin_file=recipes/flan_t5_small.gin " in line and "models/" not in line for line in stages["launch"])
 
 
+def test_what_a_stage_makes_is_set_aside_before_it_is_done_anew(tmp_path):
+    made = Reproduction(tmp_path, str(tmp_path / "p"), [published("flan_t5_small")], "data")
+    folders = {stage.name: [os.path.relpath(path, tmp_path) for path in stage.makes] for stage in stages(made)}
+    assert {name: found for name, found in folders.items() if found} == {
+        "store": ["p/store"],
+        "parent": ["p/parents/flan_t5_small"],
+        "launch": ["p/runs/flan_t5_small"],
+        "evaluation": ["p/scores/flan_t5_small_before", "p/scores/flan_t5_small_after"],
+        "card": ["exports/flan_t5_small"],
+    }
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["flan_t5_smal"], "no recipe 'flan_t5_smal'; did you mean 'flan_t5_small'"),
         (["flan_t5_small", "--skip=stor"], "--skip=stor: no such stage; did you mean 'store'"),
         (["flan_t5_small", "--redo=lunch"], "--redo=lunch: no such stage; did you mean 'launch'"),
+        (["flan_t5_small", "--skip=plan", "--redo=plan"], "--skip=plan and --redo=plan exclude each other"),
         (["flan_t5_small", "--targets=targets.toml", "--target=tpi"], "no target 'tpi'"),
         (["flan_t5_small", "--targets=targets.toml", "--target=pods"], "hosts of xpk do not see .*--place=gs://"),
         (["flan_t5_small", "--rehearse", "--target=tpu"], "leave --target out"),

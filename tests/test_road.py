@@ -109,6 +109,15 @@ def test_redo_and_keep(tmp_path, capsys):
     assert three(tmp_path, steps="20").run() == 0 and log(tmp_path) == "abcbc"
 
 
+def test_redo_of_a_stage_that_was_stopped_half_way_sets_aside_what_it_left(tmp_path):
+    (tmp_path / "b.bad").touch()
+    assert three(tmp_path).run() == 3
+    (tmp_path / "b.bad").unlink()
+    (tmp_path / "b").write_text("half")
+    assert three(tmp_path).run(redo="b") == 0
+    assert log(tmp_path) == "abbc" and (tmp_path / "b.1").read_text() == "half" and not (tmp_path / "a.1").exists()
+
+
 def test_a_kill_amid_redo_does_not_take_old_results_for_new_ones(tmp_path, monkeypatch):
     assert three(tmp_path).run() == 0
 
@@ -148,6 +157,9 @@ def test_skipped_stages_and_what_would_be_done(tmp_path):
     for flags in ({"skipped": ["d"]}, {"redo": "bb"}):
         with pytest.raises(UserError, match=r"no such stage.*they are a, b, c"):
             three(tmp_path).run(**flags)
+    with pytest.raises(UserError, match="--skip=b and --redo=b exclude each other"):
+        three(tmp_path).run(skipped=["b"], redo="b")
+    assert log(tmp_path) == "ab" and not (tmp_path / "b.1").exists()
 
 
 def test_a_damaged_mark_is_named(tmp_path):

@@ -110,11 +110,13 @@ class Road:
         return 0
 
     def check(self, skipped: Sequence[str] = (), redo: str = "") -> None:
-        """Raises UserError for a name that no stage has."""
+        """Raises UserError for a name that no stage has, and for a stage that is both left out and done anew."""
         names = [stage.name for stage in self.stages]
         for flag, name in [("skip", each) for each in skipped] + [("redo", redo)] * bool(redo):
             if name not in names:
                 raise UserError(f"--{flag}={name}: no such stage{nearest(name, names)} (they are {', '.join(names)})")
+        if redo in skipped:
+            raise UserError(f"--skip={redo} and --redo={redo} exclude each other: give one of them")
 
     def describe(self, skipped: Sequence[str] = ()) -> Iterator[str]:
         """What `run` would do, as lines."""
@@ -137,10 +139,10 @@ class Road:
         names = [stage.name for stage in self.stages]
         later = [stage for stage in self.stages[names.index(redo) :] if stage.name not in skipped]
         for stage in reversed(later):  # a kill in between leaves no later mark without an earlier one
-            if self.mark(stage):  # it goes last: without it the results would be resumed, as those of a stopped stage
-                for path in stage.makes:
-                    set_aside(path)
-                (self.folder / MARKS / f"{stage.name}.json").unlink()
+            for path in stage.makes:  # also where it was stopped half-way: it is to be done anew, not to be resumed
+                set_aside(path)
+            # it goes last: without it the results would be resumed, as those of a stopped stage
+            (self.folder / MARKS / f"{stage.name}.json").unlink(missing_ok=True)
 
     def _do(self, stage: Stage, title: str) -> int:
         """Runs the commands of a stage and writes its mark."""

@@ -52,6 +52,7 @@ def stages(asked: Reproduction) -> list[Stage]:
             lambda: [["store", "build", *flags_of(*asked.of_store())]],
             lambda: settings(*asked.of_store()),
             reads={"data": f"{asked.data_dir}/quarantine.json"},
+            makes=[values["STORE_DIR"]],
         ),
         Stage(
             "mixture",
