@@ -279,19 +279,8 @@ class Watch:
         for each in self._by_task.values():
             each += by_task
         is_last = step == self._train_steps
-        if self._tasks and (is_last or step % self._task_period == 0):
-            rows = self._by_task["line"]
-            rows = np.column_stack([rows, [math.fsum(row) for row in rows]])  # the total last
-            sums = [{"loss_sum": a, "tokens": int(b), "examples": int(c)} for a, b, c in rows.T.tolist()]
-            seen = {task: each for task, each in zip(self._tasks, sums, strict=False) if each["examples"]}
-            self._log.write(step, {"total": sums[-1], "tasks": seen}, "tasks")
-            self._by_task["line"][:] = 0.0
-        if is_last or step % self._log_period == 0:
-            self._write_record(step)
-        if is_last:
-            (self._folder / "unlogged.jsonl").unlink(missing_ok=True)
-            self._log.write(step, {"ended": time.time()}, "sessions")
-        elif saves and (self._sums or self._by_task["line"].any()):
+        self._write_due(step, is_last)
+        if not is_last and saves and (self._sums or self._by_task["line"].any()):
             kept = {name: each.tolist() for name, each in self._by_task.items()} | {"tasks": self._tasks}
             since = {"seconds": time.monotonic() - self._since[0], "since": self._since[1], "stages": self._seconds}
             self._log.write(step, {"sums": self._sums, **since, **kept}, "unlogged")
@@ -312,9 +301,27 @@ class Watch:
         """{step: loss} of all validations of the run so far; of the first process alone."""
         return {} if self._log is None else self._log.validated
 
-    def _write_record(self, step: int) -> None:
-        """Logs and prints the means and speeds since the last record."""
+    def end(self, step: int) -> None:
+        """Logs the last record of a run that ends at `step` before its last one."""
+        if self._log is not None and step < self._train_steps:
+            self._write_due(step, is_last=True)
+
+    def _write_due(self, step: int, is_last: bool) -> None:
+        """Logs what is due after a step: a line of tasks.jsonl, and the means and speeds since the last record, which
+        are printed, too."""
         assert self._log is not None
+        if is_last:
+            (self._folder / "unlogged.jsonl").unlink(missing_ok=True)
+            self._log.write(step, {"ended": time.time()}, "sessions")
+        if self._by_task["line"].any() and (is_last or step % self._task_period == 0):
+            rows = self._by_task["line"]
+            rows = np.column_stack([rows, [math.fsum(row) for row in rows]])  # the total last
+            lines = [{"loss_sum": a, "tokens": int(b), "examples": int(c)} for a, b, c in rows.T.tolist()]
+            seen = {task: each for task, each in zip(self._tasks, lines, strict=False) if each["examples"]}
+            self._log.write(step, {"total": lines[-1], "tasks": seen}, "tasks")
+            self._by_task["line"][:] = 0.0
+        if not self._sums or not (is_last or step % self._log_period == 0):
+            return
         sums, self._sums = self._sums, {}
         by_task, self._by_task["record"] = self._by_task["record"], np.zeros_like(self._by_task["record"])
         sources: dict[str, dict[str, Any]] = {}

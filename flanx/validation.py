@@ -267,6 +267,7 @@ class Judge:
                 write_atomic(of_kept, record)
         if verdict == STOP and jax.process_index() == 0:
             print(f"stops at step {step:,}: {self._config.patience} validations brought no lower loss")
+            watch.end(step)
         return verdict == STOP
 
 

@@ -216,8 +216,11 @@ def test_what_jax_compiles_is_counted(tmp_path):
     assert record["performance"]["programs"] == 1 and record["performance"]["compile_seconds"] > 0
 
 
-def steps(folder, first: int, last: int, task_period: int = 4, stop: bool = False) -> train_metrics.Watch:
-    """A watch that resumed at `first` and read the steps to `last` of 10; their sums are drawn by step."""
+def steps(
+    folder, first: int, last: int, task_period: int = 4, stop: bool = False, ends: bool = False
+) -> train_metrics.Watch:
+    """A watch that resumed at `first` and read the steps to `last` of 10, where the run `ends`; their sums are drawn by
+    step."""
     tasks = {"cot_a": "cot", "niv2_b": "niv2", "cot_c": "cot"}
     watch = train_metrics.Watch(folder, None, first, 10, 3, lambda: None, tasks, task_period)  # type: ignore[arg-type]
     for step in range(first + 1, last + 1):
@@ -230,6 +233,8 @@ def steps(folder, first: int, last: int, task_period: int = 4, stop: bool = Fals
         if step % 5 == 0 or (stop and step == last):
             watch.flush(None, saves=True)
     watch.flush(None)
+    if ends:
+        watch.end(last)
     watch.close()
     return watch
 
@@ -275,6 +280,18 @@ def test_a_run_that_was_killed_or_stopped_between_two_records_leaves_those_of_an
         assert lines(tmp_path / "one", name) == lines(tmp_path / "two", name)
         assert len(lines(tmp_path / "one", name)) >= 3
     assert not list(tmp_path.glob("*/unlogged.jsonl"))
+
+
+def test_a_run_that_ends_before_its_last_step_leaves_all_its_records(tmp_path):
+    steps(tmp_path, 0, 7, ends=True)
+    assert [each["step"] for each in lines(tmp_path, "metrics.jsonl")] == [3, 6, 7]
+    assert [each["step"] for each in lines(tmp_path, "tasks.jsonl")] == [4, 7]
+    assert [(each["step"], "ended" in each) for each in lines(tmp_path, "sessions.jsonl")] == [(0, False), (7, True)]
+    assert not (tmp_path / "unlogged.jsonl").exists()
+    steps(tmp_path, 7, 7, ends=True)  # killed before done.json was written: it has nothing more to say
+    assert [each["step"] for each in lines(tmp_path, "metrics.jsonl")] == [3, 6, 7]
+    steps(tmp_path, 7, 10, ends=True)  # at its last step it has ended already
+    assert [each["step"] for each in lines(tmp_path, "sessions.jsonl")] == [0, 7, 7, 7, 7, 10]
 
 
 def test_a_fork_over_other_tasks_does_not_take_the_sums_of_the_old_ones(tmp_path):

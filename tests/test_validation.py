@@ -305,6 +305,8 @@ def test_a_run_stops_early_keeps_its_best_state_and_is_done(tmp_path, split_stor
     assert run_case.newest(tmp_path / "run" / "best") == 2
     kept, last = (flanx.load(tmp_path / name).predictor.fingerprint() for name in ("run/best", "run"))
     assert kept == last  # at a rate of nothing
+    sessions = [json.loads(line) for line in (tmp_path / "run" / "sessions.jsonl").read_text().splitlines()]
+    assert [(each["step"], "ended" in each) for each in sessions] == [(0, False), (6, True)]
     assert "already done (step 6)" in run_case.run(command)
     (tmp_path / "run" / "done.json").unlink()
     assert "stops at step 6" in run_case.run(command)
