@@ -74,6 +74,13 @@ def test_the_memory_of_a_run_is_told_with_what_it_trains(capsys, monkeypatch):
     assert "8 rows do not divide over 8 devices with NUM_PARTITIONS 3" in found["seen"]
 
 
+def test_gin_files_that_are_wrong_are_a_finding_among_the_others(capsys):
+    for wrong, named in ((["--gin.BATCH_SIZ=8"], "BATCH_SIZ"), (["--gin_file=none.gin"], "none.gin")):
+        found = findings(capsys, *LORA, *wrong, status=1)
+        assert found["gin files"]["state"] == "bad" and named in found["gin files"]["seen"]
+        assert "python" in found and "memory of the run" not in found
+
+
 def test_the_memory_and_disk_that_are_free_are_held_against_the_run(capsys, monkeypatch, tmp_path: pathlib.Path):
     bound = {"MODEL_DIR": str(tmp_path / "new" / "run"), "TRAIN_STEPS": 10, "MIXTURE_OR_TASK_NAME": "own"}
     bound |= {"STORE_DIR": "s", "VOCABULARY": "byte", "TASK_FEATURE_LENGTHS": {"inputs": 64, "targets": 32}}

@@ -37,7 +37,7 @@ GIVEN = {
     "data_dir": "the folder of tasks and benchmarks (FLANX_DATA_DIR)",
     "store_dir": "a store to open",
 }
-MEMORY = "memory of the run"
+MEMORY, RECIPE = "memory of the run", "gin files"
 CLOCK_S = 5.0  # by which clocks may differ: requests to buckets are signed with the time, and logs compare it
 # packages whose requirements hold an accelerator's libraries together, and the names of these
 HOLDERS = ("jax", "jaxlib", "jax-cuda12-plugin", "jax-cuda13-plugin", "jax-cuda12-pjrt", "jax-cuda13-pjrt")
@@ -94,7 +94,10 @@ def run(args: argparse.Namespace) -> int:
             for operation, problem in folder_check.check(args.model_dir)
         ]
     if args.gin_file:
-        findings += planned(args.gin_file, args.bindings, [p for p in args.gin_search_paths.split(",") if p])
+        try:
+            findings += planned(args.gin_file, args.bindings, [p for p in args.gin_search_paths.split(",") if p])
+        except (UserError, RuntimeError) as error:  # the latter where jax does not start; --json is JSON in any case
+            findings.append(Finding(RECIPE, BAD, str(error)))
     if args.json:
         print(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=1))
     else:
