@@ -36,9 +36,11 @@ HANG_TIMEOUT = 1800.0  # seconds without a step of any process
 SLOW = 1.5  # times the median: a host that is named
 SHOWN = 8  # processes that a message names
 
-# Where this process is, for process 0: {"step", "stage"}, and what it takes for what it does alone, {"compared": the
-# step then, "seconds": of a step, "input", "product": seconds}. The training keeps it, signs of life carry it.
+# Where this process is, for process 0: {"step", "stage", of predictions their "batch"}, and what it takes for what it
+# does alone, {"compared": the step then, "seconds": of a step, "input", "product": seconds}. The training keeps it, and
+# who predicts (`count_batch`); signs of life carry it.
 position: dict[str, Any] = {}
+ENDED_IN = ("input", "step", "prediction")  # stages in which a step, or a batch, cannot take as long as the patience
 # of the run's processes the slowest, {"input" or "product": {"process", "host", "seconds", "median"}}; in process 0
 slowest: dict[str, dict[str, Any]] = {}
 
@@ -263,13 +265,14 @@ class _Server(threading.Thread):
 
     def _hang(self) -> dict[str, Any]:
         """The message of a run in which no process has gone on: those behind first."""
-        at: dict[tuple[int, str], list[int]] = {}
+        at: dict[tuple[int, str, int], list[int]] = {}
         for process, place in self._places.items():
-            at.setdefault((int(place["step"]), str(place["stage"])), []).append(process)
-        order = sorted(at, key=lambda place: (place[0], place[1] != "input"))
-        where = "; ".join(f"{self._named(at[step, stage])}: {stage} of step {step}" for step, stage in order)
-        is_of_steps = all(stage in ("input", "step") for _, stage in at)
-        return {"hung": f"no process has gone on for {self._patience:.0f} s. {where}", "ends": is_of_steps}
+            batch = int(place.get("batch", 0)) if place["stage"] == "prediction" else 0
+            at.setdefault((int(place.get("step", 0)), str(place["stage"]), batch), []).append(process)
+        order = sorted(at, key=lambda place: (place[0], place[1] != "input", place[2]))
+        where = "; ".join(f"{self._named(at[place])}: {_shown(*place)}" for place in order)
+        ends = all(stage in ENDED_IN for _, stage, _ in at)
+        return {"hung": f"no process has gone on for {self._patience:.0f} s. {where}", "ends": ends}
 
     def _tell(self, message: Mapping[str, Any], but: int | None = None) -> None:
         with self._lock:
@@ -287,6 +290,16 @@ class _Server(threading.Thread):
                     if self._still >= self._patience:
                         message, self._still = self._hang(), 0.0
             self._tell(message)
+
+
+def count_batch() -> None:
+    """Says that this process begins one more batch of predictions."""
+    position.update(stage="prediction", batch=position.get("batch", 0) + 1)
+
+
+def _shown(step: int, stage: str, batch: int) -> str:
+    of_step = f" of step {step}" if step else ""
+    return f"{stage}{of_step}, batch {batch}" if batch else f"{stage}{of_step}"
 
 
 def compare(places: Mapping[int, Mapping[str, Any]], hosts: Mapping[int, str]) -> list[str]:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 import flanx
-from flanx import cluster, hub, run_record
+from flanx import cluster, coordination, hub, run_record
 from flanx.checkpoint import FOLDER
 from flanx.data import vocabulary as vocabularies
 from flanx.data.vocabulary import Vocabulary
@@ -229,6 +229,7 @@ def _run_suite(
         for row in predict(predictor, spec, prompts) if prompts else ():
             if cluster.is_first():
                 writer.add(row)
+    coordination.position["stage"] = "scores"  # the first process's work, which may take its time
     cluster.barrier(f"{spec.name}: every generation is written")
     rows = [row for path in writer.paths.values() for row in generations.read(path)[1]]
     if len(rows) != len(suite.items):

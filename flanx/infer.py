@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TextIO
 
-from flanx import cluster, files, hub, storage
+from flanx import cluster, coordination, files, hub, storage
 from flanx.data import vocabulary as vocabularies
 from flanx.data.task import text
 from flanx.data.task.row import BadRow, text_of
@@ -77,6 +77,7 @@ def infer(
         with contextlib.closing(answers), answers.discarded_if_refused():
             for index, prediction in predictor.generate([tokens[number] for number in todo], method, samples):
                 answers.add(todo[index], prediction)
+        coordination.position["stage"] = "answers"
     seconds = max(time.monotonic() - began, 1e-9)
     print(
         f"{len(todo)} prompts in {seconds:.1f} s, {len(todo) / seconds:.1f} a second, {len(answers.done)} done before"

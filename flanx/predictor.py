@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
+from flanx import coordination
 from flanx.checkpoint import load_params
 from flanx.data.vocabulary import Vocabulary
 from flanx.decoding import beam_search, decode, loglikelihood
@@ -165,7 +166,9 @@ class Predictor:
         return Batching(size, bucket_lengths(self.lengths["inputs"]), device_put=self.device_put)
 
     def device_put(self, array: np.ndarray) -> jax.Array:
-        """Rows over the data axis of the parameters' mesh where they divide by it, else on every device."""
+        """A batch, its rows over the data axis of the parameters' mesh where they divide by it, else on every
+        device."""
+        coordination.count_batch()
         sharding = getattr(jax.tree.leaves(self.params)[0], "sharding", None)
         if not isinstance(sharding, jax.sharding.NamedSharding):
             return jax.numpy.asarray(array)

@@ -148,6 +148,18 @@ def test_the_processes_behind_are_named_first_when_none_goes_on() -> None:
     assert server_of([*places, {"step": 8, "stage": "evaluation"}])._hang()["ends"] is False  # it may take its time
 
 
+def test_predictions_are_named_by_their_batches_and_end_too() -> None:
+    places = [{"stage": "prediction", "batch": 5}, {"stage": "prediction", "batch": 4}]
+    message = server_of(places)._hang()
+    assert message["hung"].endswith(" s. process 1 (h1): prediction, batch 4; process 0 (h0): prediction, batch 5")
+    assert message["ends"] is True
+    message = server_of(
+        [place | {"step": 8} for place in places] + [{"step": 8, "stage": "scores", "batch": 5}]
+    )._hang()
+    assert "process 1 (h1): prediction of step 8, batch 4" in message["hung"] and message["ends"] is False
+    assert "process 2 (h2): scores of step 8;" in message["hung"]
+
+
 def test_a_process_that_goes_on_begins_the_wait_anew() -> None:
     server = server_of([{"step": 8, "stage": "step"}] * 2)
     server._still = 599.0
@@ -230,6 +242,30 @@ def test_a_host_whose_input_hangs_is_named_and_the_run_ends(tmp_path: pathlib.Pa
         assert status == coordination.HUNG, said
         assert "no process has gone on for 40 s. process 1 (" in said and "): input of step 4; process 0 (" in said
     assert "take_later" in ended[1][1]
+
+
+@pytest.mark.slow
+def test_a_host_that_hangs_in_an_evaluation_is_named_and_the_command_ends(tmp_path: pathlib.Path) -> None:
+    run_case.run(run_case.command(tmp_path / "run", TRAIN_STEPS=2))
+    words = ["evaluate", f"--checkpoint={tmp_path}/run", "--vocabulary=byte", "--suites=suite_composition[:20]"]
+    words += [f"--output={tmp_path}/scores", "--gin.EVAL_BATCH_SIZE=8", "--hang_timeout=40"]
+    code = """
+import sys, time
+from flanx.cli import main
+from flanx.predictor import Predictor
+put, count = Predictor.device_put, 0
+def put_later(self, array):
+    global count
+    count += 1
+    count == 9 and time.sleep(300)
+    return put(self, array)
+Predictor.device_put = put_later
+sys.exit(main.main())
+"""
+    each = [[sys.executable, "-m", "flanx", *words], [sys.executable, "-c", code, *words]]
+    for status, said in run_case.finish(run_case.launch_many(each), timeout=200):
+        assert status == coordination.HUNG, said
+        assert "no process has gone on for 40 s. process 1 (" in said and "): prediction, batch 8; process 0 (" in said
 
 
 @pytest.mark.slow

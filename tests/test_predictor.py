@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from flanx import checkpoint
+from flanx import checkpoint, coordination
 from flanx.data import vocabulary
 from flanx.decoding import beam_search, decode, loglikelihood
 from flanx.decoding.length_buckets import Batching
@@ -42,6 +42,15 @@ def test_samples_are_those_of_decoding_with_the_seed(predictor: Predictor) -> No
     assert [p.texts for p in got] == [[BYTES.decode(tokens) for tokens in o.tokens] for o in wanted]
     assert [p.ended for p in got] == [o.ended for o in wanted]
     assert got != answers(dataclasses.replace(predictor, seed=4), method, samples=2)
+
+
+def test_every_batch_is_a_sign_that_the_process_goes_on(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(coordination, "position", {})
+    answers(predictor, max_new=1)
+    first = dict(coordination.position)
+    assert first["stage"] == "prediction" and first["batch"] > 0
+    predictor.score([[5, 1]], [["a"]])
+    assert coordination.position["batch"] > first["batch"]
 
 
 def test_a_stop_text_ends_an_output_and_beams_give_their_best(predictor: Predictor) -> None:
