@@ -216,7 +216,7 @@ def send(run: pathlib.Path, name: str, follows: bool = False) -> int:
     if not follows:
         is_over.set()
     while not tail.path.exists():
-        if is_over.wait(PERIOD):
+        if is_over.wait(PERIOD) and not tail.path.exists():  # asked again: a short run began and ended meanwhile
             return 0
     busy = f"{run}: another process sends its records to {name}, as a training with TRACKERS does; wait for its end"
     with files.lock(run / FOLDER / f"{name}.lock", None if follows else busy):

@@ -64,6 +64,19 @@ def test_every_record_is_sent_once_under_one_id(tmp_path: pathlib.Path, seen: di
     assert list(seen) == ["id0"] and sent[-1] == (550, {"loss": 1.0})
 
 
+@pytest.mark.parametrize("has_records", [True, False])
+def test_a_run_that_begins_and_ends_between_two_looks_is_sent(tmp_path, seen: dict, monkeypatch, has_records) -> None:
+    class End(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            if has_records and not (tmp_path / "run").exists():
+                run_maker.leave(tmp_path / "run", steps=100)
+            return True
+
+    monkeypatch.setattr(tracker, "_end_of_input", End)
+    assert tracker.send(tmp_path / "run", "recorder", follows=True) == (2 if has_records else 0)
+    assert len(seen) == has_records
+
+
 def test_a_file_is_read_as_it_grows_and_anew_when_it_is_another(tmp_path: pathlib.Path) -> None:
     tail = tracker._Tail(tmp_path / "metrics.jsonl")
     assert tail.read() == []
