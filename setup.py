@@ -54,6 +54,7 @@ EXTRAS = {
     "tpu-plan": ["libtpu"],  # the TPU compiler alone, for `flanx plan` on a machine without a TPU
     "beam": ["apache-beam>=2.60"],
     "hf": ["safetensors>=0.5", "torch>=2.6", "transformers>=4.50", "huggingface_hub>=0.30"],
+    "ctranslate2": ["ctranslate2>=4.8"],  # the series that ENGINE = "ctranslate2" was tried with; needs no torch
     "plots": ["matplotlib>=3.9"],
     "lm-eval": ["lm-eval>=0.4.13"],  # the release that flanx.lm_eval is tested with
     "wandb": ["wandb>=0.31"],  # trackers: the releases that flanx.tracker was tried with

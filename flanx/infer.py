@@ -10,9 +10,10 @@ import json
 import pathlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
 
 from flanx import cluster, coordination, files, hub, storage
+from flanx.ctranslate2_predictor import ComputeType, CTranslate2Predictor
 from flanx.data import vocabulary as vocabularies
 from flanx.data.task import text
 from flanx.data.task.row import BadRow, text_of
@@ -40,6 +41,8 @@ def infer(
     batch_size: int = 64,
     seed: int = 0,
     partitioner: Partitioner | None = None,
+    engine: Literal["flanx", "ctranslate2"] = "flanx",
+    compute_type: ComputeType | None = None,
 ) -> pathlib.Path:
     """Answers every prompt of a file and returns the path of the answers, by default `out_dir`/predictions.jsonl.
 
@@ -53,13 +56,22 @@ def infer(
       out_file: where the answers go, in place of `out_dir`/predictions.jsonl; what is kept meanwhile is in `out_dir`.
       lengths: {"inputs": I, "targets": T}, tokens of the longest prompt and the longest output.
       method: greedy, or how tokens are drawn.
+      engine: what decodes; "ctranslate2" (the extra of its name) answers greedily, a T5 alone, on one CPU.
+      compute_type: of ctranslate2's products, "float32" (None) or "int8".
 
     Raises:
-      UserError: for a malformed line, a prompt that is longer than the model takes, answers of other arguments in
-        `out_dir`.
+      UserError: for what the engine does not have, a malformed line, a prompt that is longer than the model takes,
+        answers of other arguments in `out_dir`.
     """
     loaded = vocabularies.load(vocabulary)
     predictor = Predictor(model, None, loaded, lengths, batch_size, seed)
+    chosen: list[str] = []
+    if engine == "ctranslate2":
+        chosen = [engine, compute_type or "float32"]
+        predictor = CTranslate2Predictor(**vars(predictor), compute_type=compute_type or "float32")
+        predictor.expect(method, samples)
+    elif compute_type:
+        raise UserError(f"COMPUTE_TYPE is '{compute_type}', which ENGINE = 'ctranslate2' alone has: set both")
     rows = read_prompts(pathlib.Path(storage.local(prompts)))
     tokens = [[*loaded.encode(row["inputs"]), loaded.eos_id] for row in rows]
     for number, ids in enumerate(tokens):
@@ -71,6 +83,7 @@ def infer(
     with predictor.restored(checkpoint, partitioner or Partitioner()) as predictor:
         parameters = predictor.fingerprint() or str(checkpoint)  # a run's newest may be another one the next time
         settings = [repr(model), parameters, loaded.fingerprint, sorted(lengths.items()), repr(method), samples, seed]
+        settings += chosen
         answers = Answers(files.local_folder(out_dir), rows, settings, hub.record(checkpoint), out_file)
         todo = [number for number in range(len(rows)) if number not in answers.done]
         began = time.monotonic()

@@ -239,6 +239,15 @@ def restore(path: str | os.PathLike | OpenCheckpoint, target: Any) -> Any:
     """
     source = path if isinstance(path, OpenCheckpoint) else open_checkpoint(path, optimizer=False)
     wanted = flatten(target)
+    tensors = fitted(source, wanted)
+    return nest({name: _device_put(tensors[name], wanted[name]) for name in wanted})
+
+
+def fitted(source: OpenCheckpoint, wanted: Mapping[str, Any]) -> dict[str, LazyTensor]:
+    """The parameters of a checkpoint by the names of a model's: {name: an array or its shape} is `wanted`.
+
+    Raises UserError that names a parameter which only one side has, or which has another shape.
+    """
     tensors = parameters(_arranged(source.tensors, wanted))
     for name in [*wanted, *tensors]:
         if name in tensors and name in wanted:
@@ -254,7 +263,7 @@ def restore(path: str | os.PathLike | OpenCheckpoint, target: Any) -> Any:
                 f"{source.folder}: '{name}' is {shapes[0]}, the model has {shapes[1]}: give MODEL the checkpoint's "
                 f"sizes; --gin.MODEL=\"'{source.shown}'\" takes them from it"
             )
-    return nest({name: _device_put(tensors[name], wanted[name]) for name in wanted})
+    return tensors
 
 
 def restore_moments(path: str | os.PathLike, target: AdafactorState) -> AdafactorState:
