@@ -3,10 +3,10 @@
     python benchmarks/decode.py [--rows 64 16 1] [--rounds 3] [--quick] [--peer FORM] [--no-peer]
 
 Peers, with the same shapes in the same run: `generate` of transformers on torch (SDPA, static and dynamic cache) and
-CTranslate2 in float32 where it is installed, each in its best batch size. All take turns; `ratio` is the median of our
-rounds' ratios to the better peer of each. `floor`: the share that we reach of the speed of the matrix products and
-memory reads alone, both measured in this run. Then what 40 samples of each prompt (self-consistency) cost, in greedy
-passes over the same prompts.
+CTranslate2 where it is installed, each in its best batch size. All take turns; `ratio` is the median of our rounds'
+ratios to the better peer of each; CTranslate2 in int8 takes its turns and is no peer, as it computes less. `floor`: the
+share that we reach of the speed of the matrix products and memory reads alone, both measured in this run. Then what 40
+samples of each prompt (self-consistency) cost, in greedy passes over the same prompts.
 """
 
 import argparse
@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 import record
 
-from flanx.decoding import decode, row_block
+from flanx.decoding import decode
 from flanx.decoding.length_buckets import Batching
 from flanx.malloc import keep_freed_memory
 from flanx.models import t5
@@ -82,7 +82,7 @@ def chosen(peers: Mapping[str, Callable[[np.ndarray], Any]], prompts: np.ndarray
     best: dict[str, tuple[float, str, Callable[[], Any]]] = {}
     for name, run in peers.items():
         peer, batch = name.split()[0], int(name.split()[-1])
-        if batch > max(len(prompts), 8 if peer == "ctranslate2" else 16):
+        if batch > max(len(prompts), 8 if peer.startswith("ctranslate2") else 16):
             continue  # the same as a smaller one
         run(prompts[:1])
         found = seconds(lambda run=run: run(prompts)), name, lambda run=run: run(prompts)
@@ -101,7 +101,7 @@ def measure(
     tokens = len(prompts) * NEW
     line = {"value": round(tokens / medians["flanx"], 1), "unit": "new tokens/s", "floor": least / medians["flanx"]}
     line |= {"floor": round(line["floor"], 3), "seconds": {name: round(each, 3) for name, each in medians.items()}}
-    if rivals := [name for name in taken if name != "flanx"]:
+    if rivals := [name for name in taken if name != "flanx" and "int8" not in name]:
         pairs = [min(taken[name][n] for name in rivals) / taken["flanx"][n] for n in range(rounds)]
         peer = min(rivals, key=lambda name: medians[name])
         line |= {"peer": peer, "peer_value": round(tokens / medians[peer], 1)}
@@ -136,7 +136,7 @@ def main() -> None:
         return decode.generate(model, params, prompts.tolist(), **common)
 
     with tempfile.TemporaryDirectory() as folder:
-        peers = {} if args.no_peer else find_peers(sizes, pathlib.Path(folder))
+        peers = {} if args.no_peer else find_peers(model, params, sizes, pathlib.Path(folder))
         peers = {name: run for name, run in peers.items() if name in (args.peer or peers)}
         for rows in args.rows:
             prompts, speeds = draws.integers(3, 32_000, (rows, LENGTH)), rates()
@@ -159,15 +159,16 @@ def main() -> None:
         record.write({"benchmark": "decode", **line, "seconds": {k: round(v[0], 2) for k, v in taken.items()}})
 
 
-def find_peers(sizes: dict[str, int], folder: pathlib.Path) -> dict[str, Callable[[np.ndarray], Any]]:
+def find_peers(
+    model: t5.T5, params: Any, sizes: dict[str, int], folder: pathlib.Path
+) -> dict[str, Callable[[np.ndarray], Any]]:
     """Of those that are installed."""
-    try:
-        model, peers = decode_peers.hugging_face(sizes, NEW)
-    except ImportError:
-        return {}
-    if model.device.type == "cpu":
+    peers: dict[str, Callable[[np.ndarray], Any]] = {}
+    with contextlib.suppress(ImportError):
+        peers |= decode_peers.hugging_face(sizes, NEW)
+    if jax.default_backend() == "cpu":
         with contextlib.suppress(ImportError):
-            peers |= decode_peers.ctranslate2(model, folder, NEW, row_block.cores())
+            peers |= decode_peers.ctranslate2(model, params, folder, NEW)
     return peers
 
 

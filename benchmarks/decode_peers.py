@@ -1,4 +1,4 @@
-"""What `benchmarks/decode.py` compares with: transformers on torch and CTranslate2, the same shapes, drawn weights."""
+"""What `benchmarks/decode.py` compares with: transformers on torch and CTranslate2, the same shapes."""
 
 import pathlib
 from collections.abc import Callable
@@ -6,11 +6,16 @@ from typing import Any
 
 import numpy as np
 
+from flanx import ctranslate2_predictor
+from flanx.convert import ctranslate2_model
+from flanx.convert.lazy_tensor import flatten, in_memory
+from flanx.models.t5 import T5
+
 Run = Callable[[np.ndarray], Any]  # decodes prompts i64[B, S]
 
 
-def hugging_face(sizes: dict[str, int], new: int) -> tuple[Any, dict[str, Run]]:
-    """The model and {"transformers dynamic 16": ...}: `generate` with SDPA, each kind of cache, each batch size."""
+def hugging_face(sizes: dict[str, int], new: int) -> dict[str, Run]:
+    """{"transformers dynamic 16": ...}: `generate` with SDPA, each kind of cache, each batch size."""
     import torch
     import transformers
 
@@ -49,47 +54,24 @@ def hugging_face(sizes: dict[str, int], new: int) -> tuple[Any, dict[str, Run]]:
         return lambda prompts: generate(prompts, batch, cache)
 
     kinds = {"dynamic": None, "static": "static"}
-    return model, {f"transformers {k} {b}": run(b, cache) for k, cache in kinds.items() for b in (16, 64)}
+    return {f"transformers {k} {b}": run(b, cache) for k, cache in kinds.items() for b in (16, 64)}
 
 
-class _Vocabulary:
-    """A piece for each id, in place of a tokenizer."""
+def ctranslate2(model: T5, params: Any, folder: pathlib.Path, new: int) -> dict[str, Run]:
+    """{"ctranslate2 16": ..., "ctranslate2-int8 16": ...}: greedy, each batch size, with flanx's own parameters."""
+    tensors = {name: in_memory(np.asarray(leaf)) for name, leaf in flatten(params).items()}
 
-    pad_token, eos_token, unk_token = "p0", "p1", "p2"
+    def translate(translator: Any, prompts: np.ndarray, batch: int) -> None:
+        for first in range(0, len(prompts), batch):
+            ctranslate2_predictor.translate(translator, prompts[first : first + batch], new, min_decoding_length=new)
 
-    def __init__(self, size: int) -> None:
-        self._size = size
+    def run(translator: Any, batch: int) -> Run:
+        return lambda prompts: translate(translator, prompts, batch)
 
-    def get_vocab(self) -> dict[str, int]:
-        return {self.convert_ids_to_tokens(number): number for number in range(self._size)}
-
-    def convert_ids_to_tokens(self, number: int) -> str:
-        return f"p{number}"
-
-
-def ctranslate2(model: Any, folder: pathlib.Path, new: int, cores: int) -> dict[str, Run]:
-    """{"ctranslate2 16": ...}: greedy in float32, each batch size, from a T5 of transformers on the CPU."""
-    import ctranslate2
-    import torch
-    from ctranslate2.converters.transformers import T5Loader
-
-    with torch.no_grad():
-        spec = T5Loader()(model, _Vocabulary(model.config.vocab_size))
-    spec.validate()
-    spec.optimize(quantization="float32")
-    spec.save(str(folder))
-    translator = ctranslate2.Translator(
-        str(folder), device="cpu", compute_type="float32", inter_threads=1, intra_threads=cores
-    )
-
-    def translate(prompts: np.ndarray, batch: int) -> None:
-        pieces = [[f"p{number}" for number in row] for row in prompts.tolist()]
-        translator.translate_batch(
-            pieces, max_batch_size=batch, beam_size=1, min_decoding_length=new, max_decoding_length=new,
-            max_input_length=0,
-        )  # fmt: skip
-
-    def run(batch: int) -> Run:
-        return lambda prompts: translate(prompts, batch)
-
-    return {f"ctranslate2 {batch}": run(batch) for batch in (8, 16, 64)}
+    runs: dict[str, Run] = {}
+    for peer, compute_type in (("ctranslate2", "float32"), ("ctranslate2-int8", "int8")):
+        (folder / peer).mkdir()
+        ctranslate2_model.write(folder / peer, tensors, model, 1, compute_type)
+        translator = ctranslate2_predictor.translator(folder / peer, compute_type)
+        runs |= {f"{peer} {batch}": run(translator, batch) for batch in (8, 16, 64)}
+    return runs
