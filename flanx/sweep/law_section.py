@@ -1,6 +1,7 @@
 """What a sweep's report says of scaling: the law of each score, predictions and what became of them."""
 
 import pathlib
+import sys
 from collections.abc import Mapping, Sequence
 
 from flanx.errors import UserError
@@ -70,11 +71,21 @@ def sections(sweep: Sweep, means: Mapping[tuple, MeanScore], outcomes: Sequence[
         return []
     cells = law_cells.cells(sweep, means.values(), outcomes)
     out = pathlib.Path(sweep.out_dir)
-    made = prediction.read(out / prediction.FILE)
+    made, refused = _read(out / prediction.FILE)
     if not made and not any(law_cells.varies(of_score) for of_score in cells.values()):
-        return []
+        return refused
     found = fit_all(sweep, cells)
-    return [_summary(found), *_predictions(sweep, means, made), *_figures(out, found, cells, made)]
+    return [_summary(found), *refused, *_predictions(sweep, means, made), *_figures(out, found, cells, made)]
+
+
+def _read(path: pathlib.Path) -> tuple[list[prediction.Entry], list[Section]]:
+    """The predictions; where their file was changed or is damaged none, and a section that says so: the scores are
+    reported all the same."""
+    try:
+        return prediction.read(path), []
+    except UserError as error:
+        print(f"note: {error}", file=sys.stderr)
+        return [], [Section("Predictions", notes=[f"None are shown: {error}"])]
 
 
 def _summary(found: Sequence[Law]) -> Section:
