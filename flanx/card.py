@@ -182,6 +182,8 @@ def _cost(run: curves.Run, step: int) -> str:
     trained = step - parents if step > parents else step
     rows = [["steps trained", f"{trained:,}"]]
     if lengths := data.get("lengths"):
+        if "batch_size" not in data or not {"inputs", "targets"} <= lengths.keys():
+            raise UserError(f"{run.folder}/run.json is damaged: batch_size or lengths are missing; copy the run again")
         model = model_of_settings(f"{run.folder.name}/run.json", run.metadata.get("settings") or {})
         tokens = trained * data["batch_size"] * sum(lengths.values())
         flops = tokens * model.flops_per_token(lengths["inputs"], lengths["targets"])

@@ -58,6 +58,7 @@ RUN: Mapping[str, Any] = {  # run.json
     "data.mixture.tasks": int,
     "data.mixture.missing": dict[str, str],
     "data.lengths": dict[str, int],
+    "data.batch_size": int,
     "data.content": dict[str, str],
 }
 

@@ -111,3 +111,11 @@ def test_what_no_run_made_says_so_and_names_its_origin(tmp_path):
     assert "base_model: org/small" in found[card.MODEL] and "Not known here" in found[card.DATA]
     found = card.cards("mine", opened(tmp_path / "hf"))
     assert "base_model" not in found[card.MODEL] and "is no run of flanx" in found[card.MODEL]
+
+
+def test_a_run_without_its_batch_size_is_named(run):
+    record = json.loads((run / "run.json").read_text())
+    del record["data"]["batch_size"]
+    (run / "run.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match=r"run\.json is damaged: batch_size"):
+        card.cards("mine", opened(run))
