@@ -164,6 +164,11 @@ def push(folder: pathlib.Path, text: str, private: bool) -> str:
     names = list(sendable(folder))
     api = _library().HfApi()
     try:
+        api.model_info(name, timeout=ANSWER_S)  # what follows has no time limit
+    except Exception as error:  # a hub that answers says that there is none yet, or what is wrong with the token
+        if getattr(error, "response", None) is None:
+            raise UserError(f"{text}: the hub gives no answer ({type(error).__name__}): is there a network?") from error
+    try:
         api.create_repo(name, private=private, exist_ok=True)
         return str(api.upload_folder(repo_id=name, folder_path=folder, allow_patterns=names).commit_url)
     except Exception as error:  # whatever the hub's client raises

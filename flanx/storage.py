@@ -7,6 +7,7 @@ cache, the folder FLANX_CACHE, by default `~/.cache/flanx`. A bucket mounted as 
 """
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -37,6 +38,7 @@ _ROLES = {
     "s3": "s3:ListBucket, GetObject, PutObject and DeleteObject, or the keys (AWS_PROFILE) of who has them",
 }
 _WAITS = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED", "INTERNAL", "UNKNOWN")
+_answered: set[str] = set()  # servers and buckets, as "gs://BUCKET", that have answered in this process
 _RETRIES = {"max_retries": 4, "initial_delay": "0.3s", "max_delay": "3s"}
 
 
@@ -177,13 +179,20 @@ class Storage:
         self._do("write", lambda store: store.write(file, data), file, ANSWER_S + len(data) / LEAST_SPEED)
 
     def _do(self, what: str, act: Any, file: str = "", limit: float | None = None) -> Any:
-        within = (limit or ANSWER_S) if self.is_remote else None
-        named = f"{self}/{file}" if file else self.path
+        within = waited = (limit or ANSWER_S) if self.is_remote else None
+        named, root = f"{self}/{file}" if file else self.path, "/".join(self.path.split("/")[:3])
         try:
-            return act(_open(json.dumps(self.kvstore()), within)).result(timeout=within)
+            store = _open(json.dumps(self.kvstore()), within and min(within, ANSWER_S))
+            if within is not None and within > ANSWER_S and root not in _answered:
+                waited = ANSWER_S  # of what may take long the first answer comes soon, or never
+                with contextlib.suppress(ValueError):  # any answer will do: what is wrong, `act` says
+                    store.read(file or "?", byte_range=slice(0, 0)).result(timeout=waited)
+                _answered.add(root)
+                waited = within
+            return act(store).result(timeout=within)
         except TimeoutError as error:
             raise Unreachable(
-                f"{named}: no answer within {within} s; is the address right, and is there a network?"
+                f"{named}: no answer within {waited} s; is the address right, and is there a network?"
             ) from error
         except ValueError as error:
             raise _explain(what, named, error) from error

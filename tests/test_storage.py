@@ -115,13 +115,21 @@ def test_files_of_a_folder(tmp_path: pathlib.Path):
         folder.read("c")
 
 
-def test_a_bucket_without_an_answer_is_a_line_within_the_limit(monkeypatch: pytest.MonkeyPatch):
+def test_a_bucket_without_an_answer_is_a_line_within_the_limit(monkeypatch: pytest.MonkeyPatch, tmp_path):
+    monkeypatch.setattr(storage, "_answered", set())
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         monkeypatch.setattr(storage, "ANSWER_S", 0.3)
         monkeypatch.setattr(Storage, "kvstore", lambda self: {"driver": "http", "base_url": url, "path": "/x/"})
         with pytest.raises(UserError, match=r"gs://bucket/x(/checkpoint)?: no answer within 0\.3 s"):
             Storage("gs://bucket/x").read("checkpoint")
+        for long in (  # what has an hour once the server answers
+            lambda: storage.copy("gs://bucket/x/prompts.txt", tmp_path / "prompts.txt"),
+            lambda: Storage("gs://bucket/x").keys(),
+            lambda: storage.local_tree("gs://bucket/x"),
+        ):
+            with pytest.raises(UserError, match=r"gs://bucket/x(/prompts.txt)?: no answer within 0\.3 s"):
+                long()
 
 
 def test_a_file_of_a_bucket_is_replaced_where_it_is_what_was_expected():

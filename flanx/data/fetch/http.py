@@ -80,17 +80,17 @@ class _HttpConnection(http.client.HTTPConnection):
     """A connection that has CONNECT_S to come about, and whose socket `interrupt` knows."""
 
     def connect(self) -> None:
-        self.timeout = CONNECT_S
+        asked, self.timeout = self.timeout, CONNECT_S
         super().connect()
-        self.sock.settimeout(TIMEOUT_S)
+        self.sock.settimeout(asked)
         _sockets.add(self.sock)
 
 
 class _HttpsConnection(http.client.HTTPSConnection):
     def connect(self) -> None:
-        self.timeout = CONNECT_S
+        asked, self.timeout = self.timeout, CONNECT_S
         super().connect()
-        self.sock.settimeout(TIMEOUT_S)
+        self.sock.settimeout(asked)
         _sockets.add(self.sock)
 
 
@@ -104,9 +104,9 @@ class _Https(urllib.request.HTTPSHandler):
         return self.do_open(_HttpsConnection, req)
 
 
-def open_url(request: str | urllib.request.Request) -> Any:
-    """As urllib's `urlopen`, with the limits of this module."""
-    return urllib.request.build_opener(_Http, _Https, _Redirect).open(request, timeout=TIMEOUT_S)
+def open_url(request: str | urllib.request.Request, timeout: float = TIMEOUT_S) -> Any:
+    """As urllib's `urlopen`, with the limits of this module; `timeout`: seconds without a byte."""
+    return urllib.request.build_opener(_Http, _Https, _Redirect).open(request, timeout=timeout)
 
 
 def download(url: str, path: pathlib.Path, report: Report = lambda have, size: None) -> None:

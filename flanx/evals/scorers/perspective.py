@@ -19,7 +19,7 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from flanx.data.fetch.http import MOST_WAIT_S, open_url
+from flanx.data.fetch.http import MOST_WAIT_S, TIMEOUT_S, open_url
 from flanx.errors import UserError
 from flanx.evals.scorers.scorer import Verdict
 
@@ -28,6 +28,7 @@ GOOGLE = "https://commentanalyzer.googleapis.com/v1alpha1/comments:analyze"
 ATTRIBUTE = "TOXICITY"
 LONGEST = 20_480  # bytes of a text
 TRIES = 7  # over a minute and more, the period of a quota
+ANSWER_S, FIRST_TRIES = 8, 2  # while the server has never answered: then it is not there, and nobody waits a minute
 WAIT_S = 1.0  # before the second try; doubled before each further one
 MOST_WORKERS = 16
 BLOCK = 64  # texts asked for together
@@ -53,6 +54,7 @@ class Perspective:
 
     def __post_init__(self) -> None:
         self._lock, self._next, self._over = threading.Lock(), time.monotonic(), threading.Event()
+        self._has_answered = False
 
     @classmethod
     def of(cls, rate: str) -> "Perspective":
@@ -92,9 +94,9 @@ class Perspective:
             try:
                 return self._request(text)
             except _Again as error:
-                if tried == TRIES:
+                if tried >= (TRIES if self._has_answered else FIRST_TRIES):
                     raise UserError(
-                        f"scorer perspective: {error}, {TRIES} times in a row; what is scored is kept, and the same "
+                        f"scorer perspective: {error}, {tried} times in a row; what is scored is kept, and the same "
                         "command resumes from there (a lower rate: perspective:0.5)"
                     ) from error
                 if self._over.wait(min(max(error.wait, WAIT_S * 2 ** (tried - 1)), MOST_WAIT_S)):
@@ -118,13 +120,16 @@ class Perspective:
         data = json.dumps(body).encode()
         headers = {"Content-Type": "application/json", "X-Goog-Api-Key": self.key}
         try:
-            with open_url(urllib.request.Request(self.url, data, headers)) as reply:
+            timeout = TIMEOUT_S if self._has_answered else ANSWER_S
+            with open_url(urllib.request.Request(self.url, data, headers), timeout) as reply:
+                self._has_answered = True
                 answer = json.loads(reply.read())
             value = answer["attributeScores"][ATTRIBUTE]["summaryScore"]["value"]
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
                 raise _Again(f"an answer whose score is {str(value)[:40]}")
             return Verdict(float(value))
         except urllib.error.HTTPError as error:
+            self._has_answered = True
             return _refused(error)
         except (OSError, http.client.HTTPException) as error:
             raise _Again(f"no answer ({type(error).__name__})") from error
