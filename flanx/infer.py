@@ -16,7 +16,7 @@ from flanx import cluster, coordination, files, hub, storage
 from flanx.ctranslate2_predictor import ComputeType, CTranslate2Predictor
 from flanx.data import vocabulary as vocabularies
 from flanx.data.task import text
-from flanx.data.task.row import BadRow, text_of
+from flanx.data.task.row import BadRow, text_of, whole
 from flanx.decoding import decode
 from flanx.errors import UserError
 from flanx.files import write_atomic
@@ -122,7 +122,7 @@ def read_prompts(path: pathlib.Path) -> list[dict[str, Any]]:
         if isinstance(found, bool) or not isinstance(found, str | int | float):
             raise UserError(f'{location}: the text "inputs" is missing; write {{"inputs": "..."}} on every line')
         try:
-            rows.append({**record, "inputs": text_of(found, "inputs")})
+            rows.append({**record, "inputs": whole(text_of(found, "inputs"))})
         except BadRow as error:
             raise UserError(f"{location}: {error}") from None
     if not rows:

@@ -23,7 +23,9 @@ def test_the_built_in_templates():
 
 def test_a_template_of_a_file(tmp_path):
     path = tmp_path / "own.toml"
-    path.write_text('first = "<{text}>"\nuser = "U {text};"\nassistant = "M {text};"\nanswer = "M"\nstop = ["U "]\n')
+    path.write_text(
+        '\ufefffirst = "<{text}>"\nuser = "U {text};"\nassistant = "M {text};"\nanswer = "M"\nstop = ["U "]\n', "utf-8"
+    )
     own = load(str(path))
     assert own.render(TALK[:1]) == "<{text} one>" and own.render(TALK) == "U {text} one;M two;U three;M"
     assert own.stop == ("U ",)

@@ -19,7 +19,7 @@ def test_a_table_and_the_command_line_in_its_place(tmp_path):
     text = '[a]\nproject = "p-1"\nzone = "us-west4-a"\n[b]\nproject = "p-2"\n'
     assert read(tmp_path, text, "a", zone="us-east5-b", bucket=None) == target.Target("a", "p-1", "us-east5-b")
     assert read(tmp_path, text).project == ""  # two tables and no name
-    assert read(tmp_path, '[only]\nproject = "p-1"').name == "only"
+    assert read(tmp_path, '\ufeff[only]\nproject = "p-1"').name == "only"  # as some editors save it
     assert target.read("nosuch.toml", "", {"project": "p-1"}) == target.Target(project="p-1")
 
 

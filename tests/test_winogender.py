@@ -78,6 +78,9 @@ def test_wrong_files_are_named(tmp_path: pathlib.Path) -> None:
     write(tmp_path, SENTENCE, head="id\tsentence\n")
     with pytest.raises(UserError, match=r"all_sentences.tsv:1: no column 'sentid' \(there is: id, sentence\)"):
         registry.load("winogender_zero_shot", str(tmp_path))
+    (tmp_path / "winogender" / "all_sentences.tsv").write_text(f"sentid\tsentence\tsentid\n{SENTENCE}")
+    with pytest.raises(UserError, match=r"all_sentences.tsv:1: two columns are named 'sentid'"):
+        registry.load("winogender_zero_shot", str(tmp_path))
     (tmp_path / "winogender" / "all_sentences.tsv").write_text(f"sentid\tsentence\n{SENTENCE}")
     with pytest.raises(UserError, match="4 exemplars needed besides the item, there are 0"):
         registry.load("winogender_4_shot", str(tmp_path))

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from flanx.data.task import text
-from flanx.data.task.row import BadRow, text_of
+from flanx.data.task.row import BadRow, text_of, whole
 from flanx.errors import UserError
 from flanx.evals import download
 
@@ -86,7 +86,7 @@ def read_named(
             if isinstance(row, BadRow):
                 raise UserError(f"{path}:{number}: {row}")
             if not head:
-                head = [cell.strip() for cell in row]
+                head = text.unique(row, f"{path}:{number}")
                 if absent := [name for name in columns if name not in head]:
                     raise UserError(f"{path}:{number}: no column '{absent[0]}' (there is: {', '.join(head)})")
                 continue
@@ -111,6 +111,13 @@ def value(record: Any, key: str, location: str) -> str:
         known = ", ".join(map(str, record)) if isinstance(record, dict) else type(record).__name__
         raise UserError(f"{location}: no text column '{key}' (there is: {known})")
     try:
-        return text_of(found, key)
+        return whole(text_of(found, key))
     except BadRow as error:
         raise UserError(f"{location}: {error}") from None
+
+
+def filled(record: Any, key: str, location: str) -> str:
+    """The same, which must not be blank: a prompt without its question would be scored like any other."""
+    if not (found := value(record, key, location)).strip():
+        raise UserError(f"{location}: {key} is empty")
+    return found

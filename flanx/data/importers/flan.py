@@ -111,8 +111,8 @@ Groups = dict[str, Prompts]
 def _assignments(path: pathlib.Path) -> Iterator[tuple[str, str | None, ast.expr]]:
     """(name, key or None, value) of `NAME = ...` and `NAME["key"] = ...` at the top of a module."""
     try:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-    except (OSError, SyntaxError, UnicodeDecodeError) as e:
+        tree = ast.parse(path.read_bytes())
+    except (OSError, SyntaxError, ValueError, RecursionError) as e:
         reason = e.strerror if isinstance(e, OSError) else e
         raise UserError(f"{path}: {reason}; is this a clone of google-research/FLAN?") from e
     for node in tree.body:
@@ -122,7 +122,12 @@ def _assignments(path: pathlib.Path) -> Iterator[tuple[str, str | None, ast.expr
         if isinstance(target, ast.Name):
             yield target.id, None, node.value
         elif isinstance(target, ast.Subscript) and isinstance(target.value, ast.Name):
-            yield target.value.id, ast.literal_eval(target.slice), node.value
+            yield target.value.id, _literal(target.slice), node.value
+
+
+def _literal(node: ast.expr) -> str:
+    """A name in the code: a literal's value, of anything else its text."""
+    return str(node.value) if isinstance(node, ast.Constant) else ast.unparse(node)
 
 
 def _options(text: str) -> str:
@@ -172,7 +177,7 @@ def read(path: pathlib.Path) -> tuple[dict[str, Groups], list[str]]:
                 if group is None or not isinstance(prompts, ast.List | ast.Tuple):
                     failed.append(f"{name}: {ast.unparse(prompts)[:80]} is not a list of prompts under a name")
                     continue
-                label = ast.literal_eval(group)
+                label = _literal(group)
                 try:
                     found[name][label] = [convert(node) for node in prompts.elts]
                 except (ValueError, TypeError) as e:

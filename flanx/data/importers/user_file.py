@@ -169,8 +169,8 @@ def _look(path: pathlib.Path, inputs: str, targets: str, options: str) -> _File:
                 raise record
             if found is None:
                 names = list(record)
-                wanted = [name and text.column_of(name, names, location) for name in (inputs, targets, options)]
-                found = _File(path, wanted[0], wanted[1], wanted[2], names)
+                wanted = [text.column_of(name, names, location) for name in (inputs, targets)]
+                found = _File(path, *wanted, options and text.column_of(options, names, location), names)
             for name in filter(None, (found.inputs, found.targets, found.options)):
                 if name not in record:
                     raise BadRow(f"no column '{name}'")

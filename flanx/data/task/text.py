@@ -28,7 +28,7 @@ import zlib
 from collections.abc import Iterator
 from typing import Any, BinaryIO, cast
 
-from flanx.data.task.row import BadRow, Record
+from flanx.data.task.row import BadRow, Record, text_of, whole
 from flanx.errors import UserError, nearest
 from flanx.files import open_regular
 
@@ -329,6 +329,15 @@ def parquet_rows(path: pathlib.Path) -> Iterator[Record]:
             yield from pa.RecordBatch.from_arrays(short, names=batch.schema.names).to_pylist()
     except (pa.ArrowException, OSError) as e:
         raise UserError(f"{path}: not a Parquet file that can be read ({str(e).splitlines()[0][:150]})") from e
+
+
+def cell(record: Record, name: str, location: str) -> str:
+    """A field of a record as text, "" where it is null. Raises UserError for what has no text, such as NaN."""
+    value = record[name]
+    try:
+        return "" if value is None else whole(text_of(value, name))
+    except BadRow as error:
+        raise UserError(f"{location}: {error}") from None
 
 
 def column_of(asked: str, columns: list[str], location: str) -> str:

@@ -124,9 +124,12 @@ def items(spec: Spec, folder: pathlib.Path, task: str) -> list[Item]:
     path = folder / "bbh" / "bbh" / f"{task}.json"
     data = files.read_json(path, f"BBH {task}")
     found = []
-    for number, record in enumerate(data["examples"] if isinstance(data, dict) and "examples" in data else data):
+    records = data.get("examples") if isinstance(data, dict) else data
+    if not isinstance(records, list):
+        raise UserError(f"{path}: no list of examples")
+    for number, record in enumerate(records):
         location = f"{path} example {number}"
-        question, target = files.value(record, "input", location), files.value(record, "target", location)
+        question, target = files.filled(record, "input", location), files.filled(record, "target", location)
         found.append(
             Item(
                 task=task,

@@ -90,7 +90,7 @@ def items(spec: Spec, folder: pathlib.Path, task: str) -> list[Item]:
 def _item(spec: Spec, task: str, location: str, row: dict[str, Any], known: tuple[str, str]) -> Item | None:
     """One question, or None where nobody says which answer follows the stereotype."""
     target, label_type = known
-    texts = [_text(row, f"ans{n}", location) for n in range(3)]
+    texts = [files.filled(row, f"ans{n}", location) for n in range(3)]
     condition, polarity = (
         _one_of(known_values, files.value(row, name, location), name, location)
         for name, known_values in (("context_condition", CONDITIONS), ("question_polarity", POLARITIES))
@@ -105,7 +105,7 @@ def _item(spec: Spec, task: str, location: str, row: dict[str, Any], known: tupl
         raise UserError(f"{location}: answer_info calls {len(unknown)} of the three answers 'unknown', not one")
     if not target:
         return None
-    context, question = (_text(row, name, location).strip() for name in ("context", "question"))
+    context, question = (files.filled(row, name, location).strip() for name in ("context", "question"))
     options = tuple(f" {text}" for text in texts)
     answers, query = options, f"{context}\n\nQ: {question}\nA:"
     if spec.variant == "letter":
@@ -126,13 +126,6 @@ def _item(spec: Spec, task: str, location: str, row: dict[str, Any], known: tupl
         location=location,
         labels=tuple(labels.items()),
     )
-
-
-def _text(row: dict[str, Any], name: str, location: str) -> str:
-    text = files.value(row, name, location)
-    if not text.strip():
-        raise UserError(f"{location}: {name} is empty")
-    return text
 
 
 def _one_of(known: dict[str, str], value: str, name: str, location: str) -> str:

@@ -106,7 +106,8 @@ def _ratings(path: pathlib.Path) -> dict[str, Any]:
     for location, record in text_files.records(labels):
         if isinstance(record, BadRow):
             raise UserError(f"{location}: {record}")
-        found[str(record[_column(record, ("id",), location)])] = record[_column(record, RATING, location)]
+        number = text_files.cell(record, _column(record, ("id",), location), location)
+        found[number] = record[_column(record, RATING, location)]
     return found
 
 
@@ -120,8 +121,8 @@ def _comments(path: pathlib.Path, split: str) -> Iterator[Comment | None]:
             raise UserError(f"{location}: no column split, by which {WHOLE} tells test from train; or give two files")
         if "split" in record and record["split"] not in SPLITS[split]:
             continue
-        number = str(record[_column(record, ("id",), location)])
-        said = " ".join(str(record[_column(record, TEXT, location)] or "").split("\n")).strip()
+        number = text_files.cell(record, _column(record, ("id",), location), location)
+        said = text_files.cell(record, _column(record, TEXT, location), location).replace("\n", " ").strip()
         rating = ratings.get(number) if ratings else record[_column(record, RATING, location)]
         toxicity = _share(rating, "a rating", location)
         if toxicity is None or not said:

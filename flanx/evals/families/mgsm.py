@@ -15,6 +15,7 @@ from flanx.evals import files
 from flanx.evals.spec import Family, Item, Spec
 
 LANGUAGES = ("bn", "de", "en", "es", "fr", "ja", "ru", "sw", "te", "th", "zh")
+_NUMBERS = "EXEMPLAR_NUMBER_ANSWERS"
 PAPER = tuple(language for language in LANGUAGES if language != "en")  # the paper leaves English out
 
 
@@ -46,11 +47,18 @@ def has(folder: pathlib.Path, task: str, spec: Spec) -> bool:
 def exemplars(folder: pathlib.Path, language: str) -> tuple[tuple[str, str, str], ...]:
     """(labelled question, labelled rationale, number) of each exemplar."""
     path = folder / "mgsm" / "exemplars.json"
-    data = files.read_json(path, "MGSM exemplars")
+    data, at = files.read_json(path, "MGSM exemplars"), f"{path}: {language}"
     try:
-        pairs, numbers = data["MGSM_EXEMPLARS"][language], data["EXEMPLAR_NUMBER_ANSWERS"]
+        pairs, numbers = data["MGSM_EXEMPLARS"][language], data[_NUMBERS]
         ordered = [pairs[str(number)] for number in range(1, len(pairs) + 1)]
-        return tuple((pair["q"], pair["a"], str(number)) for pair, number in zip(ordered, numbers, strict=True))
+        return tuple(
+            (
+                files.filled(pair, "q", at),
+                files.filled(pair, "a", at),
+                files.filled({_NUMBERS: number}, _NUMBERS, at),
+            )
+            for pair, number in zip(ordered, numbers, strict=True)
+        )
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: no exemplars for '{language}' ({type(error).__name__}: {error})") from None
 
@@ -78,7 +86,9 @@ def items(spec: Spec, folder: pathlib.Path, task: str) -> list[Item]:
     else:
         answers = "A:"
         shown = tuple(f"{q}\nA: {number}\n\n" for q, _, number in shots[: spec.shots])
-    path = folder / "mgsm" / f"mgsm_{task}.tsv"
+    rows = list(files.read_rows(folder / "mgsm" / f"mgsm_{task}.tsv", f"MGSM {task}", 2, "\t"))
+    if empty := next((location for location, cells in rows if not all(map(str.strip, cells))), ""):
+        raise UserError(f"MGSM {task}: {empty}: a question or an answer is empty")
     return [
         Item(
             task=task,
@@ -90,7 +100,7 @@ def items(spec: Spec, folder: pathlib.Path, task: str) -> list[Item]:
             language=task,
             location=location,
         )
-        for number, (location, (question, answer)) in enumerate(files.read_rows(path, f"MGSM {task}", 2, "\t"))
+        for number, (location, (question, answer)) in enumerate(rows)
     ]
 
 

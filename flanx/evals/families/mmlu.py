@@ -17,6 +17,7 @@ import dataclasses
 import functools
 import pathlib
 import re
+from typing import Any
 
 from flanx.errors import UserError
 from flanx.evals import files
@@ -102,14 +103,14 @@ def _question(row: list[str]) -> str:
 
 
 @functools.lru_cache(maxsize=8)
-def _cot_prompts(folder: pathlib.Path) -> dict[str, str]:
+def _cot_prompts(folder: pathlib.Path) -> Any:
     return files.read_json(folder / "mmlu" / "mmlu-cot.json", "MMLU rationales")
 
 
 def cot_exemplars(folder: pathlib.Path, subject: str) -> tuple[str, tuple[str, ...]]:
     """The head and the exemplars ("Q: ...\\nA: ...\\n\\n" each) of a subject's published prompt."""
     prompts = _cot_prompts(folder)
-    if not isinstance(prompts.get(subject), str):
+    if not isinstance(prompts, dict) or not isinstance(prompts.get(subject), str):
         raise UserError(f"{folder / 'mmlu' / 'mmlu-cot.json'}: no prompt for '{subject}'")
     head, *parts = re.split(r"(?m)^Q: ", prompts[subject].strip())
     return head, tuple(f"Q: {part.rstrip()}\n\n" for part in parts)

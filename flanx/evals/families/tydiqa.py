@@ -53,10 +53,12 @@ def _read(path: pathlib.Path) -> dict[str, list[tuple[str, str, str, tuple[str, 
         for article in files.read_json(path, "TyDiQA")["data"]:
             for paragraph in article["paragraphs"]:
                 for qa in paragraph["qas"]:
-                    code = codes.get(qa["id"].split("-")[0])
-                    answers = tuple(dict.fromkeys(answer["text"] for answer in qa["answers"]))
-                    if code:
-                        found.setdefault(code, []).append((qa["id"], paragraph["context"], qa["question"], answers))
+                    number = files.filled(qa, "id", str(path))
+                    at = f"{path} id {number}"
+                    passage, asked = files.filled(paragraph, "context", at), files.filled(qa, "question", at)
+                    answers = tuple(dict.fromkeys(files.filled(answer, "text", at) for answer in qa["answers"]))
+                    if code := codes.get(number.split("-")[0]):
+                        found.setdefault(code, []).append((number, passage, asked, answers))
     except (KeyError, TypeError) as error:
         raise UserError(f"{path}: not SQuAD's form: {type(error).__name__} {error}") from None
     return found

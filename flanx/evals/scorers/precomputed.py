@@ -28,7 +28,7 @@ class Precomputed:
                 if column not in record:
                     has = ", ".join(map(str, record))
                     raise UserError(f"{location}: no column '{column}' (it has {has}); `--texts` writes such a file")
-            text, value = str(record["text"] or "").strip(), _number(record["toxicity"], location)
+            text, value = text_files.cell(record, "text", location).strip(), _number(record["toxicity"], location)
             if self.known.setdefault(text, value) != value:
                 raise UserError(f"{location}: this text has another toxicity in an earlier line; keep one of them")
         if not self.known:
