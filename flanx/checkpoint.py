@@ -69,6 +69,10 @@ class RestoreCheckpointConfig:
     def __post_init__(self) -> None:
         if self.restore_optimizer and self.path is None:
             raise UserError("restore_optimizer takes the state of a parent: give INITIAL_CHECKPOINT_PATH, or unset it")
+        if self.fingerprint is not None and self.path is None:
+            raise UserError(
+                "INITIAL_CHECKPOINT_FINGERPRINT says which parent is wanted: give INITIAL_CHECKPOINT_PATH, or unset it"
+            )
 
 
 class Checkpoints:

@@ -97,7 +97,7 @@ def evaluate(
     ]
     for suite in loaded:
         _expect_room(predictor, suite)
-    reader = scorers.load(scorer) if scorer else None
+    reader = scorers.load(scorer) if scorer is not None else None
     if checks_only:
         return {}
     with contextlib.ExitStack() as stack:
@@ -127,8 +127,12 @@ def load_suites(
     """The suites of an evaluation with their items, see `evaluate`."""
     for error in suite_table.wrong() if cluster.is_first() else ():
         print(f"note: {error}; its suites are left out")
-    data = local_tree(data_dir or os.environ.get("FLANX_DATA_DIR", ""))
-    return [registry.load(name, data, allow_missing) for name in suite_names(suites, self_consistency, beams)]
+    data, names = (
+        local_tree(data_dir or os.environ.get("FLANX_DATA_DIR", "")),
+        suite_names(suites, self_consistency, beams),
+    )
+    registry.expect_tasks(allow_missing, names)
+    return [registry.load(name, data, allow_missing) for name in names]
 
 
 def suite_names(suites: Sequence[str], self_consistency: int, beams: int) -> list[str]:

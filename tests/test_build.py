@@ -317,6 +317,7 @@ def test_a_users_own_seqio_mixture_and_its_validation_splits(tables, tmp_path, m
         ({"tasks": "minni"}, "no mixture, collection or task 'minni'; did you mean 'mini'"),
         ({"runner": "bean"}, "runner 'bean': one of processes, beam; did you mean 'beam'"),
         ({"renderings": 0}, "renderings 0"),
+        ({"styles": ["zsopt", "fsop"]}, "STYLES: no prompt style 'fsop'; did you mean 'fsopt'"),
         ({"styles": ["fsnoopt"]}, "has the styles zsopt, fsopt, none of fsnoopt"),
         ({"vocabulary": "/nowhere.model"}, "/nowhere.model: no such file"),
         ({"imports": ["no_such_module"], "tasks": "x"}, "cannot import 'no_such_module'"),

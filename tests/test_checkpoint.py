@@ -69,3 +69,8 @@ def test_parameters_of_a_run_are_those_of_its_newest_checkpoint(saved: Checkpoin
     wrong = wanted | {"a": jax.ShapeDtypeStruct((2, 5), jnp.float32, sharding=EVERYWHERE)}
     with pytest.raises(UserError, match=r"'a' is \[2, 3\], in this model \[2, 5\]"):
         checkpoint.load_params(folder.parent, wrong)
+
+
+def test_a_fingerprint_without_a_parent_is_refused():
+    with pytest.raises(UserError, match="INITIAL_CHECKPOINT_FINGERPRINT says which parent is wanted"):
+        checkpoint.RestoreCheckpointConfig(None, fingerprint="ab12")

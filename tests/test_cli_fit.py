@@ -90,3 +90,8 @@ def test_a_file_of_predictions_that_was_changed_is_refused_before_anything_is_wr
     assert main(["fit", str(folder), "--form=power", f"--out={tmp_path}"]) == 2
     assert "was changed after it was written: entry 1" in capsys.readouterr().err
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_variable_that_is_asked_for_and_says_nothing_is_named(capsys):
+    assert main(["fit", "published:3", "--over=size,tokens", "--draws=40"]) == 0
+    assert "note: the law of normalized_average has no tokens: not known of every cell" in capsys.readouterr().out

@@ -54,6 +54,7 @@ ONE = "grid.Sweep.axes = {'size': {'a': [], 'b': []}}"
         ([ONE, "grid.Sweep.published = {'a': '5:T5-Smal'}"], [], "did you mean 'T5-Small'"),
         (["grid.Sweep.axes = {'run': {'a': []}}"], [], "'run' is a column of the results"),
         ([ONE, "grid.Sweep.choose_per = ['sizes']"], [], "did you mean 'size'"),
+        ([ONE, "grid.Sweep.average_over = ['seeds', 'size']"], [], "Sweep.average_over: the sweep has no axis 'seeds'"),
         (
             [ONE, "grid.Sweep.compare = {'sizes': 'a'}"],
             [],

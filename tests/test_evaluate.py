@@ -178,6 +178,7 @@ def test_prompts_too_long_for_the_model_are_counted(tmp_path: pathlib.Path) -> N
         ({"batch_size": 0}, "EVAL_BATCH_SIZE is 0"),
         ({"vocabulary": vocabulary.load("byte", 100)}, "VOCABULARY byte has 359 ids, the model's table has 259 rows"),
         ({"suites": []}, "SUITES is empty"),
+        ({"allow_missing": ("finish",)}, "ALLOW_MISSING names 'finish', which is a task of no suite"),
         ({"data_dir": ""}, "suite gsm8k_zero_shot: no folder of benchmark data; set DATA_DIR"),
     ],
 )

@@ -77,7 +77,11 @@ def run(args: argparse.Namespace) -> int:
     for number, (score, of_score) in enumerate(cells.items(), 1):
         chance = next(grid.chance[score] for grid in grids if score in grid.chance)
         rescaled = any(score in grid.normalized for grid in grids)
-        law = laws.make(score, gather(of_score, over, chance, score == LOSS, rescaled), forms, args.draws)
+        data = gather(of_score, over, chance, score == LOSS, rescaled)
+        if idle := [name for name in over or () if name not in data.variables]:
+            why = "not known of every cell, the same in all of them, or given by the others"
+            print(f"note: the law of {score} has no {' or '.join(idle)}: {why}")
+        law = laws.make(score, data, forms, args.draws)
         wanted = _wanted(law, of_score, targets) if law.draws is not None else []
         predicted = law.predict(wanted)
         _print(law, predicted)

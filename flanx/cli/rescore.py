@@ -59,7 +59,7 @@ def _run(args: argparse.Namespace) -> int:
         return 0
     if args.scorer and args.check:
         raise UserError("--check writes nothing, and --scorer keeps what it reads: leave one of them out")
-    scorer = scorers.load(args.scorer) if args.scorer else None
+    scorer = scorers.load(args.scorer) if args.scorer is not None else None
     changed = [_rescore(folder, args.check, scorer) for folder in folders]
     return int(args.check and any(changed))
 

@@ -20,7 +20,9 @@ A name is a suite that a family names (`Family.specs`), else the first family wh
 (`Family.parse`); brackets and suffix mean the same for all.
 """
 
+import contextlib
 import dataclasses
+import itertools
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
@@ -184,6 +186,20 @@ def _decoding(name: str, spec: Spec, method: str, count: str | None) -> dict[str
         return {"beams": int(count or 4)}
     # Samples, temperature and top-k: self-consistency for PaLM-540B, paper.md section 3.2.
     return {"samples": int(count or 40), "temperature": 0.7, "top_k": 40}
+
+
+def expect_tasks(names: Sequence[str], suites: Sequence[str]) -> None:
+    """Raises UserError for a name of ALLOW_MISSING that is a task of no suite: it would allow nothing."""
+    if not names:
+        return
+    known: set[str] = set()
+    for spec, family in itertools.chain((_resolve(name, ()) for name in suites), specs().values()):
+        with contextlib.suppress(UserError):  # of a table whose rows are not here
+            known.update(family.tasks(spec))
+        if known.issuperset(names):
+            return
+    unknown = next(name for name in names if name not in known)
+    raise UserError(f"ALLOW_MISSING names '{unknown}', which is a task of no suite{nearest(unknown, known)}")
 
 
 def load(name: str, data_dir: str, allow_missing: Sequence[str] = ()) -> Suite:

@@ -73,6 +73,9 @@ def check(sweep: Sweep) -> None:
         published.model(reference)
     statistics.check_compare(sweep)
     forecast.check(sweep)
+    for axis in sweep.average_over:
+        if axis not in sweep.axes and axis != "seed":  # the default, of sweeps with one seed too
+            raise UserError(f"Sweep.average_over: the sweep has no axis '{axis}'{nearest(axis, sweep.axes)}")
     for axis in sweep.choose_per or ():
         if axis not in sweep.axes:
             raise UserError(f"Sweep.choose_per: the sweep has no axis '{axis}'{nearest(axis, sweep.axes)}")

@@ -9,7 +9,7 @@ from flanx.data.store import build_job
 from flanx.data.store.format import MIXTURE
 from flanx.data.store.shard import Shard
 from flanx.data.task import select, sources, spec, tables
-from flanx.errors import UserError
+from flanx.errors import UserError, nearest
 
 SHARD = 100_000  # examples of a task that one job renders
 AS_IS = "as_is"  # the one style of a user's own SeqIO task
@@ -120,6 +120,11 @@ def plan(
     """The tasks to be in the store, and those whose data is absent: their metadata with the reason."""
     planned: dict[str, PlannedTask] = {}
     absent: dict[str, dict[str, Any]] = {}
+    for style in styles or ():
+        if style not in spec.STYLES:
+            raise UserError(
+                f"STYLES: no prompt style '{style}'{nearest(style, spec.STYLES)} ({', '.join(spec.STYLES)})"
+            )
     for row in rows:
         metadata = {key: getattr(row, key) for key in KEPT}
         source_hash = ""
