@@ -363,8 +363,8 @@ def constant(rate: float) -> Schedule:
 
 @_recorded
 def rsqrt_with_warmup(rate: float = 1.0, warmup_steps: int = 10_000) -> Schedule:
-    """rate / sqrt(max(step, warmup_steps)): T5's pre-training schedule, flat until `warmup_steps`."""
-    return lambda step: rate / jnp.sqrt(jnp.maximum(step, warmup_steps).astype(jnp.float32))
+    """rate / sqrt(max(step, warmup_steps, 1)): T5's pre-training schedule, flat until `warmup_steps`."""
+    return lambda step: rate / jnp.sqrt(jnp.maximum(step, max(1, warmup_steps)).astype(jnp.float32))
 
 
 def _warm(step: ArrayLike, warmup_steps: int) -> jax.Array:

@@ -58,15 +58,19 @@ MOST_SECONDS = 30 * 24 * 3600  # of any time limit
 
 # of numbers, also of those inside a list or the values of a dict
 RANGES: Mapping[str, Range] = {
-    "alpha": RATE,
+    "adam_learning_rate": RATE,
+    "alpha": POSITIVE,
     "activations": Range(1, 2),
     "batch_size": Range(1, 10_000_000),
     "beams": NATURAL,
+    "beta": BELOW_ONE,
     "caps": RATE,
     "clipping_threshold": POSITIVE,
+    "consistent_rms": POSITIVE,
     "cot_ratio": SHARE,
     "decay_rate": Range(0, 1),
     "decoder_start_token_id": NATURAL,
+    "dropout": BELOW_ONE,
     "dropout_rate": BELOW_ONE,
     "b1": BELOW_ONE,
     "b2": BELOW_ONE,
@@ -98,6 +102,7 @@ RANGES: Mapping[str, Range] = {
     "min_parameter_scale": RATE,
     "mlp_dim": COUNT,
     "momentum": BELOW_ONE,
+    "n": NATURAL,
     "num_decoder_layers": COUNT,
     "num_encoder_layers": COUNT,
     "num_heads": COUNT,
@@ -111,6 +116,7 @@ RANGES: Mapping[str, Range] = {
     "patience": COUNT,
     "peak_flops": POSITIVE,
     "period": COUNT,
+    "rank": COUNT,
     "rate": RATE,
     "rate_multipliers": RATE,
     "rates": RATE,
@@ -118,11 +124,12 @@ RANGES: Mapping[str, Range] = {
     "samples": COUNT,
     "seed": Range(0, 2**32 - 1),
     "self_consistency": NATURAL,
+    "step": NATURAL,
     "step_offset": NATURAL,
     "styles": RATE,
     "task_feature_lengths": Range(1, 10_000_000),
     "temperature": Range(0, 1000),
-    "timeout": POSITIVE,
+    "timeout": Range(0, MOST_SECONDS, open_low=True),
     "top_k": NATURAL,
     "top_p": Range(0, 1, open_low=True),
     "total_steps": NATURAL,
@@ -136,8 +143,11 @@ RANGES: Mapping[str, Range] = {
     "z_loss": RATE,
 }
 FOLDERS = ("model_dir", "out_dir")  # written: on a file system or in a bucket
-NAMED = ("checkpoint", "path", "vocabulary")  # which a name of the Hugging Face hub may stand for
-PATHS = (*FOLDERS, "checkpoint", "data_dir", "out_file", "path", "prompts", "store_dir", "vocabulary")
+NAMED = ("checkpoint", "path", "start", "vocabulary")  # which a name of the Hugging Face hub may stand for
+PATHS = (
+    *(*FOLDERS, "checkpoint", "compilation_cache", "data_dir", "out_file", "path", "prompts", "start", "store_dir"),
+    "vocabulary",
+)
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "num_partitions": ("auto",),
     "peak_flops": ("measured",),
@@ -332,7 +342,7 @@ def _describe(hint: Any, name: str) -> str:
     options = list(dict.fromkeys(options))
     if name in CHOICES:
         options = [" or ".join(f"'{choice}'" for choice in CHOICES[name]) if o == "a text" else o for o in options]
-    limits = f", {RANGES[name]}" if name in RANGES else ""
+    limits = f", {RANGES[name]}" if name in RANGES and hint is not bool else ""
     return " or ".join(options) + limits
 
 

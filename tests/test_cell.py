@@ -44,7 +44,8 @@ def test_coordinates_are_logarithms_about_the_geometric_mean():
 
 
 @pytest.mark.parametrize(
-    ("text", "value"), [("1836", 1836), ("540B", 540e9), ("0.5", 0.5), ("1.2M", 1.2e6), ("d96", None)]
+    ("text", "value"),
+    [("1836", 1836), ("540B", 540e9), ("0.5", 0.5), ("1.2M", 1.2e6), ("1e9", 1e9), ("d96", None), ("1e", None)],
 )
 def test_numbers_are_read_as_labels_have_them(text, value):
     assert cell.number(text) == value

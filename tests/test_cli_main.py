@@ -93,3 +93,11 @@ def test_help_lists_every_command_without_importing_them():
     names = ("interrupt", "gin_flags", "short_form", "main")
     assert done.stdout.splitlines()[-1] == str([f"flanx.cli.{name}" for name in names])
     assert all(f"\n    {name}" in done.stdout for name in main.COMMANDS)
+
+
+def test_paths_of_gin_files_mean_what_people_mean(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "a").mkdir()
+    assert gin_flags.search_paths("~/a, ~/a,") == f"{tmp_path}/a,{tmp_path}/a" and gin_flags.search_paths("") == ""
+    with pytest.raises(argparse.ArgumentTypeError, match="no folder 'nosuch'"):
+        gin_flags.search_paths("~/a,nosuch")

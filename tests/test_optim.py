@@ -151,3 +151,8 @@ def test_clipping_shrinks_large_updates_and_leaves_small_ones(before: float, wan
     state = optimizer.init(params)._replace(count=jnp.asarray(10**6, jnp.int32), v={"vector": jnp.full((200,), before)})
     updates, _ = optimizer.update({"vector": jnp.ones((200,))}, state, params)
     np.testing.assert_allclose(updates["vector"], -wanted, rtol=1e-3)
+
+
+def test_a_schedule_without_warm_up_begins_with_a_finite_rate():
+    for warmup, step, rate in ((0, 0, 1.0), (0, 4, 0.5), (16, 0, 0.25)):
+        assert float(optim.rsqrt_with_warmup(1.0, warmup)(step)) == rate

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from flanx import config, settings
+from flanx import config, evaluate, lora, optim, settings, train, train_step
 from flanx.data.pipeline import mixture
 from flanx.errors import UserError
 
@@ -57,6 +57,8 @@ REFUSED = [
     ("mixture.Mixture.rates", "[('suite_text', 1)]"),
     ("t5.T5.num_encoder_layers", "-1"),
     ("t5.T5.num_heads", "'a'"),
+    ("t5.T5.num_heads", "1e30"),
+    ("checkpoint.SaveCheckpointConfig.timeout", "1e30"),
     ("train/batches.DatasetConfig.batch_size", "2"),
 ]
 
@@ -76,8 +78,31 @@ def test_a_whole_number_is_taken_however_it_is_written(text):
     assert (steps, type(steps)) == (1_000_000, int)
 
 
+@pytest.mark.parametrize(
+    ("function", "name", "values"),
+    [
+        (optim.muon, "beta", (1.0, -0.1, math.nan, "0.9")),
+        (optim.muon, "adam_learning_rate", (-1e-3, math.inf, "1e-3")),
+        (optim.muon, "consistent_rms", (0, -0.2, "0.2")),
+        (lora.Adapter, "rank", (0, -1, 1.5, None)),
+        (lora.Adapter, "alpha", (0, -16.0, math.nan)),
+        (lora.Adapter, "dropout", (1.0, -0.1, 5)),
+        (lora.Adapter, "start", ("", "a\0", "~nosuchuser/x")),
+        (train.train, "compilation_cache", ("", "~nosuchuser/x", 5)),
+        (evaluate.evaluate, "step", (-1, 1.5, "3")),
+    ],
+)
+def test_a_value_of_what_few_runs_bind_is_refused_too(function, name, values):
+    for value in values:
+        with pytest.raises(settings.Wrong):
+            settings.check(function, name, value)
+
+
 def test_a_path_means_what_people_mean(monkeypatch):
     monkeypatch.setenv("HOME", "/home/ada")
+    assert settings.check(lora.Adapter, "start", "file:///runs/a") == "/runs/a"
+    assert settings.check(train.train, "compilation_cache", "~/cache") == "/home/ada/cache"
+    assert settings.path_flag("~/my.gin") == "/home/ada/my.gin"
     parse(MODEL_DIR="'~/run'", STORE_DIR="'file:///data/store'")
     assert config.value("MODEL_DIR") == "/home/ada/run"
     assert config.value("STORE_DIR") == "/data/store"
@@ -99,7 +124,9 @@ def test_several_wrong_values_are_named_at_once():
 
 
 def test_every_number_that_gin_files_bind_has_a_range():
-    from flanx import checkpoint, evaluate, infer, optim, partition, train, train_step, validation
+    from flanx import checkpoint, infer, partition, validation
+    from flanx.convert import architecture
+    from flanx.data import mixture_stats
     from flanx.data.pipeline import batches
     from flanx.data.store import build
     from flanx.decoding import decode
@@ -107,13 +134,15 @@ def test_every_number_that_gin_files_bind_has_a_range():
 
     bound = [
         train.train, evaluate.evaluate, infer.infer, train_step.Trainer, batches.DatasetConfig, decode.Sample, t5.T5,
-        palm.PaLM, partition.Partitioner, checkpoint.SaveCheckpointConfig, optim.adafactor, optim.adamw, optim.linear,
-        optim.cosine, optim.constant, optim.rsqrt_with_warmup, build.build_store, validation.ValidationConfig,
+        palm.PaLM, partition.Partitioner, checkpoint.SaveCheckpointConfig, build.build_store, lora.Adapter,
+        validation.ValidationConfig, architecture.read_model, mixture.Mixture, mixture_stats.describe_mixture,
+        *(getattr(optim, name) for name in ("adafactor", "adamw", "adamw_8bit", "adamw_bfloat16", "muon", "linear")),
+        *(getattr(optim, name) for name in ("cosine", "constant", "rsqrt_with_warmup")),
     ]  # fmt: skip
     numbers = {
         n for f in bound for n, hint in settings.annotations(f).items() if re.search(r"\b(int|float)\b", str(hint))
     }
-    numbers -= {"step", "logical_axis_rules", "params", "suites", "tasks"}  # tasks: names with rates
+    numbers -= {"logical_axis_rules", "params", "suites", "tasks", "name"}  # tasks, name: of mixtures, with rates
     assert not sorted(numbers - set(settings.RANGES))
 
 
@@ -174,6 +203,11 @@ def test_passwords_and_tokens_are_refused_as_runs_record_their_settings():
     for name, value in (("STORE_DIR", "https://me:secret@host/x"), ("MODEL_DIR", "hf_" + 30 * "a")):
         with pytest.raises(UserError, match="would be written into the run's records"):
             parse(**{name: repr(value)})
+
+
+def test_a_switch_has_no_range_though_a_number_of_its_name_has_one():
+    with pytest.raises(settings.Wrong, match=r"^True or False$"):
+        settings.check(train_step.Trainer, "dropout", 0.1)
 
 
 def test_a_list_of_names_and_rates_is_described():

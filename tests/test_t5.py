@@ -169,6 +169,8 @@ def test_decoding_and_teacher_forcing_start_with_the_token_of_the_config(params:
     token = model.prefill(params, packed["encoder_input_tokens"], 3)[1]
     assert token.tolist() == [5, 5]
     assert "decoder_start_token_id=5" in repr(model) and "decoder_start" not in repr(TINY)
+    with pytest.raises(UserError, match="mlp_activations is empty"):
+        dataclasses.replace(TINY, mlp_activations=())
     with pytest.raises(UserError, match="decoder_start_token_id = 96 is not one of the 96 tokens"):
         dataclasses.replace(TINY, decoder_start_token_id=96)
 

@@ -47,7 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         )
     parser.add_argument("--dtype", help=short_form.OF_MODEL["dtype"].meaning)
     parser.add_argument("--partitions", type=flag(int, COUNT), help=short_form.OF_MODEL["partitions"].meaning)
-    parser.add_argument("--gin_file", action="append", default=[], metavar="FILE", help="of the training; repeatable")
+    parser.add_argument(
+        "--gin_file", action="append", type=path_flag, default=[], metavar="FILE", help="of the training; repeatable"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,17 +1,33 @@
 """The gin flags that commands share: T5X's --gin_file, --gin_search_paths and --gin.NAME=VALUE."""
 
 import argparse
+import pathlib
 import re
 import textwrap
 
 from flanx.errors import UserError
+from flanx.settings import path_flag
+
+
+def search_paths(text: str) -> str:
+    """The `type` of --gin_search_paths."""
+    folders = [path_flag(part.strip()) for part in text.split(",") if part.strip()]
+    if absent := next((folder for folder in folders if not pathlib.Path(folder).is_dir()), ""):
+        raise argparse.ArgumentTypeError(f"no folder '{absent}'")
+    return ",".join(folders)
 
 
 def add_gin_arguments(parser: argparse.ArgumentParser) -> None:
     """The gin flags of T5X: --gin_file (repeatable), --gin_search_paths; --gin.NAME=VALUE is read by `main`."""
-    parser.add_argument("--gin_file", action="append", default=[], metavar="FILE", help="gin file; may be given again")
     parser.add_argument(
-        "--gin_search_paths", default="", metavar="DIRS", help="comma-separated folders to search for gin files"
+        "--gin_file", action="append", type=path_flag, default=[], metavar="FILE", help="gin file; may be given again"
+    )
+    parser.add_argument(
+        "--gin_search_paths",
+        type=search_paths,
+        default="",
+        metavar="DIRS",
+        help="comma-separated folders to search for gin files",
     )
     parser.add_argument(
         "--import",

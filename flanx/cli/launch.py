@@ -22,7 +22,7 @@ from flanx.launch.job import Job, check_environment, check_name, refuse_secrets,
 from flanx.launch.record import ENDED, LEFT, MADE, Record
 from flanx.launch.target import FILE, KEYS, read
 from flanx.plan import hardware
-from flanx.settings import COUNT, MOST_SECONDS, NATURAL, Range, flag
+from flanx.settings import COUNT, MOST_SECONDS, NATURAL, Range, flag, path_flag
 from flanx.storage import BUCKETS, open_storage
 
 BACKENDS: dict[str, type[Backend]] = {
@@ -55,7 +55,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--processes", type=flag(int, COUNT), default=1, metavar="N", help="of local; nodes of slurm")
     parser.add_argument("--name", help="of the launch (default: made of WHAT)")
     parser.add_argument("--target", default="", metavar="NAME", help="a table of the targets' file")
-    parser.add_argument("--targets", default=FILE, metavar="FILE", help=f"the file of targets (default {FILE})")
+    parser.add_argument(
+        "--targets", type=path_flag, default=FILE, metavar="FILE", help=f"the file of targets (default {FILE})"
+    )
     for key in KEYS:
         kind = flag(int, NATURAL) if key == "quota" else str
         parser.add_argument(f"--{key}", type=kind, metavar="VALUE", help=f"in place of the target's {key}")

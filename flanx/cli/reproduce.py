@@ -36,16 +36,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--keep", action="store_true", help="take stages as they are that other settings were done with"
     )
-    parser.add_argument("--gin_file", action="append", default=[], metavar="FILE", help="read after the recipe's own")
+    parser.add_argument(
+        "--gin_file", action="append", type=path_flag, default=[], metavar="FILE", help="read after the recipe's own"
+    )
     parser.add_argument("--data_dir", type=path_flag, help="files of tasks (else FLANX_DATA_DIR, else FOLDER/data)")
     parser.add_argument(
-        "--benchmarks", default="hub", metavar="DIR", help="of the benchmarks: a folder, or hub (default)"
+        "--benchmarks",
+        type=path_flag,
+        default="hub",
+        metavar="DIR",
+        help="of the benchmarks: a folder, or hub (default)",
     )
     parser.add_argument("--allow_missing", action="store_true", help="train without the tasks that have no data")
     parser.add_argument("--verify", action="store_true", help="compare both conversions with transformers")
     launch = parser.add_argument_group("where training and evaluations run (`flanx launch`); this machine without them")
     launch.add_argument("--target", type=text_flag, metavar="NAME", help="a table of the targets' file")
-    launch.add_argument("--targets", default=FILE, metavar="FILE", help=f"the file of targets (default {FILE})")
+    launch.add_argument(
+        "--targets", type=path_flag, default=FILE, metavar="FILE", help=f"the file of targets (default {FILE})"
+    )
     launch.add_argument("--program", choices=sorted(BACKENDS), help="how; else what the target's keys are of")
     launch.add_argument(
         "--place", type=path_flag, metavar="URL", help="of store, runs and scores (else the target's bucket)"

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flanx import bucket
-from flanx.settings import POSITIVE, flag, path_flag
+from flanx.settings import RANGES, flag, path_flag
 from flanx.sweep import curves
 from flanx.sweep.curves import Curve, Panel
 
@@ -28,7 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "run", nargs="+", type=path_flag, metavar="RUN", help="the folder or bucket of a training run (MODEL_DIR)"
     )
     parser.add_argument("--once", action="store_true", help="print what there is and end")
-    parser.add_argument("--every", type=flag(float, POSITIVE), default=5.0, metavar="SECONDS", help="between readings")
+    parser.add_argument(
+        "--every", type=flag(float, RANGES["timeout"]), default=5.0, metavar="SECONDS", help="between readings"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -207,8 +207,8 @@ def _follows(column: np.ndarray, other: np.ndarray) -> bool:
 
 
 def number(label: str) -> float | None:
-    """The number that a label is: "1836", "0.03", "80M", "540B"; None for any other text."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([kKMBT]?)", label)
+    """The number that a label is: "1836", "0.03", "80M", "540B", "1e9"; None for any other text."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?(?:[eE][+-]?\d{1,2})?)([kKMBT]?)", label)
     return float(match[1]) * UNITS.get(match[2], 1.0) if match else None
 
 

@@ -73,6 +73,10 @@ class T5(LinenModel):
         object.__setattr__(self, "mlp_activations", tuple(self.mlp_activations))
         for activation in self.mlp_activations:
             check_name("mlp_activations", activation, tuple(ACTIVATIONS))
+        if not self.mlp_activations:
+            raise UserError(
+                "mlp_activations is empty: give one, as ('relu',), or two of a gated MLP, ('gelu', 'linear')"
+            )
         check_name("relative_bias", self.relative_bias, RELATIVE_BIASES)
         if not 0 <= self.decoder_start_token_id < self.vocab_size:
             start, size = self.decoder_start_token_id, self.vocab_size
