@@ -154,7 +154,7 @@ def test_a_file_of_a_bucket_is_replaced_where_it_is_what_was_expected():
     [
         (403, UserError, "may not write it; they need roles/storage.objectUser"),
         (401, UserError, "gcloud auth application-default login"),
-        (404, UserError, "there is no bucket gs://bucket; make it"),
+        (404, storage.NoBucket, "there is no bucket gs://bucket; make it"),
         (503, Unreachable, "does not write it at present"),
         (429, Unreachable, "try again later"),
     ],
