@@ -120,12 +120,11 @@ def write(folder: Path, params: LazyTensors, model: T5, eos_id: int, quantizatio
         stack.layer_norm.gamma = values(f"{name}/{name}_norm/scale")
         for number, layer in enumerate(stack.layer):
             prefix = f"{name}/layers_{number}"
-            itself = ("attention", "pre_attention_layer_norm")
+            own = f"{prefix}/attention", f"{prefix}/pre_attention_layer_norm"
             if name == "decoder":
-                itself = ("self_attention", "pre_self_attention_layer_norm")
+                own = f"{prefix}/self_attention", f"{prefix}/pre_self_attention_layer_norm"
                 across = f"{prefix}/encoder_decoder_attention", f"{prefix}/pre_cross_attention_layer_norm"
                 set_attention(layer.attention, *across, (("query",), ("key", "value"), ("out",)))
-            own = (f"{prefix}/{each}" for each in itself)
             set_attention(layer.self_attention, *own, (("query", "key", "value"), ("out",)))
             bias = f"{prefix if model.relative_bias == 'layer' else name}/{BIAS}"
             layer.self_attention.relative_attention_bias = values(bias).T

@@ -169,8 +169,8 @@ def _look(path: pathlib.Path, inputs: str, targets: str, options: str) -> _File:
                 raise record
             if found is None:
                 names = list(record)
-                wanted = [text.column_of(name, names, location) for name in (inputs, targets)]
-                found = _File(path, *wanted, options and text.column_of(options, names, location), names)
+                asked, answer = (text.column_of(name, names, location) for name in (inputs, targets))
+                found = _File(path, asked, answer, options and text.column_of(options, names, location), names)
             for name in filter(None, (found.inputs, found.targets, found.options)):
                 if name not in record:
                     raise BadRow(f"no column '{name}'")
