@@ -127,10 +127,8 @@ def load_suites(
     """The suites of an evaluation with their items, see `evaluate`."""
     for error in suite_table.wrong() if cluster.is_first() else ():
         print(f"note: {error}; its suites are left out")
-    data, names = (
-        local_tree(data_dir or os.environ.get("FLANX_DATA_DIR", "")),
-        suite_names(suites, self_consistency, beams),
-    )
+    data = local_tree(data_dir or os.environ.get("FLANX_DATA_DIR", ""))
+    names = suite_names(suites, self_consistency, beams)
     registry.expect_tasks(allow_missing, names)
     return [registry.load(name, data, allow_missing) for name in names]
 
