@@ -8,6 +8,7 @@ import pathlib
 import shutil
 import signal
 import types
+import unittest.mock
 from typing import Any, cast
 
 import jax
@@ -224,6 +225,18 @@ def validations(folder: pathlib.Path) -> list[tuple[int, dict]]:
     """(step, validation without its seconds) of a run's records, in their order in the file."""
     found = [(each["step"], each["validation"]) for each in read_metrics(folder) if "validation" in each]
     return [(step, {key: value for key, value in each.items() if key != "seconds"}) for step, each in found]
+
+
+def test_a_validation_is_due_every_period_and_at_the_end(opened, monkeypatch):
+    validator, watch = make_validator(opened, "encoder_decoder"), unittest.mock.MagicMock()  # a period of 2, 10 steps
+    monkeypatch.setattr(validator, "_train_steps", 7)
+    monkeypatch.setattr(validator, "evaluate", lambda params: {"loss": params})
+    for step in range(8):
+        assert not validator(step, types.SimpleNamespace(params=step / 2), watch)
+    assert [call.args for call in watch.write_validation.call_args_list] == [
+        (2, {"loss": 1.0}), (4, {"loss": 2.0}), (6, {"loss": 3.0}), (7, {"loss": 3.5})
+    ]  # fmt: skip
+    assert watch.flush.call_count == 4  # the records of steps before it come first
 
 
 @pytest.mark.slow
