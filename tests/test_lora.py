@@ -329,13 +329,13 @@ def test_an_adapter_is_taken_where_a_checkpoint_is(home, tmp_path, capsys):
 
 def test_bad_adapters_are_refused(bases, tmp_path):
     cases: list[tuple[str, dict[str, Any]]] = [
-        ("rank is 0", {"lora_rank": 0}),
+        ("LORA_RANK is 0", {"lora_rank": 0}),
         ("'quary' fits no layer; the layers are key, out, query, value, wi_0", {"lora_targets": ["quary"]}),
         ("no regular expression", {"lora_targets": ["("]}),
         ("base is 'int4'; known are", {"lora_base": "int4"}),
-        ("alpha is 0.0: give a number above 0", {"lora_alpha": 0.0}),
-        ("dropout is 1.0: give a share from 0 on, below 1", {"lora_dropout": 1.0}),
-        ("dropout is -0.1: give a share", {"lora_dropout": -0.1}),
+        ("LORA_ALPHA is 0.0", {"lora_alpha": 0.0}),
+        ("LORA_DROPOUT is 1.0", {"lora_dropout": 1.0}),
+        ("LORA_DROPOUT is -0.1", {"lora_dropout": -0.1}),
         ("give INITIAL_CHECKPOINT_PATH", {"initial_checkpoint_path": None}),
         ("ADAPTER and TRAINABLE exclude", {"trainable": ["decoder/.*"]}),
         ("restore_optimizer is of a parent", {"restore_optimizer": True}),
