@@ -19,6 +19,7 @@ from flanx.compare import candidate
 from flanx.data.task import sources, tables
 from flanx.data.task.spec import TaskSpec
 from flanx.errors import UserError
+from flanx.evals import files as benchmark_files
 from flanx.evals import registry
 from flanx.evals.scorers.precomputed import Precomputed
 from flanx.infer import read_prompts
@@ -223,3 +224,20 @@ def test_a_sample_of_odd_files(tmp_path, capsys):
     """`most=None` tries them all."""
     number, wrong = tried([*benchmarks(), *tables_of_rows(tmp_path / "rows")], tmp_path, most=16)
     assert number == 16 and not wrong, "\n".join(wrong)
+
+
+def test_a_field_is_a_text_or_a_number_and_a_question_is_not_blank() -> None:
+    row = {"question": " \t", "answer": 4, "note": None, "right": True}
+    assert benchmark_files.value(row, "answer", "x.jsonl:3") == "4"
+    assert benchmark_files.value(row, "question", "x.jsonl:3") == " \t"
+    for read, key, said in (
+        (benchmark_files.filled, "question", "x.jsonl:3: question is empty"),
+        (
+            benchmark_files.value,
+            "note",
+            r"x.jsonl:3: no text column 'note' \(there is: question, answer",
+        ),
+        (benchmark_files.value, "right", "x.jsonl:3: no text column 'right'"),
+    ):
+        with pytest.raises(UserError, match=said):
+            read(row, key, "x.jsonl:3")
