@@ -49,8 +49,8 @@ class CTranslate2Predictor(Predictor):
         model = ctranslate2_model.expect_supported(self.model)
         if model.dtype != "float32":
             raise UserError(
-                f"ENGINE is 'ctranslate2', which has no {model.dtype} on a CPU: set ACTIVATION_DTYPE to 'float32', or "
-                "COMPUTE_TYPE to 'int8' beside it"
+                f"ENGINE is 'ctranslate2', which has no {model.dtype} on a CPU: set ACTIVATION_DTYPE to 'float32', "
+                "and COMPUTE_TYPE to 'int8' for products of 8 bits"
             )
 
     def expect(self, method: decode.Sample | beam_search.Beam, samples: int, scored: bool = False) -> None:
