@@ -144,10 +144,7 @@ RANGES: Mapping[str, Range] = {
 }
 FOLDERS = ("model_dir", "out_dir")  # written: on a file system or in a bucket
 NAMED = ("checkpoint", "path", "start", "vocabulary")  # which a name of the Hugging Face hub may stand for
-PATHS = (
-    *(*FOLDERS, "checkpoint", "compilation_cache", "data_dir", "out_file", "path", "prompts", "start", "store_dir"),
-    "vocabulary",
-)
+PATHS = (*FOLDERS, *NAMED, "compilation_cache", "data_dir", "out_file", "prompts", "store_dir")
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "num_partitions": ("auto",),
     "peak_flops": ("measured",),
