@@ -8,6 +8,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # LLVM's optimizations are half of the compilation, and the tests' programs run for moments
@@ -94,6 +95,17 @@ def bbh_outputs() -> pathlib.Path:
 def imports(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a test lets gin files import ends with the test."""
     monkeypatch.setenv("FLANX_IMPORTS", "tests")
+
+
+@pytest.fixture(autouse=True)
+def leases_end():
+    """The lease of a bucket is given back within the test: its thread would renew it in the bucket of the next one."""
+    before = set(threading.enumerate())
+    yield
+    left = [thread for thread in set(threading.enumerate()) - before if thread.name == "flanx-lease"]
+    for thread in left:
+        thread.join(2)  # a renewal that is under way
+    assert not any(thread.is_alive() for thread in left), "a lease that was not released"
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 
 from flanx import files, mirror, storage
 from flanx.errors import UserError
-from flanx.lease import LeaseLost
+from flanx.lease import Lease, LeaseLost
 from flanx.mirror import INDEX, MARKER, Mirror
 from flanx.storage import Storage, Unreachable, open_storage
 from tests import bucket_case
@@ -19,9 +19,18 @@ from tests import bucket_case
 
 @pytest.fixture
 def service(monkeypatch: pytest.MonkeyPatch):
+    leases: list[Lease] = []  # they end with the test: a thread that renews one would write to the next one's bucket
+
+    def keep(*arguments) -> Lease:
+        leases.append(Lease(*arguments))
+        return leases[-1]
+
+    monkeypatch.setattr(mirror, "Lease", keep)
     monkeypatch.setattr(Mirror, "_end", lambda self, error: None)  # of a thread, by the end of the process
     with bucket_case.service() as found:
         yield found
+        for mine in leases:
+            mine.release()
 
 
 def made(path: pathlib.Path, process: int = 0, processes: int = 1) -> Mirror:
