@@ -71,6 +71,15 @@ def test_a_file_gives_the_answer_of_each_line(tmp_path, record, text):
 
 
 @pytest.mark.parametrize(
+    "record, task", [({"task": "qa"}, "qa"), ({"category": 3}, "3"), ({}, ""), ({"task": None}, "")]
+)
+def test_the_kind_of_a_prompt_is_the_text_of_its_field(tmp_path, record, task):
+    (tmp_path / "a.jsonl").write_text(json.dumps({"prompt": "p", "answer": "a"} | record) + "\n")
+    (answer,) = candidate.read("a", tmp_path / "a.jsonl").answers.values()
+    assert answer.task == task
+
+
+@pytest.mark.parametrize(
     "content, message",
     [
         ('{"inputs": "p", "prediction": "a"}\n{"inputs": "p"}\n', r"a.jsonl:2: none of the fields prediction, answer"),

@@ -51,6 +51,12 @@ def swept(tmp_path_factory):
     return sweep, report.publish(sweep, state)
 
 
+def test_published_rows_of_no_cell_are_noted(tmp_path: pathlib.Path, capsys):
+    axes = {"size": {"d1": [], "d2": []}, "seed": {0: [], 1: []}}
+    report.check(sweep_maker.make(tmp_path, axes=axes, published={"d1": "5:T5-Small", "d22": "5:T5-Base"}))
+    assert capsys.readouterr().err == "note: Sweep.published: no cell for 1 of 2 published rows: d22\n"
+
+
 def rows(path: pathlib.Path) -> list[dict[str, str]]:
     return list(csv.DictReader(path.read_text().splitlines()))
 

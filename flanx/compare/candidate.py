@@ -19,6 +19,7 @@ from flanx.evals.spec import Spec
 
 Key = tuple[str, int]  # a prompt's words, and which of several such prompts of the candidate it is
 PROMPTS, ANSWERS = ("inputs", "prompt"), ("prediction", "answer", "output", "predictions")
+TASKS = ("task", "category")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,8 +127,8 @@ def _of_file(path: pathlib.Path) -> Iterator[Answer]:
         prompt, answer = _field(record, PROMPTS, location), _field(record, ANSWERS, location)
         if not prompt.strip():
             raise UserError(f"{location}: the prompt is empty: answers belong together by their prompts")
-        task = record.get("task", record.get("category"))
-        yield Answer(prompt, answer.strip(), task if isinstance(task, str) else "")
+        task = _field(record, TASKS, location) if any(name in record for name in TASKS) else ""
+        yield Answer(prompt, answer.strip(), task)
 
 
 def _field(record: Mapping[str, Any], names: Sequence[str], location: str) -> str:

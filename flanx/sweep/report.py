@@ -4,7 +4,9 @@ A sweep is named by its folder (OUT_DIR, which keeps it as data in sweep.json) o
 """
 
 import datetime
+import itertools
 import pathlib
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -71,6 +73,10 @@ def check(sweep: Sweep) -> None:
             raise UserError(f"Sweep.axes: '{axis}' is a column of the results; give the axis another name")
     for reference in sweep.published.values():
         published.model(reference)
+    cells = {"_".join(labels) for labels in itertools.product(*statistics.axes(sweep).values())}
+    if others := [cell for cell in sweep.published if cell not in cells]:  # as where SIZES leaves a family out
+        number = f"{len(others)} of {len(sweep.published)} published rows"
+        print(f"note: Sweep.published: no cell for {number}: {', '.join(others)}", file=sys.stderr)
     statistics.check_compare(sweep)
     forecast.check(sweep)
     for axis in sweep.average_over:
