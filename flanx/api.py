@@ -254,6 +254,7 @@ def evaluate(
     beams: int = 0,
     force_vocabulary: bool = False,
     scorer: str | None = None,
+    early_vote: bool = False,
 ) -> dict[str, Any]:
     """Scores a model on suites, and returns what `flanx evaluate` writes as scores.json.
 
@@ -262,7 +263,8 @@ def evaluate(
       suites: as in `flanx.evals.registry`: ["bbh_cot", "mmlu_direct[:20]", "gsm8k_cot+sc8"].
       data_dir: folder of benchmark data; None: FLANX_DATA_DIR; "sample", "hub", "tfds": see docs/evaluation.md.
       out_dir: where generations and scores.json go, and are resumed from; None: they are not kept.
-      batch_size, seed, self_consistency, beams, allow_missing, force_vocabulary, scorer: see `flanx.evaluate.evaluate`.
+      batch_size, seed, self_consistency, beams, allow_missing, force_vocabulary, scorer, early_vote: see
+        `flanx.evaluate.evaluate`.
 
     Raises:
       UserError: for an unknown suite, and for data that are not there.

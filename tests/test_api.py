@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import flanx
-from flanx import api, files
+from flanx import api, evaluate, files
 from flanx.cli import main
 from flanx.convert import hf
 from flanx.convert.t5_shapes import T5Sizes
@@ -156,6 +156,12 @@ def test_evaluate_is_the_command(home, tmp_path):
     for name in files_of:
         assert (tmp_path / "ours" / name).read_text() == (tmp_path / "theirs" / name).read_text()
     assert flanx.evaluate(home / "run", suites)["suites"].keys() == scores["suites"].keys()
+
+
+def test_evaluate_takes_every_setting_of_the_command():
+    ours, theirs = (inspect.signature(each).parameters.keys() for each in (api.evaluate, evaluate.evaluate))
+    of_the_model = {"vocabulary", "lengths", "params", "checkpoint", "partitioner", "provenance"}
+    assert theirs - ours == {*of_the_model, "step", "checks_only"} and not ours - theirs
 
 
 @pytest.mark.parametrize(
