@@ -6,8 +6,8 @@ tells the others who failed or died. It listens on the coordinator's address alo
 believes no connection that a process failed or was lost before it has shown the run's token, which process 0 draws and
 leaves in JAX's key-value store (`admit`).
 
-A sign of life says where its process is (`position`), so that process 0 can tell where all are when none goes on, and
-which host is slow: every step takes all of them equally long, so hosts compare what each does alone.
+A sign of life says where its process is (`position`), so process 0 can tell where all are when none makes progress,
+and which host is slow: every step takes all of them equally long, so hosts compare what each does alone.
 """
 
 import contextlib
@@ -155,7 +155,7 @@ class Connection:
                     print(f"flanx: process {self.own.process}: {message['hung']}; here:", file=sys.stderr)
                     traceback.print_stack(sys._current_frames().get(threading.main_thread().ident or 0))
                     if message["ends"]:
-                        self._end("none of them goes on", HUNG)
+                        self._end("none of them makes progress", HUNG)
         self._end("process 0 was lost")
 
     def _end(self, reason: str, status: int = LOST) -> None:

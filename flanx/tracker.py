@@ -1,6 +1,6 @@
 """Trackers: the records of a run, sent to Weights & Biases, Trackio or MLflow by a process of its own.
 
-A training writes metrics.jsonl and TensorBoard's events and knows no more. `following` starts `flanx track` beside it,
+A training writes metrics.jsonl and TensorBoard's events and knows no more. `following` starts `flanx track` next to it,
 which reads that file as it grows, so that a tracker which fails or hangs neither stops nor slows the steps. What was
 not sent is sent by the next start, or by `flanx track RUN --to NAME`; what a resumed run does again is not sent twice.
 
@@ -29,13 +29,13 @@ from flanx.files import write_atomic
 
 FOLDER, PROJECT = "tracking", "flanx"
 PERIOD = 2.0  # seconds between looks at metrics.jsonl
-PATIENCE = 10.0  # seconds that the end of a run waits for a tracker; it goes on by itself for LONGEST
+PATIENCE = 10.0  # seconds that the end of a run waits for a tracker; it continues by itself for LONGEST
 LONGEST = 600.0
 STATE = {"id": str | None, "train": int, "validation": int}
 
 
 class Tracked(NamedTuple):
-    """What a tracker is told of a run: its label, its folder there, what identifies it, and its id where it has one."""
+    """What a tracker learns of a run: its label, its folder there, what identifies it, and its id where it has one."""
 
     name: str
     folder: pathlib.Path
@@ -149,7 +149,7 @@ def expect_known(names: Sequence[str]) -> None:
             raise UserError(f"tracker '{name}' is not installed: pip install 'flanx[{name}]'")
 
 
-# ---- beside a training -----------------------------------------------------------------------------------------------
+# ---- next to a training ---------------------------------------------------------------------------------------------
 
 
 def following(run: pathlib.Path, names: Sequence[str]) -> contextlib.AbstractContextManager[None]:

@@ -40,7 +40,7 @@ def traced(
             if not has_come and step >= steps.start:
                 has_come = True
                 if step >= steps.stop:
-                    _say(folder, f"traced nothing, as this start goes on at step {step:,}, behind {_named(steps)}")
+                    _say(folder, f"traced nothing, as this start resumes at step {step:,}, after {_named(steps)}")
                 elif _did(folder, lambda: jax.profiler.start_trace(folder / "tensorboard")):
                     first = step
             last = min(step, steps.stop - 1)
@@ -68,7 +68,8 @@ def _did(folder: pathlib.Path, act: Callable[[], object]) -> bool:
     try:
         act()
     except (RuntimeError, ValueError, OSError) as error:
-        _say(folder, f"is not traced ({(str(error).splitlines() or [type(error).__name__])[0][:200]}); it goes on")
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        _say(folder, f"is not traced ({reason}); the run continues")
         return False
     return True
 

@@ -178,9 +178,9 @@ def cases(commands: Sequence[Sequence[str]], folder: pathlib.Path) -> list[dict[
 
 
 def show(results: Sequence[dict[str, Any]], what: str) -> list[str]:
-    """Prints how many came out right; a line for each that did not."""
+    """Prints how many came out right, and a line for each that did not, which it returns."""
     found = [f"{r['mistake']}: {r['id']}: {' '.join(r['argv'])}: {r['err'][-300:]}" for r in results if r["mistake"]]
-    print(f"{len(results) - len(found)} of {len(results)} {what} right")
+    print(f"{len(results) - len(found)} of {len(results)} {what} right", *found, sep="\n")
     return found
 
 

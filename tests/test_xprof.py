@@ -49,7 +49,7 @@ def test_the_trace_ends_when_the_metrics_of_its_last_step_have_been_read(tmp_pat
 
 def test_a_range_that_is_over_is_said_when_the_run_goes_on(tmp_path, capsys) -> None:
     next(steps := xprof.traced(stream(5, 9), range(2, 4), tmp_path))
-    said = f"{tmp_path.name}: traced nothing, as this start goes on at step 5, behind steps 2 to 3\n"
+    said = f"{tmp_path.name}: traced nothing, as this start resumes at step 5, after steps 2 to 3\n"
     assert capsys.readouterr().out == said
     assert [step for step, _ in steps] == [6, 7, 8, 9] and capsys.readouterr().out == ""
 
@@ -72,7 +72,7 @@ def test_a_trace_that_fails_is_said_and_the_run_goes_on(tmp_path, monkeypatch, c
     monkeypatch.setattr(jax.profiler, call, fail)
     assert [step for step, _ in xprof.traced(stream(1, 5), range(2, 4), tmp_path)] == [1, 2, 3, 4, 5]
     said = capsys.readouterr().out
-    assert said.count("No space left on device") == 1 and "it goes on" in said and "traced steps" not in said
+    assert said.count("No space left on device") == 1 and "the run continues" in said and "traced steps" not in said
 
 
 def test_a_trace_is_where_tensorboard_looks_for_it(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture) -> None:

@@ -206,4 +206,4 @@ def _print(law: Law, predicted: Sequence[laws.Predicted]) -> None:
     if law.draws.noise.seeds is not None:
         print(f"  noise: runs of one recipe differ by {law.draws.noise.seeds:.2g} (standard deviation)")
     for each in predicted:
-        print(forecast.told(law, each))
+        print(forecast.sentence(law, each))

@@ -73,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     seconds = flag(float, Range(0, MOST_SECONDS))
     parser.add_argument(
-        "--grace", type=seconds, default=120.0, metavar="S", help="for a run that is told to save and end"
+        "--grace", type=seconds, default=120.0, metavar="S", help="for a run that is asked to save and end"
     )
     parser.add_argument("--period", type=seconds, default=30.0, metavar="S", help="between questions for the state")
     parser.add_argument("--dry_run", action="store_true", help="print what would be done; ask and make nothing")

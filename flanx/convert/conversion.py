@@ -42,7 +42,7 @@ class Conversion:
       dtype: of the parameters, a name in DTYPES.
       stacked: one tensor for all layers of a stack: for flanx's scan_layers, or T5X's scalable_t5.
       vocabulary: "byte" or a SentencePiece model, for the tokenizer's files; None: they are copied.
-      beside: {name: text} of further files, its cards.
+      cards: {name: text} of further files, for whoever finds the checkpoint.
       config: entries of Hugging Face's config.json that no tensor shows; they override the source's.
     """
 
@@ -53,7 +53,7 @@ class Conversion:
     stacked: bool = False
     vocabulary: str | None = None
     config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    beside: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    cards: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
@@ -107,7 +107,7 @@ class Conversion:
             note |= {"step": source.step, "fingerprint": mark, "config": dict(source.config), **source.origin}
             mark_of_breaks = write_tokenizer(source, folder, self.vocabulary, wanted=self.kind == "hf")
             note |= {"line_break": mark_of_breaks} if mark_of_breaks else {}
-            for name, text in self.beside.items():
+            for name, text in self.cards.items():
                 folder.write(name, text)
             folder.write(NOTE, json.dumps(note | {"flanx": flanx.__version__}, indent=2) + "\n")
             verified = verify_with is None or verify(source, written, folder, mark, verify_with)

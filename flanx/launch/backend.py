@@ -13,7 +13,7 @@ UV = "uv==0.13.9"
 
 
 class State(enum.Enum):
-    """Where a launch stands."""
+    """The state of a launch."""
 
     ABSENT = "not there"
     WAITING = "waiting"
@@ -116,7 +116,7 @@ class Backend:
 
     @property
     def accelerator(self) -> str:
-        """The build argument of the image, and what is installed beside the lock: cpu, tpu or cuda."""
+        """The build argument of the image, and what is installed besides the lock: cpu, tpu or cuda."""
         topology = self.job.topology
         return "cpu" if topology is None else "tpu" if topology.chip.is_tpu else "cuda"
 
@@ -127,7 +127,7 @@ class Backend:
         names = code.LOCKS[self.accelerator]
         missing = [name for name in names if not (code.ROOT / name).is_file()]
         if missing:
-            raise UserError(f"no {missing[0]} beside flanx: ship from a checkout, or set an image in the target")
+            raise UserError(f"no {missing[0]} next to flanx: ship from a checkout, or set an image in the target")
         return {name: (code.ROOT / name).read_text(encoding="utf-8") for name in names}
 
 

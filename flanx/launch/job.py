@@ -32,7 +32,7 @@ class Job:
       builds: whether the launch builds the image itself.
       environment: variables of every host.
       restarts: after preemptions, in a row and without a newer checkpoint.
-      grace: seconds that a run gets to save when it is told to stop.
+      grace: seconds that a run gets to save when it is asked to stop.
     """
 
     name: str

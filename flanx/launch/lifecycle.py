@@ -194,7 +194,7 @@ def _drive(backend: Backend, record: Record, period: float) -> int:
         if stalled > job.restarts:
             raise UserError(
                 f"{job.name}: {stalled} ends in a row without a newer checkpoint, the last: {text}\n"
-                f"look at {record.folder}/logs; the same command goes on from step {newest}"
+                f"look at {record.folder}/logs; the same command resumes from step {newest}"
             )
         say(f"{job.name}: starts again from step {newest}, after {text} ({stalled} of {job.restarts} without progress)")
         is_made = state == State.READY

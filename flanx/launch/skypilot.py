@@ -83,7 +83,7 @@ class SkyPilot(Backend):
         }
 
     def ship(self) -> list[Words]:
-        """The wheel, beside the files that SkyPilot copies."""
+        """The wheel, next to the files that SkyPilot copies."""
         return [] if self.job.image else list(code.wheel_commands(self.job.code, self.job.folder / "files"))
 
     def make(self) -> list[Words]:

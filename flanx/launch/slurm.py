@@ -65,7 +65,7 @@ class Slurm(Backend):
             '[ "${SLURM_RESTART_COUNT:-0}" -gt 0 ] || echo "$(newest) 0" >"$progress"\n'
             f"{shown(run)}\nstatus=$?\n"
             "case $status in\n"
-            "  70 | 74 | 75 | 137 | 143) # a node lost, a save hung, time up: it goes on\n"
+            "  70 | 74 | 75 | 137 | 143) # a node lost, a save hung, time up: it resumes\n"
             '    read -r before stalled <"$progress"\n'
             "    after=$(newest)\n"
             '    if [ "$after" -gt "$before" ]; then stalled=0; else stalled=$((stalled + 1)); fi\n'

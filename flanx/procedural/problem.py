@@ -44,7 +44,7 @@ OTHER_SHARE = 5  # one text in so many of the corpus is in the second language
 
 
 def is_held(first: str, then: str) -> bool:
-    """Whether the pair of neighbours stands in held-out tasks only: about one in six of those on letters."""
+    """Whether the pair of neighbours is in held-out tasks only: about one in six of those on letters."""
     return first[0].isalpha() and hashlib.sha256(f"{first} {then}".encode()).digest()[0] % 6 == 0
 
 

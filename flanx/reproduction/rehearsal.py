@@ -26,7 +26,7 @@ from flanx.files import read_json, write_atomic
 from flanx.reproduction.row import Reproduction, Row
 from flanx.storage import open_storage
 
-# bindings over the recipe's own, which stands otherwise
+# bindings over the recipe's own, which holds otherwise
 SIZES: dict[str, dict[str, Any]] = {
     f"d{width}": {"emb_dim": width, "num_heads": width // 16, "head_dim": 16, "mlp_dim": 2 * width,
                   "num_encoder_layers": 2, "num_decoder_layers": 2}

@@ -30,8 +30,8 @@ class Row:
 
     Attributes:
       name: of its folders.
-      gin_files, bindings: of its training, beside what the road binds itself.
-      after, before: models of Table 5 to print beside it, finetuned and not; "" for none.
+      gin_files, bindings: of its training, besides what the road binds itself.
+      after, before: models of Table 5 to print next to it, finetuned and not; "" for none.
       is_t5: whether Hugging Face's form exists for it.
     """
 
@@ -206,7 +206,7 @@ class Reproduction:
         return [words for row, which, of in pairs for words in self.launched("evaluate", row, which, of)]
 
     def table(self) -> list[str]:
-        """The report that prints every score beside Table 5, its runs named as shortly as can be."""
+        """The report that prints every score next to Table 5, its runs named as shortly as can be."""
         shown = []
         for row in self.rows:
             for which, model in (("before", row.before), ("after", row.after)):

@@ -21,7 +21,7 @@ class Stage:
       settings: what its result depends on, {name: value}; how it is done (jobs, machines) is no part of that.
       reads: {name: path or URL of a small file} that earlier stages wrote and that stands for what it reads.
       makes: the folders of its results; they are set aside before it is done anew.
-      is_resumed: whether its commands go on with a folder that a stopped attempt left; else it is set aside, too.
+      is_resumed: whether its commands resume in a folder that a stopped attempt left; else it is set aside, too.
       page: the file for what its commands print, "" for none.
       unknown: (a text, what to do): where a command still has the text, the stage cannot be done.
     """

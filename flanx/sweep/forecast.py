@@ -109,11 +109,11 @@ def _predicted(
             continue
         predicted = law.predict(wanted)
         new += prediction.entries(score, law.choice, predicted)
-        lines += [told(law, each) for each in predicted]
+        lines += [sentence(law, each) for each in predicted]
     return lines, new
 
 
-def told(law: Law, each: laws.Predicted) -> str:
+def sentence(law: Law, each: laws.Predicted) -> str:
     """A prediction as a line."""
     check = law.choice.check
     error = f"{check.error:.2g} off on {check.count} held-out cells" if check.count else "nothing could be held out"
