@@ -224,13 +224,18 @@ def test_blocked_points_fail_by_name_and_the_others_run(tmp_path, program):
 def test_a_launcher_gets_the_points_name_and_arguments(tmp_path, program):
     point = make_sweep(tmp_path, axes={"model": {"Flan-T5 XL": []}}).points()[0]
     assert point.job == "flanx-flan-t5-xl"
-    how = scheduler.parse_launcher("hand_over.sh {job}", 1, 5.0)
-    assert how.command(point, ["train", "x"]) == ["hand_over.sh", "flanx-flan-t5-xl", "train", "x"]
-    how = scheduler.parse_launcher("ssh host 'cd there' {arguments} --point={name}", 1, 5.0)
-    assert how.command(point, ["train", "x"]) == ["ssh", "host", "cd there", "train", "x", "--point=Flan-T5_XL"]
-    assert how.outlives and not scheduler.parse_launcher("", 1, 5.0).outlives
-    with pytest.raises(UserError, match="No closing quotation"):
-        scheduler.parse_launcher("ssh 'host", 1, 5.0)
+    how = scheduler.parse_launcher("sh {job}", 1, 5.0)
+    assert how.command(point, ["train", "x"]) == ["sh", "flanx-flan-t5-xl", "train", "x"]
+    how = scheduler.parse_launcher("env A=1 'cd there' {arguments} --point={name}", 1, 5.0)
+    assert how.command(point, ["train", "x"]) == ["env", "A=1", "cd there", "train", "x", "--point=Flan-T5_XL"]
+    assert how.outlives and not scheduler.parse_launcher(None, 1, 5.0).outlives
+    for wrong, message in (
+        ("sh 'host", "No closing quotation"),
+        ("", "it is empty"),
+        (f"{tmp_path} x", "no program '.*' on this machine"),
+    ):
+        with pytest.raises(UserError, match=message):
+            scheduler.parse_launcher(wrong, 1, 5.0)
     script = tmp_path / "hand_over.sh"
     script.write_text(f'#!/bin/sh\necho handed $1; shift; exec {program[0]} {program[1]} "$@"\n')
     script.chmod(0o755)
@@ -240,5 +245,5 @@ def test_a_launcher_gets_the_points_name_and_arguments(tmp_path, program):
     assert scheduler.log_path(points[0]).read_text() == "handed flanx-d1-2\n"
     assert State(tmp_path / "swept").read()["d1_2"]["machine"] == "given to a launcher"
     more = make_sweep(tmp_path / "other", tasks=(2,)).points()
-    statuses = scheduler.run_points(more, 2, "", no_show, scheduler.parse_launcher("no/such/launcher", 0, 1.0))
+    statuses = scheduler.run_points(more, 2, "", no_show, scheduler.Launcher(["no/such/launcher"], True, 0, 1.0))
     assert {s.reason for s in statuses} == {"no/such/launcher cannot be run: No such file or directory"}

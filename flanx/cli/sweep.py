@@ -56,7 +56,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--launcher",
-        default="",
         metavar="COMMAND",
         help="hand each point to this program, which waits for it (`flanx launch` gives itself; "
         "{name}, {job}, {arguments} are replaced by the point's)",
@@ -184,7 +183,7 @@ def dry_run(
     except UserError as error:
         parents = {}
         print(f"note: not ready to run: {error}")
-    topology = hardware.parse(args.topology) if args.topology else None
+    topology = hardware.parse(args.topology) if args.topology is not None else None
 
     def announce(point: Point) -> None:
         print(f"estimating a step of {point.name} on {args.topology} ...", file=sys.stderr, flush=True)

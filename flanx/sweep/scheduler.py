@@ -6,6 +6,7 @@ import os
 import pathlib
 import platform
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -79,15 +80,20 @@ class Launcher:
         return min(self.wait * 2.0 ** (attempts - 1), MAX_WAIT)
 
 
-def parse_launcher(text: str, retries: int, wait: float) -> Launcher:
-    """The launcher of a command line such as "flanx launch slurm --yes --name={job}"; "" for this machine."""
+def parse_launcher(text: str | None, retries: int, wait: float) -> Launcher:
+    """The launcher of a command line such as "flanx launch slurm --yes --name={job}"; None: this machine."""
+    if retries < 0 or wait < 0:
+        raise UserError(f"--retries={retries} --retry_wait={wait}: give 0 or more")
+    if text is None:
+        return Launcher(retries=retries, wait=wait)
     try:
         words = shlex.split(text)
     except ValueError as error:
         raise UserError(f"--launcher={text}: {error}") from error
-    if retries < 0 or wait < 0:
-        raise UserError(f"--retries={retries} --retry_wait={wait}: give 0 or more")
-    return Launcher(words, True, retries, wait) if words else Launcher(retries=retries, wait=wait)
+    if not words or shutil.which(words[0]) is None:
+        program = f"no program '{words[0]}' on this machine" if words else "it is empty"
+        raise UserError(f"--launcher={text}: {program}; give the command that each point's arguments are given to")
+    return Launcher(words, True, retries, wait)
 
 
 Running = dict[int, tuple[subprocess.Popen, contextlib.ExitStack, float]]
