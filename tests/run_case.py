@@ -69,7 +69,7 @@ def command(model_dir: pathlib.Path, **more: object) -> list[str]:
 def signalled(arguments: list[str], step: int, signum: int) -> list[str]:
     """The same command, whose process sends itself a signal when its loop has finished `step`: no clock decides."""
     code = f"""
-import os, sys
+import os
 from flanx import train_metrics
 from flanx.cli import main
 record = train_metrics.Watch.record
@@ -78,7 +78,7 @@ def record_and_signal(self, step, *rest):
     if step == {step}:
         os.kill(os.getpid(), {int(signum)})
 train_metrics.Watch.record = record_and_signal
-sys.exit(main.main())
+main.entry()
 """
     return [sys.executable, "-c", code, *arguments[3:]]
 

@@ -219,7 +219,7 @@ def test_the_slow_host_is_named_by_what_each_does_alone(monkeypatch: pytest.Monk
 def held(arguments: list[str], body: str) -> list[str]:
     """The same command, which runs `body` before it takes the batch of each step; `count` is how many it has taken."""
     code = f"""
-import sys, time
+import time
 from flanx.cli import main
 from flanx.data.pipeline import prefetch
 take, count = prefetch.Loader.__next__, 0
@@ -229,7 +229,7 @@ def take_later(self):
     {body}
     return take(self)
 prefetch.Loader.__next__ = take_later
-sys.exit(main.main())
+main.entry()
 """
     return [sys.executable, "-c", code, *arguments[3:]]
 
@@ -250,7 +250,7 @@ def test_a_host_that_hangs_in_an_evaluation_is_named_and_the_command_ends(tmp_pa
     words = ["evaluate", f"--checkpoint={tmp_path}/run", "--vocabulary=byte", "--suites=suite_composition[:20]"]
     words += [f"--output={tmp_path}/scores", "--gin.EVAL_BATCH_SIZE=8", "--hang_timeout=40"]
     code = """
-import sys, time
+import time
 from flanx.cli import main
 from flanx.predictor import Predictor
 put, count = Predictor.device_put, 0
@@ -260,7 +260,7 @@ def put_later(self, array):
     count == 9 and time.sleep(300)
     return put(self, array)
 Predictor.device_put = put_later
-sys.exit(main.main())
+main.entry()
 """
     each = [[sys.executable, "-m", "flanx", *words], [sys.executable, "-c", code, *words]]
     for status, said in run_case.finish(run_case.launch_many(each), timeout=200):
