@@ -87,7 +87,7 @@ def test_another_model_is_evaluated_again_and_another_spec_refused(tmp_path: pat
     first = score(tmp_path)
     assert "kept in" not in capsys.readouterr().out
     assert score(tmp_path, scale=2.0)["run"]["parameters"] != first["run"]["parameters"]
-    assert "1 files of another checkpoint, seed or version kept in" in capsys.readouterr().out
+    assert "2 files of another checkpoint, seed or version kept in" in capsys.readouterr().out
     path = tmp_path / "generations" / "gsm8k_zero_shot__gsm8k.jsonl"
     header, *rows = path.read_text().splitlines()
     path.write_text("\n".join([header.replace(first["suites"]["gsm8k_zero_shot"]["spec"], "0" * 16), *rows]) + "\n")

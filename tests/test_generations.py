@@ -85,3 +85,16 @@ def test_items_done_by_the_same_parameters_are_kept_and_those_of_others_set_asid
             if not done:
                 writer.add(generation(id=item.id, task=item.task))
     assert len(list((tmp_path / generations.ASIDE).iterdir())) == 2
+
+
+def test_a_folder_has_the_generations_and_scores_of_one_checkpoint_and_keeps_the_others_aside(tmp_path: pathlib.Path):
+    suite = registry.load("gsm8k_zero_shot", registry.SAMPLE)
+    for parameters in ("0123", "0123", "4567"):
+        run = {"parameters": parameters, "seed": 0}
+        generations.set_others_aside(tmp_path, run)
+        with contextlib.closing(generations.Writer(tmp_path, suite, run)) as writer:
+            writer.add(generation(id=suite.items[0].id, task=suite.items[0].task))
+        (tmp_path / "scores.json").write_text(json.dumps({"suites": {}, "run": run}))
+    aside = tmp_path / generations.ASIDE
+    assert sorted(path.name for path in aside.iterdir()) == ["gsm8k_zero_shot__gsm8k.1.jsonl", "scores.1.json"]
+    assert json.loads((aside / "scores.1.json").read_text())["run"]["parameters"] == "0123"

@@ -21,7 +21,7 @@ def test_a_runs_page_holds_its_figures_and_its_tasks(tmp_path: pathlib.Path, cap
     found = page.read_text()
     html.parser.HTMLParser().feed(found)
     assert found.count("data:image/svg+xml;base64,") == 10 and "src=" in found and "<script" not in found
-    assert "None: no run has been evaluated (SUITES)." in found and "a at step 1,000." in found
+    assert "None: no run was evaluated while it trained (SUITES)." in found and "a at step 1,000." in found
     assert "| muffin_a | 36 | 400 |" in text.read_text()
     assert "![Training loss](figures/report_training_loss.png)" in text.read_text()
     assert (tmp_path / "a" / "figures" / "report_training_loss.png").exists()
@@ -68,6 +68,8 @@ def test_files_of_others_are_not_written_over(tmp_path: pathlib.Path, capsys: py
     assert (tmp_path / "runs.md").read_text() == "my notes" and not (tmp_path / "figures").exists()
     (tmp_path / "runs.md").unlink()
     assert main(two) == main(two) == 0
+    printed = capsys.readouterr()
+    assert "| gsm8k_cot | 12.5" in printed.out and "a has no scores.json: it is in no table below" in printed.err
     assert main(["report", str(tmp_path / "lr=0.1"), "--csv", str(tmp_path / "scores.csv")]) == 0
     assert "lr=0.1" in (tmp_path / "scores.csv").read_text()
     assert main([*two, "--csv", str(tmp_path / "other.csv")]) == 2

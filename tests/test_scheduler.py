@@ -156,7 +156,8 @@ def test_a_driver_takes_over_what_another_found_out(tmp_path, program, entry, st
     assert (tmp_path / "runs.log").exists() == bool(started)
 
 
-def test_sigterm_reaches_the_runs_and_ends_the_driver_with_75(tmp_path, program):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_reaches_the_runs_and_ends_the_driver_with_75(tmp_path, program, number):
     sweep = make_sweep(tmp_path, tasks=(2,), bindings={"SLEEP": 30})
     code = f"""
 import os, pathlib, sys
@@ -174,7 +175,7 @@ except Preempted:
     while not (tmp_path / "runs.log").exists() or len(runs(tmp_path)) < 2:
         time.sleep(0.02)
     assert State(tmp_path).statuses(sweep.points())["d1_2"][0] == RUNNING
-    driver.terminate()
+    driver.send_signal(number)
     assert driver.wait(20) == 75
     assert State(tmp_path).statuses(sweep.points())["d1_2"] == ("waiting", "stopped with its driver")
 

@@ -75,6 +75,8 @@ def test_scores_of_two_runs_do_not_share_a_folder(folder):
     assert "OUTPUT_DIR='out/small/scores'" in expanded("evaluate", "--checkpoint", "./small", "--suites", "x").bindings
     with pytest.raises(UserError, match="out/small/scores has the scores of small: give those of b/small a folder"):
         expanded("evaluate", "--checkpoint", "b/small", "--suites", "bbh_cot")
+    with pytest.raises(UserError, match="out/small/scores has the scores of small"):
+        expanded("evaluate", "--checkpoint", "b/small", "--suites", "bbh_cot", "--output", "out/small/scores")
 
 
 def test_what_is_missing_is_named(folder):

@@ -86,17 +86,19 @@ def run(args: argparse.Namespace) -> int:
     files.write_atomic(pathlib.Path(folder, ASKED), json.dumps(_asked(data, args), indent=1) + "\n")
     known = os.environ.get("FLANX_TABLES", "")
     os.environ["FLANX_TABLES"] = os.pathsep.join(filter(None, (known, str(pathlib.Path(tables).absolute()))))
-    print(f"export FLANX_TABLES={shlex.quote(os.environ['FLANX_TABLES'])}")
+    export = f"export FLANX_TABLES={shlex.quote(os.environ['FLANX_TABLES'])}"
+    print(export)
     if status := _call("store build", ["runs/store.gin"], of_store | {"STYLES": ["zsopt"]}, args.bindings):
         return status
     if status := _call("train", gin_files, of_run, args.bindings):
         return status
-    run, export, scores = (shlex.quote(f"{folder}/{name}") for name in ("run", "hf", "scores"))
+    run, converted, scores = (shlex.quote(f"{folder}/{name}") for name in ("run", "hf", "scores"))
+    print(f"so that other commands know its task: {export}")
     if args.validation_share:
         print(f"score it: flanx evaluate --checkpoint {run} --suites {task}:validation --output {scores}")
     print(f"talk with it: flanx ask {run}")
     print(f"ask it: flanx infer --checkpoint {run} --prompts PROMPTS.txt --output answers.jsonl")
-    print(f"give it away: flanx convert {run} {export} --to hf, then flanx push {export} hf:ORG/NAME")
+    print(f"give it away: flanx convert {run} {converted} --to hf, then flanx push {converted} hf:ORG/NAME")
     return 0
 
 

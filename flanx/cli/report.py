@@ -2,6 +2,7 @@
 
 import argparse
 import pathlib
+import sys
 
 from flanx import bucket, files
 from flanx.errors import UserError
@@ -69,17 +70,25 @@ def _run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _report_curves(args: argparse.Namespace) -> list[str]:
+    """Writes the page of training runs, and returns those that have scores."""
+    bare = [name for name in args.run if not any(pathlib.Path(name).rglob("scores.json"))]
+    if bare and args.csv:
+        raise UserError(f"--csv writes the table of scores, and {bare[0]} has no scores.json: leave it out")
+    for path in run_page.publish(curves.read_runs(args.run), pathlib.Path(args.output) if args.output else None):
+        print(files.shown(path))
+    for name in bare if len(bare) < len(args.run) else ():
+        print(f"note: {name} has no scores.json: it is in no table below", file=sys.stderr)
+    return [name for name in args.run if name not in bare]
+
+
 def _report_runs(args: argparse.Namespace) -> int:
     if curves.is_run(args.run[0]):
-        bare = [name for name in args.run if not any(pathlib.Path(name).rglob("scores.json"))]
-        if bare and args.csv:
-            raise UserError(f"--csv writes the table of scores, and {bare[0]} has no scores.json: leave it out")
-        for path in run_page.publish(curves.read_runs(args.run), pathlib.Path(args.output) if args.output else None):
-            print(files.shown(path))
-        if bare:
-            return 0
+        args.run = _report_curves(args)
     elif args.output:
         raise UserError(f"--output belongs to a report of training runs, and {args.run[0]} is none")
+    if not args.run:
+        return 0
     lines = [table5.Line.read(text) for text in args.run]
     print(table5.markdown(lines))
     for text in filter(None, (label_table.markdown(lines), responsible.markdown(lines))):

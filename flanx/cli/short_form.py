@@ -114,7 +114,7 @@ def expand(command: str, args: argparse.Namespace) -> None:
         bound |= {"INFER_OUTPUT_FILE": output} if is_file else {}
         bound["INFER_OUTPUT_DIR"] = f"{output}.flanx" if is_file else output
     else:
-        bound["OUTPUT_DIR"] = output or scores_of(bound["CHECKPOINT_PATH"])
+        bound["OUTPUT_DIR"] = scores_of(bound["CHECKPOINT_PATH"], output)
     bound |= {FLAGS[command][name].macro: value for name, value in given.items()}
     args.gin_file = [*FILES[command], *args.gin_file]
     args.bindings = [*(f"{name}={value!r}" for name, value in bound.items()), *args.bindings]
@@ -148,12 +148,14 @@ def short_name(checkpoint: str) -> str:
     return re.sub(r"[^\w.-]", "", name or path.name) or "checkpoint"
 
 
-def scores_of(checkpoint: str) -> str:
-    """The folder of a checkpoint's scores, out/NAME/scores. Raises UserError where it has those of another one."""
+def scores_of(checkpoint: str, output: str | None) -> str:
+    """The folder of a checkpoint's scores, `output` or out/NAME/scores. Raises UserError where it has those of another
+    one."""
     from flanx.evals import scores  # noqa: PLC0415  (numpy)
 
-    folder = f"out/{short_name(checkpoint)}/scores"
-    kept = scores.read_scores(pathlib.Path(folder, "scores.json")).get("run", {}).get("checkpoint")
+    folder = output or f"out/{short_name(checkpoint)}/scores"
+    path = pathlib.Path(folder, "scores.json")  # in a bucket what is of another one is set aside, see `evaluate`
+    kept = None if folder.startswith(BUCKETS) else scores.read_scores(path).get("run", {}).get("checkpoint")
     if kept and os.path.abspath(kept) != os.path.abspath(checkpoint):
         raise UserError(
             f"{folder} has the scores of {kept}: give those of {checkpoint} a folder of their own, --output"

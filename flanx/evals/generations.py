@@ -86,11 +86,13 @@ ASIDE = "generations_set_aside"  # of other checkpoints; never deleted: they cos
 
 
 def set_aside(path: pathlib.Path) -> pathlib.Path:
-    """Moves a generation file out of the way, under the next free number; its new path."""
-    folder = path.parent.parent / ASIDE / ("harmful" if path.parent.name == FOLDERS[True] else "")
+    """Moves a file of generations, or the scores.json above them, out of the way, under the next free number; its new
+    path."""
+    home = path.parent.parent if path.parent.name in FOLDERS else path.parent
+    folder = home / ASIDE / ("harmful" if path.parent.name == FOLDERS[True] else "")
     folder.mkdir(parents=True, exist_ok=True)
-    number = next(n for n in itertools.count(1) if not (folder / f"{path.stem}.{n}.jsonl").exists())
-    return path.rename(folder / f"{path.stem}.{number}.jsonl")
+    number = next(n for n in itertools.count(1) if not (folder / f"{path.stem}.{n}{path.suffix}").exists())
+    return path.rename(folder / f"{path.stem}.{number}{path.suffix}")
 
 
 def is_same_run(old: Any, new: dict[str, Any]) -> bool:
@@ -101,9 +103,11 @@ def is_same_run(old: Any, new: dict[str, Any]) -> bool:
 
 
 def set_others_aside(folder: pathlib.Path, run: Mapping[str, Any]) -> None:
-    """Moves the generations of other checkpoints out of the way, of whatever suite: a folder has the scores of one."""
+    """Moves the generations and scores of other checkpoints out of the way, of whatever suite: a folder has those of
+    one."""
     own = json.loads(json.dumps(dict(run)))
     headers = [(path, (files.read_jsonl(path) or [{}])[0].get("run")) for path in paths(folder)]
+    headers.append((folder / "scores.json", files.read_json(folder / "scores.json").get("run")))
     others = [path for path, found in headers if found is not None and not is_same_run(found, own)]
     for path in others:
         set_aside(path)
@@ -137,7 +141,7 @@ class Writer:
             )
 
     def _resume(self, task: str, path: pathlib.Path) -> bool:
-        """Reads which items an earlier run finished; True where its file is of another run and is deleted."""
+        """Reads which items an earlier run finished; True where its file is of another run and is set aside."""
         records = files.read_jsonl(path)
         header, rows = (records[0], records[1:]) if records else (None, [])
         if header is not None and header.get("hash") != self.header["hash"]:

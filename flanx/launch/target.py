@@ -83,6 +83,8 @@ def read(path: str, name: str, given: Mapping[str, Any]) -> Target:
     and a value that no place can have.
     """
     tables = _tables(pathlib.Path(path))
+    if name and not pathlib.Path(path).exists():
+        raise UserError(f"no target '{name}': there is no file {path} here; name the table of targets, --targets FILE")
     if name and name not in tables:
         raise UserError(f"no target '{name}' in {path}{nearest(name, tables)} (it has: {', '.join(tables) or 'none'})")
     if not name and len(tables) == 1:

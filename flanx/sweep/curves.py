@@ -119,7 +119,7 @@ def panels(runs: Sequence[Run]) -> list[Panel]:
         ("Where the time goes", "share", _time, "no run records how its time is split"),
         ("Memory at its peak", "GB", _memory, "no run records its memory"),
         ("Padding", "share of positions", lambda run: {"": _of(run, "padding")}, "no run has a record yet"),
-        ("Held-out scores", "percent", lambda run: run.suites, "no run has been evaluated (SUITES)"),
+        ("Held-out scores", "percent", lambda run: run.suites, "no run was evaluated while it trained (SUITES)"),
     ]
     return [Panel(title, unit, _labelled(runs, find), absent) for title, unit, find, absent in made]
 

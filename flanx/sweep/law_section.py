@@ -166,8 +166,8 @@ def _figures(
 
 
 def _caption(law: Law) -> str:
-    what = "loss" if law.score == LOSS else "score"
+    what = "losses" if law.score == LOSS else "scores"
     return (
         "Filled: measured, with two standard errors of the seeds where there are seeds. Hollow: predicted "
-        f"{what}s of cells that had not run, with 95% intervals. Bands: 95% intervals of the law itself."
+        f"{what} of cells that had not run, with 95% intervals. Bands: 95% intervals of the law itself."
     )

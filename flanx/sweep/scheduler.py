@@ -34,6 +34,7 @@ from flanx.sweep.state import (
 PROGRAM = (sys.executable, "-m", "flanx")
 BAD_INPUT, PREEMPTED = 2, 75  # exit statuses of a run; 126 and 127 are a shell's for a program that cannot be run
 NOT_RETRIED = (BAD_INPUT, 126, 127)
+STOPPED = "stopped, its runs saved; the same command resumes"
 MAX_WAIT = 600.0  # seconds between two attempts
 MACHINE = f"{platform.machine()}, {os.cpu_count()} CPU cores"
 
@@ -270,14 +271,14 @@ def run_points(
       on_done: called with the status of every point that this driver has finished.
 
     Raises:
-      Preempted: after SIGTERM, when every run has saved and exited.
+      Preempted: after SIGTERM, SIGHUP or Ctrl-C, when every run has saved and exited.
     """
     if not points:
         return []
     launcher = run if isinstance(run, Launcher) else Launcher(run)
     state = State(points[0].folder.parent.parent)
     state.folder.mkdir(parents=True, exist_ok=True)
-    with inheritable_lock(state.folder / "driver.lock", shared=True), _sigterm():
+    with inheritable_lock(state.folder / "driver.lock", shared=True), _signals():
         statuses = [Status(point) for point in points]
         scheduler = Scheduler(state, statuses, search_paths, launcher, parents or {}, on_done)
         state.register([point.name for point in points])
@@ -295,6 +296,8 @@ def run_points(
                     shown, shown_at = states, time.monotonic()
                     on_change(statuses)
                 time.sleep(0.1)  # the processes' own work takes seconds to days
+        except KeyboardInterrupt:
+            raise Preempted(STOPPED) from None
         finally:
             scheduler.stop()
     on_change(statuses)
@@ -302,20 +305,21 @@ def run_points(
 
 
 @contextlib.contextmanager
-def _sigterm() -> Iterator[None]:
-    """Turns SIGTERM into Preempted, so that the runs are stopped; in the main thread only, as signals require."""
+def _signals() -> Iterator[None]:
+    """Turns SIGTERM and SIGHUP into Preempted, so that the runs are stopped; in the main thread only (Python)."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def stop(*_: object) -> None:
-        raise Preempted("stopped; run the same command to resume")
+        raise Preempted(STOPPED)
 
-    previous = signal.signal(signal.SIGTERM, stop)
+    previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def log_path(point: Point) -> pathlib.Path:
