@@ -6,6 +6,7 @@ Results are lines of JSON on standard output.
 """
 
 import contextlib
+import itertools
 import json
 import os
 import pathlib
@@ -272,20 +273,20 @@ def loader(rows: int, steps: int, inputs: int, targets: int) -> None:
 
     from flanx.data.pipeline.batches import DatasetConfig
     from flanx.data.pipeline.mixture import Mixture
+    from flanx.data.pipeline.prefetch import Loader
     from flanx.data.store.build import build_store
     from flanx.partition import Partitioner
-    from flanx.train import device_batches
 
     store = pathlib.Path(os.environ["ACCELERATOR_SCRATCH"]) / "store"
     build_store(str(store), "suite_text", vocabulary="byte", workers=0, validation=None, quiet=True)
     lengths = {"inputs": inputs, "targets": targets}
     batches = DatasetConfig(Mixture("suite_text"), str(store), "byte", lengths, rows).open(384, "encoder_decoder", 0)
     partitioner = Partitioner()
-    with partitioner.scope(), contextlib.closing(device_batches(batches, partitioner, 0, steps + 1)) as stream:
-        jax.block_until_ready(next(stream)[1])
+    with partitioner.scope(), contextlib.closing(Loader(batches, 0, partitioner.host_rows(rows))) as stream:
+        jax.block_until_ready(partitioner.global_batch(next(stream), rows))
         began = time.perf_counter()
-        for _, batch in stream:
-            jax.block_until_ready(batch)
+        for batch in itertools.islice(stream, steps):
+            jax.block_until_ready(partitioner.global_batch(batch, rows))
         taken = time.perf_counter() - began
     rate = rows * steps / taken
     say("rows/s", rate, "rows/s", tokens_per_second=float(f"{rate * (inputs + targets):.4g}"))

@@ -160,7 +160,7 @@ class Answers:
         if kept and {key: kept[0].get(key) for key in header} != header:
             raise UserError(
                 f"{folder} holds answers to other prompts, of another checkpoint or of other arguments; choose another "
-                "folder"
+                "folder (--output, INFER_OUTPUT_DIR)"
             )
         for number, row in enumerate(kept[1:], 2):
             if set(row) - {"index", "ended"} not in ({"prediction"}, {"predictions"}) or row.get("index") not in places:
@@ -168,7 +168,7 @@ class Answers:
         self.answers = {row["index"]: row for row in kept[1:]}
         self.done = frozenset(self.answers)
         if not kept and self._final.exists():
-            raise UserError(f"{self._final} is not of this command; move it away or choose another folder")
+            raise UserError(f"{self._final} is not of this command; move it away or choose another place (--output)")
         if len(self.done) == len(rows):
             self._expect_unchanged()
         self._header = None if kept else header | ({"checkpoint": dict(origin)} if origin else {})

@@ -68,7 +68,7 @@ def test_show_prints_what_the_model_sees_in_less_than_five_seconds(data_dir, cap
         (["show", "cot_gsm8k", "--style", "zsnoopt", "--data_dir", "/nowhere"], "has no style 'zsnoopt'"),
         (["show", "cot_gsm8k", "--split", "test", "--data_dir", "/nowhere"], "has no split 'test' (it has train)"),
         (["show", "cot_gsm8k", "--data_dir", "/nowhere"], "no file /nowhere/cot/gsm8k_train.tsv"),
-        (["show", "cot_gsm8k"], "set --gin.DATA_DIR or FLANX_DATA_DIR"),
+        (["show", "cot_gsm8k"], "name it by --data_dir or --gin.DATA_DIR, as the command takes it, or in"),
         (["show", "cot_gsm8k", "--gin.DATA_DIR=data"], "a text keeps its quotes"),
         (["show", "cot_gsm8k", "--vocabulary", "/nowhere/x.model", "--data_dir", "/nowhere"], "/nowhere/x.model"),
         (["list", "nothing_*"], "no mixture, collection or task 'nothing_*'"),

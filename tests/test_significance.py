@@ -75,5 +75,5 @@ def test_power_says_how_many_seeds_and_items():
 
 def test_the_lines_of_a_dry_run():
     text = "\n".join(significance.power_lines(3, 2.0, "assumed"))
-    assert "2 points (assumed;" in text and "no number of items with 3 seeds" in text
+    assert "2 points (assumed;" in text and "no number of items suffices with 3 seeds" in text
     assert "10 points: 497 items with 3 seeds; seeds: 2 with 1,000 items" in text

@@ -55,7 +55,7 @@ REPAIRS = {
     errno.EACCES: "; change its permissions, or give a path that is yours",
     errno.EPERM: "; change its owner or permissions, or give a path that is yours",
     errno.EROFS: "; give a path that can be written",
-    errno.ENOENT: "; give a path that exists",
+    errno.ENOENT: "; give a path that exists, or one whose folder does",
     errno.ENOTDIR: "; a part of the path is a file: give a folder",
     errno.EISDIR: "; give a file",
     errno.EEXIST: "; give another path, or a folder",

@@ -92,8 +92,10 @@ def power_lines(seeds: int, seeds_sd: float, source: str) -> list[str]:
     ]
     for points in (1, 2, 5, 10):
         items = items_needed(points, seeds, seeds_sd)
-        first = f"{items:,} items with {seeds} seeds" if items else f"no number of items with {seeds} seeds"
+        runs = "1 seed" if seeds == 1 else f"{seeds} seeds"
+        first = f"{items:,} items with {runs}" if items else f"no number of items suffices with {runs}"
         needed = [(n, seeds_needed(points, n, seeds_sd)) for n in (250, 1_000, 5_000)]
         more = ", ".join(f"{count:,} with {n:,} items" for n, count in needed if count)
-        lines.append(f"  {points:>2} points: {first}; seeds: {more or 'none are enough with 5,000 items'}")
+        more = f"seeds: {more}" if more else "no number of seeds suffices with 5,000 items"
+        lines.append(f"  {points:>2} {'point' if points == 1 else 'points'}: {first}; {more}")
     return lines

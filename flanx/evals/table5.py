@@ -37,6 +37,8 @@ class Line:
         folder = pathlib.Path(name)
         found = [folder / "scores.json"] if (folder / "scores.json").is_file() else []
         found = found or sorted(folder.rglob("scores.json"), key=_step)
+        if not folder.is_dir():
+            raise UserError(f"no folder {folder}: give one that `flanx evaluate` or `flanx train` wrote")
         if not found:
             raise UserError(
                 f"{folder} holds no scores.json: give a folder that `flanx evaluate` or `flanx train` wrote"

@@ -290,7 +290,10 @@ def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such store: build it with `flanx store build`")
     if not file.is_file():
-        raise UserError(f"{folder}: no {MANIFEST}: not a store, or its build did not finish; run the build again")
+        raise UserError(
+            f"{folder}: no {MANIFEST}: not a store, or one whose build did not finish: give a store's folder, or "
+            "run its build again"
+        )
     try:
         manifest = json.loads(file.read_bytes())
     except ValueError as error:

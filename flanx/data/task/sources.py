@@ -48,7 +48,10 @@ def data_folder(data_dir: str | os.PathLike | None, spec: TaskSpec) -> pathlib.P
     if not folder and os.path.isabs(spec.source.split(":", 1)[1]):
         return pathlib.Path("/")
     if not folder:
-        raise UserError(f"task {spec.name} reads {spec.source} from a folder: set --gin.DATA_DIR or FLANX_DATA_DIR")
+        raise UserError(
+            f"task {spec.name} reads {spec.source} from a folder: name it by --data_dir or --gin.DATA_DIR, as the "
+            "command takes it, or in FLANX_DATA_DIR"
+        )
     return pathlib.Path(folder).expanduser()
 
 

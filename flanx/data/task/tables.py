@@ -73,7 +73,9 @@ def find_task(name: str) -> tuple[TaskSpec, str | None]:
     tasks = load_tables()
     found = find_style(name, {task: spec.versions for task, spec in tasks.items()})
     if found is None:
-        raise UserError(f"no task '{name}'{nearest(name, tasks)}; `flanx tasks list` prints all of them")
+        raise UserError(
+            f"no task '{name}'{nearest(name, tasks)}; `flanx tasks list` prints all of them{missing_tables()}"
+        )
     return tasks[found[0]], found[1]
 
 
