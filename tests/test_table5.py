@@ -36,7 +36,10 @@ def test_report_has_no_blank_that_reads_as_success(tmp_path: pathlib.Path) -> No
     assert all("" not in row.split(",")[3:4] for row in csv_text.splitlines())
     with pytest.raises(UserError, match=r"no model .Flan-T5-LX.; after .=. give one of .*Flan-T5-XL"):
         table5.Line.read(f"{whole}=Flan-T5-LX")
+    (tmp_path / "bare").mkdir()
     with pytest.raises(UserError, match="holds no scores"):
+        table5.Line.read(str(tmp_path / "bare"))
+    with pytest.raises(UserError, match=r"no folder .*/nothing: give one that"):
         table5.Line.read(str(tmp_path / "nothing"))
 
 
