@@ -1,11 +1,16 @@
-"""What tells a process of this machine from all others: numbers come again, after a reboot too."""
+"""What tells a process of this machine from all others (numbers come again, after a reboot too), and how one is asked
+to stop."""
 
 import contextlib
 import os
 import pathlib
+import signal
 import socket
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
 from typing import Any
+
+from flanx.errors import Preempted
 
 
 def describe(number: int) -> dict[str, Any]:
@@ -44,3 +49,30 @@ def is_running(record: Mapping[str, Any]) -> bool:
     except PermissionError:
         return True
     return True
+
+
+@contextlib.contextmanager
+def signals_as_interrupt() -> Iterator[None]:
+    """SIGTERM and SIGHUP as Ctrl-C, a KeyboardInterrupt; those that are ignored, as SIGHUP is under nohup, stay so. In
+    the main thread only, as Python has it."""
+    kept = {}
+    if threading.current_thread() is threading.main_thread():
+        both = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+        kept = {number: handler for number, handler in both.items() if handler is not signal.SIG_IGN}
+    for number in kept:
+        signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def preempted(message: str) -> Iterator[None]:
+    """SIGTERM, SIGHUP and Ctrl-C as Preempted, with this message."""
+    with signals_as_interrupt():
+        try:
+            yield
+        except KeyboardInterrupt:
+            raise Preempted(message) from None

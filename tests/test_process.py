@@ -1,11 +1,13 @@
 """Processes by more than their numbers."""
 
 import os
+import signal
 import subprocess
 
 import pytest
 
 from flanx import process
+from flanx.errors import Preempted
 
 
 def test_a_process_is_known_until_it_ends():
@@ -30,3 +32,23 @@ def test_a_record_without_more_is_known_by_its_number():
     assert process.is_running(named) and not process.is_running(named | {"host": "another"})
     for pid in (0, -1, 2**80, "5", None):
         assert not process.is_running(named | {"pid": pid})
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_signals_that_ask_a_process_to_stop_preempt_it(number):
+    before = signal.getsignal(number)
+    with pytest.raises(Preempted, match="saved"), process.preempted("saved"):
+        signal.raise_signal(number)
+    assert signal.getsignal(number) == before
+
+
+def test_a_signal_that_is_ignored_stays_so():
+    """SIGHUP, under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with process.preempted("saved"):
+            signal.raise_signal(signal.SIGHUP)
+            assert signal.getsignal(signal.SIGTERM) == signal.default_int_handler
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -3,10 +3,8 @@
 import contextlib
 import re
 import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from types import FrameType
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from flanx import process
@@ -98,7 +96,7 @@ def launch(backend: Backend, record: Record, period: float = 30.0, detach: bool 
       detach: return once it is made; for programs that keep the run.
     """
     keep = False
-    with _interrupted_by_signals():
+    with process.signals_as_interrupt():
         record.write(stage=MAKING, text="ships code and files", started=time.time())
         try:
             write_files(backend)
@@ -283,21 +281,3 @@ def _streamed(backend: Backend, record: Record, period: float) -> tuple[State, s
         if streams is not None:
             streams.stop(1.0)
     raise AssertionError("states have no end")
-
-
-@contextlib.contextmanager
-def _interrupted_by_signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP as Ctrl-C; in the main thread only, as signals require."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    kept: dict[int, Callable | int | None] = {n: signal.signal(n, interrupt) for n in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in kept.items():
-            signal.signal(number, handler)

@@ -11,7 +11,6 @@ import os
 import pathlib
 import re
 import shlex
-import signal
 import subprocess
 import sys
 import time
@@ -22,10 +21,12 @@ import flanx
 from flanx.errors import Preempted, UserError, nearest
 from flanx.files import check_types, read_json, write_atomic
 from flanx.launch.job import Words
+from flanx.process import preempted
 from flanx.reproduction.stage import Stage, digest, set_aside
 from flanx.sweep.state import inheritable_lock
 
 PROGRAM = (sys.executable, "-m", "flanx")
+BETWEEN = "stopped between two stages; the same command resumes there"
 PREEMPTED = 75  # the exit status of a command that was stopped and saved its state
 MARKS = "stages"  # the folder of the marks
 PAGE_LINES = 30  # of a page, its last ones, that are shown
@@ -83,7 +84,10 @@ class Road:
         """
         self.check(skipped, redo)
         (self.folder / MARKS).mkdir(parents=True, exist_ok=True)
-        with inheritable_lock(self.folder / "reproduce.lock") as lock, _interrupted():
+        with (
+            inheritable_lock(self.folder / "reproduce.lock") as lock,
+            preempted(BETWEEN),
+        ):
             if lock is None:
                 raise UserError(
                     f"{self.folder}: another `flanx reproduce`, or a command of one that was killed, is at work there"
@@ -231,20 +235,3 @@ def _texts(settings: Mapping[str, Any]) -> dict[str, str]:
 def _brief(value: str | None) -> str:
     text = "not set" if value is None else value
     return text if len(text) < 60 else f"{text[:57]}..."
-
-
-@contextlib.contextmanager
-def _interrupted() -> Iterator[None]:
-    """SIGTERM and SIGHUP as Ctrl-C."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    kept = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise Preempted("stopped between two stages; the same command resumes there") from None
-    finally:
-        for number, handler in kept.items():
-            signal.signal(number, handler)

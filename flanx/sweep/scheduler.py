@@ -7,15 +7,14 @@ import pathlib
 import platform
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from flanx import files, storage
-from flanx.errors import Preempted, UserError
+from flanx.errors import UserError
+from flanx.process import preempted
 from flanx.sweep import dependencies
 from flanx.sweep.dependencies import Parent
 from flanx.sweep.grid import Point
@@ -278,7 +277,7 @@ def run_points(
     launcher = run if isinstance(run, Launcher) else Launcher(run)
     state = State(points[0].folder.parent.parent)
     state.folder.mkdir(parents=True, exist_ok=True)
-    with inheritable_lock(state.folder / "driver.lock", shared=True), _signals():
+    with inheritable_lock(state.folder / "driver.lock", shared=True), preempted(STOPPED):
         statuses = [Status(point) for point in points]
         scheduler = Scheduler(state, statuses, search_paths, launcher, parents or {}, on_done)
         state.register([point.name for point in points])
@@ -296,30 +295,10 @@ def run_points(
                     shown, shown_at = states, time.monotonic()
                     on_change(statuses)
                 time.sleep(0.1)  # the processes' own work takes seconds to days
-        except KeyboardInterrupt:
-            raise Preempted(STOPPED) from None
         finally:
             scheduler.stop()
     on_change(statuses)
     return statuses
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[None]:
-    """Turns SIGTERM and SIGHUP into Preempted, so that the runs are stopped; in the main thread only (Python)."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(*_: object) -> None:
-        raise Preempted(STOPPED)
-
-    previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def log_path(point: Point) -> pathlib.Path:

@@ -15,13 +15,12 @@ import json
 import os
 import pathlib
 import re
-import signal
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.parse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from flanx.data.fetch import checksums, mirrors
@@ -35,6 +34,7 @@ from flanx.data.task.row import BadRow
 from flanx.data.task.spec import TaskSpec
 from flanx.errors import UserError
 from flanx.files import lock, read_json, write_atomic
+from flanx.process import signals_as_interrupt
 
 PREPARE = ("-m", "flanx.seqio.tfds")  # downloads and prepares a TFDS data set
 LISTING_BYTES = 10_000_000  # of a hub's list of files
@@ -235,22 +235,12 @@ def _locked(data_dir: str) -> contextlib.AbstractContextManager[None]:
     )
 
 
-@contextlib.contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
-    """SIGTERM ends a fetch as Ctrl-C does: its downloads are stopped and the quarantine is written."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def fetch(args: argparse.Namespace) -> int:
     """Fetches every download; names what failed. Exit status 1 where a task is quarantined, unless that is allowed."""
     data_dir = folder(args)
     found = find_downloads(select.find_specs(args.mixture, args.licence), data_dir)
     running = Running(len(found))
-    with _locked(data_dir), _sigterm_as_interrupt():
+    with _locked(data_dir), signals_as_interrupt():  # downloads are stopped, the quarantine written
         known = checksums.read(data_dir)
         for download in found:
             download.receipt = dict(known["sources"].get(download.name, {}))
