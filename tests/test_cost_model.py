@@ -1,6 +1,8 @@
 """The cost model compared with XLA's own figures on the CPU."""
 
 import dataclasses
+import functools
+from collections.abc import Callable
 
 import jax
 import pytest
@@ -94,6 +96,29 @@ def test_microbatches_add_the_sum_of_gradients_and_nothing_else() -> None:
     assert of_parts.gradients == of_one.gradients == of_one.params
     assert of_parts.flops == pytest.approx(4 * of_one.flops)
     assert of_parts.batch == pytest.approx(4 * of_one.batch)
+
+
+@pytest.mark.parametrize(("tpu", "taken"), [(True, 2.0), (False, 3.0)])
+def test_a_conditional_costs_the_branch_of_its_platform(traced: cost_model.Trace, tpu: bool, taken: float) -> None:
+    """x [batch, embed] @ w [embed, embed] once, twice or three times."""
+    shapes = (cost_model.ROWS, 1021), (1021, 1021)
+
+    def times(n: int) -> Callable[[jax.Array, jax.Array], jax.Array]:
+        return lambda x, w: functools.reduce(jax.numpy.matmul, [x] + n * [w])
+
+    chosen = functools.partial(jax.lax.platform_dependent, cpu=times(1), tpu=times(2), default=times(3))
+    jaxpr = jax.make_jaxpr(chosen)(*(jax.ShapeDtypeStruct(shape, "float32") for shape in shapes))
+    partitioner = mesh_layout.MeshLayout(1, 8, 1, "(1, 1)").partitioner()
+    walk = cost_model._Walk(dataclasses.replace(traced, tpu=tpu), partitioner)
+    walk.run(jaxpr.jaxpr)
+    assert walk.flops == pytest.approx(taken * 2 * RUN.batch_size * SMALL.emb_dim**2 / 8)
+
+
+def test_a_sum_for_a_cpu_sends_nothing_on_a_tpu() -> None:
+    """Gradients are summed over `data` and nothing else of any size is: attention's bias on a CPU is a product."""
+    layout, run = mesh_layout.MeshLayout(1, 8, 1, "(1, 1)"), RUN.with_model(kernels="tuned").scanned()
+    cost = cost_model.cost(cost_model.trace(run), layout)
+    assert sum(cost.collectives.values()) == pytest.approx(2 * cost.gradients * 7 / 8, rel=0.1)
 
 
 def test_a_ring_sends_a_sum_around_twice(traced: cost_model.Trace) -> None:

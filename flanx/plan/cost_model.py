@@ -197,13 +197,16 @@ class _Walk:
             self._product(eqn, times)
             return 0.0
         if eqn.primitive.name == "cond":
-            peaks = []
-            branches = eqn.params["branches"]
-            for branch in branches[-1:] if not self.traced.tpu else branches[:1]:
-                peaks.append(self.run(branch.jaxpr, times))
-            return max(peaks)
+            return self.run(self._branch(eqn).jaxpr, times)
         repeats = eqn.params.get("length", 1) if eqn.primitive.name == "scan" else 1
         return max((self.run(j, times * repeats) for j in _jaxprs(eqn)), default=0.0)
+
+    def _branch(self, eqn: Any) -> Any:
+        """The branch of a conditional that the platform takes (`lax.platform_dependent`), else its last."""
+        platform = "tpu" if self.traced.tpu else "cuda"
+        platforms = eqn.params.get("branches_platforms") or ()
+        taken = (i for i, names in enumerate(platforms) if names is None or platform in names)
+        return eqn.params["branches"][next(taken, -1)]
 
     def _product(self, eqn: Any, times: float) -> None:
         """FLOPs of a product, and the collectives that its dimensions ask for, one mesh axis after the other.
