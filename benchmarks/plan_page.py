@@ -149,7 +149,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", default="docs/plan.md")
     parser.add_argument("--cache", default="out/plan")
-    parser.add_argument("--compilations", type=int, default=2)
+    parser.add_argument("--compilations", type=int, default=1)
     parser.add_argument("--estimate", action="store_true", help="compile nothing; what was compiled before stays")
     parser.add_argument("--only", default="", help="rows whose name has this")
     args = parser.parse_args()

@@ -66,3 +66,20 @@ def test_a_plan_fits_up_to_the_last_byte_of_the_chip(traced: cost_model.Trace) -
         return dataclasses.replace(plan, topology=dataclasses.replace(plan.topology, chip=chip)).fits
 
     assert fits(plan.hbm) and not fits(plan.hbm - 1)
+
+
+def test_of_equally_fast_layouts_the_one_with_least_memory_is_chosen(traced: cost_model.Trace) -> None:
+    plan = search.ranked(RUN, traced, hardware.parse("v5e:2x4"))[0]
+
+    def made(name: str, seconds: float, hbm: float) -> search.Plan:
+        layout = dataclasses.replace(plan.layout, preset=name)
+        return dataclasses.replace(
+            plan, layout=layout, parts={"parameters": hbm}, compute=seconds, memory=0.0, links=0.0, network=0.0
+        )
+
+    given = [made("small", 1.018, 1e9), made("smallest", 1.03, 1e8), made("fast", 1.0, 2e9), made("huge", 0.5, 1e15)]
+    best = search.best_first(given)
+    assert [each.layout.preset for each in best] == ["small", "fast", "smallest", "huge"]
+    assert search.reason(best).startswith("the least memory of those that are fastest")
+    assert search.reason([best[1], best[2]]).startswith("the fastest that fits: 1.03 x ahead of")
+    assert search.best_first([made("larger", 1.0, 2e15), *given[3:]])[0].layout.preset == "huge"  # neither fits

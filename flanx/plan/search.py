@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,6 +17,7 @@ from flanx.plan.tpu_compile import CompilerError, CompilerReport
 from flanx.train_step import Trainer
 
 ATTEMPTS = 6  # compilations at most while no layout fits
+TIE = 1.02  # an estimate is no closer: the one that takes less memory is preferred
 MARGIN = 1.15  # an estimate this far above a chip's memory is still worth a compilation
 
 Compile = Callable[[Topology, MeshLayout], CompilerReport]  # raises CompilerError where the compiler fails
@@ -226,12 +227,18 @@ def ranked(run: PlannedRun, traced: cost_model.Trace, topology: Topology) -> lis
             f"layout of {topology.name} ({topology.chips} chips); use a BATCH_SIZE that is a multiple of a power of "
             "two, or fewer chips"
         )
-    return sorted(plans, key=rank)
+    return best_first(plans)
 
 
-def rank(plan: Plan) -> tuple[bool, float, float]:
-    """A sort key: fitting plans by time, to the percent, then by memory; the others by memory."""
-    return (not plan.fits, round(math.log(plan.seconds), 2) if plan.fits else plan.hbm, plan.hbm)
+def best_first(plans: Iterable[Plan]) -> list[Plan]:
+    """Plans that fit by time, but those within TIE of the fastest by memory; then the others by memory."""
+    plans = list(plans)
+    tied = TIE * min((plan.seconds for plan in plans if plan.fits), default=0.0)
+
+    def key(plan: Plan) -> tuple[bool, float, float]:
+        return (not plan.fits, plan.seconds if plan.fits and plan.seconds > tied else 0.0, plan.hbm)
+
+    return sorted(plans, key=key)
 
 
 def compile_best(plans: Sequence[Plan], traced: cost_model.Trace, ask: Compile, compilations: int) -> SearchResult:
@@ -258,7 +265,7 @@ def compile_best(plans: Sequence[Plan], traced: cost_model.Trace, ask: Compile, 
         done.append(compiled(traced, plan.topology, plan.layout, report))
         if not done[-1].fits:
             too_large = plan.hbm
-    return SearchResult([*sorted(done, key=rank), *[p for p in plans if p.layout not in asked]], failures)
+    return SearchResult([*best_first(done), *[p for p in plans if p.layout not in asked]], failures)
 
 
 def reason(plans: Sequence[Plan]) -> str:
@@ -268,6 +275,8 @@ def reason(plans: Sequence[Plan]) -> str:
         return "no layout fits; this one comes nearest"
     if not rest:
         return "the only one searched that fits"
+    if rest[0].seconds <= TIE * first.seconds:
+        return f"the least memory of those that are fastest: {rest[0].layout.name} needs {rest[0].hbm / 1e9:.2f} GB"
     return f"the fastest that fits: {rest[0].seconds / first.seconds:.2f} x ahead of {rest[0].layout.name}"
 
 
