@@ -1,10 +1,12 @@
 """`flanx report RUN...`: one page of a run, and one of several over one another."""
 
+import argparse
 import html.parser
 import pathlib
 
 import pytest
 
+from flanx.cli import report
 from flanx.cli.main import main
 from flanx.sweep import curves, run_page
 from tests import run_maker
@@ -54,6 +56,17 @@ def test_scores_of_a_run_are_printed_as_before(tmp_path: pathlib.Path, capsys: p
     leave(tmp_path / "a", {5: {"gsm8k_cot": entry(12.5)}})
     assert main(["report", str(tmp_path / "a")]) == 0
     assert "| gsm8k_cot | 12.5" in capsys.readouterr().out and (tmp_path / "a" / "report.html").exists()
+
+
+def test_a_report_leaves_what_the_command_line_said_as_it_is(tmp_path: pathlib.Path) -> None:
+    pytest.importorskip("matplotlib")
+    run_maker.leave(tmp_path / "a")
+    leave(tmp_path / "b", {5: {"gsm8k_cot": entry(12.5)}})
+    parser = argparse.ArgumentParser()
+    report.add_arguments(parser)
+    words = [str(tmp_path / name) for name in "ab"]
+    args, other = parser.parse_args(words), parser.parse_args(words)
+    assert report.run(args) == 0 and args == other  # one of the two has no scores, and is in no table
 
 
 def test_files_of_others_are_not_written_over(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture) -> None:

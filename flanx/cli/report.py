@@ -3,6 +3,7 @@
 import argparse
 import pathlib
 import sys
+from collections.abc import Sequence
 
 from flanx import bucket, files
 from flanx.errors import UserError
@@ -46,22 +47,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Writes the reports of sweeps or of training runs, and prints the table of runs with scores."""
-    with bucket.copied(args.run) as args.run:
-        if files.mirrors and len(args.run) > 1 and not args.output and curves.is_run(args.run[0]):
+    with bucket.copied(args.run) as names:
+        if files.mirrors and len(names) > 1 and not args.output and curves.is_run(names[0]):
             raise UserError("runs in buckets have no folder that holds them all: add --output FOLDER for their page")
-        return _run(args)
+        return _run(args, names)
 
 
-def _run(args: argparse.Namespace) -> int:
-    if not any(report.is_sweep(name) for name in args.run):
-        return _report_runs(args)
+def _run(args: argparse.Namespace, names: Sequence[str]) -> int:
+    if not any(report.is_sweep(name) for name in names):
+        return _report_runs(args, names)
     if args.output:
         raise UserError("--output belongs to a report of training runs; a sweep's lies in its folder")
     if args.figures:
         raise UserError("--figures belongs to a report of runs with scores; a sweep's lie in its folder")
     if args.csv:
         raise UserError("--csv belongs to a report of runs; a sweep's results.csv lies in its folder")
-    for name in args.run:
+    for name in names:
         if not report.is_sweep(name):
             raise UserError(f"{name} is not a sweep: report sweeps and runs separately")
         sweep = report.read(name, args.bindings)
@@ -70,26 +71,26 @@ def _run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _report_curves(args: argparse.Namespace) -> list[str]:
+def _report_curves(args: argparse.Namespace, names: Sequence[str]) -> list[str]:
     """Writes the page of training runs, and returns those that have scores."""
-    bare = [name for name in args.run if not any(pathlib.Path(name).rglob("scores.json"))]
+    bare = [name for name in names if not any(pathlib.Path(name).rglob("scores.json"))]
     if bare and args.csv:
         raise UserError(f"--csv writes the table of scores, and {bare[0]} has no scores.json: leave it out")
-    for path in run_page.publish(curves.read_runs(args.run), pathlib.Path(args.output) if args.output else None):
+    for path in run_page.publish(curves.read_runs(names), pathlib.Path(args.output) if args.output else None):
         print(files.shown(path))
-    for name in bare if len(bare) < len(args.run) else ():
+    for name in bare if len(bare) < len(names) else ():
         print(f"note: {name} has no scores.json: it is in no table below", file=sys.stderr)
-    return [name for name in args.run if name not in bare]
+    return [name for name in names if name not in bare]
 
 
-def _report_runs(args: argparse.Namespace) -> int:
-    if curves.is_run(args.run[0]):
-        args.run = _report_curves(args)
-    elif args.output:
-        raise UserError(f"--output belongs to a report of training runs, and {args.run[0]} is none")
-    if not args.run:
+def _report_runs(args: argparse.Namespace, names: Sequence[str]) -> int:
+    are_runs = curves.is_run(names[0])
+    if args.output and not are_runs:
+        raise UserError(f"--output belongs to a report of training runs, and {names[0]} is none")
+    scored = _report_curves(args, names) if are_runs else names
+    if not scored:
         return 0
-    lines = [table5.Line.read(text) for text in args.run]
+    lines = [table5.Line.read(text) for text in scored]
     print(table5.markdown(lines))
     for text in filter(None, (label_table.markdown(lines), responsible.markdown(lines))):
         print(f"\n{text}")
