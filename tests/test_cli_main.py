@@ -31,6 +31,21 @@ def test_bad_input_is_one_line_and_status_2(arguments, said, capsys):
     assert errors.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["train", "flan-t5-xl"], "give a recipe or a gin file as --gin_file=recipes/flan_t5_xl.gin"),
+        (["evaluate", "mine/a.gin"], "give a recipe or a gin file as --gin_file=mine/a.gin"),
+        (["train", "flan_t5_huge"], "`flanx train --help` lists what it takes"),
+        (["recipe", "list", "flan_t5_xl"], "`flanx recipe --help` lists what it takes"),
+    ],
+)
+def test_a_recipe_without_its_flag_is_told_how_it_is_given(arguments, said, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main.main(arguments)
+    assert capsys.readouterr().err.endswith(f"; {said}\n")
+
+
 def test_the_program_starts_without_jax_or_tensorflow():
     heavy = ("jax", "tensorflow", "gin")
     code = (

@@ -11,7 +11,8 @@ import pytest
 
 from benchmarks import plan_page
 from flanx.cli import main
-from flanx.plan import hardware, tpu_compile
+from flanx.errors import UserError
+from flanx.plan import hardware, planned_run, tpu_compile
 
 
 def command(*more: str) -> list[str]:
@@ -36,6 +37,23 @@ def test_finds_the_smallest_slice_and_plans_gpus(capsys: pytest.CaptureFixture) 
     said = capsys.readouterr().out
     assert "h100:8: 8 chips" in said
     assert "note: GPUs are planned from shapes alone" in said
+
+
+def test_a_recipe_is_named_as_launch_takes_it(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    def read(files: list[str], bindings: list[str], paths: list[str]) -> None:
+        raise UserError(f"read {files} {bindings}")
+
+    monkeypatch.setattr(planned_run, "read", read)
+    for words, files in (
+        (["flan_t5_xl"], ["recipes/flan_t5_xl.gin"]),
+        (["flan-t5-xl", "--gin_file=a.gin"], ["recipes/flan_t5_xl.gin", "a.gin"]),
+        (["mine/b.gin", "--gin_file=a.gin"], ["mine/b.gin", "a.gin"]),
+        (["--gin_file=a.gin"], ["a.gin"]),
+    ):
+        assert main.main(["plan", *words, "--gin.SEED=1"]) == 2
+        assert capsys.readouterr().err == f"flanx plan: read {files} ['SEED=1']\n"
+    assert main.main(["plan", "flan_t5_x"]) == 2 and "did you mean 'flan_t5_x" in capsys.readouterr().err
+    assert main.main(["plan"]) == 2 and "no RECIPE and no --gin_file given" in capsys.readouterr().err
 
 
 def test_says_when_the_compiler_is_absent(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:

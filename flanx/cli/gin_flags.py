@@ -1,6 +1,7 @@
 """The gin flags that commands share: T5X's --gin_file, --gin_search_paths and --gin.NAME=VALUE."""
 
 import argparse
+import contextlib
 import pathlib
 import re
 import textwrap
@@ -41,6 +42,26 @@ def add_gin_arguments(parser: argparse.ArgumentParser) -> None:
         "--gin.NAME=VALUE binds a macro or a parameter; a string keeps its quotes: --gin.MODEL_DIR=\"'out/run'\". "
         "Exit status: 0 done, 1 some part failed or the machine did, 2 bad input, 75 stopped with the state saved."
     )
+
+
+def file_of(what: str) -> str:
+    """The gin file of a recipe's name, or the file itself. Raises UserError with the nearest name."""
+    if what.endswith(".gin"):
+        return what
+    from flanx.sweep.published_recipes import find  # noqa: PLC0415  (read only for a recipe's name)
+
+    return find(what).gin
+
+
+def repair(parser: argparse.ArgumentParser, message: str) -> str:
+    """How a command that takes gin files is given the recipe or file that was typed without a flag; "" of any other
+    error of its command line."""
+    words = message.partition("unrecognized arguments: ")[2].split()
+    if not words or "--gin_file" not in parser.format_usage():
+        return ""
+    with contextlib.suppress(UserError):
+        return f"give a recipe or a gin file as --gin_file={file_of(words[0])}"
+    return ""
 
 
 def describe_macros(parser: argparse.ArgumentParser, name: str) -> None:

@@ -97,21 +97,12 @@ def run(args: argparse.Namespace) -> int:
             f"flanx launch {args.program} WHAT: name a recipe, a sweep's gin file, or train, evaluate, infer"
         )
     if args.what and args.what not in RUNS:
-        args.gin_file = [gin_name(args.what), *args.gin_file]
+        args.gin_file = [gin_flags.file_of(args.what), *args.gin_file]
     if args.imports:
         gin_files.allow_imports(args.imports)
     if is_sweep(args):
         return launch_sweep(args)
     return launch(args)
-
-
-def gin_name(what: str) -> str:
-    """The gin file of a recipe's name, or the file itself."""
-    if what.endswith(".gin"):
-        return what
-    from flanx.sweep.published_recipes import find  # noqa: PLC0415  (read only for a recipe's name)
-
-    return find(what).gin
 
 
 def is_sweep(args: argparse.Namespace) -> bool:

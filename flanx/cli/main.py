@@ -109,7 +109,8 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Ends the program with status 2."""
         line = " ".join(message.split())[:600]
-        self.exit(2, f"{self.prog}: {line}; `{self.prog} --help` lists what it takes\n")
+        repair = gin_flags.repair(self, line) or f"`{self.prog} --help` lists what it takes"
+        self.exit(2, f"{self.prog}: {line}; {repair}\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -19,7 +19,7 @@ from flanx.plan.hardware import Topology
 from flanx.plan.mesh_layout import MeshLayout
 from flanx.plan.planned_run import PlannedRun
 from flanx.plan.search import Plan, SearchResult
-from flanx.settings import COUNT, MOST_SECONDS, Range, flag, text_flag
+from flanx.settings import COUNT, MOST_SECONDS, Range, flag, path_flag, text_flag
 
 GB = 1e9
 COLUMNS = (
@@ -31,6 +31,13 @@ COLUMNS = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `flanx plan`."""
     gin_flags.add_gin_arguments(parser)
+    parser.add_argument(
+        "recipe",
+        nargs="?",
+        type=path_flag,
+        metavar="RECIPE",
+        help="a published row (`flanx recipe list`), or a gin file",
+    )
     parser.add_argument("--topology", default="auto", help="v4:4x4x4, '2x v5e:16x16' (two slices), h100:16, or auto")
     parser.add_argument("--family", default="v5e", help="the chip whose smallest slice --topology=auto looks for")
     parser.add_argument(
@@ -54,9 +61,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Plans and prints. 0: a layout fits; 1: none does; 2 (UserError): wrong input."""
-    if not args.gin_file:
-        raise UserError("no --gin_file given; `flanx plan --gin_file=models/t5_1_1/xxl.gin --topology=v4:4x4x4`")
-    planned = planned_run.read(args.gin_file, args.bindings, search_paths(args))
+    files = [*([gin_flags.file_of(args.recipe)] if args.recipe else []), *args.gin_file]
+    if not files:
+        raise UserError("no RECIPE and no --gin_file given; `flanx plan flan_t5_xxl --topology=v4:4x4x4`")
+    planned = planned_run.read(files, args.bindings, search_paths(args))
     topologies = (
         [hardware.parse(args.topology)]
         if args.topology != "auto"
@@ -64,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     )
     is_tpu = topologies[0].chip.is_tpu
     compiles = is_tpu and not args.estimate and tpu_compile.has_compiler()
-    ask = functools.partial(compile_layout, args) if compiles else None
+    ask = functools.partial(compile_layout, args, files) if compiles else None
     searched = planned if args.unrolled else planned.scanned()
     result = search.search(searched, topologies, ask, args.compilations, args.layout or "")
     notes = notes_on(result, is_tpu, args.estimate, compiles, searched is not planned)
@@ -87,12 +95,14 @@ def search_paths(args: argparse.Namespace) -> list[str]:
     return [path for path in args.gin_search_paths.split(",") if path]
 
 
-def compile_layout(args: argparse.Namespace, topology: Topology, layout: MeshLayout) -> tpu_compile.CompilerReport:
+def compile_layout(
+    args: argparse.Namespace, files: Sequence[str], topology: Topology, layout: MeshLayout
+) -> tpu_compile.CompilerReport:
     """One compilation in a child process, announced on standard error."""
     if not args.json:
         print(f"compiling {topology.name}: {layout.name} ...", file=sys.stderr, flush=True)
     request = {
-        "gin_files": args.gin_file,
+        "gin_files": files,
         "bindings": args.bindings,
         "search_paths": search_paths(args),
         "topology": topology.name,
