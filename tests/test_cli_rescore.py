@@ -61,3 +61,19 @@ def test_check_compares_every_field(tmp_path: pathlib.Path, capsys: pytest.Captu
     path.unlink()
     assert _rescore(str(tmp_path), "--check") == 1
     assert not path.exists()  # a check writes nothing
+
+
+def test_a_key_that_an_older_file_lacks_is_no_difference_and_is_added(tmp_path: pathlib.Path) -> None:
+    groups = score(tmp_path, "suite_composition[:4]")["suites"]["suite_composition[:4]"]["group_intervals"]
+    name = next(iter(groups))
+    path = tmp_path / "scores.json"
+    older = json.loads(path.read_text())
+    del older["suites"]["suite_composition[:4]"]["group_intervals"]
+    path.write_text(json.dumps(older))
+    assert _rescore(str(tmp_path), "--check") == 0 and json.loads(path.read_text()) == older
+    assert _rescore(str(tmp_path)) == 0
+    kept = json.loads(path.read_text())
+    assert kept["suites"]["suite_composition[:4]"]["group_intervals"] == groups
+    kept["suites"]["suite_composition[:4]"]["group_intervals"][name]["low"] = 12.5
+    path.write_text(json.dumps(kept))
+    assert _rescore(str(tmp_path), "--check") == 1

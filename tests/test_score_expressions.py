@@ -1,5 +1,7 @@
 """Scores as expressions over what an evaluation wrote: groups, alternatives, lower bounds."""
 
+import math
+
 import pytest
 
 from flanx.errors import UserError
@@ -29,6 +31,28 @@ def test_terms_take_groups_alternatives_and_lower_bounds():
         dict.fromkeys(six, 50.0), dict.fromkeys(six, dict.fromkeys(metrics.BBH_BOUNDS, 50.0))
     )
     assert score_expressions.value([score_expressions.AVERAGE], six).score == pytest.approx(wanted)
+
+
+def test_a_group_has_its_own_interval_where_its_scores_keep_one():
+    tasks = {name: entry(60.0, half=9.0) for name in metrics.BBH_BOUNDS}
+    old = entry(60.0, tasks=tasks) | {"groups": {"alg": 60.0}}
+    combined = score_expressions.value(["bbh_cot:alg"], {"bbh_cot": old})
+    assert combined.combined and combined.high - 60 == pytest.approx(9 / 15**0.5)
+    kept = old | {"group_intervals": {"alg": {"low": 58.0, "high": 61.5}}}
+    own = score_expressions.value(["bbh_cot:alg"], {"bbh_cot": kept})
+    assert (own.score, own.low, own.high, own.combined) == (60.0, 58.0, 61.5, False)
+    none = kept | {"group_intervals": {"alg": {"low": None, "high": None}}}  # too few items: nothing is ruled out
+    assert score_expressions.value(["bbh_cot:alg"], {"bbh_cot": none}).high == 100.0
+    other = kept | {"groups": {"alg": 55.0}}  # of other tasks than the group has now
+    assert score_expressions.value(["bbh_cot:alg"], {"bbh_cot": other}) == combined
+    assert score_expressions.value(["bbh_cot:alg", "bbh_cot:alg"], {"bbh_cot": kept}).combined  # a mean has none
+
+
+def test_scores_end_where_they_can_be():
+    assert score_expressions.ends(["mmlu_cot", "bbh_cot:alg"]) == (0.0, 100.0)
+    assert score_expressions.ends(["normalized mmlu_cot"]) == (-math.inf, 100.0)
+    assert score_expressions.ends([score_expressions.AVERAGE]) == (-math.inf, 100.0)
+    assert score_expressions.ends(["mmlu_cot", "muffin_stsb:validation"]) == (-math.inf, math.inf)  # a correlation
 
 
 def report_groups():

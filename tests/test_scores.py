@@ -1,5 +1,6 @@
 """Summaries of generations: means over tasks, warnings, groups; earlier suites of the same run are kept."""
 
+import dataclasses
 import json
 import pathlib
 import random
@@ -31,6 +32,7 @@ def test_the_score_is_the_mean_over_tasks_with_warnings_over_items() -> None:
     found = scores.summarize(SPEC, "hash", rows())
     assert (found["tasks"]["a"]["score"], found["tasks"]["b"]["score"], found["score"]) == (25.0, 50.0, 37.5)
     assert found["groups"] == {"all": 37.5} and found["n"] == 60
+    assert found["group_intervals"] == {"all": {"low": found["low"], "high": found["high"]}}  # of the same tasks
     assert found["extraction_failed"] == 1 / 60 and not found["flagged"]
     assert found["low"] < 37.5 < found["high"]
 
@@ -47,6 +49,27 @@ def test_the_interval_of_a_task_is_the_same_whichever_tasks_are_scored_with_it()
     alone = scores.summarize(SPEC, "hash", [row for row in rows() if row.task == "a"])
     assert alone["tasks"]["a"] == whole["tasks"]["a"]
     assert (alone["low"], alone["high"]) == (whole["tasks"]["a"]["low"], whole["tasks"]["a"]["high"])
+
+
+def test_the_interval_of_a_group_is_that_of_a_suite_of_its_tasks() -> None:
+    spec = dataclasses.replace(SPEC, groups=(("one", ("a",)), ("both", ("a", "b"))))
+    more = [generation(id=f"c{i}", task="c", outputs=["5"], ended=[True]) for i in range(3)]  # too few for one
+    found = scores.summarize(spec, "hash", [*rows(), *more])["group_intervals"]
+    alone, both = (scores.summarize(SPEC, "hash", rows()[:end]) for end in (40, 60))
+    assert found == {name: {k: each[k] for k in ("low", "high")} for name, each in (("one", alone), ("both", both))}
+    few = dataclasses.replace(SPEC, groups=(("few", ("a", "c")),))
+    assert scores.summarize(few, "hash", [*rows(), *more])["group_intervals"] == {"few": {"low": None, "high": None}}
+
+
+def test_a_group_has_no_interval_where_a_metric_is_no_mean_over_items() -> None:
+    """Nor has the suite: BLEU is of all answers together. Of one task it is the task's own."""
+    spec = Spec("s", "task", metric="task", groups=(("bleu", ("a", "b")), ("exact", ("b",))))
+    made = [generation(id=f"{t}{i}", task=t, kind=kind, targets=["5"], outputs=["5"], ended=[True])
+            for t, kind in (("a", "bleu"), ("b", "exact_match")) for i in range(5)]  # fmt: skip
+    found = scores.summarize(spec, "hash", made)
+    none = {"low": None, "high": None}
+    own = {key: found["tasks"]["b"][key] for key in none}
+    assert found["group_intervals"] == {"bleu": none, "exact": own} and own["low"] is not None
 
 
 def test_summary_keeps_finite_numbers(tmp_path: pathlib.Path) -> None:

@@ -9,6 +9,7 @@ import urllib.parse
 
 import pytest
 
+from flanx.evals import metrics
 from flanx.sweep import difference_section, figure_specs, figures, report, results, statistics
 from flanx.sweep.state import State
 from tests import sweep_maker
@@ -247,3 +248,22 @@ def test_partial_scores_and_those_of_other_versions_are_marked(tmp_path):
     text = (tmp_path / "report.md").read_text()
     assert "[40.0](runs/sample/evals/step_10/scores.json)‡" in text
     assert "Not comparable" in text and "extractor 1, scorer 2: old suite_rule (last)" in text
+
+
+def test_the_caption_names_the_scores_whose_bars_are_combined_and_no_others(tmp_path):
+    axes, shown = {"size": {"d1": [], "d2": []}}, {"algorithms": "bbh_cot:alg", "both": ["bbh_cot", "suite_rule"]}
+    tasks = {name: entry(60.0, half=9.0) for name in metrics.BBH_BOUNDS}
+    kept = {"groups": {"alg": 60.0}, "group_intervals": {"alg": {"low": 58.0, "high": 61.5}}}
+    for name, more in (("old", {}), ("new", kept)):
+        sweep = sweep_maker.make(tmp_path / name, axes=axes, scores=shown)
+        for point in sweep.points():
+            suites = {"bbh_cot": entry(60.0, tasks=tasks) | more, "suite_rule": entry(30.0)}
+            sweep_maker.leave(point.folder, {5: suites})
+        report.publish(sweep, State(tmp_path / name))
+    old, new = ((tmp_path / name / "report.md").read_text() for name in ("old", "new"))
+    assert "(Wilson's; of algorithms, both those of its parts combined, which are wider)" in old
+    assert "(Wilson's; of both those of its parts combined, which are wider)" in new
+    assert "[58.0, 61.5]" in new and "[58.0, 61.5]" not in old
+    alone = sweep_maker.make(tmp_path / "new", axes=axes, scores={"algorithms": "bbh_cot:alg"})
+    report.publish(alone, State(tmp_path / "new"))
+    assert "over the items (Wilson's); they" in (tmp_path / "new" / "report.md").read_text()

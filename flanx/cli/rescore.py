@@ -2,6 +2,7 @@
 
 import argparse
 import pathlib
+from collections.abc import Sequence
 
 from flanx import bucket, files
 from flanx.errors import UserError
@@ -42,12 +43,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Scores every evaluation below the given folders again and prints what changed."""
-    with bucket.copied(args.run) as args.run:
-        return _run(args)
+    with bucket.copied(args.run) as names:
+        return _run(args, names)
 
 
-def _run(args: argparse.Namespace) -> int:
-    folders = [folder for name in args.run for folder in evaluations(pathlib.Path(name))]
+def _run(args: argparse.Namespace, names: Sequence[str]) -> int:
+    folders = [folder for name in names for folder in evaluations(pathlib.Path(name))]
     if args.texts:
         if args.scorer or args.check:
             raise UserError(
@@ -77,7 +78,8 @@ def _rescore(folder: pathlib.Path, check: bool, scorer: Scorer | None) -> bool:
             changed = True
             continue
         entry, before = suites[name], old["suites"].get(name)
-        found = list(differences(before, entry)) if before else []
+        known = {key: value for key, value in entry.items() if key not in scores.ADDED or key in (before or ())}
+        found = list(differences(before, known)) if before else []
         note = " (new)" if before is None else ""
         if before and any(where == "score" for where, *_ in found):
             note = f" (was {scores.not_available(before) or format(before['score'], '.2f')})"

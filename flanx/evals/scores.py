@@ -48,9 +48,11 @@ _ENTRY = {
     "percentiles": list[float],
     "bins": list[dict[str, Any]],
     **dict.fromkeys(("groups", "metrics"), dict[str, float]),
+    "group_intervals": dict[str, dict[str, float | None]],
     "slices": dict[str, dict[str, dict[str, Any]]],
     "missing": list[str],
 }
+ADDED = ("group_intervals",)  # keys of a suite that older files lack, which makes no score of theirs another
 
 
 def read_scores(path: pathlib.Path) -> dict[str, Any]:
@@ -206,18 +208,29 @@ def summarize(spec: Spec, hash_: str, rows: Sequence[Generation]) -> dict[str, A
         if spec.metric == "any_toxic" and not of_all["unscored"]:
             result["bins"] = toxicity.bins(rows)
     result |= _misfits(tasks)
-    groups = {
-        name: metrics.average((tasks[task]["score"] for task in members), spec.average)
-        for name, members in spec.groups
-        if set(members) <= set(tasks)
-    }
-    if groups:
-        result["groups"] = groups
+    if groups := {name: members for name, members in spec.groups if set(members) <= set(tasks)}:
+        result["groups"] = {
+            name: metrics.average((tasks[task]["score"] for task in members), spec.average)
+            for name, members in groups.items()
+        }
+        result["group_intervals"] = {
+            name: _group_interval(spec, {task: tasks[task] for task in members}, exact, by_task)
+            for name, members in groups.items()
+        }
     if slices := _slices(spec, every):
         result["slices"] = slices
     if spec.allow_missing:
         result["missing"] = [task for task in spec.allow_missing if task not in tasks]
     return result
+
+
+def _group_interval(
+    spec: Spec, tasks: Mapping[str, Mapping[str, Any]], exact: Mapping[str, Sequence[float]], by_task: bool
+) -> dict[str, float | None]:
+    """The interval of the average over a group's tasks, as the suite's own is made of all of them."""
+    low, high = metrics.interval({task: exact[task] for task in tasks}, spec.average) or (None, None)
+    own = _over_tasks(tasks) if by_task else {}
+    return {"low": own.get("low", low), "high": own.get("high", high)}
 
 
 def _slices(spec: Spec, pairs: Sequence[tuple[Generation, Grade]]) -> dict[str, dict[str, dict[str, Any]]]:

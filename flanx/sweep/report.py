@@ -195,10 +195,10 @@ def caption(sweep: Sweep, panels: Sequence[Panel]) -> str:
         )
     if counts and counts[0] == 1:
         what = "Single runs: their bars" if len(counts) > 1 else "Bars"
-        sentences.append(
-            f"{what} are 95% intervals over the items (Wilson's; of a group of a suite's tasks "
-            "and of means, those of the parts combined, which are wider); they do not cover another seed."
-        )
+        single = (each for each in _means(panels) if each.mean is not None and each.seeds is None)
+        combined = ", ".join(dict.fromkeys(each.score for each in single if each.combined))
+        whose = f"; of {combined} those of its parts combined, which are wider" if combined else ""
+        sentences.append(f"{what} are 95% intervals over the items (Wilson's{whose}); they do not cover another seed.")
     if sweep.choose_by:
         sentences.append(f"Scores are of the {CHOSEN} checkpoint: {selection_rule(sweep)}.")
     notes = dict.fromkeys(each.note or "the paper's own" for each in _means(panels) if each.published is not None)

@@ -25,13 +25,16 @@ LOSS = re.compile(r"validation loss(?::(\w+))?")  # chooses a checkpoint: the lo
 PATTERN = re.compile(r"(normalized )?([^\s:][^\s]*)")
 LABEL = re.compile(r"(\w+)=([^:#]+)")  # of a slice
 AVERAGE = "normalized_average"
+_OPEN = ("seqio", "lm_eval", "task")  # metrics of a suite whose score may be any number; of tasks a correlation, too
 
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
     """A score in percent with the 95% interval over its items; flagged where a suite behind it is.
 
-    `partial`: what it leaves of its suites, see `scores.partial`.
+    Attributes:
+      partial: what it leaves of its suites, see `scores.partial`.
+      combined: whether the interval is made of those of the score's parts, which makes it wider than one of all items.
     """
 
     score: float
@@ -39,6 +42,7 @@ class Estimate:
     high: float
     flagged: bool = False
     partial: tuple[str, ...] = ()
+    combined: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,6 +133,9 @@ def _evaluate(part: Part, entry: Mapping[str, Any]) -> Estimate | str:
             return f"{part.suite} without {missing[0]}" + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")
         bounds = {task: metrics.BBH_BOUNDS[task][0] if part.normalized else 0.0 for task in names}
         over_tasks = mean([_rescaled(tasks[task], bounds[task]) for task in names], spec.average)
+        own = entry.get("group_intervals", {}).get(part.group)  # of the tasks that the group had when it was scored
+        if own and math.isclose(entry["groups"].get(part.group, math.nan), over_tasks.score, abs_tol=1e-9):
+            return _rescaled({**entry, "score": over_tasks.score, **own}, 0.0)
         return dataclasses.replace(over_tasks, flagged=entry["flagged"], partial=tuple(scores.partial(entry)))
     return _rescaled(entry, metrics.BOUNDS[spec.family][0] if part.normalized else 0.0)
 
@@ -150,4 +157,15 @@ def mean(estimates: Sequence[Estimate], how: str = "mean") -> Estimate:
     below = math.sqrt(math.fsum((s * (e.score - e.low)) ** 2 for s, e in zip(slopes, estimates, strict=True))) / count
     above = math.sqrt(math.fsum((s * (e.high - e.score)) ** 2 for s, e in zip(slopes, estimates, strict=True))) / count
     partial = tuple(dict.fromkeys(each for e in estimates for each in e.partial))
-    return Estimate(score, score - below, score + above, any(e.flagged for e in estimates), partial)
+    combined = count > 1 or any(e.combined for e in estimates)
+    return Estimate(score, score - below, score + above, any(e.flagged for e in estimates), partial, combined)
+
+
+def ends(expressions: Sequence[str]) -> tuple[float, float]:
+    """The least and the largest that the mean of the expressions can be; infinite where that is not known, as of the
+    functions of a user's task."""
+    parts = [part for expression in expressions for part in parse(expression)]
+    if any(registry.resolve(part.suite).metric in _OPEN for part in parts):
+        return -math.inf, math.inf
+    is_rescaled = AVERAGE in expressions or any(part.normalized for part in parts)
+    return -math.inf if is_rescaled else 0.0, 100.0

@@ -30,6 +30,8 @@ class MeanScore:
       partial: what its suites leave out or truncate, see `flanx.evals.scores.partial`.
       outcomes: the runs behind the mean; values: their scores; missing: {point: why it has no score}.
       published: the paper's value; note: the note on it in published.csv.
+      combined: whether `items` is made of the intervals of the score's parts.
+      ends: the least and the largest that the score can be.
     """
 
     labels: Mapping[str, str]
@@ -45,11 +47,21 @@ class MeanScore:
     published: float | None
     note: str = ""
     values: tuple[float, ...] = ()
+    combined: bool = False
+    ends: tuple[float, float] = (-math.inf, math.inf)
 
     @property
     def interval(self) -> tuple[float, float] | None:
         """The interval in figures: over the seeds where there are several, else over the items."""
         return self.seeds or self.items
+
+    @property
+    def bar(self) -> tuple[float, float] | None:
+        """The interval as figures draw it: no further than a score can be."""
+        if self.interval is None:
+            return None
+        low, high = (min(max(edge, self.ends[0]), self.ends[1]) for edge in self.interval)
+        return low, high
 
     @property
     def marks(self) -> str:
@@ -174,6 +186,8 @@ def _mean_score(
         published=published.model(reference).get(name) if reference else None,
         note=published.note(reference) if reference else "",
         values=tuple(v.score for v in values),
+        combined=any(v.combined for v in values),
+        ends=score_expressions.ends(terms) if values else (-math.inf, math.inf),
     )
 
 
