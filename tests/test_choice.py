@@ -77,9 +77,10 @@ def test_a_law_that_predicts_no_better_than_the_nearest_cell_says_so():
     ]
     found = law.make("score", gather(flat_at_last), ["log"], 20)
     assert found.choice.check.error > found.choice.nearest.error
-    assert law.chosen_text(found) == "log (no better than no law)"
+    assert law.chosen_text(found) == "log (no better than no law)" and not found.is_useful
+    assert law.undrawn_text(found).startswith("no figure, as on held-out cells the law (log) is ")
     steady = law.make("score", gather(law_maker.draw("log", random)), ["log"], 20)
-    assert law.chosen_text(steady) == "log"
+    assert law.chosen_text(steady) == "log" and steady.is_useful
 
 
 def held_out(data) -> int:

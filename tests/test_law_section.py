@@ -5,8 +5,10 @@ import json
 import numpy as np
 import pytest
 
+from flanx.laws import law as laws
 from flanx.laws import prediction
-from flanx.sweep import law_cells, law_section, report, results, statistics
+from flanx.laws.cell import gather
+from flanx.sweep import law_cells, law_figures, law_section, report, results, statistics
 from flanx.sweep.state import State
 from tests import law_maker, sweep_maker
 from tests.sweep_maker import entry
@@ -125,3 +127,30 @@ def test_where_there_is_nothing_to_fit_a_sentence_says_so(grid, left, sentence, 
     text = publish(sweep)
     assert ("## Scaling law" in text) == (sentence is not None)
     assert sentence is None or sentence in text
+
+
+def test_a_law_that_is_no_better_than_none_is_not_drawn_and_the_report_says_why(tmp_path):
+    sweep = make(tmp_path, sizes=("d1", "d2", "d3"), counts=(9, 89), seeds=(0,))
+    for point in sweep.points():  # what the third size adds is nothing, which no form has seen before it is held out
+        score = {"d1": 20.0, "d2": 60.0, "d3": 61.0}[point.labels["size"]] + int(point.labels["tasks"]) / 100
+        leave(sweep, score=score, skip=[p.name.rpartition("_")[0] for p in sweep.points() if p != point])
+    text = publish(sweep)
+    assert "held_out: no figure, as on held-out cells the law (" in text and "own score, " in text
+    assert "(no better than no law)" in text and not (tmp_path / "figures" / "law_1.png").exists()
+
+
+def test_bands_of_a_law_end_where_scores_do(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    grid = [law_maker.cell(n, t, [max(0.0, 3 * np.log1p(t) - 2) + e for e in (0.0, 1.5)])
+            for n in law_maker.SIZES for t in (0, 9, 89)]  # fmt: skip
+    law = laws.make("score", gather(grid), ["log"], 40)
+    assert (law.draws.predict([law_maker.cell(1e6, 0)]) < 0).any()  # else the test shows nothing
+    kept = []
+
+    def seen(canvas, path):
+        bands = [place for each in canvas.axes[0].collections for one in each.get_paths() for place in one.vertices]
+        kept.extend([*bands, *(place for line in canvas.axes[0].lines for place in line.get_xydata())])
+
+    monkeypatch.setattr(law_figures, "save", seen)
+    law_figures.draw(law, [], "t", tmp_path / "f.svg")
+    assert len(kept) > 100 and min(y for _, y in kept) == 0.0

@@ -87,6 +87,9 @@ def run(args: argparse.Namespace) -> int:
         _print(law, predicted)
         if law.draws is not None and folder:
             entries += prediction.entries(score, law.choice, predicted)
+        if law.draws is not None and not law.is_useful:
+            print(laws.undrawn_text(law))
+        elif law.draws is not None and folder:
             path = folder / "figures" / f"fit_{number}.svg"
             path.parent.mkdir(parents=True, exist_ok=True)
             hollow = [{"at": p.cell.at, "value": p.value, "low": p.low, "high": p.high} for p in predicted]

@@ -32,6 +32,11 @@ class Law:
         return choosing.predict(self.choice, self.draws, cells, self.wider)
 
     @property
+    def is_useful(self) -> bool:
+        """Whether there is a law, and it predicts held-out cells better than the nearest cell's own score does."""
+        return self.draws is not None and self.choice.check.error < self.choice.nearest.error
+
+    @property
     def formula(self) -> str:
         """The chosen form in symbols, and what it refers to."""
         fit = self.choice.fit
@@ -69,8 +74,16 @@ def error_text(law: Law, form: str) -> str:
 
 def chosen_text(law: Law) -> str:
     """The chosen form, and whether it predicts no better than the nearest cell does."""
-    useless = law.choice.check.error >= law.choice.nearest.error
-    return law.choice.chosen + (" (no better than no law)" if useless else "")
+    return law.choice.chosen + ("" if law.is_useful else " (no better than no law)")
+
+
+def undrawn_text(law: Law) -> str:
+    """Why there is no figure of a law that is not useful."""
+    error, nearest = law.choice.check.error, law.choice.nearest.error
+    return (
+        f"no figure, as on held-out cells the law ({law.choice.chosen}) is {error:.3g} off and no law, the nearest "
+        f"cell's own score, {nearest:.3g}"
+    )
 
 
 def parameter_text(law: Law) -> str:

@@ -5,6 +5,7 @@ Needs matplotlib."""
 import contextlib
 import dataclasses
 import importlib.util
+import itertools
 import math
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +25,8 @@ MARKERS = "osD^vP*X"
 GREY = "#8a8a8a"
 ACROSS = 4  # panels in a row
 WIDE = 6  # columns of a table
+NEAR = 0.02  # of a panel's height: closer points hide one another
+STEP, WIDEST = 5.0, 16.0  # points (1/72 inch) between such points of two series, and between all of them at most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,16 +184,43 @@ def draw_curves(panel: curves.Panel, path: pathlib.Path) -> None:
         pyplot.close(canvas)
 
 
+def side_by_side(series: Mapping[Any, Sequence[tuple[float, float | None]]]) -> dict[Any, float]:
+    """{series: how far to the right it is drawn, in points (1/72 inch)}, from their (x, y), y None for a missing one:
+    none where no two series have a point in the same place."""
+    known = [y for points in series.values() for _, y in points if y is not None]
+    near = NEAR * (max(known, default=0.0) - min([0.0, *known]))
+    columns: dict[float, list[float]] = {}
+    for points in series.values():
+        for x, y in points:
+            columns.setdefault(x, []).append(-math.inf if y is None else y)  # the missing ones are at the foot
+    pairs = [pair for column in columns.values() for pair in itertools.pairwise(sorted(column))]
+    is_hidden = any(low == high or high - low <= near for low, high in pairs)
+    step = min(STEP, WIDEST / max(len(series) - 1, 1)) if is_hidden else 0.0
+    return {name: (index - (len(series) - 1) / 2) * step for index, name in enumerate(series)}
+
+
+def moved(spot: Any, transform: Any, points: float) -> Any:
+    """A transform of a plot whose results lie this many points further to the right."""
+    from matplotlib.transforms import ScaledTranslation  # noqa: PLC0415 - optional
+
+    return transform + ScaledTranslation(points / 72, 0, spot.figure.dpi_scale_trans) if points else transform
+
+
 def _lines(spot: Any, panel: Panel, every: Sequence[str]) -> None:
+    shifts = side_by_side(
+        {series: [(panel.positions[x], c.mean) for x, c in by_x.items()] for series, by_x in panel.series.items()}
+    )
     for series, by_x in panel.series.items():
         colour, marker = _look(every, series)
+        place = moved(spot, spot.transData, shifts[series])
         theirs = [(panel.positions[x], c.published) for x, c in by_x.items() if c.published is not None]
         if theirs:
-            spot.plot(*zip(*sorted(theirs), strict=True), "--", color=GREY, marker=marker, markersize=4, linewidth=1.1)
+            look: dict[str, Any] = {"color": GREY, "marker": marker, "markersize": 4, "linewidth": 1.1}
+            spot.plot(*zip(*sorted(theirs), strict=True), "--", transform=place, **look)
         ours = sorted((panel.positions[x], c) for x, c in by_x.items() if c.mean is not None)
-        _marks(spot, ours, colour, marker)
-        spot.plot([x for x, _ in ours], [c.mean for _, c in ours], color=colour, linewidth=1.6)
-        _missing(spot, [panel.positions[x] for x, c in by_x.items() if c.mean is None], colour)
+        _marks(spot, ours, colour, marker, place)
+        spot.plot([x for x, _ in ours], [c.mean for _, c in ours], color=colour, linewidth=1.6, transform=place)
+        _missing(spot, [panel.positions[x] for x, c in by_x.items() if c.mean is None], colour, shifts[series])
 
 
 def _bars(spot: Any, panel: Panel, every: Sequence[str]) -> None:
@@ -202,7 +232,7 @@ def _bars(spot: Any, panel: Panel, every: Sequence[str]) -> None:
         for at, c in ours:
             face = "white" if c.flagged else colour
             spot.bar(at, c.mean, width * 0.92, color=face, edgecolor=colour, hatch="//" if c.flagged else None)
-        _marks(spot, ours, "#333333", "")
+        _marks(spot, ours, "#333333", "", spot.transData)
         for x, c in by_x.items():
             if c.published is not None:
                 at = panel.positions[x] + shift
@@ -211,20 +241,21 @@ def _bars(spot: Any, panel: Panel, every: Sequence[str]) -> None:
     spot.axhline(0, color="black", linewidth=0.6)
 
 
-def _marks(spot: Any, ours: Sequence[tuple[float, MeanScore]], colour: str, marker: str) -> None:
+def _marks(spot: Any, ours: Sequence[tuple[float, MeanScore]], colour: str, marker: str, place: Any) -> None:
     """Points with their intervals; a hollow one is flagged."""
     for x, c in ours:
-        assert c.mean is not None and c.interval is not None  # of a mean there is an interval
-        low, high = c.interval
+        assert c.mean is not None and c.bar is not None  # of a mean there is an interval
+        low, high = c.bar
         bars = [[max(c.mean - low, 0.0)], [max(high - c.mean, 0.0)]]
-        face = "white" if c.flagged else colour
-        spot.errorbar(x, c.mean, bars, color=colour, marker=marker, mfc=face, capsize=3, markersize=6, linewidth=1.2)
+        look = {"color": colour, "marker": marker, "mfc": "white" if c.flagged else colour, "transform": place}
+        spot.errorbar(x, c.mean, bars, capsize=3, markersize=6, linewidth=1.2, **look)
+        spot.update_datalim([(x, edge) for edge in c.bar])  # the bars of a moved series do not count by themselves
 
 
-def _missing(spot: Any, positions: Sequence[float], colour: str) -> None:
+def _missing(spot: Any, positions: Sequence[float], colour: str, points: float = 0.0) -> None:
     """A cross at the foot of the panel for every mean that is missing."""
     if positions:
-        foot = spot.get_xaxis_transform()
+        foot = moved(spot, spot.get_xaxis_transform(), points)
         spot.plot(positions, [0.02] * len(positions), "x", color=colour, transform=foot, clip_on=False)
 
 
@@ -252,9 +283,7 @@ def _dress(spot: Any, panel: Panel, figure: FigureSpec, first: bool) -> None:
         spot.set_ylabel(f"{figure.scores[0]} (%)" if len(figure.scores) == 1 else "score (%)")
     if panel.title:
         spot.set_title(panel.title, fontsize=10)
-    values = [
-        v for by_x in panel.series.values() for c in by_x.values() for v in (c.published, *(c.interval or ())) if v
-    ]
+    values = [v for by_x in panel.series.values() for c in by_x.values() for v in (c.published, *(c.bar or ())) if v]
     spot.set_ylim(bottom=None if min(values, default=0.0) < 0 else 0)
     spot.grid(alpha=0.25)
     spot.spines[["top", "right"]].set_visible(False)

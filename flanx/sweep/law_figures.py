@@ -10,7 +10,7 @@ from flanx.laws import choice as choosing
 from flanx.laws.cell import COT, TASKS, VARIABLES, Cell, quantity
 from flanx.laws.fit import CONFIDENCE
 from flanx.laws.law import Law
-from flanx.sweep.figures import COLOURS, GREY, MARKERS, plotting, save
+from flanx.sweep.figures import COLOURS, GREY, MARKERS, moved, plotting, save, side_by_side
 
 GRID = 60  # places of a curve
 MOST_SERIES = 6
@@ -66,26 +66,33 @@ def _scores(spot: Any, law: Law, predicted: Sequence[Mapping[str, Any]], x: str,
     ends = [cell.at[x] for cell in data.cells] + [each["at"][x] for each in predicted if x in each["at"]]
     places = _grid(x, min(ends), max(ends))
     rest = {name: float(np.median([cell.at[name] for cell in data.cells])) for name in data.variables}
-    for index, level in enumerate(_levels(law, predicted, series)):
+    levels = {
+        level: [cell for cell in data.cells if level is None or cell.at[series or x] == level]
+        for level in _levels(law, predicted, series)
+    }
+    shifts = side_by_side({level: [(cell.at[x], cell.mean) for cell in cells] for level, cells in levels.items()})
+    for index, (level, cells) in enumerate(levels.items()):
+        place = moved(spot, spot.transData, shifts[level])
         colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
         fixed = rest | ({series: level} if series is not None and level is not None else {})
         curve = [Cell("", fixed | {x: float(place)}) for place in places]
         tail = (100 - CONFIDENCE) / 2
-        low, high = np.percentile(law.draws.predict(curve), [tail, 100 - tail], axis=0)
+        low, high = np.clip(np.percentile(law.draws.predict(curve), [tail, 100 - tail], axis=0), *data.ends)
         spot.fill_between(places, low, high, color=colour, alpha=0.15, linewidth=0)
         label = None if level is None else f"{VARIABLES[series or x].symbol} = {quantity(level)}"
-        spot.plot(places, law.choice.fit.predict(curve), color=colour, linewidth=1.3, label=label)
-        for cell in data.cells:
-            if level is None or cell.at[series or x] == level:
-                half = law.draws.noise.seeds or 0.0
-                bars = 2 * half / len(cell.values) ** 0.5
-                look: dict[str, Any] = {"marker": marker, "color": colour, "markersize": 5.5, "capsize": 2.5}
-                spot.errorbar(cell.at[x], cell.mean, bars if half else None, linewidth=1.1, **look)
+        spot.plot(places, np.clip(law.choice.fit.predict(curve), *data.ends), color=colour, linewidth=1.3, label=label)
+        for cell in cells:
+            half = 2 * (law.draws.noise.seeds or 0.0) / len(cell.values) ** 0.5
+            bars = [[min(half, max(cell.mean - data.ends[0], 0.0))], [min(half, max(data.ends[1] - cell.mean, 0.0))]]
+            look: dict[str, Any] = {"marker": marker, "color": colour, "markersize": 5.5, "capsize": 2.5}
+            spot.errorbar(cell.at[x], cell.mean, bars if half else None, linewidth=1.1, transform=place, **look)
+            spot.update_datalim([(cell.at[x], cell.mean - bars[0][0]), (cell.at[x], cell.mean + bars[1][0])])
         for each in predicted:
             if x in each["at"] and (level is None or each["at"].get(series) == level):
                 bars = [[each["value"] - each["low"]], [each["high"] - each["value"]]]
                 look = {"marker": marker, "color": colour, "mfc": "white", "markersize": 7.5, "capsize": 4}
-                spot.errorbar(each["at"][x], each["value"], bars, linewidth=1.1, linestyle="", **look)
+                spot.errorbar(each["at"][x], each["value"], bars, linewidth=1.1, linestyle="", transform=place, **look)
+                spot.update_datalim([(each["at"][x], each[end]) for end in ("low", "high")])
     if predicted:
         spot.plot([], [], "o", color="#444444", mfc="white", label="predicted")
     _x_axis(spot, x, sorted(set(ends)))
@@ -155,6 +162,13 @@ def _errors(spot: Any, law: Law) -> None:
     _plain(spot)
 
 
+def _ticks(low: float, high: float) -> Sequence[float]:
+    """About ten round numbers from one end to the other."""
+    from matplotlib.ticker import MaxNLocator  # noqa: PLC0415 - optional
+
+    return [*MaxNLocator(10).tick_values(low, high)] if low < high else []
+
+
 def _iso_lines(spot: Any, canvas: Any, law: Law) -> None:
     """Lines of one score over tasks and size, twice beyond what was measured."""
     data = law.choice.data
@@ -163,8 +177,9 @@ def _iso_lines(spot: Any, canvas: Any, law: Law) -> None:
     rest = {name: float(np.median([cell.at[name] for cell in data.cells])) for name in data.variables}
     grid = [Cell("", rest | {"size": float(a), TASKS: float(b)}) for a in n for b in t]
     scores = law.choice.fit.predict(grid).reshape(len(n), len(t))
-    if float(np.ptp(scores)) > 0:
-        lines = spot.contour(t, n, scores, levels=9, cmap="viridis", linewidths=1.2)
+    low, high = max(float(scores.min()), data.ends[0]), min(float(scores.max()), data.ends[1])
+    if levels := [level for level in _ticks(low, high) if low < level < high]:
+        lines = spot.contour(t, n, scores, levels=levels, cmap="viridis", linewidths=1.2)
         spot.clabel(lines, fontsize=8)
     for cell in data.cells:
         spot.plot(cell.at[TASKS], cell.at["size"], "o", color="#444444", markersize=4)

@@ -96,6 +96,7 @@ def _summary(found: Sequence[Law]) -> Section:
         if law.draws is None:
             without.setdefault(law.choice.reason, []).append(law.score)
     notes = [f"{', '.join(names)}: {reason}" for reason, names in without.items()]
+    notes += [f"{law.score}: {laws.undrawn_text(law)}." for law in sound if not law.is_useful]
     if not sound:
         return Section("Scaling law", notes=notes)
     head = ["score", "form", "parameters", "half of the gain of tasks"]
@@ -145,11 +146,11 @@ def _predictions(sweep: Sweep, means: Mapping[tuple, MeanScore], made: Sequence[
 def _figures(
     out: pathlib.Path, found: Sequence[Law], cells: Mapping[str, Sequence[Cell]], made: Sequence[prediction.Entry]
 ) -> list[Section]:
-    """A figure for each of the first laws; those of predicted scores come first."""
+    """A figure for each of the first laws that are of use; those of predicted scores come first."""
     asked = {entry["score"] for entry in made}
-    sound = sorted((law for law in found if law.draws is not None), key=lambda law: law.score not in asked)
+    useful = sorted((law for law in found if law.is_useful), key=lambda law: law.score not in asked)
     result = []
-    for number, law in enumerate(sound[:MOST_FIGURES], 1):
+    for number, law in enumerate(useful[:MOST_FIGURES], 1):
         path = out / "figures" / f"law_{number}.svg"
         path.parent.mkdir(exist_ok=True)
         hollow = [e for e in made if e["score"] == law.score and set(law.choice.data.variables) <= set(e["at"])]
