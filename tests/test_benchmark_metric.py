@@ -1,5 +1,6 @@
 """The metrics of single benchmarks: by hand counts on our samples, and against lm-evaluation-harness's functions."""
 
+import csv
 import json
 import pathlib
 import random
@@ -255,3 +256,56 @@ def test_they_are_evaluated_and_rescored_as_any_other(tmp_path: pathlib.Path) ->
     again, _ = rescore.rescore(tmp_path)
     assert not list(rescore.differences(found, {name: again[name] for name in found}))
     assert benchmark_metric.METRICS["bbq"].ranks is None
+
+
+def truths(folder: pathlib.Path, last: str = "") -> pathlib.Path:
+    """A folder with the sample's questions as the authors' repository has them, with a last column of later files."""
+    (folder / "truthfulqa").mkdir(parents=True)
+    lines = (registry.SAMPLE_DIR / "truthfulqa" / "generation.jsonl").read_text().splitlines()
+    head = ["Type", "Category", "Question", "Best Answer", "Correct Answers", "Incorrect Answers", "Source"]
+    rows = []
+    for row in map(json.loads, lines):
+        lists = [" ; ".join(row[name]) + ";" for name in ("correct_answers", "incorrect_answers")]
+        rows.append([row["type"], row["category"], row["question"], row["best_answer"], *lists, "our own"])
+    if last:
+        head, rows = [*head, last], [[*row, "It is not so"] for row in rows]
+    with open(folder / "truthfulqa" / "TruthfulQA.csv", "w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([head, *rows])
+    return folder
+
+
+@pytest.mark.parametrize("last", ["", "Best Incorrect Answer"])
+def test_truthfulqa_of_the_authors_repository_is_that_of_the_hub(last, tmp_path) -> None:
+    for name in ("truthfulqa_mc1", "truthfulqa_mc2", "truthfulqa"):
+        sample = registry.load(name, str(registry.SAMPLE_DIR))
+        found = registry.load(name, str(truths(tmp_path / name, last)))
+        assert found.hash == sample.hash and len(found.items) == 4, name
+        assert "TruthfulQA.csv:2" in found.items[0].location
+
+
+def test_files_of_the_hub_are_read_before_another_form_of_their_rows(tmp_path) -> None:
+    folder = truths(tmp_path)
+    first = '{"question": "Who?", "mc1_targets": {"choices": ["I", "You"], "labels": [1, 0]}}\n'
+    (folder / "truthfulqa" / "multiple_choice.jsonl").write_text(first)
+    (item,) = registry.load("truthfulqa_mc1", str(folder)).items
+    assert item.options == (" I", " You") and item.targets == (" I",)
+    (folder / "truthfulqa" / "multiple_choice.jsonl").unlink()
+    (folder / "truthfulqa" / "TruthfulQA.csv").unlink()
+    with pytest.raises(UserError, match=r"no file .*multiple_choice\.jsonl; put https"):
+        registry.load("truthfulqa_mc1", str(folder))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("Best Answer", "Best", "csv:2: .*Best Answer"),
+        ("None,None ; ", ",None ; ", "csv:5: an option is empty"),
+        ("Four ; One;", ";", "csv:5: 'choices' is no list of 2 to 26 options"),
+    ],
+)
+def test_a_wrong_row_of_the_authors_file_is_named(old, new, said, tmp_path) -> None:
+    path = truths(tmp_path) / "truthfulqa" / "TruthfulQA.csv"
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new, 1))
+    with pytest.raises(UserError, match=said):
+        registry.load("truthfulqa_mc1", str(tmp_path))

@@ -250,6 +250,13 @@ WRONG = {
     'fields = "keep(question) | kep(capital)"': r"own.toml:6: fields: unknown operation 'kep'; did you mean 'keep'",
     'fields = "keep(question)"': r"own.toml:5: answer names 'capital', which capitals does not have",
     'fields = "keep(capital)"': r"own.toml:4: prompt names 'question', which capitals does not have",
+    'other = "csv:x.csv"': r"own.toml:6: other is 'csv:x.csv', not {source = ...}",
+    'other = {source = "csv:x.csv", split = "dev"}': r"own.toml:6: other has unknown key 'split'",
+    'other = {source = "csv"}': r"own.toml:6: source is '<kind>:<path>'",
+    'fields = "keep(question, capital)"\nother = {source = "csv:x.csv", fields = "keep(question)"}': (
+        r"own.toml:7: other makes no field 'capital', which the rows of `source` have"
+    ),
+    'other = {source = "csv:x.csv"}\nshots = 1\nexemplars = "dev"': r"own.toml:6: other has no exemplars: give them",
     'groups = {a = ["x"]}': r"own.toml:6: groups: no task 'x'",
     'groups = ["x"]': r"own.toml:6: groups is \['x'\]",
     'tasks = ["a", "b"]': r"own.toml:6: tasks needs {task} in source, or task_field",

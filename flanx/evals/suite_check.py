@@ -63,6 +63,7 @@ def check_keys(table: "Table") -> None:
         ("shots", table.shots and not table.exemplars, "needs `exemplars`: where they come from"),
         ("exemplars", table.exemplars and not table.shots, "needs `shots`: how many of them"),
         ("exemplars", table.exemplars == table.split, "is the split that is scored; name another"),
+        ("other", table.other and of_split and table.exemplars, "has no exemplars: give them a source of their own"),
         ("match", table.match and not (of_split and table.exemplars), "needs a split in exemplars"),
         ("metric", table.metric == "f1" and (ranks or extractor != "text"), "f1 compares generated texts (extractor)"),
         ("metric", of_benchmark and of_benchmark.ranks and not ranks, f"{table.metric} is of options that are ranked"),
@@ -108,6 +109,8 @@ def check_templates(table: "Table") -> None:
     """Refuses templates that do not compile, and fields that no row has where the table says which there are."""
     rows = table.rows(table.split)
     check_source(rows, table.at("fields" if table.fields and ":" in table.source else "source"))
+    if isinstance(table.other, TaskSpec) and (absent := sorted(rows.names - table.other.names)):
+        raise UserError(f"{table.at('other')}: other makes no field '{absent[0]}', which the rows of `source` have")
     for key in ("split", "exemplars"):
         split = getattr(table, key)
         try:

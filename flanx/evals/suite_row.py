@@ -34,6 +34,21 @@ def of_task(source: TaskSpec, task: str) -> TaskSpec:
     return dataclasses.replace(source, source=path, url=url)
 
 
+def scored(table: Table, data: pathlib.Path, task: str) -> TaskSpec:
+    """The source of a task's scored rows: the table's, or `other` where only its files are there."""
+    own = of_task(table.rows(table.split), task)
+    if isinstance(table.other, TaskSpec):
+        other = of_task(table.other, task)
+        if _is_there(table, other, data) and not _is_there(table, own, data):
+            return other
+    return own
+
+
+def _is_there(table: Table, source: TaskSpec, data: pathlib.Path) -> bool:
+    paths = sources.files(source, next(iter(source.splits)), folder_of(table, source, data))
+    return bool(paths) and all(path.is_file() for path in paths)
+
+
 def read_rows(table: Table, source: TaskSpec, data: pathlib.Path, task: str) -> tuple[Row, ...]:
     """The rows of a source's files. Raises UserError with file and line."""
     source = of_task(source, task)

@@ -46,6 +46,7 @@ class Table:
     answer: str
     split: str = "test"
     columns: tuple[str, ...] = ()
+    other: str | TaskSpec = ""
     fields: str = ""
     tasks: tuple[str, ...] = ()
     task_field: str = ""
@@ -188,7 +189,7 @@ def _load(path: pathlib.Path, time_ns: int, size: int) -> dict[str, Table]:
 
 # ---- one table -------------------------------------------------------------------------------------------------------
 
-_OPEN = ("exemplars", "options", "extractor", "groups")  # keys of more than one type
+_OPEN = ("exemplars", "options", "extractor", "groups", "other")  # keys of more than one type
 _KEYS = {
     field.name: "" if field.default is dataclasses.MISSING else field.default
     for field in dataclasses.fields(Table)
@@ -256,27 +257,36 @@ def _complete(table: Table) -> Table:
         extractor=extractor,
         groups={name: _texts(members, f"{at('groups')}: group '{name}'") for name, members in groups.items()},
         exemplars=_exemplars(table),
+        other=_source(table, "other", table.other, ("source", "columns", "fields"), table.split) if table.other else "",
     )
 
 
 def _exemplars(table: Table) -> str | tuple[dict[str, Any], ...] | TaskSpec:
     """Where exemplars come from."""
     value: Any = table.exemplars
-    at, keys = table.at("exemplars"), ("source", "split", "columns", "fields", "url")
+    at = table.at("exemplars")
     if isinstance(value, str):
         return value
     if isinstance(value, list) and value and all(isinstance(each, dict) and each for each in value):
         return tuple(value)
     if not isinstance(value, dict):
         raise UserError(f"{at}: exemplars is the name of a split, a list of {{field = value}}, or {{source = ...}}")
+    return _source(table, "exemplars", value, ("source", "split", "columns", "fields", "url"), "train")
+
+
+def _source(table: Table, name: str, value: Any, keys: Collection[str], split: str) -> TaskSpec:
+    """The source that a key of the table is, {source = ..., ...}; of `split` where it does not say which."""
+    at = table.at(name)
+    if not isinstance(value, dict):
+        raise UserError(f"{at}: {name} is {value!r}, not {{source = ...}}")
     for key, each in value.items():
         if key not in keys:
-            raise UserError(f"{at}: exemplars has unknown key '{key}'{nearest(key, keys)}")
+            raise UserError(f"{at}: {name} has unknown key '{key}'{nearest(key, keys)}")
         if key != "columns" and not isinstance(each, str):
-            raise UserError(f"{at}: {key} of exemplars is {each!r}, not a text")
-    columns = _texts(value.get("columns", []), f"{at}: columns of exemplars")
+            raise UserError(f"{at}: {key} of {name} is {each!r}, not a text")
+    columns = _texts(value.get("columns", []), f"{at}: columns of {name}")
     of_own = source_of(
-        value.get("source", ""), value.get("split", "train"), columns, value.get("fields", ""), value.get("url", ""),
+        value.get("source", ""), value.get("split", split), columns, value.get("fields", ""), value.get("url", ""),
         table.name, at,
     )  # fmt: skip
     suite_check.check_source(of_own, at)

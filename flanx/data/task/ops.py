@@ -180,6 +180,17 @@ def _split(new: Field, field: Field, separator: str) -> Step:
     return _make(new.path, [field], lambda v: [p.strip() for p in text_of(v, field.path).split(separator) if p.strip()])
 
 
+def _mark(options: Field, marks: Field, right: Field, wrong: Field) -> Step:
+    """mark(options, marks, right, wrong): the items of two lists as one list, and 1 for those of the first, else 0."""
+
+    def run(get: Callable, out: Record, draw: Draw) -> None:
+        lists = [list(get(field.path)) for field in (right, wrong)]
+        out[options.path] = [*lists[0], *lists[1]]
+        out[marks.path] = [1] * len(lists[0]) + [0] * len(lists[1])
+
+    return Step(run, (right.path, wrong.path), (options.path, marks.path))
+
+
 def _const(new: Field, value: Any) -> Step:
     """const(name, 'text' or ['a', 'b']): a fixed value."""
     return _make(new.path, [], lambda: value)
@@ -316,6 +327,7 @@ OPS: dict[str, Callable[..., Step]] = {
     "fill": _fill,
     "map": _map,
     "split": _split,
+    "mark": _mark,
     "const": _const,
     "number": _number,
     "where": _where,

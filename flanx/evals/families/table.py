@@ -17,6 +17,8 @@ All other keys may be absent:
     like       = "other"           # the keys of another section of this file, but for those that are here
     split      = "test"            # which split is scored; "test[:100]" a part of it
     columns    = ["question", "capital"]   # names of the cells of a csv or tsv file that has no header line
+    other      = {source = "csv:capitals.csv", fields = "..."}  # read where only its file is there: another form of the
+                                   # same rows, with the same fields; `columns`, too
     fields     = "keep(question) | after(capital, ': ')"   # a row's fields from its columns (flanx/data/task/fields.py)
                                    # options in columns of their own: "keep(question, answer) | gather(choices, a, b)"
     tasks      = ["de", "fr"]      # scored one by one, then averaged: {task} is its name in paths and templates
@@ -269,7 +271,7 @@ def _shots(table: Table, data: pathlib.Path, task: str, scored: Set[str], value:
 def items(spec: Spec, folder: pathlib.Path, task: str) -> list[Item]:
     """The items of a task, in the order of its rows."""
     table = _of(spec)
-    rows = suite_row.read_rows(table, table.rows(table.split), folder, task)
+    rows = suite_row.read_rows(table, suite_row.scored(table, folder, task), folder, task)
     scored = {location for _, location, _ in rows}
     shots = functools.cache(lambda value: _shots(table, folder, task, scored, value) if table.shots else ())
     extractor = table.extractor
@@ -343,7 +345,7 @@ def tasks(spec: Spec) -> tuple[str, ...]:
     table = _of(spec)
     if table.tasks or not table.task_field:
         return table.tasks or (table.name,)
-    source = table.rows(table.split)
+    source = suite_row.scored(table, table.folder, "")
     if not suite_row.is_next_to(table, source):
         raise UserError(
             f"{table.at('task_field')}: name the tasks in `tasks`, or put the file of rows next to the table"
@@ -363,7 +365,7 @@ def tasks(spec: Spec) -> tuple[str, ...]:
 def has(folder: pathlib.Path, task: str, spec: Spec) -> bool:
     """Whether the task's files are there, and have rows of it."""
     table = _of(spec)
-    source = suite_row.of_task(table.rows(table.split), task)
+    source = suite_row.scored(table, folder, task)
     paths = sources.files(source, table.split, suite_row.folder_of(table, source, folder))
     if not paths:  # a source of another kind
         return sources.missing(source, folder, table.split) is None
