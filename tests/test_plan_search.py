@@ -45,8 +45,8 @@ def test_a_layout_that_does_not_fit_leads_to_the_next_smaller_one(traced: cost_m
         def ask(topology: hardware.Topology, wanted: mesh_layout.MeshLayout) -> tpu_compile.CompilerReport:
             asked.append(wanted)
             fits = len(asked) == fits_at
-            needs = 1e9 if fits else 1e12
-            return tpu_compile.CompilerReport(fits, needs, 1e8, needs - 1e8, 0.0, [], 1.0, 1e9)
+            needs = 1e6 if fits else 1e12
+            return tpu_compile.CompilerReport(fits, needs, 1e5, needs - 1e5, 0.0, [], 1.0, 1e9)
 
         return ask
 
@@ -56,6 +56,21 @@ def test_a_layout_that_does_not_fit_leads_to_the_next_smaller_one(traced: cost_m
     assert chosen[0].layout == asked[1] and chosen[0].fits and chosen[0].source == "compiled"
     assert not search.compile_best(plans, traced, compiler(99), compilations=1).best.fits
     assert 1 < len(asked) <= search.ATTEMPTS
+
+
+def test_a_program_much_slower_than_the_next_estimate_leads_to_that_one(traced: cost_model.Trace) -> None:
+    plans = search.ranked(RUN, traced, hardware.parse("v5e:2x4"))
+    asked: list[mesh_layout.MeshLayout] = []
+
+    def ask(topology: hardware.Topology, wanted: mesh_layout.MeshLayout) -> tpu_compile.CompilerReport:
+        """The first program sums 1 GB that no estimate knows of over all chips."""
+        asked.append(wanted)
+        sums = [{"kind": "all-reduce", "members": range(8), "count": 1, "sent": 1e9}] if len(asked) == 1 else []
+        return tpu_compile.CompilerReport(True, 1e6, 1e6, 1e5, 0.0, sums, 1.0, 1e9)
+
+    found = search.compile_best(plans, traced, ask, compilations=1)
+    assert asked == [plan.layout for plan in plans[:2]] and found.best.layout == asked[1]
+    assert found.plans[1].layout == asked[0] and found.plans[1].source == "compiled"
 
 
 def test_a_plan_fits_up_to_the_last_byte_of_the_chip(traced: cost_model.Trace) -> None:

@@ -18,6 +18,7 @@ from flanx.train_step import Trainer
 
 ATTEMPTS = 6  # compilations at most while no layout fits
 TIE = 1.02  # an estimate is no closer: the one that takes less memory is preferred
+SURPRISE = 1.25  # a program this many times slower than the next estimate is one that the estimate did not foresee
 MARGIN = 1.15  # an estimate this far above a chip's memory is still worth a compilation
 
 Compile = Callable[[Topology, MeshLayout], CompilerReport]  # raises CompilerError where the compiler fails
@@ -244,15 +245,16 @@ def best_first(plans: Iterable[Plan]) -> list[Plan]:
 def compile_best(plans: Sequence[Plan], traced: cost_model.Trace, ask: Compile, compilations: int) -> SearchResult:
     """The plans with `compilations` of the likely ones compiled, best first.
 
-    Continues until one fits, up to ATTEMPTS. A layout with a larger estimate than one that did not fit is skipped; one
-    on which the compiler failed is left out.
+    Continues until one fits that is not SURPRISE times slower than the next one's estimate, up to ATTEMPTS. A layout
+    with a larger estimate than one that did not fit is skipped; one on which the compiler failed is left out.
     """
     done: list[Plan] = []
     asked: set[MeshLayout] = set()
     failures: list[str] = []
     too_large = math.inf
     for plan in (p for p in plans if p.hbm <= MARGIN * p.topology.chip.hbm_bytes):
-        if len(asked) >= max(compilations, ATTEMPTS) or (len(done) >= compilations and any(p.fits for p in done)):
+        is_good = any(p.fits and p.seconds <= SURPRISE * plan.seconds for p in done)
+        if len(asked) >= max(compilations, ATTEMPTS) or (len(done) >= compilations and is_good):
             break
         if plan.hbm >= too_large:
             continue
