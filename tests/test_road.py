@@ -171,13 +171,6 @@ def test_a_damaged_mark_is_named(tmp_path):
             three(tmp_path).run()
 
 
-def test_commands_are_printed_as_they_would_be_typed():
-    words = ["train", "--gin.MODEL_DIR='out/run'", "--name=a b", "x$y", "--gin.A='$x'"]
-    assert (
-        road.typed(words) == "flanx train --gin.MODEL_DIR=\"'out/run'\" '--name=a b' 'x$y' '--gin.A='\"'\"'$x'\"'\"''"
-    )
-
-
 # ---- kills -----------------------------------------------------------------------------------------------------------
 
 

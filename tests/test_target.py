@@ -1,6 +1,7 @@
 """The table of targets: what a key may be, and that it holds no secret."""
 
 import pathlib
+import shlex
 
 import pytest
 
@@ -26,6 +27,12 @@ def test_a_table_and_the_command_line_in_its_place(tmp_path):
 def test_the_table_of_the_repository_can_be_read():
     for name in ("tpu", "gke", "slurm", "sky"):
         assert target.read(str(ROOT / target.FILE), name, {}).name == name
+
+
+def test_a_command_is_printed_as_it_would_be_typed():
+    words = ["train", "--gin.MODEL_DIR='out/run'", "--name=a b", "x$y", "--gin.A='$x'"]
+    line = """flanx train --gin.MODEL_DIR="'out/run'" --name='a b' 'x$y' --gin.A=''"'"'$x'"'"''"""
+    assert job.typed(words) == line and shlex.split(line) == ["flanx", *words]
 
 
 @pytest.mark.parametrize(

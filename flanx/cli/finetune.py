@@ -15,6 +15,7 @@ from flanx import files
 from flanx.cli import main, short_form
 from flanx.data.importers import user_file
 from flanx.errors import UserError
+from flanx.launch.job import typed
 from flanx.settings import COUNT, RANGES, Range, flag, path_flag, text_flag
 
 LENGTHS = {"inputs": 512, "targets": 128}
@@ -137,9 +138,7 @@ def _call(command: str, gin_files: list[str], bound: dict[str, Any], extra: list
     """A command of gin files and bindings."""
     bindings = _bindings(bound)
     bindings += extra if command == "train" else []
-    print(short_form.typed(command, gin_files, bindings), flush=True)
-    named = [f"--gin_file={name}" for name in gin_files]
-    return main.main([*command.split(), *named, *(f"--gin.{binding}" for binding in bindings)])
+    return _run([*command.split(), *short_form.arguments(gin_files, bindings)])
 
 
 def _bindings(bound: dict[str, Any]) -> list[str]:
@@ -147,5 +146,5 @@ def _bindings(bound: dict[str, Any]) -> list[str]:
 
 
 def _run(words: list[str]) -> int:
-    print(shlex.join(["flanx", *words]), flush=True)
+    print(typed(words), flush=True)
     return main.main(words)

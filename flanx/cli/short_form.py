@@ -9,12 +9,12 @@ import argparse
 import os
 import pathlib
 import re
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from flanx import hub
 from flanx.errors import UserError
+from flanx.launch.job import typed
 from flanx.settings import RANGES, flag, path_flag, text_flag
 from flanx.storage import BUCKETS, open_storage
 
@@ -118,7 +118,7 @@ def expand(command: str, args: argparse.Namespace) -> None:
     bound |= {FLAGS[command][name].macro: value for name, value in given.items()}
     args.gin_file = [*FILES[command], *args.gin_file]
     args.bindings = [*(f"{name}={value!r}" for name, value in bound.items()), *args.bindings]
-    print(f"this is: {typed(command, args.gin_file, args.bindings)}", flush=True)
+    print(f"this is: {typed([command, *arguments(args.gin_file, args.bindings)])}", flush=True)
 
 
 def of_checkpoint(checkpoint: str, vocabulary: str | None) -> dict[str, Any]:
@@ -163,16 +163,6 @@ def scores_of(checkpoint: str, output: str | None) -> str:
     return folder
 
 
-def typed(command: str, files: Sequence[str], bindings: Sequence[str]) -> str:
-    """A command with its gin files and bindings, as a shell takes it."""
-    words = [*(f"--gin_file={name}" for name in files), *(f"--gin.{binding}" for binding in bindings)]
-    return " ".join([f"flanx {command}", *map(quoted, words)])
-
-
-def quoted(word: str) -> str:
-    """An argument as a shell takes it; quotes that a value needs follow the name: --gin.MODEL_DIR="'out/run'"."""
-    flag_name, equals, value = word.partition("=")
-    if not equals or not flag_name.startswith("--"):
-        return shlex.quote(word)
-    has_quotes = "'" in value and not re.search(r'["$`\\!]', value)
-    return f"{flag_name}=" + (f'"{value}"' if has_quotes else shlex.quote(value))
+def arguments(files: Sequence[str], bindings: Sequence[str]) -> list[str]:
+    """Gin files and bindings as the command line has them."""
+    return [*(f"--gin_file={name}" for name in files), *(f"--gin.{binding}" for binding in bindings)]

@@ -12,13 +12,13 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from flanx import bucket, config, files
-from flanx.cli import short_form
 from flanx.cli.gin_flags import add_gin_arguments, parse_gin
 from flanx.cli.table import print_table
 from flanx.errors import UserError
 from flanx.evals import significance
 from flanx.evals.scores import interval_text, partial, score_text
 from flanx.files import write_atomic
+from flanx.launch.job import typed
 from flanx.plan import hardware
 from flanx.progress import Progress
 from flanx.settings import COUNT, MOST_SECONDS, NATURAL, Range, flag
@@ -177,7 +177,7 @@ def dry_run(
 ) -> int:
     """Prints every command, then the table of what each point costs."""
     for arguments in (*stores.values(), *(point.arguments(args.gin_search_paths) for point in points)):
-        print("flanx", " ".join(map(short_form.quoted, arguments)))
+        print(typed(arguments))
     try:
         parents = dependencies.parents(sweep, points, of_points)
     except UserError as error:

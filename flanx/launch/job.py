@@ -105,6 +105,19 @@ def shown(words: Words) -> str:
     return shlex.join(words)
 
 
+def typed(words: Words) -> str:
+    """A command of flanx as a person would type it: quotes follow the name of a flag, --gin.MODEL_DIR="'out/run'"."""
+    return " ".join(map(_quoted, ["flanx", *words]))
+
+
+def _quoted(word: str) -> str:
+    name, equals, value = word.partition("=")
+    if not equals or not name.startswith("--"):
+        return shlex.quote(word)
+    has_quotes = "'" in value and not re.search(r'["$`\\!]', value)
+    return f"{name}=" + (f'"{value}"' if has_quotes else shlex.quote(value))
+
+
 def document(*objects: Mapping[str, object]) -> str:
     """Objects as one YAML stream: a JSON document is YAML."""
     return "".join(f"---\n{json.dumps(each, indent=2)}\n" for each in objects)

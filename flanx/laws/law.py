@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from flanx.laws import choice as choosing
-from flanx.laws.cell import TASKS, VARIABLES, Cell, Data, quantity
+from flanx.laws.cell import VARIABLES, Cell, Data, quantity
 from flanx.laws.choice import Choice, Predicted
 from flanx.laws.fit import Draws, bootstrap
 from flanx.laws.form import FORMS
@@ -111,8 +111,3 @@ def predicted_text(each: Predicted, is_loss: bool = False) -> str:
     """A prediction with its interval."""
     digits = 3 if is_loss else 1
     return f"{each.value:.{digits}f} [{each.low:.{digits}f}, {each.high:.{digits}f}]"
-
-
-def is_of_tasks(law: Law) -> bool:
-    """Whether the number of tasks is among its variables."""
-    return TASKS in law.choice.data.variables

@@ -9,8 +9,6 @@ import contextlib
 import json
 import os
 import pathlib
-import re
-import shlex
 import subprocess
 import sys
 import time
@@ -20,7 +18,7 @@ from typing import Any
 import flanx
 from flanx.errors import Preempted, UserError, nearest
 from flanx.files import check_types, read_json, write_atomic
-from flanx.launch.job import Words
+from flanx.launch.job import Words, typed
 from flanx.process import preempted
 from flanx.reproduction.stage import Stage, digest, set_aside
 from flanx.sweep.state import inheritable_lock
@@ -214,18 +212,6 @@ class Road:
                 process.wait()
                 status = PREEMPTED
         return status, out.read_text(encoding="utf-8", errors="replace") if is_read else ""
-
-
-def typed(words: Words) -> str:
-    """A command as a person would type it: quotes that a value needs follow the name, --gin.MODEL_DIR="'out/run'"."""
-    return " ".join(["flanx", *map(_quoted, words)])
-
-
-def _quoted(word: str) -> str:
-    name, equals, value = word.partition("=")
-    if equals and name.startswith("--") and "'" in value and not re.search(r'["$`\\!]', value):
-        return f'{name}="{value}"'
-    return shlex.quote(word)
 
 
 def _texts(settings: Mapping[str, Any]) -> dict[str, str]:
