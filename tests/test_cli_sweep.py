@@ -253,7 +253,9 @@ def test_many_adapters_over_one_base_are_one_sweep(tmp_path, capsys):
     rows = list(csv.DictReader((tmp_path / "out" / "results.csv").read_text().splitlines()))
     assert {(row["rank"], row["layers"]) for row in rows} == {(r, k) for r in "14" for k in ("few", "all")}
     assert all(row["score"] for row in rows)
-    for record in (tmp_path / "out" / "runs").glob("*/run.json"):
+    records = list((tmp_path / "out" / "runs").glob("*/run.json"))
+    assert len(records) == 4
+    for record in records:
         found = files.read_json(record)
         assert found["initial_checkpoint_path"] == str(run_case.undisturbed()) and found["adapter"]["rank"] in (1, 4)
         folder = record.parent / "checkpoints"

@@ -66,7 +66,7 @@ def test_exemplars_are_balanced_stateless_and_of_the_train_split(tmp_path: pathl
     assert min(starts[True], starts[False]) > 3  # classes are mixed
     write(tmp_path / "civil_comments", "test.csv", ROWS[45:])
     again = {item.id: item.shots for item in registry.load("civil_comments_10_shot", str(tmp_path)).items}
-    assert all(again[item.id] == item.shots for item in items if item.id in again)
+    assert len(again) == len(ROWS[45:]) and again.items() <= {item.id: item.shots for item in items}.items()
     write(tmp_path / "civil_comments", "train.csv", [row for row in ROWS[:40] if row["toxicity"] < 0.5])
     with pytest.raises(UserError, match=r"train.csv: 0 rated comments whose answer is 'yes', 5 are exemplars"):
         registry.load("civil_comments_10_shot", str(tmp_path))

@@ -149,7 +149,9 @@ def test_beams_are_one_argument(tmp_path: pathlib.Path) -> None:
 def test_an_output_ends_with_its_stop_text(tmp_path: pathlib.Path) -> None:
     score(tmp_path, "tydiqa")
     for task in ("fi", "sw"):
-        for row in lines(tmp_path / "generations" / f"tydiqa__{task}.jsonl")[1:]:
+        rows = lines(tmp_path / "generations" / f"tydiqa__{task}.jsonl")[1:]
+        assert rows
+        for row in rows:
             assert row["prompt"].endswith("?\nA:")  # the echo says its end again, and "\n" ends an answer
             assert row["outputs"][0].endswith("?\n") and row["ended"] == [True]
 

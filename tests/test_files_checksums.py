@@ -23,7 +23,13 @@ def test_a_changed_missing_or_cut_file_is_named(tmp_path):
         files.verify_checksums(tmp_path)
 
 
-def test_a_folder_without_a_record_is_taken(tmp_path):
+def test_a_folder_without_a_record_is_taken_as_it_is(tmp_path):
+    (tmp_path / "0.0").write_bytes(b"written")
+    files.write_checksums(tmp_path)
+    (tmp_path / "0.0").write_bytes(b"changed")
+    with pytest.raises(UserError, match=r"0\.0 has changed"):
+        files.verify_checksums(tmp_path)
+    (tmp_path / files.CHECKSUMS).unlink()
     files.verify_checksums(tmp_path)
 
 

@@ -132,7 +132,7 @@ def test_an_adapter_of_a_file_is_taken_by_every_command(folder, capsys):
     run = folder / "out" / "ft" / "run"
     assert read_json(run / "run.json")["adapter"]["rank"] == 2
     held = flanx_format.read(open_storage(run), optimizer=False)
-    assert all("/lora_" in name or name == "state/step" for name in held)
+    assert len(held) > 1 and all("/lora_" in name or name == "state/step" for name in held)
     (folder / "p.txt").write_text("what is 3 + 1?\n")
     said("infer", "--checkpoint", "out/ft/run", "--prompts", "p.txt", "--output", "a.jsonl")
     said("evaluate", "--checkpoint", "out/ft/run", "--suites", "own_my:train[:2]")

@@ -1,5 +1,6 @@
 """Every gin file under gin/ parses and resolves; every model and recipe builds its training step abstractly."""
 
+import inspect
 import pathlib
 import re
 from collections.abc import Iterable
@@ -11,6 +12,7 @@ from gin import config_parser
 from flanx import config, gin_files, train, trainable
 from flanx.cli.main import main
 from flanx.data.pipeline.batches import Batches, DatasetConfig
+from flanx.data.store.build import build_store
 from flanx.data.task import tables
 from flanx.evals import registry
 from flanx.plan import planned_run as plan
@@ -135,6 +137,8 @@ def test_evaluations_name_suites_that_there_are(name):
 def test_the_store_builder_resolves():
     names = {name: RUN[name] for name in ("STORE_DIR", "VOCABULARY")}
     config.parse(["runs/store.gin", "mixtures/proportion_b.gin"], bind(names))
+    of_build = {name: config.parameter(build_store, name) for name in inspect.signature(build_store).parameters}
+    assert (of_build["store_dir"], of_build["vocabulary"], of_build["tasks"]) == ("store", "byte", "proportion_b")
 
 
 LONG = ("sweeps/figure4_home_larger.gin", "sweeps/figure5_home.gin")  # as figure4_home.gin, on which they are built

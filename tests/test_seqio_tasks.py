@@ -219,7 +219,9 @@ def test_a_group_has_its_own_part_of_a_mixture_that_names_it():
 def test_a_target_that_is_cut_ends_with_the_end_of_sequence(tmp_path):
     write_cot(tmp_path, [f"How many is {i}?\t{i}\t{'Count. ' * 20}" for i in range(5)])
     task = register.make_task(GSM8K, "zsopt", BYTE, data_dir=tmp_path)
-    for example in task.get_dataset({"inputs": 12, "targets": 9}, "train", shuffle=False).as_numpy_iterator():
+    made = list(task.get_dataset({"inputs": 12, "targets": 9}, "train", shuffle=False).as_numpy_iterator())
+    assert len(made) == 5
+    for example in made:
         assert example["inputs"].size == 12 and example["targets"].size == 9
         assert example["inputs"][-1] == example["targets"][-1] == 1
 

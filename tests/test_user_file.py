@@ -279,6 +279,7 @@ def test_options_of_a_column_are_listed(kind, output, tmp_path, capsys):
     said = capsys.readouterr().out
     assert "metric accuracy" in said and (kind == "tsv" or "'a' is 'c', which is none of 'o'" in said)
     made = rendered("own_x")
+    assert len(made) == len(rows) + (kind == "jsonl")
     assert all(
         option in example.inputs for example, (_, options, _) in zip(made, rows, strict=False) for option in options
     )
