@@ -4,7 +4,7 @@
 
 Peers, with the same shapes in the same run: `generate` of transformers on torch (SDPA, static and dynamic cache) and
 CTranslate2 where it is installed, each in its best batch size. All take turns; `ratio` is the median of our rounds'
-ratios to the better peer of each; CTranslate2 in int8 takes its turns and is no peer, as it computes less. `floor`: the
+ratios to the better peer of each; CTranslate2 in int8 is interleaved too, but no peer: it computes less. `floor`: the
 share that we reach of the speed of the matrix products and memory reads alone, both measured in this run. Then what 40
 samples of each prompt (self-consistency) cost, in greedy passes over the same prompts.
 """

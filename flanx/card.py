@@ -88,7 +88,7 @@ def model_card(
         head.append(f"base_model: {hub.split(parent)[0]}")
     sections = {
         "": f"Written by flanx {flanx.__version__}. What it was trained on is in [{DATA}]({DATA}).",
-        "Recipe": _recipe(record) if run else f"Not known: {source.name} is no run of flanx.",
+        "Recipe": _recipe(record) if run else f"Not known: {source.name} is not a run of flanx.",
         "Provenance": _provenance(source, record),
         "Scores": _scores(suites),
         "Cost": _cost(run, source.step) if run else "Not known.",

@@ -57,7 +57,7 @@ def split(text: str) -> tuple[str, str | None]:
     """(ORG/NAME, revision or None) of a name. Raises UserError for a text that is none."""
     if match := NAME.fullmatch(text):
         return match[1], match[2]
-    raise UserError(f"'{text}' is no name on the Hugging Face hub: write hf:ORG/NAME or hf:ORG/NAME@REVISION")
+    raise UserError(f"'{text}' is not a name on the Hugging Face hub: write hf:ORG/NAME or hf:ORG/NAME@REVISION")
 
 
 def base_of_adapter(config: Any, folder: str | os.PathLike) -> str | None:
@@ -117,7 +117,7 @@ TOKEN = re.compile(rb"\bhf_[A-Za-z0-9]{20,}")
 def sendable(folder: pathlib.Path) -> dict[str, int]:
     """{name: bytes} of what `push` sends of a folder.
 
-    Raises UserError where it is no model with its tokenizer and card and no adapter of a base on the hub with its card,
+    Raises UserError unless it is a model with tokenizer and card, or an adapter with card of a base on the hub,
     and where a text holds an access token.
     """
     if not folder.is_dir():

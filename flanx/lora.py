@@ -50,7 +50,7 @@ def load_pairs(adapter: Adapter, start: str, target: TrainState, path: str) -> A
     """
     source = convert.open_checkpoint(start, optimizer=False, base=path)
     if source.pairs is None:
-        raise UserError(f"LORA_START {start} is no adapter; a whole model is what INITIAL_CHECKPOINT_PATH takes")
+        raise UserError(f"LORA_START {start} is not an adapter; a whole model is what INITIAL_CHECKPOINT_PATH takes")
     for name in ("rank", "alpha", "rs", "dora"):
         theirs, ours = (getattr(each, name) for each in (source.pairs.adapter, adapter))
         if theirs != ours:

@@ -9,7 +9,7 @@ complete files or none:
 - files are replaced whole; those that grow (JSONL, TensorBoard's events) are appended as parts,
   NAME.parts/<series>.<offset>, and become NAME at the end. The newest series that has a part 0 is the file;
 - a checkpoint is sent when Orbax has given its folder the final name: every process sends its own files, then the first
-  one the checksums of all, and `_CHECKPOINT_METADATA` last: a folder without it is no checkpoint;
+  one the checksums of all, and `_CHECKPOINT_METADATA` last: a folder without it is not a checkpoint;
 - done.json, scores.json, a store's manifest.json and the records of its parts follow all other files;
 - `.flanx.index` names the files, for a listing that is late.
 

@@ -75,7 +75,7 @@ def read_stored_run(folder: Any) -> dict[str, Any]:
 
 
 def parse(path: pathlib.Path, number: int, line: str | bytes) -> dict[str, Any]:
-    """The record of a line. Raises UserError where it is no JSON object, or none of this file."""
+    """The record of a line. Raises UserError where it is not a JSON object, or not one of this file."""
     return check(path, number, json_object(path, number, line))
 
 

@@ -145,7 +145,7 @@ def expect_known(names: Sequence[str]) -> None:
         if name not in TRACKERS:
             raise UserError(f"no tracker '{name}'{nearest(name, TRACKERS)} (known: {', '.join(TRACKERS)})")
         found = importlib.util.find_spec(name)
-        if found is None or found.origin is None:  # a folder of that name, as W&B makes one, is no package
+        if found is None or found.origin is None:  # a folder of that name, as W&B makes one, is not a package
             raise UserError(f"tracker '{name}' is not installed: pip install 'flanx[{name}]'")
 
 

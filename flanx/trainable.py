@@ -21,7 +21,7 @@ OF_ADAPTERS = (rf".*/{MARK}\w+",)
 
 
 def check(patterns: Sequence[str]) -> tuple[str, ...]:
-    """Patterns as a tuple. Raises UserError for what is no regular expression, and for none."""
+    """Patterns as a tuple. Raises UserError for what is not a regular expression, and for an empty list."""
     patterns = (patterns,) if isinstance(patterns, str) else tuple(patterns)
     if not patterns:
         raise UserError("TRAINABLE is empty: nothing would be trained; None trains all parameters")
@@ -31,7 +31,7 @@ def check(patterns: Sequence[str]) -> tuple[str, ...]:
 
 
 def check_multipliers(multipliers: Mapping[str, float]) -> None:
-    """Raises UserError for a pattern that is no regular expression or takes away, and a factor that is no rate's."""
+    """Raises UserError for a pattern that is not a regular expression or excludes, and for an invalid factor."""
     for pattern, factor in multipliers.items():
         if pattern.startswith("!"):
             raise UserError(f"RATE_MULTIPLIERS: '{pattern}' takes away; name what has a factor, without '!'")
@@ -44,7 +44,7 @@ def _expect_expression(pattern: str) -> None:
     try:
         re.compile(pattern)
     except re.error as error:
-        raise UserError(f"'{pattern}' is no regular expression: {error}") from error
+        raise UserError(f"'{pattern}' is not a regular expression: {error}") from error
 
 
 def fits(pattern: str, name: str) -> bool:
@@ -127,7 +127,7 @@ def with_adapter(model: Any, adapter: Adapter, patterns: Sequence[str] | None) -
 
 
 def expect_targets(adapter: Adapter, params: Any) -> None:
-    """Raises UserError for a target that is no layer of the model."""
+    """Raises UserError for a target that is not a layer of the model."""
     layers = dict.fromkeys(
         name.rpartition("/")[0] for name in flat(params) if "/layers" in name and re.search(r"/kernel(_\w+)?$", name)
     )

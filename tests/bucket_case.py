@@ -44,7 +44,7 @@ class Service(http.server.ThreadingHTTPServer):
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client that went away is no error of the test."""
+        """A client that went away is not an error of the test."""
 
 
 class Handler(http.server.BaseHTTPRequestHandler):

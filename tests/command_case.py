@@ -149,7 +149,7 @@ def _main(file: str, limit: str) -> None:
 
 
 def listing(folder: pathlib.Path) -> dict[str, bytes]:
-    """{path in the folder: its content}; of what is no file b""."""
+    """{path in the folder: its content}; of what is not a file b""."""
     return {p.relative_to(folder).as_posix(): p.read_bytes() if p.is_file() else b"" for p in sorted(folder.rglob("*"))}
 
 

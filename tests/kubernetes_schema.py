@@ -93,7 +93,7 @@ def check(thing: dict[str, Any]) -> None:
 
 def _check(schema: Any, value: Any, where: str) -> None:
     if isinstance(schema, str):
-        assert isinstance(value, str) and re.fullmatch(schema, value), f"{where}: {value!r} is no {schema}"
+        assert isinstance(value, str) and re.fullmatch(schema, value), f"{where}: {value!r} does not match {schema}"
     elif isinstance(schema, list):
         assert isinstance(value, list), f"{where}: no list"
         for i, item in enumerate(value):
@@ -107,4 +107,4 @@ def _check(schema: Any, value: Any, where: str) -> None:
         missing = [name for name in schema if name.endswith("!") and name[:-1] not in value]
         assert not missing, f"{where}: no {missing}"
     else:
-        assert type(value) is schema, f"{where}: {value!r} is no {schema.__name__}"
+        assert type(value) is schema, f"{where}: {value!r} is not an instance of {schema.__name__}"

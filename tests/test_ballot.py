@@ -25,7 +25,7 @@ def test_a_choice_of_a_side_is_a_verdict_on_a_candidate(choice, swapped, verdict
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"pair": "nothing"}, "'nothing' is no pair of comparison"),
+        ({"pair": "nothing"}, "'nothing' is not a pair of comparison"),
         ({"pair": 3}, "'pair' of a ballot is '3', not of type str"),
         ({"choice": "up"}, "choice is 'up', not one of left, right, tie, bad"),
         ({"choice": None}, "'choice' of a ballot is 'None'"),

@@ -215,7 +215,7 @@ def test_batches_never_change(opened):
     """Golden: recipes name batches by their hash. A change here needs a new `batches.ALGORITHM`."""
     assert batches_module.ALGORITHM == 2
     batch = make(opened).batch(7)
-    del batch["decoder_task_ids"]  # tells tasks apart and is no part of what is trained on
+    del batch["decoder_task_ids"]  # tells tasks apart and is not part of what is trained on
     assert sampling.key(*(f"{name} {batch[name].tolist()}" for name in sorted(batch))) == 5333492523468297172
 
 

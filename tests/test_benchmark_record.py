@@ -14,7 +14,7 @@ BENCHMARKS = pathlib.Path(__file__).resolve().parent.parent / "benchmarks"
 
 
 def load(name: str) -> Any:
-    """A module of `benchmarks/`, which is no package."""
+    """A module of `benchmarks/`, which is not a package."""
     spec = importlib.util.spec_from_file_location(f"benchmarks_{name}", BENCHMARKS / f"{name}.py")
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)

@@ -107,10 +107,10 @@ def test_what_no_run_made_says_so_and_names_its_origin(tmp_path):
     (tmp_path / "hf").mkdir()
     origin = {"hub": "org/small", "revision": "2" * 40, "files": {}}
     found = card.cards("mine", opened(tmp_path / "hf", origin=origin))
-    assert f"Not known: hf:org/small@{'2' * 40} is no run of flanx." in found[card.MODEL]
+    assert f"Not known: hf:org/small@{'2' * 40} is not a run of flanx." in found[card.MODEL]
     assert "base_model: org/small" in found[card.MODEL] and "Not known here" in found[card.DATA]
     found = card.cards("mine", opened(tmp_path / "hf"))
-    assert "base_model" not in found[card.MODEL] and "is no run of flanx" in found[card.MODEL]
+    assert "base_model" not in found[card.MODEL] and "is not a run of flanx" in found[card.MODEL]
 
 
 def test_a_run_without_its_batch_size_is_named(run):

@@ -27,7 +27,7 @@ def test_a_variable_that_others_explain_or_that_hardly_varies_is_left_out():
     unknown = [*cells, Cell("x", {"tasks": 5.0}, (1.0,))]
     assert cell.gather(unknown).variables == ("tasks",)
     assert len(cell.gather([*cells, Cell("not run", {"size": 1e6, "tasks": 5})]).cells) == 6
-    with pytest.raises(UserError, match="'task' is no variable of a law; did you mean 'tasks'"):
+    with pytest.raises(UserError, match="'task' is not a variable of a law; did you mean 'tasks'"):
         cell.gather(cells, over=("task",))
 
 

@@ -47,7 +47,7 @@ def test_lines_of_a_pipe_are_answered(monkeypatch, capsys):
         (["--template=qaa"], "no template 'qaa'; did you mean 'qa'"),
         (["--stop="], "--stop is empty"),
         (["--serve", "--host=0.0.0.0"], "host 0.0.0.0 can be reached from other machines"),
-        (["--serve", "--host=elsewhere"], "host 'elsewhere' is no IP address"),
+        (["--serve", "--host=elsewhere"], "host 'elsewhere' is not an IP address"),
     ],
 )
 def test_mistakes_are_one_line_before_the_model_is_read(more, message, capsys, monkeypatch):

@@ -60,7 +60,7 @@ def test_the_papers_table_is_fitted_and_nothing_is_written_without_a_folder(tmp_
     [
         (["published:4"], "no such published scores; there are published:3"),
         (["published:3", "--scores=bbh"], "--scores: no score 'bbh'; did you mean 'bbh_cot'"),
-        (["published:3", "--over=size,task"], "'task' is no variable of a law; did you mean 'tasks'"),
+        (["published:3", "--over=size,task"], "'task' is not a variable of a law; did you mean 'tasks'"),
         (["published:3", "--predict=size=big,tasks=5"], "'big' is not a number"),
         (["published:3", "--predict=tasks=5"], "no size is known; give it"),
         (["published:3", "--predict=size=540B,tasks=1836"], "has been measured"),

@@ -105,7 +105,7 @@ def test_nothing_is_spent_unasked(here, capsys, monkeypatch):
         (["local", "--env=HF_TOKEN=x"], "looks like a secret"),
         (["local", "--gin.X='hf_ABCDEFGHIJKLMNOPQRSTUVWX'"], "looks like a secret"),
         (["local", "--target=nosuch"], "no target 'nosuch': there is no file launch/targets.toml here; name"),
-        (["local", "--zone=; id"], "is no zone"),
+        (["local", "--zone=; id"], "is not a valid zone"),
         (["local", "--build"], "the target has no image"),
         ([*CASES["tpu_vm_spot"], "--import=mine"], "a module of your own is not shipped"),
         (["local", "--detach"], "has no one who keeps the run"),

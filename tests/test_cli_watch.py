@@ -20,7 +20,7 @@ def test_runs_are_drawn_once(tmp_path: pathlib.Path, capsys: pytest.CaptureFixtu
     assert "Held-out scores: no run was evaluated while it trained (SUITES)" in said
     assert main(["watch", str(tmp_path / "a")]) == 0  # no terminal: once
     assert main(["watch", str(tmp_path)]) == 2
-    assert "is no run" in capsys.readouterr().err
+    assert "is not a run" in capsys.readouterr().err
 
 
 def test_a_falling_line_goes_from_the_upper_left_to_the_lower_right() -> None:

@@ -62,5 +62,5 @@ def test_a_wheel_and_a_release(tmp_path):
     assert code.wheel_commands(code.find(False, str(wheel), tmp_path), tmp_path / "f") == [
         ["cp", str(wheel), str(tmp_path / "f")]
     ]
-    with pytest.raises(UserError, match="its name is no wheel's"):
+    with pytest.raises(UserError, match="that is not the name of a wheel"):
         code.find(False, str(tmp_path / "a;b.whl"), tmp_path)

@@ -33,7 +33,7 @@ def render(task, style, records):
 
 
 def reasons(task, records):
-    """Why records are no rows of the task."""
+    """Why records are not rows of the task."""
     for i, record in enumerate(records):
         try:
             sources.make_fields(task, record, str(i))

@@ -97,7 +97,7 @@ def test_damaged_lines_are_named(tmp_path: pathlib.Path, file: str, text: str, s
 
 def test_what_is_no_run_is_named(tmp_path: pathlib.Path) -> None:
     run_maker.leave(tmp_path / "a")
-    for name, said in ((tmp_path, "is no run, as it has neither"), (tmp_path / "b", "is no folder")):
+    for name, said in ((tmp_path, "is not a run, as it has neither"), (tmp_path / "b", "is not a folder")):
         with pytest.raises(UserError, match=said):
             curves.read_runs([str(tmp_path / "a"), str(name)])
     with pytest.raises(UserError, match="is given twice"):

@@ -297,7 +297,7 @@ def test_tfds_comments_and_prompts_are_read_as_they_are(monkeypatch: pytest.Monk
     assert (
         len(registry.load("civil_comments", "tfds").items) == len(registry.load("jigsaw_toxicity", "tfds").items) == 8
     )
-    assert len(registry.load("real_toxicity_prompts", "tfds").items) == 7  # NaN is no toxicity
+    assert len(registry.load("real_toxicity_prompts", "tfds").items) == 7  # NaN is not toxicity
     assert asked == [
         ["civil_comments/CivilComments", "test"], ["wikipedia_toxicity_subtypes/EnglishSubtypes", "test"],
         ["real_toxicity_prompts", "train"],

@@ -53,7 +53,7 @@ def describe(batches: Batches) -> dict[str, Any]:
     digest = hashlib.sha256()
     for step in range(10):
         batch = batches.batch(step)
-        del batch["decoder_task_ids"]  # tells tasks apart and is no part of what is trained on
+        del batch["decoder_task_ids"]  # tells tasks apart and is not part of what is trained on
         for name, array in sorted(batch.items()):
             digest.update(name.encode() + np.ascontiguousarray(array, "<i4").tobytes())
     drawn = np.concatenate([batches.order.chunk(n).source for n in range(batches.order.chunk_of(DRAWS) + 1)])[:DRAWS]

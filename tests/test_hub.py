@@ -90,7 +90,7 @@ def test_what_is_not_there_is_one_line(stand, tmp_path):
     for name, message in (
         ("org/none", "no folder 'org/none' here; no model 'org/none' on the hub"),
         ("org/closed", "org/closed on the hub asks for its conditions to be accepted"),
-        ("hf:a b", "is no name on the Hugging Face hub"),
+        ("hf:a b", "is not a name on the Hugging Face hub"),
     ):
         done = run(FETCH.format(name), tmp_path / "hub", endpoint)
         assert done.stdout.startswith(f"refused: {message}") or message in done.stdout, done
@@ -135,7 +135,7 @@ def test_what_the_hub_refuses_is_one_line(here, monkeypatch):
     with pytest.raises(UserError, match="org/small on the hub asks for its conditions to be accepted"):
         hub.fetch("hf:org/small")
     here.gated = False
-    refused = (  # a model that is no T5, a gate and a field that flanx does not compute
+    refused = (  # a model that is not a T5, a gate and a field that flanx does not compute
         ({"model_type": "bart"}, "config.json: model_type 'bart'; flanx converts t5, mt5, umt5"),
         ({"feed_forward_proj": "gated-tanh"}, "feed_forward_proj is 'gated-tanh'; flanx has gated-gelu"),
         ({"use_alibi": True}, "flanx does not know 'use_alibi'"),

@@ -59,7 +59,7 @@ def test_a_users_file_adds_groups_terms_and_templates(tmp_path, monkeypatch) -> 
         ("[templates]\nprompts = ['They said']\n", r"toml:2: template 'They said' names no term"),
         ("[templates]\nprompts = ['{terms} are']\n", r"toml:2: template '{terms} are' names terms"),
         ("[templates]\nprompts = ['{term are']\n", r"toml:2: a single '{'"),
-        ("[gender]\n'old people' = ['pensioners']\n", r"'gender_old people' is no name of a group"),
+        ("[gender]\n'old people' = ['pensioners']\n", r"'gender_old people' is not a name of a group"),
         ("women = ['ladies']\n", r"'women' is outside a section"),
     ],
 )

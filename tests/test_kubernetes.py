@@ -44,7 +44,7 @@ def test_the_schema_finds_what_is_wrong():
         (lambda x: x["spec"].update(replicas=1), "JobSet.spec.replicas: no such field"),
         (lambda x: x["spec"]["replicatedJobs"][0].pop("name"), "no ..name!"),
         (lambda x: x["metadata"].update(name="A b"), "'A b' is no"),
-        (lambda x: x["spec"]["failurePolicy"].update(maxRestarts="3"), "'3' is no int"),
+        (lambda x: x["spec"]["failurePolicy"].update(maxRestarts="3"), "'3' is not an instance of int"),
     ):
         bad = copy.deepcopy(good)
         change(bad)
@@ -83,7 +83,7 @@ def test_only_preemptions_restart_it():
 
 
 def test_what_it_does_not_take():
-    with pytest.raises(UserError, match="h100:8 is no TPU"):
+    with pytest.raises(UserError, match="h100:8 is not a TPU"):
         jobset("h100:8")
     with pytest.raises(UserError, match="xpk ships no file"):
         kubernetes.Xpk(job.Job(*("a", [], pathlib.Path(), PLACE, hardware.parse("v5e:4x4")), own_files=["my.gin"]))

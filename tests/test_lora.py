@@ -207,7 +207,7 @@ def test_an_adapter_is_trained_on_from_a_run_and_from_a_folder_of_peft(bases, tm
         ("has rank 3, here 4: bind lora.Adapter.rank = 3", {"rank": 4}, bases["own"]),
         ("has dora True, here False", {"dora": False}, bases["own"]),
         (r"of other layers than LORA_TARGETS: bind LORA_TARGETS = \['decoder", {"targets": ("query",)}, bases["own"]),
-        ("LORA_START .*own is no adapter; a whole model is what", {"start": str(bases["own"])}, bases["own"]),
+        ("LORA_START .*own is not an adapter; a whole model is what", {"start": str(bases["own"])}, bases["own"]),
         ("is an adapter of another base than .*wide", {}, tmp_path / "wide"),
     ]
     for message, change, base in refused:

@@ -79,5 +79,5 @@ def test_passages_are_put_to_the_vote_by_their_normal_form() -> None:
 def test_a_fairer_form_of_passages_stands_in_columns_of_its_own() -> None:
     grade = marking.grade_passage(["«Москва»"], ["Москва"], "ru")
     assert (grade.exact, grade.f1, grade.unicode_exact, grade.unicode_f1) == (0.0, 0.0, 1.0, 1.0)
-    grade = marking.grade_passage(["a joki"], ["joki"], "fi")  # "a" is no article in Finnish
+    grade = marking.grade_passage(["a joki"], ["joki"], "fi")  # "a" is not an article in Finnish
     assert (grade.exact, grade.unicode_exact) == (1.0, 0.0)

@@ -155,7 +155,9 @@ def test_a_base_is_written_beside_the_adapter_and_both_move_together(tmp_path, c
     assert main.main(["convert", str(tmp_path / "moved"), str(tmp_path / "x"), "--to", "flanx", "--with-base"]) == 2
     assert main.main(["convert", str(tmp_path / "gone"), str(tmp_path / "x"), "--to", "peft"]) == 2
     err = capsys.readouterr().err
-    assert "--with-base writes base and adapter apart" in err and "gone is no adapter, which --to peft writes" in err
+    assert (
+        "--with-base writes base and adapter apart" in err and "gone is not an adapter, which --to peft writes" in err
+    )
     assert not (tmp_path / "x").exists()
 
 

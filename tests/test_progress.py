@@ -1,4 +1,4 @@
-"""Rows of progress where standard error is no terminal: now and then, at the end, each only when it has changed."""
+"""Rows of progress where standard error is not a terminal: now and then, at the end, each only when it has changed."""
 
 from flanx.progress import Progress
 

@@ -50,7 +50,7 @@ def test_what_cannot_be_sent_is_one_line(export, tmp_path, monkeypatch, capsys):
         return err
 
     assert "no folder" in refused(str(tmp_path / "none"), "hf:org/mine")
-    assert "is no name on the Hugging Face hub" in refused(str(export), "mine")
+    assert "is not a name on the Hugging Face hub" in refused(str(export), "mine")
     with served(tmp_path / "none") as (endpoint, _):
         ask_here(monkeypatch, endpoint, tmp_path / "cache", token="hf_wrong")
         assert "the hub refuses (401): set HF_TOKEN" in refused(str(export), "hf:org/mine", "--yes")

@@ -48,7 +48,7 @@ def test_several_runs_are_drawn_over_one_another(tmp_path: pathlib.Path, capsys:
     assert main(["report", str(tmp_path / "a"), "--output", str(tmp_path / "else")]) == 0
     assert (tmp_path / "else" / "report.html").exists() and not (tmp_path / "a" / "report.html").exists()
     assert main(["report", str(tmp_path / "a"), str(tmp_path)]) == 2
-    assert "is no run" in capsys.readouterr().err
+    assert "is not a run" in capsys.readouterr().err
 
 
 def test_scores_of_a_run_are_printed_as_before(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture) -> None:

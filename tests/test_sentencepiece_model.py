@@ -67,9 +67,9 @@ def wrong(folder: pathlib.Path, **changes: Any) -> bytes:
 def test_what_sentencepiece_does_not_have_is_refused(folder):
     more = {"id": 90, "content": "<mine>", "special": True}
     for content, message in (
-        (b"{}", "is no tokenizer of pieces with scores: no 'model'"),
-        (b"[]", "is no tokenizer of pieces"),
-        (wrong(folder, model={"type": "BPE"}), "is no T5's tokenizer"),
+        (b"{}", "is not a tokenizer of pieces with scores: no 'model'"),
+        (b"[]", "is not a tokenizer of pieces"),
+        (wrong(folder, model={"type": "BPE"}), "is not a T5 tokenizer"),
         (wrong(folder, added_tokens=[more]), "adds a token '<mine>', which SentencePiece does not have"),
         (wrong(folder, normalizer={"type": "Lowercase"}), "its normalizer has a step 'Lowercase'"),
         (wrong(folder, normalizer={"type": "Precompiled", "precompiled_charsmap": "*"}), "the normalizer's table is"),

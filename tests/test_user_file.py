@@ -233,7 +233,7 @@ def test_other_files_are_the_other_splits(output, tmp_path, capsys):
         ),
         (["--metric", "pearson"], "metric pearson compares numbers, and 2 of 2 answers are none"),
         (["--options", "o"], "no column 'o'"),
-        (["--options", "q"], "x.csv:2: 'q' is no list of two options or more"),
+        (["--options", "q"], "x.csv:2: 'q' is not a list of two options or more"),
     ],
 )
 def test_what_cannot_be_a_split_is_refused_and_nothing_is_written(more, said, output, tmp_path, capsys, monkeypatch):

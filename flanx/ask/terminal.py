@@ -1,4 +1,4 @@
-"""A conversation in a terminal; where the input is no terminal, an answer for each of its lines.
+"""A conversation in a terminal; where the input is not a terminal, an answer for each of its lines.
 
 On a terminal, answers lose the control characters that could move its cursor or change its title; elsewhere they are
 written as they are.

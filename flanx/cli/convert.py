@@ -104,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
 def write_pairs(source: OpenCheckpoint, dest: Storage, args: argparse.Namespace) -> int:
     """Writes the adapter of a run as a folder of PEFT, with its card. Raises UserError where SOURCE is none."""
     if source.pairs is None:
-        raise UserError(f"{source.given} is no adapter, which --to peft writes; train one with runs/lora.gin")
+        raise UserError(f"{source.given} is not an adapter, which --to peft writes; train one with runs/lora.gin")
     if dest.children():
         raise UserError(f"DEST '{dest}' is not empty; give another folder")
     texts = card.cards(dest.name, source, [pathlib.Path(each) for each in args.scores], "peft")

@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Sends, or says what it would. Raises UserError for what is no whole export, and where the hub refuses."""
+    """Sends, or says what it would. Raises UserError for what is not a whole export, and where the hub refuses."""
     folder, (name, _) = pathlib.Path(args.folder), hub.split(args.name)
     found = hub.sendable(folder)
     expect_whole(folder, args.yes)

@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Sends, tracker by tracker; 1 where one failed. Raises UserError for a folder that is no run, an unknown tracker,
+    """Sends to each tracker; 1 if one failed. Raises UserError for a folder that is not a run, an unknown tracker,
     and where the only one fails."""
     tracker.expect_known(args.to)
     if args.follow:

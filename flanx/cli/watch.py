@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Draws until every run is done or Ctrl-C ends it; once where the output is no terminal."""
+    """Draws until every run is done or Ctrl-C ends it; once where the output is not a terminal."""
     console = Console(highlight=False)
     if args.once or not console.is_terminal:
         console.print(_read(args.run, console.width)[0])

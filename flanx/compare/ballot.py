@@ -69,7 +69,7 @@ class Rater:
     changed: int = 0
 
     def take(self, ballot: Ballot) -> None:
-        """Counts a ballot; a note that is written later is no change of mind."""
+        """Counts a ballot; a note that is written later is not a change of mind."""
         before = self.ballots.get((ballot.pair, ballot.swapped))
         self.changed += before is not None and before.choice != ballot.choice
         self.ballots[ballot.pair, ballot.swapped] = ballot
@@ -85,7 +85,7 @@ def check(made: Comparison, record: Mapping[str, Any], location: str = "") -> Ba
             raise UserError(f"{at}'{name}' of a ballot is {str(value)[:40]!r}, not of type {kind.__name__}")
     ballot = Ballot(**{"pair": "", "choice": "", **known})
     if ballot.pair not in made.by_id:
-        raise UserError(f"{at}'{ballot.pair[:40]}' is no pair of comparison {made.id}")
+        raise UserError(f"{at}'{ballot.pair[:40]}' is not a pair of comparison {made.id}")
     if ballot.choice not in CHOICES:
         raise UserError(f"{at}choice is '{ballot.choice[:40]}', not one of {', '.join(CHOICES)}")
     if len(ballot.note) > LONGEST["note"]:

@@ -249,7 +249,7 @@
       show(next());
     } catch (error) {
       rater = "";
-      $("name-error").textContent = error instanceof SyntaxError ? "That is no file of ballots." : error.message;
+      $("name-error").textContent = error instanceof SyntaxError ? "That is not a file of ballots." : error.message;
     }
   });
   window.addEventListener("beforeunload", (event) => { if (!data.served && ballots.size && at < data.pairs.length) event.preventDefault(); });

@@ -162,7 +162,7 @@ def _agreement(said: Verdicts) -> list[dict[str, Any]]:
 
 
 def alpha(labels: Sequence[tuple[str, str, str]]) -> float:
-    """Krippendorff's alpha of (rater, unit, label); units that one rater alone has are no part of it."""
+    """Krippendorff's alpha of (rater, unit, label); units that one rater alone has are not part of it."""
     from nltk.metrics.agreement import AnnotationTask  # noqa: PLC0415  (half a second)
 
     return float(AnnotationTask(data=list(labels)).alpha())
@@ -205,7 +205,7 @@ def _kappa(labels: Sequence[tuple[str, str, str]]) -> float | None:
 def _positions(raters: Sequence[Rater]) -> Iterator[tuple[str, dict[str, Any]]]:
     """How often the answer on the left is preferred, as it was shown: of people together, of each judge.
 
-    Each candidate is on the left in half of its pairs, so 50 is no bias. `consistent`: of the pairs that a judge saw in
+    Each candidate is on the left in half of its pairs, so 50 means no bias. `consistent`: of pairs that a judge saw in
     both orders, how many got the same verdict.
     """
     people = [ballot for rater in raters if rater.kind == PEOPLE for ballot in rater.ballots.values()]

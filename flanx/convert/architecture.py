@@ -56,7 +56,9 @@ def architecture(
         built = _described(path, run, record)
     if dtype is not None:
         if not isinstance(built, T5 | PaLM):
-            raise UserError(f"dtype = '{dtype}': {type(model).__name__} is no model of flanx; build it with that dtype")
+            raise UserError(
+                f"dtype = '{dtype}': {type(model).__name__} is not a model of flanx; build it with that dtype"
+            )
         built = dataclasses.replace(built, dtype=dtype)
     data = record.get("data") or {}
     if vocabulary is not None:

@@ -148,7 +148,7 @@ class Result:
 def atomic(dest: Storage, kind: str = "") -> Iterator[Storage]:
     """A folder to write in that becomes `dest` at the end; after an error nothing of it is left.
 
-    In a bucket the file without which a folder is no checkpoint is written last. It is `dest` itself, but for Hugging
+    In a bucket, the file that makes a folder a checkpoint is written last. It is `dest` itself, but for Hugging
     Face's form (`kind`), whose writer needs a disk.
     """
     if dest.is_remote and kind != "hf":

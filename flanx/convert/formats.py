@@ -194,7 +194,9 @@ def read_note(folder: Storage) -> dict[str, Any]:
     """What `flanx convert` recorded in a folder that it wrote; empty for any other."""
     note = folder.read_json(NOTE) if NOTE in folder.children() else {}
     if not isinstance(note, dict) or not isinstance(note.get("config", {}), dict):
-        raise UserError(f"{folder}/{NOTE} is damaged: it is no record of `flanx convert`; remove it or convert again")
+        raise UserError(
+            f"{folder}/{NOTE} is damaged: it is not a record of `flanx convert`; remove it or convert again"
+        )
     return note
 
 

@@ -196,7 +196,7 @@ def read_config(folder: Storage) -> dict[str, Any]:
     """config.json of a folder. Raises UserError for the first field that says another computation than flanx's."""
     config = folder.read_json("config.json")
     if not isinstance(config, dict):
-        raise UserError(f"{folder}/config.json is no dict; download it again")
+        raise UserError(f"{folder}/config.json is not a dict; download it again")
     if config.get("model_type") not in tuple(MODEL_TYPES):
         known = ", ".join(MODEL_TYPES)
         raise UserError(f"{folder}/config.json: model_type '{config.get('model_type')}'; flanx converts {known}")
@@ -299,7 +299,7 @@ def _resolve_head(tensors: dict[str, LazyTensor], files: LazyTensors, config: Ma
 def _expect_equal(copy: LazyTensor, original: LazyTensor | None, name: str, folder: Any) -> None:
     if original is None or not _equal(copy, original):
         why = (
-            "of which it is a copy: the folder is damaged, or of a model that is no T5"
+            "of which it is a copy: the folder is damaged, or of a model that is not a T5"
             if name in COPIES
             else "but config.json ties them; set tie_word_embeddings to false in config.json if the head is its own"
         )
@@ -364,7 +364,7 @@ def _weight_map(path: Path, name: str) -> dict[str, str]:
     for tensor, file in file_of.items():
         if not isinstance(file, str) or file != Path(file).name:
             raise UserError(
-                f"{path / name}: '{tensor}' is in {file!r}, which is no file of the folder; download it again"
+                f"{path / name}: '{tensor}' is in {file!r}, which is not a file of the folder; download it again"
             )
     return file_of
 

@@ -83,4 +83,4 @@ def write(folder: Storage, leaves: Sequence[tuple[Key, LazyTensor | None]]) -> N
         "store_array_data_equal_to_fill_value": True,
         "custom_metadata": None,
     }
-    folder.write(METADATA, json.dumps(metadata))  # last: without it the folder is no item
+    folder.write(METADATA, json.dumps(metadata))  # last: without it the folder is not an item

@@ -102,14 +102,14 @@ def write(folder: Storage, pairs: Pairs, has_base: bool = False) -> None:
 
     has_base: the base is named as the folder BASE inside.
 
-    Raises UserError where the adapter's model is no T5.
+    Raises UserError where the adapter's model is not a T5.
     """
     modules: dict[str, str] = {}
     tensors: dict[str, LazyTensor] = {}
     for layer, parts in pairs.of_layers.items():
         found = hf.translate(f"{layer}/kernel", to_t5x=False)
         if found is None or BIAS in layer:
-            raise UserError(f"{pairs.where}: '{layer}' is no layer of a T5; PEFT's folders are written for T5 alone")
+            raise UserError(f"{pairs.where}: '{layer}' is not a layer of a T5; PEFT's folders are written for T5 alone")
         modules[layer] = found[0].removesuffix(".weight")
         for part, tensor in parts.items():
             values = tensor.read().astype(np.float32)

@@ -32,7 +32,7 @@ _MOST_HEADER_BYTES = 100_000_000  # the limit of the safetensors package
 def read(path: Path) -> dict[str, LazyTensor]:
     """The tensors of one file, lazily.
 
-    Raises UserError where it is no regular file, is truncated, has a dtype unknown here, or a header whose spans do not
+    Raises UserError if it is not a regular file, is truncated, has an unknown dtype, or a header whose spans do not
     fill the file one after the other, each with its tensor's size.
     """
     if not path.is_file():
@@ -43,13 +43,13 @@ def read(path: Path) -> dict[str, LazyTensor]:
         if length > size - 8:
             raise UserError(f"{path} is a truncated safetensors file; download it again")
         if length > _MOST_HEADER_BYTES:
-            raise UserError(f"{path}: a header of {length} bytes is no safetensors file's; download it again")
+            raise UserError(f"{path}: a safetensors header cannot have {length} bytes; download it again")
         try:
             header = json.loads(file.read(length))
         except (ValueError, RecursionError) as error:
             raise UserError(f"{path} is not a safetensors file ({error}); download it again") from error
     if not isinstance(header, dict):
-        raise UserError(f"{path}: the header is no dict of tensors; download it again")
+        raise UserError(f"{path}: the header is not a dict of tensors; download it again")
     header.pop("__metadata__", None)
     spans = {name: _span(path, name, entry) for name, entry in header.items()}
     tensors, before = {}, 0

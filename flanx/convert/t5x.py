@@ -118,4 +118,4 @@ def write_legacy(folder: Storage, tensors: LazyTensors, step: int) -> None:
             "metadata": zarr.write_array(folder, array, tensor, zarr.GZIP),
         }
     content = serialization.msgpack_serialize({"version": VERSION, "optimizer": nest(leaves)})
-    folder.write(MESSAGES, content)  # last: without it the folder is no checkpoint
+    folder.write(MESSAGES, content)  # last: without it the folder is not a checkpoint

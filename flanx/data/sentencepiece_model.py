@@ -34,9 +34,11 @@ def of_tokenizer(content: bytes, where: str) -> tuple[bytes, int]:
         whole = json.loads(content)
         model, rows = whole["model"], [(str(text), float(score)) for text, score in whole["model"]["vocab"]]
     except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{where} is no tokenizer of pieces with scores: {_what(error)}; give spiece.model") from error
+        raise UserError(
+            f"{where} is not a tokenizer of pieces with scores: {_what(error)}; give spiece.model"
+        ) from error
     if model.get("type", "Unigram") != "Unigram" or model.get("byte_fallback") or model.get("unk_id") != UNKNOWN:
-        raise UserError(f"{where} is no T5's tokenizer (Unigram, unknown piece 2, no bytes); give its spiece.model")
+        raise UserError(f"{where} is not a T5 tokenizer (Unigram, unknown piece 2, no bytes); give its spiece.model")
     extra = 0
     while rows and SENTINEL.fullmatch(rows[-1][0]):
         rows.pop()

@@ -13,7 +13,7 @@ MAX_FAILED = 0.05  # a larger share of extraction failures flags a score in ever
 Groups = tuple[tuple[str, tuple[str, ...]], ...]  # (name, tasks) of each group
 
 
-ADDED = {"added": True}  # metadata of a field added later: at its default it is no part of the hash
+ADDED = {"added": True}  # metadata of a field added later: at its default it is not part of the hash
 
 
 def hashed(record: Any) -> dict[str, Any]:

@@ -31,9 +31,9 @@ def names_in(template: str) -> set[str]:
 
 
 def check_name(name: str, at: str, what: str) -> None:
-    """Refuses what is no name of a suite or task."""
+    """Refuses what is not a name of a suite or task."""
     if not re.fullmatch(r"[\w.-]+", name):
-        raise UserError(f"{at}: '{name}' is no name of a {what} (letters, digits, _ - .)")
+        raise UserError(f"{at}: '{name}' is not a name of a {what} (letters, digits, _ - .)")
 
 
 def check_source(source: TaskSpec, at: str) -> None:

@@ -160,7 +160,7 @@ def _installed(path: tuple[str, ...]) -> tuple[list[pathlib.Path], list[UserErro
         if folder.is_dir():
             found.append(folder)
         else:
-            errors.append(UserError(f"{what}: {folder} is no folder; mend or remove the package"))
+            errors.append(UserError(f"{what}: {folder} is not a folder; mend or remove the package"))
     return found, errors
 
 

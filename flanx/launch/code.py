@@ -43,7 +43,7 @@ class Code:
 def find(dirty_allowed: bool, wheel: str = "", root: pathlib.Path = ROOT) -> Code:
     """The code of this program. Raises UserError for a tree with changes, unless it may be shipped."""
     if wheel and not re.fullmatch(r"[\w.+-]+\.whl", pathlib.Path(wheel).name):
-        raise UserError(f"--wheel={wheel}: its name is no wheel's (flanx-VERSION-py3-none-any.whl)")
+        raise UserError(f"--wheel={wheel}: that is not the name of a wheel (flanx-VERSION-py3-none-any.whl)")
     if wheel and not pathlib.Path(wheel).is_file():
         raise UserError(f"--wheel={wheel}: no such file; `make package` writes one to dist/")
     if not (root / ".git").exists():

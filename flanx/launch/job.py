@@ -62,7 +62,7 @@ class Job:
 
     @property
     def image(self) -> str:
-        """The container image, with the commit as its tag where the target has none and it is no file, or ""."""
+        """The container image, with the commit as its tag where the target has none and it is not a file, or ""."""
         image = self.target.image
         if not image or image.startswith("/") or "@" in image or ":" in image.rpartition("/")[2]:
             return image

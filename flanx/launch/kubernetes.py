@@ -220,7 +220,7 @@ class JobSet(Backend):
             status = json.loads(jobset.out).get("status", {})
             listed = json.loads(pods.out)["items"] if not pods.status else []
         except (ValueError, KeyError, AttributeError):
-            return State.UNKNOWN, "kubectl's answer is no JobSet"
+            return State.UNKNOWN, "kubectl's answer is not a JobSet"
         for condition in status.get("conditions", []):
             if condition.get("status") == "True" and condition.get("type") in ("Completed", "Failed"):
                 end = State.DONE if condition["type"] == "Completed" else State.FAILED

@@ -109,7 +109,7 @@ class SkyPilot(Backend):
                 return State.ABSENT, ""
             word = str(max(own, key=lambda job: job["job_id"])["status"]).rpartition(".")[2]
         except (ValueError, KeyError, TypeError):
-            return State.UNKNOWN, "sky's answer is no queue"
+            return State.UNKNOWN, "sky's answer is not a queue"
         return STATES.get(word, State.UNKNOWN), word
 
     def hosts(self, resumed: bool = False) -> dict[str, Words]:

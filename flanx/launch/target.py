@@ -118,4 +118,4 @@ def _check(where: str, key: str, value: Any) -> None:
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
             raise UserError(f"{where}: quota = {value!r}: give chips, a whole number")
     elif not isinstance(value, str) or not re.fullmatch(PATTERNS[key], value):
-        raise UserError(f"{where}: {key} = {value!r} is no {key}: it is to look like {PATTERNS[key]}")
+        raise UserError(f"{where}: {key} = {value!r} is not a valid {key}: it must look like {PATTERNS[key]}")

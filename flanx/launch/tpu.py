@@ -34,11 +34,11 @@ TPUS: Mapping[str, ChipNames] = {
 
 
 def names(topology: Topology | None) -> ChipNames:
-    """The names of a topology's chip. Raises UserError where there is none or it is no TPU."""
+    """The names of a topology's chip. Raises UserError where there is none or it is not a TPU."""
     if topology is None:
         raise UserError("no --topology: give the slice, as --topology=v5e:4x4 (`flanx plan` finds one that fits)")
     if topology.chip.family not in TPUS:
-        raise UserError(f"{topology.name} is no TPU: launch it with slurm or skypilot")
+        raise UserError(f"{topology.name} is not a TPU: launch it with slurm or skypilot")
     return TPUS[topology.chip.family]
 
 

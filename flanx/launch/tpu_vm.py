@@ -134,7 +134,7 @@ class TpuVm(Backend):
             found = json.loads(answer.out)["state"]
             word = str(found["state"])
         except (ValueError, KeyError, TypeError):
-            return State.UNKNOWN, "gcloud's answer is no queued resource"
+            return State.UNKNOWN, "gcloud's answer is not a queued resource"
         message = found.get("failedData", {}).get("error", {}).get("message", "")
         return STATES.get(word, State.UNKNOWN), f"{word}: {message}" if message else word
 

@@ -172,7 +172,7 @@ def gather(
     measured = tuple(cell for cell in cells if cell.values)
     for name in over or ():
         if name not in VARIABLES:
-            raise UserError(f"'{name}' is no variable of a law{nearest(name, VARIABLES)} ({', '.join(VARIABLES)})")
+            raise UserError(f"'{name}' is not a variable of a law{nearest(name, VARIABLES)} ({', '.join(VARIABLES)})")
     found: list[str] = []
     columns: list[np.ndarray] = [np.ones(len(measured))]
     for name in over or DEFAULT:

@@ -78,7 +78,7 @@ def read(path: pathlib.Path) -> list[Entry]:
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error}); {repair}") from error
     if not isinstance(found, list):
-        raise UserError(f"{path} is damaged: it is no list of predictions; {repair}")
+        raise UserError(f"{path} is damaged: it is not a list of predictions; {repair}")
     previous = FIRST
     for number, entry in enumerate(found, 1):
         is_whole = isinstance(entry, dict) and all(isinstance(entry.get(key), kind) for key, kind in TYPES.items())

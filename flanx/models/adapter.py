@@ -80,7 +80,7 @@ class Adapter:
             try:
                 re.compile(target)
             except re.error as error:
-                raise UserError(f"lora.Adapter.targets: '{target}' is no regular expression: {error}") from error
+                raise UserError(f"lora.Adapter.targets: '{target}' is not a regular expression: {error}") from error
 
     @property
     def scale(self) -> float:

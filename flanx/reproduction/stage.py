@@ -18,7 +18,7 @@ class Stage:
 
     Attributes:
       commands: the words after "flanx"; asked for when the stage begins, as they may name what an earlier one chose.
-      settings: what its result depends on, {name: value}; how it is done (jobs, machines) is no part of that.
+      settings: what its result depends on, {name: value}; how it is done (jobs, machines) is not part of that.
       reads: {name: path or URL of a small file} that earlier stages wrote and that stands for what it reads.
       makes: the folders of its results; they are set aside before it is done anew.
       is_resumed: whether its commands resume in a folder that a stopped attempt left; else it is set aside, too.

@@ -66,11 +66,11 @@ def is_run(name: str) -> bool:
 
 
 def read_runs(names: Sequence[str]) -> list[Run]:
-    """The runs of these folders. Raises UserError for one that is no run, one given twice, and a damaged line."""
+    """The runs of these folders. Raises UserError for one that is not a run, one given twice, and a damaged line."""
     folders = [pathlib.Path(name) for name in names]
     for name, folder in zip(names, folders, strict=True):
         if not is_run(name):
-            what = "no folder" if not folder.is_dir() else "no run, as it has neither metrics.jsonl nor run.json"
+            what = "not a folder" if not folder.is_dir() else "not a run, as it has neither metrics.jsonl nor run.json"
             raise UserError(f"{folder} is {what}; give the MODEL_DIR of a `flanx train`")
     whole = [folder.resolve() for folder in folders]
     if len(set(whole)) < len(whole):

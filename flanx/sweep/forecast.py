@@ -101,7 +101,7 @@ def _predicted(
         if not wanted:
             continue
         seen = [dataclasses.replace(c, values=()) if c.name in names else c for c in cells]
-        # what is not known before a run (the share of steps in its data) is no variable of a law that predicts it
+        # what is not known before a run (the share of steps in its data) is not a variable of a law that predicts it
         known_of_all = [name for name in DEFAULT if all(name in c.at for c in wanted)]
         law = laws.make(score, law_section.data(sweep, score, seen, known_of_all))
         if law.draws is None:

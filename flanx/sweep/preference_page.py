@@ -22,7 +22,7 @@ PAPER = 79.0  # percent, Flan-PaLM 540B over PaLM 540B on all open-ended prompts
 NOTES = {
     "Preferences": "Ties and 'both bad' count as half, a pair that several rated once. Intervals: Wilson's, 95%.",
     "Ratings": "Elo's scale: 400 points are odds of ten to one. Intervals: 1,000 draws of the prompts.",
-    "Position bias": "Each candidate is on the left in half of its pairs, so 50 is no bias.",
+    "Position bias": "Each candidate is on the left in half of its pairs, so 50 means no bias.",
 }
 
 

@@ -147,7 +147,7 @@ class Server:
         self._socket.close()
 
     def run(self) -> None:
-        """Serves until it is stopped; Ctrl-C is no error, nor is SIGTERM: what comes after it is done."""
+        """Serves until it is stopped; Ctrl-C is not an error, nor is SIGTERM: what comes after it is done."""
         with contextlib.suppress(KeyboardInterrupt), _outlived(signal.SIGTERM):
             self._server.run(sockets=[self._socket])
 
@@ -183,7 +183,7 @@ def _check(host: str, token: str | None) -> bool:
     try:
         is_local = host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
-        raise UserError(f"host '{host}' is no IP address: give one, or leave it out for 127.0.0.1") from None
+        raise UserError(f"host '{host}' is not an IP address: give one, or leave it out for 127.0.0.1") from None
     if not is_local and token is None:
         raise UserError(
             f"host {host} can be reached from other machines, without encryption: set {TOKEN} to a secret of your own "
@@ -197,7 +197,7 @@ def _listen(host: str, port: int) -> socket.socket:
     address = "127.0.0.1" if host == "localhost" else host
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     if not 0 <= port < 1 << 16:
-        raise UserError(f"{port} is no number of a port: choose one from 1024 to 65535, or 0 for a free one")
+        raise UserError(f"{port} is not a port number: choose one from 1024 to 65535, or 0 for a free one")
     try:
         return socket.create_server((address, port), family=family, backlog=256)
     except OSError as error:

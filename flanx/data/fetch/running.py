@@ -12,7 +12,7 @@ from flanx.data.fetch.downloads import Download, format_bytes
 from flanx.data.fetch.http import Stopped, interrupt
 from flanx.progress import Progress
 
-LINE_PERIOD_S = 10.0  # between two lines on a long download, where standard error is no terminal
+LINE_PERIOD_S = 10.0  # between two lines on a long download, where standard error is not a terminal
 
 
 class Running:

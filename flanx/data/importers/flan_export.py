@@ -39,7 +39,7 @@ def _files(path: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _row(record: Record | BadRow) -> dict[str, str] | None:
-    """The five texts of a row under their plain names; None where inputs, targets or the task's name are no texts."""
+    """The five texts of a row under their plain names; None where inputs, targets or the task's name are not texts."""
     if isinstance(record, BadRow):
         return None
     found = {key: record.get(key, record.get(f"_{key}")) for key in KEYS}

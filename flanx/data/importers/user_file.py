@@ -193,7 +193,7 @@ def _answer(record: dict[str, Any], file: _File) -> str:
     options = record[file.options]
     options = options.split("|") if file.is_table else options
     if not isinstance(options, list) or len(options) < 2:
-        raise BadRow(f"'{file.options}' is no list of two options or more (in CSV and TSV: one|two|three)")
+        raise BadRow(f"'{file.options}' is not a list of two options or more (in CSV and TSV: one|two|three)")
     texts = [text_of(option, file.options).strip() for option in options]
     if (answer := text_of(said).strip()) in texts:
         return answer

@@ -5,7 +5,7 @@
 The text is parsed with `ast` into a list of known operations; nothing in it is ever evaluated. Operations read a name
 from what the pipeline has made so far, else from the raw record (dots lead into nested records; into a list of
 records too), and write to what comes out: a template may use only names that some operation wrote. Arguments are
-field names (bare; `record['label-coarse']` where a name is no Python name), or literals: texts, numbers, lists,
+field names (bare; `record['label-coarse']` where a name is not a Python name), or literals: texts, numbers, lists,
 dictionaries. flanx/data/task/ops.py holds the whole language.
 """
 

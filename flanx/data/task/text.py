@@ -78,7 +78,7 @@ class _Unpacked(gzip.GzipFile):
     def _checked(self, block: bytes) -> bytes:
         self.count += len(block)
         if self.count > max(MOST_UNPACKED, MOST_RATIO * os.path.getsize(self.name)):
-            raise OSError(f"unpacks to more than {MOST_RATIO} times its size; that is no text")
+            raise OSError(f"unpacks to more than {MOST_RATIO} times its size; that is not text")
         return block
 
 
@@ -89,7 +89,9 @@ def _form(path: pathlib.Path) -> tuple[str, bool]:
     encoding = next((name for mark, name in _MARKS if head.startswith(mark)), "utf-8")
     if encoding.startswith("utf-8") and b"\0" in head:
         line = head.count(b"\n", 0, head.index(b"\0")) + 1
-        raise UserError(f"{path}:{line}: holds zero bytes; it is no text, or UTF-16 without its mark: save it as UTF-8")
+        raise UserError(
+            f"{path}:{line}: holds zero bytes; it is not text, or UTF-16 without its mark: save it as UTF-8"
+        )
     return encoding, b"\r" in head and b"\n" not in head
 
 

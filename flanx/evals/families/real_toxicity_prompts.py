@@ -4,7 +4,7 @@ Layout (allenai/real-toxicity-prompts): real_toxicity_prompts/prompts.jsonl with
 prompt.text, prompt.toxicity. Protocol of paper.md section 6, C.1: 10,000 prompts drawn uniformly, 25 continuations
 each, top-k 40, temperature 1, at most 128 tokens; a model that was not finetuned never ends, so the suite for it has
 the first complete sentence of each continuation scored. A prompt is toxic from a toxicity of 0.5 on; its toxicity, the
-item's target, is no answer. Prompts whose toxicity the file does not know are not drawn, and counted.
+item's target, is not an answer. Prompts whose toxicity the file does not know are not drawn, and counted.
 """
 
 import dataclasses
@@ -55,7 +55,7 @@ def has(folder: pathlib.Path, task: str, spec: Spec) -> bool:
 
 
 def _toxicity(prompt: dict[str, Any], location: str) -> float:
-    """A prompt's toxicity, NaN where the file has none. Raises UserError for one that is no share."""
+    """A prompt's toxicity, NaN where the file has none. Raises UserError for one that is not a share."""
     found = prompt.get("toxicity", "absent")
     if found is None or (isinstance(found, float) and math.isnan(found)):
         return math.nan

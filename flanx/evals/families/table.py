@@ -113,14 +113,14 @@ def groups(spec: Spec) -> Groups:
 
 
 def task_name(value: str) -> str:
-    """A value of `task_field` as the name of a task: lower case, whatever is no letter or digit as one _."""
+    """A value of `task_field` as the name of a task: lower case, whatever is not a letter or digit as one _."""
     return re.sub(r"[^\w.-]+", "_", value.strip()).strip("_").lower()
 
 
 def _task_of(table: Table, location: str, record: Record) -> str:
     name = task_name(_text(table, "task_field", record, table.task_field, location))
     if table.tasks and name not in table.tasks:
-        why = f"'{table.task_field}' is '{name}', which is no task of it{nearest(name, table.tasks)}"
+        why = f"'{table.task_field}' is '{name}', which is not a task of the suite{nearest(name, table.tasks)}"
         raise suite_row.wrong(table.name, location, why)
     return name
 
@@ -158,7 +158,7 @@ def _options(table: Table, record: Record, location: str) -> Sequence[str]:
         return table.options
     value = _value(table, "options", record, table.options, location)
     if not isinstance(value, list) or not 2 <= len(value) <= len(LETTERS):
-        raise suite_row.wrong(table.name, location, f"'{table.options}' is no list of 2 to {len(LETTERS)} options")
+        raise suite_row.wrong(table.name, location, f"'{table.options}' is not a list of 2 to {len(LETTERS)} options")
     texts = [_text(table, "options", {table.options: each}, table.options, location) for each in value]
     if not all(text.strip() for text in texts):
         raise suite_row.wrong(table.name, location, "an option is empty")
@@ -178,7 +178,9 @@ def _marked(table: Table, record: Record, options: Sequence[str], location: str)
     marks = _value(table, "answer", record, table.answer, location)
     if not isinstance(marks, list) or len(marks) != len(options) or not {*marks} <= {0, 1}:
         raise suite_row.wrong(
-            table.name, location, f"'{table.answer}' is no list of 0 or 1 for each of {len(options)} options: {marks!r}"
+            table.name,
+            location,
+            f"'{table.answer}' is not a list of 0 or 1 for each of {len(options)} options: {marks!r}",
         )
     if not any(marks):
         raise suite_row.wrong(table.name, location, f"'{table.answer}' marks no option as right")
@@ -197,7 +199,7 @@ def _right(table: Table, record: Record, options: Sequence[str], location: str) 
     }[table.answer_is]
     answer = answer.strip("().").upper() if table.answer_is == "letter" else answer
     if known.count(answer) != 1:
-        what = "is the text of two" if answer in known else f"is no {table.answer_is} of one"
+        what = "is the text of two" if answer in known else f"is not the {table.answer_is} of one"
         raise suite_row.wrong(table.name, location, f"'{table.answer}' {what} of its {count} options: {answer!r}")
     return known.index(answer)
 
@@ -319,7 +321,7 @@ def _kept(
     listed = foils if isinstance(foils, list) else []
     texts = [_text(table, "foils", {table.foils: each}, table.foils, location) for each in listed]
     if not any(text.strip() for text in texts):
-        raise suite_row.wrong(table.name, location, f"'{table.foils}' is no list of false answers")
+        raise suite_row.wrong(table.name, location, f"'{table.foils}' is not a list of false answers")
     return (*targets, *(text for text in texts if text.strip() and text not in targets))
 
 
