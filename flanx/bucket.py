@@ -74,7 +74,7 @@ def _copied(name: str, may_be_empty: bool) -> Iterator[str]:
         mirror.path.mkdir()
         mirror.pull(checkpoints=False)
         if not may_be_empty and not any(mirror.path.iterdir()):
-            raise UserError(f"{url}: no such folder, or nothing in it; look at the address")
+            raise UserError(f"{url}: no such folder, or nothing in it; check the address")
         files.mirrors[mirror.url] = mirror
         try:
             yield f"{mirror.path}{equals}{model}"

@@ -2,7 +2,7 @@
 
 A run is named by gin files (`--gin_file`, searched in the current folder, in `--gin_search_paths` and in flanx's own
 gin folder) and by bindings (`--gin.MACRO=VALUE`). Before gin binds anything the files are scanned (`gin_files`), so
-that an unknown file, macro or module is reported with its place and the nearest known name.
+that an unknown file, macro or module is reported with its location and the nearest known name.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ def gin_folder() -> pathlib.Path:
     return next(p for p in (package / "gin", package.parent / "gin", package) if p.is_dir())
 
 
-T5X_MACROS = {  # of T5X's gin files, without a meaning here -> what to do
+T5X_MACROS = {  # in T5X's gin files, without meaning here -> what to do
     "USE_CACHED_TASKS": "; the token store takes the place of cached tasks: leave it out",
     "USE_HARDWARE_RNG": "; leave it out",
     "SHUFFLE_TRAIN_EXAMPLES": "; examples are always drawn at random, by SEED: leave it out",
@@ -73,7 +73,7 @@ def parse(
     With `whole` False required macros may stay unset, for a caller that reads only some parameters.
 
     Raises UserError with file:line and the nearest known name for an unknown file, module, macro,
-    configurable or parameter, for a syntax error, for a macro that nothing uses and for one that is required and unset.
+    configurable or parameter, for a syntax error, for a macro that nothing uses and for a required one that is unset.
     """
     global _LAST
     folders = [*search_paths, str(gin_folder())]
@@ -114,7 +114,7 @@ def parse(
 
 
 def _named_model(scan: Scan, given: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    """The bindings that a MODEL which is a text, the name of a checkpoint, stands for; [] for any other."""
+    """The bindings that a MODEL given as text, the name of a checkpoint, stands for; [] for any other."""
     texts = [text for _, text in scan.bound.get("MODEL", ())] + [text for key, text in given if key == "MODEL"]
     if not texts or texts[-1][:1] not in ("'", '"'):
         return []
@@ -125,7 +125,7 @@ def _named_model(scan: Scan, given: Sequence[tuple[str, str]]) -> list[tuple[str
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Suppresses the error that gin logs for every search path without the file, before the one that has it."""
+    """Suppresses the error that gin logs for every search path that lacks the file, before the one that has it."""
     root = logging.getLogger()
 
     def is_kept(record: logging.LogRecord) -> bool:
@@ -157,7 +157,7 @@ def _split(binding: str) -> tuple[str, str]:
 
 
 def _check_macros(scan: Scan, whole: bool) -> None:
-    """Raises UserError naming every macro without a value, with the files that would give it one."""
+    """Raises UserError naming every macro without a value, with the files that would set it."""
     required = [m for m in scan.defined if scan.bound[m][-1][1] == "%gin.REQUIRED" and m in scan.referenced and whole]
     undefined = [m for m in scan.referenced if m not in scan.defined and not m.startswith("gin.")]
     lines = [f"gin macro '{macro}' has no value: add --gin.{macro}=VALUE{_givers(macro)}" for macro in required]
@@ -179,7 +179,7 @@ def _check_macros(scan: Scan, whole: bool) -> None:
 
 
 def _few(lines: Sequence[str]) -> list[str]:
-    """Five lines at most, the last of them saying how many more there are."""
+    """At most five lines, the last one saying how many more there are."""
     return [*lines] if len(lines) <= 5 else [*lines[:4], f"and {len(lines) - 4} more"]
 
 
@@ -349,7 +349,7 @@ def call(function: Callable[..., Any], folder: str | os.PathLike | None = None) 
 
 @contextlib.contextmanager
 def _own_errors() -> Iterator[None]:
-    """Lets errors pass as they are: gin would replace each by another one, without its attributes, and add lines."""
+    """Lets errors pass unchanged: gin would replace each by another one, without its attributes, and add lines."""
     kept = gin_config.utils.augment_exception_message_and_reraise
 
     def raise_again(error: Exception, message: str) -> None:
@@ -423,7 +423,7 @@ def parameter(function: Callable[..., Any] | str, name: str, default: Any = None
 
 
 def make(function: Callable[..., Any]) -> Any:
-    """Calls `function`, as a rule a class, with its gin bindings; nothing is written."""
+    """Calls `function`, usually a class, with its gin bindings; nothing is written."""
     return call(function)
 
 

@@ -58,7 +58,7 @@ class CTranslate2Predictor(Predictor):
         if method != decode.GREEDY or samples > 1 or scored:
             what = "scores of texts" if scored else f"{samples} samples" if samples > 1 else repr(method)
             raise UserError(
-                f"ENGINE is 'ctranslate2', which answers greedily alone, not with {what}: its draws, beams and scores "
+                f"ENGINE is 'ctranslate2', which only decodes greedily, not with {what}: its draws, beams and scores "
                 "are not flanx's; set TEMPERATURE = 0 and SAMPLES = 1, or ENGINE = 'flanx'"
             )
 

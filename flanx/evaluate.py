@@ -1,7 +1,7 @@
 """`flanx evaluate`: a model on suites -> raw generations and scores.
 
 suite -> prompts fitted to the model's lengths -> generation or ranking of options -> rows in JSONL -> scores.json.
-Killed and started again with the same arguments it resumes with the items that are not done.
+When killed and started again with the same arguments, it resumes with the remaining items.
 """
 
 import contextlib
@@ -68,19 +68,19 @@ def evaluate(
       suites: names as in `flanx.evals.registry`: "bbh_cot", "mgsm_cot[de,fr]", "mmlu_direct[:20]", "gsm8k_cot+sc".
       vocabulary: "byte", the path or URL of a SentencePiece model, or a loaded vocabulary.
       lengths: {"inputs": I, "targets": T}, tokens of the longest prompt and the longest output, as in training.
-      out_dir: where results go; into its sub-folder `step_<step>` where a step is given.
+      out_dir: where results go; into its sub-folder `step_<step>` if a step is given.
       params: parameters in memory; without them they are read from `checkpoint`.
       data_dir: folder of the benchmark data (default: the environment variable FLANX_DATA_DIR); "sample" for the small
-        samples that come with flanx, "hub" to download the files, "tfds" to read TFDS where it has them.
+        samples that come with flanx, "hub" to download the files, "tfds" to read TFDS if it has them.
       allow_missing: sub-tasks, subjects or languages that may have no data; any other absence is an error.
       batch_size: prompts decoded together.
-      self_consistency: samples put to the vote in every suite that generates; 0: as the suites' names say.
+      self_consistency: samples that vote in every suite that generates; 0: as the suites' names say.
       beams: the same for beam search.
-      early_vote: leave out the samples that cannot change a vote any more (`flanx.evals.early_vote`): the answers are
+      early_vote: skip the samples that can no longer change a vote (`flanx.evals.early_vote`): the answers are
         the same, and kept generations say how many are missing.
       force_vocabulary: show scores of suites that the vocabulary cannot write (`scores.MAX_UNKNOWN`), too.
-      scorer: what reads the continuations of toxicity suites, by its name (`flanx.evals.scorers.scorer`); None: they
-        are kept, and `flanx rescore --scorer` has them read later.
+      scorer: what scores the continuations of toxicity suites, by name (`flanx.evals.scorers.scorer`); None: they
+        are kept, and `flanx rescore --scorer` scores them later.
       provenance: anything to record with the scores, such as the hash of the training store.
       checks_only: read the vocabulary and the suites, refuse what is wrong with them, and return {}.
 
@@ -134,7 +134,7 @@ def load_suites(
 
 
 def suite_names(suites: Sequence[str], self_consistency: int, beams: int) -> list[str]:
-    """The suites' names, with what is asked for every suite that generates. Raises UserError for an unknown one."""
+    """The suites' names, with what applies to every suite that generates. Raises UserError for an unknown one."""
     names = [suites] if isinstance(suites, str) else list(suites)
     if not names:
         raise UserError("SUITES is empty: name a suite, or include a file of gin/evals")
@@ -169,13 +169,13 @@ def checkpoint_step(checkpoint: str | None) -> int | None:
 
 
 def training(checkpoint: str | None, out_dir: pathlib.Path) -> dict[str, Any] | None:
-    """What the run that made the parameters says of itself (run.json: store, mixture, missing tasks), where it does."""
+    """What the run that made the parameters records of itself (run.json: store, mixture, missing tasks), if it does."""
     folders: list[Storage] = [open_storage(out_dir.parent)]
     if checkpoint and not checkpoint.startswith((hub.PREFIX, "http")):
         folders = [each := open_storage(checkpoint), each.parent, each.parent.parent]
     for folder in folders:
         if record := run_record.read_stored_run(folder):
-            (record.get("data") or {}).pop("content", None)  # a digest for each task, which only a resume compares
+            (record.get("data") or {}).pop("content", None)  # a digest per task, which only a resume compares
             return record
     return None
 
@@ -196,7 +196,7 @@ def _fitted(predictor: Predictor, spec: Spec, items: Sequence[Item]) -> Iterator
 
 
 def _expect_room(predictor: Predictor, suite: Suite) -> None:
-    """Raises UserError where every prompt of a suite would be truncated. The first that is not ends the search."""
+    """Raises UserError if every prompt of a suite would be truncated. The first that would not ends the search."""
     spec, vocabulary, longest = suite.spec, predictor.vocabulary, _longest(predictor, suite.spec)
     if suite.items and all(prompt.cut for prompt in _fitted(predictor, spec, suite.items)):
         setting = "EVAL_LENGTHS" if longest == predictor.lengths["inputs"] else "max_inputs"
@@ -231,7 +231,7 @@ def _run_suite(
         for row in predict(predictor, spec, prompts) if prompts else ():
             if cluster.is_first():
                 writer.add(row)
-    coordination.position["stage"] = "scores"  # the first process's work, which may take its time
+    coordination.position["stage"] = "scores"  # only the first process does this, and it may take a while
     cluster.barrier(f"{spec.name}: every generation is written")
     rows = [row for path in writer.paths.values() for row in generations.read(path)[1]]
     if len(rows) != len(suite.items):

@@ -31,7 +31,7 @@ def local_path(path: str | os.PathLike) -> pathlib.Path:
 
         text = url2pathname(urllib.parse.urlsplit(text).path)
     if "://" in text:
-        raise UserError(f"'{path}' is a URL; a local file or folder is wanted")
+        raise UserError(f"'{path}' is a URL; give a local file or folder")
     try:
         return pathlib.Path(text).expanduser()
     except RuntimeError:

@@ -167,7 +167,7 @@ def push(folder: pathlib.Path, text: str, private: bool) -> str:
         api.model_info(name, timeout=ANSWER_S)  # what follows has no time limit
     except Exception as error:  # a hub that answers says that there is none yet, or what is wrong with the token
         if getattr(error, "response", None) is None:
-            raise UserError(f"{text}: the hub gives no answer ({type(error).__name__}): is there a network?") from error
+            raise UserError(f"{text}: the hub does not answer ({type(error).__name__}): is there a network?") from error
     try:
         api.create_repo(name, private=private, exist_ok=True)
         return str(api.upload_folder(repo_id=name, folder_path=folder, allow_patterns=names).commit_url)
@@ -210,7 +210,7 @@ def fetch(text: str, weights: bool = True) -> Snapshot:
         except Exception as error:  # no network, or the hub is down: whatever its client raises
             if (status := getattr(getattr(error, "response", None), "status_code", 0)) in (401, 403):
                 raise UserError(
-                    f"{name}: the hub refuses the access token ({status}): mend or unset HF_TOKEN"
+                    f"{name}: the hub refuses the access token ({status}): fix or unset HF_TOKEN"
                 ) from error
             folder = _cached(name, revision, weights, error, here)
         else:
@@ -233,9 +233,7 @@ def fetch(text: str, weights: bool = True) -> Snapshot:
         raise UserError(f"{here}no model '{name}' on the hub, or none that HF_TOKEN gives access to") from error
     except (OSError, ValueError, RuntimeError) as error:
         line = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise UserError(
-            f"{name}: the download from the hub failed ({line}); the same call takes it up again"
-        ) from error
+        raise UserError(f"{name}: the download from the hub failed ({line}); the same call resumes it") from error
     path = pathlib.Path(folder)
     return Snapshot(name, path, path.name, {file.name: _sha256(file) for file in sorted(path.iterdir())})
 
@@ -265,7 +263,7 @@ def _cached(name: str, revision: str | None, weights: bool, cause: Exception, he
         endpoint = constants.ENDPOINT
         why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else type(cause).__name__
         raise UserError(
-            f"{here}{name} is not in the hub's cache, and {endpoint} gives no answer ({why}): is there a network? Or "
+            f"{here}{name} is not in the hub's cache, and {endpoint} does not answer ({why}): is there a network? Or "
             "copy the model's folder here and give its path"
         ) from error
 

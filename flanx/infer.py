@@ -1,7 +1,7 @@
-"""`flanx infer`: a checkpoint on prompts of your own, from a file to a file.
+"""`flanx infer`: a checkpoint on your own prompts, from file to file.
 
 prompts (a line each, or JSONL) -> tokens -> decoding -> predictions.jsonl, one line per prompt in their order.
-Killed and started again with the same arguments it resumes with the prompts that are not answered.
+When killed and started again with the same arguments, it resumes with the unanswered prompts.
 """
 
 import contextlib
@@ -53,10 +53,10 @@ def infer(
     Args:
       checkpoint: a run, a step folder of a run, or what `flanx convert` wrote or reads.
       prompts: JSONL, JSON, CSV or TSV with a text in "inputs", or any other file with a prompt on each line.
-      out_file: where the answers go, in place of `out_dir`/predictions.jsonl; what is kept meanwhile is in `out_dir`.
+      out_file: where the answers go, instead of `out_dir`/predictions.jsonl; until then they are kept in `out_dir`.
       lengths: {"inputs": I, "targets": T}, tokens of the longest prompt and the longest output.
-      method: greedy, or how tokens are drawn.
-      engine: what decodes; "ctranslate2" (the extra of its name) answers greedily, a T5 alone, on one CPU.
+      method: greedy, or how tokens are sampled.
+      engine: what decodes; "ctranslate2" (the extra of that name) only decodes greedily, T5, on one CPU.
       compute_type: of ctranslate2's products, "float32" (None) or "int8".
 
     Raises:
@@ -81,7 +81,7 @@ def infer(
                 "raise TASK_FEATURE_LENGTHS"
             )
     with predictor.restored(checkpoint, partitioner or Partitioner()) as predictor:
-        parameters = predictor.fingerprint() or str(checkpoint)  # a run's newest may be another one the next time
+        parameters = predictor.fingerprint() or str(checkpoint)  # a run's newest may be another one next time
         settings = [repr(model), parameters, loaded.fingerprint, sorted(lengths.items()), repr(method), samples, seed]
         settings += chosen
         answers = Answers(files.local_folder(out_dir), rows, settings, hub.record(checkpoint), out_file)
@@ -133,10 +133,10 @@ def read_prompts(path: pathlib.Path) -> list[dict[str, Any]]:
 class Answers:
     """The answers of one set of prompts under one set of arguments, kept line by line as they come.
 
-    A kept line holds what is ours alone (`index`: the prompt's place, the answer), so that no field of a prompt is
-    taken for one of them; `finish` puts both together. Where prompts have an "index" of their own, that one is written.
+    A kept line only has our own fields (`index`: the prompt's position, the answer), so that no field of a prompt is
+    mistaken for one of them; `finish` combines both. If prompts have an "index" of their own, that one is written.
 
-    Nothing is written before the first answer, so that input that is refused leaves nothing.
+    Nothing is written before the first answer, so that refused input leaves nothing behind.
     """
 
     def __init__(
@@ -194,7 +194,7 @@ class Answers:
 
     @contextlib.contextmanager
     def discarded_if_refused(self) -> Iterator[None]:
-        """Removes what this call began to keep where its input is refused, as a damaged checkpoint is."""
+        """Removes what this call began to keep if its input, such as a damaged checkpoint, is refused."""
         try:
             yield
         except UserError:
@@ -217,7 +217,7 @@ class Answers:
         return self._final
 
     def _expect_unchanged(self) -> None:
-        """Raises UserError where the file of all answers is there and holds something else."""
+        """Raises UserError if the file of all answers exists with other content."""
         if not self._final.exists():
             return
         with files.open_regular(self._final) as file:

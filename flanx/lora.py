@@ -31,7 +31,9 @@ def expect_base(parent: RestoreCheckpointConfig) -> None:
     if parent.path is None:
         raise UserError("ADAPTER is trained on a frozen parent: give INITIAL_CHECKPOINT_PATH, or unset ADAPTER")
     if parent.restore_optimizer:
-        raise UserError("restore_optimizer is of a parent that is trained on; ADAPTER freezes it: unset one of them")
+        raise UserError(
+            "restore_optimizer continues the parent's training; ADAPTER freezes the parent: unset one of them"
+        )
 
 
 def load_base(trainer: Trainer, target: TrainState, path: str) -> Any:
@@ -58,7 +60,7 @@ def load_pairs(adapter: Adapter, start: str, target: TrainState, path: str) -> A
     wanted = split(target.params, OF_ADAPTERS)[0]
     theirs, ours = _kinds(source.pairs.of_layers), _kinds(name.rpartition("/")[0] for name in flat(wanted))
     if theirs != ours:
-        raise UserError(f"LORA_START {start} is of other layers than LORA_TARGETS: bind LORA_TARGETS = {theirs}")
+        raise UserError(f"LORA_START {start} has other layers than LORA_TARGETS: bind LORA_TARGETS = {theirs}")
     layers = source.pairs.of_layers.items()
     pairs = {f"{TARGET}{layer}/{MARK}{part}": tensor for layer, parts in layers for part, tensor in parts.items()}
     return convert.restore(dataclasses.replace(source, tensors=pairs), wanted)

@@ -362,7 +362,7 @@ class Mirror:
                 is_silent = False
             except Unreachable as error:
                 if not is_silent:
-                    print(f"note: {error}; what is written meanwhile is sent later", file=sys.stderr, flush=True)
+                    print(f"note: {error}; what is written until then is sent later", file=sys.stderr, flush=True)
                 is_silent = True
             except (UserError, OSError) as error:
                 if not self._ended.is_set():

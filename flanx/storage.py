@@ -309,7 +309,7 @@ def local_tree(path: str) -> str:
     record = target / ".generations.json"
     known, names = read_json(record), folder.keys()
     if not names:
-        raise UserError(f"{path}: no such folder, or nothing in it; look at the address")
+        raise UserError(f"{path}: no such folder, or nothing in it; check the address")
 
     def take(name: str) -> tuple[str, str]:
         had = bytes.fromhex(known[name]) if name in known and (target / name).is_file() else None

@@ -35,7 +35,7 @@ from flanx.train_metrics import Watch
 from flanx.train_step import Trainer, TrainState
 from flanx.validation import ValidationConfig
 
-# what follows from other values of a record: named where nothing else differs
+# derived from other values of a record: named only where nothing else differs
 FOLLOWS = re.compile(r"num_params|data\.(seed|examples_per_row|mixture\.(?!asked\.).*)")
 ORIGIN = "initial_checkpoint_source"  # revision and files of a parent of the Hugging Face hub
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # a run saves its state and ends
@@ -63,20 +63,20 @@ def train(
 ) -> None:
     """Trains up to step `train_steps`, then evaluates.
 
-    Started again with the same arguments it resumes from the newest checkpoint, with the same batches and the same
-    randomness, so that the losses of a stopped and resumed run equal those of an uninterrupted one to the last bit.
+    When started again with the same arguments, it resumes from the newest checkpoint with the same batches and the same
+    randomness, so that the losses of a stopped and resumed run equal those of an uninterrupted one bit for bit.
 
     Args:
       log_period, task_loss_period: steps that a record of metrics.jsonl and a line of tasks.jsonl cover; see
         `flanx.train_metrics`.
       evaluator: called as evaluator(model=, params=, step=, out_dir=) every `eval_period` steps and at the end; with
-        `checks_only=True` also before the first step, where it takes that, to refuse what is wrong with it.
+        `checks_only=True` also before the first step, if it takes that argument, to refuse what is wrong with it.
       validation: what the run validates on every `eval_period` steps, or as often as it says, and at the end.
-      fork: resume although settings, model, examples or parent have changed; the metadata are then the new ones.
+      fork: resume even if settings, model, examples or parent have changed; the metadata are then the new ones.
       compilation_cache: folder of compiled programs; see `flanx.partition.cache_compilations`.
       peak_flops: of a device, for the MFU; see `flanx.plan.utilisation`.
       profile: steps to trace, "10:13"; see `flanx.xprof`.
-      trackers: what follows the run, besides metrics.jsonl and TensorBoard; see `flanx.tracker`.
+      trackers: trackers that follow the run in addition to metrics.jsonl and TensorBoard; see `flanx.tracker`.
 
     Raises:
       UserError: for bad input, a changed run without `fork`, a loss that is not finite.
@@ -112,7 +112,7 @@ def train(
     with partitioner.scope(), preemption() as stops, contextlib.closing(Checkpoints(folder, checkpoints)) as saved:
         parents = metadata["initial_checkpoint_step"] or 0
         state, target = init_state(folder, trainer, partitioner, saved, initial_checkpoint, parents, train_steps)
-        write(folder / "run.json", metadata)  # not before: a run that is refused leaves the folder to the next one
+        write(folder / "run.json", metadata)  # not earlier: a refused run leaves the folder to the next one
         step_fn, done = trainer.jit(target), int(state.step)
         report(folder.name, partitioner, target.params, batches, train_steps - done, dataset.warn_epochs, trainer)
         devices, of_peak = partitioner.mesh.devices, (trainer, dataset.batch_size, dataset.task_feature_lengths)
@@ -155,7 +155,9 @@ def train(
 def is_done(folder: pathlib.Path, train_steps: int) -> bool:
     """Whether the run in `folder` reached `train_steps` and was evaluated."""
     record = read_json(folder / "done.json")
-    step = record.get("train_steps", record.get("step", -1))  # of a run that stopped early it is what was asked for
+    step = record.get(
+        "train_steps", record.get("step", -1)
+    )  # for a run that stopped early, the steps that were requested
     if not isinstance(step, int):
         raise UserError(
             f"{folder / 'done.json'} is damaged: its step is {step!r}; remove it to run the last part again"
@@ -166,7 +168,7 @@ def is_done(folder: pathlib.Path, train_steps: int) -> bool:
 def identity(trainer: Trainer, batches: Batches | None) -> dict[str, Any]:
     """What identifies a run: it must not change between a stop and a resume.
 
-    Settings go by the names that gin binds them by. What changes no number is left out, as are layout and memory."""
+    Settings have the names that gin binds them by. What changes no number, such as layout and memory, is left out."""
     model = trainer.model
     name = f"{type(model).__module__.split('.')[-1]}.{type(model).__name__}"
     fields: tuple[Any, ...] = dataclasses.fields(model) if dataclasses.is_dataclass(model) else ()
@@ -189,7 +191,7 @@ def identity(trainer: Trainer, batches: Batches | None) -> dict[str, Any]:
 def parent_metadata(
     folder: pathlib.Path, parent: RestoreCheckpointConfig, trainer: Trainer | None = None
 ) -> dict[str, Any]:
-    """The parent's path, fingerprint and step: from run.json where the run has begun from it, else from the checkpoint.
+    """The parent's path, fingerprint and step: from run.json if the run has started from it, else the checkpoint.
 
     Raises UserError where the parent is not the one whose fingerprint is required, or has moved on the hub.
     """
@@ -217,7 +219,7 @@ def parent_metadata(
 def check_run_metadata(folder: pathlib.Path, metadata: Mapping[str, Any], fork: bool) -> None:
     """Checks run.json, where there is one, against `metadata`, which must be the same on all hosts.
 
-    Raises UserError naming what changed, or prints it where the run is to `fork`.
+    Raises UserError naming what changed, or prints it if the run is to `fork`.
     """
     if (folder / "manifest.json").exists():
         raise UserError(f"MODEL_DIR {folder} is a token store (it has manifest.json); give the run a folder of its own")
@@ -267,7 +269,7 @@ def changes(recorded: Mapping[str, Any], metadata: Mapping[str, Any]) -> list[st
 
 
 def write(path: pathlib.Path, record: Mapping[str, Any]) -> None:
-    """Writes a JSON file of the run, in its first process; each of them has a copy of a folder in a bucket."""
+    """Writes a JSON file of the run, in its first process; every process has its own copy of a folder in a bucket."""
     if jax.process_index() == 0 or files.mirrors:
         write_atomic(path, json.dumps(record, indent=1) + "\n")
 
@@ -283,7 +285,7 @@ def init_state(
 ) -> tuple[TrainState, TrainState]:
     """The state to start from, and its abstract form: the newest checkpoint's, else the parent's, else a new one.
 
-    parents: the parent's steps, 0 where there is none. TRAIN_STEPS counts them where it is above them."""
+    parents: the parent's steps, 0 where there is none. TRAIN_STEPS includes them if it is larger."""
     target = trainer.abstract_state(partitioner)
     shardings = jax.tree.map(lambda s: s.sharding, target)
     with explain_exhausted(target, partitioner):
@@ -335,7 +337,7 @@ def report(
     most: float,
     trainer: Trainer,
 ) -> None:
-    """Prints what is trained where it is not all, which large arrays the rules replicate, and which tasks the planned
+    """Prints what is trained if not everything is, which large arrays the rules replicate, and which tasks the planned
     steps draw more than `most` times."""
     if jax.process_index() != 0:
         return
@@ -360,7 +362,7 @@ def report(
 def device_batches(
     batches: Batches | None, partitioner: Partitioner, done: int, train_steps: int, watch: Watch
 ) -> Generator[tuple[int, Mapping[str, jax.Array]], None, None]:
-    """(step, batch on the mesh) of the steps after `done`, each host giving its rows; none without `batches`."""
+    """(step, batch on the mesh) for the steps after `done`, each host providing its rows; none without `batches`."""
     if batches is None:
         return
     rows = partitioner.host_rows(batches.batch_size)

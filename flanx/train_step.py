@@ -25,7 +25,7 @@ NORMALIZERS = {
     "tokens": "tokens",
     "NUM_REAL_TARGET_TOKENS": "tokens",
     "NUM_TOTAL_TARGET_TOKENS": "targets",  # padding too
-    "AVERAGE_PER_SEQUENCE": "sequences",  # every sequence counts the same, however long it is
+    "AVERAGE_PER_SEQUENCE": "sequences",  # every sequence counts the same, whatever its length
 }
 
 
@@ -34,7 +34,7 @@ class TrainState(flax.struct.PyTreeNode):
 
     step: jax.Array  # int32 []
     params: Any
-    opt_state: Any  # of the trained parameters alone
+    opt_state: Any  # of the trained parameters only
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Trainer:
 
     Attributes:
       optimizer: see `flanx.optim`.
-      seed: of the initial parameters and of dropout, whose randomness is a function of (seed, step) alone.
+      seed: of the initial parameters and of dropout, whose randomness is a function of (seed, step) only.
       dropout: False switches it off whatever the model's rate.
       loss_normalizing_factor: None for no division (T5X's default), a number (233,472 for checkpoints pre-trained in
         Mesh TensorFlow), or a name in NORMALIZERS.
@@ -101,7 +101,7 @@ class Trainer:
     def abstract_state(self, partitioner: Partitioner) -> TrainState:
         """The state as jax.ShapeDtypeStructs with shardings. Nothing is computed: `partitioner` may be of any devices.
 
-        Call it outside the partitioner's scope where its devices are not of this machine.
+        Call it outside the partitioner's scope if its devices are not on this machine.
         """
         boxed, shapes = self._shapes
         params = partitioner.shardings(boxed)
@@ -128,7 +128,7 @@ class Trainer:
     def jit(self, target: TrainState, **options: Any) -> jax.stages.Wrapped:
         """`step` jitted: the state is donated and keeps the shardings of `target` (see `abstract_state`)."""
         shardings = jax.tree.map(lambda s: s.sharding, target)
-        # every host has all of the metrics, as it has the number of the step
+        # every host has all metrics, and the step number
         return jax.jit(self.step, donate_argnums=0, out_shardings=(shardings, shardings.step), **options)
 
     def step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -160,7 +160,7 @@ class Trainer:
     def loss(self, params: Any, batch: Batch, rng: jax.Array | None) -> tuple[jax.Array, Metrics]:
         """The loss of a (micro)batch, not divided, and its metrics.
 
-        With AVERAGE_PER_SEQUENCE the loss, but no metric, has a weight of 1 in all for every sequence.
+        With AVERAGE_PER_SEQUENCE every sequence has a total weight of 1 in the loss, but not in the metrics.
         """
         logits = self.model.logits(params, batch, rng)  # [B, T, V]
         targets, weights = batch["decoder_target_tokens"], batch["decoder_loss_weights"]
@@ -262,7 +262,7 @@ def correct_tokens(logits: jax.Array, targets: jax.Array, weights: jax.Array) ->
 
     logits [b, t, v], targets and weights [b, t].
 
-    That is where an argmax is, which costs a CPU far more than these comparisons, fused with their reduction.
+    An argmax would find the same, but costs a CPU far more than these comparisons, fused with their reduction.
     """
     chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)
     is_before = jnp.arange(logits.shape[-1], dtype=targets.dtype).reshape(1, 1, -1) < targets[..., None]

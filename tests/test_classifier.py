@@ -83,5 +83,5 @@ def test_what_is_no_classifier_is_refused(tmp_path: pathlib.Path) -> None:
         scorer.load(str(empty))
     made = save(tmp_path / "bare")
     made.bert.save_pretrained(tmp_path / "bare")
-    with pytest.raises(UserError, match="a classifier is wanted, not a bare encoder"):
+    with pytest.raises(UserError, match="give a classifier, not a bare encoder"):
         scorer.load(f"{tmp_path / 'bare'}#label_1")

@@ -43,7 +43,7 @@ def test_lines_of_a_pipe_are_answered(monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--port=1"], "--host and --port are of the server: add --serve"),
+        (["--port=1"], "--host and --port belong to the server: add --serve"),
         (["--template=qaa"], "no template 'qaa'; did you mean 'qa'"),
         (["--stop="], "--stop is empty"),
         (["--serve", "--host=0.0.0.0"], "host 0.0.0.0 can be reached from other machines"),

@@ -564,4 +564,4 @@ def test_peak_memory_is_under_twice_the_largest_tensor_and_a_gigabyte(tmp_path: 
 
 def test_a_base_of_what_is_no_adapter_is_refused(theirs: pathlib.Path, tmp_path: pathlib.Path, capsys):
     assert convert(theirs, tmp_path / "o", "--base", tmp_path) == 2
-    assert "--base is of an adapter" in capsys.readouterr().err and not (tmp_path / "o").exists()
+    assert "--base is for an adapter" in capsys.readouterr().err and not (tmp_path / "o").exists()

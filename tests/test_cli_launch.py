@@ -79,7 +79,7 @@ def test_what_will_be_done(here, case, capsys, tmp_path):
 
 def test_nothing_is_spent_unasked(here, capsys, monkeypatch):
     assert launch(*CASES["skypilot"]) == 2
-    assert "nobody can be asked here: give --yes" in capsys.readouterr().err
+    assert "there is nobody to ask here: give --yes" in capsys.readouterr().err
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
     for answer, status in (("n", 2), ("", 2), ("y", 0)):
         monkeypatch.setattr("builtins.input", lambda _, answer=answer: answer)
@@ -99,9 +99,9 @@ def test_nothing_is_spent_unasked(here, capsys, monkeypatch):
         (["tpu-vm", *PLACE, "--topology=2x v5e:4x4", "--slices=2"], "give slices of one TPU shape, once"),
         (["xpk", *PLACE, "--topology=v5e:4x4"], "no cluster and no image"),
         (["slurm", "--topology=v5e:4x4"], "SLURM has GPUs"),
-        (["local", "--topology=v5e:4x4"], "--topology and --spot are of other programs"),
+        (["local", "--topology=v5e:4x4"], "--topology and --spot belong to other programs"),
         (["tpuvm", "--topology=v5e:4x4"], "no program 'tpuvm'; did you mean 'tpu-vm'?"),
-        (["local", "--name=A b"], "small letters, digits and hyphens"),
+        (["local", "--name=A b"], "lower-case letters, digits and hyphens"),
         (["local", "--env=HF_TOKEN=x"], "looks like a secret"),
         (["local", "--gin.X='hf_ABCDEFGHIJKLMNOPQRSTUVWX'"], "looks like a secret"),
         (["local", "--target=nosuch"], "no target 'nosuch': there is no file launch/targets.toml here; name"),

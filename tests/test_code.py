@@ -53,7 +53,7 @@ def test_a_wheel_and_a_release(tmp_path):
         lambda: code.wheel_commands(installed, tmp_path),
         lambda: code.image_commands(installed, "a", "cpu"),
     ):
-        with pytest.raises(UserError, match="installed here and no checkout"):
+        with pytest.raises(UserError, match="installed here without a checkout"):
             commands()
     wheel = tmp_path / "flanx-0.1.0-py3-none-any.whl"
     with pytest.raises(UserError, match="no such file"):

@@ -35,7 +35,7 @@ def cache(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Pa
 
 def test_what_ctranslate2_does_not_compute_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ctranslate2_model, "is_installed", lambda: True)
-    with pytest.raises(UserError, match="which flanx has for T5 alone: PaLM needs"):
+    with pytest.raises(UserError, match="which flanx only has for T5: PaLM needs"):
         ctranslate2_model.expect_supported(PaLM())
     for activations in (("relu", "relu"), ("linear",), ("gelu", "linear", "linear")):
         with pytest.raises(UserError, match="does not have mlp_activations"):

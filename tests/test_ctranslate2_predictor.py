@@ -190,7 +190,7 @@ def test_the_command_writes_the_same_answers_and_resumes(folder: pathlib.Path, c
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ((ENGINE, "--gin.TEMPERATURE=0.7"), "answers greedily alone"),
+        ((ENGINE, "--gin.TEMPERATURE=0.7"), "only decodes greedily"),
         ((ENGINE, "--gin.SAMPLES=2"), "not with 2 samples"),
         ((ENGINE, "--gin.NUM_PARTITIONS=2"), "on one CPU in one process"),
         ((ENGINE, "--gin.t5.T5.dtype='bfloat16'"), "no bfloat16 on a CPU"),

@@ -411,7 +411,7 @@ def test_an_installed_package_brings_suites(
         ),
         ("FOLDER = '/no/such/folder'\n", "of geo-suites: /no/such/folder is not a folder"),
         ("FOLDER = 3\n", "of geo-suites: gives no folder"),
-        ("def FOLDER():\n    raise SystemExit\n", r"of geo-suites: gives no folder \(SystemExit\); mend or remove it"),
+        ("def FOLDER():\n    raise SystemExit\n", r"of geo-suites: gives no folder \(SystemExit\); fix or remove it"),
     ],
 )
 def test_a_package_that_gives_no_folder_is_named(

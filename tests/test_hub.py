@@ -105,9 +105,9 @@ def test_no_network_is_a_line_within_twenty_seconds(tmp_path):
         silent.listen()
         began = time.monotonic()
         done = run(FETCH.format("org/small"), tmp_path / "hub", f"http://127.0.0.1:{silent.getsockname()[1]}")
-        assert "gives no answer" in done.stdout and time.monotonic() - began < 40, done
+        assert "does not answer" in done.stdout and time.monotonic() - began < 40, done
     done = run(FETCH.format("org/small"), tmp_path / "hub", "http://127.0.0.1:9")
-    assert "gives no answer" in done.stdout and "is there a network?" in done.stdout, done
+    assert "does not answer" in done.stdout and "is there a network?" in done.stdout, done
     done = run(FETCH.format("org/small"), tmp_path / "hub", "http://127.0.0.1:9", HF_HUB_OFFLINE="1")
     assert "no folder 'org/small' here; " in done.stdout and "HF_HUB_OFFLINE is set" in done.stdout
     assert hub.NAME.fullmatch("hf:t5-small") and not hub.NAME.fullmatch("t5-small")
@@ -152,7 +152,7 @@ def test_what_the_hub_refuses_is_one_line(here, monkeypatch):
         (here.folder / "config.json").write_text(json.dumps(whole))
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
     hub.fetch.cache_clear()
-    with pytest.raises(UserError, match=r"the hub refuses the access token \(401\): mend or unset HF_TOKEN"):
+    with pytest.raises(UserError, match=r"the hub refuses the access token \(401\): fix or unset HF_TOKEN"):
         hub.fetch("hf:org/small")
 
 

@@ -78,7 +78,10 @@ def test_list_and_plan_keep_to_a_licence(capsys, tmp_path):
     ("lines", "message"),
     [
         ("collection,name,licence\ncot,gsm8k,MIT\n", r"licences.csv:2: a row is collection,name,licence,stated"),
-        ("collection,name,licence,stated\ncot,gsm8k,MTI,https://x\n", r"licences.csv:2: licence 'MTI' is in no class"),
+        (
+            "collection,name,licence,stated\ncot,gsm8k,MTI,https://x\n",
+            r"licences.csv:2: licence 'MTI' is in none of the classes",
+        ),
         ("collection,name,licence,stated\ncot,gsm8k,MIT,\n", r"licences.csv:2: a row is collection"),
     ],
 )

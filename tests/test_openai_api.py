@@ -35,7 +35,7 @@ def test_options_take_the_place_of_the_defaults():
         ({"stop": 3}, "stop is 3"),
         ({"stop": ["x"] * 17}, "stop has 17 texts; it takes 16 at most"),
         ({"stream": 1}, "stream is 1; it takes True or False"),
-        ({"stream_options": {"usage": True}}, "stream_options takes include_usage alone"),
+        ({"stream_options": {"usage": True}}, "stream_options only takes include_usage"),
         ({"stream_options": {"include_usage": True}}, "stream_options is of a stream"),
         ({"echo": True}, "echo is not supported: leave it out"),
         ({"logprobs": 0}, "logprobs is not supported"),

@@ -101,7 +101,7 @@ def test_folders_of_peft_that_do_not_fit_are_refused(tmp_path):
             convert.open_checkpoint(tmp_path / f"damaged{number}")
     (tmp_path / "peft" / "adapter_config.json").unlink()
     with pytest.raises(
-        UserError, match=r"peft has no adapter_config\.json, which says rank and base of its adapter_mo"
+        UserError, match=r"peft has no adapter_config\.json, which has the rank and base of its adapter_mo"
     ):
         convert.open_checkpoint(tmp_path / "peft")
 

@@ -224,7 +224,7 @@ def test_other_files_are_the_other_splits(output, tmp_path, capsys):
         (["--validation", "w.csv"], "w.csv:2: no column 'q' (it has Q, a)"),
         (["--validation", "none.csv"], "no file "),
         (["--validation", "empty.csv"], "empty.csv: no row with both texts"),
-        (["--validation_share", "0.5", "--test_share", "0.5"], "add up to 1: less than 1 is wanted"),
+        (["--validation_share", "0.5", "--test_share", "0.5"], "add up to 1: they must be below 1"),
         (["--validation_share", "0.0001"], "none of its 2 rows falls into 'validation'"),
         (["--metric", "acuracy"], "no metric 'acuracy'; did you mean 'accuracy'"),
         (

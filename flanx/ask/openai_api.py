@@ -88,7 +88,7 @@ def options(body: Mapping[str, Any], defaults: Options, of_content: str) -> Opti
             raise UserError(f"no field '{name[:100]}' in a request{nearest(name, [*known, of_content])}")
     asked = dataclasses.replace(defaults, **found)
     if asked.stream_options and not asked.stream:
-        raise UserError("stream_options is of a stream: add stream, or leave it out")
+        raise UserError("stream_options needs a stream: add stream, or leave it out")
     return asked
 
 
@@ -103,7 +103,7 @@ def option(name: str, value: Any) -> Any:
     if name == "stop" and not isinstance(value, str) and len(value) > MOST_STOPS:
         raise UserError(f"stop has {len(value)} texts; it takes {MOST_STOPS} at most")
     if name == "stream_options" and set(value) - {"include_usage"}:
-        raise UserError("stream_options takes include_usage alone")
+        raise UserError("stream_options only takes include_usage")
     return value
 
 
@@ -112,7 +112,7 @@ def prompts(body: Mapping[str, Any]) -> list[str]:
     found = body.get("prompt")
     texts = [found] if isinstance(found, str) else found
     if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
-        raise UserError("prompt takes a text, or a list of texts; tokens are not taken")
+        raise UserError("prompt takes a text, or a list of texts; tokens are not supported")
     if len(texts) > MOST_PROMPTS:
         raise UserError(f"prompt has {len(texts)} texts; it takes {MOST_PROMPTS} at most")
     return texts

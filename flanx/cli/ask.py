@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     """Loads the model and answers until Ctrl-C, Ctrl-D or the end of the input."""
     form = template.load(args.template)
     if not args.serve and (args.host is not None or args.port is not None):
-        raise UserError("--host and --port are of the server: add --serve, or leave them out")
+        raise UserError("--host and --port belong to the server: add --serve, or leave them out")
     return _serve(args, form) if args.serve else _talk(args, form)
 
 

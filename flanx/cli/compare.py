@@ -91,7 +91,9 @@ def _comparison(args: argparse.Namespace, folder: pathlib.Path) -> Comparison:
     """The comparison of the candidates that are named; without any that of the folder."""
     if not args.candidate:
         if idle := next((name for name in ("suite", "pairs", "seed") if getattr(args, name)), None):
-            raise UserError(f"--{idle} is of a new comparison: name the runs or files to compare, or leave it out")
+            raise UserError(
+                f"--{idle} only applies to a new comparison: name the runs or files to compare, or leave it out"
+            )
         return pairing.read(folder)
     made = pairing.make(_in_order(candidate.read_all(args.candidate, args.suite), folder), args.seed, args.pairs)
     return pairing.expect_same(folder, made)

@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     optimizer = not args.drop_optimizer and args.kind not in ("hf", "peft")
     source = open_checkpoint(args.source, args.source_kind, optimizer, args.base)
     if args.base and source.pairs is None:
-        raise UserError(f"--base is of an adapter, and {args.source} is none: leave it out")
+        raise UserError(f"--base is for an adapter, and {args.source} is none: leave it out")
     if args.with_base and args.kind != "peft":
         raise UserError("--with-base writes base and adapter apart, which is --to peft; the others merge them")
     if args.kind == "peft":

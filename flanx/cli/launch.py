@@ -237,7 +237,7 @@ def print_plan(backend: Backend, planned: str, built: Sequence[Sequence[str]]) -
 def confirm() -> None:
     """Asks before spending. Raises UserError for anything but yes, and where nobody can be asked."""
     if not sys.stdin.isatty():
-        raise UserError("nobody can be asked here: give --yes to continue, or --dry_run to look only")
+        raise UserError("there is nobody to ask here: give --yes to continue, or --dry_run to look only")
     if input("continue? [y/N] ").strip().lower() not in ("y", "yes"):
         raise UserError("nothing was made")
 

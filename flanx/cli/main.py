@@ -97,7 +97,7 @@ COMMANDS = {
     "explain": Command("what gin files set, and which line set each value"),
     "plan": Command("whether a recipe fits a TPU slice or GPUs, and how long it takes"),
     "reproduce": Command(
-        "the whole road to a published row, from data to card, resumed where it stopped; --rehearse: small"
+        "reproduce a published row stage by stage, from data to card; resumes; --rehearse: in miniature"
     ),
     "launch": Command("run on TPU slices, clusters, or as many processes; follow, stop and list what was launched"),
 }

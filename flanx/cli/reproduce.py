@@ -1,4 +1,4 @@
-"""`flanx reproduce RECIPE`: the whole road to a published row, stage by stage, resumed wherever it was stopped."""
+"""`flanx reproduce RECIPE`: every stage of reproducing a published row, resumed wherever it was stopped."""
 
 import argparse
 import os
@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
         rehearsal.draw(folder)
     if status := road.run(args.skip, args.redo or "", args.keep):
         return status
-    print(f"{row.name}: the whole road; read {folder}/report.md")
+    print(f"{row.name}: every stage is done; read {folder}/report.md")
     return 0
 
 
@@ -96,10 +96,10 @@ def refuse_real(args: argparse.Namespace) -> None:
     """Raises UserError for flags that say where a real run goes."""
     for name in ("target", "program", "place", "topology", "data_dir", "verify", "allow_missing", "spot"):
         if getattr(args, name):
-            raise UserError(f"--rehearse is of this machine and its own data: leave --{name} out")
+            raise UserError(f"--rehearse runs on this machine with its own data: leave --{name} out")
     for name, usual in (("benchmarks", "hub"), ("slices", 1), ("processes", 1)):
         if getattr(args, name) != usual:
-            raise UserError(f"--rehearse is of this machine and its own data: leave --{name} out")
+            raise UserError(f"--rehearse runs on this machine with its own data: leave --{name} out")
 
 
 def real(args: argparse.Namespace, row: Row, folder: pathlib.Path) -> Reproduction:

@@ -56,7 +56,7 @@ def of_run(folder: Storage, tensors: LazyTensors) -> Pairs:
     try:
         adapter = Adapter(**settings)
     except TypeError as error:
-        raise UserError(f"{run}/run.json: adapter: {error}; was a later flanx its author?") from error
+        raise UserError(f"{run}/run.json: adapter: {error}; was it written by a later flanx?") from error
     layers: dict[str, dict[str, LazyTensor]] = {}
     for name, tensor in tensors.items():
         if match := _PAIR.fullmatch(name):

@@ -141,7 +141,9 @@ def model_of_settings(where: str, settings: Mapping[str, Any]) -> T5 | PaLM:
     known = [field.name for field in dataclasses.fields(MODELS[name])]
     for field in fields:
         if field not in known:
-            raise UserError(f"{where}: {name} has no '{field}'{nearest(field, known)}; was a later flanx its author?")
+            raise UserError(
+                f"{where}: {name} has no '{field}'{nearest(field, known)}; was it written by a later flanx?"
+            )
     try:
         return MODELS[name](**{**fields, "kernels": "tuned"})
     except TypeError as error:

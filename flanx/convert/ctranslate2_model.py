@@ -39,7 +39,7 @@ def expect_supported(model: Model) -> T5:
         raise UserError("ENGINE is 'ctranslate2', which is not installed: pip install 'flanx[ctranslate2]'")
     if not isinstance(model, T5):
         raise UserError(
-            f"ENGINE is 'ctranslate2', which flanx has for T5 alone: {type(model).__name__} needs ENGINE = 'flanx'"
+            f"ENGINE is 'ctranslate2', which flanx only has for T5: {type(model).__name__} needs ENGINE = 'flanx'"
         )
     first, *others = model.mlp_activations
     if first not in ACTIVATIONS or others not in ([], ["linear"]):

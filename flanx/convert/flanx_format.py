@@ -102,7 +102,7 @@ def has_turned_momentum(run: Storage, step: int) -> bool:
 def write(folder: Storage, tensors: LazyTensors) -> None:
     """Writes parameters alone to `folder`, or a run's first checkpoint under it when there is an optimizer state.
 
-    Raises UserError where `folder` holds a checkpoint already.
+    Raises UserError where `folder` already has a checkpoint.
     """
     params = {name.removeprefix(TARGET): tensor for name, tensor in tensors.items() if name.startswith(TARGET)}
     moments = {m.groups(): tensor for name, tensor in tensors.items() if (m := _PARAM_STATE.fullmatch(name))}
@@ -112,7 +112,7 @@ def write(folder: Storage, tensors: LazyTensors) -> None:
         return
     step = int(tensors[STEP].read())
     if FOLDER in folder.children():
-        raise UserError(f"{folder / FOLDER} exists already; give another folder")
+        raise UserError(f"{folder / FOLDER} already exists; give another folder")
     number = in_memory(np.asarray(step, np.int32))
     unused = in_memory(np.zeros((1,), np.float32))
     leaves = [(("step",), number), (("opt_state", "count"), number)]

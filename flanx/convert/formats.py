@@ -77,7 +77,7 @@ class OpenCheckpoint:
         """Sizes. Raises UserError for a model that is not a T5."""
         if self.sizes is None:
             raise UserError(
-                f"{self.folder} is not a T5: Hugging Face's form and --verify exist for T5 alone; use --to flanx or t5x"
+                f"{self.folder} is not a T5: Hugging Face's form and --verify exist only for T5; use --to flanx or t5x"
             )
         return self.sizes
 
@@ -98,7 +98,7 @@ def detect(folder: Storage) -> str:
     if "config.json" in children:
         return "hf"
     if peft.WEIGHTS in children:
-        raise UserError(f"{folder} has no {peft.CONFIG}, which says rank and base of its {peft.WEIGHTS}; copy both")
+        raise UserError(f"{folder} has no {peft.CONFIG}, which has the rank and base of its {peft.WEIGHTS}; copy both")
     if t5x.step_folder(folder, says=False).children() & {t5x.MESSAGES, "state"}:
         return "t5x"
     if flanx_format.item_folder(folder) is not None:

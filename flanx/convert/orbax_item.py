@@ -43,7 +43,7 @@ def read(folder: Storage) -> dict[str, LazyTensor]:
                 arrays["/".join(keys)] = ".".join(keys)
     except (AttributeError, KeyError, TypeError):
         raise UserError(
-            f"{folder}/{METADATA} is damaged: it does not say its arrays; copy the checkpoint again"
+            f"{folder}/{METADATA} is damaged: it does not list its arrays; copy the checkpoint again"
         ) from None
     return zarr.open_arrays(folder, arrays, ocdbt, bool(metadata.get("use_zarr3")))
 
@@ -68,7 +68,7 @@ def write(folder: Storage, leaves: Sequence[tuple[Key, LazyTensor | None]]) -> N
         tensor of None is an empty node, which Orbax expects when it restores.
     """
     if is_item(folder):
-        raise UserError(f"{folder} holds a checkpoint already; give another folder or remove it")
+        raise UserError(f"{folder} already has a checkpoint; give another folder or remove it")
     tree = {}
     for keys, tensor in leaves:
         if tensor is not None:

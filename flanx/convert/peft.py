@@ -66,10 +66,10 @@ def read(folder: Storage) -> Pairs:
         or not isinstance(alpha, int | float)
         or not 0 < alpha < math.inf
     ):
-        raise UserError(f"{where} says no rank ('r') and 'lora_alpha' above 0; copy the folder again")
+        raise UserError(f"{where} has no rank ('r') and 'lora_alpha' above 0; copy the folder again")
     path = folder.local() / WEIGHTS
     if not path.exists():
-        raise UserError(f"no {WEIGHTS} in {folder}; flanx reads safetensors alone")
+        raise UserError(f"no {WEIGHTS} in {folder}; flanx only reads safetensors")
     layers: dict[str, dict[str, LazyTensor]] = {}
     for name, tensor in safetensor.read(path).items():
         layer, part = _translate(name, folder)
@@ -94,7 +94,7 @@ def _translate(name: str, folder: Any) -> tuple[str, str]:
         module = name.removeprefix(PREFIX).removesuffix(f".{suffix}")
         if name == f"{PREFIX}{module}.{suffix}" and (found := hf.translate(f"{module}.weight", to_t5x=True)):
             return found[0].removesuffix("/kernel"), part
-    raise UserError(f"{folder}/{WEIGHTS}: '{name}' is of no layer of a T5 that flanx adapts")
+    raise UserError(f"{folder}/{WEIGHTS}: '{name}' belongs to no layer of a T5 that flanx adapts")
 
 
 def write(folder: Storage, pairs: Pairs, has_base: bool = False) -> None:
@@ -109,7 +109,7 @@ def write(folder: Storage, pairs: Pairs, has_base: bool = False) -> None:
     for layer, parts in pairs.of_layers.items():
         found = hf.translate(f"{layer}/kernel", to_t5x=False)
         if found is None or BIAS in layer:
-            raise UserError(f"{pairs.where}: '{layer}' is not a layer of a T5; PEFT's folders are written for T5 alone")
+            raise UserError(f"{pairs.where}: '{layer}' is not a layer of a T5; PEFT folders are written only for T5")
         modules[layer] = found[0].removesuffix(".weight")
         for part, tensor in parts.items():
             values = tensor.read().astype(np.float32)

@@ -24,7 +24,7 @@ def read(path: Path) -> dict[str, LazyTensor]:
         try:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
         except Exception as error:
-            raise UserError(f"{path} cannot be read as tensors alone ({str(error).splitlines()[0]})") from error
+            raise UserError(f"{path} cannot be read as plain tensors ({str(error).splitlines()[0]})") from error
 
     def fetch(name: str, index: Index) -> np.ndarray:
         # loaded again (the file is only mapped), so that pages of tensors that are done do not pile up

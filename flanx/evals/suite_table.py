@@ -155,12 +155,12 @@ def _installed(path: tuple[str, ...]) -> tuple[list[pathlib.Path], list[UserErro
             folder = pathlib.Path(value.__path__[0] if hasattr(value, "__path__") else value)
         except (Exception, SystemExit) as error:  # a package of others may raise anything, or end the program
             why = f"{type(error).__name__}: {error}".rstrip(": ")
-            errors.append(UserError(f"{what}: gives no folder ({why}); mend or remove it"))
+            errors.append(UserError(f"{what}: gives no folder ({why}); fix or remove it"))
             continue
         if folder.is_dir():
             found.append(folder)
         else:
-            errors.append(UserError(f"{what}: {folder} is not a folder; mend or remove the package"))
+            errors.append(UserError(f"{what}: {folder} is not a folder; fix or remove the package"))
     return found, errors
 
 

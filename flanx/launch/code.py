@@ -73,7 +73,7 @@ def wheel_commands(code: Code, folder: pathlib.Path, root: pathlib.Path = ROOT) 
     pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder)]
     if not code.commit:
         raise UserError(
-            f"flanx {code.version} is installed here and no checkout: give --wheel=FILE to ship, or an image"
+            f"flanx {code.version} is installed here without a checkout: give --wheel=FILE to ship, or an image"
         )
     if code.dirty:
         return [[*pip, str(root)]]
@@ -88,7 +88,7 @@ def wheel_commands(code: Code, folder: pathlib.Path, root: pathlib.Path = ROOT) 
 def image_commands(code: Code, image: str, accelerator: str, root: pathlib.Path = ROOT) -> list[list[str]]:
     """The commands that build the image of the checkout and push it."""
     if not code.commit:
-        raise UserError(f"--build: flanx {code.version} is installed here and no checkout; build it from one")
+        raise UserError(f"--build: flanx {code.version} is installed here without a checkout; build it from one")
     build = [
         "docker",
         "build",

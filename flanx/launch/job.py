@@ -21,7 +21,7 @@ class Job:
     """One launch.
 
     Attributes:
-      name: of the launch and of what it makes: small letters, digits and hyphens, 40 at most.
+      name: of the launch and of what it makes: lower-case letters, digits and hyphens, 40 at most.
       words: the command after "flanx", the same on every host.
       config: the operative config, the gin text of which is shipped; "" where the words are all.
       own_files: gin files of the words that are not flanx's own.
@@ -73,7 +73,7 @@ def check_name(name: str) -> str:
     """The name. Raises UserError for one that a service would refuse."""
     if not re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", name) or len(name) > 40:
         raise UserError(
-            f"--name={name}: give small letters, digits and hyphens, a letter first, 40 at most, as flan-t5-xl-1"
+            f"--name={name}: give lower-case letters, digits and hyphens, a letter first, 40 at most, as flan-t5-xl-1"
         )
     return name
 

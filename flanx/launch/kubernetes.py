@@ -79,7 +79,7 @@ class JobSet(Backend):
         if not target.quota:
             return []
         if not target.queue:
-            raise UserError("quota without queue in the target: name the queue that is to have the quota")
+            raise UserError("quota without queue in the target: name the queue that has the quota")
         api, name = "kueue.x-k8s.io/v1beta1", target.queue
         flavor: dict[str, Any] = {"nodeLabels": self._node_labels()}
         if self.job.spot:

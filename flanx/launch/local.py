@@ -20,7 +20,7 @@ class Local(Backend):
         """No chips of elsewhere."""
         if self.job.topology is not None or self.job.spot:
             raise UserError(
-                "local: this machine has the chips that it has; --topology and --spot are of other programs"
+                "local: this machine has the chips that it has; --topology and --spot belong to other programs"
             )
 
     def hosts(self, resumed: bool = False) -> dict[str, Words]:

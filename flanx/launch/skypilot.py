@@ -40,7 +40,7 @@ class SkyPilot(Backend):
         if topology is None:
             raise UserError("no --topology: give the chips, as --topology=v6e:2x4 or h100:8")
         if topology.slices > 1:
-            raise UserError(f"{topology.name}: SkyPilot joins no slices: take one slice, or xpk or tpu-vm")
+            raise UserError(f"{topology.name}: SkyPilot cannot join slices: take one slice, or xpk or tpu-vm")
         if topology.chip.is_tpu:
             tpu.accelerator_type(topology)
 

@@ -101,7 +101,7 @@ class Slurm(Backend):
         """Takes the number; with several clusters it is NUMBER;CLUSTER."""
         self.identifier = results[-1].out.strip().partition(";")[0]
         if not self.identifier.isdigit():
-            raise UserError(f"sbatch answered no number ({results[-1].last}); look with `squeue --me`")
+            raise UserError(f"sbatch printed no job number ({results[-1].last}); look with `squeue --me`")
 
     def questions(self) -> list[Words]:
         """The queue, and the accounts for a job that has left it."""

@@ -71,7 +71,7 @@ class Adapter:
         if not 0 < self.alpha < math.inf:
             raise UserError(f"lora.Adapter.alpha is {self.alpha}: give a number above 0; with 0 nothing is trained")
         if not 0 <= self.dropout < 1:
-            raise UserError(f"lora.Adapter.dropout is {self.dropout}: give a share from 0 on, below 1")
+            raise UserError(f"lora.Adapter.dropout is {self.dropout}: give a share of at least 0 and below 1")
         if not self.targets:
             raise UserError("lora.Adapter.targets is empty: name layers, as 'query', or '.*' for all of them")
         if self.base not in BASES:

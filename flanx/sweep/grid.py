@@ -137,7 +137,7 @@ class Point:
 
     @property
     def job(self) -> str:
-        """Its name as cluster managers want names: small letters, digits and hyphens, 50 at most."""
+        """Its name as cluster managers want names: lower-case letters, digits and hyphens, 50 at most."""
         return re.sub(r"[^a-z0-9]+", "-", f"flanx-{self.name}".lower())[:50].strip("-")
 
 

@@ -160,7 +160,7 @@ class _File:
 def _look(path: pathlib.Path, inputs: str, targets: str, options: str) -> _File:
     """Reads the whole file once, so that what is wrong with it is said now and not in a training."""
     if path.is_file() and text.kind_of(path) not in KINDS:
-        raise UserError(f"{path}: a .jsonl, .json, .tsv or .csv file is wanted, .gz or not")
+        raise UserError(f"{path}: give a .jsonl, .json, .tsv or .csv file, .gz or not")
     found: _File | None = None
     bad, first_bad = 0, ""
     for location, record in text.records(path, escaped=True):
@@ -290,7 +290,7 @@ def add(args: argparse.Namespace) -> int:
     }
     shares = [args.validation_share or 0.0, args.test_share or 0.0]
     if sum(shares) >= 1:
-        raise UserError(f"the shares of validation and test add up to {sum(shares):g}: less than 1 is wanted")
+        raise UserError(f"the shares of validation and test add up to {sum(shares):g}: they must be below 1")
     bounds: dict[str, tuple[float, float]] = {
         "validation": (0.0, shares[0]),
         "test": (shares[0], sum(shares)),

@@ -126,7 +126,7 @@ class Batches:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of all that the batches are a function of: equal fingerprints, equal batches."""
+        """SHA-256 of everything that the batches depend on: equal fingerprints, equal batches."""
         parts = {
             "algorithm": ALGORITHM,
             "sources": [
@@ -143,7 +143,7 @@ class Batches:
     def batch(self, step: int, rows: range | None = None) -> dict[str, np.ndarray]:
         """The batch of a step, {feature: i32[rows, length]}; `rows` are those of the batch that this host reads.
 
-        `decoder_task_ids` is not a feature of a model: the number of each position's task, 0 on padding."""
+        `decoder_task_ids` is not a model feature: the number of each position's task, 0 on padding."""
         rows = range(self.batch_size) if rows is None else rows
         if rows.step != 1 or rows.start < 0 or rows.stop > self.batch_size:
             raise UserError(f"rows {rows} of a batch of {self.batch_size}")

@@ -19,7 +19,7 @@ _COUNT = [np.arange(1 << 16, dtype=np.int32)]
 
 
 def _arange(n: int) -> np.ndarray:
-    """i32[n] 0, 1, ..., n - 1, read only: a view of an array that grows when needed."""
+    """i32[n] 0, 1, ..., n - 1, read-only: a view of an array that grows when needed."""
     if n > len(_COUNT[0]):
         _COUNT[0] = np.arange(2 * n, dtype=np.int32)
     return _COUNT[0][:n]

@@ -3,7 +3,7 @@
     mixture = Mixture("paper", num_tasks=282, cot_ratio=0.1)
     resolved = mixture.resolve(open_store(path))
 
-What a name means and how its draws are divided is said in flanx/data/task/select.py, for SeqIO's mixtures too.
+What a name means and how its draws are divided is defined in flanx/data/task/select.py, for SeqIO's mixtures too.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ from flanx.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Mixture(select.MixtureSpec):
-    """A mixture as a user names it, over a store; `MixtureSpec` says what each field is.
+    """A mixture as a user names it, over a store; see `MixtureSpec` for the fields.
 
     module: a module, or a list of them, that registers a SeqIO mixture of that name: its tasks and rates count.
     """
@@ -30,7 +30,7 @@ class Mixture(select.MixtureSpec):
     module: str | Sequence[str] | None = None
 
     def resolve(self, store: Store) -> "Resolved":
-        """The sources of this mixture in a store. Raises UserError where the store cannot give what is asked."""
+        """The sources of this mixture in a store. Raises UserError if the store cannot provide what is requested."""
         if self.module and isinstance(self.name, str):
             from flanx.seqio import user_tasks  # noqa: PLC0415  (imports TensorFlow, which other mixtures do without)
 
@@ -74,11 +74,11 @@ class Source:
 
 @dataclasses.dataclass(frozen=True)
 class Resolved:
-    """A mixture over a store: its sources, sorted by name, and what was asked for and is not there."""
+    """A mixture over a store: its sources, sorted by name, and what was requested but is missing."""
 
     mixture: Mixture
     sources: tuple[Source, ...]
-    rates: dict[str, float] | None  # asked for, by collection, sum 1
+    rates: dict[str, float] | None  # requested, by collection, sum 1
     missing: dict[str, str]  # task or collection -> reason
     dropped: tuple[str, ...]  # held-out tasks of the collections
 
@@ -106,9 +106,9 @@ class Resolved:
         return sampling.Sources(weights, keys, *columns)
 
     def describe(self) -> dict[str, Any]:
-        """For a run's record, JSON-able: the rates asked for, the shares that collections get, what is missing.
+        """For a run's record, JSON-able: the requested rates, the shares that collections get, what is missing.
 
-        They are not the same where something is missing, NUM_TASKS or a licence leaves some out, or COT_RATIO is set.
+        They differ if something is missing, NUM_TASKS or a licence leaves some out, or COT_RATIO is set.
         """
         asked = {k: v for k, v in dataclasses.asdict(self.mixture).items() if v is not None}
         return {

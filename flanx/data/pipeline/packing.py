@@ -1,13 +1,13 @@
 """Packs a chunk of examples into a fixed number of rows.
 
 The draws of a chunk are packed in windows, so that nothing moves further than its window and the order of draws is
-kept; all windows are packed side by side in numpy. Two rules are known, and a mixture takes the one that needs fewer
-rows of a sample of it: `largest_first` where one side of the rows fills first in all of them, `best_match` where some
+kept; all windows are packed in parallel in numpy. There are two rules, and a mixture takes the one that needs fewer
+rows for a sample of it: `largest_first` where one side of the rows fills first in all of them, `best_match` where some
 examples fill the inputs and others the targets.
 
-A chunk must give the same number of rows whatever its lengths, or no step could be found without packing all before
-it; so the number is set a little above what a chunk needs (`plan`), and the few rows to spare are filled by dividing
-rows in two. Every example of the chunk is in exactly one row.
+A chunk must give the same number of rows whatever its lengths, or no step could be found without packing everything
+before it; so the number is set a little above what a chunk needs (`plan`), and the few spare rows are filled by
+splitting rows in two. Every example of the chunk is in exactly one row.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ from flanx.errors import UserError
 WINDOW = 1024  # draws packed together
 SAMPLE = 16  # windows on which the rules are compared
 MARGIN = 4.0  # standard deviations of reserve
-RETRY = 8  # how much larger the windows are in which a chunk is packed again that needs more; that saves more still
+RETRY = 8  # how much larger the windows are when a chunk that needs more is packed again; even larger saves more
 
 Fit = tuple[np.ndarray, np.ndarray]  # row inside its window i64[n], rows used by each window i64[windows]
 Rule = Callable[..., Fit]
@@ -68,7 +68,7 @@ def largest_first(sizes: np.ndarray, limits: tuple[int, ...], window: int = WIND
         fits = free[0][:, :opened] >= ordered[:, i, 0, None]
         for side in range(1, sides):
             fits &= free[side][:, :opened] >= ordered[:, i, side, None]
-        row = fits.argmax(axis=1)  # a row past the last used one is always among them
+        row = fits.argmax(axis=1)  # always includes a row past the last used one
         rows[lane, by_size[:, i]] = row
         for side in range(sides):
             free[side][lane, row] -= ordered[:, i, side]
@@ -77,8 +77,8 @@ def largest_first(sizes: np.ndarray, limits: tuple[int, ...], window: int = WIND
 
 
 def best_match(sizes: np.ndarray, limits: tuple[int, ...], window: int = WINDOW) -> Fit:
-    """Row by row: the largest example left opens a row, then comes, as long as one fits, the example after which the
-    emptier side is fullest; so long inputs meet long targets.
+    """Row by row: the largest remaining example opens a row, then follows, as long as one fits, the example that leaves
+    the emptier side fullest; so long inputs meet long targets.
 
     On chain-of-thought sets at 2,048/512 it leaves 1.3% of the inputs empty, where the least sum of squared free shares
     leaves 3.4%.
@@ -93,7 +93,7 @@ def best_match(sizes: np.ndarray, limits: tuple[int, ...], window: int = WINDOW)
     lane, row, free = np.arange(lanes), np.full(lanes, -1), np.zeros((sides, lanes), np.float32)
     step = max(window // 8, 16)
     for i in range(window):
-        if i and i % step == 0:  # drop what is placed: the same number in every window
+        if i and i % step == 0:  # drop what has been placed: the same number in every window
             kept = np.argsort(left[0] == GONE, axis=1, kind="stable")[:, : window - i]
             left = [np.take_along_axis(side, kept, axis=1) for side in left]
             which = np.take_along_axis(which, kept, axis=1)
@@ -129,7 +129,7 @@ def _windows(sizes: np.ndarray, limits: tuple[int, ...], window: int) -> tuple[n
 
 
 def _trimmed(rows: np.ndarray, n: int) -> Fit:
-    """Rows of the n real examples [windows, window] -> Fit; rows that only hold empty ones count for nothing."""
+    """Rows of the n real examples [windows, window] -> Fit; rows with only empty ones do not count."""
     flat = rows.reshape(-1)[:n]
     used = np.zeros(len(rows), np.int64)
     np.maximum.at(used, np.arange(n) // rows.shape[1], flat + 1)
@@ -156,23 +156,23 @@ def plan(sizes: np.ndarray, source: np.ndarray, epoch: np.ndarray, limits: tuple
 def _variance(share: np.ndarray, source: np.ndarray, epoch: np.ndarray, rows: int) -> float:
     """Variance of the rows that a chunk needs, of examples that fill `share` f64[n] of a row each.
 
-    The number of draws per source is fixed but for one, so lengths inside each source vary; and of these only what is
-    not a whole epoch: n draws from epochs of N examples are at most two broken ones, of N / 4 variances each.
+    The number of draws per source is fixed up to one, so only the lengths inside each source vary, and of these only
+    what is not a whole epoch: n draws from epochs of N examples are at most two broken ones, of N / 4 variances each.
     """
     count = np.bincount(source, minlength=len(epoch))
     seen = np.maximum(count, 1)
     mean = np.bincount(source, share, len(epoch)) / seen
     inside = np.bincount(source, (share - mean[source]) ** 2, len(epoch)) / np.maximum(count - 1, 1)
-    total = math.fsum(share)  # exactly rounded: the rows must not hang on how a machine adds
+    total = math.fsum(share)  # exactly rounded: the rows must not depend on how a machine adds
     overall = math.fsum((share - total / len(share)) ** 2) / len(share)
-    inside = np.where((count == 1) & (epoch > 1), overall, inside)  # one draw tells nothing
+    inside = np.where((count == 1) & (epoch > 1), overall, inside)  # one draw says nothing
     spread = math.fsum(inside * np.minimum(count, epoch / 2)) + 0.25 * math.fsum(mean**2)
     return spread * (rows / max(total, 1e-9)) ** 2
 
 
 def pack(sizes: np.ndarray, limits: tuple[int, ...], recipe: Recipe, seed: int, fit: Fit | None = None) -> Rows:
     """Packs a chunk into exactly `recipe.rows` rows; the rows of a window come in seeded random order. `fit`: how the
-    recipe's rule packs it, where that is known."""
+    recipe's rule packs it, if known."""
     window = WINDOW
     row, used = fit or RULES[recipe.rule](sizes, limits, window)
     if used.sum() > recipe.rows:

@@ -11,14 +11,14 @@ import numpy as np
 from flanx.data.pipeline.batches import Batches
 
 AHEAD = 2  # batches read ahead, at least
-AHEAD_ROWS = 512  # rows read ahead, at least: more batches of few rows, as Python passes its lock only every 5 ms
+AHEAD_ROWS = 512  # rows read ahead, at least: more batches if they are small, as Python passes its lock only every 5 ms
 
 
 class Loader(Iterator[dict[str, np.ndarray]]):
-    """The batches from step `start` on, for the rows of this host, read two or more ahead; `close()` ends the threads.
+    """The batches from step `start` on, for the rows of this host, at least two read ahead; `close()` ends the threads.
 
-    A second thread plans the next chunk of rows while the current one is read, so that `next` waits for neither. An
-    error of reading is raised by `next`.
+    A second thread plans the next chunk of rows while the current one is read, so that `next` waits for neither. A
+    read error is raised by `next`.
     """
 
     def __init__(self, batches: Batches, start: int = 0, rows: range | None = None) -> None:
@@ -54,7 +54,9 @@ class Loader(Iterator[dict[str, np.ndarray]]):
         self._next_chunk.put(None)
         is_alive = True
         while is_alive:
-            is_alive = any(thread.is_alive() for thread in self._threads)  # asked first: what one adds at its end goes
+            is_alive = any(
+                thread.is_alive() for thread in self._threads
+            )  # checked first, so that what one adds at its end is dropped too
             with contextlib.suppress(queue.Empty):
                 while True:
                     self._ready.get_nowait()

@@ -2,9 +2,9 @@
 
 A source is one (task, style) with its weight. Time is cut into chunks of about DRAWS draws. Before chunk c, source s
 has been drawn floor(w_s c DRAWS + u_s) times, u_s a seeded offset in [0, 1): its share is exact to one draw at every
-chunk, for ever, and its position is known without state. Inside a chunk the draws of all sources are shuffled, each
-source keeping its own order. That order is a keyed permutation of its examples, another one in every epoch, computed
-point by point.
+chunk, and its position is known without state. Inside a chunk the draws of all sources are shuffled, and each source
+keeps its own order. That order is a keyed permutation of its examples, a different one in every epoch, computed point
+by point.
 
 Random numbers come from a hash of 64 bits defined here, not from numpy's generators, whose streams may change.
 """
@@ -19,7 +19,7 @@ DRAWS = 1 << 17
 ROUNDS = 6
 LEAST_SIDE = 8  # smaller networks reach only some of the permutations of a handful of examples
 MASK = (1 << 64) - 1
-ROUND_STEP = 0xD1342543DE82EF95  # any odd number: keeps the rounds of the network apart
+ROUND_STEP = 0xD1342543DE82EF95  # any odd number: makes the rounds of the network differ
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio: steps of splitmix64
 
 
@@ -79,7 +79,7 @@ class Draws:
 
 
 class Order:
-    """All draws of a mixture, for ever."""
+    """All draws of a mixture, without end."""
 
     def __init__(self, sources: Sources, seed: int, draws: int = DRAWS) -> None:
         self.sources, self.seed, self.draws = sources, seed, draws

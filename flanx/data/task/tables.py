@@ -290,7 +290,9 @@ def _add_licences(root: pathlib.Path, licences: dict[tuple[str, str], str]) -> N
                 f"{location}: a row is collection,name,licence,stated: what it is, and the page that says so"
             )
         if classify(row["licence"]) == UNKNOWN:
-            raise UserError(f"{location}: licence '{row['licence']}' is in no class of flanx/data/task/licence.py")
+            raise UserError(
+                f"{location}: licence '{row['licence']}' is in none of the classes of flanx/data/task/licence.py"
+            )
         licences[row["collection"], name] = row["licence"]
 
 

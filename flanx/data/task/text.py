@@ -309,7 +309,7 @@ def records(path: pathlib.Path, escaped: bool = False) -> Raw:
     if not path.is_file():
         raise UserError(f"no file {path}")
     if kind is None:
-        raise UserError(f"{path}: a .jsonl, .json, .csv, .tsv or .parquet file is wanted, .gz or not")
+        raise UserError(f"{path}: give a .jsonl, .json, .csv, .tsv or .parquet file, .gz or not")
     if kind == "parquet":
         return ((f"{path}[{number}]", record) for number, record in enumerate(parquet_rows(path)))
     return table_rows(path, kind, escaped) if kind in ("csv", "tsv") else json_rows(path)

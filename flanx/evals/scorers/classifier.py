@@ -42,7 +42,7 @@ class Classifier:
             line = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
             raise UserError(f"scorer {path}: no classifier of transformers can be read ({line})") from error
         if absent := sorted(loading["missing_keys"]):
-            raise UserError(f"scorer {path}: its file lacks {absent[0]}: a classifier is wanted, not a bare encoder")
+            raise UserError(f"scorer {path}: its file lacks {absent[0]}: give a classifier, not a bare encoder")
         self.torch, config = torch, self.model.config
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.model.to(self.device).eval()
