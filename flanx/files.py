@@ -47,7 +47,7 @@ def local_folder(path: str | os.PathLike) -> pathlib.Path:
     for url, mirror in mirrors.items():
         if f"{text}/".startswith(f"{url}/"):
             return mirror.path / text[len(url) :].strip("/")
-    raise UserError(f"'{text}' is a URL: a folder stands for it inside `with flanx.bucket.opened(...)`")
+    raise UserError(f"'{text}' is a URL: open it with `with flanx.bucket.opened(...)`")
 
 
 def mirror_of(path: str | os.PathLike) -> Any:

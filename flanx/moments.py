@@ -1,6 +1,6 @@
 """Adam's moments in two bytes or one: bfloat16 by stochastic rounding, or eight bits in blocks.
 
-A new second moment differs from the old one by a thousandth, less than bfloat16 tells apart: rounded to the nearest it
+A new second moment differs from the old one by a thousandth, less than bfloat16 can resolve: rounded to the nearest it
 would stay where it is. Rounded up with the probability of the distance from below, it is right in the mean. The draws
 are a function of (seed, update, number of the tensor) alone, so that a resumed run repeats them.
 

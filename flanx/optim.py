@@ -276,7 +276,7 @@ def adamw(
     weight_decay: float = 0.0,
     global_norm: float | None = None,
 ) -> optax.GradientTransformation:
-    """AdamW, behind a clip of the gradients' global norm where one is given."""
+    """AdamW, after clipping the gradients' global norm if one is given."""
     rule = optax.adamw(learning_rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay)
     return rule if global_norm is None else optax.chain(optax.clip_by_global_norm(global_norm), rule)
 
@@ -329,7 +329,7 @@ def muon(
     adam_learning_rate: Rate | None = None,
     consistent_rms: float | None = 0.2,
 ) -> optax.GradientTransformation:
-    """Muon (optax.contrib) for the kernels of layers, stacked or not, and AdamW for all else.
+    """Muon (optax.contrib) for the kernels of layers, stacked or not, and AdamW for everything else.
 
     Args:
       learning_rate: of the kernels; adam_learning_rate: of the rest, None for the same.

@@ -1,4 +1,4 @@
-"""A model that is ready to answer prompts: what evaluation, inference and training's evaluator ask for predictions."""
+"""A model that is ready to answer prompts: what evaluation, inference and training's evaluator call for predictions."""
 
 import contextlib
 import dataclasses
@@ -24,10 +24,10 @@ class Prediction:
     """The answer to one prompt.
 
     Attributes:
-      texts: of each sample (those that were done when a prompt was decided early); of beams the best alone.
+      texts: of each sample (those that were done when a prompt was decided early); of beams only the best.
       ended: whether each text ended by itself or by a stop text; False: truncated at the longest output.
       non_finite: the logits held a NaN or an infinity; the texts mean nothing.
-      scores: the log-probability of each sample, where they are asked for (`decode.Output.scores`).
+      scores: the log-probability of each sample, if requested (`decode.Output.scores`).
     """
 
     texts: list[str]
@@ -112,7 +112,7 @@ class Predictor:
           prompts: token lists of at most lengths["inputs"], with their end-of-sequence token.
           method: greedy or sampling, or beam search, which has one sample and no stop texts.
           max_new: tokens of the longest output; None, or more than lengths["targets"]: those.
-          stop: whether a text so far holds something that ends it; it is cut to the shortest that does.
+          stop: whether a text so far contains something that ends it; it is cut to the shortest that does.
           scored: whether samples come with their log-probabilities.
           decided: (prompt number, {sample number: (text, whether it ended)} of those that are done) -> whether the
             others are not needed.
@@ -149,7 +149,7 @@ class Predictor:
         self, prompts: Sequence[Prompt], options: Sequence[Sequence[str]], ended: bool = False
     ) -> list[np.ndarray]:
         """For each prompt, the log-probability (f64[O], natural logarithm) of each of its options as a continuation;
-        `ended`: with the end of sequence behind it."""
+        `ended`: followed by the end of sequence."""
         end = [self.vocabulary.eos_id] if ended else []
         encoded = [[[*self.vocabulary.encode(option), *end] for option in each] for each in options]
         return loglikelihood.score(self.model, self.params, prompts, encoded, batching=self._batching())
@@ -157,7 +157,7 @@ class Predictor:
     def score_tokens(
         self, prompts: Sequence[Prompt], options: Sequence[Sequence[Prompt]]
     ) -> list[tuple[np.ndarray, np.ndarray]]:
-        """`score` of options that are tokens, and for each (bool[O]) whether greedy decoding would write it."""
+        """`score` for tokenized options, and for each (bool[O]) whether greedy decoding would write it."""
         return loglikelihood.score_and_match(self.model, self.params, prompts, options, batching=self._batching())
 
     def _batching(self, parallel: int = 1) -> Batching:
@@ -166,7 +166,7 @@ class Predictor:
         return Batching(size, bucket_lengths(self.lengths["inputs"]), device_put=self.device_put)
 
     def device_put(self, array: np.ndarray) -> jax.Array:
-        """A batch, its rows over the data axis of the parameters' mesh where they divide by it, else on every
+        """A batch, its rows over the data axis of the parameters' mesh if they are divisible by it, else on every
         device."""
         coordination.count_batch()
         sharding = getattr(jax.tree.leaves(self.params)[0], "sharding", None)

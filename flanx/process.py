@@ -1,5 +1,4 @@
-"""What tells a process of this machine from all others (numbers come again, after a reboot too), and how one is asked
-to stop."""
+"""What identifies a process of this machine (numbers are reused, after a reboot too), and how one is asked to stop."""
 
 import contextlib
 import os

@@ -44,7 +44,7 @@ class Tracked(NamedTuple):
 
 
 class Tracker(Protocol):
-    """One run at a tracker; opened anew under the same id after a restart.
+    """One run at a tracker; reopened under the same id after a restart.
 
     Attributes:
       id: of the run.
@@ -89,7 +89,7 @@ class Wandb:
 
 
 class Trackio:
-    """Trackio, whose runs are told apart by their names. TRACKIO_DIR, TRACKIO_SPACE_ID and the like mean the same."""
+    """Trackio, which identifies runs by name. TRACKIO_DIR, TRACKIO_SPACE_ID and the like mean the same."""
 
     def __init__(self, run: Tracked) -> None:
         import trackio  # noqa: PLC0415  (of an extra)

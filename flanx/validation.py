@@ -52,8 +52,8 @@ class ValidationConfig:
       names: "mixture" for the tasks of the run's mixture that have a validation split; or tasks, collections or
         patterns of what the store's folder `validation` holds, each with its split (`muffin_rte:test`) or meaning
         `validation`; None or [] for nothing.
-      examples: of each task at most; None: as many as take about 2% of the run's time, of 512 examples in all on.
-      period: steps between two validations; None: those between two evaluations. There is one at the end always.
+      examples: of each task at most; None: as many as take about 2% of the run's time, but at least 512 in total.
+      period: steps between two validations; None: those between two evaluations. There is always one at the end.
       patience: validations in a row without a loss below the best so far, after which the run ends; None: it continues.
       keep_best: keep the state with the lowest loss in MODEL_DIR/best.
     """
@@ -240,7 +240,7 @@ class Validator:
 
 
 class Judge:
-    """A validator that ends a run whose loss falls no more, and keeps its best state in MODEL_DIR/best."""
+    """A validator that ends a run whose loss no longer falls, and keeps its best state in MODEL_DIR/best."""
 
     def __init__(
         self, validate: Validator, config: ValidationConfig, run: pathlib.Path, saved: Sequence[str] | None

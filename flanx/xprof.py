@@ -64,7 +64,7 @@ def _stop(folder: pathlib.Path, steps: range) -> None:
 
 
 def _did(folder: pathlib.Path, act: Callable[[], object]) -> bool:
-    """Whether the profiler did it: a full disk or a trace of somebody else is no reason to lose a run."""
+    """Whether the profiler did it: a full disk or somebody else's trace is no reason to lose a run."""
     try:
         act()
     except (RuntimeError, ValueError, OSError) as error:

@@ -39,7 +39,7 @@ def test_a_durable_file_and_its_folder_are_forced_to_disk_before_the_old_one_is_
 
 
 def test_a_url_is_not_a_folder() -> None:
-    with pytest.raises(UserError, match="'gs://bucket/run' is a URL: a folder stands for it inside"):
+    with pytest.raises(UserError, match="'gs://bucket/run' is a URL: open it with"):
         files.local_folder("gs://bucket/run")
     assert files.local_folder("out/run") == pathlib.Path("out/run")
 

@@ -1,8 +1,8 @@
 """Attention of long rows, a block of queries at a time: memory linear in the length, on every backend.
 
 Exact attention holds numbers for all pairs of positions: scores [b, h, q, k], the bias [1, h, q, k], the mask
-[b, 1, q, k]. Here a block of queries has them at a time, each made from what is linear in the length (one number of the
-bias per distance, segment numbers), and the backward pass makes them again. The result is that of exact attention.
+[b, 1, q, k]. Here only one block of queries has them at a time, computed from what is linear in the length (one number
+of the bias per distance, segment numbers), and the backward pass recomputes them. The result equals exact attention.
 Letters of shapes: see `flanx.models.layers`.
 """
 
@@ -26,7 +26,7 @@ class SegmentMask:
 
     Attributes:
       segments: (query int32 [b, q], key int32 [b, k]) per part; what one part lets a query see it may see.
-      causal: per part, whether keys behind the query are hidden.
+      causal: per part, whether keys after the query are hidden.
       see: (query segments, key segments, causal, first position of the queries) -> bool [b, 1, q, k].
     """
 
@@ -39,7 +39,7 @@ class SegmentMask:
         return SegmentMask(self.segments + other.segments, self.causal + other.causal, self.see)
 
     def rows(self, first: Array, count: int, missing: int) -> Array:
-        """Of `count` queries from `first` on: bool [b, 1, count, k]; `missing` queries behind the last see nothing."""
+        """Of `count` queries from `first` on: bool [b, 1, count, k]; `missing` queries after the last see nothing."""
         parts = []
         for (query, key), causal in zip(self.segments, self.causal, strict=True):
             block = lax.dynamic_slice_in_dim(jnp.pad(query, ((0, 0), (0, missing))), first, count, axis=1)

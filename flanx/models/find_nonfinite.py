@@ -1,4 +1,4 @@
-"""The gate's search: which layer of a model first gave a number that is not finite, and how large layers get."""
+"""Which layer of a model first produced a number that is not finite, and how large the outputs of layers get."""
 
 import math
 from collections.abc import Iterator, Mapping

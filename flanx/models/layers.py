@@ -249,7 +249,7 @@ def relative_buckets(distance: Any, bidirectional: bool, num_buckets: int = 32, 
     """T5's bucket of each distance (key position - query position), int32, any shape; numpy in, numpy out.
 
     Half of the buckets are single small distances, half grow with the logarithm up to `max_distance`. With
-    `bidirectional` the upper half of the table is for keys behind the query; without, such keys share bucket 0.
+    `bidirectional` the upper half of the table is for keys after the query; without it, such keys share bucket 0.
     """
     xp = np if isinstance(distance, np.ndarray) else jnp
     behind = 0
@@ -513,7 +513,7 @@ class LinenModel:
     which gives logits [b, t, v], and `step`.
 
     Attributes:
-      dropout_rate: of embeddings, attention, MLP and residuals, where logits are asked for with a dropout rng.
+      dropout_rate: of embeddings, attention, MLP and residuals, when logits are computed with a dropout rng.
       dtype: of activations, "float32" or "bfloat16"; see `Numerics` for what stays float32.
       remat: what the backward pass recomputes, a name in `REMAT_POLICIES`.
       scan_layers: one loop over stacked layers instead of one program text per layer: compiles faster, same numbers.

@@ -1,8 +1,8 @@
 """PaLM: a causal decoder with parallel blocks, SwiGLU, multi-query attention and rotary positions.
 
 y = x + MLP(norm(x)) + attention(norm(x)); no biases; one embedding table, whose transpose scaled by 1/sqrt(emb_dim) is
-the head. With `prefix_lm` the inputs of a row see each other both ways, as in U-PaLM. The paper gives neither the
-rotary base nor the norm's epsilon; 10,000 and 1e-6 are the usual ones. Letters of shapes: see `flanx.models.layers`.
+the head. With `prefix_lm` a row's inputs attend to each other in both directions, as in U-PaLM. The paper gives neither
+the rotary base nor the norm's epsilon; 10,000 and 1e-6 are usual. Letters of shapes: see `flanx.models.layers`.
 """
 
 import dataclasses
@@ -38,7 +38,7 @@ class PaLM(LinenModel):
     """Sizes and choices of one PaLM, and what a model offers (`flanx.models.Model`).
 
     Attributes:
-      prefix_lm: the inputs of a row (`decoder_causal_attention` = 1) see each other both ways.
+      prefix_lm: the inputs of a row (`decoder_causal_attention` = 1) attend to each other in both directions.
     """
 
     vocab_size: int = 256_000
@@ -63,19 +63,19 @@ class PaLM(LinenModel):
         return Transformer(self)
 
     def prefill(self, params: Params, inputs: Array, max_new: int) -> tuple[Cache, Array]:
-        """Reads inputs int32 [b, s], 0 = padding, behind a start token 0; the first step takes each row's last token.
+        """Reads inputs int32 [b, s], 0 = padding, after a start token 0; the first step takes each row's last token.
 
-        That step comes to the same keys and values as the prefill did, and gives the logits of the first new token.
+        That step computes the same keys and values as the prefill, and gives the logits of the first new token.
         """
         return self._prefill(params, jnp.pad(inputs, ((0, 0), (1, 0))), max_new, None)
 
     @property
     def shares_prefix(self) -> bool:
-        """Whether a prompt's beginning is read alike whatever follows: not where inputs see each other both ways."""
+        """Whether a prefix is read the same whatever follows: not with bidirectional attention over the inputs."""
         return not self.prefix_lm
 
     def prefill_after(self, params: Params, prefix: Cache, inputs: Array, max_new: int) -> tuple[Cache, Array]:
-        """`prefill` of what `prefix` holds, a cache of one row and no room, and inputs [b, s], one token or more."""
+        """`prefill` of what `prefix` holds, a cache of one row without free positions, and inputs [b, s >= 1]."""
         return self._prefill(params, inputs, max_new, prefix)
 
     def _prefill(self, params: Params, tokens: Array, max_new: int, prefix: Cache | None) -> tuple[Cache, Array]:
@@ -207,7 +207,7 @@ class Decoder(nn.Module):
         return self.dropout(self.decoder_norm(x))
 
     def prefill(self, x: Array, last: Array, max_new: int, prefix: Cache | None) -> Cache:
-        """Embedded prompts [b, l, m], behind a prefix if any, whose last tokens are at last [b] of l -> the cache
+        """Embedded prompts [b, l, m], after a prefix, if any, whose last tokens are at last [b] of l -> the cache
         before the first step."""
         behind = 0 if prefix is None else prefix["layers"][0]["key"].shape[1]
         place = jnp.broadcast_to(np.arange(x.shape[1], dtype=np.int32), x.shape[:2])

@@ -1,6 +1,6 @@
 """T5: the encoder-decoder of T5.1.1, Flan-T5, T5.1.0 and mT5, with T5X's parameter names.
 
-T5.1.1 and mT5 have a gated MLP (`gelu`, `linear`) and a head of their own; T5.1.0 has a plain MLP (`relu`) and a tied
+T5.1.1 and mT5 have a gated MLP (`gelu`, `linear`) and a separate head; T5.1.0 has a plain MLP (`relu`) and a tied
 head whose logits are scaled by 1/sqrt(emb_dim). Letters of shapes: see `flanx.models.layers`; s inputs, t targets.
 """
 
@@ -44,7 +44,7 @@ class T5(LinenModel):
 
     Attributes:
       mlp_activations: one product per entry; ("gelu", "linear") is T5.1.1's gated MLP, ("relu",) T5.1.0's plain one.
-      tied_head: logits from the embedding table (T5.1.0) instead of a head of their own.
+      tied_head: logits from the embedding table (T5.1.0) instead of a separate head.
       relative_bias: "stack", one table for all layers of a stack, or "layer", one in each (T5X's scalable_t5, umT5).
       decoder_start_token_id: the first token of the decoder's inputs: T5's 0, or what a Hugging Face config names.
     """
@@ -84,7 +84,7 @@ class T5(LinenModel):
         super().__post_init__()
 
     def __repr__(self) -> str:
-        """A run's identity; what older runs did not have is left out at its default, so that those keep theirs."""
+        """A run's identity; fields that older runs did not have are left out at their default, which keeps theirs."""
         fields = dataclasses.fields(self)
         shown = [f for f in fields if f.repr or (f.name in YOUNGER and getattr(self, f.name) != f.default)]
         return f"T5({', '.join(f'{f.name}={getattr(self, f.name)!r}' for f in shown)})"

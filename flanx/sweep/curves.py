@@ -1,6 +1,6 @@
 """The curves of runs over their steps, from what each run records: metrics.jsonl, tasks.jsonl, evals/.
 
-Nothing here writes, and a run may still be written to: a line that is not complete yet is left for the next reading.
+Nothing here writes, and a run may still be in progress: a line that is not complete yet is left for the next reading.
 """
 
 import dataclasses

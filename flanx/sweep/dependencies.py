@@ -59,8 +59,8 @@ EMPTY = ("None", "False", "()", "[]", "{}")
 
 def dependencies(points: Sequence[Point], search_paths: str, plans: bool = False) -> dict[str, Dependencies]:
     """The dependencies of every point by name. Parses each point's gin and reads the suites that it will be scored on,
-    so that what is wrong with any is reported at once. With `plans` benchmark files may still have to come: where no
-    DATA_DIR is given, or it names downloads, only the names of the suites are looked at."""
+    so that whatever is wrong with any is reported at once. With `plans` benchmark files may still be missing: where no
+    DATA_DIR is given, or it names downloads, only the names of the suites are checked."""
     paths = [p for p in search_paths.split(",") if p]
     result = {}
     seen: set[str] = set()

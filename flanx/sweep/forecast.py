@@ -66,7 +66,7 @@ def planned(points: Sequence[Point], search_paths: str) -> dict[str, dict[str, f
 def write(sweep: Sweep, late: Sequence[Point], planned: law_cells.Places) -> list[str]:
     """Predicts the late cells that have not run, appends them to predictions.json, and says so in lines.
 
-    The laws see the other cells alone. What has been predicted stays as it was; what has run is not predicted. In a
+    The laws see only the other cells. Existing predictions do not change; cells that have run are not predicted. In a
     bucket the entries are there when this returns, in one chain however many drivers write them.
     """
     path = pathlib.Path(sweep.out_dir) / prediction.FILE

@@ -72,7 +72,7 @@ class Outcome:
 
     @property
     def missing_tasks(self) -> dict[str, str]:
-        """{task or collection that was asked for and is not trained on: reason}."""
+        """{task or collection that was requested and is not trained on: reason}."""
         return self.mixture.get("missing", {})
 
     def links(self) -> dict[str, pathlib.Path]:
@@ -127,7 +127,7 @@ def choices(sweep: Sweep, points: Sequence[Point]) -> dict[str, int]:
     """The best step by `choose_by` for each point that has one: {point: step}; of equals the first.
 
     Points that share their labels on the axes `choose_per` share one step, the best of their mean over the steps that
-    all of them have; where it is None, each point has its own. A parent that was evaluated as it is has no choice.
+    all of them have; where it is None, each point has its own. A parent that was evaluated unchanged has no choice.
     """
     groups: dict[tuple[str, ...], dict[str, dict[int, float]]] = {}
     chosen: dict[str, int] = {}

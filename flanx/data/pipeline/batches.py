@@ -1,6 +1,6 @@
 """The batch of a step: a pure function of (store, mixture, lengths, batch size, packing, seed, step).
 
-Rows are numbered from 0 without end; batch k is rows k B to (k + 1) B - 1, and a host reads only its own of them.
+Rows are numbered from 0 without end; batch k is rows k B to (k + 1) B - 1, and a host reads only its own rows.
 Packed, chunk c of the draws (see `sampling`) is rows c R to (c + 1) R - 1 with R fixed for the mixture (see `packing`);
 unpacked, row n is draw n. So neither the step nor the number of hosts changes what a row holds, and any step is found
 at once.
@@ -25,7 +25,7 @@ from flanx.errors import UserError
 
 ALGORITHM = 2  # raise it when the same arguments would give other batches
 KEPT = 3  # plans held in memory: a few MB each
-PAGE = 4096  # bytes that reading one example touches, or so
+PAGE = 4096  # roughly the bytes that reading one example touches
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +36,7 @@ class DatasetConfig:
       vocabulary: what the store must have been built with: "byte", or the path or URL of a SentencePiece model.
       task_feature_lengths: tokens per packed row, {"inputs": I, "targets": T}.
       batch_size: packed rows per step, over all hosts.
-      warn_epochs: a run names the tasks of which it will draw every example more often than this, in whatever style. Up
+      warn_epochs: a run names the tasks whose every example it will draw more often than this, in whatever style. Up
         to four epochs are worth about as much as new data (Muennighoff et al. 2023, arXiv 2305.16264).
     """
 
@@ -48,7 +48,7 @@ class DatasetConfig:
     warn_epochs: float = 4.0
 
     def open(self, vocab_size: int, packing: str, seed: int) -> "Batches":
-        """The batches for a model's vocabulary and packing, in the order of `seed`. Raises UserError where none fit."""
+        """The batches for a model's vocabulary and packing, in the order of `seed`; UserError if they do not fit."""
         opened = open_store(self.store_dir)
         opened.check_vocabulary(vocabularies.load(self.vocabulary).fingerprint)
         if opened.vocabulary_size > vocab_size:
@@ -61,7 +61,7 @@ class DatasetConfig:
 
 
 class Plan(NamedTuple):
-    """Some rows, ready to copy: where the trimmed tokens of their n examples lie, in the order of the rows.
+    """Some rows, ready to copy: where the trimmed tokens of their n examples are, in the order of the rows.
 
     volume i64[n], offset i64[n, 2] first token of inputs and of targets, length i64[n, 2] trimmed, cut bool[n, 2]
     whether trimmed, source i64[n]; row r holds starts[r]:starts[r + 1] of them, starts i64[R + 1].
