@@ -67,19 +67,15 @@ def _quantiles() -> float:
     return normal.inv_cdf(1 - LEVEL / 2) + normal.inv_cdf(POWER)
 
 
-def smallest_difference(seeds: int, items: float, seeds_sd: float) -> float:
-    """The difference in points between two cells that is found in `POWER` of all tries (normal approximation)."""
-    return _quantiles() * math.sqrt(2 * seeds_sd**2 / seeds + ITEM_VARIANCE / items)
-
-
 def seeds_needed(difference: float, items: float, seeds_sd: float) -> int | None:
-    """Seeds of each cell that a difference needs; None where so few items can not show it with any number."""
+    """Seeds of each cell with which a difference in points between two cells is found in `POWER` of all tries (normal
+    approximation); None where so few items cannot show it with any number."""
     room = (difference / _quantiles()) ** 2 - ITEM_VARIANCE / items
     return max(1, math.ceil(2 * seeds_sd**2 / room - 1e-9)) if room > 0 else None
 
 
 def items_needed(difference: float, seeds: int, seeds_sd: float) -> int | None:
-    """Items that a difference needs; None where so few seeds can not show it with any number."""
+    """Items that a difference needs; None where so few seeds cannot show it with any number."""
     room = (difference / _quantiles()) ** 2 - 2 * seeds_sd**2 / seeds
     return math.ceil(ITEM_VARIANCE / room - 1e-9) if room > 0 else None
 

@@ -120,13 +120,9 @@ def stages(asked: Reproduction) -> list[Stage]:
         Stage(
             "card",
             lambda: [
-                *(
-                    [
-                        *("convert", asked.chosen(row), asked.export(row), f"--to={kind}", "--drop-optimizer"),
-                        *(f"--scores={asked.scores(row, 'after')}", *verify),
-                    ]
-                    for row in rows
-                )
+                ["convert", asked.chosen(row), asked.export(row), f"--to={kind}", "--drop-optimizer",
+                 f"--scores={asked.scores(row, 'after')}", *verify]
+                for row in rows
             ],
             lambda: {"to": kind, **{row.name: asked.chosen(row) for row in rows}},
             reads=scored,
