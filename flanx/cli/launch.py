@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--topology", metavar="NAME", help="the slice or GPUs: v5e:4x4, h100:16 (see `flanx plan`)")
     parser.add_argument("--slices", type=flag(int, COUNT), default=1, metavar="N", help="slices of that shape")
-    parser.add_argument("--spot", action="store_true", help="cheaper hosts that may be taken away")
+    parser.add_argument("--spot", action="store_true", help="cheaper hosts that may be preempted")
     parser.add_argument("--processes", type=flag(int, COUNT), default=1, metavar="N", help="of local; nodes of slurm")
     parser.add_argument("--name", help="of the launch (default: made of WHAT)")
     parser.add_argument("--target", default="", metavar="NAME", help="a table of the targets' file")

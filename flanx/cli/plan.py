@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--compilations", type=flag(int, COUNT), default=2, metavar="N", help="layouts to compile (default 2)"
     )
-    parser.add_argument("--estimate", action="store_true", help="compile nothing: shapes alone")
+    parser.add_argument("--estimate", action="store_true", help="compile nothing: estimate from shapes")
     parser.add_argument(
         "--layout", type=text_flag, metavar="NAME", help="only layouts whose name has this, as 'model 4, (1, 2)'"
     )

@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of the command."""
     parser.add_argument("folder", type=path_flag, metavar="FOLDER", help="what `flanx convert --to hf` wrote")
     parser.add_argument("name", type=path_flag, metavar="hf:ORG/NAME", help="where to; HF_TOKEN gives access")
-    parser.add_argument("--private", action="store_true", help="of a repository that is made: not for everyone")
+    parser.add_argument("--private", action="store_true", help="of a new repository: not public")
     parser.add_argument("--yes", action="store_true", help="send it")
 
 

@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry_run", action="store_true", help="print the stages and their commands; do nothing")
     parser.add_argument("--skip", action="append", default=[], metavar="STAGE", help="leave it out; may be given again")
     parser.add_argument(
-        "--redo", type=text_flag, metavar="STAGE", help="do it and what follows anew; results are set aside"
+        "--redo", type=text_flag, metavar="STAGE", help="repeat it and all later stages; results are set aside"
     )
     parser.add_argument(
         "--keep", action="store_true", help="take stages as they are that other settings were done with"
@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     launch.add_argument(
         "--processes", type=flag(int, COUNT), default=1, metavar="N", help="of this machine; nodes of slurm"
     )
-    launch.add_argument("--spot", action="store_true", help="cheaper hosts that may be taken away")
+    launch.add_argument("--spot", action="store_true", help="cheaper hosts that may be preempted")
     launch.add_argument("--dirty", action="store_true", help="ship the tree with its changes, not the commit alone")
     launch.add_argument("--yes", action="store_true", help="do not ask before spending")
 

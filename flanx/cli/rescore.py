@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--scorer",
         type=text_flag,
         metavar="SCORER",
-        help="has the continuations of toxicity suites read that are not read yet: perspective[:QUERIES A SECOND], "
+        help="scores the continuations of toxicity suites that have no score yet: perspective[:QUERIES A SECOND], "
         "hf:ORG/NAME[#LABEL], the folder of a classifier, or a file with columns text and toxicity",
     )
     parser.add_argument(

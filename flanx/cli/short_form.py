@@ -52,7 +52,7 @@ FLAGS: Mapping[str, Mapping[str, Flag]] = {
         "top_k": Flag("TOP_K", "0: the whole vocabulary", _number("top_k")),
         "top_p": Flag("TOP_P", "1.0: the whole vocabulary", _number("top_p", float)),
         "seed": Flag("SEED", "of what is drawn", _number("seed")),
-        "engine": Flag("ENGINE", "flanx (default), or ctranslate2: greedy, T5 alone, on a CPU"),
+        "engine": Flag("ENGINE", "flanx (default), or ctranslate2: greedy, T5 only, on a CPU"),
         "compute_type": Flag("COMPUTE_TYPE", "of ctranslate2: float32 (default) or int8"),
     },
     "evaluate": {

@@ -81,7 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     by_licence(one)
     one.add_argument("--jobs", type=flag(int, COUNT), default=4, help="how many at a time")
     one.add_argument("--verify", action="store_true", help="read what is in place too: is it as it first came?")
-    one.add_argument("--allow_missing", action="store_true", help="exit 0 although tasks are quarantined")
+    one.add_argument("--allow_missing", action="store_true", help="exit 0 even if tasks are quarantined")
     one = command("import-export")
     one.add_argument("path", type=path_flag, help="a file or a folder of files")
     one.add_argument("--output", type=path_flag, required=True, help="folder for the tables; name it in FLANX_TABLES")
