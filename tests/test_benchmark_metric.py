@@ -300,7 +300,7 @@ def test_files_of_the_hub_are_read_before_another_form_of_their_rows(tmp_path) -
     [
         ("Best Answer", "Best", "csv:2: .*Best Answer"),
         ("None,None ; ", ",None ; ", "csv:5: an option is empty"),
-        ("Four ; One;", ";", "csv:5: 'choices' is no list of 2 to 26 options"),
+        ("Four ; One;", ";", "csv:5: 'choices' is not a list of 2 to 26 options"),
     ],
 )
 def test_a_wrong_row_of_the_authors_file_is_named(old, new, said, tmp_path) -> None:

@@ -398,7 +398,7 @@ def entry(**change):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda header: [], "no dict of tensors"),
+        (lambda header: [], "not a dict of tensors"),
         (lambda header: header | {"shared.weight": []}, "does not say dtype, shape and two offsets of 'shared.weight'"),
         (entry(shape=3), "does not say"),
         (entry(shape=[-1, -4096]), "does not say"),
@@ -429,7 +429,7 @@ def test_files_outside_the_folder_pipes_and_absurd_sizes_are_refused(tmp_path: p
     index = folder / "model.safetensors.index.json"
     for weight_map in ({"shared.weight": "../outside.safetensors"}, {"shared.weight": "/etc/passwd"}, {"a": 3}):
         index.write_text(json.dumps({"weight_map": weight_map}))
-        with pytest.raises(UserError, match="no file of the folder"):
+        with pytest.raises(UserError, match="not a file of the folder"):
             hf.read(open_storage(folder))
     for text, said in (("[]", r"index\.json is not a JSON object"), ("{}", "no 'weight_map'")):
         index.write_text(text)

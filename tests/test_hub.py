@@ -119,7 +119,7 @@ def test_which_texts_are_names(tmp_path, monkeypatch):
     (tmp_path / "out").mkdir()
     for text in ("out/my_run", "my_run", "./a/b", "/a/b", "a/b/c", "gs://a/b", "~/a"):
         assert not hub.is_name(text), text
-    with pytest.raises(UserError, match="no name on the Hugging Face hub"):
+    with pytest.raises(UserError, match="not a name on the Hugging Face hub"):
         hub.fetch("hf:../etc/passwd")
 
 

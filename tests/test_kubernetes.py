@@ -43,7 +43,7 @@ def test_the_schema_finds_what_is_wrong():
     for change, message in (
         (lambda x: x["spec"].update(replicas=1), "JobSet.spec.replicas: no such field"),
         (lambda x: x["spec"]["replicatedJobs"][0].pop("name"), "no ..name!"),
-        (lambda x: x["metadata"].update(name="A b"), "'A b' is no"),
+        (lambda x: x["metadata"].update(name="A b"), "'A b' does not match"),
         (lambda x: x["spec"]["failurePolicy"].update(maxRestarts="3"), "'3' is not an instance of int"),
     ):
         bad = copy.deepcopy(good)

@@ -206,7 +206,7 @@ def test_an_adapter_is_trained_on_from_a_run_and_from_a_folder_of_peft(bases, tm
     refused: list[tuple[str, dict[str, Any], pathlib.Path]] = [
         ("has rank 3, here 4: bind lora.Adapter.rank = 3", {"rank": 4}, bases["own"]),
         ("has dora True, here False", {"dora": False}, bases["own"]),
-        (r"of other layers than LORA_TARGETS: bind LORA_TARGETS = \['decoder", {"targets": ("query",)}, bases["own"]),
+        (r"has other layers than LORA_TARGETS: bind LORA_TARGETS = \['decoder", {"targets": ("query",)}, bases["own"]),
         ("LORA_START .*own is not an adapter; a whole model is what", {"start": str(bases["own"])}, bases["own"]),
         ("is an adapter of another base than .*wide", {}, tmp_path / "wide"),
     ]
@@ -331,14 +331,14 @@ def test_bad_adapters_are_refused(bases, tmp_path):
     cases: list[tuple[str, dict[str, Any]]] = [
         ("LORA_RANK is 0", {"lora_rank": 0}),
         ("'quary' fits no layer; the layers are key, out, query, value, wi_0", {"lora_targets": ["quary"]}),
-        ("no regular expression", {"lora_targets": ["("]}),
+        ("not a regular expression", {"lora_targets": ["("]}),
         ("base is 'int4'; known are", {"lora_base": "int4"}),
         ("LORA_ALPHA is 0.0", {"lora_alpha": 0.0}),
         ("LORA_DROPOUT is 1.0", {"lora_dropout": 1.0}),
         ("LORA_DROPOUT is -0.1", {"lora_dropout": -0.1}),
         ("give INITIAL_CHECKPOINT_PATH", {"initial_checkpoint_path": None}),
         ("ADAPTER and TRAINABLE exclude", {"trainable": ["decoder/.*"]}),
-        ("restore_optimizer is of a parent", {"restore_optimizer": True}),
+        ("restore_optimizer continues the parent's training", {"restore_optimizer": True}),
     ]
     for message, more in cases:
         with pytest.raises(UserError, match=message) as caught:

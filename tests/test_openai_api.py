@@ -36,7 +36,7 @@ def test_options_take_the_place_of_the_defaults():
         ({"stop": ["x"] * 17}, "stop has 17 texts; it takes 16 at most"),
         ({"stream": 1}, "stream is 1; it takes True or False"),
         ({"stream_options": {"usage": True}}, "stream_options only takes include_usage"),
-        ({"stream_options": {"include_usage": True}}, "stream_options is of a stream"),
+        ({"stream_options": {"include_usage": True}}, "stream_options needs a stream"),
         ({"echo": True}, "echo is not supported: leave it out"),
         ({"logprobs": 0}, "logprobs is not supported"),
         ({"max_tokens": 10**300}, "1 or more, 2,147,483,647 at most"),

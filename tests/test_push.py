@@ -57,7 +57,7 @@ def test_what_cannot_be_sent_is_one_line(export, tmp_path, monkeypatch, capsys):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         ask_here(monkeypatch, f"http://127.0.0.1:{silent.getsockname()[1]}", tmp_path / "cache", token="hf_right")
         monkeypatch.setattr(hub, "ANSWER_S", 0.2)
-        assert "the hub gives no answer" in refused(str(export), "hf:org/mine", "--yes")
+        assert "the hub does not answer" in refused(str(export), "hf:org/mine", "--yes")
     assert "leave it out" in refused(str(export), "hf:org/mine@v1", "--yes")
     (export / "README.md").write_text("my token is hf_" + "a" * 30)
     assert "README.md holds an access token of the hub" in refused(str(export), "hf:org/mine")

@@ -55,7 +55,7 @@ def test_choices_are_on_disk_when_they_are_answered_and_a_rater_goes_on(server, 
 @pytest.mark.parametrize(
     "change, status, message",
     [
-        ({"pair": "0" * 16}, 400, "no pair of comparison"),
+        ({"pair": "0" * 16}, 400, "not a pair of comparison"),
         ({"choice": "up"}, 400, "not one of left, right, tie, bad"),
         ({"rater": ""}, 400, "a rater's name"),
         ({"rater": "judge x"}, 400, "name of a judge"),

@@ -44,7 +44,7 @@ def test_a_wheel_is_installed_from_the_locks():
 
 
 def test_what_it_does_not_take():
-    with pytest.raises(UserError, match="joins no slices"):
+    with pytest.raises(UserError, match="cannot join slices"):
         make("2x v5e:4x4")
 
 

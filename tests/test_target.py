@@ -80,5 +80,5 @@ def test_variables_that_are_no_secrets():
 
 @pytest.mark.parametrize("name", ["", "A", "a b", "-a", "a-", "a" * 41, "a;b", "é"])
 def test_names_that_a_service_refuses(name):
-    with pytest.raises(UserError, match="small letters, digits and hyphens"):
+    with pytest.raises(UserError, match="lower-case letters, digits and hyphens"):
         job.check_name(name)

@@ -42,7 +42,7 @@ def test_a_tree_is_split_and_joined():
 def test_patterns_that_train_nothing_are_refused():
     for patterns, message in (
         ([], "TRAINABLE is empty"),
-        (["("], "no regular expression"),
+        (["("], "not a regular expression"),
         (["tabel"], "'tabel' fits no parameter; did you mean 'table'"),
         (["table", "!.*"], "leaves nothing to train"),
     ):
@@ -54,7 +54,7 @@ def test_patterns_that_train_nothing_are_refused():
 @pytest.mark.parametrize(
     ("rates", "message"),
     [
-        ({"(": 0.1}, "no regular expression"),
+        ({"(": 0.1}, "not a regular expression"),
         ({"!decoder/.*": 0.1}, "takes away"),
         ({"decoder/.*": -1.0}, "has the factor -1.0; give a number, 0 or more"),
         ({"decoder/.*": float("nan")}, "has the factor nan"),

@@ -162,7 +162,7 @@ def test_a_host_that_others_reach_needs_a_token_of_the_users_own(monkeypatch):
     monkeypatch.delenv(web.TOKEN, raising=False)
     with pytest.raises(UserError, match=r"can be reached from other machines.*FLANX_TOKEN"):
         Server(ROUTES, host="0.0.0.0")
-    with pytest.raises(UserError, match="no IP address"):
+    with pytest.raises(UserError, match="not an IP address"):
         Server(ROUTES, host="example.com")
     for short in ("short", "with a blank in it", "ünicode-ünicode-ünicode"):
         with pytest.raises(UserError, match="16 or more"):
