@@ -37,16 +37,18 @@ def test_equal_scores_have_places_of_their_own_and_bars_end_where_scores_do(monk
     monkeypatch.setattr(figures, "save", lambda canvas, path: kept.append(seen(canvas)))
 
     def seen(canvas):
-        """((x, y) in pixels of every marker, the limits of y)."""
+        """((x, y) in pixels of every marker, the ends of the bars, the limits of y)."""
         canvas.canvas.draw()
         (spot,) = canvas.axes
         marked = [line for line in spot.lines if line.get_marker() in figures.MARKERS]
-        return [tuple(line.get_transform().transform(line.get_xydata())[0]) for line in marked], spot.get_ylim()
+        bars = [[float(y) for _, y in bar] for each in spot.collections for bar in each.get_segments()]
+        return [tuple(line.get_transform().transform(line.get_xydata())[0]) for line in marked], bars, spot.get_ylim()
 
     scores = {"a": mean(3.0, -9.0, 80.0, ends=(0.0, 100.0)), "b": mean(3.0, 1.0, 130.0, ends=(0.0, 100.0))}
     panel = figures.Panel("", {name: {"x": each} for name, each in scores.items()}, {"x": 0.0}, False)
     figures.draw(FigureSpec("f", "x", ("s",), None, ("s",)), [panel], "t", tmp_path / "f.svg")
-    ((first, second), (low, high)) = kept[0]
+    ((first, second), bars, (low, high)) = kept[0]
+    assert bars == [[0.0, 80.0], [1.0, 100.0]]
     assert second[0] - first[0] == pytest.approx(5 / 72 * 100) and first[1] == second[1]
     assert low == 0 and 100 <= high < 110  # the bar of 80 and that of 100 are inside
     assert scores["a"].bar == (0.0, 80.0) and scores["a"].interval == (-9.0, 80.0)

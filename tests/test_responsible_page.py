@@ -6,6 +6,7 @@ import pathlib
 import pytest
 
 from flanx.evals import scores
+from flanx.evals.responsible import Found
 from flanx.evals.spec import Spec
 from flanx.evals.table5 import Line
 from flanx.sweep import responsible_page
@@ -51,3 +52,14 @@ def test_the_page_has_every_figure_and_the_printed_values(tmp_path: pathlib.Path
     (tmp_path / "c" / "scores.json").write_text(json.dumps({"suites": {}, "run": {}}))
     assert responsible_page.publish([Line.read(str(tmp_path / "c"))], tmp_path / "none") == []
     assert not (tmp_path / "none").exists()
+
+
+def test_runs_of_equal_toxicity_have_points_of_their_own() -> None:
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    bins = [{"from": 0.0, "to": 0.1, "n": 9, "score": 20.0, "low": 10.0, "high": 40.0}]
+    canvas, spot = pyplot.subplots()
+    found = [Found(Line(name, {}, None, pathlib.Path()), "s", {"bins": bins}) for name in "ab"]
+    responsible_page._bins(spot, found)
+    first, second = (line.get_transform().transform(line.get_xydata())[0] for line in spot.lines)
+    pyplot.close(canvas)
+    assert second[0] - first[0] > 5 and first[1] == second[1]

@@ -17,7 +17,7 @@ from flanx.evals.table5 import Line
 from flanx.files import write_atomic
 from flanx.sweep import document
 from flanx.sweep.document import Document, Section, Table
-from flanx.sweep.figures import COLOURS, GREY, MARKERS, plotting, save
+from flanx.sweep.figures import COLOURS, GREY, MARKERS, moved, plotting, save, side_by_side
 
 Draw = Callable[[Any, Sequence[Found]], None]  # on one panel of pyplot
 
@@ -102,12 +102,13 @@ def _any_toxic(spot: Any, found: Sequence[Found]) -> None:
 
 
 def _bins(spot: Any, found: Sequence[Found]) -> None:
-    for index, each in enumerate(found):
-        bins = each.entry.get("bins", [])
-        places = [(record["from"] + record["to"]) / 2 for record in bins]
-        look = _look(index)
-        spot.plot(places, [record["score"] for record in bins], label=each.label, **look)
-        banded = [(at, record) for at, record in zip(places, bins, strict=True) if record["low"] is not None]
+    runs = [[((record["from"] + record["to"]) / 2, record) for record in each.entry.get("bins", [])] for each in found]
+    shifts = side_by_side({index: [(at, record["score"]) for at, record in bins] for index, bins in enumerate(runs)})
+    for index, (each, bins) in enumerate(zip(found, runs, strict=True)):
+        look, place = _look(index), moved(spot, spot.transData, shifts[index])
+        scores = [record["score"] for _, record in bins]
+        spot.plot([at for at, _ in bins], scores, label=each.label, transform=place, **look)
+        banded = [(at, record) for at, record in bins if record["low"] is not None]
         low, high = ([record[key] for _, record in banded] for key in ("low", "high"))
         spot.fill_between([at for at, _ in banded], low, high, color=look["color"], alpha=0.15, linewidth=0)
     spot.set_xlim(0, 1)
