@@ -189,12 +189,17 @@ def test_few_shot_prompts_are_pruned_to_the_limit():
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.integers(0, 700), max_size=6), st.integers(0, 2000), st.sampled_from("aé"))
-def test_what_is_seen_to_fit_is_what_fits_when_counted(lengths, query, letter):
-    """With as many tokens as any vocabulary can make: one for a character, one in front; two for what is not ASCII."""
-    count = lambda text: len(text.encode()) + 1  # noqa: E731
+@given(
+    st.lists(st.tuples(st.integers(0, 700), st.sampled_from("aaé")), max_size=6),
+    st.integers(0, 2000),
+    st.sampled_from((1, 3)),
+)
+def test_what_is_seen_to_fit_is_what_fits_when_counted(texts, query, share):
+    """With as many tokens as any vocabulary can make, one for a character, one in front, two for what is not ASCII; and
+    with a third of them."""
+    count = lambda text: len(text.encode()) // share + 1  # noqa: E731
     renderer = make_renderer("fsopt", count=count)
-    shots, kept = [letter * n for n in lengths], []
+    shots, kept = [letter * n for n, letter in texts], []
     left = MAX_INPUT_TOKENS - count("q" * query) - 2
     for shot in shots:
         left -= count(shot) + 1
@@ -202,6 +207,18 @@ def test_what_is_seen_to_fit_is_what_fits_when_counted(lengths, query, letter):
             break
         kept.append(shot)
     assert renderer._prune("q" * query, shots) == kept
+
+
+def test_texts_are_counted_only_until_the_others_are_known_to_fit():
+    counted = []
+
+    def count(text: str) -> int:
+        counted.append(text[0])
+        return len(text) // 4
+
+    shots = [letter * 600 for letter in "abcd"]
+    assert make_renderer("fsopt", count=count)._prune("query", shots) == shots
+    assert counted == ["q", "a", "b"]  # 150 tokens each, and 1,204 for the others at most
 
 
 def test_half_of_the_prompts_have_five_exemplars_and_a_tenth_no_instruction():

@@ -217,13 +217,17 @@ class Renderer:
     def _prune(self, query: str, shots: list[str]) -> list[str]:
         """The first exemplars that fit together with the query.
 
-        No vocabulary makes more than one token of an ASCII character (and one in front of a text), so that most prompts
-        are known to fit without being tokenized."""
-        texts = [query, *shots]
-        if sum(len(text) + 2 for text in texts) < MAX_INPUT_TOKENS and all(map(str.isascii, texts)):
+        No vocabulary makes more than one token of an ASCII character (and one in front of a text): texts are counted
+        until the others are known to fit, which for most prompts all are from the start."""
+        most = [len(text) + 2 if text.isascii() else MAX_INPUT_TOKENS for text in (query, *shots)]
+        rest = sum(most)
+        if rest < MAX_INPUT_TOKENS:
             return shots
         budget = MAX_INPUT_TOKENS - self.count(query) - 2
         for index, text in enumerate(shots):
+            rest -= most[index]
+            if rest <= budget:
+                return shots
             budget -= self.count(text) + 1
             if budget < 0:
                 return shots[:index]
