@@ -6,6 +6,7 @@ one task with it and not the build, and none outlives the build, however that en
 
 import contextlib
 import dataclasses
+import gc
 import json
 import os
 import queue
@@ -23,6 +24,7 @@ from flanx.data.store.build_job import Job, run
 from flanx.errors import UserError
 
 LARGEST = 2 << 30  # bytes of memory after which a worker is replaced between two jobs: TensorFlow keeps every graph
+CONTAINERS = 100_000  # made between two searches for cycles; rendering makes none, and Python's 700 cost it a fifth
 
 
 @dataclasses.dataclass
@@ -139,6 +141,7 @@ def quiet_tensorflow() -> None:
 def main() -> None:
     """The loop of a worker process: a job in, counts and an outcome out, until standard input ends."""
     quiet_tensorflow()
+    gc.set_threshold(CONTAINERS)
     replies = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # whatever prints, prints into the log
     jobs: queue.Queue[str] = queue.Queue()
