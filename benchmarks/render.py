@@ -79,7 +79,7 @@ def main() -> None:
         write_rows(pathlib.Path(folder), count)
         for style in task.styles:
             measure("render", style, lambda s=style: render.render_rows(
-                task, s, "train", folder, count=lambda text: len(said.encode(text))))  # fmt: skip
+                task, s, "train", folder, count=said.count))  # fmt: skip
         for style in task.styles:
             made = tasks.make_task(task, style, said, data_dir=folder)
             measure("render_seqio", style, lambda m=made: m.get_dataset(None, "train", shuffle=False, num_epochs=1))

@@ -191,7 +191,7 @@ def _longest(predictor: Predictor, spec: Spec) -> int:
 def _fitted(predictor: Predictor, spec: Spec, items: Sequence[Item]) -> Iterator[FittedPrompt]:
     """The prompts of items as the model gets them, one by one."""
     vocabulary, longest = predictor.vocabulary, _longest(predictor, spec)
-    count = functools.lru_cache(maxsize=4096)(lambda text: len(vocabulary.encode(text)))
+    count = functools.lru_cache(maxsize=4096)(vocabulary.count)
     return (fit(item, spec, vocabulary, longest, count) for item in items)
 
 
@@ -200,7 +200,7 @@ def _expect_room(predictor: Predictor, suite: Suite) -> None:
     spec, vocabulary, longest = suite.spec, predictor.vocabulary, _longest(predictor, suite.spec)
     if suite.items and all(prompt.cut for prompt in _fitted(predictor, spec, suite.items)):
         setting = "EVAL_LENGTHS" if longest == predictor.lengths["inputs"] else "max_inputs"
-        shortest = 1 + min(len(vocabulary.encode(item.prompt(0))) for item in suite.items)
+        shortest = 1 + min(vocabulary.count(item.prompt(0)) for item in suite.items)
         raise UserError(
             f"{spec.name}: every prompt would be truncated; the shortest takes {shortest} tokens alone, and "
             f"{setting} has {longest}: raise {setting}, or leave the suite out of SUITES"

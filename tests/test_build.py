@@ -580,7 +580,7 @@ def test_the_validation_splits_of_the_tasks_become_a_store_of_their_own(tmp_path
     row = task_tables.load_tables()["mini_a"]
     words = build_job.vocabulary.load("byte")
     every = [
-        words.sequence(each.inputs).tolist()
+        words.sequences([each.inputs])[0].tolist()
         for each in render.render_rows(row, "zsopt", "validation", str(tmp_path / "data"))
     ]
     part = held.tasks["mini_a:validation"].parts["zsopt"][0]

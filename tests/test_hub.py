@@ -287,7 +287,7 @@ def test_a_folder_of_transformers_answers_by_name_as_transformers_does(here, tmp
     prompts = ["Question: 5 + 5", "Frage: 1"]
     ours = flanx.load("org/small", lengths={"inputs": 32, "targets": 8}).generate(prompts)
     for prompt, answer in zip(prompts, ours, strict=True):
-        tokens = torch.tensor([words.sequence(prompt).tolist()])
+        tokens = torch.tensor([words.sequences([prompt])[0].tolist()])
         theirs = model.generate(tokens, max_new_tokens=8, do_sample=False, num_beams=1)[0, 1:].tolist()
         assert words.decode(theirs) == answer
 

@@ -51,7 +51,9 @@ def test_encoding_and_decoding_are_seqios(pair, text):
     ours, theirs = pair
     ids = ours.encode(text)
     assert ids == list(theirs.encode(text))
-    assert ours.sequence(text).tolist() == [*theirs.encode_tf(text).numpy().tolist(), 1]
+    assert ours.count(text) == len(ids)
+    sequences = [one.tolist() for one in ours.sequences([text, "", text])]
+    assert sequences == [[*theirs.encode_tf(one).numpy().tolist(), 1] for one in (text, "", text)]
     assert ours.decode(ids) == theirs.decode(ids)
     assert ours.decode([*ids, 1, *ids]) == theirs.decode([*ids, 1, *ids])  # nothing after the end counts
     assert ours.decode([*ids, ours.size + 3]) == theirs.decode([*ids, ours.size + 3])

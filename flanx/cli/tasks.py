@@ -231,9 +231,7 @@ def show(args: argparse.Namespace) -> int:
     if args.shots is not None:
         task = dataclasses.replace(task, shots=args.shots, worked=())
     left, skip = args.n, args.skip
-    rows = render.render_rows(
-        task, style, split, args.data_dir, args.rendering, lambda text: len(tokenizer.encode(text))
-    )
+    rows = render.render_rows(task, style, split, args.data_dir, args.rendering, tokenizer.count)
     for row in rows:
         if args.template and args.template not in (row.template, row.template.rpartition(":")[2]):
             continue

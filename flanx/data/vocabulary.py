@@ -70,7 +70,8 @@ class Vocabulary(Protocol):
     def fingerprint(self) -> str: ...  # equal fingerprints mean equal ids for every text
 
     def encode(self, text: str) -> list[int]: ...
-    def sequence(self, text: str) -> np.ndarray: ...  # the same as i32[n + 1], with EOS at its end
+    def count(self, text: str) -> int: ...  # of its tokens
+    def sequences(self, texts: list[str]) -> list[np.ndarray]: ...  # of each text i32[n + 1], its tokens and EOS
     def decode(self, ids: Iterable[int]) -> str: ...
 
 
@@ -96,8 +97,15 @@ class Bytes:
     def encode(self, text: str) -> list[int]:
         return [b + FIRST_BYTE for b in text.encode("utf-8")]
 
-    def sequence(self, text: str) -> np.ndarray:
-        ids = np.frombuffer(text.encode("utf-8") + bytes(1), np.uint8).astype(np.int32) + FIRST_BYTE
+    def count(self, text: str) -> int:
+        return len(text.encode("utf-8"))
+
+    def sequences(self, texts: list[str]) -> list[np.ndarray]:
+        return [self._sequence(text.encode("utf-8")) for text in texts]
+
+    def _sequence(self, text: bytes) -> np.ndarray:
+        ids = np.empty(len(text) + 1, np.int32)
+        np.add(np.frombuffer(text, np.uint8), FIRST_BYTE, out=ids[:-1])
         ids[-1] = EOS_ID
         return ids
 
@@ -185,8 +193,13 @@ class SentencePiece:
     def encode(self, text: str) -> list[int]:
         return self._processor.EncodeAsIds(keep_line_breaks(text, self.line_break))
 
-    def sequence(self, text: str) -> np.ndarray:
-        return np.array([*self.encode(text), EOS_ID], np.int32)
+    def count(self, text: str) -> int:
+        return len(self.encode(text))
+
+    def sequences(self, texts: list[str]) -> list[np.ndarray]:
+        kept = [keep_line_breaks(text, self.line_break) for text in texts]
+        ids = self._processor.Encode(kept, out_type=int, add_eos=True, num_threads=1)  # builds have a process per core
+        return [np.array(each, np.int32) for each in ids]
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text up to the first end of sequence; ids past the model's end (padded embeddings) are unknown."""

@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import hashlib
 import heapq
+import itertools
 import json
 import pathlib
 from collections.abc import Callable, Iterator
@@ -26,6 +27,7 @@ from flanx.data.task.select import hash_of
 # entry for it, and every store is built again.
 RENDERING_VERSION = 2
 REPORTED = 1024  # examples between two reports of progress
+BATCH = 64  # examples that are tokenized together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,11 +96,12 @@ def examples(job: Job, loaded: vocabulary.Vocabulary) -> Iterator[Example]:
         yield from user_tasks.examples(task, job.imports, loaded, shard.index, shard.count, split)
         return
     rendered = render_rows(
-        row, shard.style, split, job.data_dir, shard.rendering, lambda text: len(loaded.encode(text)),
-        job.max_bad_rows, shard=(shard.index, shard.count),
+        row, shard.style, split, job.data_dir, shard.rendering, loaded.count, job.max_bad_rows,
+        shard=(shard.index, shard.count),
     )  # fmt: skip
-    for example in rendered:
-        yield loaded.sequence(example.inputs), loaded.sequence(example.targets)
+    while batch := list(itertools.islice(rendered, BATCH)):
+        sequences = iter(loaded.sequences([text for each in batch for text in (each.inputs, each.targets)]))
+        yield from zip(sequences, sequences, strict=True)
 
 
 # ---- the key of a shard ----------------------------------------------------------------------------------------------

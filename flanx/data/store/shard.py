@@ -11,6 +11,7 @@ A shard without its .json does not exist. The inverted version of a style is a s
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
 import pathlib
@@ -27,6 +28,7 @@ PARTS = "parts"
 INPUT_LENGTHS = (256, 512, 1024, 2048)  # lengths in tokens at which the manifest counts longer examples
 TARGET_LENGTHS = (64, 128, 256, 512)
 BLOCK = 1 << 22  # bytes copied at once
+BATCH = 64  # examples written at once
 
 Example = tuple[np.ndarray, np.ndarray]  # inputs [n], targets [m], token ids
 Metadata = dict[str, Any]  # of a part: counts and hashes, as in the manifest
@@ -57,8 +59,9 @@ def write_shard(folder: pathlib.Path, shard: Shard, examples: Iterable[Example],
     shard.file(folder, "json").unlink(missing_ok=True)
     writer = _Writer(shard.file(folder, "tokens"), vocabulary)
     try:
-        for inputs, targets in examples:
-            writer.add(inputs, targets)
+        stream = iter(examples)
+        while batch := list(itertools.islice(stream, BATCH)):
+            writer.add(batch)
         metadata = writer.finish(shard.file(folder, "lengths"))
     finally:
         writer.file.close()
@@ -76,18 +79,20 @@ class _Writer:
         self.file = path.with_name(f"{path.name}.{os.getpid()}.part").open("wb")
         self._dtype, self._size = token_dtype(vocabulary.size), vocabulary.size
         self._unk_id = vocabulary.unk_id
-        self._lengths: list[tuple[int, int]] = []
+        self._lengths: list[np.ndarray] = []
         self._unknown = 0
         self._digest = hashlib.sha256()
 
-    def add(self, inputs: np.ndarray, targets: np.ndarray) -> None:
-        tokens = np.concatenate([inputs, targets])
-        if not len(inputs) or not len(targets):
+    def add(self, batch: Sequence[Example]) -> None:
+        sides = [side for example in batch for side in example]
+        lengths = np.array([len(side) for side in sides], "<u4")
+        if not lengths.all():
             raise UserError("an example without inputs or without targets")
+        tokens = np.concatenate(sides)
         if tokens.min() < 0 or tokens.max() >= self._size:
             raise UserError(f"token {int(tokens.max())} is outside the vocabulary of {self._size} ids")
         self._unknown += int(np.count_nonzero(tokens == self._unk_id))
-        self._lengths.append((len(inputs), len(targets)))
+        self._lengths.append(lengths)
         raw = tokens.astype(self._dtype).tobytes()
         self._digest.update(raw)
         self.file.write(raw)
@@ -95,7 +100,7 @@ class _Writer:
     def finish(self, lengths_path: pathlib.Path) -> Metadata:
         self.file.close()
         pathlib.Path(self.file.name).replace(self._path)
-        pairs = np.asarray(self._lengths, "<u4").reshape(-1, 2)
+        pairs = np.concatenate([np.empty(0, "<u4"), *self._lengths]).reshape(-1, 2)
         self._digest.update(pairs.tobytes())
         lengths_path.write_bytes(pairs.tobytes())
         return _count(pairs) | {"unknown": self._unknown, "content": self._digest.hexdigest()}
