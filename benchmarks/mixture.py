@@ -1,6 +1,6 @@
-"""Mixtures of 10 and of 1,836 tasks: opening, speed, memory, jumps, padding; the build of real data; SeqIO beside it.
+"""Mixtures of 10 and of 1,836 tasks: opening, speed, memory, jumps, padding; SeqIO beside it.
 
-    python benchmarks/mixture.py            # about three minutes; with SeqIO on 100 tasks and, given data, the build
+    python benchmarks/mixture.py            # about three minutes; with SeqIO on 100 tasks
     python benchmarks/mixture.py --quick    # under a minute
     python benchmarks/mixture.py --store out/store --mixture cot    # only: a store of your own, at two lengths
 
@@ -170,18 +170,7 @@ def measure_seqio(tasks: int, rows: int, seconds: float, started: float) -> dict
     }
 
 
-def measure_build(data_dir: str, tasks: str, workers: int, vocabulary: str, renderings: int) -> dict[str, float]:
-    """Examples per second of a whole build, start-up of its workers included (about 6 s of processor time each)."""
-    from flanx.data.store import build
-
-    with tempfile.TemporaryDirectory() as folder:
-        report = build.build_store(
-            folder, tasks.split(","), vocabulary, data_dir=data_dir, workers=workers, renderings=renderings, quiet=True
-        )  # fmt: skip
-    return {"examples": report.examples, "build": report.examples / report.seconds}
-
-
-MEASURES = {"read": measure_read, "loader": measure_loader, "seqio": measure_seqio, "build": measure_build}
+MEASURES = {"read": measure_read, "loader": measure_loader, "seqio": measure_seqio}
 UNITS = {
     "open to first batch": "s",
     "jump to step 1,000,000": "s",
@@ -192,13 +181,12 @@ UNITS = {
     "padding of all targets": "share",
     "peak memory": "MiB",
     "examples per second": "examples/s",
-    "build": "examples/s",
 }  # of others: rows/s
 
 
 def in_process(measure: str, **arguments: object) -> dict[str, float]:
     """Runs one measurement in a fresh process."""
-    arguments = arguments | ({} if measure == "build" else {"started": time.time()})
+    arguments = arguments | {"started": time.time()}
     command = [sys.executable, __file__, "--measure", measure, "--arguments", json.dumps(arguments)]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     if done.returncode:
@@ -223,9 +211,6 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--rows", type=int, default=60, help="examples of each synthetic task")
     parser.add_argument("--seqio_tasks", type=int, help="tasks of the mixture that SeqIO reads; 0: leave it out")
-    parser.add_argument("--data_dir", default=os.environ.get("FLANX_DATA_DIR"), help="with cot/: measure the build")
-    parser.add_argument("--renderings", type=int, default=4, help="of the build: how often each example is rendered")
-    parser.add_argument("--vocabulary", default="byte", help="of the build")
     parser.add_argument("--store", help="read this store, and nothing else")
     parser.add_argument("--mixture", default="proportion_b", help="of --store")
     parser.add_argument("--measure", choices=sorted(MEASURES), help=argparse.SUPPRESS)
@@ -254,18 +239,6 @@ def main() -> None:
             ours = in_process("read", folder=str(pathlib.Path(folder) / "peer"), seconds=seconds)
             theirs = in_process("seqio", tasks=beside, rows=args.rows, seconds=seconds)
             report_all({k: ours[k] for k in theirs}, f"{beside:,} tasks", "SeqIO", theirs)
-    if args.data_dir and (pathlib.Path(args.data_dir) / "cot").is_dir():
-        tasks = "cot_qasc" if args.quick else "cot"
-        for workers in (1,) if args.quick else (1, 2):
-            found = in_process(
-                "build",
-                data_dir=args.data_dir,
-                tasks=tasks,
-                workers=workers,
-                vocabulary=args.vocabulary,
-                renderings=args.renderings,
-            )
-            report(f"build of {tasks}, {workers} worker", found["build"], "examples/s")
 
 
 if __name__ == "__main__":
