@@ -1,13 +1,12 @@
 """Builds of a store, start of the processes included: by layout of the files, vocabulary and number of workers.
 
-    python benchmarks/build.py --data_dir path/to/data    # the real chain-of-thought sets, and SeqIO beside them
+    python benchmarks/build.py --data_dir path/to/data    # the real chain-of-thought sets
     python benchmarks/build.py                             # without data: rows that are made up here
     python benchmarks/build.py --quick                     # fewer of them, bytes, one worker
 
 One JSON object per line: examples per second, and per second of processor time of all processes. Rows in the layouts of
 NIV2 (a file a task) and P3 (a Parquet file a prompt-task) are always made up, of some 60 words each. SentencePiece has
-16,000 pieces, trained on the chain-of-thought sets. SeqIO reads the same chain-of-thought files in one process, with
-one template for all rows, no exemplars and no draws; beside it our build of the zero-shot prompts, with one worker.
+16,000 pieces, trained on the chain-of-thought sets.
 """
 
 import argparse
@@ -20,7 +19,6 @@ import resource
 import subprocess
 import sys
 import tempfile
-import time
 
 import record
 
@@ -54,10 +52,11 @@ def write_rows(folder: pathlib.Path, rows: int, cot: bool) -> dict[str, list[str
         content = {"Definition": [say(60)], "Positive Examples": examples, "Instances": instances}
         file.write_text(json.dumps(content))
     for task in names["p3"]:
-        file = folder / "p3" / task.source[3:] / "train-00000-of-00001.parquet"
-        file.parent.mkdir(parents=True)
+        (folder / "p3" / task.source[3:]).mkdir(parents=True)
         records = [{"inputs_pretokenized": say(60), "targets_pretokenized": say(4)} for _ in range(rows // TASKS["p3"])]
-        pyarrow.parquet.write_table(pa.Table.from_pylist(records), file)
+        for split in task.splits.values():
+            kept = pa.Table.from_pylist(records if split == "train" else records[:10])
+            pyarrow.parquet.write_table(kept, folder / "p3" / task.source[3:] / f"{split}-00000-of-00001.parquet")
     for name in COT if cot else ():
         (folder / "cot").mkdir(exist_ok=True)
         lines = [f"{say(45)}?\t{drawn.randint(1, 999)}\t{say(50)}.\n" for _ in range(rows // len(COT))]
@@ -77,75 +76,32 @@ def train_pieces(files: list[str], pieces: int, to: pathlib.Path) -> str:
     return f"{to}.model"
 
 
-# ---- what is measured, each in a fresh process -----------------------------------------------------------------------
-
-
-def measure_build(
-    data_dir: str, tasks: list[str], vocabulary: str, workers: int, styles: list[str] | None
-) -> dict[str, float]:
+def measure_build(data_dir: str, tasks: list[str], vocabulary: str, workers: int) -> dict[str, float]:
     from flanx.data.store import build
 
     with tempfile.TemporaryDirectory() as folder:
-        report = build.build_store(
-            f"{folder}/store", tasks, vocabulary, data_dir=data_dir, workers=workers, styles=styles, quiet=True
-        )
+        report = build.build_store(f"{folder}/store", tasks, vocabulary, data_dir=data_dir, workers=workers, quiet=True)
     if report.status or not report.examples:
         raise SystemExit(f"failed: {report.failed or report.missing}")
     return {"examples": report.examples, "seconds": report.seconds}
 
 
-def measure_seqio(data_dir: str, tasks: list[str], vocabulary: str, workers: int, styles: None) -> dict[str, float]:
-    """Its import, which a build has too where tasks are SeqIO's own, is not counted."""
-    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
-    import seqio
-    import tensorflow as tf
-
-    pieces = seqio.ByteVocabulary() if vocabulary == "byte" else seqio.SentencePieceVocabulary(vocabulary, 100)
-    features = {name: seqio.Feature(pieces, add_eos=True) for name in ("inputs", "targets")}
-
-    def prompt(line: tf.Tensor) -> dict[str, tf.Tensor]:
-        cells = tf.strings.split(tf.strings.regex_replace(line, r"\\n", "\n"), "\t")
-        return {
-            "inputs": tf.strings.join(["Question: ", cells[0], "\nAnswer step by step:"]),
-            "targets": tf.strings.join([cells[2], "\nThe answer is ", cells[1]]),
-        }
-
-    started, before, count = time.monotonic(), time.process_time(), 0
-    for task in tasks:
-        file = f"{data_dir}/{task.replace('_', '/', 1)}_train.tsv"
-        seqio.TaskRegistry.add(
-            task, source=seqio.TextLineDataSource({"train": file}), output_features=features,
-            preprocessors=[lambda data: data.map(prompt, tf.data.AUTOTUNE), seqio.preprocessors.tokenize,
-                           seqio.preprocessors.append_eos],
-        )  # fmt: skip
-        data = seqio.get_mixture_or_task(task).get_dataset(None, "train", shuffle=False, num_epochs=1)
-        count += sum(1 for _ in data.as_numpy_iterator())
-    return {"examples": count, "seconds": time.monotonic() - started, "processor": time.process_time() - before}
-
-
-MEASURES = {"build": measure_build, "seqio": measure_seqio}
-
-
-def measure(what: str, *arguments: object) -> dict[str, float]:
-    """One measurement in a process of its own; processor time is that of all its processes, its start included."""
+def measure(*arguments: object) -> dict[str, float]:
+    """`measure_build` in a process of its own; processor time is that of all its processes, its start included."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    command = [sys.executable, __file__, "--measure", what, "--arguments", json.dumps(arguments)]
+    command = [sys.executable, __file__, "--arguments", json.dumps(arguments)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        raise SystemExit(f"{what} {arguments}: failed\n{done.stderr[-2000:]}")
+        raise SystemExit(f"{arguments}: failed\n{done.stderr[-2000:]}")
     now = resource.getrusage(resource.RUSAGE_CHILDREN)
     processor = now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime
     return {"processor": processor} | json.loads(done.stdout.splitlines()[-1])
 
 
-def report(metric: str, found: dict[str, float], peer: dict[str, float] | None = None) -> None:
+def report(metric: str, found: dict[str, float]) -> None:
     rate, per_cpu = (found["examples"] / found[key] for key in ("seconds", "processor"))
-    line = {"benchmark": "build", "metric": metric, "value": round(rate), "unit": "examples/s",
-            "examples": found["examples"], "per_processor_s": round(per_cpu)}  # fmt: skip
-    if peer:
-        theirs = peer["examples"] / peer["processor"]
-        line |= {"peer": "SeqIO, one template", "peer_per_processor_s": round(theirs), "ratio": per_cpu / theirs}
-    record.write(line)
+    record.write({"benchmark": "build", "metric": metric, "value": round(rate), "unit": "examples/s",
+                  "examples": found["examples"], "per_processor_s": round(per_cpu)})  # fmt: skip
 
 
 def main() -> None:
@@ -154,11 +110,10 @@ def main() -> None:
     parser.add_argument("--data_dir", default=os.environ.get("FLANX_DATA_DIR"), help="a folder with cot/")
     parser.add_argument("--layouts", default="cot,niv2,p3")
     parser.add_argument("--vocabularies", default="byte,sentencepiece")
-    parser.add_argument("--measure", choices=sorted(MEASURES), help=argparse.SUPPRESS)
-    parser.add_argument("--arguments", type=json.loads, default=[], help=argparse.SUPPRESS)
+    parser.add_argument("--arguments", type=json.loads, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.measure:
-        print(json.dumps(MEASURES[args.measure](*args.arguments)))
+    if args.arguments:
+        print(json.dumps(measure_build(*args.arguments)))
         return
     own = None if args.quick or not args.data_dir or not glob.glob(f"{args.data_dir}/cot/*.tsv") else args.data_dir
     with tempfile.TemporaryDirectory() as name:
@@ -174,12 +129,8 @@ def main() -> None:
             for layout in args.layouts.split(","):
                 data = cot if layout == "cot" else name
                 for workers in (1,) if args.quick else (1, 2):
-                    found = measure("build", data, tasks[layout], vocabulary, workers, None)
+                    found = measure(data, tasks[layout], vocabulary, workers)
                     report(f"{layout}, {said}, {workers} worker{'s' * (workers > 1)}", found)
-            if "cot" in args.layouts and not args.quick:
-                peer = measure("seqio", cot, tasks["cot"], vocabulary, 1, None)
-                found = measure("build", cot, tasks["cot"], vocabulary, 1, ["zsopt"])
-                report(f"cot, zero-shot, {said}, 1 worker", found, peer)
 
 
 if __name__ == "__main__":
