@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from flanx.data.store.build import build_store
     from flanx.errors import UserError
 
-__version__ = "0.2.0.dev0"
+__version__ = "0.2.0"
 __all__ = ["Mixture", "Model", "UserError", "build_store", "evaluate", "load", "tasks", "train"]
 
 _HOMES = {
