@@ -1,9 +1,9 @@
-"""LoRA: a small trained pair of matrices next to each frozen kernel, and frozen kernels in fewer bits.
+"""LoRA: a small trained pair of matrices next to each frozen kernel, and quantized frozen kernels.
 
 A target layer computes x W + s (x A) B with A [i, r], B [r, o] and s = alpha / r (Hu et al. 2021, arXiv:2106.09685), or
-alpha / sqrt(r) (rsLoRA, arXiv:2312.03732). DoRA (arXiv:2402.09353) gives every output a trained magnitude m [o]:
-m / |W + s A B| times that, the norm being each column's and without gradient. B starts at zero, so the first step sees
-the base. The pair is stored next to the kernel as `lora_a`, `lora_b`, `lora_magnitude`.
+alpha / sqrt(r) (rsLoRA, arXiv:2312.03732). DoRA (arXiv:2402.09353) gives every output a trained magnitude m [o]
+and multiplies by m / |W + s A B|, the column norms, through which no gradient flows. B starts at zero, so the first
+step sees the base model. The pair is stored next to the kernel as `lora_a`, `lora_b`, `lora_magnitude`.
 Letters: i inputs, o outputs, r rank.
 """
 
@@ -24,9 +24,9 @@ from flanx.kernels import recomputed
 Array = jax.Array
 
 BASES = ("float32", "bfloat16", "int8", "nf4")
-MARK = "lora_"  # what the name of a trained parameter of an adapter begins with
+MARK = "lora_"  # prefix of the names of an adapter's trained parameters
 BLOCK = 64  # inputs that share a scale in NF4, as in QLoRA
-# quantiles of a normal distribution, scaled to [-1, 1], of QLoRA (arXiv:2305.14314, appendix E)
+# QLoRA's quantiles of a normal distribution, scaled to [-1, 1] (arXiv:2305.14314, appendix E)
 NF4 = np.array(
     [
         *(-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635),
@@ -44,14 +44,14 @@ class Adapter:
     Attributes:
       rank: r, columns of A and rows of B.
       alpha: the products are scaled by alpha / rank.
-      targets: layers that get a pair: regular expressions, each for the whole path of a kernel or for what is behind a
-        "/" in it: "query", "decoder/.*value", "mlp/wi_[01]", ".*" for all layers.
-      dropout: of the inputs of A, in training.
+      targets: layers that get a pair: regular expressions, each matching the whole path of a kernel or all of it after
+        some "/": "query", "decoder/.*value", "mlp/wi_[01]", ".*" for all layers.
+      dropout: dropout rate of the inputs of A, in training.
       rs: scale by alpha / sqrt(rank) instead.
-      dora: a magnitude for every output, trained as well.
-      base: how the frozen parameters are kept: "float32"; "bfloat16"; "int8" or "nf4" for the kernels of the layers and
-        bfloat16 for the embeddings and the head.
-      start: an adapter of the same base whose pairs are the first ones, a run or a folder of PEFT; None: new ones.
+      dora: also train a magnitude for every output.
+      base: how the frozen parameters are stored: "float32"; "bfloat16"; "int8" or "nf4" for the kernels of the layers
+        with bfloat16 for the embeddings and the head.
+      start: an adapter of the same base to initialize the pairs from, a run or a PEFT folder; None: new pairs.
     """
 
     rank: int = 8
@@ -84,36 +84,36 @@ class Adapter:
 
     @property
     def scale(self) -> float:
-        """s, what the product of the pair is multiplied by."""
+        """s, the factor on the product of the pair."""
         return self.alpha / (math.sqrt(self.rank) if self.rs else self.rank)
 
     @property
     def stored(self) -> str:
-        """The type of frozen parameters that are not quantized."""
+        """The dtype of frozen parameters that are not quantized."""
         return "float32" if self.base == "float32" else "bfloat16"
 
     def is_target(self, path: str) -> bool:
         """Whether the layer at `path` ("encoder/layers_0/attention/query") has a pair.
 
-        "layers" means every layer, so that a scanned model has the same targets unrolled."""
+        "layers" matches every layer, so that scanned and unrolled models have the same targets."""
         paths = (path, re.sub(r"\blayers_[0-9]+", "layers", path))
         return any(re.fullmatch(f"(.*/)?(?:{target})", each) for target in self.targets for each in paths)
 
 
 def dense(module: Any, x: Array, adapter: Adapter) -> Array:
-    """The call of a `layers.Dense` whose model has an adapter: x [..., i] -> [..., o] in the type of activations."""
+    """The call of a `layers.Dense` whose model has an adapter: x [..., i] -> [..., o] in the activation dtype."""
     numerics, axes, shape = module.numerics, module.axes, (x.shape[-1], module.features)
     x = x.astype(numerics.dtype)
 
     def parameter(name: str, init: Any, names: Sequence[str | None], shape: tuple[int, ...], dtype: Any) -> Array:
-        def cast(*args: Any) -> Array:  # some initializers scale, which widens bfloat16
+        def cast(*args: Any) -> Array:  # some initializers scale, which promotes bfloat16
             return init(*args).astype(dtype)
 
         return module.param(name, nn.with_logical_partitioning(cast, tuple(names)), shape, dtype)
 
     kernel: tuple[Array, ...]
     if adapter.base in ("int8", "nf4"):
-        # a base is read, never drawn: a new one is zero
+        # a quantized base is loaded, never sampled: initialize to zero
         codes, scales = stored_shapes(adapter.base, shape)
         names = {"int8": axes[1:], "nf4": (None, axes[1])}[adapter.base]
         code_axes = {"int8": axes, "nf4": (None, axes[1])}[adapter.base]
@@ -138,17 +138,17 @@ def dense(module: Any, x: Array, adapter: Adapter) -> Array:
         whole = restored(adapter.base, *kernel)
         m = parameter("lora_magnitude", lambda *_: column_norm(whole), axes[1:], shape[1:], jnp.float32)
         norm = column_norm(jax.lax.stop_gradient(whole + adapter.scale * (a @ b)))
-        share = m / jnp.maximum(norm, jnp.finfo(jnp.float32).tiny)  # a column of zeros stays one
+        share = m / jnp.maximum(norm, jnp.finfo(jnp.float32).tiny)  # an all-zero column stays zero
         y = y * jnp.expand_dims(share, range(y.ndim - 1)).astype(y.dtype)
     return y
 
 
 def _frozen_product(numerics: Any, base: str) -> Callable[..., Array]:
-    """A function of x and a kernel as it is kept: their product. The backward pass restores the kernel again, so that
-    no array as large as it is in the type of activations outlives the layer."""
+    """A function computing x times a stored kernel. The backward pass dequantizes the kernel again, so that no copy of
+    it in the activation dtype outlives the layer."""
 
     def multiply(x: Array, *kernel: Array) -> Array:
-        if base == "int8":  # the scale is the output's: it need not meet the kernel
+        if base == "int8":  # the scale is per output, so it is applied after the product
             codes, scale = kernel
             y = numerics.product(x, codes.astype(x.dtype), jnp.dtype("float32"))
             return (y * jnp.expand_dims(scale, range(y.ndim - 1))).astype(x.dtype)
@@ -162,13 +162,13 @@ def column_norm(kernel: Array) -> Array:
     return jnp.sqrt(jnp.sum(jnp.square(kernel.astype(jnp.float32)), axis=-2))
 
 
-# ---- kernels in fewer bits -------------------------------------------------------------------------------------------
-# int8: codes int8 [i, o] and a scale float32 [o], the largest magnitude of a column over 127. NF4: two codes of four
-# bits in each byte, uint8 [i / 2, o] (the even input in the low ones), and a scale float32 [i / BLOCK, o].
+# ---- quantized kernels -----------------------------------------------------------------------------------------------
+# int8: codes int8 [i, o] and a scale float32 [o], the largest magnitude of a column over 127. NF4: two 4-bit codes per
+# byte, uint8 [i / 2, o] (the even input in the low bits), and a scale float32 [i / BLOCK, o].
 
 
 def stored_shapes(base: str, shape: tuple[int, int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The shapes of codes and scales of a kernel [i, o]."""
+    """Shapes of the codes and scales of a kernel [i, o]."""
     inputs, outputs = shape
     if base == "int8":
         return shape, (outputs,)
@@ -192,14 +192,14 @@ def quantize(base: str, kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def restored(base: str, *kernel: Array) -> Array:
-    """A kernel as it is kept -> [i, o], float32 where it was quantized."""
+    """A stored kernel -> [i, o], float32 if it was quantized."""
     if base in ("float32", "bfloat16"):
         return kernel[0]
     codes, scale = kernel
     if base == "int8":
         return codes.astype(jnp.float32) * scale[None]
     outputs = codes.shape[1]
-    inputs = scale.shape[0] if scale.shape[0] > codes.shape[0] else 2 * codes.shape[0]  # an odd number has scales of 1
+    inputs = scale.shape[0] if scale.shape[0] > codes.shape[0] else 2 * codes.shape[0]  # odd: blocks of 1
     pairs = jnp.stack([codes & 15, codes >> 4], axis=1)  # [i / 2, 2, o]
     values = jnp.take(jnp.asarray(NF4), pairs.astype(jnp.int32), axis=0).reshape(-1, outputs)[:inputs]
     return (values.reshape(scale.shape[0], -1, outputs) * scale[:, None]).reshape(inputs, outputs)

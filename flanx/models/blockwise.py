@@ -1,9 +1,9 @@
-"""Attention of long rows, a block of queries at a time: memory linear in the length, on every backend.
+"""Attention over long rows, one block of queries at a time: memory linear in the length, on every backend.
 
-Exact attention holds numbers for all pairs of positions: scores [b, h, q, k], the bias [1, h, q, k], the mask
-[b, 1, q, k]. Here only one block of queries has them at a time, computed from what is linear in the length (one number
-of the bias per distance, segment numbers), and the backward pass recomputes them. The result equals exact attention.
-Letters of shapes: see `flanx.models.layers`.
+Exact attention materializes values for all pairs of positions: scores [b, h, q, k], the bias [1, h, q, k], the mask
+[b, 1, q, k]. Here they exist for one block of queries at a time, computed from arrays linear in the length (one bias
+value per distance, segment numbers), and the backward pass recomputes them. The result equals exact attention.
+Shape letters: see `flanx.models.layers`.
 """
 
 from collections.abc import Callable
@@ -16,16 +16,16 @@ from jax import lax
 
 Array = jax.Array
 
-BLOCK = 512  # queries: scores of 8,192 keys are then 16 MiB per row and head
-LONGEST_EXACT = 2048  # keys that "auto" attends to at once: the longest inputs of the shipped recipes
+BLOCK = 512  # queries; with 8,192 keys the scores are 16 MiB per row and head
+LONGEST_EXACT = 2048  # most keys for which "auto" is not blockwise: the longest inputs of the shipped recipes
 
 
 @struct.dataclass
 class SegmentMask:
-    """Who may see whom, as the arguments of a function of segment numbers (`layers.segment_mask`).
+    """An attention mask kept as the arguments of a function of segment numbers (`layers.segment_mask`).
 
     Attributes:
-      segments: (query int32 [b, q], key int32 [b, k]) per part; what one part lets a query see it may see.
+      segments: (query int32 [b, q], key int32 [b, k]) per part; the mask is the union of its parts.
       causal: per part, whether keys after the query are hidden.
       see: (query segments, key segments, causal, first position of the queries) -> bool [b, 1, q, k].
     """
@@ -35,11 +35,11 @@ class SegmentMask:
     see: Callable[..., Array] = struct.field(pytree_node=False)
 
     def __or__(self, other: "SegmentMask") -> "SegmentMask":
-        """Everything that one of both lets a query see."""
+        """The union of both masks."""
         return SegmentMask(self.segments + other.segments, self.causal + other.causal, self.see)
 
     def rows(self, first: Array, count: int, missing: int) -> Array:
-        """Of `count` queries from `first` on: bool [b, 1, count, k]; `missing` queries after the last see nothing."""
+        """Mask of `count` queries from `first`: bool [b, 1, count, k]; `missing` queries past the end see nothing."""
         parts = []
         for (query, key), causal in zip(self.segments, self.causal, strict=True):
             block = lax.dynamic_slice_in_dim(jnp.pad(query, ((0, 0), (0, missing))), first, count, axis=1)
@@ -59,17 +59,17 @@ def attend_in_blocks(
     attend: Callable[[Array, Array, Array, Array | None, Array], Array],
     lay: Callable[[Array, int, int], Array],
 ) -> Array:
-    """`layers.attend` with `attend` (of whole arrays) on a block of queries at a time.
+    """`layers.attend`, calling `attend` (on whole arrays) for one block of queries at a time.
 
     Args:
       query: [b, q, h, d]; key and value: [b, k, g, d] with g = h or 1.
-      bias: float32 [h, q + k], of the distances -(q - 1) to k, or None.
-      mask: who may see whom.
+      bias: float32 [h, q + k], for distances -(q - 1) to k, or None.
+      mask: which keys each query may see.
       attend: (query, key, value, bias [1, h, q, k] or None, mask [b, 1, q, k]) -> [b, q, h, d].
       lay: `layers.diagonals`.
 
     Returns:
-      [b, q, h, d] in the type of `value`.
+      [b, q, h, d] in the dtype of `value`.
     """
     length, keys = query.shape[1], key.shape[1]
     block = min(BLOCK, length)

@@ -1,4 +1,4 @@
-"""Which layer of a model first produced a number that is not finite, and how large the outputs of layers get."""
+"""Which layer of a model first produced a non-finite value, and how large layer outputs get."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 
 def _walk(tree: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, jax.Array]]:
-    """(name, output) of every module in the order of the program: a module's parts before the module."""
+    """(name, output) of every module in execution order: submodules before their module."""
     for key, value in tree.items():
         if key == "__call__":
             for array in jax.tree.leaves(value):
@@ -19,7 +19,7 @@ def _walk(tree: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple
 
 
 def largest_outputs(model: Any, params: Any, batch: Mapping[str, Any]) -> dict[str, float]:
-    """The largest absolute value of every module's output, in the order of the program; NaN or inf where one is.
+    """The largest absolute value of every module's output, in execution order; NaN or inf if it contains one.
 
     Modules are named as their parameters are ("encoder/layers_3/mlp/wo"); the whole model is "logits".
     """
@@ -28,7 +28,7 @@ def largest_outputs(model: Any, params: Any, batch: Mapping[str, Any]) -> dict[s
     @jax.jit
     def largest(params: Any, batch: Mapping[str, Any]) -> jax.Array:
         outputs = list(_walk(model.outputs(params, batch)))
-        names.extend(name for name, _ in outputs)  # here, because jit hands dicts back sorted by key
+        names.extend(name for name, _ in outputs)  # collected here, because jit returns dicts sorted by key
         return jnp.stack([jnp.max(jnp.abs(x.astype(jnp.float32))) for _, x in outputs])
 
     sizes: dict[str, float] = {}
@@ -38,7 +38,7 @@ def largest_outputs(model: Any, params: Any, batch: Mapping[str, Any]) -> dict[s
 
 
 def first_nonfinite(model: Any, params: Any, batch: Mapping[str, Any]) -> str | None:
-    """The first parameter, else the first module's output on `batch` (without dropout), that is not finite; or None."""
+    """The first non-finite parameter, else the first non-finite module output on `batch` (without dropout); or None."""
     finite = jax.device_get(jax.jit(lambda tree: jax.tree.map(lambda x: jnp.isfinite(x).all(), tree))(params))
     for path, good in jax.tree_util.tree_leaves_with_path(finite):
         if not good:

@@ -1,6 +1,6 @@
-"""Layers of every model, as T5X has them: dense, norm, dropout, embedding, MLP, attention; stacks; models of them.
+"""Layers shared by all models, as in T5X: dense, norm, dropout, embedding, MLP, attention; stacks; a model base class.
 
-Letters of shapes and einsum strings: b rows, l/q/k lengths (any, query, key), m emb_dim, h heads, g key-value heads
+Letters in shapes and einsum strings: b rows, l/q/k lengths (any, query, key), m emb_dim, h heads, g key-value heads
 (h, or 1 for multi-query), d head_dim, f mlp_dim, v vocabulary, n relative-position buckets.
 """
 
@@ -30,13 +30,13 @@ Init = Callable[..., Array]
 NORMAL = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
 TRUNCATED = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "gelu": nn.gelu,  # the tanh form, as T5 1.1 was trained
+    "gelu": nn.gelu,  # the tanh approximation, with which T5 1.1 was trained
     "linear": jax.nn.identity,
     "relu": nn.relu,
     "silu": nn.silu,
 }
 ATTENTION = ("auto", "exact", "fused", "blockwise")
-PRODUCT = "product"  # JAX's policies do not see a product inside a tuned kernel's own gradient rule, so it has a name
+PRODUCT = "product"  # JAX's policies do not see products inside a tuned kernel's custom VJP, so they are named
 _KEEP_PRODUCTS = jax.checkpoint_policies.save_only_these_names(PRODUCT)
 REMAT_POLICIES: dict[str, Callable[..., Any] | None] = {
     "none": None,  # keep everything
@@ -50,14 +50,14 @@ REMAT_POLICIES: dict[str, Callable[..., Any] | None] = {
 
 @dataclasses.dataclass(frozen=True)
 class Numerics:
-    """Which number has which type, and which kernels compute it.
+    """Dtypes of the computation, and which kernels run it.
 
-    Parameters and sums are float32, activations of the type `activations`. Softmax, norms, relative position bias,
-    logits and loss are float32 whatever the activations are; the optimizer sees only float32 parameters and gradients.
+    Parameters and accumulations are float32, activations have the dtype `activations`. Softmax, norms, relative
+    position bias, logits and loss are always float32; the optimizer sees only float32 parameters and gradients.
 
     Attributes:
       kernels: "plain", or "tuned" for those of `flanx.kernels`.
-      adapter: what is trained in addition to frozen parameters, or None; those are of the type `stored`.
+      adapter: what is trained on top of frozen parameters, or None; the frozen ones have the dtype `stored`.
     """
 
     activations: str = "float32"
@@ -75,11 +75,11 @@ class Numerics:
 
     @property
     def dtype(self) -> jnp.dtype:
-        """The type of activations."""
+        """The activation dtype."""
         return jnp.dtype(self.activations)
 
     def product(self, x: Array, kernel: Array, out_dtype: jnp.dtype) -> Array:
-        """`product`, or the tuned kernel of that name; a frozen kernel in fewer bits than x is widened in each pass."""
+        """`product`, or the tuned kernel of that name; a frozen kernel narrower than x is widened in each pass."""
         multiply = tuned.product if self.kernels == "tuned" else product
         if self.adapter is not None and kernel.dtype != x.dtype:
             return tuned.recomputed(lambda x, kernel: multiply(x, kernel, out_dtype))(x, kernel)
@@ -87,7 +87,7 @@ class Numerics:
 
 
 def check_name(field: str, name: str, known: Sequence[str]) -> None:
-    """Raises UserError where a model's field has an unknown value."""
+    """Raises UserError if a model's field has an unknown value."""
     if name not in known:
         raise UserError(f"{field} = '{name}': known are {', '.join(known)}{nearest(name, known)}")
 
@@ -95,15 +95,15 @@ def check_name(field: str, name: str, known: Sequence[str]) -> None:
 def parameter(
     module: nn.Module, name: str, init: Init, axes: tuple[str, ...], shape: Sequence[int], stored: str = "float32"
 ) -> Array:
-    """A parameter whose axes have logical names, of the type `stored`."""
+    """A parameter with logical axis names, of dtype `stored`."""
     boxed: Any = nn.with_logical_partitioning(init, axes)  # `param` unboxes what the initializer boxes
     return module.param(name, boxed, tuple(shape), jnp.dtype(stored))
 
 
 def constrain(x: Array, axes: Sequence[str | None]) -> Array:
-    """`x` sharded as the rules in force say, whole along an axis None; unchanged outside of a partitioner's scope.
+    """`x` sharded by the rules in scope, replicated along axes named None; unchanged outside a partitioner's scope.
 
-    Raises UserError for an axis without a rule, which linen would silently leave unsplit.
+    Raises UserError for an axis without a rule, which linen would silently leave unsharded.
     """
     known = {name for name, _ in nn.get_logical_axis_rules()}
     for axis in filter(None, axes) if known else ():
@@ -113,12 +113,12 @@ def constrain(x: Array, axes: Sequence[str | None]) -> Array:
 
 
 def product(x: Array, kernel: Array, out_dtype: jnp.dtype) -> Array:
-    """x [..., i] times kernel [i, o], in the type of x, as [..., o] of type `out_dtype`; sums are float32 inside."""
+    """x [..., i] times kernel [i, o], in x's dtype, as [..., o] of dtype `out_dtype`; accumulated in float32."""
     return jnp.matmul(x, kernel.astype(x.dtype), preferred_element_type=out_dtype)
 
 
 class Dense(nn.Module):
-    """A product with `kernel` [in, features], no bias."""
+    """A matrix product with `kernel` [in, features], no bias."""
 
     features: int
     axes: tuple[str, str]
@@ -136,7 +136,7 @@ class Dense(nn.Module):
 
 
 class Head(nn.Module):
-    """A product with `kernel` [m, v] in float32, whatever the activations are, as in T5X."""
+    """A matrix product with `kernel` [m, v], always in float32, as in T5X."""
 
     vocab_size: int
     numerics: Numerics
@@ -165,9 +165,9 @@ class RMSNorm(nn.Module):
 
 
 class Dropout(nn.Module):
-    """Dropout, on where `apply` is given a "dropout" rng; one mask is shared along `shared` axes.
+    """Dropout, active if `apply` is given a "dropout" rng; the mask is broadcast along the `shared` axes.
 
-    T5X shares it along the length of a row [b, l, m] nearly everywhere.
+    T5X broadcasts it along the length of a row [b, l, m] nearly everywhere.
     """
 
     rate: float
@@ -175,7 +175,7 @@ class Dropout(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """Any shape, unchanged; kept values are divided by the probability of being kept."""
+        """Any shape, unchanged; kept values are divided by the keep probability."""
         if self.rate == 0.0 or not self.has_rng("dropout"):
             return x
         shape = [1 if i - x.ndim in self.shared else n for i, n in enumerate(x.shape)]
@@ -184,7 +184,7 @@ class Dropout(nn.Module):
 
 
 class Embed(nn.Module):
-    """The table of token embeddings, [v, m]; as a tied head it also gives the logits."""
+    """The token embedding table, [v, m]; as a tied head it also computes the logits."""
 
     vocab_size: int
     emb_dim: int
@@ -198,11 +198,11 @@ class Embed(nn.Module):
     def __call__(self, tokens: Array) -> Array:
         """tokens int32 [b, l] -> [b, l, m]: a gather, or on a TPU a product with one-hot tokens.
 
-        The gradient is a scatter-add, or on a TPU the transposed product, which a table split over devices needs. There
-        the product is with the whole width of the table, also where devices hold parts of it (fsdp): the compiler would
-        otherwise gather the one-hot tokens of the whole batch for the gradient, 2.6 GB for Flan-T5-Small's.
+        The gradient is a scatter-add, or on a TPU the transposed product, which a sharded table needs. On a TPU the
+        product uses the full width of the table even if it is sharded (fsdp): the compiler would otherwise gather the
+        one-hot tokens of the whole batch for the gradient, 2.6 GB for Flan-T5-Small.
         """
-        is_frozen = self.numerics.adapter is not None  # then it is cast behind the gather, without a copy of the table
+        is_frozen = self.numerics.adapter is not None  # then cast after the gather, to avoid a copy of the table
         return lax.platform_dependent(
             self.embedding if is_frozen else self.embedding.astype(self.numerics.dtype),
             tokens,
@@ -217,7 +217,7 @@ class Embed(nn.Module):
 
 
 class MLP(nn.Module):
-    """T5's MLP: one product per activation (`wi`, or `wi_0`, `wi_1`, ...), multiplied together, and `wo`."""
+    """T5's MLP: one projection per activation (`wi`, or `wi_0`, `wi_1`, ...), multiplied together, then `wo`."""
 
     mlp_dim: int
     emb_dim: int
@@ -232,7 +232,7 @@ class MLP(nn.Module):
         names = ("wi",) if count == 1 else map("wi_{}".format, range(count))
         parts = [Dense(self.mlp_dim, axes, self.numerics, name=name)(x) for name in names]
         acts = [ACTIVATIONS[activation] for activation in self.activations]
-        # with a frozen `wo` no gradient needs the product itself
+        # with a frozen `wo` no gradient needs `hidden` itself
         again = tuned.recomputed if self.numerics.adapter is not None else lambda function: function
         hidden = again(
             lambda *parts: functools.reduce(operator.mul, [act(p) for act, p in zip(acts, parts, strict=True)])
@@ -248,7 +248,7 @@ class MLP(nn.Module):
 def relative_buckets(distance: Any, bidirectional: bool, num_buckets: int = 32, max_distance: int = 128) -> Any:
     """T5's bucket of each distance (key position - query position), int32, any shape; numpy in, numpy out.
 
-    Half of the buckets are single small distances, half grow with the logarithm up to `max_distance`. With
+    Half of the buckets hold one small distance each, half are logarithmically spaced up to `max_distance`. With
     `bidirectional` the upper half of the table is for keys after the query; without it, such keys share bucket 0.
     """
     xp = np if isinstance(distance, np.ndarray) else jnp
@@ -267,9 +267,9 @@ def relative_buckets(distance: Any, bidirectional: bool, num_buckets: int = 32, 
 
 
 def diagonals(values: Array, queries: int, keys: int) -> Array:
-    """values [h, q + k] of the distances -(q - 1) to k -> [h, q, k], constant along the diagonals.
+    """values [h, q + k] for distances -(q - 1) to k -> [h, q, k], constant along the diagonals.
 
-    Two reshapes lay them: a row of q + k numbers, repeated, read in rows of one less moves on by one each.
+    Two reshapes do it: a row of q + k values, tiled and re-read in rows one shorter, shifts by one per row.
     """
     width = queries + keys
     flat = jnp.broadcast_to(values[:, None, :], (len(values), queries, width)).reshape(len(values), -1)
@@ -291,13 +291,13 @@ class RelativeBias(nn.Module):
         self.rel_embedding = parameter(self, "rel_embedding", init, axes, shape)
 
     def __call__(self, length: int, mask: Mask | None = None) -> Array:
-        """float32 [1, h, q, k] for a row of `length` positions: one number per distance, constant along the diagonals;
-        with a mask for blocks these numbers alone, [h, 2 * length]."""
+        """float32 [1, h, q, k] for a row of `length` positions, constant along the diagonals; with a blockwise mask
+        only the one value per distance, [h, 2 * length]."""
         values = self.of(np.arange(-length + 1, length + 1, dtype=np.int32))
         return values if isinstance(mask, SegmentMask) else diagonals(values, length, length)[None]
 
     def at(self, distance: Array) -> Array:
-        """distance int32 [b, k] from each row's one query to the keys -> float32 [b, h, 1, k]."""
+        """distance int32 [b, k] from each row's single query to the keys -> float32 [b, h, 1, k]."""
         return jnp.moveaxis(self.of(distance), 0, 1)[:, :, None, :]
 
     def of(self, distance: Any) -> Array:
@@ -308,7 +308,7 @@ class RelativeBias(nn.Module):
 
 
 def rotate(x: Array, position: Array, base: float = 10_000.0) -> Array:
-    """Rotary positions: x [b, l, h, d] with each pair (i, i + d/2) turned by position [b, l] * base^(-2i/d)."""
+    """Rotary positions: x [b, l, h, d] with each pair (i, i + d/2) rotated by position [b, l] * base^(-2i/d)."""
     half = x.shape[-1] // 2
     speed = (base ** (-np.arange(half, dtype=np.float32) / half))[None, None, None, :]
     angle = position[:, :, None, None].astype(jnp.float32) * speed
@@ -326,18 +326,18 @@ def attend(
     kind: str = "auto",
     kernels: str = "plain",
 ) -> Array:
-    """Softmax attention without scaling (T5 folds it into the query's initial values; others scale the query).
+    """Softmax attention without scaling (T5 folds it into the query's initialization; others scale the query).
 
     Args:
       query: [b, q, h, d]; key and value: [b, k, g, d] with g = h or 1.
-      bias: float32 [1 or b, h, q, k] added to the scores, or None; in blocks [h, q + k], one per distance.
-      mask: bool [b, 1, q, k], True where the query may see the key, or None, or the mask of attention in blocks.
+      bias: float32 [1 or b, h, q, k] added to the scores, or None; blockwise [h, q + k], one per distance.
+      mask: bool [b, 1, q, k], True where the query may see the key, or None, or a blockwise mask.
       kind: "exact", or "fused" for the backend's kernel (cuDNN), or "auto": fused on a GPU in bfloat16, else exact.
-        "blockwise", which "auto" takes for long rows, is known by its mask (`segment_mask`).
+        "blockwise", which "auto" picks for long rows, is recognized by its mask (`segment_mask`).
       kernels: of exact attention, "plain" or "tuned"; see `flanx.kernels`.
 
     Returns:
-      [b, q, h, d] in the type of `value`.
+      [b, q, h, d] in the dtype of `value`.
     """
     exact = tuned.attend if kernels == "tuned" else attend_plainly
     if isinstance(mask, SegmentMask):
@@ -351,9 +351,9 @@ def attend(
 
 
 def attend_plainly(query: Array, key: Array, value: Array, bias: Array | None, mask: Array | None) -> Array:
-    """`attend` in plain operations, softmax in float32."""
+    """`attend` in plain JAX operations, softmax in float32."""
     kv = "bkhd"
-    if key.shape[2] == 1:  # a single head has no letter and meets every query's head
+    if key.shape[2] == 1:  # a single key head drops its axis and is shared by all query heads
         kv, key, value = "bkd", key[:, :, 0], value[:, :, 0]
     scores = jnp.einsum(f"bqhd,{kv}->bhqk", query, key, preferred_element_type=jnp.float32)
     if bias is not None:
@@ -367,11 +367,11 @@ def attend_plainly(query: Array, key: Array, value: Array, bias: Array | None, m
 class Attention(nn.Module):
     """T5's multi-head attention: `query`, `key`, `value`, `out`, no biases, no scaling of the scores.
 
-    T5X drops attention weights with one mask for all queries of a row; weights [b, h, 1, k] times values equal values
-    [b, k, h, 1] times weights, so the mask is applied to the values and every kernel of attention can take it.
+    T5X drops attention weights with one mask for all queries of a row; masking the weights [b, h, 1, k] equals masking
+    the values [b, k, h, 1], so the mask is applied to the values, which works with every attention kernel.
     """
 
-    config: Any  # sizes and choices of the model
+    config: Any  # the model's dataclass
 
     def setup(self) -> None:
         c = self.config
@@ -384,7 +384,7 @@ class Attention(nn.Module):
         self.dropout = Dropout(c.dropout_rate, shared=(-1,))
 
     def split(self, x: Array) -> Array:
-        """[b, l, h * d] -> [b, l, h, d], heads over the mesh."""
+        """[b, l, h * d] -> [b, l, h, d], heads sharded over the mesh."""
         x = x.reshape(*x.shape[:-1], self.config.num_heads, self.config.head_dim)
         return constrain(x, ("batch", "length", "heads", "kv"))
 
@@ -393,14 +393,14 @@ class Attention(nn.Module):
         return self.split(self.key(memory)), self.split(self.value(memory))
 
     def __call__(self, x: Array, memory: Array, bias: Array | None, mask: Mask | None) -> Array:
-        """x [b, q, m] looks at memory [b, k, m] -> [b, q, m]; bias and mask as in `attend`."""
+        """x [b, q, m] attends to memory [b, k, m] -> [b, q, m]; bias and mask as in `attend`."""
         key, value = self.keys_and_values(memory)
         query, value = self.split(self.query(x)), self.dropout(value)
         seen = attend(query, key, value, bias, mask, self.config.attention, self.config.kernels)
         return self.out(seen.reshape(*x.shape[:-1], -1))
 
     def recall(self, x: Array, key: Array, value: Array, bias: Array | None, mask: Array) -> Array:
-        """x [b, 1, m] looks at a cache's keys and values [b, h, k, d] -> [b, 1, m]."""
+        """x [b, 1, m] attends to cached keys and values [b, h, k, d] -> [b, 1, m]."""
         seen = recall(self.split(self.query(x)), key, value, bias, mask)
         return self.out(seen.reshape(*x.shape[:-1], -1))
 
@@ -408,10 +408,10 @@ class Attention(nn.Module):
 def segment_mask(
     query_segments: Array, key_segments: Array, causal: bool = False, first: Any = 0, kind: str = "exact"
 ) -> Any:
-    """Who may see whom in packed rows: bool [b, 1, q, k] from segment numbers [b, q] and [b, k], 0 for padding.
+    """Attention mask of packed rows: bool [b, 1, q, k] from segment numbers [b, q] and [b, k], 0 for padding.
 
-    `first`: the position of the first query. `kind` of attention: for "blockwise", which "auto" takes above
-    `blockwise.LONGEST_EXACT` keys but on a GPU, a `SegmentMask` of the same.
+    `first`: the position of the first query. `kind`: of attention; for "blockwise", which "auto" picks above
+    `blockwise.LONGEST_EXACT` keys except on a GPU, the same mask as a `SegmentMask`.
     """
     is_long = key_segments.shape[1] > LONGEST_EXACT and jax.default_backend() != "gpu"
     if kind == "blockwise" or (kind == "auto" and is_long):
@@ -430,7 +430,7 @@ def write(cache: Array, new: Array, position: Array) -> Array:
 
 
 def heads_first(x: Array) -> Array:
-    """[b, k, h, d] -> [b, h, k, d] (or back), the layout of a cache: one query's product with it is one per head.
+    """[b, k, h, d] -> [b, h, k, d] (or back), the cache layout: attending with one query is one product per head.
 
     In the other layout XLA's CPU compiler transposes the whole cache at every step, at seven times the cost.
     """
@@ -443,9 +443,9 @@ def write_heads(cache: Array, new: Array, position: Array) -> Array:
 
 
 def recall(query: Array, key: Array, value: Array, bias: Array | None, mask: Array) -> Array:
-    """`attend` of one query [b, 1, h, d] on a cache [b, h, k, d], softmax in float32 -> [b, 1, h, d].
+    """`attend` of one query [b, 1, h, d] to a cache [b, h, k, d], softmax in float32 -> [b, 1, h, d].
 
-    The query is laid out as the cache is: as it comes, XLA's CPU compiler transposes the keys of a single row.
+    The query is moved to the cache layout: otherwise XLA's CPU compiler transposes the keys of a single row.
     """
     scores = jnp.einsum("bhqd,bhkd->bhqk", heads_first(query), key, preferred_element_type=jnp.float32)
     if bias is not None:
@@ -458,11 +458,11 @@ def recall(query: Array, key: Array, value: Array, bias: Array | None, mask: Arr
 
 
 def stack_layers(layer: type[nn.Module], config: Any, num_layers: int) -> list[nn.Module]:
-    """Makes the layers `layers_0`, ... of a stack, or the one scanned `layers`, from a class that takes `config`.
+    """Makes the layers `layers_0`, ... of a stack, or the single scanned `layers`, from a class that takes `config`.
 
-    A layer's call is (x, *same for every layer) -> (x, None). It is wrapped in the policy `config.remat`. With
-    `config.scan_layers` the parameters of all layers are stacked on axis 0 under the logical name "layers", and the
-    list has one module, which runs them all.
+    A layer's call is (x, *same for every layer) -> (x, None), rematerialized by the policy `config.remat`. With
+    `config.scan_layers` the parameters of all layers are stacked on axis 0, logical name "layers", and the list holds
+    one module that runs them all.
     """
     scan = config.scan_layers
     if config.remat != "none":
@@ -473,7 +473,7 @@ def stack_layers(layer: type[nn.Module], config: Any, num_layers: int) -> list[n
         layer,
         variable_axes={"params": 0, "intermediates": 0},
         split_rngs={"params": True, "dropout": True},
-        in_axes=nn.broadcast,  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  flax annotates an int
+        in_axes=nn.broadcast,  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  flax annotates int
         length=num_layers,
         metadata_params={nn.PARTITION_NAME: "layers"},
     )
@@ -481,7 +481,7 @@ def stack_layers(layer: type[nn.Module], config: Any, num_layers: int) -> list[n
 
 
 def unstack(params: Any) -> Any:
-    """Parameters of a scanned model as those of the unrolled one: each `layers` [n, ...] becomes `layers_0`, ..."""
+    """Converts parameters of a scanned model to the unrolled form: each `layers` [n, ...] becomes `layers_0`, ..."""
     tree: dict[str, Any] = {}
     for key, value in params.items():
         if key == "layers":
@@ -493,7 +493,7 @@ def unstack(params: Any) -> Any:
 
 
 def stack(params: Any) -> Any:
-    """Parameters of an unrolled model as those of the scanned one; undoes `unstack`."""
+    """Converts parameters of an unrolled model to the scanned form; the inverse of `unstack`."""
     tree = {key: stack(value) if isinstance(value, dict) else value for key, value in params.items()}
     count = sum(key.startswith("layers_") for key in tree)
     if count:
@@ -507,20 +507,20 @@ def stack(params: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LinenModel:
-    """What models built on a linen module have in common: a base for frozen dataclasses of sizes.
+    """Base of models built on a linen module, which are frozen dataclasses of sizes.
 
-    They make a module and name the features of a batch that it takes. The module's methods are a call on the features,
-    which gives logits [b, t, v], and `step`.
+    Subclasses build a module and name the batch features that it takes. The module's `__call__` maps the features to
+    logits [b, t, v]; its other method is `step`.
 
     Attributes:
       dropout_rate: of embeddings, attention, MLP and residuals, when logits are computed with a dropout rng.
       dtype: of activations, "float32" or "bfloat16"; see `Numerics` for what stays float32.
       remat: what the backward pass recomputes, a name in `REMAT_POLICIES`.
-      scan_layers: one loop over stacked layers instead of one program text per layer: compiles faster, same numbers.
+      scan_layers: loop over stacked layers instead of unrolling them: compiles faster, same numbers.
       attention: "auto", "exact", "fused" or "blockwise"; see `attend`.
-      kernels: "plain", which every transformation of jax takes, or "tuned", those of `flanx.kernels`: faster on a CPU,
-        gradients in reverse mode alone. The numbers are the same, so it is left out of a run's identity (`repr`).
-      adapter: what is trained next to frozen parameters, set by the trainer; None: all parameters are the model's.
+      kernels: "plain", which every JAX transformation supports, or "tuned", those of `flanx.kernels`: faster on a CPU,
+        reverse-mode gradients only. The numbers are the same, so it is left out of a run's identity (`repr`).
+      adapter: what is trained next to frozen parameters, set by the trainer; None: no adapter.
     """
 
     dropout_rate: float = 0.0
@@ -545,17 +545,17 @@ class LinenModel:
 
     @functools.cached_property
     def numerics(self) -> Numerics:
-        """Which number has which type, and which kernels compute it."""
+        """Dtypes of the computation, and which kernels run it."""
         stored = "float32" if self.adapter is None else self.adapter.stored
         return Numerics(self.dtype, self.kernels, self.adapter, stored)
 
     @property
     def shares_prefix(self) -> bool:
-        """Whether prompts that begin alike can be read after what they share; see `prefill_after`."""
+        """Whether prompts with a common prefix can be read after it; see `prefill_after`."""
         return False
 
     def prefill_after(self, params: Any, prefix: Any, inputs: Array, max_new: int) -> tuple[Any, Array]:
-        """Of a model that shares prefixes."""
+        """Only for models that share prefixes."""
         raise NotImplementedError
 
     def init(self, rng: jax.Array) -> Any:
@@ -563,12 +563,12 @@ class LinenModel:
         return self.module.init(rng, *[jnp.ones((1, 1), jnp.int32)] * len(self.features))["params"]
 
     def logits(self, params: Any, batch: Any, dropout_rng: jax.Array | None = None) -> Array:
-        """Teacher-forced logits of (packed) rows, float32 [b, t, v]; dropout where a rng is given."""
+        """Teacher-forced logits of (packed) rows, float32 [b, t, v]; dropout if an rng is given."""
         rngs = {} if dropout_rng is None else {"dropout": dropout_rng}
         return self.module.apply({"params": params}, *(batch[name] for name in self.features), rngs=rngs)
 
     def outputs(self, params: Any, batch: Any) -> Any:
-        """Every module's output, nested by module name, without dropout: for the search for the first bad layer."""
+        """Every module's output, nested by module name, without dropout: used to find the first bad layer."""
 
         def is_wanted(module: nn.Module, method: str) -> bool:
             return method == "__call__" and not isinstance(module, Dropout)
@@ -583,12 +583,12 @@ class LinenModel:
         return captured["intermediates"]
 
     def decode_step(self, params: Any, cache: Any, tokens: Array) -> tuple[Array, Any]:
-        """Logits float32 [b, v] after tokens int32 [b], each row at its own position, and the cache after them."""
+        """Logits float32 [b, v] after tokens int32 [b], each row at its own position, and the updated cache."""
         module, variables = self.unrolled(params)
         return module.apply(variables, cache, tokens, method="step")
 
     def unrolled(self, params: Any) -> tuple[Any, dict[str, Any]]:
-        """The module without scan and its variables: what decoding and the search for bad layers run."""
+        """The unscanned module and its variables, as used by decoding and the search for bad layers."""
         if not self.scan_layers:
             return self.module, {"params": params}
         return dataclasses.replace(self, scan_layers=False).module, {"params": unstack(params)}

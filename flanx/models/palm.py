@@ -2,7 +2,7 @@
 
 y = x + MLP(norm(x)) + attention(norm(x)); no biases; one embedding table, whose transpose scaled by 1/sqrt(emb_dim) is
 the head. With `prefix_lm` a row's inputs attend to each other in both directions, as in U-PaLM. The paper gives neither
-the rotary base nor the norm's epsilon; 10,000 and 1e-6 are usual. Letters of shapes: see `flanx.models.layers`.
+the rotary base nor the norm's epsilon; 10,000 and 1e-6 are usual. Shape letters: see `flanx.models.layers`.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ from flanx.models.layers import (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PaLM(LinenModel):
-    """Sizes and choices of one PaLM, and what a model offers (`flanx.models.Model`).
+    """Configuration of a PaLM, implementing the `flanx.models.Model` protocol.
 
     Attributes:
       prefix_lm: the inputs of a row (`decoder_causal_attention` = 1) attend to each other in both directions.
@@ -63,19 +63,19 @@ class PaLM(LinenModel):
         return Transformer(self)
 
     def prefill(self, params: Params, inputs: Array, max_new: int) -> tuple[Cache, Array]:
-        """Reads inputs int32 [b, s], 0 = padding, after a start token 0; the first step takes each row's last token.
+        """Reads inputs int32 [b, s], 0 = padding, after a start token 0; the first step feeds each row's last token.
 
-        That step computes the same keys and values as the prefill, and gives the logits of the first new token.
+        That step recomputes the keys and values of the prefill, and gives the logits of the first new token.
         """
         return self._prefill(params, jnp.pad(inputs, ((0, 0), (1, 0))), max_new, None)
 
     @property
     def shares_prefix(self) -> bool:
-        """Whether a prefix is read the same whatever follows: not with bidirectional attention over the inputs."""
+        """Whether a prefix is encoded independently of what follows: false with bidirectional attention on inputs."""
         return not self.prefix_lm
 
     def prefill_after(self, params: Params, prefix: Cache, inputs: Array, max_new: int) -> tuple[Cache, Array]:
-        """`prefill` of what `prefix` holds, a cache of one row without free positions, and inputs [b, s >= 1]."""
+        """`prefill` of the tokens in `prefix`, a one-row cache with no free positions, and inputs [b, s >= 1]."""
         return self._prefill(params, inputs, max_new, prefix)
 
     def _prefill(self, params: Params, tokens: Array, max_new: int, prefix: Cache | None) -> tuple[Cache, Array]:
@@ -85,19 +85,19 @@ class PaLM(LinenModel):
         return cache, jnp.take_along_axis(tokens, last[:, None], axis=1)[:, 0]
 
     def _matrices(self) -> tuple[int, int]:
-        """Weights of one layer and of the table."""
+        """Matrix weights of one layer and of the embedding table."""
         attention = 2 * self.emb_dim * self.num_heads * self.head_dim + 2 * self.emb_dim * self.head_dim
         return attention + 3 * self.emb_dim * self.mlp_dim, self.vocab_size * self.emb_dim
 
     def num_params(self) -> int:
-        """Number of parameters, from the sizes alone."""
+        """Number of parameters, computed from the sizes."""
         layer, table = self._matrices()
         return self.num_layers * (layer + self.emb_dim) + self.emb_dim + table
 
     def flops_per_token(self, inputs: int, targets: int) -> float:
         """Training FLOPs, forward and backward, per token of a row of inputs + targets tokens.
 
-        Six per weight, and twelve per pair of positions and width of attention; masked pairs count.
+        Six per weight, and twelve per pair of positions and attention channel; masked pairs count.
         """
         layer, table = self._matrices()
         pairs = self.num_layers * (inputs + targets) * self.num_heads * self.head_dim
@@ -123,7 +123,7 @@ class Attention(nn.Module):
         return rotate(self.key(x)[:, :, None, :], position), self.value(x)[:, :, None, :]
 
     def from_cache(self, x: Array, position: Array, key: Array, value: Array, mask: Mask) -> Array:
-        """x [b, q, m] at position [b, q] looks at keys and values [b, k, 1, d] as mask [b, 1, q, k] lets it."""
+        """x [b, q, m] at position [b, q] attends to keys and values [b, k, 1, d] under mask [b, 1, q, k]."""
         c = self.config
         query = self.query(x).reshape(*x.shape[:-1], c.num_heads, c.head_dim)
         query = constrain(query, ("batch", "length", "heads", "kv"))
@@ -132,7 +132,7 @@ class Attention(nn.Module):
         return self.out(seen.reshape(*x.shape[:-1], c.num_heads * c.head_dim))
 
     def __call__(self, x: Array, position: Array, mask: Mask) -> Array:
-        """x [b, l, m] looks at itself -> [b, l, m]."""
+        """Self-attention of x [b, l, m] -> [b, l, m]."""
         key, value = self.keys_and_values(x, position)
         return self.from_cache(x, position, key, self.dropout(value), mask)
 
@@ -158,8 +158,8 @@ class Layer(nn.Module):
     def prefill(
         self, x: Array, position: Array, mask: Mask, max_new: int, prefix: dict[str, Array] | None
     ) -> tuple[Array, dict[str, Array]]:
-        """x [b, l, m] looks at the keys and values [1, p, 1, d] of a prefix, if any, and at itself -> [b, l, m], and
-        keys and values [b, p + l + max_new, 1, d] for the cache."""
+        """x [b, l, m] attends to a prefix's keys and values [1, p, 1, d], if any, and to itself -> [b, l, m], and keys
+        and values [b, p + l + max_new, 1, d] for the cache."""
         y = self.layer_norm(x)
         key, value = self.attention.keys_and_values(y, position)
         if prefix is not None:
@@ -172,7 +172,7 @@ class Layer(nn.Module):
         return x, {"key": jnp.pad(key, room), "value": jnp.pad(value, room)}
 
     def step(self, x: Array, cache: dict[str, Array], position: Array, mask: Mask) -> tuple[Array, dict[str, Array]]:
-        """x [b, 1, m] at position [b] -> [b, 1, m] and the cache with x's key and value in it."""
+        """x [b, 1, m] at position [b] -> [b, 1, m] and the cache including x's key and value."""
         y = self.layer_norm(x)
         key, value = self.attention.keys_and_values(y, position[:, None])
         cache = {"key": write(cache["key"], key, position), "value": write(cache["value"], value, position)}
@@ -191,7 +191,7 @@ class Decoder(nn.Module):
         self.dropout = Dropout(c.dropout_rate)
 
     def mask(self, segments: Array, readable: Array) -> Mask:
-        """Who sees whom, [b, 1, l, l]: earlier tokens of the same segment, and inputs all inputs if prefix_lm."""
+        """Attention mask [b, 1, l, l]: causal within a segment; with prefix_lm, inputs also see all of its inputs."""
         kind = self.config.attention
         mask = segment_mask(segments, segments, causal=True, kind=kind)
         if self.config.prefix_lm:
@@ -207,7 +207,7 @@ class Decoder(nn.Module):
         return self.dropout(self.decoder_norm(x))
 
     def prefill(self, x: Array, last: Array, max_new: int, prefix: Cache | None) -> Cache:
-        """Embedded prompts [b, l, m], after a prefix, if any, whose last tokens are at last [b] of l -> the cache
+        """Embedded prompts [b, l, m], after a prefix if any, their last tokens at positions last [b] of l -> the cache
         before the first step."""
         behind = 0 if prefix is None else prefix["layers"][0]["key"].shape[1]
         place = jnp.broadcast_to(np.arange(x.shape[1], dtype=np.int32), x.shape[:2])
@@ -225,7 +225,7 @@ class Decoder(nn.Module):
         return {"layers": layers, "position": behind + last}
 
     def step(self, x: Array, cache: Cache) -> tuple[Array, Cache]:
-        """Embedded tokens [b, 1, m] -> [b, 1, m], normed, and the cache after them."""
+        """Embedded tokens [b, 1, m] -> [b, 1, m], normed, and the updated cache."""
         position = cache["position"]
         keys = np.arange(cache["layers"][0]["key"].shape[1], dtype=np.int32)
         mask = (keys[None, :] <= position[:, None])[:, None, None, :]
@@ -252,12 +252,12 @@ class Transformer(nn.Module):
         return self.token_embedder.attend(x)
 
     def prefill(self, tokens: Array, max_new: int, prefix: Cache | None) -> Cache:
-        """tokens int32 [b, s], a 0 and the prompt or what follows a prefix, 0 = padding -> the cache before the first
-        step."""
+        """tokens int32 [b, s], 0 = padding: a start token 0 and the prompt, or what follows a prefix -> the cache
+        before the first step."""
         last = jnp.sum(tokens[:, 1:] > 0, axis=1, dtype=jnp.int32)
         return self.decoder.prefill(self.token_embedder(tokens), last, max_new, prefix)
 
     def step(self, cache: Cache, tokens: Array) -> tuple[Array, Cache]:
-        """tokens int32 [b] -> float32 logits [b, v] and the cache after them."""
+        """tokens int32 [b] -> float32 logits [b, v] and the updated cache."""
         x, cache = self.decoder.step(self.token_embedder(tokens[:, None]), cache)
         return self.token_embedder.attend(x)[:, 0], cache

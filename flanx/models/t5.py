@@ -1,7 +1,7 @@
 """T5: the encoder-decoder of T5.1.1, Flan-T5, T5.1.0 and mT5, with T5X's parameter names.
 
 T5.1.1 and mT5 have a gated MLP (`gelu`, `linear`) and a separate head; T5.1.0 has a plain MLP (`relu`) and a tied
-head whose logits are scaled by 1/sqrt(emb_dim). Letters of shapes: see `flanx.models.layers`; s inputs, t targets.
+head whose logits are scaled by 1/sqrt(emb_dim). Shape letters: see `flanx.models.layers`; s inputs, t targets.
 """
 
 import dataclasses
@@ -35,18 +35,18 @@ from flanx.models.layers import (
 )
 
 RELATIVE_BIASES = ("stack", "layer")
-YOUNGER = ("relative_bias", "decoder_start_token_id")  # fields that the first version of T5 did not have
+YOUNGER = ("relative_bias", "decoder_start_token_id")  # fields that the first version of `T5` lacked
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class T5(LinenModel):
-    """Sizes and choices of one T5, and what a model offers (`flanx.models.Model`).
+    """Configuration of a T5, implementing the `flanx.models.Model` protocol.
 
     Attributes:
-      mlp_activations: one product per entry; ("gelu", "linear") is T5.1.1's gated MLP, ("relu",) T5.1.0's plain one.
+      mlp_activations: one projection per entry; ("gelu", "linear") is T5.1.1's gated MLP, ("relu",) T5.1.0's plain one.
       tied_head: logits from the embedding table (T5.1.0) instead of a separate head.
-      relative_bias: "stack", one table for all layers of a stack, or "layer", one in each (T5X's scalable_t5, umT5).
-      decoder_start_token_id: the first token of the decoder's inputs: T5's 0, or what a Hugging Face config names.
+      relative_bias: "stack", one table per stack, or "layer", one per layer (T5X's scalable_t5, umT5).
+      decoder_start_token_id: the first token of the decoder's inputs: T5's 0, or the one in a Hugging Face config.
     """
 
     vocab_size: int = 32_128
@@ -84,7 +84,7 @@ class T5(LinenModel):
         super().__post_init__()
 
     def __repr__(self) -> str:
-        """A run's identity; fields that older runs did not have are left out at their default, which keeps theirs."""
+        """A run's identity; newer fields are omitted at their default, which preserves the identity of older runs."""
         fields = dataclasses.fields(self)
         shown = [f for f in fields if f.repr or (f.name in YOUNGER and getattr(self, f.name) != f.default)]
         return f"T5({', '.join(f'{f.name}={getattr(self, f.name)!r}' for f in shown)})"
@@ -95,19 +95,19 @@ class T5(LinenModel):
         return Transformer(self)
 
     def prefill(self, params: Params, inputs: Array, max_new: int) -> tuple[Cache, Array]:
-        """Encodes inputs int32 [b, s], 0 = padding; the first step's tokens are `decoder_start_token_id`."""
+        """Encodes inputs int32 [b, s], 0 = padding; the first step feeds `decoder_start_token_id`."""
         module, variables = self.unrolled(params)
         cache = module.apply(variables, inputs, max_new, method="prefill")
         return cache, jnp.full(inputs.shape[:1], self.decoder_start_token_id, jnp.int32)
 
     def _matrices(self) -> tuple[int, int, int]:
-        """Weights of one attention, one MLP, one head."""
+        """Matrix weights of one attention layer, one MLP and the head."""
         attention = 4 * self.emb_dim * self.num_heads * self.head_dim
         mlp = (len(self.mlp_activations) + 1) * self.emb_dim * self.mlp_dim
         return attention, mlp, self.vocab_size * self.emb_dim
 
     def num_params(self) -> int:
-        """Number of parameters, from the sizes alone."""
+        """Number of parameters, computed from the sizes."""
         attention, mlp, table = self._matrices()
         encoder = self.num_encoder_layers * (attention + mlp + 2 * self.emb_dim) + self.emb_dim
         decoder = self.num_decoder_layers * (2 * attention + mlp + 3 * self.emb_dim) + self.emb_dim
@@ -117,8 +117,8 @@ class T5(LinenModel):
     def flops_per_token(self, inputs: int, targets: int) -> float:
         """Training FLOPs, forward and backward, per token of a row of inputs + targets tokens.
 
-        Six per weight and token that meet (keys and values of the cross-attention meet the inputs), and twelve per
-        pair of positions and width of attention; masked pairs count, as they are computed.
+        Six per weight and token multiplied by it (for cross-attention keys and values, the input tokens), and twelve
+        per pair of positions and attention channel; masked pairs count, as they are computed.
         """
         attention, mlp, head = self._matrices()
         encoder = self.num_encoder_layers * (attention + mlp) * inputs
@@ -144,7 +144,7 @@ class EncoderLayer(nn.Module):
         self.dropout = Dropout(c.dropout_rate)
 
     def __call__(self, x: Array, bias: Array | None, mask: Mask) -> tuple[Array, None]:
-        """x [b, s, m] -> [b, s, m]; `bias` is None where the layer has its own."""
+        """x [b, s, m] -> [b, s, m]; `bias` is None if the layer has its own."""
         bias = self.relpos_bias(x.shape[1], mask) if bias is None else bias
         y = self.pre_attention_layer_norm(x)
         x = x + self.dropout(self.attention(y, y, bias, mask))
@@ -153,7 +153,7 @@ class EncoderLayer(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """Causal self-attention, attention to the inputs and MLP, each with a norm before it and a residual around it."""
+    """Causal self-attention, cross-attention and MLP, each with a norm before it and a residual around it."""
 
     config: T5
 
@@ -172,7 +172,7 @@ class DecoderLayer(nn.Module):
     def __call__(
         self, x: Array, encoded: Array, bias: Array | None, self_mask: Mask, cross_mask: Mask
     ) -> tuple[Array, None]:
-        """x [b, t, m] looks at itself and at encoded [b, s, m] -> [b, t, m]; `bias` None: the layer has its own."""
+        """x [b, t, m] attends to itself and to encoded [b, s, m] -> [b, t, m]; `bias` None: the layer has its own."""
         bias = self.relpos_bias(x.shape[1], self_mask) if bias is None else bias
         y = self.pre_self_attention_layer_norm(x)
         x = x + self.dropout(self.self_attention(y, y, bias, self_mask))
@@ -182,11 +182,11 @@ class DecoderLayer(nn.Module):
         return constrain(x, ("batch", "length", "embed")), None
 
     def cross(self, encoded: Array) -> tuple[Array, Array]:
-        """Keys and values of the attention to encoded [b, s, m]."""
+        """Cross-attention keys and values of encoded [b, s, m]."""
         return self.encoder_decoder_attention.keys_and_values(encoded)
 
     def step(self, x: Array, cache: dict[str, Array], shared: "StepInputs") -> tuple[Array, dict[str, Array]]:
-        """x [b, 1, m], this layer's cache and what all layers share -> [b, 1, m] and the cache with x's keys in it."""
+        """x [b, 1, m], this layer's cache and what all layers share -> [b, 1, m] and the cache including x's keys."""
         y = self.pre_self_attention_layer_norm(x)
         key, value = self.self_attention.keys_and_values(y)
         cache = cache | {"key": write_heads(cache["key"], key, shared.position)}
@@ -201,11 +201,11 @@ class DecoderLayer(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class StepInputs:
-    """What every decoder layer takes in one decoding step."""
+    """Inputs of a decoding step that all decoder layers share."""
 
     position: Array  # int32 [b]
-    distance: Array  # int32 [b, t], from the position to each of the cache
-    bias: Array | None  # float32 [b, h, 1, t]; None where every layer has its own
+    distance: Array  # int32 [b, t], from the current position to each cache position
+    bias: Array | None  # float32 [b, h, 1, t]; None if every layer has its own
     self_mask: Array  # bool [b, 1, 1, t]
     cross_mask: Array  # bool [b, 1, 1, s]
 
@@ -261,7 +261,7 @@ class Decoder(nn.Module):
         return self.dropout(self.decoder_norm(x))
 
     def prefill(self, encoded: Array, readable: Array, max_new: int) -> Cache:
-        """encoded [b, s, m] and which of its positions are readable, bool [b, s] -> the cache before the first step."""
+        """encoded [b, s, m] and its non-padding positions, bool [b, s] -> the cache before the first step."""
         c = self.config
         empty = jnp.zeros((encoded.shape[0], c.num_heads, max_new, c.head_dim), encoded.dtype)
         layers = []
@@ -271,7 +271,7 @@ class Decoder(nn.Module):
         return {"layers": layers, "readable": readable, "position": jnp.zeros(encoded.shape[0], jnp.int32)}
 
     def step(self, x: Array, cache: Cache) -> tuple[Array, Cache]:
-        """Embedded tokens [b, 1, m] -> [b, 1, m], normed, and the cache after them."""
+        """Embedded tokens [b, 1, m] -> [b, 1, m], normed, and the updated cache."""
         position = cache["position"]
         keys = np.arange(cache["layers"][0]["key"].shape[2], dtype=np.int32)
         distance = keys[None, :] - position[:, None]
@@ -301,7 +301,7 @@ class Transformer(nn.Module):
         if start := self.config.decoder_start_token_id:  # batches begin every segment with 0
             begins = target_segments != jnp.pad(target_segments, ((0, 0), (1, 0)))[:, :-1]
             targets = jnp.where(begins, start, targets)
-        both = self.token_embedder(jnp.concatenate([inputs, targets], axis=1))  # at once: one gradient of the table
+        both = self.token_embedder(jnp.concatenate([inputs, targets], axis=1))  # one lookup: one gradient of the table
         encoded = self.encoder(both[:, : inputs.shape[1]], input_segments)
         return self.head(self.decoder(both[:, inputs.shape[1] :], encoded, target_segments, input_segments))
 
@@ -316,6 +316,6 @@ class Transformer(nn.Module):
         return self.decoder.prefill(encoded, readable, max_new)
 
     def step(self, cache: Cache, tokens: Array) -> tuple[Array, Cache]:
-        """tokens int32 [b] -> float32 logits [b, v] and the cache after them."""
+        """tokens int32 [b] -> float32 logits [b, v] and the updated cache."""
         x, cache = self.decoder.step(self.token_embedder(tokens[:, None]), cache)
         return self.head(x)[:, 0], cache
