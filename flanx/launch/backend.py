@@ -1,4 +1,4 @@
-"""What a way of launching has to say: its files, its commands, and how its answers are read. `lifecycle` runs them."""
+"""What a launch backend provides: its files, its commands, and how their output is read. `lifecycle` runs them."""
 
 import dataclasses
 import enum
@@ -26,7 +26,7 @@ class State(enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """A command that changes nothing and has to succeed (or, `free`, to find nothing) before anything is made."""
+    """A read-only command that must succeed (or, with `free`, find nothing) before anything is created."""
 
     words: Words
     repair: str
@@ -34,12 +34,12 @@ class Check:
 
 
 class Backend:
-    """One way of launching one job. All commands are lists of words that no local shell reads.
+    """One way of launching one job. All commands are argument lists, never parsed by a local shell.
 
     Attributes:
       tools: programs that it needs.
-      keeps_run: whether the service starts the run and restarts it; this program then follows it.
-      identifier: what the service calls the job, once it is made.
+      keeps_run: whether the service starts and restarts the run, so that this program only follows it.
+      identifier: the service's name for the job, once it is created.
     """
 
     tools: Sequence[str] = ()
@@ -51,58 +51,58 @@ class Backend:
         self.check()
 
     def check(self) -> None:
-        """Raises UserError for a job that it cannot take, before any program is asked."""
+        """Raises UserError for a job that it cannot launch, before any program is called."""
 
     def checks(self) -> list[Check]:
-        """What is asked before anything is made."""
+        """What is checked before anything is created."""
         return []
 
     def files(self) -> dict[str, str]:
-        """Files of the launch's folder, by name."""
+        """Files in the launch's folder, by name."""
         return {CONFIG: self.job.config} if self.job.config else {}
 
     def ship(self) -> list[Words]:
-        """Commands that bring code and files to where hosts find them, once."""
+        """Commands that copy code and files to where the hosts find them, once."""
         return []
 
     def make(self) -> list[Words]:
-        """Commands that ask for the hosts; from here on they may be billed."""
+        """Commands that request the hosts; from here on they may be billed."""
         return []
 
     def made(self, results: Sequence[Result]) -> None:
-        """Takes what the commands of `make` answered."""
+        """Receives the results of the commands of `make`."""
 
     def questions(self) -> list[Words]:
-        """Commands whose answers give the state."""
+        """Commands whose output gives the state."""
         return []
 
     @classmethod
     def state(cls, answers: Sequence[Result], identifier: str = "") -> tuple[State, str]:
-        """The state of what the service calls `identifier`, and its own word or message for it."""
+        """The state of the service's job `identifier`, and the service's own word or message for it."""
         del answers, identifier
         return State.READY, ""
 
     def prepare(self) -> list[Words]:
-        """Commands that wait until the hosts have what was shipped."""
+        """Commands that wait until the hosts have received what was shipped."""
         return []
 
     def hosts(self, resumed: bool = False) -> dict[str, Words]:
         """The streamed commands by host: the run itself, or its log where the service keeps it.
 
-        With `resumed` a log continues after its stream was cut.
+        With `resumed`, a log continues after its stream was cut.
         """
         raise NotImplementedError
 
     def environment(self) -> Mapping[str, str]:
-        """Variables of the streamed commands on this machine."""
+        """Environment variables of the streamed commands on this machine."""
         return {}
 
     def halt(self) -> list[Words]:
-        """Commands that end the run on its hosts and keep them."""
+        """Commands that end the run but keep its hosts."""
         return []
 
     def discard(self) -> list[Words]:
-        """Commands that give the hosts back."""
+        """Commands that release the hosts."""
         return []
 
     def clean(self) -> list[Words]:
@@ -111,12 +111,12 @@ class Backend:
 
     @property
     def folder(self) -> str:
-        """The folder of the launch's files on this machine."""
+        """The local folder of the launch's files."""
         return str(self.job.folder / "files")
 
     @property
     def accelerator(self) -> str:
-        """The build argument of the image, and what is installed besides the lock: cpu, tpu or cuda."""
+        """The image's build argument, which also selects the lock files: cpu, tpu or cuda."""
         topology = self.job.topology
         return "cpu" if topology is None else "tpu" if topology.chip.is_tpu else "cuda"
 
@@ -132,13 +132,13 @@ class Backend:
 
 
 def install_script(accelerator: str) -> str:
-    """Shell lines that make ./venv from the locks and the wheel of the folder they run in.
+    """Shell lines that create ./venv from the lock files and the wheel in the folder they run in.
 
-    uv brings the Python: the hosts' own is often older than flanx takes.
+    uv provides the Python: the hosts' own is often too old for flanx.
     """
     install = "python3 -m uv pip install --quiet --python venv/bin/python"
     lines = [
-        'export UV_PYTHON_INSTALL_DIR="$PWD/python"',  # where others than root may read
+        'export UV_PYTHON_INSTALL_DIR="$PWD/python"',  # readable by users other than root
         f"python3 -m pip install --quiet --user {UV}",
         "python3 -m uv venv --quiet --clear --python 3.12 venv",
         *(f"{install} --require-hashes -r {name}" for name in code.LOCKS[accelerator]),

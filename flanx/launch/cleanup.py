@@ -1,4 +1,4 @@
-"""Giving back what a launch made, and saying what could not be given back."""
+"""Releases what a launch created, and reports what could not be released."""
 
 import contextlib
 import os
@@ -13,14 +13,14 @@ from flanx.launch.job import Words, shown
 from flanx.launch.program import run, say
 from flanx.launch.record import ENDED, LEFT, Record
 
-# answers of a removal that finds nothing: gcloud, gcloud storage, kubectl, scancel, sky
+# what removal commands print when there is nothing to remove: gcloud, gcloud storage, kubectl, scancel, sky
 GONE = re.compile(
     r"not[ _]?found|no such|matched no objects|does not exist|invalid job id|no managed job", re.IGNORECASE
 )
 
 
 def give_back(record: Record, commands: Sequence[Words]) -> None:
-    """Runs the commands that remove what was made; prints those that failed or were interrupted, and records them."""
+    """Runs the removal commands; prints and records those that failed or were interrupted."""
     left = [list(words) for words in commands]
     try:
         for words in list(left):
@@ -37,9 +37,9 @@ def give_back(record: Record, commands: Sequence[Words]) -> None:
 
 
 def stop(record: Record, limit: float) -> None:
-    """Ends a launch: through the process that drives it, or else what it left running and by its record's commands.
+    """Ends a launch through its driver process, or else ends what that left running and runs the removal commands.
 
-    Raises UserError where something is left, or the process is there after `limit` seconds.
+    Raises UserError if something is left, or if the process is still alive after `limit` seconds.
     """
     if record.is_driven:
         os.kill(record.pid, signal.SIGTERM)
@@ -58,7 +58,7 @@ def stop(record: Record, limit: float) -> None:
 
 
 def _end_children(record: Record, limit: float) -> None:
-    """Ends what a driver that was killed had started for the hosts: each is the first of a session of its own."""
+    """Ends the host processes of a driver that was killed; each is the leader of its own session."""
     over = time.monotonic() + limit
     for number in (signal.SIGTERM, signal.SIGKILL):
         for child in filter(process.is_running, record.children):

@@ -9,8 +9,8 @@ import sys
 import flanx
 from flanx.errors import UserError
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]  # of a checkout; of an installation, its site-packages
-# what an accelerator is installed from: without TensorFlow, then libtpu or CUDA's libraries
+ROOT = pathlib.Path(__file__).resolve().parents[2]  # the checkout, or the site-packages of an installation
+# lock files by accelerator: the base without TensorFlow, then libtpu or the CUDA libraries
 LOCKS = {
     "cpu": ("requirements-light.lock",),
     "tpu": ("requirements-light.lock", "requirements-plan.lock"),
@@ -24,9 +24,9 @@ class Code:
 
     Attributes:
       commit: its hash; "" for an installed release.
-      dirty: whether the tree has changes that are shipped with it.
-      version: of flanx.
-      wheel: a file that is shipped as it is.
+      dirty: whether the tree has uncommitted changes, which are shipped with it.
+      version: flanx's version.
+      wheel: a file to ship as is.
     """
 
     commit: str = ""
@@ -36,12 +36,12 @@ class Code:
 
     @property
     def tag(self) -> str:
-        """The tag of its image: the commit, or the version."""
+        """The image tag: the commit, or the version."""
         return (self.commit[:12] or f"v{self.version}") + ("-dirty" if self.dirty else "")
 
 
 def find(dirty_allowed: bool, wheel: str = "", root: pathlib.Path = ROOT) -> Code:
-    """The code of this program. Raises UserError for a tree with changes, unless it may be shipped."""
+    """The code that is running. Raises UserError for a tree with uncommitted changes, unless they may be shipped."""
     if wheel and not re.fullmatch(r"[\w.+-]+\.whl", pathlib.Path(wheel).name):
         raise UserError(f"--wheel={wheel}: that is not the name of a wheel (flanx-VERSION-py3-none-any.whl)")
     if wheel and not pathlib.Path(wheel).is_file():
@@ -67,7 +67,7 @@ def _git(root: pathlib.Path, *words: str) -> str:
 
 
 def wheel_commands(code: Code, folder: pathlib.Path, root: pathlib.Path = ROOT) -> list[list[str]]:
-    """The commands that leave the code's wheel in `folder`, from the commit's files alone unless it is dirty."""
+    """The commands that put the code's wheel in `folder`, built only from the commit's files unless it is dirty."""
     if code.wheel:
         return [["cp", code.wheel, str(folder)]]
     pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder)]
@@ -86,7 +86,7 @@ def wheel_commands(code: Code, folder: pathlib.Path, root: pathlib.Path = ROOT) 
 
 
 def image_commands(code: Code, image: str, accelerator: str, root: pathlib.Path = ROOT) -> list[list[str]]:
-    """The commands that build the image of the checkout and push it."""
+    """The commands that build the image from the checkout and push it."""
     if not code.commit:
         raise UserError(f"--build: flanx {code.version} is installed here without a checkout; build it from one")
     build = [

@@ -1,6 +1,6 @@
-"""What a command of flanx is, read from its gin files: the operative config, the run's folder, the plan on a slice.
+"""What a flanx command will run, read from its gin files: the operative config, the run's folder, the plan on a slice.
 
-jax is imported when a function is called: commands of `flanx launch` that only follow a launch start without it.
+jax is imported inside the functions, so that `flanx launch` commands that only follow a launch start without it.
 """
 
 import dataclasses
@@ -13,11 +13,11 @@ from flanx.plan.hardware import Topology
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """A training run on a topology, by the plan's estimate (nothing is compiled).
+    """A training run on a topology, as the plan estimates it (nothing is compiled).
 
     Attributes:
-      layout: of the mesh; hbm, capacity: bytes of a chip that it needs and has; hours: of all steps, no communication
-        overlapped.
+      layout: of the mesh; hbm, capacity: bytes per chip that it needs and that are available; hours: for all steps,
+        with no communication overlapped.
     """
 
     topology: str
@@ -30,7 +30,7 @@ class Estimate:
 
     @property
     def text(self) -> str:
-        """One line."""
+        """The estimate as one line."""
         return (
             f"{self.chips} chips, layout {self.layout}, {self.hbm / 1e9:.2f} of {self.capacity / 1e9:.2f} GB a chip; "
             f"{self.steps:,} steps: {self.hours:.3g} h, {self.hours * self.chips:,.3g} chip-hours "
@@ -49,7 +49,7 @@ def operative_config(
 
 
 def own_files(gin_files: Sequence[str]) -> list[str]:
-    """Those of the gin files that flanx does not come with."""
+    """The gin files that do not ship with flanx."""
     from flanx import config  # noqa: PLC0415  (see the module's docstring)
 
     return [n for n in gin_files if pathlib.Path(n).is_file() or not (config.gin_folder() / n).is_file()]
@@ -58,7 +58,7 @@ def own_files(gin_files: Sequence[str]) -> list[str]:
 def plan(
     gin_files: Sequence[str], bindings: Sequence[str], search_paths: Sequence[str], topology: Topology
 ) -> Estimate:
-    """The plan of a training run. Raises UserError where it does not fit."""
+    """The plan of a training run. Raises UserError if it does not fit."""
     from flanx.plan import planned_run, search  # noqa: PLC0415  (see the module's docstring)
 
     planned = planned_run.read(gin_files, bindings, search_paths)
@@ -74,7 +74,7 @@ def plan(
 
 
 def sweep_folder(gin_files: Sequence[str], bindings: Sequence[str], search_paths: Sequence[str]) -> str:
-    """The folder of the sweep that gin files bind."""
+    """The folder of the sweep that the gin files bind."""
     from flanx import config  # noqa: PLC0415  (see the module's docstring)
 
     config.parse(gin_files, bindings, [path for path in search_paths if path], whole=False)

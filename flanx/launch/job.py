@@ -1,4 +1,4 @@
-"""What is launched: a command of flanx, its name, its code and its place."""
+"""What is launched: a flanx command, its name, its code and its target."""
 
 import dataclasses
 import json
@@ -21,18 +21,18 @@ class Job:
     """One launch.
 
     Attributes:
-      name: of the launch and of what it makes: lower-case letters, digits and hyphens, 40 at most.
-      words: the command after "flanx", the same on every host.
-      config: the operative config, the gin text of which is shipped; "" where the words are all.
-      own_files: gin files of the words that are not flanx's own.
+      name: of the launch and of what it creates: lower-case letters, digits and hyphens, at most 40.
+      words: the arguments after "flanx", the same on every host.
+      config: the operative config, shipped as gin text; "" if `words` is the whole command.
+      own_files: gin files in `words` that do not ship with flanx.
       model_dir: the folder whose newest checkpoint says whether a restart made progress.
-      topology: the chips; None: this machine's own, or what the target has.
-      processes: of a local launch.
-      folder: on this machine, for the record, the files and the logs.
+      topology: the chips; None: this machine's, or the target's.
+      processes: number of processes of a local launch.
+      folder: the local folder for the record, the files and the logs.
       builds: whether the launch builds the image itself.
-      environment: variables of every host.
-      restarts: after preemptions, in a row and without a newer checkpoint.
-      grace: seconds that a run gets to save when it is asked to stop.
+      environment: environment variables of every host.
+      restarts: limit of consecutive restarts after preemptions without a newer checkpoint.
+      grace: seconds a run gets to save when asked to stop.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Job:
     grace: float = 120.0
 
     def command(self, folder: str = "") -> list[str]:
-        """The command after "flanx"; with the folder that the files are shipped to it reads the operative config."""
+        """The arguments after "flanx"; given the folder the files are shipped to, it reads the operative config."""
         if not (folder and self.config):
             return list(self.words)
         kept = [
@@ -62,7 +62,7 @@ class Job:
 
     @property
     def image(self) -> str:
-        """The container image, with the commit as its tag where the target has none and it is not a file, or ""."""
+        """The container image or "", tagged with the commit if the target gives no tag and it is not a file."""
         image = self.target.image
         if not image or image.startswith("/") or "@" in image or ":" in image.rpartition("/")[2]:
             return image
@@ -70,7 +70,7 @@ class Job:
 
 
 def check_name(name: str) -> str:
-    """The name. Raises UserError for one that a service would refuse."""
+    """Returns the name. Raises UserError for one that a service would reject."""
     if not re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", name) or len(name) > 40:
         raise UserError(
             f"--name={name}: give lower-case letters, digits and hyphens, a letter first, 40 at most, as flan-t5-xl-1"
@@ -79,7 +79,7 @@ def check_name(name: str) -> str:
 
 
 def check_environment(pairs: Sequence[str]) -> dict[str, str]:
-    """The variables of "NAME=VALUE" pairs. Raises UserError for what is none and for what looks like a secret."""
+    """The variables of "NAME=VALUE" pairs. Raises UserError for a malformed pair or one that looks like a secret."""
     found = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
@@ -101,12 +101,12 @@ def refuse_secrets(values: Mapping[str, str], where: str) -> None:
 
 
 def shown(words: Words) -> str:
-    """A command as a person may paste it; quoted only where a shell would read a word otherwise."""
+    """A command ready to paste; a word is quoted only where a shell would read it differently."""
     return shlex.join(words)
 
 
 def typed(words: Words) -> str:
-    """A command of flanx as a person would type it: quotes follow the name of a flag, --gin.MODEL_DIR="'out/run'"."""
+    """A flanx command as a person would type it: quotes start after a flag's name, --gin.MODEL_DIR="'out/run'"."""
     return " ".join(map(_quoted, ["flanx", *words]))
 
 

@@ -1,7 +1,7 @@
-"""GKE: a workload of xpk, or without xpk a JobSet with Kueue's queue, both followed through kubectl.
+"""GKE: an xpk workload, or without xpk a JobSet with a Kueue queue, both followed through kubectl.
 
-Fields: kubernetes-sigs/jobset, api/jobset/v1alpha2/jobset_types.go; kubernetes-sigs/kueue, apis/kueue/v1beta1; labels
-of nodes: cloud.google.com/kubernetes-engine/docs/how-to/tpus; flags: xpk 1.16.0, parser/workload.py.
+Fields: kubernetes-sigs/jobset, api/jobset/v1alpha2/jobset_types.go; kubernetes-sigs/kueue, apis/kueue/v1beta1; node
+labels: cloud.google.com/kubernetes-engine/docs/how-to/tpus; flags: xpk 1.16.0, parser/workload.py.
 """
 
 import json
@@ -18,8 +18,8 @@ CONTAINER, SLICE = "flanx", "slice"  # names in a JobSet
 FILES, BUCKET = "/flanx", "/bucket"  # mounted in a container
 RESTARTED = (70, 74, 75, 137, 143)  # exit statuses: another process lost, a save hung, preempted, killed
 JOBSET_LABEL = "jobset.sigs.k8s.io/jobset-name"
-TOGETHER = "--cluster_timeout=900"  # pods start minutes apart: nodes are made, images pulled
-USER = 1000  # of the image, to whom the bucket is mounted
+TOGETHER = "--cluster_timeout=900"  # pods start minutes apart, as nodes are created and images pulled
+USER = 1000  # the image's user, as whom the bucket is mounted
 NO_IMAGE = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
 MAX_RESTARTS = "ReachedMaxRestarts"  # jobset, pkg/constants/constants.go
 SPOT = {"cloud.google.com/gke-spot": "true"}
@@ -32,7 +32,7 @@ class JobSet(Backend):
     keeps_run = True
 
     def check(self) -> None:
-        """A slice of TPUs, an image and a cluster."""
+        """Requires a TPU slice, an image and a cluster."""
         tpu.names(self.job.topology)
         self.job.target.require("project", "zone", "cluster", "image")
 
@@ -41,7 +41,7 @@ class JobSet(Backend):
         return ["kubectl", f"--namespace={self.job.target.namespace}"]
 
     def checks(self) -> list[Check]:
-        """The image is there, the cluster answers, and the name is free."""
+        """The image exists, the cluster answers, and the name is free."""
         target = self.job.target
         place = [f"--location={target.zone}", f"--project={target.project}"]
         image = ["gcloud", "artifacts", "docker", "images", "describe", self.job.image, "--format=value(name)"]
@@ -63,12 +63,12 @@ class JobSet(Backend):
         ]  # fmt: skip
 
     def files(self) -> dict[str, str]:
-        """The objects as YAML, for this program and for a person."""
+        """The objects as YAML, for this program and for people."""
         queue = {"queue.yaml": document(*self.queue())} if self.queue() else {}
         return {**super().files(), **queue, "jobset.yaml": document(*self.objects())}
 
     def objects(self) -> list[dict[str, Any]]:
-        """What the launch makes and removes: the operative config and the JobSet."""
+        """What the launch creates and removes: the operative config and the JobSet."""
         meta = {"name": self.job.name, "namespace": self.job.target.namespace}
         config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": {CONFIG: self.job.config}}
         return [*([config] if self.job.config else []), self.jobset()]
@@ -104,7 +104,7 @@ class JobSet(Backend):
         ]
 
     def jobset(self) -> dict[str, Any]:
-        """The JobSet. A bad end other than RESTARTED fails it at once; every other restarts all of its pods."""
+        """The JobSet. An exit status outside RESTARTED fails it at once; any other failure restarts all pods."""
         job, topology = self.job, self.job.topology
         assert topology
         labels = {"kueue.x-k8s.io/queue-name": job.target.queue} if job.target.queue else {}
@@ -199,7 +199,7 @@ class JobSet(Backend):
         return {"metadata": {"annotations": annotations}, "spec": spec}
 
     def make(self) -> list[Words]:
-        """Makes the objects, none of which may be there; the queue is the cluster's, and stays."""
+        """Creates the objects, none of which may exist yet; the queue belongs to the cluster, and stays."""
         queue = [["kubectl", "apply", f"--filename={self.folder}/queue.yaml"]] if self.queue() else []
         return [*queue, ["kubectl", "create", f"--filename={self.folder}/jobset.yaml"]]
 
@@ -239,25 +239,25 @@ class JobSet(Backend):
         ) + restarts
 
     def hosts(self, resumed: bool = False) -> dict[str, Words]:
-        """The logs of all pods; kubectl puts the pod's name before every line."""
+        """The logs of all pods; kubectl prefixes every line with the pod's name."""
         assert self.job.topology
         words = [*self._kubectl, "logs", f"--selector={JOBSET_LABEL}={self.job.name}", "--follow", "--prefix"]
         tail = "--since=1m" if resumed else "--tail=-1"
         return {"": [*words, f"--max-log-requests={max(self.job.topology.hosts, 5)}", tail]}
 
     def discard(self) -> list[Words]:
-        """Deletes the JobSet, its pods with it, and the config."""
+        """Deletes the JobSet with its pods, and the config."""
         kinds = [f"jobset/{self.job.name}", *([f"configmap/{self.job.name}"] if self.job.config else [])]
         return [[*self._kubectl, "delete", "--ignore-not-found", *kinds]]
 
 
 class Xpk(JobSet):
-    """The same through xpk, which makes the JobSet in the queue of its cluster."""
+    """The same through xpk, which creates the JobSet in its cluster's queue."""
 
     tools = ("gcloud", "kubectl", "xpk")
 
     def check(self) -> None:
-        """As a JobSet; gin files must be in the image, for xpk ships none."""
+        """As for a JobSet; gin files must be in the image, as xpk ships none."""
         super().check()
         if self.job.own_files:
             raise UserError(
@@ -305,6 +305,6 @@ def _tolerates(key: str, value: str) -> dict[str, str]:
 
 
 def _waiting(pod: Mapping[str, Any]) -> list[str]:
-    """The reasons why containers of a pod wait."""
+    """The reasons why a pod's containers are waiting."""
     statuses = pod.get("status", {}).get("containerStatuses", [])
     return [each.get("state", {}).get("waiting", {}).get("reason", "") for each in statuses]

@@ -1,4 +1,4 @@
-"""The life of a launch: ask, ship, make, wait, run or follow, restart, give back. One path for all programs."""
+"""The lifecycle of a launch: check, ship, make, wait, run or follow, restart, give back; the same for all programs."""
 
 import contextlib
 import re
@@ -18,7 +18,7 @@ from flanx.launch.record import ENDED, MADE, MAKING, Record
 from flanx.storage import BUCKETS, NoBucket, open_storage
 
 # exit statuses after which the same command resumes: another process lost, a save hung, preempted; ssh's lost
-# connection; killed, as a shell says it and as this process sees it
+# connection; killed, as a shell reports it and as this process sees it
 RESTARTED = frozenset((LOST, 74, 75, 255, 137, 143, -signal.SIGKILL, -signal.SIGTERM))
 UNREACHABLE = re.compile(r"could not ssh|connection (refused|timed out|reset|closed)|unreachable|broken pipe", re.I)
 TAKEN = re.compile(r"already ?exists", re.IGNORECASE)
@@ -31,17 +31,17 @@ REPAIRS = {  # what services say -> what to do
     r"no (more )?capacity|stockout|RESOURCE_POOL_EXHAUSTED": "nothing is free there: take another zone, or wait",
     r"image|manifest unknown": "make the image with --build, or correct the target",
 }
-SILENT_ANSWERS = 5  # without a state, in a row, until the service counts as unreachable
+SILENT_ANSWERS = 5  # consecutive answers without a state before the service counts as unreachable
 
 
 class Taken(UserError):
-    """What would be made is there and another's: nothing is removed."""
+    """What would be created exists and belongs to another launch: nothing is removed."""
 
 
 class Ended(NamedTuple):
-    """How an attempt ended: the exit status of the host that ended badly first, 0 for none, and that in words.
+    """How an attempt ended: the exit status of the host that failed first, 0 for none, and that in words.
 
-    The others' statuses are its consequences: a collective that loses a process raises errors of many kinds.
+    The other hosts' failures follow from it: a collective that loses a process raises errors of many kinds.
     """
 
     status: int
@@ -49,12 +49,12 @@ class Ended(NamedTuple):
 
     @property
     def may_restart(self) -> bool:
-        """Whether it is an end after which the same command resumes."""
+        """Whether the same command resumes after such an end."""
         return self.status in RESTARTED or (self.status == 1 and bool(UNREACHABLE.search(self.text)))
 
 
 def check(backend: Backend) -> None:
-    """Asks for what has to be there. Raises UserError before anything is made."""
+    """Checks that what must exist does. Raises UserError before anything is created."""
     require(*backend.tools)
     for each in backend.checks():
         result = run(each.words)
@@ -67,18 +67,18 @@ def check(backend: Backend) -> None:
             open_storage(backend.job.model_dir).expect_bucket()
         except NoBucket:
             raise
-        except UserError as error:  # the hosts may have credentials of their own
+        except UserError as error:  # the hosts may have their own credentials
             say(f"{backend.job.name}: every restart will count as one without progress: {error}")
 
 
 def advised(text: str) -> str:
-    """A service's message, with what to do about it on a second line where that is known."""
+    """A service's message, with what to do about it on a second line if that is known."""
     advice = next((what for pattern, what in REPAIRS.items() if re.search(pattern, text, re.IGNORECASE)), "")
     return f"{text}\n{advice}" if advice else text
 
 
 def must(words: Words) -> Result:
-    """Runs a command that has to succeed. Raises UserError, Taken where something is there already."""
+    """Runs a command that must succeed. Raises UserError, or Taken if something exists already."""
     result = run(words)
     if result.status:
         text = f"{' '.join(words[:4])} ... ended with {result.status}: {result.last}"
@@ -87,13 +87,13 @@ def must(words: Words) -> Result:
 
 
 def launch(backend: Backend, record: Record, period: float = 30.0, detach: bool = False) -> int:
-    """Launches, waits for the end and gives everything back; its exit status is the run's.
+    """Launches, waits for the end and gives everything back; returns the run's exit status.
 
-    Ctrl-C, SIGTERM and every error give the hosts back too; what could not be given back is printed with its commands.
+    Ctrl-C, SIGTERM and any error also give the hosts back; what could not be given back is printed with its commands.
 
     Args:
-      period: seconds between questions.
-      detach: return once it is made; for programs that keep the run.
+      period: seconds between polls.
+      detach: return once the job is created; for programs that keep the run.
     """
     keep = False
     with process.signals_as_interrupt():
@@ -128,7 +128,7 @@ def write_files(backend: Backend) -> None:
 
 
 def _make(backend: Backend, record: Record) -> None:
-    """Asks for the hosts. The record says so before: a kill in between must not hide what may be billed."""
+    """Requests the hosts. The record says so first: a kill in between must not hide what may be billed."""
     record.write(stage=MADE, text="asked for", remove=_lists([*backend.discard(), *backend.clean()]))
     backend.made([must(words) for words in backend.make()])
     record.write(
@@ -149,7 +149,7 @@ def ask(backend: Backend) -> tuple[State, str]:
 
 
 def _states(backend: Backend, record: Record, period: float) -> Iterator[tuple[State, str]]:
-    """The states of a launch, asked for every `period` seconds; a new one is said. Raises UserError after silence."""
+    """The states of a launch, polled every `period` seconds; changes are printed. Raises UserError after silence."""
     name, known, silent = backend.job.name, None, 0
     while True:
         state, text = ask(backend)
@@ -169,7 +169,7 @@ def _states(backend: Backend, record: Record, period: float) -> Iterator[tuple[S
 
 
 def _drive(backend: Backend, record: Record, period: float) -> int:
-    """Asks for hosts, starts the command on each, and again after a preemption, up to the limit without progress."""
+    """Requests hosts, starts the command on each, and again after a preemption, up to the limit without progress."""
     job = backend.job
     stalled, newest, is_made = 0, newest_step(job.model_dir) or 0, False
     while True:
@@ -201,7 +201,7 @@ def _drive(backend: Backend, record: Record, period: float) -> int:
 
 
 def _hosts_state(backend: Backend, record: Record, period: float) -> tuple[State, str]:
-    """Waits until the hosts are there, or are lost. Raises UserError where they will never be."""
+    """Waits until the hosts are ready or lost. Raises UserError if they never will be."""
     for state, text in _states(backend, record, period):
         if state == State.FAILED:
             raise UserError(advised(f"{backend.job.name} failed before it ran: {text}"))
@@ -211,7 +211,7 @@ def _hosts_state(backend: Backend, record: Record, period: float) -> tuple[State
 
 
 def _attempt(backend: Backend, record: Record) -> Ended:
-    """Starts the command on every host and waits until all have ended."""
+    """Starts the command on every host and waits for all of them."""
     for words in backend.prepare():
         result = run(words, 1800.0)
         if result.status:
@@ -232,7 +232,7 @@ def _attempt(backend: Backend, record: Record) -> Ended:
 
 
 def newest_step(model_dir: str) -> int | None:
-    """The step of the newest checkpoint of a run; None where its folder cannot be seen from here."""
+    """The step of a run's newest checkpoint; None if its folder is not visible from here."""
     if not model_dir:
         return None
     with contextlib.suppress(UserError, OSError):
@@ -246,7 +246,7 @@ def newest_step(model_dir: str) -> int | None:
 
 
 def _follow(backend: Backend, record: Record, period: float) -> int:
-    """Makes the job and follows it; one that its service restarts no more is made again after a newer checkpoint."""
+    """Makes and follows the job; makes it again if its service gives up restarting it and a newer checkpoint exists."""
     job = backend.job
     newest = newest_step(job.model_dir) or 0
     while True:
@@ -265,7 +265,7 @@ def _follow(backend: Backend, record: Record, period: float) -> int:
 
 
 def _streamed(backend: Backend, record: Record, period: float) -> tuple[State, str]:
-    """Streams the job's log until its end, whose state it returns; a stream that is cut is opened again."""
+    """Streams the job's log until the job ends, and returns its final state; a stream that is cut is reopened."""
     streams: Streams | None = None
     try:
         for state, text in _states(backend, record, period):

@@ -1,4 +1,4 @@
-"""This machine: the processes of a run side by side, to try a command of many hosts before renting them."""
+"""This machine: the processes of a run side by side, to try a multi-host command before renting hosts."""
 
 import os
 import socket
@@ -17,14 +17,14 @@ class Local(Backend):
     """Processes that find each other on the loopback address."""
 
     def check(self) -> None:
-        """No chips of elsewhere."""
+        """Rejects a topology or spot hosts: the chips are this machine's."""
         if self.job.topology is not None or self.job.spot:
             raise UserError(
                 "local: this machine has the chips that it has; --topology and --spot belong to other programs"
             )
 
     def hosts(self, resumed: bool = False) -> dict[str, Words]:
-        """The run: the same command with each process's number."""
+        """The run: the same command with each process's id."""
         command = [*PROGRAM, *self.job.command(self.folder)]
         if self.job.processes == 1:
             return {"0": command}
@@ -32,7 +32,7 @@ class Local(Backend):
         return {str(i): [*command, *shared, f"--process_id={i}"] for i in range(self.job.processes)}
 
     def environment(self) -> Mapping[str, str]:
-        """CPU devices, unless the environment says another platform."""
+        """CPU devices, unless the environment names another platform."""
         return {
             "PYTHONUNBUFFERED": "1",
             "JAX_PLATFORMS": os.environ.get("JAX_PLATFORMS", "cpu"),
@@ -41,7 +41,7 @@ class Local(Backend):
 
 
 def free_port() -> int:
-    """A port that is free now, as is the one of the roll call above it."""
+    """A port that is free now, as is the roll call's port above it."""
     while True:
         with socket.socket() as one, socket.socket() as two:
             one.bind(("127.0.0.1", 0))

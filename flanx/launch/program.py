@@ -1,4 +1,4 @@
-"""Programs of the cluster: run to their end, or streamed line by line with a tag. None of them through a shell."""
+"""Cluster programs: run to completion, or streamed line by line with a tag; none through a shell."""
 
 import contextlib
 import os
@@ -16,12 +16,12 @@ from flanx.coordination import LOST
 from flanx.errors import UserError
 from flanx.launch.job import Words
 
-ANSWER_S = 900.0  # of a program that answers and ends; the slowest makes a queued resource or pushes an image
-PERIOD = 0.05  # seconds between looks at running programs
+ANSWER_S = 900.0  # for a program that answers and exits; the slowest creates a queued resource or pushes an image
+PERIOD = 0.05  # seconds between polls of running programs
 
 
 class Result(NamedTuple):
-    """How a program ended and what it said."""
+    """How a program ended and what it printed."""
 
     status: int
     out: str
@@ -29,7 +29,7 @@ class Result(NamedTuple):
 
     @property
     def last(self) -> str:
-        """The last line of what it said, of its error before its output."""
+        """The last line it printed: of stderr, or of stdout if stderr is empty."""
         lines = [line.strip() for line in (self.err or self.out).splitlines() if line.strip()]
         return lines[-1][:300] if lines else "it said nothing"
 
@@ -42,7 +42,7 @@ def require(*names: str) -> None:
 
 
 def run(words: Words, limit: float = ANSWER_S) -> Result:
-    """Runs a program to its end, in a session of its own: Ctrl-C reaches only this process, which then ends it."""
+    """Runs a program to completion in its own session: Ctrl-C reaches only this process, which then ends it."""
     process = _start(words)
     try:
         out, err = process.communicate(timeout=limit)
@@ -73,7 +73,7 @@ def _start(words: Words, stderr: int = subprocess.PIPE, env: Mapping[str, str] |
 
 
 def end(process: subprocess.Popen, grace: float) -> None:
-    """Tells a program and its children to stop, waits `grace` seconds, and kills them; nothing for one that ended."""
+    """Tells a program and its children to stop, waits `grace` seconds and kills them; no effect after it has ended."""
     if process.poll() is not None:
         return
     for number in (signal.SIGTERM, signal.SIGKILL):
@@ -85,14 +85,14 @@ def end(process: subprocess.Popen, grace: float) -> None:
 
 
 class Streams:
-    """Programs that run side by side; every line goes to standard output and to a log, with its host's tag."""
+    """Programs that run side by side; every line goes to standard output and to a log, tagged with its host."""
 
     def __init__(self, hosts: Mapping[str, Words], folder: pathlib.Path, env: Mapping[str, str] | None = None) -> None:
         self._lock = threading.Lock()
         self._threads: list[threading.Thread] = []
         self.last: dict[str, str] = {}  # lines
-        self.stopped: set[str] = set()  # by this process, after another's bad end
-        self.order: dict[str, int] = {}  # statuses, in the order of the ends
+        self.stopped: set[str] = set()  # by this process, after another failed
+        self.order: dict[str, int] = {}  # exit statuses, in the order in which they ended
         self.processes: dict[str, subprocess.Popen] = {}
         folder.mkdir(parents=True, exist_ok=True)
         try:
@@ -119,7 +119,7 @@ class Streams:
             print(f"{prefix}{line}", flush=True)
 
     def wait(self, grace: float, is_over: Callable[[], bool] = lambda: False) -> dict[str, int]:
-        """Waits for all, and returns their statuses; after the first that fails the others have `grace` seconds."""
+        """Waits for all and returns their exit statuses; after the first failure the others have `grace` seconds."""
         limit = None
         while not self.is_over:
             self._look()
@@ -139,21 +139,21 @@ class Streams:
 
     @property
     def cause(self) -> str:
-        """The host that ended badly first, of those that did not because of another; "" where none did."""
+        """The host that failed first, not counting those stopped because of another; "" if none failed."""
         bad = [tag for tag, status in self.order.items() if status]
         return next((tag for tag in bad if self.order[tag] != LOST and tag not in self.stopped), next(iter(bad), ""))
 
     @property
     def is_over(self) -> bool:
-        """Whether none runs any more."""
+        """Whether all have ended."""
         return all(process.poll() is not None for process in self.processes.values())
 
     def failed(self) -> dict[str, int]:
-        """Statuses of those that ended badly so far."""
+        """Exit statuses of those that have failed so far."""
         return {tag: p.returncode for tag, p in self.processes.items() if p.poll() not in (None, 0)}
 
     def stop(self, grace: float) -> None:
-        """Ends all that run, together."""
+        """Ends all that are still running, together."""
         alive = {tag: process for tag, process in self.processes.items() if process.poll() is None}
         self.stopped |= set(alive)
         running = list(alive.values())
@@ -175,5 +175,5 @@ class Streams:
 
 
 def say(text: str) -> None:
-    """A line of the launcher's own."""
+    """Prints one of the launcher's own lines."""
     print(f"launch: {text}", file=sys.stderr, flush=True)

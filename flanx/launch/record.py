@@ -1,4 +1,4 @@
-"""What is kept of a launch, in FOLDER/NAME/launch.json: enough to ask for its state, to follow it and to end it."""
+"""The record of a launch, FOLDER/NAME/launch.json: enough to query its state, to follow it and to end it."""
 
 import dataclasses
 import json
@@ -25,16 +25,16 @@ TYPES = {
 
 @dataclasses.dataclass
 class Record:
-    """A launch as its file has it.
+    """A launch as its file records it.
 
     Attributes:
       program: xpk, jobset, tpu-vm, skypilot, slurm or local.
-      identifier: what the service calls it.
-      stage: MAKING before anything is asked for, MADE when there may be hosts, LEFT where they could not be given back,
+      identifier: the service's name for it.
+      stage: MAKING before anything is requested, MADE once hosts may exist, LEFT if they could not be given back,
         ENDED when nothing is left.
       text: the last state in words; status: the exit status of the launch once it has ended.
-      process: the one that wrote the record last (`flanx.process`); children: those that it started for the hosts.
-      questions, logs, remove: commands for its state, its log, and its end.
+      process: the one that last wrote the record (`flanx.process`); children: those it started for the hosts.
+      questions, logs, remove: commands for its state, its log, and its removal.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Record:
     remove: Sequence[Sequence[str]] = ()
 
     def write(self, **changes: Any) -> None:
-        """Changes the record and replaces its file."""
+        """Updates the record and replaces its file."""
         for name, value in changes.items():
             setattr(self, name, value)
         self.at, self.process = time.time(), process.describe(os.getpid())
@@ -66,18 +66,18 @@ class Record:
 
     @property
     def is_driven(self) -> bool:
-        """Whether the process that wrote it last still runs on this machine."""
+        """Whether the process that last wrote it is still running on this machine."""
         is_other = self.pid != os.getpid() and self.stage != ENDED
         return is_other and process.is_running(self.process)
 
     @property
     def pid(self) -> int:
-        """The number of the process that wrote it last."""
+        """The id of the process that last wrote it."""
         return self.process.get("pid", 0)
 
 
 def read(folder: pathlib.Path) -> Record:
-    """The record of a launch's folder. Raises UserError where it is absent or damaged."""
+    """The record in a launch's folder. Raises UserError if it is absent or damaged."""
     values = read_json(folder / FILE)
     if not values:
         raise UserError(f"{folder} has no {FILE}: no launch")
@@ -91,7 +91,7 @@ def read(folder: pathlib.Path) -> Record:
 
 
 def find(top: str, name: str) -> Record:
-    """The launch of a name. Raises UserError with the nearest."""
+    """The launch with a name. Raises UserError with the nearest name."""
     folder = pathlib.Path(top) / name
     known = names(top)
     if name not in known:
@@ -100,5 +100,5 @@ def find(top: str, name: str) -> Record:
 
 
 def names(top: str) -> list[str]:
-    """The launches of a folder, by name."""
+    """The names of the launches in a folder."""
     return sorted(path.parent.name for path in pathlib.Path(top).glob(f"*/{FILE}"))

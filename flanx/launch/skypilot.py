@@ -14,7 +14,7 @@ from flanx.launch.job import Words, document, shown
 from flanx.launch.program import Result
 
 HOME = "/tmp/flanx"  # on a host
-PORT = 8476  # of process 0, as of JAX on TPUs
+PORT = 8476  # of process 0, the one JAX uses on TPUs
 GPUS = {"a100-40": "A100", "a100": "A100-80GB", "h100": "H100", "h200": "H200", "b200": "B200"}
 # sky/jobs/state.py: ManagedJobStatus
 STATES = {
@@ -35,7 +35,7 @@ class SkyPilot(Backend):
     keeps_run = True
 
     def check(self) -> None:
-        """One slice, or GPUs."""
+        """Requires a single slice, or GPUs."""
         topology = self.job.topology
         if topology is None:
             raise UserError("no --topology: give the chips, as --topology=v6e:2x4 or h100:8")
@@ -49,7 +49,7 @@ class SkyPilot(Backend):
         return {**super().files(), **self.locks(), "task.yaml": document(self.task())}
 
     def task(self) -> dict[str, Any]:
-        """The task: its machines, what is copied to them, what installs flanx, what runs on every host."""
+        """The task: its machines, the files copied to them, the setup of flanx, and the command of every host."""
         job, topology = self.job, self.job.topology
         assert topology
         resources: dict[str, Any] = {
@@ -97,7 +97,7 @@ class SkyPilot(Backend):
 
     @classmethod
     def state(cls, answers: Sequence[Result], identifier: str = "") -> tuple[State, str]:
-        """From the newest job of the name."""
+        """From the newest job with this name."""
         (queue,) = answers
         if queue.status:
             return State.UNKNOWN, queue.last
@@ -113,10 +113,10 @@ class SkyPilot(Backend):
         return STATES.get(word, State.UNKNOWN), word
 
     def hosts(self, resumed: bool = False) -> dict[str, Words]:
-        """The log; SkyPilot puts the host before every line."""
+        """The log; SkyPilot prefixes every line with the host."""
         tail = ["--tail=10"] if resumed else []
         return {"": ["sky", "jobs", "logs", f"--name={self.job.name}", "--follow", *tail]}
 
     def discard(self) -> list[Words]:
-        """Cancels the job, which gives its machines back."""
+        """Cancels the job, which releases its machines."""
         return [["sky", "jobs", "cancel", f"--name={self.job.name}", "--yes"]]

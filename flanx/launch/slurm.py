@@ -1,4 +1,4 @@
-"""SLURM: one job, one task per node, the run under srun; it puts itself back in the queue when it was preempted.
+"""SLURM: one job, one task per node, the run under srun; it requeues itself when it is preempted.
 
 Options: sbatch(1), srun(1), squeue(1), sacct(1); containers: NVIDIA/pyxis.
 """
@@ -33,19 +33,19 @@ class Slurm(Backend):
     keeps_run = True
 
     def check(self) -> None:
-        """GPUs, or a number of nodes."""
+        """Requires GPUs, or a number of nodes."""
         topology = self.job.topology
         if topology is not None and topology.chip.is_tpu:
             raise UserError(f"{topology.name}: SLURM has GPUs: --topology=h100:16, or --processes=N for N nodes")
 
     def checks(self) -> list[Check]:
-        """No job of the name is in the queue."""
+        """No job with this name is in the queue."""
         name = self.job.name
         repair = f"the name {name} is taken: give another --name, or end that one with `flanx launch stop {name}`"
         return [Check(["squeue", "--me", "--noheader", f"--name={name}", "--format=%i"], repair, free=True)]
 
     def files(self) -> dict[str, str]:
-        """The batch script. Every word of ours in it is quoted for its shell."""
+        """The batch script. Every argument in it is quoted for its shell."""
         job = self.job
         exports = "".join(f"export {shown([f'{name}={value}'])}\n" for name, value in job.environment.items())
         image, container = job.target.image, list[str]()
@@ -77,11 +77,11 @@ class Slurm(Backend):
 
     @property
     def log(self) -> str:
-        """The job's output, appended to by every attempt. SLURM reads % in a path."""
+        """The job's output, to which every attempt appends. SLURM expands % in a path."""
         return str((self.job.folder / "run.log").resolve())
 
     def make(self) -> list[Words]:
-        """`sbatch`, which answers the job's number."""
+        """`sbatch`, which prints the job's number."""
         job, target, topology = self.job, self.job.target, self.job.topology
         nodes = topology.hosts if topology else job.processes
         return [
@@ -98,19 +98,19 @@ class Slurm(Backend):
         ]
 
     def made(self, results: Sequence[Result]) -> None:
-        """Takes the number; with several clusters it is NUMBER;CLUSTER."""
+        """Reads the job's number; with several clusters it is NUMBER;CLUSTER."""
         self.identifier = results[-1].out.strip().partition(";")[0]
         if not self.identifier.isdigit():
             raise UserError(f"sbatch printed no job number ({results[-1].last}); look with `squeue --me`")
 
     def questions(self) -> list[Words]:
-        """The queue, and the accounts for a job that has left it."""
+        """The queue, and the accounting records for a job that has left it."""
         sacct = ["sacct", "--noheader", "--parsable2", "--allocations", f"--jobs={self.identifier}", "--format=State"]
         return [["squeue", "--noheader", f"--jobs={self.identifier}", "--format=%T"], sacct]
 
     @classmethod
     def state(cls, answers: Sequence[Result], identifier: str = "") -> tuple[State, str]:
-        """From the queue, or from the accounts once the queue has it no more."""
+        """From the queue, or from the accounting records once the job has left it."""
         queue, accounts = answers
         words = (queue.out if not queue.status else "").split() or accounts.out.split()
         if not words:
@@ -118,9 +118,9 @@ class Slurm(Backend):
         return STATES.get(words[0].rstrip("+"), State.UNKNOWN), words[0]
 
     def hosts(self, resumed: bool = False) -> dict[str, Words]:
-        """The job's log; srun puts the task's number before every line."""
+        """The job's log; srun prefixes every line with the task's number."""
         return {"": ["tail", "-n", "0" if resumed else "+1", "-F", self.log]}
 
     def discard(self) -> list[Words]:
-        """Ends the job, in the queue or running."""
+        """Cancels the job, queued or running."""
         return [["scancel", self.identifier]] if self.identifier.isdigit() else []

@@ -1,4 +1,4 @@
-"""The table of targets, launch/targets.toml: where a launch goes. Names of places alone; no secrets."""
+"""The table of targets, launch/targets.toml: where a launch goes. Only names of places, no secrets."""
 
 import dataclasses
 import pathlib
@@ -11,26 +11,26 @@ from flanx.files import read_toml
 
 FILE = "launch/targets.toml"
 SECRET = re.compile(r"(^|_)(token|secret|passw\w*|credentials?|\w*key)s?($|_)", re.IGNORECASE)  # in a name
-# what tokens of Hugging Face, GitHub, AWS and Google look like, and the head of a private key
+# what tokens of Hugging Face, GitHub, AWS and Google look like, and the header of a private key
 TOKEN = re.compile(r"\bhf_\w{20,}|\bgh[pousr]_\w{20,}|\bAKIA[A-Z0-9]{12,}|\bya29\.|\bAIza[\w-]{30,}|-----BEGIN")
 
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """A place to launch at; each program takes the keys that it knows.
+    """A place to launch on; each program uses the keys that it knows.
 
     Attributes:
       project, zone: of Google Cloud.
-      cluster, namespace: of Kubernetes; xpk takes the cluster's name, kubectl the context that it gives.
-      queue: the LocalQueue of Kueue; quota: chips of a queue that the launch makes where the cluster has none.
-      service_account: which may read and write the bucket.
+      cluster, namespace: of Kubernetes; xpk uses the cluster's name, kubectl the context it resolves to.
+      queue: Kueue's LocalQueue; quota: chips of a queue that the launch creates if the cluster has none.
+      service_account: an account that may read and write the bucket.
       bucket: gs://NAME for what a launch ships; under Kubernetes it is mounted at /bucket.
-      image: a container image; without a tag the commit's is taken.
-      environment_from: a Secret of Kubernetes whose entries become environment variables.
-      runtime: software of a TPU VM; the chip's usual one where it is absent.
-      reservation: of Google Cloud, the resource name of one; "any": the project's own.
-      partition, account, time: of SLURM; mounts: folders of the nodes that its containers see, joined by commas.
-      infra: of SkyPilot, as "gcp/us-central2".
+      image: a container image; without a tag, the commit's is used.
+      environment_from: a Kubernetes Secret whose entries become environment variables.
+      runtime: software version of a TPU VM; by default the chip's usual one.
+      reservation: resource name of a Google Cloud reservation; "any": the project's own.
+      partition, account, time: of SLURM; mounts: comma-separated folders of the nodes, visible in its containers.
+      infra: of SkyPilot, e.g. "gcp/us-central2".
     """
 
     name: str = ""
@@ -53,7 +53,7 @@ class Target:
     infra: str = ""
 
     def require(self, *names: str) -> None:
-        """Raises UserError for keys that the launch needs and the target has not."""
+        """Raises UserError for keys that the launch needs and the target lacks."""
         missing = [name for name in names if not getattr(self, name)]
         if missing:
             where = f"[{self.name}] of {FILE}" if self.name else f"{FILE} (--target=NAME chooses a table)"
@@ -64,7 +64,7 @@ class Target:
 
 
 KEYS = [field.name for field in dataclasses.fields(Target) if field.name != "name"]
-# what a value may be: it becomes a word of a command line, a name in YAML or a line of a batch script
+# what a value may be: it becomes a command-line argument, a name in YAML or a line of a batch script
 PATTERNS: Mapping[str, str] = {
     **dict.fromkeys(KEYS, r"[A-Za-z0-9/][\w.:@/-]*"),
     "bucket": r"gs://[a-z0-9][a-z0-9._-]+(/[\w./-]*)?",
@@ -77,10 +77,10 @@ PATTERNS: Mapping[str, str] = {
 
 
 def read(path: str, name: str, given: Mapping[str, Any]) -> Target:
-    """The target `name` of the table in the file `path`, with the values `given` in place of its own.
+    """The target `name` of the table in the file `path`, with its values overridden by `given`.
 
-    Without a name: the file's only table, or none. Raises UserError for a key that looks like a secret, an unknown one,
-    and a value that no place can have.
+    Without a name: the file's only table, or none. Raises UserError for a key that looks like a secret, an unknown key
+    or an invalid value.
     """
     tables = _tables(pathlib.Path(path))
     if name and not pathlib.Path(path).exists():

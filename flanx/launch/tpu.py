@@ -13,9 +13,9 @@ class ChipNames:
 
     Attributes:
       accelerator: the first part of its accelerator type, "v5litepod" in v5litepod-16.
-      cores: of a chip, which the number in the type counts (v4, v5p) or 1 where it counts chips.
+      cores: per chip, if the number in the type counts cores (v4, v5p); 1 if it counts chips.
       node: the label of GKE's nodes, cloud.google.com/gke-tpu-accelerator.
-      runtime: software of a TPU VM (cloud.google.com/tpu/docs/runtimes).
+      runtime: software version of a TPU VM (cloud.google.com/tpu/docs/runtimes).
     """
 
     accelerator: str
@@ -34,7 +34,7 @@ TPUS: Mapping[str, ChipNames] = {
 
 
 def names(topology: Topology | None) -> ChipNames:
-    """The names of a topology's chip. Raises UserError where there is none or it is not a TPU."""
+    """The names of a topology's chip. Raises UserError if there is no topology or it is not a TPU's."""
     if topology is None:
         raise UserError("no --topology: give the slice, as --topology=v5e:4x4 (`flanx plan` finds one that fits)")
     if topology.chip.family not in TPUS:
@@ -43,7 +43,7 @@ def names(topology: Topology | None) -> ChipNames:
 
 
 def accelerator_type(topology: Topology | None) -> str:
-    """The accelerator type of one slice, as v5litepod-16. Raises UserError for a shape that the type does not say."""
+    """The accelerator type of one slice, e.g. v5litepod-16. Raises UserError for a shape that no type expresses."""
     found = names(topology)
     assert topology
     if shape(topology) not in SHAPES[topology.chip.family]:
@@ -53,5 +53,5 @@ def accelerator_type(topology: Topology | None) -> str:
 
 
 def shape(topology: Topology) -> str:
-    """The shape of one slice, as 4x4."""
+    """The shape of one slice, e.g. 4x4."""
     return "x".join(map(str, topology.shape))

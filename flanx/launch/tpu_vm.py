@@ -1,4 +1,4 @@
-"""Cloud TPU VMs by queued resources: gcloud makes the slices, and ssh to every worker is the run.
+"""Cloud TPU VMs through queued resources: gcloud creates the slices, and ssh starts the run on every worker.
 
 Flags: `gcloud compute tpus queued-resources create --help` (Google Cloud SDK) and
 cloud.google.com/tpu/docs/queued-resources.
@@ -30,7 +30,7 @@ class TpuVm(Backend):
     tools = ("gcloud",)
 
     def check(self) -> None:
-        """The slice has an accelerator type, and the target says where."""
+        """Requires a slice with an accelerator type, and a target that says where."""
         target = self.job.target
         tpu.accelerator_type(self.job.topology)
         target.require("project", "zone", "bucket")
@@ -46,17 +46,17 @@ class TpuVm(Backend):
 
     @property
     def shipped(self) -> str:
-        """The folder of the bucket for this launch."""
+        """This launch's folder in the bucket."""
         return f"{self.job.target.bucket.rstrip('/')}/launches/{self.job.name}"
 
     @property
     def nodes(self) -> list[str]:
-        """The names of the nodes, one for a slice."""
+        """The names of the nodes, one per slice."""
         slices = self.job.topology.slices if self.job.topology else 1
         return [self.job.name] if slices == 1 else [f"{self.job.name}-{i}" for i in range(slices)]
 
     def checks(self) -> list[Check]:
-        """The bucket is there and the name is free."""
+        """The bucket exists and the name is free."""
         target = self.job.target
         bucket = "/".join(target.bucket.split("/")[:3])
         describe = ["gcloud", "storage", "buckets", "describe", bucket, "--format=value(name)"]
@@ -74,7 +74,7 @@ class TpuVm(Backend):
         return {**super().files(), **self.locks(), "setup.sh": self.startup_script()}
 
     def startup_script(self) -> str:
-        """What root does at each boot of a worker: fetches what was shipped, and installs it."""
+        """What root runs at each boot of a worker: it fetches and installs what was shipped."""
         image = self.job.image
         registry = shlex.quote(image.partition("/")[0])
         install = (
@@ -89,12 +89,12 @@ class TpuVm(Backend):
         )
 
     def ship(self) -> list[Words]:
-        """The wheel of the commit, and all files, to the bucket."""
+        """Copies the commit's wheel and all files to the bucket."""
         build = [] if self.job.image else code.wheel_commands(self.job.code, self.job.folder / "files")
         return [*build, ["gcloud", "storage", "cp", "--recursive", f"{self.folder}/*", f"{self.shipped}/"]]
 
     def make(self) -> list[Words]:
-        """One queued resource with a node for each slice."""
+        """One queued resource with a node per slice."""
         job, target = self.job, self.job.target
         names = tpu.names(job.topology)
         nodes = [f"--node-id={job.name}"]
@@ -103,7 +103,7 @@ class TpuVm(Backend):
         gcloud, tier = ["gcloud"], ["--spot"] if job.spot else []
         if target.reservation == "any":
             tier = ["--reserved"]
-        elif target.reservation:  # a named one only gcloud alpha takes
+        elif target.reservation:  # only gcloud alpha accepts a named reservation
             gcloud, tier = ["gcloud", "alpha"], [f"--reservation={target.reservation}"]
         return [
             [
@@ -143,7 +143,7 @@ class TpuVm(Backend):
         return [*ssh, f"--command={command}"]
 
     def prepare(self) -> list[Words]:
-        """Waits on every worker until its start-up script is through."""
+        """Waits on every worker until its start-up script is done."""
         wait = (
             f"for i in $(seq 240); do test -e {HOME}/ready && exit 0; sleep 5; done; "
             "tail -n 5 /var/log/flanx.log >&2; exit 1"
@@ -157,11 +157,11 @@ class TpuVm(Backend):
         return {f"{node}-w{w}": self._ssh(node, str(w), self.remote_command()) for node in self.nodes for w in workers}
 
     def remote_command(self) -> str:
-        """What the shell of a worker reads; every word of ours is quoted for it."""
+        """The command for a worker's shell, with every argument quoted for it."""
         job = self.job
         if job.image:
             variables = [f"--env={name}={value}" for name, value in job.environment.items()]
-            # root: the chips' device files are the host's
+            # root: the chips' device files belong to the host
             run = ["sudo", "docker", "run", "--rm", f"--name={job.name}", "--privileged", "--user=root"]
             run += ["--network=host", "--shm-size=16g", f"--volume={HOME}:{HOME}", *variables]
             run += [job.image, "flanx", *job.command(HOME)]
@@ -171,7 +171,7 @@ class TpuVm(Backend):
         return f"echo $$ > /tmp/{job.name}.pid; exec {shown(run)}"
 
     def halt(self) -> list[Words]:
-        """Tells the run to save and end: a cut connection leaves it alive."""
+        """Tells the run to save and exit: cutting the connection leaves it running."""
         name, grace = self.job.name, f"{self.job.grace:.0f}"
         stop = f"sudo docker stop --time={grace} {name} >/dev/null 2>&1 || true"
         if not self.job.image:
@@ -182,7 +182,7 @@ class TpuVm(Backend):
         return [self._ssh(node, "all", stop) for node in self.nodes]
 
     def discard(self) -> list[Words]:
-        """Deletes the queued resource with its nodes."""
+        """Deletes the queued resource and its nodes."""
         words = ["gcloud", "compute", "tpus", "queued-resources", "delete", self.job.name, *self.where]
         return [[*words, "--force", "--quiet"]]
 

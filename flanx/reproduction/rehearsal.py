@@ -1,8 +1,8 @@
-"""A miniature of everything that a reproduction reads, of a real one's shape: to walk its whole road on a laptop.
+"""A miniature of everything a reproduction reads, in the form of a real one: to walk its whole road on a laptop.
 
-What stands for the public world is drawn into FOLDER/sample: the files of a few real tasks of each collection behind
-file:// addresses (the rows of their tables say so: FLANX_TABLES), a SentencePiece vocabulary, and for three sizes a
-parent in T5X's format. Everything else of the mixture is missing, as it is on a machine that has not fetched it.
+Stand-ins for the public files are drawn into FOLDER/sample: the files of a few real tasks of each collection behind
+file:// URLs (set in their tables, see FLANX_TABLES), a SentencePiece vocabulary, and a parent in T5X's format for each
+of three sizes. Everything else in the mixture is missing, as on a machine that has not fetched it.
 """
 
 import dataclasses
@@ -26,21 +26,21 @@ from flanx.files import read_json, write_atomic
 from flanx.reproduction.row import Reproduction, Row
 from flanx.storage import open_storage
 
-# bindings over the recipe's own, which holds otherwise
+# bindings that override the recipe's
 SIZES: dict[str, dict[str, Any]] = {
     f"d{width}": {"emb_dim": width, "num_heads": width // 16, "head_dim": 16, "mlp_dim": 2 * width,
                   "num_encoder_layers": 2, "num_decoder_layers": 2}
     for width in (32, 48, 64)
 }  # fmt: skip
-PIECES, VOCAB_SIZE = 1000, 1152  # of the vocabulary; rows of the table: with 100 extra ids, to a multiple of 128
+PIECES, VOCAB_SIZE = 1000, 1152  # of the vocabulary; embedding rows: with 100 extra ids, padded to a multiple of 128
 STEP = 1_100_000  # of the public checkpoint
-EXAMPLES = 64  # of a task
+EXAMPLES = 64  # per task
 SUITES = ("mmlu_direct", "mmlu_cot", "bbh_direct", "bbh_cot", "tydiqa", "mgsm_cot")
 BINDINGS = {
     "VOCAB_SIZE": VOCAB_SIZE, "TRAIN_STEPS": 20, "EVAL_PERIOD": 10, "CHECKPOINT_PERIOD": 10, "BATCH_SIZE": 4,
     "TASK_FEATURE_LENGTHS": {"inputs": 256, "targets": 48}, "EVAL_BATCH_SIZE": 32,
 }  # fmt: skip
-ABSENT = "task095_conala_max_absolute_value"  # its address has no file: it goes into quarantine
+ABSENT = "task095_conala_max_absolute_value"  # there is no file at its URL: it is quarantined
 FETCHED = (
     "cot_gsm8k", "cot_strategyqa", "niv2_task091_all_elements_from_index_i_to_j", "niv2_task094_conala_calculate_mean",
     "niv2_task097_conala_remove_duplicates", f"niv2_{ABSENT}", "muffin_task_master", "muffin_dr_repair_plain_code",
@@ -78,13 +78,13 @@ def reproduction(name: str, row: Row, folder: pathlib.Path, given: Sequence[str]
         planned=[row],
         given=given,
         fetched=FETCHED,
-        choose_by=SUITES,  # the normalized average is not of samples
+        choose_by=SUITES,  # the samples have no normalized average
         allow_missing=True,
     )
 
 
 def environment(folder: pathlib.Path) -> dict[str, str]:
-    """The variables under which its commands run: its tables, and no data set of TFDS that this machine has."""
+    """The environment variables of its commands: its tables, and none of this machine's TFDS data sets."""
     sample = folder / "sample"
     return {
         "FLANX_TABLES": str(sample),
@@ -95,7 +95,7 @@ def environment(folder: pathlib.Path) -> dict[str, str]:
 
 
 def draw(folder: pathlib.Path) -> None:
-    """Draws what is not there yet; the same on every machine."""
+    """Draws what is missing; the result is the same on every machine."""
     sample, done = folder / "sample", folder / "sample" / "drawn.json"
     wanted = {"sizes": list(SIZES), "pieces": PIECES, "examples": EXAMPLES}
     if read_json(done) == wanted:
@@ -112,7 +112,7 @@ def draw(folder: pathlib.Path) -> None:
 
 
 def draw_tasks(folder: pathlib.Path) -> list[str]:
-    """Writes the files of the tasks and the tables that point to them; their texts."""
+    """Writes the task files and the tables that point to them; returns their texts."""
     public, data = folder / "sample" / "public", folder / "data"
     drawn = {
         "cot/gsm8k_train.tsv": _tsv(sums()),
@@ -123,7 +123,7 @@ def draw_tasks(folder: pathlib.Path) -> list[str]:
     }
     for name, text in drawn.items():
         write_atomic(public / name, text)
-    supplied = {  # what no address has: it is put in place
+    supplied = {  # files without a URL, put in place directly
         "program_synthesis/dr_repair_plain_code_train.jsonl": _jsonl(repairs()),
         "dialog/task_master_train.jsonl": _jsonl(dialogs()),
     }
@@ -169,7 +169,7 @@ def sums() -> Iterator[Sequence[str]]:
 
 
 def comparisons() -> Iterator[Sequence[str]]:
-    """Questions of yes and no: question, answer, rationale."""
+    """Yes/no questions: question, answer, rationale."""
     rng = random.Random(2)
     for _ in range(EXAMPLES):
         what, a, b = rng.choice(THINGS), rng.randint(1, 60), rng.randint(61, 99)
@@ -179,7 +179,7 @@ def comparisons() -> Iterator[Sequence[str]]:
 
 
 def slices() -> Iterator[tuple[str, str]]:
-    """Parts of lists of words."""
+    """Slices of word lists."""
     rng = random.Random(3)
     for _ in range(EXAMPLES):
         words = rng.choices(THINGS, k=6)
@@ -196,7 +196,7 @@ def means() -> Iterator[tuple[str, str]]:
 
 
 def sets() -> Iterator[tuple[str, str]]:
-    """Lists without what is there twice."""
+    """Lists without the numbers that occur more than once."""
     rng = random.Random(5)
     for _ in range(EXAMPLES):
         numbers = rng.choices(range(9), k=7)
@@ -204,7 +204,7 @@ def sets() -> Iterator[tuple[str, str]]:
 
 
 def repairs() -> Iterator[dict[str, Any]]:
-    """Programs with a mistake, and without."""
+    """Programs with a mistake, and corrected."""
     rng = random.Random(6)
     for _ in range(EXAMPLES):
         line = f'printf("%d {rng.choice(THINGS)}\\n", {rng.randint(1, 99)} + {rng.randint(1, 99)})'
@@ -212,7 +212,7 @@ def repairs() -> Iterator[dict[str, Any]]:
 
 
 def dialogs() -> Iterator[dict[str, Any]]:
-    """Dialogs of four turns."""
+    """Four-turn dialogs."""
     rng = random.Random(7)
     for _ in range(EXAMPLES):
         who, what, count = rng.choice(NAMES), rng.choice(THINGS), rng.randint(2, 9)
@@ -221,7 +221,7 @@ def dialogs() -> Iterator[dict[str, Any]]:
 
 
 def topics(prompt: str, split: str) -> Iterator[dict[str, Any]]:
-    """Sentences and what they are about, as a prompt-task of P3 has them."""
+    """Sentences and their topics, in the form of a P3 prompt-task."""
     rng, choices = random.Random(f"{prompt}{split}"), ("Sports", "Business")
     for _ in range(EXAMPLES if split == "train" else 8):
         topic, who, count = rng.choice(choices), rng.choice(NAMES), rng.randint(2, 60)
@@ -238,7 +238,7 @@ def topics(prompt: str, split: str) -> Iterator[dict[str, Any]]:
 
 
 def train_vocabulary(path: pathlib.Path, texts: Sequence[str]) -> None:
-    """A SentencePiece model with T5's settings, of these texts and of the samples of the benchmarks."""
+    """Trains a SentencePiece model with T5's settings on these texts and the benchmark samples."""
     lines = [line for text in texts for line in text.splitlines()]
     for suite in SUITES:
         for item in registry.load(suite, "sample", ()).items:
@@ -253,7 +253,7 @@ def train_vocabulary(path: pathlib.Path, texts: Sequence[str]) -> None:
 
 
 def draw_parent(size: str, folder: pathlib.Path) -> None:
-    """A drawn T5.1.1 in T5X's format, under the number of the public checkpoints."""
+    """Writes a random T5.1.1 in T5X's format, under the step number of the public checkpoints."""
     sizes = T5Sizes(vocab_size=VOCAB_SIZE, **SIZES[size], gated=True, tied=False)
     rng, tensors = np.random.default_rng(sizes.emb_dim), {}
     for name, shape in sizes.shapes().items():

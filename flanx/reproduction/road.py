@@ -1,8 +1,8 @@
-"""Stages one after the other: each is done once, and has then a mark that says with what settings and inputs.
+"""Stages in sequence: each is done once, and then has a mark that records its settings and inputs.
 
-A stage without its mark runs. Its commands resume by themselves what they had begun, so that a road that was killed
-anywhere resumes with the same command. A stage whose settings or inputs have changed since its mark is named, not done
-again unasked.
+A stage without a mark runs. Its commands resume on their own what they had begun, so that a road killed anywhere
+resumes with the same command. A stage whose settings or inputs have changed since its mark is reported, not silently
+redone.
 """
 
 import contextlib
@@ -27,15 +27,15 @@ PROGRAM = (sys.executable, "-m", "flanx")
 BETWEEN = "stopped between two stages; the same command resumes there"
 PREEMPTED = 75  # the exit status of a command that was stopped and saved its state
 MARKS = "stages"  # the folder of the marks
-PAGE_LINES = 30  # of a page, its last ones, that are shown
+PAGE_LINES = 30  # the last lines of a page, which are shown
 TYPES = {"settings": dict[str, str], "inputs": dict[str, str], "commands": list[str], "seconds": float, "at": str}
 
 
 class Road:
-    """Stages in their order, and the folder with their marks.
+    """Stages in order, and the folder with their marks.
 
     Args:
-      environment: variables of the commands, added to this process's own.
+      environment: environment variables of the commands, in addition to this process's own.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Road:
         self._lock: int = -1
 
     def mark(self, stage: Stage) -> dict[str, Any]:
-        """What is recorded of a stage that is done; {} for one that is not."""
+        """The record of a stage that is done; {} for one that is not."""
         path = self.folder / MARKS / f"{stage.name}.json"
         mark = check_types(path, read_json(path), TYPES)
         if mark and not TYPES.keys() <= mark.keys():
@@ -53,7 +53,7 @@ class Road:
         return mark
 
     def changes(self, stage: Stage) -> list[str]:
-        """What differs between a stage's mark and what it would be now; [] for one that is not done."""
+        """The differences between a stage's mark and what it would be now; [] for a stage that is not done."""
         mark = self.mark(stage)
         if not mark:
             return []
@@ -69,16 +69,16 @@ class Road:
         return lines
 
     def run(self, skipped: Sequence[str] = (), redo: str = "", keep: bool = False) -> int:
-        """Runs every stage that is not done; the exit status of the first command that fails, else 0.
+        """Runs every stage that is not done; returns the exit status of the first command that fails, else 0.
 
         Args:
-          skipped: names of stages that are left out.
-          redo: this stage and all after it are done anew; their results are set aside.
-          keep: a stage that is done with other settings or inputs counts as done.
+          skipped: names of stages to skip.
+          redo: redo this stage and all later ones; their results are set aside.
+          keep: count a stage that was done with other settings or inputs as done.
 
         Raises:
-          UserError: for a name that no stage has, and for stages that are done with other settings or inputs.
-          Preempted: after SIGTERM or Ctrl-C, when the command that ran has ended.
+          UserError: for an unknown stage name, and for stages that were done with other settings or inputs.
+          Preempted: after SIGTERM or Ctrl-C, once the running command has ended.
         """
         self.check(skipped, redo)
         (self.folder / MARKS).mkdir(parents=True, exist_ok=True)
@@ -112,7 +112,7 @@ class Road:
         return 0
 
     def check(self, skipped: Sequence[str] = (), redo: str = "") -> None:
-        """Raises UserError for a name that no stage has, and for a stage that is both left out and done anew."""
+        """Raises UserError for an unknown stage name, and for a stage that is both skipped and redone."""
         names = [stage.name for stage in self.stages]
         for flag, name in [("skip", each) for each in skipped] + [("redo", redo)] * bool(redo):
             if name not in names:
@@ -141,9 +141,9 @@ class Road:
         names = [stage.name for stage in self.stages]
         later = [stage for stage in self.stages[names.index(redo) :] if stage.name not in skipped]
         for stage in reversed(later):  # a kill in between leaves no later mark without an earlier one
-            for path in stage.makes:  # also where it was stopped half-way: it is to be done anew, not to be resumed
+            for path in stage.makes:  # also if it was stopped half-way: it must be redone, not resumed
                 set_aside(path)
-            # it goes last: without it the results would be resumed, as those of a stopped stage
+            # last: without the mark the results would be resumed, like those of a stopped stage
             (self.folder / MARKS / f"{stage.name}.json").unlink(missing_ok=True)
 
     def _do(self, stage: Stage, title: str) -> int:
@@ -190,12 +190,12 @@ class Road:
         return 0
 
     def _call(self, words: Words, is_read: bool) -> tuple[int, str]:
-        """(exit status, standard output where it is read) of a command of flanx.
+        """(exit status, standard output if it is read) of a flanx command.
 
-        It is in a session of its own, so that Ctrl-C reaches it once, from here; and keeps the lock where this process
+        It runs in its own session, so that Ctrl-C reaches it only once, from here; it keeps the lock if this process
         is killed and it is not.
         """
-        out = self.folder / MARKS / "output.txt"  # no pipe: a command that outlives this process would break at it
+        out = self.folder / MARKS / "output.txt"  # no pipe: it would break a command that outlives this process
         with open(out, "w") if is_read else contextlib.nullcontext() as file:
             process = subprocess.Popen(
                 [*PROGRAM, *words],

@@ -20,19 +20,19 @@ from flanx.sweep import published_recipes, results
 from flanx.sweep.grid import RUNS, Sweep, flags
 
 STORE = "runs/store.gin"
-UNKNOWN = "CHOSEN"  # in place of a step that is not known yet
+UNKNOWN = "CHOSEN"  # placeholder for a step that is not known yet
 AVERAGE = ("normalized_average",)
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A published row, or a size that stands for it in a rehearsal.
+    """A published row, or a size that stands in for it in a rehearsal.
 
     Attributes:
       name: of its folders.
-      gin_files, bindings: of its training, besides what the road binds itself.
+      gin_files, bindings: of its training, in addition to what the road binds itself.
       after, before: models of Table 5 to print next to it, finetuned and not; "" for none.
-      is_t5: whether Hugging Face's form exists for it.
+      is_t5: whether it has a Hugging Face form.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Row:
 
 
 def published(name: str, more_files: Sequence[str] = ()) -> Row:
-    """The row of a recipe's name. Raises UserError with the nearest name."""
+    """The row of a recipe, by name. Raises UserError with the nearest name."""
     recipe = published_recipes.find(name)
     title, models = recipe.title.partition(",")[0], table5.published()
     after = next((model for model in (title, title.rpartition(" ")[0]) if model in models), "")
@@ -63,19 +63,19 @@ class Reproduction:
     """What is reproduced, from what, and where.
 
     Attributes:
-      folder: of this machine, for marks, pages, launches and exports.
-      place: folder or URL of store, parents, runs and scores, which the hosts of a launch see as well.
-      data_dir: of the files of tasks; benchmarks: of the benchmarks, or "hub" or "sample".
+      folder: local, for marks, pages, launches and exports.
+      place: folder or URL of the store, parents, runs and scores, visible to the hosts of a launch as well.
+      data_dir: of the task files; benchmarks: of the benchmarks, or "hub" or "sample".
       program, how: of `flanx launch`: its program, and the flags that say where and at what cost.
-      topology: of the plan; "auto" for the smallest slice that it fits.
-      plan_flags: more flags of `flanx plan`; planned: the rows that it plans, () for `rows`.
-      given: bindings of the command line, ["NAME=TEXT"]; each goes to the commands whose files know the macro.
-      fetched: what is fetched, by names of tasks, mixtures or patterns; () for the mixture.
-      choose_by: what chooses the checkpoint, see `flanx.sweep.grid.Sweep`.
-      allow_missing: whether tasks without data are left out, and recorded as missing, rather than refused.
+      topology: of the plan; "auto" for the smallest slice that fits.
+      plan_flags: extra flags of `flanx plan`; planned: the rows to plan, () for `rows`.
+      given: command-line bindings, ["NAME=TEXT"]; each goes to the commands whose gin files have the macro.
+      fetched: what to fetch, by names of tasks, mixtures or patterns; () for the mixture.
+      choose_by: how the checkpoint is chosen, see `flanx.sweep.grid.Sweep`.
+      allow_missing: whether tasks without data are left out and recorded as missing, rather than an error.
       verify: whether conversions are compared with transformers.
-      keeps_parent: whether the parent is copied; else the runs read the recipe's own.
-      skips_launch: whether the runs are there already.
+      keeps_parent: whether the parent is copied; otherwise the runs read the recipe's own.
+      skips_launch: whether the runs exist already.
     """
 
     folder: pathlib.Path
@@ -107,15 +107,15 @@ class Reproduction:
         return f"{self.place}/parents/{row.name}"
 
     def scores(self, row: Row, which: str) -> str:
-        """The folder of a row's scores, `which` is "before" or "after" finetuning."""
+        """The folder of a row's scores; `which` is "before" or "after" finetuning."""
         return f"{self.place}/scores/{row.name}_{which}"
 
     def export(self, row: Row) -> str:
-        """The folder of the model that is given away."""
+        """The folder of the exported model."""
         return f"{self.folder}/exports/{row.name}"
 
     def page(self, name: str) -> str:
-        """A file of the road's folder."""
+        """A file in the road's folder."""
         return f"{self.folder}/{name}"
 
     # ---- gin files and bindings --------------------------------------------------------------------------------------
@@ -140,7 +140,7 @@ class Reproduction:
         return [*row.gin_files], [*_texts(row.bindings), *_texts(ours), *self._given(row)]
 
     def of_evaluation(self, row: Row, checkpoint: str, folder: str) -> tuple[list[str], list[str]]:
-        """The gin files and bindings of an evaluation: those of the training, so that nothing of it differs."""
+        """The gin files and bindings of an evaluation: those of the training, so that nothing differs."""
         files, bindings = self.of_run(row)
         asked = {"CHECKPOINT_PATH": checkpoint, "OUTPUT_DIR": folder}
         return ["runs/evaluate.gin", *files], [*bindings, *_texts(asked)]
@@ -150,7 +150,7 @@ class Reproduction:
         return [text for text in self.given if _macro(text) not in of_store_alone]
 
     def values(self, row: Row) -> dict[str, Any]:
-        """The values of a row's macros that other commands take, as its own gin files and the command line say."""
+        """The values of a row's macros that other commands need, from its gin files and the command line."""
         config.parse(row.gin_files, [*_texts(row.bindings), *self._given(row)], whole=False)
         names = ("VOCABULARY", "MIXTURE_OR_TASK_NAME", "SUITES", "INITIAL_CHECKPOINT_PATH")
         found = {name: config.value(name) for name in names}
@@ -160,9 +160,9 @@ class Reproduction:
     # ---- commands ----------------------------------------------------------------------------------------------------
 
     def launched(self, command: str, row: Row, what: str, of: tuple[list[str], list[str]]) -> list[list[str]]:
-        """A command through `flanx launch`, after the end of what a killed one left.
+        """A command through `flanx launch`, preceded by ending what a killed one left.
 
-        Raises UserError where another process drives that launch.
+        Raises UserError if another process drives that launch.
         """
         name = f"{row.name}-{what}".replace("_", "-")[:40].strip("-")
         folder = self.folder / "launches"
@@ -179,9 +179,9 @@ class Reproduction:
         return [*stop, words]
 
     def chosen(self, row: Row) -> str:
-        """The checkpoint that a row's held-out scores choose; before there are any, a name with UNKNOWN for it.
+        """The checkpoint that a row's held-out scores choose; before there are any, a name with UNKNOWN in it.
 
-        A bucket is asked when the runs are done, and not before. Raises UserError where it gives no answer.
+        A bucket is queried only once the runs are done. Raises UserError if it gives no answer.
         """
         step = None
         with contextlib.ExitStack() as stack:
@@ -206,7 +206,7 @@ class Reproduction:
         return [words for row, which, of in pairs for words in self.launched("evaluate", row, which, of)]
 
     def table(self) -> list[str]:
-        """The report that prints every score next to Table 5, its runs named as shortly as can be."""
+        """The report that prints every score next to Table 5, with run names as short as possible."""
         shown = []
         for row in self.rows:
             for which, model in (("before", row.before), ("after", row.after)):
@@ -224,7 +224,7 @@ def _texts(bindings: Mapping[str, Any]) -> list[str]:
 
 
 def flags_of(files: Sequence[str], bindings: Sequence[str]) -> list[str]:
-    """gin files and bindings as the command line gives them."""
+    """gin files and bindings as command-line flags."""
     return [*flags(files, {}, ""), *(f"--gin.{binding}" for binding in bindings)]
 
 
@@ -234,7 +234,7 @@ def _macro(binding: str) -> str:
 
 @functools.cache
 def _macros(*files: str) -> frozenset[str]:
-    """The macros that gin files know."""
+    """The macros that gin files define or refer to."""
     scan = gin_files.Scan([str(config.gin_folder())])
     for name in files:
         scan.read(name, "the command line")
@@ -248,12 +248,12 @@ def settings(files: Sequence[str], bindings: Sequence[str]) -> dict[str, str]:
 
 
 def platform() -> list[str]:
-    """The flags of a launch on this machine: the platform that jax finds, not the CPU that `local` tries things on."""
+    """The flags of a launch on this machine: the platform that jax finds, not the CPU that `local` defaults to."""
     return [f"--env=JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}"]
 
 
 def copy_scores(evals: str, folder: pathlib.Path) -> None:
-    """Copies every scores.json of a run's evaluations from behind a URL into a folder."""
+    """Copies every scores.json of a run's evaluations from a URL into a folder."""
     for key in open_storage(evals).keys():  # noqa: SIM118  (a method of ours, not of a dict)
         if key.endswith("/scores.json"):
             parent, _, name = f"{evals}/{key}".rpartition("/")
@@ -261,5 +261,5 @@ def copy_scores(evals: str, folder: pathlib.Path) -> None:
 
 
 def is_url(place: str) -> bool:
-    """Whether the hosts of a cluster see it."""
+    """Whether the hosts of a cluster can read it."""
     return place.startswith(URLS)

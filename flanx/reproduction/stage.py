@@ -1,4 +1,4 @@
-"""A stage of a long road: commands of flanx, and what they depend on."""
+"""A stage of a road: flanx commands, and what they depend on."""
 
 import dataclasses
 import hashlib
@@ -17,13 +17,13 @@ class Stage:
     """One stage.
 
     Attributes:
-      commands: the words after "flanx"; asked for when the stage begins, as they may name what an earlier one chose.
-      settings: what its result depends on, {name: value}; how it is done (jobs, machines) is not part of that.
-      reads: {name: path or URL of a small file} that earlier stages wrote and that stands for what it reads.
-      makes: the folders of its results; they are set aside before it is done anew.
-      is_resumed: whether its commands resume in a folder that a stopped attempt left; else it is set aside, too.
+      commands: the arguments after "flanx"; built when the stage begins, as they may name what an earlier one chose.
+      settings: what its result depends on, {name: value}; how it is run (jobs, machines) is not part of that.
+      reads: {name: path or URL of a small file}, written by earlier stages, that stands for what the stage reads.
+      makes: the folders of its results; they are set aside before it is redone.
+      is_resumed: whether its commands resume in a folder left by a stopped attempt; otherwise that is set aside too.
       page: the file for what its commands print, "" for none.
-      unknown: (a text, what to do): where a command still has the text, the stage cannot be done.
+      unknown: (a text, what to do): the stage cannot run while a command still contains the text.
     """
 
     name: str
@@ -44,7 +44,7 @@ def digest(path: str) -> str:
 
 
 def set_aside(path: str) -> None:
-    """Renames what is at a path, to the first of PATH.1, PATH.2, ... that is free. Raises UserError for a URL."""
+    """Renames a path to the first of PATH.1, PATH.2, ... that is free. Raises UserError for a URL."""
     if path.startswith(URLS):
         if open_storage(path).children():
             raise UserError(f"{path} holds an earlier result: move or remove it, and run the same command again")

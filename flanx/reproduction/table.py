@@ -1,4 +1,4 @@
-"""The table of stages of a reproduction: what each runs, what it depends on, what it leaves (docs/reproduce.md)."""
+"""The table of stages of a reproduction: what each runs, depends on and produces (docs/reproduce.md)."""
 
 from flanx.convert.flanx_format import NOTE
 from flanx.data.store.format import MANIFEST
@@ -7,7 +7,7 @@ from flanx.reproduction.stage import Stage
 
 
 def stages(asked: Reproduction) -> list[Stage]:
-    """The stages in their order; names are those of --skip and --redo."""
+    """The stages in order; their names are those of --skip and --redo."""
     rows, values = asked.rows, asked.values(asked.rows[0])
     names = values["MIXTURE_OR_TASK_NAME"]
     mixture = [names] if isinstance(names, str) else [name if isinstance(name, str) else name[0] for name in names]
@@ -134,5 +134,5 @@ def stages(asked: Reproduction) -> list[Stage]:
 
 
 def of_rows(asked: Reproduction) -> dict[str, str]:
-    """The settings of the training of every row, by "ROW NAME"."""
+    """The training settings of every row, by "ROW NAME"."""
     return {f"{row.name} {name}": text for row in asked.rows for name, text in settings(*asked.of_run(row)).items()}
