@@ -1,4 +1,4 @@
-"""Checkpoints of T5X, Hugging Face and flanx, each into the others; see `flanx convert --help`.
+"""Converts between checkpoints of T5X, Hugging Face and flanx; see `flanx convert --help`.
 
 source = flanx.convert.open_checkpoint("gs://t5-data/pretrained_models/t5x/flan_t5_small/checkpoint_1198000")
 params = flanx.convert.restore(source, target)  # onto any mesh

@@ -1,7 +1,7 @@
-"""A base with an adapter merged: W + s A B in place of each kernel W that has a pair, still lazily.
+"""A base with an adapter merged: W + s A B in place of each kernel W that has a pair, still lazy.
 
-An adapter's run holds the pairs alone; its run.json names the base, with its fingerprint. What a run computes with a
-base in fewer bits is what is merged here: the kernels are first rounded as they were when it trained.
+An adapter's run holds only the pairs; its run.json names the base, with its fingerprint. A base that was kept in fewer
+bits is merged as the run computed with it: the kernels are first rounded as they were during training.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from flanx.models.adapter import MARK, Adapter, quantize, restored
 from flanx.storage import Storage
 
 _PAIR = re.compile(rf"{TARGET}(.+)/{MARK}(a|b|magnitude)")
-_KEPT = re.compile(rf"{TARGET}(.+)/(kernel|embedding)")  # what a base in fewer bits rounds
+_KEPT = re.compile(rf"{TARGET}(.+)/(kernel|embedding)")  # what is rounded in a base of fewer bits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Pairs:
     Attributes:
       adapter: its settings.
       of_layers: {"encoder/layers_0/attention/query": {"a": [i, r], "b": [r, o], "magnitude": [o] with DoRA}}.
-      base: the name or path of the base; fingerprint: the base's, where it is recorded.
+      base: the name or path of the base; fingerprint: the base's, if recorded.
       where: the folder, for messages.
     """
 
@@ -42,7 +42,7 @@ class Pairs:
 
 
 def has_pairs(names: Any) -> bool:
-    """Whether tensors of these names are an adapter's."""
+    """Whether tensors with these names are an adapter's."""
     return any(_PAIR.fullmatch(name) for name in names)
 
 
@@ -65,9 +65,9 @@ def of_run(folder: Storage, tensors: LazyTensors) -> Pairs:
 
 
 def merge(tensors: LazyTensors, pairs: Pairs) -> dict[str, LazyTensor]:
-    """The base's (unrolled) tensors with the adapter in them, float32 where it is.
+    """The base's (unrolled) tensors with the adapter merged, float32 wherever it is.
 
-    Raises UserError where the base has no such layer, or one of another shape.
+    Raises UserError if the base lacks a layer of the adapter, or has it in another shape.
     """
     merged = {name: _rounded(name, tensor, pairs.adapter.base) for name, tensor in tensors.items()}
     for layer, parts in pairs.of_layers.items():
@@ -86,7 +86,7 @@ def merge(tensors: LazyTensors, pairs: Pairs) -> dict[str, LazyTensor]:
 
 
 def _expect_whole(layer: str, parts: Mapping[str, LazyTensor], pairs: Pairs) -> None:
-    """Raises UserError for a layer whose arrays are not those of the adapter's settings."""
+    """Raises UserError for a layer whose arrays do not match the adapter's settings."""
     damaged = f"{pairs.where} is damaged: '{layer}'"
     if not {"a", "b"} <= set(parts):
         raise UserError(f"{damaged} has only one matrix of its pair; copy it again")
@@ -103,7 +103,7 @@ def _expect_whole(layer: str, parts: Mapping[str, LazyTensor], pairs: Pairs) -> 
 def _with_pair(kernel: LazyTensor, parts: Mapping[str, LazyTensor], scale: float) -> LazyTensor:
     def fetch(index: Index) -> np.ndarray:
         rows, columns = index
-        whole = (slice(0, kernel.shape[0]), columns)  # a column's norm takes all of its rows
+        whole = (slice(0, kernel.shape[0]), columns)  # a column's norm needs all of its rows
         a, b = (parts[name].read().astype(np.float32) for name in ("a", "b"))
         values = kernel.fetch(whole).astype(np.float32) + np.float32(scale) * (a @ b[:, columns])
         if "magnitude" in parts:
@@ -115,7 +115,7 @@ def _with_pair(kernel: LazyTensor, parts: Mapping[str, LazyTensor], scale: float
 
 
 def _rounded(name: str, tensor: LazyTensor, base: str) -> LazyTensor:
-    """A parameter as the run that trained the adapter had it: rounded, and float32 again."""
+    """A parameter as in the run that trained the adapter: rounded, and float32 again."""
     if base == "float32" or not _KEPT.fullmatch(name):
         return tensor
     if base == "bfloat16" or "/layers_" not in name:
@@ -129,7 +129,7 @@ def _rounded(name: str, tensor: LazyTensor, base: str) -> LazyTensor:
 
 
 def stored(tensors: LazyTensors, base: str) -> dict[str, LazyTensor]:
-    """A base's (unrolled) tensors by the names of the parameters of a model whose adapter keeps them as `base`."""
+    """A base's (unrolled) tensors under the parameter names of a model whose adapter keeps them as `base`."""
     if base in ("float32", "bfloat16"):
         return dict(tensors)
     kept: dict[str, LazyTensor] = {}

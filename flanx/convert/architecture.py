@@ -1,7 +1,7 @@
-"""Which model a checkpoint is of, its vocabulary, and how long its texts may be, from what is written with it.
+"""A checkpoint's model, its vocabulary and its maximum lengths, from what is written with it.
 
-A run says so in run.json, a Hugging Face folder in config.json and its tokenizer files, a conversion in its note; the
-sizes of a T5 are those of its tensors. All of it is data: a run's config.gin is a program, and is not read.
+A run records them in run.json, a Hugging Face folder in config.json and its tokenizer files, a conversion in its note;
+the sizes of a T5 are inferred from its tensors. All of this is data: a run's config.gin is a program, and is not read.
 """
 
 import dataclasses
@@ -21,16 +21,16 @@ from flanx.models.t5 import T5
 from flanx.storage import Storage, open_storage
 
 MODELS: Mapping[str, type[T5] | type[PaLM]] = {"t5.T5": T5, "palm.PaLM": PaLM}  # by the names in run.json
-FREE = ("dropout_rate", "dtype", "kernels", "remat", "scan_layers")  # what a checkpoint does not settle
+FREE = ("dropout_rate", "dtype", "kernels", "remat", "scan_layers")  # not determined by a checkpoint
 LENGTHS = {"inputs": 2048, "targets": 512}  # Flan-T5's own
 
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-    """What it takes to run a checkpoint's parameters.
+    """What is needed to run a checkpoint's parameters.
 
     Attributes:
-      lengths: {"inputs": I, "targets": T}, tokens, as in training; Flan-T5's own where no run says so.
+      lengths: {"inputs": I, "targets": T}, tokens, as in training; Flan-T5's own if no run records them.
     """
 
     model: Model
@@ -44,14 +44,14 @@ def architecture(
     """The architecture of a run, a step's folder, or what `flanx convert` reads and writes.
 
     Args:
-      model, vocabulary: in place of what the checkpoint says.
-      dtype: of activations, in place of the run's or "float32".
+      model, vocabulary: override the checkpoint's.
+      dtype: of activations, overrides the run's or "float32".
 
-    Raises UserError where the checkpoint does not say what is not given.
+    Raises UserError if the checkpoint does not determine what is not given.
     """
     folder = open_storage(path)
     run, record = _run_of(folder)
-    built: Any = model  # T5 and PaLM are frozen, the protocol's attributes are not
+    built: Any = model  # T5 and PaLM are frozen; the protocol's attributes are not
     if model is None:
         built = _described(path, run, record)
     if dtype is not None:
@@ -105,7 +105,7 @@ def read_model(
 
 
 def lengths(checkpoint: str) -> Mapping[str, int] | None:
-    """{"inputs": I, "targets": T} that a run was trained with; None for any other checkpoint."""
+    """{"inputs": I, "targets": T} a run was trained with; None for any other checkpoint."""
     if checkpoint.startswith(hub.PREFIX):
         return None
     record = _run_of(open_storage(checkpoint))[1]
@@ -113,13 +113,13 @@ def lengths(checkpoint: str) -> Mapping[str, int] | None:
 
 
 def _run_of(folder: Storage) -> tuple[Storage, Mapping[str, Any]]:
-    """The run of a folder or of a step's folder, and its record; the folder itself and {} for any other."""
+    """The run of a run's or a step's folder, and its record; the folder itself and {} for any other."""
     run = folder.parent.parent if folder.parent.name == flanx_format.FOLDER else folder
     return run, run_record.read_stored_run(run)
 
 
 def _described(path: str | os.PathLike, run: Storage, record: Mapping[str, Any]) -> T5 | PaLM:
-    """The model of what is written with a checkpoint: of its run, its config.json, or its tensors."""
+    """The model that a checkpoint's run, its config.json or its tensors describe."""
     if settings := record.get("settings"):
         return model_of_settings(f"{run}/run.json", settings)
     folder = open_storage(path)
@@ -133,7 +133,7 @@ def _described(path: str | os.PathLike, run: Storage, record: Mapping[str, Any])
 
 
 def model_of_settings(where: str, settings: Mapping[str, Any]) -> T5 | PaLM:
-    """The model of a run's settings; `where` they are, for messages."""
+    """The model of a run's settings; `where` they were found, for messages."""
     name = next((name for name in MODELS if any(key.startswith(f"{name}.") for key in settings)), None)
     if name is None:
         raise UserError(f"{where} names none of flanx's models ({', '.join(MODELS)}): give load(..., model=...)")

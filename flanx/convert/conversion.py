@@ -1,4 +1,4 @@
-"""One conversion: a checkpoint written in another format, and the proof that both compute the same."""
+"""One conversion: a checkpoint written in another format, and the check that both compute the same."""
 
 import contextlib
 import dataclasses
@@ -40,10 +40,10 @@ class Conversion:
     Attributes:
       kind: format of `dest`: "flanx", "t5x" or "hf".
       dtype: of the parameters, a name in DTYPES.
-      stacked: one tensor for all layers of a stack: for flanx's scan_layers, or T5X's scalable_t5.
-      vocabulary: "byte" or a SentencePiece model, for the tokenizer's files; None: they are copied.
-      cards: {name: text} of further files, for whoever finds the checkpoint.
-      config: entries of Hugging Face's config.json that no tensor shows; they override the source's.
+      stacked: one tensor for all layers of a stack, for flanx's scan_layers or T5X's scalable_t5.
+      vocabulary: "byte" or a SentencePiece model, for the tokenizer files; None: they are copied.
+      cards: {name: text} of further files that document the checkpoint.
+      config: entries of Hugging Face's config.json that cannot be inferred from tensors; they override the source's.
     """
 
     source: OpenCheckpoint
@@ -72,7 +72,7 @@ class Conversion:
         """Writes `dest`, with a note of its origin.
 
         Args:
-          verify_with: a golden to verify the result with where transformers is not installed; None: do not verify.
+          verify_with: a golden to verify the result against if transformers is not installed; None: do not verify.
         """
         if verify_with is not None:
             self.source.t5_sizes()
@@ -135,7 +135,7 @@ class Result:
 
     Attributes:
       num_tensors, num_params, fingerprint: of the parameters.
-      verified: False where --verify found a difference.
+      verified: False if --verify found a difference.
     """
 
     num_tensors: int
@@ -146,9 +146,9 @@ class Result:
 
 @contextlib.contextmanager
 def atomic(dest: Storage, kind: str = "") -> Iterator[Storage]:
-    """A folder to write in that becomes `dest` at the end; after an error nothing of it is left.
+    """A folder to write to that becomes `dest` at the end; after an error nothing of it is left.
 
-    In a bucket, the file that makes a folder a checkpoint is written last. It is `dest` itself, but for Hugging
+    In a bucket it is `dest` itself, and the file that makes a folder a checkpoint is written last; except for Hugging
     Face's form (`kind`), whose writer needs a disk.
     """
     if dest.is_remote and kind != "hf":
@@ -175,9 +175,9 @@ def atomic(dest: Storage, kind: str = "") -> Iterator[Storage]:
 
 
 def for_t5x(source: OpenCheckpoint, stacked: bool) -> tuple[dict[str, LazyTensor], int]:
-    """What T5X restores: the tensors in the form of its model, with an optimizer state, and the step.
+    """What T5X restores: the tensors in its model's form, with an optimizer state, and the step.
 
-    Where there is no state, it is Adafactor's at step 0, all zeros: T5X's first update ignores it.
+    Without a state, it is Adafactor's at step 0, all zeros: T5X's first update ignores it.
     """
     tensors = dict(source.tensors)
     if source.sizes is not None and source.sizes.layer_bias:
@@ -198,9 +198,9 @@ def for_t5x(source: OpenCheckpoint, stacked: bool) -> tuple[dict[str, LazyTensor
 def write_tokenizer(source: OpenCheckpoint, folder: Storage, vocabulary: str | None, wanted: bool) -> str:
     """Tokenizer files that transformers loads: copied from SOURCE, or made from a vocabulary, by default the run's.
 
-    Returns the mark of line breaks, "" where there is none.
+    Returns the mark of line breaks, "" if there is none.
 
-    Raises UserError where the vocabulary has more ids than the model's table has rows.
+    Raises UserError if the vocabulary has more ids than the model's embedding has rows.
     """
     names = source.given.children() & set(hf.TOKENIZER_FILES)
     given = vocabulary is not None
@@ -244,9 +244,9 @@ def write_tokenizer(source: OpenCheckpoint, folder: Storage, vocabulary: str | N
 
 
 def verify(source: OpenCheckpoint, written: OpenCheckpoint, folder: Storage, mark: str, golden: Storage) -> bool:
-    """Whether values and logits are the same in both; prints both results, keeps a golden next to the checkpoint.
+    """Whether both have the same values and logits; prints both results, keeps a golden next to the checkpoint.
 
-    `source` has the values that are written, rounded where its own checkpoint's are not; `mark` is the fingerprint of
+    `source` has the values as they were written, possibly rounded from its checkpoint's; `mark` is the fingerprint of
     `written`.
     """
     same_values = fingerprint(source.tensors) == mark

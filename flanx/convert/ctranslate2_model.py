@@ -1,6 +1,7 @@
-"""A T5 in CTranslate2's form, written from its parameters alone: without torch, transformers or a tokenizer.
+"""A T5 in CTranslate2's form, written from its parameters, without torch, transformers or a tokenizer.
 
-Its vocabulary has a piece for each id, the id's digits, as CTranslate2 takes and gives texts: tokens stay flanx's own.
+CTranslate2 takes and returns pieces of text, so its vocabulary has the digits of each id as the id's piece: flanx keeps
+its own tokenization.
 """
 
 import functools
@@ -22,19 +23,19 @@ from flanx.models import Model
 from flanx.models.t5 import T5
 from flanx.storage import cache_dir, open_storage
 
-FORM = 1  # of the folders in the cache: another one is made where what is written changes
-MARK = "flanx_ctranslate2.json"  # what a folder is of, and that it is flanx's
+FORM = 1  # version of the folders in the cache, to be changed when what is written changes
+MARK = "flanx_ctranslate2.json"  # records what a folder holds, and that it is flanx's
 ACTIVATIONS = {"gelu": "GELUTanh", "relu": "RELU", "silu": "SWISH"}  # flanx's name -> CTranslate2's
 MAX_DISTANCE = 128  # of the relative positions, as `flanx.models.layers.RelativeBias` has it
 
 
 def is_installed() -> bool:
-    """Whether the extra `ctranslate2` is."""
+    """Whether the extra `ctranslate2` is installed."""
     return importlib.util.find_spec("ctranslate2") is not None
 
 
 def expect_supported(model: Model) -> T5:
-    """The model, where CTranslate2 is installed and computes it. Raises UserError where it does not."""
+    """Returns the model. Raises UserError if CTranslate2 is not installed or does not support it."""
     if not is_installed():
         raise UserError("ENGINE is 'ctranslate2', which is not installed: pip install 'flanx[ctranslate2]'")
     if not isinstance(model, T5):
@@ -51,14 +52,14 @@ def expect_supported(model: Model) -> T5:
 
 
 def cached(params: LazyTensors, model: T5, eos_id: int, quantization: str) -> tuple[Path, str]:
-    """(a folder with the parameters in CTranslate2's form, their fingerprint); made once and kept in the cache.
+    """(a folder with the parameters in CTranslate2's form, their fingerprint); written once and kept in the cache.
 
     Args:
       params: by T5X's names, layers unrolled.
       quantization: how matrices are stored, "float32" or "int8".
 
     Raises:
-      UserError: for a parameter that is not finite, and where the cache holds a folder that is not flanx's.
+      UserError: for a parameter that is not finite, and if the cache holds a folder that is not flanx's.
     """
     mark = fingerprint(params, finite=files.verifying)
     record = {"parameters": mark, "model": repr(model), "eos_id": eos_id, "quantization": quantization, "form": FORM}
@@ -77,7 +78,7 @@ def cached(params: LazyTensors, model: T5, eos_id: int, quantization: str) -> tu
 
 
 def _is_intact(folder: Path) -> bool:
-    """Whether a folder of the cache is as it was written. Raises UserError where it is not flanx's."""
+    """Whether a folder in the cache is as it was written. Raises UserError if it is not flanx's."""
     if not (folder / MARK).is_file():
         raise UserError(f"{folder} is not flanx's, which keeps models there: move it away, or set FLANX_CACHE")
     try:
@@ -88,7 +89,7 @@ def _is_intact(folder: Path) -> bool:
 
 
 def write(folder: Path, params: LazyTensors, model: T5, eos_id: int, quantization: str) -> None:
-    """Writes a model that `ctranslate2.Translator` loads; arguments as of `cached`."""
+    """Writes a model that `ctranslate2.Translator` loads; arguments as in `cached`."""
     from ctranslate2 import specs  # noqa: PLC0415  the extra `ctranslate2`
 
     activation, *gate = model.mlp_activations
@@ -101,7 +102,7 @@ def write(folder: Path, params: LazyTensors, model: T5, eos_id: int, quantizatio
         rms_norm=True,
     )
 
-    @functools.cache  # what two places share is compared by identity
+    @functools.cache  # shared values are compared by identity
     def values(name: str) -> np.ndarray:
         return params[name].read().astype(np.float32)
 

@@ -1,8 +1,8 @@
-"""flanx's own checkpoints under T5X's names: read lazily, and written a tensor at a time.
+"""flanx's own checkpoints under T5X's names: read lazily, written one tensor at a time.
 
-A run holds checkpoints/checkpoint_<step>/default with {step, params, opt_state}; parameters alone are one Orbax item.
+A run holds checkpoints/checkpoint_<step>/default with {step, params, opt_state}; bare parameters are one Orbax item.
 Our Adafactor keeps T5X's moments in T5X's shapes, so its state is converted both ways unchanged. Until November 2026 it
-kept the momentum under T5X's name `m` with the other sign; such checkpoints are turned when they are read.
+kept the momentum under T5X's name `m` with the opposite sign; it is negated when such a checkpoint is read.
 """
 
 import json
@@ -28,10 +28,10 @@ _MOMENT = re.compile(rf"opt_state/({'|'.join([*MOMENTS.values(), 'm'])})/(.+)")
 
 
 def item_folder(folder: Storage) -> Storage | None:
-    """The Orbax item of a run (its newest checkpoint), of a step folder, or of parameters alone; None if not there."""
+    """The Orbax item of a run (its newest checkpoint), of a step folder or of bare parameters, or None."""
     if FOLDER in folder.children():
         names = (folder / FOLDER).children()
-        if folder.is_remote:  # what was not sent whole is none
+        if folder.is_remote:  # an incomplete upload is not a checkpoint
             names = {key.removesuffix(f"/{MARKER}") for key in (folder / FOLDER).keys() if key.endswith(f"/{MARKER}")}  # noqa: SIM118
         steps = [int(match[1]) for name in names if (match := re.fullmatch(r"checkpoint_(\d+)", name))]
         return folder / FOLDER / f"checkpoint_{max(steps)}" / ITEM if steps else None
@@ -39,7 +39,7 @@ def item_folder(folder: Storage) -> Storage | None:
 
 
 def read(folder: Storage, optimizer: bool = True) -> dict[str, LazyTensor]:
-    """The tensors of a checkpoint of flanx by T5X's names, lazily.
+    """The tensors of a flanx checkpoint by T5X's names, lazily.
 
     Args:
       optimizer: whether to read the optimizer's state, which must be Adafactor's.
@@ -55,7 +55,7 @@ def read(folder: Storage, optimizer: bool = True) -> dict[str, LazyTensor]:
     if not any(name.startswith("params/") for name in leaves):
         return {TARGET + name: tensor for name, tensor in leaves.items()}
     tensors = {STEP: leaves.pop("step")}
-    optimizer = optimizer and not any("/lora_" in name for name in leaves)  # an adapter's is of what is merged
+    optimizer = optimizer and not any("/lora_" in name for name in leaves)  # an adapter's is that of the pairs
     for name, tensor in leaves.items():
         if name.startswith("params/"):
             tensors[TARGET + name.removeprefix("params/")] = tensor
@@ -65,7 +65,7 @@ def read(folder: Storage, optimizer: bool = True) -> dict[str, LazyTensor]:
 
 
 def _expect_files(folder: Storage) -> None:
-    """Raises UserError where a file that the record of checksums names is missing in a bucket."""
+    """Raises UserError if a file named in the record of checksums is missing in a bucket."""
     there = folder.keys()
     recorded = folder.read_json(files.CHECKSUMS) if files.CHECKSUMS in there else {}
     if missing := sorted(recorded.keys() - there):
@@ -83,7 +83,7 @@ def _take_moment(tensors: dict[str, LazyTensor], name: str, tensor: LazyTensor, 
         raise UserError(
             f"{item}: '{name}' is not Adafactor's; the optimizer state cannot be converted, add --drop-optimizer"
         )
-    if match[1] == "m":  # the name that it had with the other sign
+    if match[1] == "m":  # its name when it had the opposite sign
         is_turned = has_turned_momentum(item.parent.parent.parent, int(tensors[STEP].read()))
         tensor = tensor.negated() if is_turned else tensor
     moment = {ours: theirs for theirs, ours in MOMENTS.items()}.get(match[1], "m")
@@ -91,18 +91,18 @@ def _take_moment(tensors: dict[str, LazyTensor], name: str, tensor: LazyTensor, 
 
 
 def has_turned_momentum(run: Storage, step: int) -> bool:
-    """Whether a momentum `opt_state/m` in a run's checkpoint of `step` is the mean of what is added.
+    """Whether a momentum `opt_state/m` in a run's checkpoint at `step` is the mean of what is added.
 
-    All are but those that `flanx convert` made of a T5X checkpoint: it copied T5X's sign.
+    All are, except those that `flanx convert` made from a T5X checkpoint: it copied T5X's sign.
     """
     note = run.read_json(NOTE) if NOTE in run.children() else {}
     return not (note.get("from") == "t5x" and note.get("step") == step)
 
 
 def write(folder: Storage, tensors: LazyTensors) -> None:
-    """Writes parameters alone to `folder`, or a run's first checkpoint under it when there is an optimizer state.
+    """Writes bare parameters to `folder`, or a run's first checkpoint under it if there is an optimizer state.
 
-    Raises UserError where `folder` already has a checkpoint.
+    Raises UserError if `folder` already has a checkpoint.
     """
     params = {name.removeprefix(TARGET): tensor for name, tensor in tensors.items() if name.startswith(TARGET)}
     moments = {m.groups(): tensor for name, tensor in tensors.items() if (m := _PARAM_STATE.fullmatch(name))}

@@ -1,4 +1,4 @@
-"""Opens a checkpoint of any format, and puts it on a mesh without an intermediate copy."""
+"""Opens a checkpoint of any format, and places it on a mesh without an intermediate copy."""
 
 import dataclasses
 import os
@@ -35,19 +35,19 @@ KINDS = ("t5x", "hf", "flanx", "peft")
 
 @dataclasses.dataclass(frozen=True)
 class OpenCheckpoint:
-    """A checkpoint that is open and not read.
+    """A checkpoint that is open but not yet read.
 
     Attributes:
       kind: one of KINDS.
-      folder: the checkpoint's own: a step's folder, where `given` holds several.
-      tensors: `target/...` unrolled, `state/param_states/...` and `state/step` where it has them.
-      sizes: sizes, if it is a T5; None for another model.
-      config: what Hugging Face's config.json says of the model beyond sizes; empty where it is not recorded.
-      given: the folder that was asked for, which may hold tokenizer files.
-      note: what `flanx convert` recorded of it, where it wrote it.
-      stacked: whether its layers are, as those of a model with scan_layers; `tensors` are unrolled all the same.
-      origin: `flanx.hub.record` of it.
-      pairs: the adapter that is merged in `tensors`, of an adapter's run or a folder of PEFT.
+      folder: the checkpoint's own: a step's folder if `given` holds several.
+      tensors: `target/...` unrolled, and `state/param_states/...` and `state/step` if it has them.
+      sizes: a T5's sizes; None for another model.
+      config: the model's settings in Hugging Face's config.json beyond its sizes; empty if not recorded.
+      given: the folder that was requested, which may hold tokenizer files.
+      note: what `flanx convert` recorded if it wrote the checkpoint.
+      stacked: whether its layers are stacked, as in a model with scan_layers; `tensors` are unrolled regardless.
+      origin: its `flanx.hub.record`.
+      pairs: the adapter merged into `tensors`, from an adapter's run or a PEFT folder.
     """
 
     kind: str
@@ -63,18 +63,18 @@ class OpenCheckpoint:
 
     @property
     def shown(self) -> str:
-        """What to write for it."""
+        """How messages name it."""
         return f"{hub.PREFIX}{self.origin['hub']}" if self.origin else str(self.given)
 
     @property
     def name(self) -> str:
-        """Where it is from, without the folders of this machine."""
+        """Where it is from, without this machine's folders."""
         if self.origin:
             return f"{hub.PREFIX}{self.origin['hub']}@{self.origin['revision']}"
         return str(self.given) if self.given.is_remote else self.given.name
 
     def t5_sizes(self) -> T5Sizes:
-        """Sizes. Raises UserError for a model that is not a T5."""
+        """The sizes of a T5. Raises UserError for any other model."""
         if self.sizes is None:
             raise UserError(
                 f"{self.folder} is not a T5: Hugging Face's form and --verify exist only for T5; use --to flanx or t5x"
@@ -83,13 +83,13 @@ class OpenCheckpoint:
 
     @property
     def step(self) -> int:
-        """Steps done; 0 where the checkpoint does not say."""
+        """Steps done; 0 if the checkpoint does not record them."""
         step = self.tensors.get(f"{STATE}step")
         return int(self.note.get("step") or 0) if step is None else int(step.read())
 
 
 def detect(folder: Storage) -> str:
-    """The kind of checkpoint in `folder`. Raises UserError where there is none."""
+    """The kind of checkpoint in `folder`. Raises UserError if there is none."""
     children = folder.children()
     if not children:
         raise UserError(f"no folder '{folder}', or nothing in it")
@@ -118,14 +118,14 @@ def open_checkpoint(
 ) -> OpenCheckpoint:
     """Opens a checkpoint of T5X (legacy or Orbax), Hugging Face or flanx, and checks it against its own sizes.
 
-    An adapter's run and a folder of PEFT are their base with the adapter merged, and have no optimizer state.
+    An adapter's run or a PEFT folder opens as its base with the adapter merged, and has no optimizer state.
 
     Args:
       path: local, gs:// for T5X's and flanx's, or hf:ORG/NAME[@REVISION].
       kind: one of KINDS, or "auto".
       optimizer: whether to open the optimizer's state as well.
-      base: of an adapter, in place of the one that it names.
-      above: adapters of which it is the base.
+      base: an adapter's base, in place of the one that it names.
+      above: adapters whose base it is.
     """
     given = open_storage(path)
     if str(given) in above:
@@ -135,7 +135,7 @@ def open_checkpoint(
     kind = detect(given) if kind == "auto" else kind
     if kind not in KINDS:
         raise UserError(f"no checkpoint format '{kind}'{nearest(kind, KINDS)}")
-    held = open_storage(local_tree(str(given))) if kind in ("hf", "peft") else given  # whose readers need a disk
+    held = open_storage(local_tree(str(given))) if kind in ("hf", "peft") else given  # their readers need a disk
     if kind == "hf":
         contents = hf.read(held)
         return OpenCheckpoint(
@@ -170,9 +170,9 @@ def open_checkpoint(
 def _with_base(
     pairs: Pairs, given: Storage, base: str | None, tensors: LazyTensors, above: tuple[str, ...]
 ) -> OpenCheckpoint:
-    """The base of an adapter with the adapter merged. Raises UserError where the base is not the one it was trained on.
+    """The base of an adapter with the adapter merged. Raises UserError if it was trained on another base.
 
-    tensors: the adapter's own, of which the step is kept; above: see `open_checkpoint`.
+    tensors: the adapter's own, from which the step is kept; above: see `open_checkpoint`.
     """
     named = base or pairs.base
     try:
@@ -201,7 +201,7 @@ def read_note(folder: Storage) -> dict[str, Any]:
 
 
 def expect_model(path: str | os.PathLike, model: Any) -> None:
-    """Raises UserError where a T5 would not compute what the checkpoint's config says, which no tensor shows."""
+    """Raises UserError if a T5 would not compute what the checkpoint's config says, which tensors do not show."""
     folder = open_storage(path)
     if folder.parent.name == flanx_format.FOLDER:  # the step of a run
         folder = folder.parent.parent
@@ -220,7 +220,7 @@ def expect_model(path: str | os.PathLike, model: Any) -> None:
 
 
 def expect_fingerprint(source: OpenCheckpoint, actual: str) -> None:
-    """Raises UserError where a checkpoint is not what `flanx convert` recorded when it wrote it."""
+    """Raises UserError if a checkpoint is not what `flanx convert` recorded when it wrote it."""
     wanted, is_later = source.note.get("fingerprint"), f"{STATE}step" in source.tensors
     if wanted in (None, actual) or (is_later and source.step != source.note.get("step")):
         return
@@ -231,10 +231,10 @@ def expect_fingerprint(source: OpenCheckpoint, actual: str) -> None:
 
 
 def restore(path: str | os.PathLike | OpenCheckpoint, target: Any) -> Any:
-    """Parameters of a checkpoint of any format, put where `target` says; every device reads its own part alone.
+    """Parameters of a checkpoint of any format, placed as `target` says; every device reads only its own shard.
 
     Args:
-      path: what `open_checkpoint` takes, or what it gave.
+      path: what `open_checkpoint` accepts, or what it returned.
       target: nested dict of jax.ShapeDtypeStruct with shardings, T5X's names, layers unrolled or stacked.
 
     Raises UserError that names a parameter which only one side has, or which has another shape.
@@ -246,7 +246,7 @@ def restore(path: str | os.PathLike | OpenCheckpoint, target: Any) -> Any:
 
 
 def fitted(source: OpenCheckpoint, wanted: Mapping[str, Any]) -> dict[str, LazyTensor]:
-    """The parameters of a checkpoint by the names of a model's: {name: an array or its shape} is `wanted`.
+    """A checkpoint's parameters by a model's names; `wanted` is {name: an array or its shape}.
 
     Raises UserError that names a parameter which only one side has, or which has another shape.
     """
@@ -269,12 +269,12 @@ def fitted(source: OpenCheckpoint, wanted: Mapping[str, Any]) -> dict[str, LazyT
 
 
 def restore_moments(path: str | os.PathLike, target: AdafactorState) -> AdafactorState:
-    """Adafactor's state of a checkpoint of T5X or flanx, put where `target` says.
+    """The Adafactor state of a T5X or flanx checkpoint, placed as `target` says.
 
     Args:
       target: jax.ShapeDtypeStruct with shardings, T5X's names, layers unrolled or stacked.
 
-    Raises UserError that names a moment which the checkpoint does not have, or has in another shape.
+    Raises UserError naming a moment that the checkpoint lacks, or has in another shape.
     """
     source = open_checkpoint(path)
     tensors = _arranged(source.tensors, flatten(target.v))
@@ -298,7 +298,7 @@ def restore_moments(path: str | os.PathLike, target: AdafactorState) -> Adafacto
 
 
 def _arranged(tensors: LazyTensors, wanted: Any) -> LazyTensors:
-    """The tensors with the layers and the relative biases of the model whose names are `wanted`."""
+    """The tensors with layers and relative biases arranged as in the model whose names are `wanted`."""
     if scan_layers.has_layer_bias(tensors) and not scan_layers.has_layer_bias(wanted):
         tensors = scan_layers.share_bias(tensors)
     return scan_layers.stack(tensors) if scan_layers.is_stacked(wanted) else tensors
@@ -307,9 +307,9 @@ def _arranged(tensors: LazyTensors, wanted: Any) -> LazyTensors:
 def expect_parent(path: str | os.PathLike | OpenCheckpoint, wanted: str | None) -> str:
     """The fingerprint of a parent checkpoint, for a run to record.
 
-    The first host reads all of the parameters, one at a time, and sends it to the others.
+    The first host reads all parameters, one at a time, and sends the fingerprint to the others.
 
-    Raises UserError where a recipe names another (`wanted`): the LM-adapted and the plain T5.1.1 differ and look alike.
+    Raises UserError if a recipe names another (`wanted`): LM-adapted and plain T5.1.1 look alike, but differ.
     """
     source = path if isinstance(path, OpenCheckpoint) else open_checkpoint(path, optimizer=False)
     actual = fingerprint(source.tensors) if jax.process_index() == 0 else "00" * 32
@@ -327,7 +327,7 @@ def _device_put(tensor: LazyTensor, target: jax.ShapeDtypeStruct) -> jax.Array:
     parts: dict[tuple[tuple[int, int], ...], np.ndarray] = {}
 
     def part(index: tuple[slice, ...] | None) -> np.ndarray:
-        assert index is not None  # None is for arrays without a shape
+        assert index is not None  # None only occurs for arrays without a shape
         spans = tuple(each.indices(size)[:2] for each, size in zip(index, tensor.shape, strict=True))
         if spans not in parts:  # devices that hold the same part share one read
             parts[spans] = np.asarray(tensor.read(tuple(slice(*span) for span in spans)), target.dtype)

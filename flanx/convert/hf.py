@@ -1,7 +1,7 @@
 """Hugging Face folders of T5, T5-1.1, LM-adapted, Flan-T5, mT5 and umT5, both ways, by one table of names.
 
-safetensors files need nothing but numpy; `pytorch_model.bin` needs torch (extra `hf`) and is read without running any
-code that it may hold. transformers is never imported here.
+safetensors files need only numpy; `pytorch_model.bin` needs torch (extra `hf`) and is read without running any code
+that it may hold. transformers is never imported here.
 """
 
 import dataclasses
@@ -23,9 +23,9 @@ from flanx.storage import Storage, open_storage
 SAME, FLIPPED = (
     "same",
     "flipped",
-)  # flipped: torch's Linear and Embedding tables lie transposed, compared with T5X's kernels
+)  # flipped: torch's Linear weights and Embedding tables are transposed relative to T5X's kernels
 
-# Hugging Face name, T5X name, how the values lie. <field> is one of the alternatives in FIELDS on either side.
+# Hugging Face name, T5X name, orientation of the values. <field> is one of the alternatives in FIELDS on either side.
 TABLE = (
     ("shared.weight", "token_embedder/embedding", SAME),
     ("lm_head.weight", "decoder/logits_dense/kernel", FLIPPED),
@@ -53,9 +53,9 @@ FIELDS: Mapping[str, Mapping[str, str]] = {
     "a": {"q": "query", "k": "key", "v": "value", "o": "out"},
     "m": {"wi": "wi", "wi_0": "wi_0", "wi_1": "wi_1", "wo": "wo"},
 }
-# second copies of shared.weight, which public files of untied models hold, and so ours: read by finding them equal
+# second copies of shared.weight, which public files of untied models hold, and so do ours: they must be equal to it
 COPIES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
-# a table that files of T5 (1.0) hold and that no version of the model ever reads
+# a table that T5 (1.0) files hold and no version of the model ever reads
 UNUSED = ("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",)
 
 TOKENIZER_FILES = (
@@ -75,7 +75,7 @@ ACTIVATIONS = {  # feed_forward_proj -> flanx's mlp_activations
     "silu": ("silu",),
     "gelu_new": ("gelu",),
 }
-# what config.json may say of the computation besides sizes and activation, and what flanx computes
+# entries of config.json that affect the computation besides sizes and activation, and what flanx computes
 _COMPUTED: Mapping[str, Any] = {
     "layer_norm_epsilon": 1e-6,
     "relative_attention_num_buckets": 32,
@@ -95,7 +95,7 @@ _COMPUTED: Mapping[str, Any] = {
 _SIZES = ("vocab_size", "d_model", "num_heads", "d_kv", "d_ff", "num_layers", "num_decoder_layers")
 _READ = ("decoder_start_token_id", "dense_act_fn", "feed_forward_proj", "is_gated_act", "model_type",
          "scale_decoder_outputs", "tie_word_embeddings")  # fmt: skip
-# fields that change no logit: of training, of transformers' own decoding and of its bookkeeping
+# fields that change no logit: for training, transformers' own decoding and its bookkeeping
 _FREE = frozenset((
     "_attn_implementation", "_attn_implementation_autoset", "_commit_hash", "_name_or_path", "architectures",
     "attn_implementation", "bos_token_id", "chunk_size_feed_forward", "classifier_dropout", "diversity_penalty",
@@ -108,14 +108,14 @@ _FREE = frozenset((
     "sep_token_id", "task_specific_params", "temperature", "tf_legacy_loss", "tokenizer_class", "top_k", "top_p",
     "torch_dtype", "torchscript", "transformers_version", "typical_p", "use_bfloat16", "use_cache",
 ))  # fmt: skip
-_MT5_VOCAB_SIZE = 250_112  # no other T5 has it; T5X's checkpoints do not say what they are
+_MT5_VOCAB_SIZE = 250_112  # no other T5 has it; T5X's checkpoints do not record their model type
 _SHARD_BYTES = 5 * 10**9
 
 
 def translate(name: str, to_t5x: bool, layer_bias: bool = False) -> tuple[str, str] | None:
-    """(the name on the other side, SAME or FLIPPED), or None where no row of the table fits.
+    """(the name on the other side, SAME or FLIPPED), or None if no row of the table matches.
 
-    layer_bias: whether every layer has a relative bias (umT5); Hugging Face keeps that of a stack in its first layer.
+    layer_bias: whether every layer has a relative bias (umT5); Hugging Face keeps a stack's bias in its first layer.
     """
     for row in TABLE:
         if BIAS in row[1] and ("<i>" in row[1]) != layer_bias:
@@ -155,7 +155,7 @@ def _oriented(tensor: LazyTensor, how: str) -> LazyTensor:
 
 @dataclasses.dataclass(frozen=True)
 class Contents:
-    """What a Hugging Face folder holds: parameters under T5X's names, sizes, config.json as it is."""
+    """What a Hugging Face folder holds: parameters under T5X's names, sizes, config.json as is."""
 
     tensors: dict[str, LazyTensor]
     sizes: T5Sizes
@@ -163,10 +163,10 @@ class Contents:
 
 
 def read(folder: Storage) -> Contents:
-    """Reads a folder; no values yet, except to compare second copies of the embedding.
+    """Opens a folder without reading values, except to compare second copies of the embedding.
 
-    Raises UserError for a model that is not a T5, and for a tensor that is unknown, missing, mis-shaped or a copy that
-    is not equal.
+    Raises UserError for a model that is not a T5, and for a tensor that is unknown, missing, of the wrong shape, or a
+    copy that is not equal.
     """
     path, config = folder.local(), read_config(folder)
     files = _with_table(_open(path), config)
@@ -193,7 +193,7 @@ def read(folder: Storage) -> Contents:
 
 
 def read_config(folder: Storage) -> dict[str, Any]:
-    """config.json of a folder. Raises UserError for the first field that says another computation than flanx's."""
+    """config.json of a folder. Raises UserError for the first field whose computation differs from flanx's."""
     config = folder.read_json("config.json")
     if not isinstance(config, dict):
         raise UserError(f"{folder}/config.json is not a dict; download it again")
@@ -207,7 +207,7 @@ def read_config(folder: Storage) -> dict[str, Any]:
 
 
 def _take_generation_config(config: dict[str, Any], folder: Any) -> None:
-    """Takes the first token of decoding from generation_config.json, which transformers goes by."""
+    """Takes the first decoder token from generation_config.json, which transformers uses."""
     generation = folder.read_json("generation_config.json")
     start = generation.get("decoder_start_token_id") if isinstance(generation, dict) else None
     given = config.get("decoder_start_token_id")
@@ -221,7 +221,7 @@ def _take_generation_config(config: dict[str, Any], folder: Any) -> None:
 
 
 def _check_config(config: Mapping[str, Any], folder: Any) -> None:
-    """Raises UserError for the first field that flanx does not know, or that says another computation than flanx's."""
+    """Raises UserError for the first field that is unknown to flanx or whose computation differs from flanx's."""
     where = f"{folder}/config.json"
     for key in _SIZES:
         value = config.get(key)
@@ -246,7 +246,7 @@ def _check_config(config: Mapping[str, Any], folder: Any) -> None:
         raise UserError(f"{where}: feed_forward_proj is {projection!r}; flanx has {', '.join(ACTIVATIONS)}")
     if type(start) is not int or not 0 <= start < config["vocab_size"]:
         raise UserError(f"{where}: decoder_start_token_id is {start!r}, not one of {config['vocab_size']} tokens")
-    # transformers makes these two of feed_forward_proj, but takes them from the file where it has them
+    # transformers derives these two from feed_forward_proj, but takes them from the file if they are there
     function = {"gelu": "gelu_new"}.get(ACTIVATIONS[projection][0], ACTIVATIONS[projection][0])
     for key, wanted in (("dense_act_fn", function), ("is_gated_act", len(ACTIVATIONS[projection]) > 1)):
         if config.get(key, wanted) != wanted:
@@ -254,25 +254,25 @@ def _check_config(config: Mapping[str, Any], folder: Any) -> None:
 
 
 def feed_forward(config: Mapping[str, Any]) -> Any:
-    """feed_forward_proj of a config.json, by the default of its model where it is not there."""
+    """feed_forward_proj of a config.json, or its model's default if absent."""
     return config.get("feed_forward_proj", "relu" if config.get("model_type", "t5") == "t5" else "gated-gelu")
 
 
 def start_token(config: Mapping[str, Any]) -> Any:
-    """The first token of decoding of a config.json."""
+    """The first decoder token of a config.json."""
     value = config.get("decoder_start_token_id")
     return 0 if value is None else value
 
 
 def _is_scaled(config: Mapping[str, Any]) -> bool:
-    """Whether the logits are scaled by d_model**-0.5, as a config.json of any release says it."""
+    """Whether the logits are scaled by d_model**-0.5, however its release of config.json states it."""
     scale = config.get("scale_decoder_outputs")
     is_tied = config.get("tie_word_embeddings") is not False
     return config["model_type"] != "mt5" and (is_tied if scale is None else bool(scale))
 
 
 def _with_table(files: LazyTensors, config: Mapping[str, Any]) -> dict[str, LazyTensor]:
-    """The tensors with the table of embeddings as `shared.weight`, whichever of its names the files have.
+    """The tensors with the embedding table as `shared.weight`, whichever of its names the files use.
 
     `safetensors.torch.save_model` and transformers keep one of several equal tensors, not always that one.
     """
@@ -282,7 +282,7 @@ def _with_table(files: LazyTensors, config: Mapping[str, Any]) -> dict[str, Lazy
 
 
 def _resolve_head(tensors: dict[str, LazyTensor], files: LazyTensors, config: Mapping[str, Any], folder: Any) -> None:
-    """Makes the head tied (scaled logits, no matrix) or untied (a matrix, unscaled logits), as T5X has it.
+    """Makes the head tied (scaled logits, no matrix) or untied (a matrix, unscaled logits), as in T5X.
 
     Hugging Face has two switches, the scale and the tie, and releases differ in which of them config.json states.
     """
@@ -330,12 +330,12 @@ def _sizes(config: Mapping[str, Any], tied: bool) -> T5Sizes:
 
 
 def sizes(config: Mapping[str, Any]) -> T5Sizes:
-    """The sizes of a config.json as `read_config` gives it, of which no tensor is needed."""
+    """The sizes in a config.json as returned by `read_config`; no tensors are needed."""
     return _sizes(config, _is_scaled(config))
 
 
 def _open(path: Path) -> dict[str, LazyTensor]:
-    """The tensors of whichever of the four file layouts the folder has."""
+    """The tensors of a folder, in whichever of the four file layouts."""
     readers: tuple[tuple[str, Callable[[Path], dict[str, LazyTensor]]], ...] = (
         ("model.safetensors", safetensor.read),
         ("pytorch_model.bin", torch_bin.read),
@@ -356,7 +356,7 @@ def _open(path: Path) -> dict[str, LazyTensor]:
 
 
 def _weight_map(path: Path, name: str) -> dict[str, str]:
-    """Tensor -> file of an index. Raises UserError where it has none, or names a file outside the folder."""
+    """The tensor -> file map of an index. Raises UserError if it has none, or names a file outside the folder."""
     index = open_storage(path).read_json(name)
     file_of = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(file_of, dict):
@@ -380,16 +380,16 @@ def write(folder: Storage, tensors: LazyTensors, sizes: T5Sizes, config: Mapping
 
     Args:
       tensors: `target/...`; anything else is left out, as such a folder holds no optimizer state.
-      config: entries of config.json that a tensor cannot show (feed_forward_proj, dropout_rate, ...).
+      config: entries of config.json that cannot be inferred from tensors (feed_forward_proj, dropout_rate, ...).
     """
     path = folder.local()
     path.mkdir(parents=True, exist_ok=True)
     out: dict[str, LazyTensor] = {}
     for name in sizes.shapes():
         translated = translate(name, to_t5x=False, layer_bias=sizes.layer_bias)
-        assert translated is not None, name  # every name of a T5 has its row in the table
+        assert translated is not None, name  # every T5 parameter has a row in the table
         out[translated[0]] = _oriented(tensors[TARGET + name], translated[1])
-    if not sizes.tied:  # with tie_word_embeddings=False transformers 5 ties nothing, and draws absent copies at random
+    if not sizes.tied:  # with tie_word_embeddings=False transformers 5 ties nothing, and randomizes absent copies
         out |= dict.fromkeys(COPIES, out["shared.weight"])
     _write_shards(path, out)
     full = config_of(sizes, config) | {"dtype": next(iter(out.values())).dtype.name}
@@ -399,7 +399,7 @@ def write(folder: Storage, tensors: LazyTensors, sizes: T5Sizes, config: Mapping
 
 
 def config_of(sizes: T5Sizes, extra: Mapping[str, Any]) -> dict[str, Any]:
-    """config.json of a T5 of these sizes; `extra` holds what sizes do not show."""
+    """config.json of a T5 of these sizes; `extra` holds what sizes do not determine."""
     model_type = extra.get("model_type", "mt5" if sizes.vocab_size == _MT5_VOCAB_SIZE else "t5")
     model_type = "umt5" if sizes.layer_bias else model_type
     return {

@@ -1,4 +1,4 @@
-"""Does flanx compute from a checkpoint what transformers computes from it? Logits of fixed prompts, compared."""
+"""Compares the logits of flanx and transformers for the same checkpoint on fixed prompts."""
 
 import dataclasses
 import importlib.util
@@ -17,14 +17,14 @@ from flanx.errors import UserError
 from flanx.models import t5
 from flanx.storage import Storage
 
-GOLDEN = "parity.npz"  # prompts and transformers' logits, left next to a result for machines without transformers
-TOLERANCE = 1e-4  # of the largest |logit|: float32 sums in another order; a wrong transpose or scale gives about 1
-_LENGTHS = ((24, 10), (17, 7), (24, 3), (5, 10))  # (inputs, targets) of each prompt; unequal, so that masks count
+GOLDEN = "parity.npz"  # prompts and transformers' logits, kept next to a result for machines without transformers
+TOLERANCE = 1e-4  # of the largest |logit|: float32 sums reorder; a wrong transpose or scale gives about 1
+_LENGTHS = ((24, 10), (17, 7), (24, 3), (5, 10))  # (inputs, targets) of each prompt; unequal, so that masks matter
 
 
 @dataclasses.dataclass(frozen=True)
 class Parity:
-    """How far two sets of logits are from each other, over the positions that hold targets.
+    """How far apart two sets of logits are, over the positions that hold targets.
 
     Attributes:
       difference: max |a - b|.
@@ -40,7 +40,7 @@ class Parity:
 
     @property
     def holds(self) -> bool:
-        """Whether the two are the same but for the order of sums. A value that is not finite is never the same."""
+        """Whether the two are equal up to the order of sums. A value that is not finite is never equal."""
         return self.difference <= TOLERANCE * max(1.0, self.largest) and self.agreement == 1.0
 
     def __str__(self) -> str:
@@ -52,7 +52,7 @@ class Parity:
 
 
 def prompts(vocab_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Fixed inputs [prompts, 24] and targets [prompts, 10], int32, padded with 0: spread over the vocabulary."""
+    """Fixed inputs [prompts, 24] and targets [prompts, 10], int32, padded with 0, spread over the vocabulary."""
     rows, width = len(_LENGTHS), max(n for n, _ in _LENGTHS)
     ids = (7919 * np.arange(1, rows * width * 2 + 1) % (vocab_size - 3) + 3).astype(np.int32).reshape(2, rows, width)
     inputs, targets = ids[0], ids[1, :, : max(n for _, n in _LENGTHS)]
@@ -63,12 +63,12 @@ def prompts(vocab_size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def shifted(targets: np.ndarray) -> np.ndarray:
-    """Decoder inputs: 0, then the targets but the last."""
+    """Decoder inputs: 0, then all targets but the last."""
     return np.pad(targets, ((0, 0), (1, 0)))[:, :-1]
 
 
 def model(sizes: T5Sizes, config: dict[str, Any]) -> t5.T5:
-    """flanx's T5 of these sizes; `config` is Hugging Face's config.json as far as it is known."""
+    """flanx's T5 of these sizes; `config` is Hugging Face's config.json as far as known."""
     if sizes.num_buckets != 32:
         raise UserError("flanx's T5 has 32 relative-position buckets up to distance 128; this checkpoint has others")
     activations = hf.ACTIVATIONS[config.get("feed_forward_proj", "gated-gelu" if sizes.gated else "relu")]
@@ -96,12 +96,12 @@ def has_transformers() -> bool:
 
 
 def transformers_logits(folder: Path, inputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Logits of transformers' model in `folder`, whose config.json names the first token of decoding."""
+    """Logits of transformers' model in `folder`, whose config.json names the first decoder token."""
     import torch  # noqa: PLC0415  the extra `hf`
     import transformers  # noqa: PLC0415
 
     transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()  # it warns of every head that is not tied, which is T5.1.1's
+    transformers.utils.logging.set_verbosity_error()  # it warns about every untied head, such as T5.1.1's
     reference = transformers.AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32).eval()
     tokens, teacher = torch.from_numpy(inputs).long(), torch.from_numpy(shifted(targets)).long()
     teacher[:, 0] = reference.config.decoder_start_token_id or 0
@@ -111,7 +111,7 @@ def transformers_logits(folder: Path, inputs: np.ndarray, targets: np.ndarray) -
 
 
 def compare(ours: np.ndarray, theirs: np.ndarray, targets: np.ndarray, reference: str) -> Parity:
-    """Compares logits at the positions of targets."""
+    """Compares logits at the target positions."""
     if ours.shape != theirs.shape:
         raise UserError(
             f"{reference}: logits {list(theirs.shape)}, flanx has {list(ours.shape)}; it belongs to another checkpoint"
@@ -122,7 +122,7 @@ def compare(ours: np.ndarray, theirs: np.ndarray, targets: np.ndarray, reference
 
 
 def expect_reference(golden: Storage) -> None:
-    """Raises UserError where there is nothing to compare with: neither transformers nor the file `golden`."""
+    """Raises UserError if there is nothing to compare with: neither transformers nor the file `golden`."""
     if not has_transformers() and golden.name not in golden.parent.children():
         raise UserError(
             f"--verify needs transformers (pip install 'flanx[hf]'), or a golden that a conversion left on a machine "
@@ -131,9 +131,9 @@ def expect_reference(golden: Storage) -> None:
 
 
 def verify(written: OpenCheckpoint, folder: Path, config: dict[str, Any], golden: Storage) -> tuple[Parity, dict]:
-    """Compares flanx on `written` with transformers on `folder`, or with the file `golden` where that is not installed.
+    """Compares flanx on `written` with transformers on `folder`, or with the file `golden` if that is not installed.
 
-    Returns the parity, and what to keep as a golden: inputs, targets, logits (empty where a golden was read).
+    Returns the parity, and what to keep as a golden: inputs, targets, logits (empty if a golden was read).
     """
     if has_transformers():
         inputs, targets = prompts(written.t5_sizes().vocab_size)

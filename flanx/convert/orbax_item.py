@@ -1,7 +1,7 @@
-"""One Orbax item (a folder with `_METADATA` and arrays): read lazily, written a tensor at a time.
+"""One Orbax item (a folder with `_METADATA` and arrays): read lazily, written one tensor at a time.
 
-T5X's Orbax checkpoints hold one, `state/`; a run of flanx holds one a step, `default/`. Orbax itself writes only trees
-that are in memory; what is written here, Orbax restores.
+T5X's Orbax checkpoints hold one, `state/`; a flanx run holds one per step, `default/`. Orbax itself only writes trees
+that are in memory; it restores what is written here.
 """
 
 import json
@@ -17,7 +17,7 @@ from flanx.storage import Storage
 
 METADATA = "_METADATA"
 _DICT, _SEQUENCE = 2, 1  # Orbax's kinds of tree keys
-_PLACEHOLDER = "PLACEHOLDER://"  # how the aggregate file of Orbax before 2024 points at an array next to it
+_PLACEHOLDER = "PLACEHOLDER://"  # how Orbax's aggregate file before 2024 refers to an array next to it
 _NO_ARRAY = ("None", "Dict", "List", "Tuple", "NamedTuple")  # value types of empty nodes
 
 Key = tuple[str, ...]
@@ -29,7 +29,7 @@ def is_item(folder: Storage) -> bool:
 
 
 def read(folder: Storage) -> dict[str, LazyTensor]:
-    """All arrays of an item by the '/'-joined keys of their tree, lazily."""
+    """All arrays of an item by their '/'-joined tree keys, lazily."""
     children = folder.children()
     ocdbt = "manifest.ocdbt" in children
     if METADATA not in children:
@@ -49,7 +49,7 @@ def read(folder: Storage) -> dict[str, LazyTensor]:
 
 
 def _read_aggregate(folder: Storage, ocdbt: bool) -> dict[str, LazyTensor]:
-    """An item of Orbax before 2024: msgpack with small values inside and placeholders for arrays."""
+    """An item of Orbax before 2024: msgpack with small values inline and placeholders for arrays."""
     inline, arrays = {}, {}
     for name, leaf in leaves_of(unpack(folder)):
         if isinstance(leaf, str) and leaf.startswith(_PLACEHOLDER):
@@ -60,12 +60,12 @@ def _read_aggregate(folder: Storage, ocdbt: bool) -> dict[str, LazyTensor]:
 
 
 def write(folder: Storage, leaves: Sequence[tuple[Key, LazyTensor | None]]) -> None:
-    """Writes an item that Orbax restores; appears atomically on a local disk.
+    """Writes an item that Orbax restores; it appears atomically on a local disk.
 
     Args:
-      folder: must not hold an item yet; other files in it stay.
-      leaves: (keys, tensor) for each leaf, in the tree's order; a key that is a number is an index of a sequence. A
-        tensor of None is an empty node, which Orbax expects when it restores.
+      folder: must not hold an item yet; other files in it are kept.
+      leaves: (keys, tensor) for each leaf, in tree order; a numeric key is an index of a sequence. A tensor of None is
+        an empty node, which Orbax expects when it restores.
     """
     if is_item(folder):
         raise UserError(f"{folder} already has a checkpoint; give another folder or remove it")

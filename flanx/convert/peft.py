@@ -1,7 +1,7 @@
 """LoRA folders of Hugging Face PEFT, both ways: adapter_config.json and adapter_model.safetensors.
 
-A layer `encoder/layers_0/attention/query` is `base_model.model.encoder.block.0.layer.0.SelfAttention.q` there, its A
-[r, i] and B [o, r] are transposed, and DoRA's magnitude is `lora_magnitude_vector` (peft/utils/save_and_load.py).
+The layer `encoder/layers_0/attention/query` is `base_model.model.encoder.block.0.layer.0.SelfAttention.q` in PEFT, its
+A [r, i] and B [o, r] are transposed, and DoRA's magnitude is `lora_magnitude_vector` (peft/utils/save_and_load.py).
 """
 
 import json
@@ -22,11 +22,11 @@ from flanx.models.adapter import Adapter
 from flanx.storage import Storage
 
 CONFIG, WEIGHTS = hub.ADAPTER, "adapter_model.safetensors"
-BASE = "base"  # the folder inside that holds the base, where it is written with the adapter
+BASE = "base"  # the subfolder with the base, if it is written with the adapter
 PREFIX = "base_model.model."
 PARTS = {"a": "lora_A.weight", "b": "lora_B.weight", "magnitude": "lora_magnitude_vector"}
 FINGERPRINT = "base_fingerprint"  # in flanx's own note next to them
-# what would change the computation, and the only values that are computed here
+# options that affect the computation, and the only values supported here
 _PLAIN: dict[str, tuple[Any, ...]] = {
     "peft_type": ("LORA",),
     "bias": ("none", None),
@@ -50,9 +50,9 @@ _PLAIN: dict[str, tuple[Any, ...]] = {
 
 
 def read(folder: Storage) -> Pairs:
-    """The adapter of a folder of PEFT.
+    """The adapter in a PEFT folder.
 
-    Raises UserError for another method than LoRA, an option that is not computed here, a tensor of no layer of a T5.
+    Raises UserError for a method other than LoRA, an unsupported option, or a tensor that belongs to no T5 layer.
     """
     config = folder.read_json(CONFIG)
     where = f"{folder}/{CONFIG}"
@@ -98,11 +98,11 @@ def _translate(name: str, folder: Any) -> tuple[str, str]:
 
 
 def write(folder: Storage, pairs: Pairs, has_base: bool = False) -> None:
-    """Writes a folder that `peft` loads on the base in Hugging Face's form.
+    """Writes a folder that `peft` loads onto the base in Hugging Face's form.
 
-    has_base: the base is named as the folder BASE inside.
+    has_base: name the subfolder BASE as the base.
 
-    Raises UserError where the adapter's model is not a T5.
+    Raises UserError if the adapter's model is not a T5.
     """
     modules: dict[str, str] = {}
     tensors: dict[str, LazyTensor] = {}

@@ -1,6 +1,6 @@
-"""The safetensors file format, read and written a tensor at a time; the package of that name writes only whole dicts.
+"""The safetensors file format, read and written one tensor at a time; the safetensors package only writes whole dicts.
 
-A file is the length of a header (8 bytes, little-endian), the header (JSON: name -> dtype, shape, span of bytes), then
+A file holds the length of a header (8 bytes, little-endian), the header (JSON: name -> dtype, shape, byte span), then
 the tensors' bytes in C order.
 """
 
@@ -32,8 +32,8 @@ _MOST_HEADER_BYTES = 100_000_000  # the limit of the safetensors package
 def read(path: Path) -> dict[str, LazyTensor]:
     """The tensors of one file, lazily.
 
-    Raises UserError if it is not a regular file, is truncated, has an unknown dtype, or a header whose spans do not
-    fill the file one after the other, each with its tensor's size.
+    Raises UserError if it is not a regular file, is truncated, has an unknown dtype, or has a header whose spans do not
+    fill the file consecutively, each with its tensor's size.
     """
     if not path.is_file():
         raise UserError(f"{path} is not a regular file; download it again")
@@ -66,7 +66,7 @@ def read(path: Path) -> dict[str, LazyTensor]:
 
 
 def _span(path: Path, name: str, entry: object) -> tuple[tuple[int, ...], np.dtype, int, int]:
-    """(shape, dtype, start, end) of one entry of a header. Raises UserError where it does not say them, or lies."""
+    """(shape, dtype, start, end) of one header entry. Raises UserError if it lacks them or they are inconsistent."""
     entry = entry if isinstance(entry, dict) else {}
     shape, span, kind = entry.get("shape"), entry.get("data_offsets"), entry.get("dtype")
     if not (_are_sizes(shape) and _are_sizes(span) and len(span) == 2 and isinstance(kind, str)):
@@ -85,7 +85,7 @@ def _are_sizes(value: object) -> TypeGuard[list[int]]:
 
 
 class _Reader:
-    """Maps one tensor's bytes for as long as its values are in use, so that read pages do not pile up."""
+    """Maps one tensor's bytes only while its values are in use, so that pages already read do not pile up."""
 
     def __init__(self, path: Path, offset: int, shape: tuple[int, ...], dtype: np.dtype) -> None:
         self._span = (path, offset, shape, dtype)
@@ -100,7 +100,7 @@ class _Reader:
 
 def write(path: Path, tensors: Mapping[str, LazyTensor]) -> None:
     """Writes one file; holds one tensor at a time."""
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}  # transformers refuses a file that does not say so
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}  # transformers rejects a file without it
     end = 0
     for name, tensor in tensors.items():
         start, end = end, end + math.prod(tensor.shape) * tensor.dtype.itemsize

@@ -1,4 +1,4 @@
-"""Forms of the layers in a checkpoint, and lazy conversion between them; the middle of every conversion is the first.
+"""Layer layouts of checkpoints, and lazy conversion between them; every conversion goes through the first.
 
 | form | name | axis of the layers | attention's kernels |
 |---|---|---|---|
@@ -7,9 +7,9 @@
 | T5X's examples/scalable_t5 and umT5, scan_layers | encoder/encoder/mlp/wo/kernel | 1 | [m, layers, h, d] |
 | the same without scan_layers | encoder/layers_3/mlp/wo/kernel | none | [m, h, d] |
 
-scalable_t5 has a relative bias in every layer (`T5.relative_bias = "layer"`). Moments are stacked as their parameters
-are. T5X factors a kernel of three or four axes by their names, whatever their sizes: the mean over the others leaves
-`v_row` of the axis of the embedding. Here `v_row` is that of the smaller axis; the two means are the same.
+scalable_t5 has a relative bias in every layer (`T5.relative_bias = "layer"`). Moments are stacked like their
+parameters. T5X factors a kernel of three or four axes by their names, whatever their sizes: the mean over the others
+leaves `v_row` with the embedding axis. Here `v_row` has the smaller axis; the two means are the same.
 """
 
 import re
@@ -32,14 +32,14 @@ _STACK_BIAS = re.compile(rf"(.*?)(encoder|decoder)/{BIAS}(/\w+)?")
 
 
 def is_stacked(names: Any) -> bool:
-    """Whether any name is of flanx's stacked form."""
+    """Whether any name is in flanx's stacked form."""
     return any("/layers/" in f"/{name}" for name in names)
 
 
 def unroll(tensors: LazyTensors, path: Any) -> dict[str, LazyTensor]:
-    """Every form as the first one of the table above.
+    """Converts any form to the first one in the table above.
 
-    Raises UserError for a moment of T5X's stacked form without its parameter.
+    Raises UserError for a moment in T5X's stacked form without its parameter.
     """
     flat: dict[str, LazyTensor] = {}
     by_name: set[str] = set()  # parameters whose moments T5X factors by the names of their axes
@@ -61,7 +61,7 @@ def unroll(tensors: LazyTensors, path: Any) -> dict[str, LazyTensor]:
 
 
 def _layers_of_t5x(name: re.Match[str], tensor: LazyTensor, tensors: LazyTensors, path: Any) -> tuple[int | None, int]:
-    """Of a tensor of T5X's stacked form: the axis of the layers (None: the same for all of them), and their number."""
+    """For a tensor in T5X's stacked form: the layer axis (None: shared by all layers), and the number of layers."""
     prefix, stack, inside = name.groups()
     if prefix == TARGET:
         return 1, tensor.shape[1]
@@ -73,13 +73,13 @@ def _layers_of_t5x(name: re.Match[str], tensor: LazyTensor, tensors: LazyTensors
 
 
 def _layer_axis(inside: str, moment: str) -> int:
-    """T5X's axis of the layers in a stacked moment: behind the first axis, where the moment has that."""
+    """T5X's layer axis in a stacked moment: after the first axis, if the moment has that."""
     embed_is_first = not _is_output(inside)
     return {"v_row": int(embed_is_first), "v_col": int(not embed_is_first)}.get(moment, 1)
 
 
 def _is_output(inside: str) -> bool:
-    """Whether the embedding is a kernel's last axis, not its first."""
+    """Whether the embedding axis of a kernel is its last, not its first."""
     return inside.endswith(("/out/kernel", "/wo/kernel"))
 
 
@@ -88,7 +88,7 @@ def _is_attention(inside: str) -> bool:
 
 
 def _join_heads(flat: dict[str, LazyTensor], by_name: set[str]) -> dict[str, LazyTensor]:
-    """Attention's kernels [m, h, d] as [m, h * d], with their moments; rows and columns of moments as named here."""
+    """Attention kernels [m, h, d] as [m, h * d], with their moments; v_row and v_col as defined here."""
     for name in [name for name in flat if name.startswith(TARGET) and name.endswith("/kernel")]:
         inside, shape = name.removeprefix(TARGET), flat[name].shape
         if len(shape) == 3 and _is_attention(inside):
@@ -102,7 +102,7 @@ def _join_heads(flat: dict[str, LazyTensor], by_name: set[str]) -> dict[str, Laz
 
 
 def _reshape(tensors: dict[str, LazyTensor], name: str, shape: tuple[int, ...], columns: tuple[int, ...]) -> None:
-    """Gives a parameter and its moments of the same shape another one, and its v_col the shape `columns`."""
+    """Reshapes a parameter and its moments of the same shape, and its v_col to `columns`."""
     state, old = _MOMENTS + name.removeprefix(TARGET), tensors[name].shape
     for each in (name, f"{state}/m", f"{state}/v"):
         if each in tensors and tensors[each].shape == old:
@@ -112,7 +112,7 @@ def _reshape(tensors: dict[str, LazyTensor], name: str, shape: tuple[int, ...], 
 
 
 def _name_rows(tensors: dict[str, LazyTensor], inside: str, shape: tuple[int, ...]) -> None:
-    """Swaps v_row and v_col of a kernel where the axis of the embedding, T5X's row, is the larger one."""
+    """Swaps v_row and v_col of a kernel if the embedding axis, T5X's row, is the larger one."""
     row, column = (f"{_MOMENTS}{inside}/{moment}" for moment in ("v_row", "v_col"))
     axes = factored_axes(shape, 1)
     if row in tensors and axes is not None and axes[0] != int(_is_output(inside)):
@@ -131,13 +131,13 @@ def _reshaped(tensor: LazyTensor, shape: tuple[int, ...]) -> LazyTensor:
 
 
 def stack(tensors: LazyTensors) -> dict[str, LazyTensor]:
-    """Unrolled layers as flanx's stacked form. The layers of a name must have one shape."""
+    """Unrolled layers in flanx's stacked form. All layers of a name must have the same shape."""
     stacked, layers = _by_layer(tensors)
     return stacked | {f"{before}layers/{inside}": _stacked(each, 0) for (before, inside), each in layers.items()}
 
 
 def _by_layer(tensors: LazyTensors) -> tuple[dict[str, LazyTensor], dict[tuple[str, str], list[LazyTensor]]]:
-    """Tensors outside of layers by name; the others by what is before and after `layers_<i>/`, in order."""
+    """Tensors outside of layers by name; the others by the parts before and after `layers_<i>/`, in layer order."""
     rest: dict[str, LazyTensor] = {}
     layers: dict[tuple[str, str], dict[int, LazyTensor]] = defaultdict(dict)
     for name, tensor in tensors.items():
@@ -159,7 +159,7 @@ def _stacked(each: list[LazyTensor], axis: int) -> LazyTensor:
 
 
 def to_scalable_t5(tensors: LazyTensors, stacked: bool) -> dict[str, LazyTensor]:
-    """Unrolled layers with a relative bias each as T5X's scalable_t5 has them, stacked or not; undoes `unroll`."""
+    """Unrolled layers, each with a relative bias, in the form of T5X's scalable_t5, stacked or not; undoes `unroll`."""
     split = dict(tensors)
     heads = next(t.shape[0] for name, t in tensors.items() if name.endswith(f"/layers_0/{BIAS}"))
     for name in [name for name in tensors if name.startswith(TARGET) and name.endswith("/kernel")]:
@@ -183,7 +183,7 @@ def to_scalable_t5(tensors: LazyTensors, stacked: bool) -> dict[str, LazyTensor]
 
 
 def factored_shapes(name: str, shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
-    """The shapes of v_row and v_col of a parameter in T5X's form, without `target/`; None where it is not factored."""
+    """The shapes of v_row and v_col of a parameter in T5X's form, without `target/`; None if it is not factored."""
     if len(shape) < 3:
         axes = factored_axes(shape, LEAST_FACTORED)
         return axes and ((shape[axes[0]],), (shape[axes[1]],))
@@ -196,12 +196,12 @@ def factored_shapes(name: str, shape: tuple[int, ...]) -> tuple[tuple[int, ...],
 
 
 def has_layer_bias(names: Any) -> bool:
-    """Whether every layer has a relative bias of its own."""
+    """Whether every layer has its own relative bias."""
     return any(re.search(rf"/layers(_0)?/{BIAS}", f"/{name}") for name in names)
 
 
 def bias_hint(name: str, there: Any) -> str:
-    """What to bind where `name`, a relative bias, is not on both sides; `there`: the names in the checkpoint."""
+    """What to bind when `name`, a relative bias, is on one side only; `there`: the names in the checkpoint."""
     if BIAS not in name:
         return ""
     form = "layer" if has_layer_bias(there) else "stack"
@@ -209,9 +209,9 @@ def bias_hint(name: str, there: Any) -> str:
 
 
 def spread_bias(tensors: LazyTensors) -> dict[str, LazyTensor]:
-    """Unrolled parameters with the relative bias of a stack copied into each of its layers.
+    """Unrolled parameters with each stack's relative bias copied into each of its layers.
 
-    Raises UserError where there is an optimizer's state: it does not tell the moments of a layer's bias.
+    Raises UserError if there is an optimizer state: it does not determine the moments of a layer's bias.
     """
     spread = {name: tensor for name, tensor in tensors.items() if not _STACK_BIAS.fullmatch(name)}
     for match in filter(None, map(_STACK_BIAS.fullmatch, tensors)):
@@ -227,7 +227,7 @@ def spread_bias(tensors: LazyTensors) -> dict[str, LazyTensor]:
 
 
 def share_bias(tensors: LazyTensors) -> dict[str, LazyTensor]:
-    """Unrolled parameters with one relative bias in a stack, where those of all layers are equal; else unchanged."""
+    """Unrolled parameters with one relative bias per stack, if those of all its layers are equal; else unchanged."""
     shared = dict(tensors)
     _, layers = _by_layer(tensors)
     for (before, inside), each in layers.items():

@@ -1,4 +1,4 @@
-"""Which tensors a T5 has, and their shapes: every checkpoint that is read or written is checked against this."""
+"""The tensors of a T5 and their shapes: every checkpoint that is read or written is checked against them."""
 
 import dataclasses
 import re
@@ -23,7 +23,7 @@ class T5Sizes:
     Attributes:
       gated: the MLP has two input projections (T5.1.1, mT5), or one (T5).
       tied: logits come from the embedding, scaled by emb_dim**-0.5 (T5), or from their own matrix (T5.1.1, mT5).
-      layer_bias: every layer has a relative bias of its own (T5X's scalable_t5, umT5), or each stack has one.
+      layer_bias: every layer has its own relative bias (T5X's scalable_t5, umT5), or each stack has one.
     """
 
     vocab_size: int
@@ -39,7 +39,7 @@ class T5Sizes:
     layer_bias: bool = False
 
     def model(self, mlp_activations: tuple[str, ...] | None = None) -> T5:
-        """flanx's T5 of these sizes; no tensor shows its activations, T5's own where none are given."""
+        """flanx's T5 of these sizes; tensors do not show its activations, which default to T5's own."""
         sizes = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         gated, tied, _ = sizes.pop("gated"), sizes.pop("tied"), sizes.pop("num_buckets")
         bias = "layer" if sizes.pop("layer_bias") else "stack"
@@ -47,10 +47,10 @@ class T5Sizes:
         return T5(tied_head=tied, mlp_activations=activations, relative_bias=bias, **sizes)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """T5X's parameter names (without `target/`) and shapes: those of the model's own initialization."""
-        one_program = dataclasses.replace(self.model(), scan_layers=True)  # as long to trace as one layer
+        """T5X's parameter names (without `target/`) and shapes, as the model initializes them."""
+        one_program = dataclasses.replace(self.model(), scan_layers=True)  # traces as fast as one layer
         shapes: dict[str, tuple[int, ...]] = {}
-        # unboxed inside, as `nn.unbox` constrains arrays to the mesh that is in force, which a shape alone cannot be
+        # unboxed inside, as `nn.unbox` constrains arrays to the active mesh, which does not work on bare shapes
         abstract = jax.eval_shape(lambda key: nn.unbox(one_program.init(key)), jax.random.key(0))
         for name, leaf in flatten(abstract).items():
             stack, layers, inside = name.partition("/layers/")
@@ -62,14 +62,14 @@ class T5Sizes:
 
 
 def is_t5(tensors: Mapping[str, Any]) -> bool:
-    """Whether these are the parameters of an encoder-decoder; PaLM's have no encoder."""
+    """Whether these are the parameters of an encoder-decoder; PaLM has no encoder."""
     return any(name.startswith("encoder/") for name in parameters(tensors))
 
 
 def infer(tensors: Mapping[str, Any], path: Any) -> T5Sizes:
-    """The sizes that a T5's parameters (`target/...`, unrolled) show; `path` is for messages.
+    """The sizes inferred from a T5's parameters (`target/...`, unrolled); `path` is for messages.
 
-    Raises UserError where a tensor that fixes a size is missing.
+    Raises UserError if a tensor that determines a size is missing.
     """
     shapes = {name: tuple(tensor.shape) for name, tensor in parameters(tensors).items()}
 

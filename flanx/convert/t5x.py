@@ -1,7 +1,7 @@
 """T5X's legacy checkpoint format (msgpack + zarr), both ways. (Its Orbax format is read by `orbax_item`.)
 
 It is a file `checkpoint`, msgpack of {version, optimizer: {state: {step, param_states}, target}}, whose leaves are
-small arrays, or descriptions of zarr arrays next to it. The public T5, Flan-T5 checkpoints have it.
+small arrays or descriptions of zarr arrays next to it. The public T5 and Flan-T5 checkpoints use it.
 Neither T5X nor TensorFlow is needed.
 """
 
@@ -19,15 +19,15 @@ from flanx.errors import UserError
 from flanx.storage import Storage
 
 MESSAGES = "checkpoint"  # the msgpack file
-VERSION = 3  # of the format since June 2021: bfloat16 arrays are stored as such
+VERSION = 3  # of the format since June 2021: bfloat16 arrays are stored as bfloat16
 _STEP = re.compile(r"checkpoint_(\d+)")
 
 
 def step_folder(folder: Storage, says: bool = True) -> Storage:
-    """`folder` itself, or its newest `checkpoint_<step>` when it is a folder of those.
+    """`folder` itself, or its newest `checkpoint_<step>` if it is a folder of those.
 
-    T5X writes the file that makes a checkpoint of a step's folder last: one without it was not finished, and the one
-    before it is taken, with a line that `says` so.
+    T5X writes the file that makes a step's folder a checkpoint last: a folder without it was not finished, and the one
+    before it is used, with a printed note if `says`.
     """
     children = folder.children()
     if children & {MESSAGES, "state"}:
@@ -45,8 +45,8 @@ def step_folder(folder: Storage, says: bool = True) -> Storage:
 def read_legacy(folder: Storage) -> dict[str, LazyTensor]:
     """All tensors of a legacy checkpoint, by T5X's flat names, lazily.
 
-    Raises UserError where the msgpack file is absent, not T5X's, older than version 2, or an array does not have the
-    shape that the msgpack file gives it.
+    Raises UserError if the msgpack file is absent, not T5X's or older than version 2, or if an array does not have the
+    shape given in the msgpack file.
     """
     tree = unpack(folder)
     version = tree.get("version", 0) if isinstance(tree, dict) else 0
@@ -71,7 +71,7 @@ def read_legacy(folder: Storage) -> dict[str, LazyTensor]:
 
 
 def unpack(folder: Storage) -> Any:
-    """The msgpack file of a folder. Raises UserError where there is none, or a file of another format."""
+    """The msgpack file of a folder. Raises UserError if it is absent or in another format."""
     content = folder.read(MESSAGES)
     if content.startswith(b"model_checkpoint_path"):
         raise UserError(f"{folder} is a Mesh TensorFlow checkpoint; convert it with T5X's convert_tf_checkpoint first")
@@ -84,7 +84,7 @@ def unpack(folder: Storage) -> Any:
 
 
 def leaves_of(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """(flat name, leaf) where a description of an array counts as a leaf."""
+    """(flat name, leaf), where a description of an array counts as a leaf."""
     leaves: list[tuple[str, Any]] = []
     for name, node in tree.items():
         if isinstance(node, Mapping) and not {"driver", "kvstore", "metadata"} <= node.keys():
@@ -95,11 +95,11 @@ def leaves_of(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]
 
 
 def write_legacy(folder: Storage, tensors: LazyTensors, step: int) -> None:
-    """Writes a checkpoint that T5X restores: parameters and full second moments as zarr, the small rest in msgpack.
+    """Writes a checkpoint that T5X restores: parameters and full second moments as zarr, the rest, small, in msgpack.
 
     Args:
       folder: the `checkpoint_<step>` folder.
-      tensors: `target/...`, and `state/param_states/.../{m,v,v_row,v_col}` where there is an optimizer state.
+      tensors: `target/...`, and `state/param_states/.../{m,v,v_row,v_col}` if there is an optimizer state.
       step: steps done.
     """
     leaves: dict[str, Any] = {"state/step": np.asarray(step, np.int32)}

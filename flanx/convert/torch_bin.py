@@ -1,4 +1,4 @@
-"""torch's own files (`pytorch_model.bin`), read as tensors alone: no code that such a file may hold is run."""
+"""torch's own files (`pytorch_model.bin`), read as plain tensors: no code that such a file may hold is run."""
 
 import zipfile
 from pathlib import Path
@@ -11,13 +11,13 @@ from flanx.errors import UserError
 
 
 def read(path: Path) -> dict[str, LazyTensor]:
-    """The tensors of a torch file, without running code in it. Raises UserError where torch is not installed."""
+    """The tensors of a torch file, without running code in it. Raises UserError if torch is not installed."""
     try:
         import torch  # noqa: PLC0415  the extra `hf`
     except ImportError as error:
         raise UserError(f"{path} needs torch: pip install 'flanx[hf]', or give a folder with safetensors") from error
 
-    # torch before 1.6 wrote a stream that cannot be mapped: such a file is held in memory whole
+    # torch before 1.6 wrote a stream that cannot be mapped: such a file is held in memory as a whole
     mapped = zipfile.is_zipfile(path)
 
     def load() -> dict[str, Any]:
@@ -27,7 +27,7 @@ def read(path: Path) -> dict[str, LazyTensor]:
             raise UserError(f"{path} cannot be read as plain tensors ({str(error).splitlines()[0]})") from error
 
     def fetch(name: str, index: Index) -> np.ndarray:
-        # loaded again (the file is only mapped), so that pages of tensors that are done do not pile up
+        # loaded again (the file is only mapped), so that pages of tensors already read do not pile up
         values = (load() if mapped else loaded)[name][index]
         if values.dtype == torch.bfloat16:
             return values.contiguous().view(torch.uint16).numpy().view(BFLOAT16)

@@ -10,7 +10,7 @@ from flanx.errors import UserError
 from flanx.storage import Storage, brief
 
 _CONTEXT = ts.Context({"file_io_concurrency": {"limit": 4}, "data_copy_concurrency": {"limit": 2}})
-GZIP = {"id": "gzip", "level": 1}  # T5X's compressor of the legacy format
+GZIP = {"id": "gzip", "level": 1}  # T5X's compressor for the legacy format
 ZSTD = {"id": "zstd", "level": 1}  # Orbax's
 
 
@@ -27,7 +27,7 @@ def spec(folder: Storage, array: str, ocdbt: bool = False, zarr3: bool = False) 
 def open_arrays(
     folder: Storage, arrays: dict[str, str], ocdbt: bool = False, zarr3: bool = False
 ) -> dict[str, LazyTensor]:
-    """Opens {name: array} at once and reads no values. Raises UserError naming the first array that is not there."""
+    """Opens {name: array} concurrently, without reading values. Raises UserError naming the first missing array."""
     opening = {
         name: ts.open(spec(folder, array, ocdbt, zarr3), open=True, context=_CONTEXT) for name, array in arrays.items()
     }
@@ -46,9 +46,9 @@ def open_arrays(
 
 
 def _expect_chunks(store: ts.TensorStore, array: str, keys: set[str], folder: Storage) -> None:
-    """Raises UserError naming the first chunk that is not there: it would be read as zeros.
+    """Raises UserError naming the first missing chunk: it would be read as zeros.
 
-    T5X and Orbax write every chunk, those of zeros too, where the array has no fill value.
+    T5X and Orbax write every chunk, even of zeros, if the array has no fill value.
     """
     metadata = store.spec().to_json()["metadata"]
     if metadata.get("fill_value") is not None:
@@ -74,7 +74,7 @@ def _reader(store: ts.TensorStore, name: str, folder: Storage):
 
 
 def write_array(folder: Storage, array: str, tensor: LazyTensor, compressor: dict[str, Any]) -> dict[str, Any]:
-    """Writes one array, a block of rows at a time; returns its zarr metadata (shape, chunks, compressor)."""
+    """Writes one array in blocks of rows; returns its zarr metadata (shape, chunks, compressor)."""
     chunks = [tensor.block_rows(), *tensor.shape[1:]] if tensor.shape else []
     metadata = {"shape": list(tensor.shape), "chunks": chunks, "compressor": compressor}
     description = spec(folder, array) | {"metadata": metadata, "dtype": tensor.dtype.name}
@@ -83,6 +83,6 @@ def write_array(folder: Storage, array: str, tensor: LazyTensor, compressor: dic
         store.write(tensor.read()).result()
         return metadata
     for start, block in tensor.row_blocks():
-        # each waited for: one encoded chunk in memory, not a queue of them
+        # wait for each: one encoded chunk in memory, not a queue of them
         store[start : start + len(block)].write(block).result()
     return metadata
