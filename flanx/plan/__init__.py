@@ -1,4 +1,4 @@
-"""`flanx plan`: does a training run fit a slice, with which mesh layout, and how long would a step take.
+"""`flanx plan`: whether a training run fits a slice, with which mesh layout, and how long a step would take.
 
 run (gin) -> mesh layouts of a topology, ranked by an analytic cost model -> the best few through the TPU compiler ->
 memory, collectives and roofline of each -> the chosen one. No chip is needed.

@@ -1,9 +1,9 @@
-"""What a step costs per chip, from its jaxpr alone: memory, FLOPs and collectives, without compiling anything.
+"""The per-chip cost of a step from its jaxpr: memory, FLOPs and collectives, without compiling anything.
 
-The step is traced once with sizes that are primes (rows, lengths, emb_dim, heads, ...), so that a dimension's factors
-identify its logical name; bytes and FLOPs are counted with the true sizes. A layout's rules then give the number of
-chips that share an array. One walk over the equations, in order, sums the bytes that are live (nothing is fused; views
-and broadcasts are free), the FLOPs of products, and for each product the collectives that its dimensions need.
+The step is traced once with prime sizes (rows, lengths, emb_dim, heads, ...), so that a dimension's factors identify
+its logical name; bytes and FLOPs are counted with the true sizes. A layout's rules then give the number of chips that
+an array is split over. One pass over the equations, in order, sums the live bytes (nothing is fused; views and
+broadcasts are free), the FLOPs of products, and for each product the collectives that its dimensions require.
 """
 
 import collections
@@ -20,7 +20,7 @@ from flanx import partition, trainable
 from flanx.plan.mesh_layout import MeshLayout
 from flanx.plan.planned_run import PlannedRun
 
-# field of a model -> (its stand-in size in a trace, logical name); head_dim is even, for rotations
+# model field -> (its stand-in size in a trace, logical name); head_dim is even, for rotary embeddings
 PRIMES = {
     "emb_dim": (1021, "embed"),
     "num_heads": (1031, "heads"),
@@ -29,11 +29,11 @@ PRIMES = {
     "vocab_size": (1049, "vocab"),
 }
 ROWS, INPUTS, TARGETS = 1009, 1013, 1019
-FREE = {  # what a compiler makes on the fly or in place
+FREE = {  # computed on the fly or in place by a compiler
     *("broadcast_in_dim", "iota", "reshape", "squeeze", "expand_dims", "transpose", "sharding_constraint"),
     *("stop_gradient", "copy", "random_wrap", "random_unwrap", "random_fold_in", "random_split"),
 }
-ARITHMETIC = {  # on arrays of a parameter's shape it is the optimizer's, which is fused and done in place
+ARITHMETIC = {  # on arrays of a parameter's shape it belongs to the optimizer, which is fused and in place
     *("add", "sub", "mul", "div", "neg", "max", "min", "sqrt", "rsqrt", "square", "integer_pow", "pow", "select_n"),
     *("add_any", "sign", "abs"),
 }
@@ -41,7 +41,7 @@ ARITHMETIC = {  # on arrays of a parameter's shape it is the optimizer's, which 
 
 @dataclasses.dataclass(frozen=True)
 class Trace:
-    """A run's step as a jaxpr over stand-in sizes, and what each means: {prime: (logical name, true size)}."""
+    """A run's step as a jaxpr over stand-in sizes, and their meaning: {prime: (logical name, true size)}."""
 
     run: PlannedRun
     jaxpr: Any
@@ -51,7 +51,7 @@ class Trace:
 
 @dataclasses.dataclass
 class Cost:
-    """What one chip does in a step. Bytes, FLOPs; collectives {(kind, mesh axes): bytes that the chip sends}."""
+    """The cost of a step on one chip. Bytes, FLOPs; collectives {(kind, mesh axes): bytes that the chip sends}."""
 
     params: float = 0.0
     optimizer: float = 0.0
@@ -65,12 +65,12 @@ class Cost:
 
     @property
     def hbm(self) -> float:
-        """All bytes at the peak."""
+        """Total bytes at the peak."""
         return self.params + self.optimizer + self.gradients + self.activations + self.batch
 
 
 def trace(run: PlannedRun, tpu: bool = True) -> Trace:
-    """Traces the step over one microbatch; `cost` adds what accumulation needs."""
+    """Traces the step over one microbatch; `cost` adds what gradient accumulation needs."""
     fields = {f: entry for f, entry in PRIMES.items() if hasattr(run.model, f)}
     traced = run.with_model(**{field: size for field, (size, _) in fields.items()})
     inputs, targets = run.lengths["inputs"], run.lengths["targets"]
@@ -85,7 +85,7 @@ def trace(run: PlannedRun, tpu: bool = True) -> Trace:
 
 
 def cost(traced: Trace, layout: MeshLayout) -> Cost:
-    """The cost of a step under a layout. Raises UserError where a large parameter does not divide."""
+    """The cost of a step under a layout. Raises UserError if a large parameter does not divide."""
     run, partitioner = traced.run, layout.partitioner()
     state = run.trainer.abstract_state(partitioner)
     walk = _Walk(traced, partitioner)
@@ -94,7 +94,7 @@ def cost(traced: Trace, layout: MeshLayout) -> Cost:
     result = Cost(params=_bytes(state.params), optimizer=_bytes(state.opt_state), batch=_bytes(run.batch(partitioner)))
     patterns = run.trainer.patterns
     result.gradients = result.params if patterns is None else _bytes(trainable.split(state.params, patterns)[0])
-    # the walk sees one microbatch, the gradients among its arrays; accumulation adds the sum of gradients
+    # the walk covers one microbatch, including its gradients; accumulation adds the sum of gradients
     result.activations = max(peak - result.gradients, 0.0) + (result.gradients if parts > 1 else 0.0)
     result.flops = walk.flops * parts
     for key, sent in walk.collectives.items():
@@ -145,7 +145,7 @@ class _Walk:
             for n in shape:
                 name = self.true(n)[0]
                 names.append(name if name not in names else None)
-            if "batch" not in names:  # no activation: its lengths are not split
+            if "batch" not in names:  # not an activation: its lengths are not split
                 names = [None if name == "length" else name for name in names]
             spec = spmd.logical_to_mesh_axes(tuple(names), self.rules) or ()
             self._axes[shape] = tuple((a,) if isinstance(a, str) else tuple(a or ()) for a in spec)
@@ -156,7 +156,7 @@ class _Walk:
         return math.prod(self.axis_sizes[a] for a in axes)
 
     def elements(self, shape: tuple[int, ...]) -> float:
-        """Elements of an array on one chip, with true sizes."""
+        """Elements of an array on one chip, by true sizes."""
         return math.prod(self.true(n)[1] for n in shape) / self.split(a for axes in self.mesh_axes(shape) for a in axes)
 
     def size(self, aval: Any) -> float:
@@ -168,7 +168,7 @@ class _Walk:
         return self._sizes[key]
 
     def run(self, jaxpr: Any, times: float = 1.0) -> float:
-        """The most bytes that arrays made in `jaxpr` take at once; adds its FLOPs and collectives `times` over."""
+        """The peak bytes of arrays created in `jaxpr`; adds its FLOPs and collectives, multiplied by `times`."""
         last: dict[Any, int] = {}
         for i, eqn in enumerate(jaxpr.eqns):
             last |= {v: i for v in eqn.invars if not isinstance(v, core.Literal)}
@@ -187,12 +187,12 @@ class _Walk:
         return peak
 
     def _is_free(self, eqn: Any, aval: Any) -> bool:
-        """Whether what an equation makes takes no memory of its own."""
+        """Whether an equation's result takes no memory of its own."""
         name = eqn.primitive.name
         return name in FREE or (name in ARITHMETIC and not {"batch", "length"} & {self.true(n)[0] for n in aval.shape})
 
     def _inner(self, eqn: Any, times: float) -> float:
-        """The peak inside of an equation; counts it where it is a product."""
+        """The peak inside an equation; counts the equation if it is a product."""
         if eqn.primitive.name == "dot_general":
             self._product(eqn, times)
             return 0.0
@@ -209,11 +209,11 @@ class _Walk:
         return eqn.params["branches"][next(taken, -1)]
 
     def _product(self, eqn: Any, times: float) -> None:
-        """FLOPs of a product, and the collectives that its dimensions ask for, one mesh axis after the other.
+        """FLOPs of a product, and the collectives that its dimensions require, one mesh axis at a time.
 
-        An axis along the summed dimensions of both sides leaves partial sums: they are reduced, or reduced and
-        scattered where the result is split. An axis that splits a summed dimension of one side alone, or a free
-        dimension of both, cannot stay: the first of those sides is gathered.
+        An axis that splits the contracted dimensions of both operands leaves partial sums: they are all-reduced, or
+        reduce-scattered where the result is split. An axis that splits a contracted dimension of only one operand, or
+        a free dimension of both, cannot stay: the first of those operands is gathered.
         """
         (summed, _) = eqn.params["dimension_numbers"]
         sides, out = [v.aval for v in eqn.invars], eqn.outvars[0].aval
@@ -233,7 +233,7 @@ class _Walk:
                 kind, factor = ("reduce-scatter", 1.0) if in_out else ("all-reduce", 2.0)
                 self.collectives[kind, (axis,)] += times * factor * whole * (n - 1) / n
             elif any(inside) and not all(anywhere) and not in_out:
-                depth /= n  # the other side is whole: each chip takes its part of it
+                depth /= n  # the other operand is whole: each chip takes its part of it
                 self.collectives["all-reduce", (axis,)] += times * 2.0 * self.size(out) * (n - 1) / n
             elif any(inside) or self._clash(eqn, axis, places):
                 split = [side for side, here in zip(sides, inside if any(inside) else anywhere, strict=True) if here]
@@ -245,7 +245,7 @@ class _Walk:
         return any(self.true(n)[0] == "batch" for n in aval.shape)
 
     def _clash(self, eqn: Any, axis: str, places: Sequence[Sequence[Sequence[str]]]) -> bool:
-        """Whether an axis splits a free dimension of both sides (a batched one may be split in both)."""
+        """Whether an axis splits a free dimension of both operands (a batch dimension may be split in both)."""
         summed, batched = eqn.params["dimension_numbers"]
         free = [
             any(axis in axes for i, axes in enumerate(place) if i not in (*s, *b))
@@ -255,7 +255,7 @@ class _Walk:
 
 
 def _jaxprs(eqn: Any) -> Iterator[Any]:
-    """The jaxprs inside of an equation: calls, loops, recomputed and custom functions."""
+    """The jaxprs inside an equation: calls, loops, rematerialized and custom functions."""
     for value in eqn.params.values():
         for item in value if isinstance(value, (tuple, list)) else (value,):
             if isinstance(item, core.ClosedJaxpr):

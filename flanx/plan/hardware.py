@@ -1,4 +1,4 @@
-"""The chips' published figures, the shapes of their slices, and the names of both."""
+"""Published figures of chips, the shapes of their slices, and the names of both."""
 
 import dataclasses
 import math
@@ -15,15 +15,15 @@ class Chip:
     """One kind of chip.
 
     Attributes:
-      family: its name in a topology, as "v4" in "v4:4x4x4".
+      family: its name in a topology, e.g. "v4" in "v4:4x4x4".
       flops: dense bfloat16 FLOP/s.
-      hbm_bytes: what a program may use; for a TPU what the compiler leaves of the published size.
+      hbm_bytes: available to a program; for a TPU, what the compiler leaves of the published size.
       hbm_bandwidth: bytes/s.
       link_bandwidth: bytes/s of one link, one direction; a TPU has two links per axis of its torus.
       network_bandwidth: bytes/s per chip between slices (TPU) or between nodes (GPU).
-      axes: dimensions of the torus; 0 for a GPU, whose link reaches every other GPU of its node.
-      max_chips: chips of the largest slice; for a GPU, GPUs of a node.
-      per_host: chips of each host of a slice that has several; alone: chips of the largest slice with one host
+      axes: dimensions of the torus; 0 for a GPU, whose link reaches every other GPU in its node.
+      max_chips: chips in the largest slice; for a GPU, GPUs per node.
+      per_host: chips per host of a multi-host slice; alone: chips of the largest single-host slice
         (cloud.google.com/kubernetes-engine/docs/concepts/plan-tpus: machines -4t of slices, -8t alone).
       source: where the figures are published.
     """
@@ -46,8 +46,8 @@ class Chip:
         return self.axes > 0
 
 
-# Link bandwidths are the published figure of the chip, divided by its links (6 on a 3-D torus, 4 on a 2-D one).
-# A TPU program gets a little less than the published memory: v4 30.75 of 32 GiB and so on, as its compiler says.
+# Link bandwidths are the chip's published figure divided by its links (6 on a 3-D torus, 4 on a 2-D one).
+# A TPU program gets slightly less than the published memory, as its compiler reports: v4 30.75 of 32 GiB and so on.
 CHIPS: dict[str, Chip] = {
     chip.family: chip
     for chip in (
@@ -92,7 +92,7 @@ CHIPS: dict[str, Chip] = {
     )
 }
 
-# jax's device_kind -> the chip. Cards of one name with another peak (H100 PCIe and NVL, H200 NVL) are left out.
+# jax's device_kind -> the chip. Variants with a different peak (H100 PCIe and NVL, H200 NVL) are left out.
 KINDS: dict[str, Chip] = {
     kind: CHIPS[family]
     for family, kinds in {
@@ -109,7 +109,7 @@ KINDS: dict[str, Chip] = {
     for kind in kinds
 }
 
-# Slices from the smallest, as the documents above list them; larger ones continue in the same way.
+# Slices in ascending size, as listed in the documents above; larger ones continue the pattern.
 _SHAPES_3D = "1x1x1 2x2x1 2x2x2 2x2x4 2x4x4 4x4x4 4x4x8 4x8x8 8x8x8 8x8x16 8x16x16 16x16x16"
 SHAPES: dict[str, Sequence[str]] = {
     "v4": _SHAPES_3D.split()[1:],
@@ -136,23 +136,23 @@ class Topology:
 
     @property
     def chips(self) -> int:
-        """Chips in all."""
+        """Total chips."""
         return self.slices * math.prod(self.shape)
 
     @property
     def chips_per_host(self) -> int:
-        """Chips of each of its hosts."""
+        """Chips per host."""
         per_slice = math.prod(self.shape)
         return per_slice if per_slice <= self.chip.alone else self.chip.per_host
 
     @property
     def hosts_per_slice(self) -> int:
-        """Hosts of one slice, each of which runs one process; a started host counts."""
+        """Hosts per slice, each of which runs one process; a partly used host counts."""
         return -(-math.prod(self.shape) // self.chips_per_host)
 
     @property
     def hosts(self) -> int:
-        """Hosts in all."""
+        """Total hosts."""
         return self.slices * self.hosts_per_slice
 
     @property
@@ -179,14 +179,14 @@ def parse(text: str) -> Topology:
 
 
 def known_chip(family: str) -> Chip:
-    """The chip of a family's name. Raises UserError with the nearest and all known names."""
+    """The chip of a family, by name. Raises UserError with the nearest and all known names."""
     if family not in CHIPS:
         raise UserError(f"no chip '{family}'{nearest(family, CHIPS)} (known: {', '.join(CHIPS)})")
     return CHIPS[family]
 
 
 def _check_shape(topology: Topology) -> None:
-    """Raises UserError for a shape that no slice has, naming the nearest ones by size."""
+    """Raises UserError for a shape that no slice has, naming those nearest in size."""
     chip, shape = topology.chip, topology.shape
     per_slice = math.prod(shape)
     by_distance = sorted(SHAPES[chip.family], key=lambda s: abs(math.log(max(per_slice, 1) / size(s))))
@@ -200,19 +200,19 @@ def _check_shape(topology: Topology) -> None:
 
 
 def size(shape: str) -> int:
-    """Chips of a shape's name."""
+    """The number of chips in a shape, by its name."""
     return math.prod(int(n) for n in shape.split("x"))
 
 
 def family(chip: Chip) -> list[Topology]:
-    """Every usual topology of a chip, from the smallest: slices, or GPU counts."""
+    """Every usual topology of a chip, smallest first: slices, or GPU counts."""
     if chip.is_tpu:
         return [Topology(chip, tuple(int(n) for n in shape.split("x"))) for shape in SHAPES[chip.family]]
     return [Topology(chip, (n,)) for n in COUNTS]
 
 
 def larger(topology: Topology) -> str:
-    """The name of the next topology of the family with more chips: a larger slice, or twice as many of the largest."""
+    """The name of the family's next larger topology: a larger slice, or twice as many of the largest."""
     for each in family(topology.chip):
         if topology.slices == 1 and each.chips > topology.chips:
             return each.name

@@ -1,7 +1,7 @@
-"""The collectives of a compiled program with their bytes; a loop's body counts as often as it runs.
+"""The collectives of a compiled program and their bytes; a loop's body counts as often as it runs.
 
-Reads XLA's text of a compiled module: computations, the calls between them with their trip counts, and in each the
-collective instructions, whose groups of devices show over which mesh axes they run.
+Parses XLA's text of a compiled module: computations, the calls between them with their trip counts, and the collective
+instructions in each, whose device groups show which mesh axes they run over.
 """
 
 import collections
@@ -17,7 +17,7 @@ WIDTHS = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, 
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
 _SHAPE = re.compile(r"\b([a-z]+[0-9]*[a-z0-9]*)\[([0-9,]*)\]")
 _COLLECTIVE = re.compile(rf"^\s*(?:ROOT )?%?[\w.\-]+ = (.*?) ({'|'.join(KINDS)})(-start)?\((.*)$")
-# between slices the hosts send and receive; the instruction's attributes name the kind of collective
+# between slices, hosts send and receive; the instruction's attributes name the kind of collective
 _ACROSS = re.compile(r'^\s*(?:ROOT )?%?[\w.\-]+ = (.*?) send\(.*_xla_megascale_transfer_type="(\w+)"')
 _CALLED = re.compile(
     r"(?:calls|to_apply|body|condition|branch_computations|called_computations)=(\{[^}]*\}|%?[\w.\-]+)"
@@ -27,13 +27,13 @@ _TRIPS = re.compile(r'known_trip_count[\\"]*:\s*\{[\\"]*n[\\"]*:[\\"]*(\d+)')
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """Collectives of one kind over groups of one size, of a whole step.
+    """All collectives of one kind over groups of one size in a step.
 
     Attributes:
       kind: one of KINDS.
       group: devices in a group.
-      sent: bytes that each device sends over all of them, on a ring.
-      count: how often one runs.
+      sent: total bytes that each device sends, on a ring.
+      count: how many run.
       members: the devices of one group, as flat indices into the mesh.
     """
 
@@ -45,14 +45,14 @@ class Collective:
 
 
 def collectives(text: str, devices: int, slices: int = 1) -> list[Collective]:
-    """All collectives in a module's text, equal ones summed, the heaviest first.
+    """All collectives in a module's text, equal ones summed, in descending order of bytes.
 
-    One between slices runs between the devices that have the same index in each of them.
+    A collective between slices runs between the devices with the same index in each slice.
     """
     bodies, entry = _computations(text)
     times = _times(bodies, entry)
     found: dict[tuple[str, tuple[int, ...]], list[float]] = collections.defaultdict(lambda: [0.0, 0])
-    channels: set[str] = set()  # the start, middle and end of an asynchronous collective repeat it on one channel
+    channels: set[str] = set()  # the start, middle and end of an asynchronous collective share one channel
     for name, lines in bodies.items():
         for line in lines if times[name] else ():
             if match := _ACROSS.match(line):
@@ -91,12 +91,12 @@ def _computations(text: str) -> tuple[dict[str, list[str]], str]:
 
 
 def _calls(line: str, bodies: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, int]]:
-    """(computation, how often) that an instruction runs."""
+    """(computation, how often it runs) for each call of an instruction."""
     trips = 1
     if " while(" in line:
         condition = re.search(r"condition=%?([\w.\-]+)", line)
         bound = "\n".join(bodies.get(condition[1], ())) if condition else ""
-        # the TPU compiler drops the count and leaves a loop from 0 to a constant
+        # the TPU compiler drops the trip count and leaves a loop from 0 to a constant
         match = _TRIPS.search(line) or ("direction=LT" in bound and re.search(r"s32\[\]\S* constant\((\d+)\)", bound))
         trips = int(match[1]) if match else 1
     for found in _CALLED.findall(line):
@@ -105,7 +105,7 @@ def _calls(line: str, bodies: Mapping[str, Sequence[str]]) -> Iterator[tuple[str
 
 
 def _times(bodies: Mapping[str, Sequence[str]], entry: str) -> Mapping[str, int]:
-    """How often each computation runs in one run of the entry; conditionals count every branch."""
+    """How often each computation runs per run of the entry; conditionals count every branch."""
     edges = {
         name: [call for line in lines if "=" in line for call in _calls(line, bodies)] for name, lines in bodies.items()
     }
@@ -121,7 +121,7 @@ def _times(bodies: Mapping[str, Sequence[str]], entry: str) -> Mapping[str, int]
 
 
 def _bytes(shape: str, started: bool, kind: str) -> float:
-    """Bytes of what a collective makes; a started one names (operand, result, ...), of which the result counts."""
+    """Bytes of a collective's result; an asynchronous start has (operand, result, ...), of which the result counts."""
     sizes = [
         float(np.prod([int(n) for n in dims.split(",") if n] or [1])) * WIDTHS.get(kind_, 4)
         for kind_, dims in _SHAPE.findall(shape)
@@ -135,7 +135,7 @@ def _bytes(shape: str, started: bool, kind: str) -> float:
 
 
 def _sent(kind: str, made: float, group: int) -> float:
-    """Bytes that one device of a ring sends: `made` is the size of the result."""
+    """Bytes that one device in a ring sends: `made` is the size of the result."""
     if kind == "all-reduce":
         return 2.0 * made * (group - 1) / group
     if kind == "reduce-scatter":
@@ -149,7 +149,7 @@ def _group(line: str, devices: int) -> tuple[int, ...]:
         return (int(match[1]), int(match[2]))
     if match := re.search(r"replica_groups=\{\{([0-9,]+)\}", line):
         return tuple(int(n) for n in match[1].split(","))
-    if match := re.search(r"replica_groups=mesh\[([^\]]*)\]\s*\{([^}]*)\}", line):  # the mesh's axes by name
+    if match := re.search(r"replica_groups=mesh\[([^\]]*)\]\s*\{([^}]*)\}", line):  # mesh axes by name
         sizes = {name: int(n) for name, n in re.findall(r"'([^']+)'=(\d+)", match[1])}
         inside = set(re.findall(r"'([^']+)'", match[2]))
         indices = np.arange(devices).reshape(list(sizes.values()))
@@ -164,6 +164,6 @@ def _group(line: str, devices: int) -> tuple[int, ...]:
 
 
 def axes_spanned(members: Sequence[int], shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The axes of a mesh of `shape` along which the members of a group differ."""
+    """The axes of a mesh of shape `shape` along which the members of a group differ."""
     indices = np.array([np.unravel_index(m, shape) for m in members])
     return tuple(i for i in range(len(shape)) if len(set(indices[:, i])) > 1)

@@ -44,7 +44,7 @@ class MeshLayout:
         return f"{replicas}data {self.data} x model {self.model}, {self.preset}"
 
     def partitioner(self, devices: Sequence[Any] | None = None) -> partition.Partitioner:
-        """The partitioner on real devices, or on an abstract mesh where none is given."""
+        """The partitioner on real devices, or on an abstract mesh if none are given."""
         rules = PRESETS[self.preset]
         if devices is None:
             return AbstractPartitioner(self.model, rules, None, self.replicas, self.data)
@@ -53,26 +53,26 @@ class MeshLayout:
 
 @dataclasses.dataclass(frozen=True)
 class AbstractPartitioner(partition.Partitioner):
-    """A partitioner without devices: its shardings give the shapes of shards, and no array can be put on them."""
+    """A partitioner without devices: its shardings give shard shapes, but no array can be placed on them."""
 
     data: int = 1
 
     @functools.cached_property
-    def mesh(self) -> Any:  # an AbstractMesh, where `Partitioner` has a Mesh of devices
+    def mesh(self) -> Any:  # an AbstractMesh, while `Partitioner` has a Mesh of devices
         """The shape of the mesh, without devices."""
         shape = (self.num_replicas or 1, self.data, int(self.num_partitions))
         return AbstractMesh(shape, partition.AXES, axis_types=(AxisType.Auto,) * 3)
 
 
 def mesh_layouts(run: PlannedRun, topology: Topology) -> Iterator[MeshLayout]:
-    """Every layout whose shards divide the run's (micro)batch, by how much of the mesh is `model`."""
+    """Every layout whose shards divide the run's (micro)batch, ordered by the size of the `model` axis."""
     per_slice = topology.chips // topology.slices
     rows = run.batch_size // run.trainer.num_microbatches
     for model in (n for n in range(1, min(per_slice, 64) + 1) if per_slice % n == 0 and n & (n - 1) == 0):
         for preset, rules in PRESETS.items():
             layout = MeshLayout(topology.slices, per_slice // model, model, preset)
             if model == 1 and rules not in (PRESETS["(1, 1)"], PRESETS["fsdp"]):
-                continue  # without a model axis the presets are these two
+                continue  # without a model axis, these two presets cover all
             if model > 1 and preset == "fsdp":
                 continue
             if rows % layout.partitioner().batch_shards() == 0:

@@ -1,4 +1,4 @@
-"""The run that is planned: the parts of a training run that its step and the cost of it depend on, read from gin."""
+"""The run to plan: the parts of a training run that determine its step and its cost, read from gin."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from flanx.models import Model
 from flanx.partition import Partitioner
 from flanx.train_step import Trainer
 
-DEFAULTS = "runs/plan.gin"  # read before the given files, so that the file of a model is enough
+DEFAULTS = "runs/plan.gin"  # read before the given files, so that a model's gin file is enough
 TRAIN = "flanx.train.train"  # by name: `flanx.train` imports this package to resolve NUM_PARTITIONS = "auto"
 
 
@@ -24,7 +24,7 @@ class PlannedRun:
 
     Attributes:
       lengths: tokens per packed row, {"inputs": I, "targets": T}.
-      train_steps: steps of the run, for its hours.
+      train_steps: steps of the run, to compute its hours.
       partitioner: the run's own layout.
     """
 
@@ -46,18 +46,18 @@ class PlannedRun:
 
     @property
     def flops_per_step(self) -> float:
-        """Model FLOPs of a step: forward and backward, nothing recomputed."""
+        """Model FLOPs of a step: forward and backward, without recomputation."""
         per_token = self.model.flops_per_token(self.lengths["inputs"], self.lengths["targets"])
         return per_token * self.tokens_per_step
 
     def scanned(self) -> "PlannedRun":
-        """The same run with scanned layers: the same numbers from a program as long as one layer."""
+        """The same run with scanned layers: the same figures from a program the size of one layer."""
         if not getattr(self.model, "scan_layers", True):
             return self.with_model(scan_layers=True)
         return self
 
     def with_model(self, **sizes: Any) -> "PlannedRun":
-        """The same run with a model of other sizes."""
+        """The same run with other model sizes."""
         trainer = dataclasses.replace(self.trainer, model=dataclasses.replace(cast(Any, self.model), **sizes))
         return dataclasses.replace(self, trainer=trainer)
 
@@ -78,7 +78,7 @@ class PlannedRun:
 
 
 def read(gin_files: Sequence[str], bindings: Sequence[str], search_paths: Sequence[str] = ()) -> PlannedRun:
-    """The run that gin files and bindings describe; the gin file of a model is enough."""
+    """The run that gin files and bindings describe; a model's gin file is enough."""
     config.parse([DEFAULTS, *gin_files], bindings, search_paths, whole=False)  # no store or folder is needed
     lengths = dict(config.parameter(DatasetConfig, "task_feature_lengths"))
     if set(lengths) != {"inputs", "targets"}:

@@ -1,4 +1,4 @@
-"""The search for a mesh layout: all are estimated, the best compiled, and the fastest that fits is chosen."""
+"""The search for a mesh layout: all are estimated, the best are compiled, and the fastest that fits is chosen."""
 
 import dataclasses
 import math
@@ -16,10 +16,10 @@ from flanx.plan.planned_run import PlannedRun
 from flanx.plan.tpu_compile import CompilerError, CompilerReport
 from flanx.train_step import Trainer
 
-ATTEMPTS = 6  # compilations at most while no layout fits
-TIE = 1.02  # an estimate is no closer: the one that takes less memory is preferred
-SURPRISE = 1.25  # a program this many times slower than the next estimate is one that the estimate did not foresee
-MARGIN = 1.15  # an estimate this far above a chip's memory is still worth a compilation
+ATTEMPTS = 6  # most compilations while no layout fits
+TIE = 1.02  # the accuracy of an estimate: within it, less memory is preferred
+SURPRISE = 1.25  # a program this many times slower than the next estimate was misjudged by its own
+MARGIN = 1.15  # an estimate up to this factor above a chip's memory is still worth compiling
 
 Compile = Callable[[Topology, MeshLayout], CompilerReport]  # raises CompilerError where the compiler fails
 
@@ -29,10 +29,10 @@ class Plan:
     """One layout on one topology. Bytes and FLOPs per chip, seconds per step.
 
     Attributes:
-      source: "compiled" (the TPU compiler's figures) or "estimate" (from the jaxpr alone).
+      source: "compiled" (the TPU compiler's figures) or "estimate" (from the jaxpr only).
       parts: bytes of HBM by what they hold.
-      flops: products that the chip computes, recomputation included; `compute` is their time at peak.
-      memory, links, network: time of HBM traffic, of collectives inside a slice and between slices, at peak.
+      flops: of the chip's products, recomputation included; `compute` is their time at peak.
+      memory, links, network: time of HBM traffic, of collectives within a slice and between slices, at peak.
       collectives: rows {kind, axes, count, bytes}.
     """
 
@@ -51,27 +51,27 @@ class Plan:
 
     @property
     def hbm(self) -> float:
-        """Bytes at the peak."""
+        """Total bytes at the peak."""
         return sum(self.parts.values())
 
     @property
     def fits(self) -> bool:
-        """Whether the chip has that much."""
+        """Whether the chip has that much memory."""
         return self.hbm <= self.topology.chip.hbm_bytes
 
     @property
     def seconds(self) -> float:
-        """Seconds of a step with no communication overlapped with computation."""
+        """Seconds per step with no communication overlapped with computation."""
         return max(self.compute, self.memory) + self.links + self.network
 
     @property
     def roofline_seconds(self) -> float:
-        """Seconds of a step with all communication overlapped: the slowest of the four alone."""
+        """Seconds per step with all communication overlapped: the slowest of the four."""
         return max(self.compute, self.memory, self.links, self.network)
 
 
 def estimated(traced: cost_model.Trace, topology: Topology, layout: MeshLayout) -> Plan:
-    """The plan of a layout from shapes alone."""
+    """The plan of a layout, estimated from shapes."""
     cost = cost_model.cost(traced, layout)
     rows = [{"kind": k, "axes": axes, "count": None, "bytes": b} for (k, axes), b in cost.collectives.items()]
     parts = {
@@ -87,8 +87,8 @@ def estimated(traced: cost_model.Trace, topology: Topology, layout: MeshLayout) 
 def compiled(traced: cost_model.Trace, topology: Topology, layout: MeshLayout, report: CompilerReport) -> Plan:
     """The plan of a layout with the compiler's memory and collectives.
 
-    Parameters, optimizer and batch are exact, from their shardings; the temporaries are split into the gradients' known
-    size and the rest, the activations.
+    Parameters, optimizer and batch are exact, from their shardings; the temporaries are split into the gradients, of
+    known size, and the rest, the activations.
     """
     cost = cost_model.cost(traced, layout)
     gradients = min(cost.gradients, report.temporaries)
@@ -136,10 +136,10 @@ def _plan(
 
 
 def _bandwidths(topology: Topology, layout: MeshLayout, axes: Sequence[str]) -> tuple[float, float | None]:
-    """Bytes/s that a chip sends over mesh axes inside a slice; and between slices (or nodes), where they cross any.
+    """Bytes/s that a chip sends over mesh axes within a slice, and between slices (or nodes) if they cross any.
 
-    A TPU's ring over one axis of the torus has two links; a mesh axis longer than the torus is wide takes a second
-    and a third axis of it.
+    A TPU's ring over one torus axis has two links; a mesh axis longer than the torus axis also spans a second and a
+    third.
     """
     chip = topology.chip
     if chip.is_tpu:
@@ -149,7 +149,7 @@ def _bandwidths(topology: Topology, layout: MeshLayout, axes: Sequence[str]) -> 
         used = next((i for i in range(1, len(dims) + 1) if math.prod(dims[:i]) >= length), len(dims))
         return 2.0 * used * chip.link_bandwidth, across
     length = math.prod({"replica": layout.replicas, "data": layout.data, "model": layout.model}[a] for a in axes)
-    reach = length if axes == ("model",) else layout.model * length  # `model` is innermost: neighbours share a node
+    reach = length if axes == ("model",) else layout.model * length  # `model` is innermost: its neighbours share a node
     return chip.link_bandwidth, chip.network_bandwidth if reach > chip.max_chips else None
 
 
@@ -158,7 +158,7 @@ class SearchResult:
     """What a search found.
 
     Attributes:
-      plans: of the first topology on which a layout fits, else of the last one searched; best first, never empty.
+      plans: for the first topology on which a layout fits, else for the last one searched; best first, never empty.
       failures: one message for each layout on which the compiler failed.
     """
 
@@ -174,15 +174,15 @@ class SearchResult:
 def search(
     run: PlannedRun, topologies: Sequence[Topology], ask: Compile | None, compilations: int = 2, name: str = ""
 ) -> SearchResult:
-    """Searches the mesh layouts of one topology after the other, until a layout fits.
+    """Searches the mesh layouts of one topology after another until a layout fits.
 
     Args:
-      ask: compiles a layout; None for estimates alone.
+      ask: compiles a layout; None for estimates only.
       compilations: layouts to compile on each topology.
       name: only layouts whose name contains this.
 
     Raises:
-      UserError: for a batch that no layout divides, and where the compiler fails on every layout.
+      UserError: for a batch that no layout divides, and if the compiler fails on every layout.
     """
     traced = cost_model.trace(run, topologies[0].chip.is_tpu)
     result: SearchResult | None = None
@@ -209,7 +209,7 @@ def search(
 
 
 def ranked(run: PlannedRun, traced: cost_model.Trace, topology: Topology) -> list[Plan]:
-    """Every layout's estimate: those that fit first, the fastest first; then by the memory that they need."""
+    """Every layout's estimate: first those that fit, fastest first, then the others by the memory they need."""
     if run.batch_size % run.trainer.num_microbatches:
         raise UserError(
             f"a batch of {run.batch_size} rows does not divide into {run.trainer.num_microbatches} microbatches"
@@ -232,7 +232,7 @@ def ranked(run: PlannedRun, traced: cost_model.Trace, topology: Topology) -> lis
 
 
 def best_first(plans: Iterable[Plan]) -> list[Plan]:
-    """Plans that fit by time, but those within TIE of the fastest by memory; then the others by memory."""
+    """Plans that fit, by time (by memory if within TIE of the fastest), then the others by memory."""
     plans = list(plans)
     tied = TIE * min((plan.seconds for plan in plans if plan.fits), default=0.0)
 
@@ -243,9 +243,9 @@ def best_first(plans: Iterable[Plan]) -> list[Plan]:
 
 
 def compile_best(plans: Sequence[Plan], traced: cost_model.Trace, ask: Compile, compilations: int) -> SearchResult:
-    """The plans with `compilations` of the likely ones compiled, best first.
+    """The plans, with `compilations` of the most promising compiled, best first.
 
-    Continues until one fits that is not SURPRISE times slower than the next one's estimate, up to ATTEMPTS. A layout
+    Continues, up to ATTEMPTS, until one fits that is not SURPRISE times slower than the next one's estimate. A layout
     with a larger estimate than one that did not fit is skipped; one on which the compiler failed is left out.
     """
     done: list[Plan] = []
@@ -271,7 +271,7 @@ def compile_best(plans: Sequence[Plan], traced: cost_model.Trace, ask: Compile, 
 
 
 def reason(plans: Sequence[Plan]) -> str:
-    """Why the first plan is the chosen one."""
+    """Why the first plan was chosen."""
     first, rest = plans[0], [p for p in plans[1:] if p.fits and p.source == plans[0].source]
     if not first.fits:
         return "no layout fits; this one comes nearest"
@@ -283,7 +283,7 @@ def reason(plans: Sequence[Plan]) -> str:
 
 
 def advice(plan: Plan) -> str:
-    """What to try where the nearest plan does not fit."""
+    """What to try if the nearest plan does not fit."""
     less = "remat = 'full', a larger NUM_MICROBATCHES or a smaller BATCH_SIZE"
     state = sum(plan.parts[part] for part in ("parameters", "optimizer", "gradients"))
     if state > plan.topology.chip.hbm_bytes:
@@ -297,7 +297,7 @@ def resolve_partitioner(
     batch_size: int,
     lengths: Mapping[str, int],
 ) -> Partitioner:
-    """`partitioner` with the num_partitions and rules of the best estimate for the available devices."""
+    """`partitioner` with num_partitions and rules from the best estimate for the available devices."""
     devices = list(partitioner.devices if partitioner.devices is not None else jax.devices())
     run = PlannedRun(trainer, batch_size, lengths).scanned()
     topology = topology_of(devices)
@@ -316,7 +316,7 @@ def resolve_partitioner(
 
 
 def topology_of(devices: Sequence[Any]) -> Topology:
-    """The topology of real devices with the memory that they report; a CPU counts as a chip with ample memory."""
+    """The topology of real devices, with the memory they report; a CPU counts as a chip with ample memory."""
     kind = devices[0].device_kind
     similar = next((f for f in hardware.CHIPS if f in kind.lower()), "h100")
     chip = hardware.KINDS.get(kind, hardware.CHIPS[similar])

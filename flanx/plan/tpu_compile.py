@@ -1,8 +1,7 @@
-"""One mesh layout of a run through the TPU compiler, in a process of its own: `python -m flanx.plan.tpu_compile`.
+"""Compiles one mesh layout of a run for TPU in a separate process: `python -m flanx.plan.tpu_compile`.
 
-The compiler comes with the package libtpu and needs no TPU. It needs its own process, whose environment (ENVIRONMENT)
-keeps JAX on the CPU and libtpu from looking for the machine's metadata. Request and report are JSON on stdin and
-stdout.
+The compiler comes with the libtpu package and needs no TPU. It needs its own process, whose environment (ENVIRONMENT)
+keeps JAX on the CPU and libtpu from querying the machine's metadata. Request and report are JSON on stdin and stdout.
 """
 
 import dataclasses
@@ -25,7 +24,7 @@ from flanx.errors import UserError
 from flanx.plan import hardware, hlo, mesh_layout, planned_run
 
 ENVIRONMENT = {
-    "TPU_SKIP_MDS_QUERY": "1",  # no metadata server outside of Google Cloud
+    "TPU_SKIP_MDS_QUERY": "1",  # no metadata server outside Google Cloud
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # no chip is opened, so no lock is needed
     "JAX_PLATFORMS": "cpu",
     "TPU_STDERR_LOG_LEVEL": "3",
@@ -37,14 +36,14 @@ ENVIRONMENT = {
 
 @dataclasses.dataclass(frozen=True)
 class CompilerReport:
-    """What the compiler reports of a layout, per chip. Bytes, seconds.
+    """What the compiler reports for a layout, per chip. Bytes, seconds.
 
     Attributes:
-      fits: whether the program fits the chip's memory; if not, `needs` is what it asked for.
-      arguments, temporaries: state and batch; all that lives only during the step.
-      accessed: the compiler's own count of bytes read and written (a loop's body once).
+      fits: whether the program fits the chip's memory; if not, `needs` is what it requested.
+      arguments, temporaries: state and batch; everything that lives only during the step.
+      accessed: the compiler's own count of bytes read and written (a loop's body counts once).
       collectives: of the program, as the fields of `hlo.Collective`.
-      seconds, host_bytes: what the compilation itself took.
+      seconds, host_bytes: used by the compilation itself.
     """
 
     fits: bool
@@ -58,7 +57,7 @@ class CompilerReport:
 
 
 class CompilerError(UserError):
-    """The compiler failed on a layout for a reason of its own; another layout may compile."""
+    """The compiler failed on this layout; another layout may compile."""
 
 
 def has_compiler() -> bool:
@@ -67,7 +66,7 @@ def has_compiler() -> bool:
 
 
 def compile_in_child(request: Mapping[str, Any], timeout: float = 3600.0) -> CompilerReport:
-    """Compiles in a process of its own. Raises CompilerError where the compiler fails.
+    """Compiles in a child process. Raises CompilerError if the compiler fails.
 
     request: gin_files, bindings, search_paths, topology, layout, unrolled.
     """
@@ -93,7 +92,7 @@ def compile_in_child(request: Mapping[str, Any], timeout: float = 3600.0) -> Com
 
 
 def compile_layout(request: Mapping[str, Any]) -> CompilerReport:
-    """The work of the process: gin -> step -> program -> figures."""
+    """The work of the child process: gin -> step -> program -> figures."""
     began = time.monotonic()
     topology = hardware.parse(request["topology"])
     planned = planned_run.read(request["gin_files"], request["bindings"], request["search_paths"])
@@ -143,7 +142,7 @@ def _report(
 
 
 def options(topology: hardware.Topology) -> dict[str, Any]:
-    """What `get_topology_desc` takes for a topology: v4 and v5p have two cores per chip that work as one."""
+    """Arguments of `get_topology_desc` for a topology: v4 and v5p have two cores per chip that act as one."""
     more: dict[str, Any] = {"num_slices": topology.slices} if topology.slices > 1 else {}
     if topology.chip.family == "v4":
         more["chip_config_name"] = "megacore"

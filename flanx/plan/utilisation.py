@@ -1,8 +1,8 @@
-"""How near a run comes to its chips' peak: model FLOPs utilisation, MFU (PaLM, arXiv:2204.02311, appendix B).
+"""How close a run comes to its chips' peak: model FLOPs utilisation, MFU (PaLM, arXiv:2204.02311, appendix B).
 
 MFU = model FLOPs of a step / (chips x peak FLOP/s x seconds of a step). Model FLOPs are those of `flanx plan`: forward
-and backward over all positions of a batch, padding included, nothing recomputed. The peak is dense bfloat16, whatever
-the run's types are.
+and backward over all positions of a batch, padding included, without recomputation. The peak is for dense bfloat16,
+whatever the run's dtypes.
 """
 
 from collections.abc import Mapping
@@ -19,11 +19,11 @@ MEASURED = "measured"
 def full_speed(
     trainer: Trainer, batch_size: int, lengths: Mapping[str, int], devices: Any, peak: float | str | None = None
 ) -> float | None:
-    """Steps per second at which `devices`, an array of jax.Device, would compute at their peak; None: not known.
+    """Steps per second if `devices`, an array of jax.Device, computed at their peak; None if unknown.
 
-    peak: FLOP/s of one of them; "measured": of a product, timed here; None: as published, in `hardware`.
+    peak: FLOP/s of one device; "measured": of a product, timed here; None: as published, in `hardware`.
 
-    None for a run that freezes parameters, too: no count of FLOPs here leaves out the gradients that it does without.
+    Also None for a run that freezes parameters: the FLOP counts here include the gradients that such a run skips.
     """
     if trainer.patterns is not None or set(lengths) != {"inputs", "targets"}:
         return None
