@@ -2,8 +2,8 @@
 
 Letters: B prompts, K beams, M new tokens, V vocabulary.
 
-The rules are those that Hugging Face's `generate(num_beams=K)` follows, so that both give the same tokens: the best 2K
-continuations of K beams are considered; those among the first K that end are kept with the score
+The rules are those of Hugging Face's `generate(num_beams=K)`, so that both give the same tokens: of the best 2K
+continuations of the K beams, those among the first K that end are kept with the score
 sum of log-probabilities / length ** length_penalty; a prompt is finished when its best open beam, scored at the current
 length, is no better than its worst kept one.
 """
@@ -23,7 +23,7 @@ from flanx.decoding.slot import Output
 from flanx.errors import UserError
 from flanx.models import Model, Params
 
-_NEVER = -1e9  # the score of what may not be chosen
+_NEVER = -1e9  # the score of candidates that must not be chosen
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Beam:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass
 class _State:
-    """Open and kept beams; every array but the cache's leads with [B, K]."""
+    """Open and kept beams; every array outside the cache leads with [B, K]."""
 
     length: jax.Array  # i32, tokens so far, the same for all
     cache: Any
@@ -56,7 +56,7 @@ class _State:
 
 
 def _along(x: jax.Array, index: jax.Array) -> jax.Array:
-    """Takes `index` (i32[B, J]) along axis 1 of x [B, K, ...]."""
+    """Gathers `index` (i32[B, J]) along axis 1 of x [B, K, ...]."""
     return jnp.take_along_axis(x, index.reshape(*index.shape, *([1] * (x.ndim - 2))), axis=1)
 
 
@@ -71,7 +71,7 @@ def _search(
     eos_id: int,
     shared: tuple[bool, ...],
 ) -> _State:
-    """Searches for i32[B, S] until no prompt can improve."""
+    """Runs the search on i32[B, S] until no prompt can improve."""
     rows, beams = inputs.shape[0], method.beams
     filled, token = row_block.prefill(model, params, inputs, max_new)
     scores = jnp.full((rows, beams), _NEVER).at[:, 0].set(0.0)  # all beams are equal at first: extend only one
@@ -94,7 +94,7 @@ def _search(
 def _extend(
     model: Model, params: Params, state: _State, *, method: Beam, eos_id: int, shared: tuple[bool, ...]
 ) -> _State:
-    """One token more for every open beam."""
+    """Extends every open beam by one token."""
     rows, beams, limit = state.open.shape
     logits, after = kv_cache.step(model, params, state.cache, state.token, shared)
     vocab = logits.shape[-1]
@@ -105,14 +105,14 @@ def _extend(
     length = state.length + 1
     ends = (token == eos_id) | (length >= limit)
 
-    # Keep what ends, if it is among the first K and its prompt is still active.
+    # Keep finished candidates that are among the first K, if their prompt is still active.
     may = ends & (jnp.arange(2 * beams) < beams)[None] & state.active[:, None]
     new_score = jnp.where(may, score / length.astype(jnp.float32) ** method.length_penalty, _NEVER)
     kept_score, best = jax.lax.top_k(jnp.concatenate([state.kept_score, new_score], axis=1), beams)
     kept = _along(jnp.concatenate([state.kept, text], axis=1), best)
     kept_length = _along(jnp.concatenate([state.kept_length, jnp.where(may, length, 0)], axis=1), best)
 
-    # Continue with the K best that do not end.
+    # Continue with the K best candidates that do not end.
     open_score, best = jax.lax.top_k(jnp.where(ends, score + _NEVER, score), beams)
     parent, token, text = _along(parent, best), _along(token, best), _along(text, best)
 

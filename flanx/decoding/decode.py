@@ -1,12 +1,12 @@
-"""Decoding over the Model protocol: prefill, then cached steps under jit; greedy, sampling, n samples of one prompt.
+"""Decoding over the Model protocol: prefill, then cached steps under jit; greedy, sampling, n samples per prompt.
 
-Letters: B rows (prompts in flight), n samples of a prompt at the same time, S prompt length, M new tokens at most, V
+Letters: B rows (prompts in flight), n concurrent samples per prompt, S prompt length, M maximum new tokens, V
 vocabulary.
 
-The cache is a pytree with B on axis 0; n samples share one encoding of their prompt, in memory as well as in time
+The cache is a pytree with B on axis 0; n samples share one encoding of their prompt, saving both memory and time
 (`flanx/decoding/kv_cache.py`).
 
-What is drawn for a prompt depends on (prompt, seed, sample number) alone, never on its row, batch, bucket or mesh.
+What is sampled for a prompt depends only on (prompt, seed, sample number), never on its row, batch, bucket or mesh.
 """
 
 import dataclasses
@@ -27,13 +27,13 @@ from flanx.decoding.state import State, advance_rows, start_rows
 from flanx.errors import UserError
 from flanx.models import Model, Params
 
-STOP_PERIOD = 8  # steps between two checks for stop texts, and for lanes that another sample may take
+STOP_PERIOD = 8  # steps between checks for stop texts and for lanes free to take another sample
 
 
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """How the next token is drawn. temperature 0 is greedy; top_k 0 and top_p 1 keep the whole vocabulary."""
+    """How the next token is sampled. temperature 0 is greedy; top_k 0 and top_p 1 keep the whole vocabulary."""
 
     temperature: float = 0.0
     top_k: int = 0
@@ -53,9 +53,9 @@ class Sample:
         width = self.top_k if 0 < self.top_k < logits.shape[-1] else logits.shape[-1]
         if width == logits.shape[-1] and self.top_p == 1:
             values, tokens = logits / self.temperature, None
-        else:  # sorted from the likeliest down, as nucleus sampling needs it
+        else:  # sorted by descending probability, for nucleus sampling
             values, tokens = largest.top_k(logits / self.temperature, width)
-        if self.top_p < 1:  # keep tokens until the nucleus is full; the first always stays
+        if self.top_p < 1:  # keep tokens until the nucleus is full; the first is always kept
             share = jax.nn.softmax(values, axis=-1)
             values = jnp.where(jnp.cumsum(share, axis=-1) - share < self.top_p, values, -jnp.inf)
         noise = jax.vmap(jax.vmap(lambda key: jax.random.gumbel(key, (values.shape[-1],))))(keys)
@@ -69,7 +69,7 @@ GREEDY = Sample()
 
 
 def prompt_key(prompt: Prompt, seed: int) -> np.ndarray:
-    """u32[2] from the prompt's tokens and the seed."""
+    """u32[2] derived from the prompt's tokens and the seed."""
     digest = hashlib.sha256(np.asarray([seed, *prompt], np.int64).tobytes()).digest()
     return np.frombuffer(digest[:8], "<u4")
 
@@ -89,13 +89,13 @@ def stream(
     scored: bool = False,
     batching: Batching = DEFAULT_BATCHING,
 ) -> Iterator[tuple[int, Output]]:
-    """Decodes every prompt and yields (prompt number, Output) as prompts finish, in no fixed order.
+    """Decodes every prompt and yields (prompt number, Output) as prompts finish, in no particular order.
 
     Args:
-      prompts: token lists, as the model takes them (with their end-of-sequence token where it was trained so).
-      max_new: new tokens at most, end-of-sequence included.
-      stop: whether an output so far holds a text that ends it; an output is cut to the shortest that does.
-      decided: asked when samples of a prompt are done: whether it needs no more of them; its output has those alone.
+      prompts: token lists as the model expects them (with an end-of-sequence token if it was trained with one).
+      max_new: maximum number of new tokens, end-of-sequence included.
+      stop: whether the output so far contains a stop text; an output is cut to its shortest prefix that does.
+      decided: called when samples of a prompt finish; True: it needs no more, and its output has only those.
       scored: whether outputs carry the log-probabilities of their samples.
     """
     shared = kv_cache.shared_leaves(model, params, max_new) if samples > 1 else ()
@@ -137,6 +137,6 @@ def _of_group(
 
 
 def generate(model: Model, params: Params, prompts: Sequence[Prompt], **options: Any) -> list[Output]:
-    """`stream`, collected in the order of the prompts."""
+    """`stream`, collected in prompt order."""
     outputs = dict(stream(model, params, prompts, **options))
     return [outputs[number] for number in range(len(prompts))]

@@ -1,8 +1,8 @@
 """The cache of a prompt, shared by its samples, beams or answer options.
 
-Letters: B prompts, n samples of each, V vocabulary. Leaves of the cache that a decoding step returns untouched (an
-encoder's keys and values) are held once per prompt; the others get the sample axis n before B, where `jax.vmap` wants
-it: behind B, XLA's CPU compiler turns all of them around in every step, a third of its time with 40 samples.
+Letters: B prompts, n samples of each, V vocabulary. Cache leaves that a decoding step returns unchanged (an encoder's
+keys and values) are stored once per prompt; the others get the sample axis n before B, the layout `jax.vmap` prefers:
+with n after B, XLA's CPU compiler transposes all of them in every step, a third of its time with 40 samples.
 """
 
 import functools
@@ -16,7 +16,7 @@ from flanx.models import Model, Params
 
 @functools.cache
 def _shared(model: Model, max_new: int, structure: Any) -> tuple[bool, ...]:
-    """Which leaves of the cache a decoding step returns untouched, read off its jaxpr."""
+    """Which leaves of the cache a decoding step returns unchanged, read off its jaxpr."""
     params = jax.tree.unflatten(*structure)
 
     def step(params: Params, inputs: jax.Array) -> Any:
@@ -33,13 +33,13 @@ def _shared(model: Model, max_new: int, structure: Any) -> tuple[bool, ...]:
 
 
 def shared_leaves(model: Model, params: Params, max_new: int) -> tuple[bool, ...]:
-    """For each leaf of the cache: does it stay the same through decoding (so that samples may share it)?"""
+    """For each leaf of the cache: whether it stays the same during decoding (so that samples can share it)."""
     leaves, tree = jax.tree.flatten(params)
     return _shared(model, max_new, (tree, tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in leaves)))
 
 
 def widen(cache: Any, n: int, shared: tuple[bool, ...]) -> Any:
-    """The cache of B prompts for n samples each: changing leaves [B, ...] -> [n, B, ...]. As it is where n is 1."""
+    """The cache of B prompts for n samples each: changing leaves [B, ...] -> [n, B, ...]. Unchanged if n is 1."""
     if n == 1:
         return cache
     leaves, tree = jax.tree.flatten(cache)
@@ -48,15 +48,15 @@ def widen(cache: Any, n: int, shared: tuple[bool, ...]) -> Any:
 
 
 def reorder(cache: Any, index: jax.Array, shared: tuple[bool, ...]) -> Any:
-    """The widened cache whose sample k of prompt b is what sample index[b, k] was: i32[B, n]."""
+    """The widened cache with sample k of prompt b taken from sample index[b, k]: i32[B, n]."""
     leaves, tree = jax.tree.flatten(cache)
     prompt = jnp.arange(index.shape[0])[None]
     return jax.tree.unflatten(tree, [x if same else x[index.T, prompt] for x, same in zip(leaves, shared, strict=True)])
 
 
 def replace(cache: Any, new: Any, rows: jax.Array, shared: tuple[bool, ...]) -> Any:
-    """The cache with the prompts of `new` at `rows` (i32[R]; a row beyond the end is dropped); `shared`: as it was
-    widened, empty where it was not."""
+    """The cache with the prompts of `new` at `rows` (i32[R]; out-of-range rows are dropped); `shared`: as passed to
+    `widen`, empty if the cache was not widened."""
     leaves, tree = jax.tree.flatten(cache)
     is_wide = [bool(shared) and not same for same in shared or [True] * len(leaves)]
     places = [(slice(None), rows) if wide else (rows,) for wide in is_wide]
@@ -67,12 +67,12 @@ def replace(cache: Any, new: Any, rows: jax.Array, shared: tuple[bool, ...]) -> 
 
 
 def changing(cache: Any, shared: tuple[bool, ...]) -> list[jax.Array]:
-    """The leaves, not widened, that a decoding step changes."""
+    """The leaves of an unwidened cache that a decoding step changes."""
     return [x for x, same in zip(jax.tree.leaves(cache), shared, strict=True) if not same]
 
 
 def restart(cache: Any, fresh: list[jax.Array], begins: jax.Array, shared: tuple[bool, ...]) -> Any:
-    """The widened cache with `changing` leaves as they were at first where bool[B, n] is marked."""
+    """The widened cache with its `changing` leaves reset to `fresh` where `begins` (bool[B, n]) is set."""
     leaves, tree = jax.tree.flatten(cache)
     first = iter(fresh)
     marked = begins.T
@@ -86,7 +86,7 @@ def restart(cache: Any, fresh: list[jax.Array], begins: jax.Array, shared: tuple
 def step(
     model: Model, params: Params, cache: Any, tokens: jax.Array, shared: tuple[bool, ...]
 ) -> tuple[jax.Array, Any]:
-    """One cached step of every sample: (widened cache, i32[B, n]) -> (f32[B, n, V], cache)."""
+    """One cached step for every sample: (widened cache, i32[B, n]) -> (f32[B, n, V], cache)."""
     if tokens.shape[1] == 1:
         logits, cache = model.decode_step(params, cache, tokens[:, 0])
         return logits[:, None], cache

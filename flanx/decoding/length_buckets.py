@@ -1,4 +1,4 @@
-"""Prompts of any length as batches of few shapes: buckets by length, rows of a batch, padding, and back to the host.
+"""Batches prompts of any length into a few shapes: length buckets, rows per batch, padding, fetching to the host.
 
 Letters: B rows of a batch, S prompt length of a bucket.
 """
@@ -20,15 +20,15 @@ Prompt = Sequence[int]
 DevicePut = Callable[[np.ndarray], jax.Array]
 
 SHORTEST = 128
-COMPILATION = 4096  # tokens: a length is compiled for where that saves so many
-FULL_LENGTH = 512  # a batch size is meant for prompts of this length; longer ones go in smaller batches
+COMPILATION = 4096  # tokens: another length is compiled only if that saves this many
+FULL_LENGTH = 512  # the batch size is for prompts of this length; longer ones use smaller batches
 
 
 def bucket_lengths(longest: int, parts: int = 0) -> tuple[int, ...]:
-    """Prompt lengths that may be compiled for, `longest` the last: from 128 on `parts` to an octave.
+    """Candidate prompt lengths to compile for, the last one `longest`: from 128 up, `parts` per octave.
 
-    By default powers of two; on one CPU, where compiling costs less than encoding padding, multiples of 8, beyond 512
-    thirty-two to an octave.
+    By default powers of two; on one CPU, where compiling costs less than encoding padding, multiples of 8, and above
+    512 thirty-two per octave.
     """
     first, parts = (8, 32) if not parts and row_block.on_one_cpu() else (SHORTEST, parts or 1)
     octaves = itertools.takewhile(lambda base: base < longest, (first << n for n in itertools.count()))
@@ -37,10 +37,10 @@ def bucket_lengths(longest: int, parts: int = 0) -> tuple[int, ...]:
 
 
 def buckets_of(prompts: Sequence[Prompt], lengths: Sequence[int], batch_size: int) -> dict[int, list[int]]:
-    """Prompt numbers by the length that holds them, longest first, so that a lack of memory shows at once.
+    """Prompt numbers by the length they are padded to, longest first, so that running out of memory shows at once.
 
-    Of the lengths those are used with which the fewest tokens are encoded, padding and empty rows included, a length
-    counting as `COMPILATION` of them.
+    The lengths used are those that minimize the number of encoded tokens, padding and empty rows included, with each
+    length counting as `COMPILATION` tokens.
     """
     ordered, held = sorted(lengths), dict[int, list[int]]()
     for number, prompt in enumerate(prompts):
@@ -50,7 +50,7 @@ def buckets_of(prompts: Sequence[Prompt], lengths: Sequence[int], batch_size: in
             raise UserError(text)
         held.setdefault(ordered[place], []).append(number)
     used = sorted(held)
-    # cheapest[n]: the cost of the first n lengths in use, and how many of them lie below the bucket that ends there
+    # cheapest[n]: the cost of the first n lengths in use, and how many of them are below the bucket that ends there
     cheapest: list[tuple[int, int]] = [(0, 0)]
     for end, length in enumerate(used, 1):
         found, count = [], 0
@@ -68,10 +68,10 @@ def buckets_of(prompts: Sequence[Prompt], lengths: Sequence[int], batch_size: in
 
 
 def rows_of(count: int, batch_size: int, length: int) -> int:
-    """Rows of a batch for `count` prompts: `batch_size` at most, so many fewer as prompts are longer than 512 tokens.
+    """Rows per batch for `count` prompts: at most `batch_size`, and proportionally fewer for more than 512 tokens.
 
-    As few batches as that allows, of equal size, so that the last one is not half empty; a multiple of 8, on one CPU
-    of 4, or up to three.
+    As few batches as that allows, of equal size, so that the last one is not half empty; a multiple of 8, or on one
+    CPU a multiple of 4 or up to three.
     """
     rows = min(batch_size, max(8, batch_size * FULL_LENGTH // length // 8 * 8))
     batches = -(-max(count, 1) // rows)
@@ -81,7 +81,7 @@ def rows_of(count: int, batch_size: int, length: int) -> int:
 
 
 def pad_rows(prompts: Sequence[Prompt], rows: int, length: int) -> np.ndarray:
-    """i32[rows, length], prompts from the left, zeros after them and in the rows left over."""
+    """i32[rows, length], prompts left-aligned, zeros after them and in unused rows."""
     array = np.zeros((rows, length), np.int32)
     for row, prompt in enumerate(prompts):
         array[row, : len(prompt)] = prompt
@@ -93,11 +93,11 @@ class Batching:
     """How prompts are decoded together.
 
     Attributes:
-      size: prompts of a batch; fewer where they have more than 512 tokens.
-      lengths: prompt lengths to compile for; none given: those of `bucket_lengths` up to the longest prompt.
-      refill: rows that finish before waiting prompts take them; 0: a quarter of the batch, and only where outputs may
-        be long (64 new tokens or more), since a refill costs one more compilation and a copy of the rows.
-      device_put: puts a host array with rows on axis 0 on the devices (a mesh: over its data axis).
+      size: prompts per batch; fewer if they have more than 512 tokens.
+      lengths: prompt lengths to compile for; empty: those of `bucket_lengths` up to the longest prompt.
+      refill: how many rows must finish before waiting prompts take them; 0: a quarter of the batch, and only if outputs
+        may be long (64 new tokens or more), since a refill costs one more compilation and a copy of the rows.
+      device_put: puts a host array with rows on axis 0 on the devices (on a mesh, sharded over its data axis).
     """
 
     size: int = 64
@@ -106,12 +106,12 @@ class Batching:
     device_put: DevicePut = jnp.asarray
 
     def buckets(self, prompts: Sequence[Prompt]) -> dict[int, list[int]]:
-        """Prompt numbers by the length that they are padded to; see `buckets_of`."""
+        """Prompt numbers by the length they are padded to; see `buckets_of`."""
         lengths = self.lengths or bucket_lengths(max((len(prompt) for prompt in prompts), default=1))
         return buckets_of(prompts, lengths, self.size)
 
     def batches(self, prompts: Sequence[Prompt]) -> Iterator[tuple[list[int], np.ndarray]]:
-        """Prompt numbers and i32[B, S] of every batch; rows beyond the numbers are zeros."""
+        """Prompt numbers and i32[B, S] of every batch; rows past the last prompt are zeros."""
         for length, numbers in self.buckets(prompts).items():
             rows = rows_of(len(numbers), self.size, length)
             for first in range(0, len(numbers), rows):
@@ -123,7 +123,7 @@ DEFAULT_BATCHING = Batching()
 
 
 def fetch(x: jax.Array) -> np.ndarray:
-    """The whole array on this host, whichever devices hold its shards."""
+    """The whole array on this host, wherever its shards are."""
     if x.is_fully_addressable:
         return np.asarray(x)
     return np.asarray(multihost_utils.process_allgather(x, tiled=True))

@@ -1,6 +1,6 @@
-"""Log-probabilities of given continuations: the prompt is encoded once for all of its options.
+"""Log-probabilities of given continuations: each prompt is encoded once for all of its options.
 
-Letters: B prompts, O options of a prompt, L tokens of the longest option, V vocabulary.
+Letters: B prompts, O options per prompt, L tokens of the longest option, V vocabulary.
 """
 
 import functools
@@ -29,8 +29,8 @@ def _score(
     shared: tuple[bool, ...],
     matches: bool,
 ) -> tuple[jax.Array, jax.Array | None]:
-    """i32[B, S], i32[B, O, L] (0 after each option) -> f32[B, O], sums of log-probabilities; with `matches` bool[B, O],
-    whether every token is the most likely one."""
+    """i32[B, S], i32[B, O, L] (0 after each option) -> f32[B, O], sums of log-probabilities; with `matches` also
+    bool[B, O], whether every token is the most likely one."""
     rows, count, length = options.shape
     filled, token = row_block.prefill(model, params, inputs, length, prefix)
     start = jnp.broadcast_to(token[:, None], (rows, count)).astype(jnp.int32)
@@ -58,7 +58,7 @@ def score(
 ) -> list[np.ndarray]:
     """For each prompt, the log-probability (f64[O], natural logarithm) of each of its options as a continuation.
 
-    Raises UserError for a prompt without options or an empty one; NaN logits come back as NaN.
+    Raises UserError for a prompt without options or an empty one; NaN logits give NaN.
     """
     return [sums for sums, _ in _scores(model, params, prompts, options, batching, matches=False)]
 
@@ -71,7 +71,7 @@ def score_and_match(
     *,
     batching: Batching = DEFAULT_BATCHING,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """`score`, and for each option (bool[O]) whether greedy decoding would write it."""
+    """`score`, and for each option (bool[O]) whether greedy decoding would produce it."""
     return _scores(model, params, prompts, options, batching, matches=True)
 
 
@@ -83,10 +83,10 @@ def _scores(
     batching: Batching,
     matches: bool,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """(log-probabilities, matches: zeros where they are not asked for) of each prompt's options.
+    """(log-probabilities, matches, which are zeros if not requested) of each prompt's options.
 
-    Options of one token (the letters of a multiple-choice question) cost one decoding step. A prompt may have fewer
-    options than another.
+    One-token options (the letters of a multiple-choice question) cost one decoding step. Prompts may differ in their
+    number of options.
     """
     for number, each in enumerate(options):
         if not each or not all(each):

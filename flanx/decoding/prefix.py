@@ -1,4 +1,4 @@
-"""Prompts that begin alike, as few-shot prompts of one task do: a decoder-only model reads what they share once.
+"""Prompts with a common prefix, such as few-shot prompts of one task: a decoder-only model reads the prefix once.
 
 Letters: B rows, P tokens of a prefix.
 """
@@ -14,20 +14,19 @@ import numpy as np
 from flanx.decoding.length_buckets import COMPILATION, DevicePut, Prompt
 from flanx.models import Cache, Model, Params
 
-STEP = 64  # a prefix has a multiple of so many tokens, so that few lengths are compiled for
+STEP = 64  # prefix lengths are multiples of this, so that few lengths are compiled
 
 
 class Group(NamedTuple):
-    """Prompts with a prefix: their numbers, and the tokens that all of them begin with, none where `numbers` share
-    nothing that is worth it."""
+    """Prompts with a common prefix: their numbers, and the prefix tokens, empty if sharing a prefix does not pay."""
 
     numbers: list[int]
     prefix: tuple[int, ...]
 
 
 def groups_of(model: Model, prompts: Sequence[Prompt]) -> list[Group]:
-    """The prompts in groups that share at least half of each prompt, where that saves as many tokens as a compilation
-    is worth; last those that share nothing. Of a model that reads inputs both ways none do."""
+    """Groups of prompts that share at least half of each prompt, if that saves more tokens than a compilation costs;
+    the ungrouped ones come last. With a model that reads inputs bidirectionally, no prompts are grouped."""
     if not model.shares_prefix:
         return [Group(list(range(len(prompts))), ())]
     arrays = [np.asarray(prompt, np.int32) for prompt in prompts]
@@ -43,8 +42,8 @@ def groups_of(model: Model, prompts: Sequence[Prompt]) -> list[Group]:
 
 
 def _runs(arrays: Sequence[np.ndarray], order: Sequence[int]) -> Iterator[tuple[list[int], int]]:
-    """Neighbours of a sorted order that share at least half of each prompt, and how many tokens they share, which
-    leaves each a token of its own."""
+    """Runs of neighbours in sorted order that share at least half of each prompt, and how many tokens they share; each
+    keeps at least one token of its own."""
     run, shared, longest = list(order[:1]), 0, 0
     for before, number in itertools.pairwise(order):
         both = min(len(arrays[before]), len(arrays[number]))
@@ -68,5 +67,5 @@ def _read(model: Model, params: Params, tokens: jax.Array) -> Cache:
 
 
 def read(model: Model, params: Params, prefix: Sequence[int], device_put: DevicePut) -> Cache | None:
-    """The cache of a prefix, one row of P tokens; None for an empty one."""
+    """The cache of a prefix, one row of P tokens; None if the prefix is empty."""
     return _read(model, params, device_put(np.asarray([prefix], np.int32))) if prefix else None

@@ -1,7 +1,7 @@
-"""The prompts of a batch encoded a few rows at a time where that is faster, as on a CPU.
+"""Encodes the prompts of a batch a few rows at a time where that is faster, as on a CPU.
 
-There a product runs at its full rate from some thousand tokens on, and whatever a layer makes of more rows than those
-leaves the caches between two operations. Letters: B rows, S prompt length.
+There a matrix product reaches its full rate at about a thousand tokens, and with more rows than that a layer's
+activations fall out of the CPU caches between operations. Letters: B rows, S prompt length.
 """
 
 import os
@@ -10,13 +10,13 @@ import jax
 
 from flanx.models import Cache, Model, Params
 
-TOKENS_OF_A_CORE = 1024  # 2 to 8 rows of 512 on two cores are alike (docs/performance.md)
+TOKENS_OF_A_CORE = 1024  # 2 to 8 rows of 512 on two cores perform alike (docs/performance.md)
 
 
 def prefill(
     model: Model, params: Params, inputs: jax.Array, max_new: int, prefix: Cache | None = None
 ) -> tuple[Cache, jax.Array]:
-    """`model.prefill` of i32[B, S], or `prefill_after` a prefix, block after block: the same cache and first tokens."""
+    """`model.prefill` of i32[B, S], or `prefill_after` a prefix, block by block: the same cache and first tokens."""
     rows, length = inputs.shape
     block = block_rows(rows, length)
 
@@ -32,9 +32,9 @@ def prefill(
 
 
 def block_rows(rows: int, length: int) -> int:
-    """Rows of a block, of which B is a multiple; all rows where they are not on one CPU.
+    """Rows per block, a divisor of B; all rows unless they are on one CPU.
 
-    At least half of what the cores have work for: a number of rows that has no such divisor stays whole.
+    A block has at least half the rows that the cores can handle at full rate; without such a divisor B is not split.
     """
     if not on_one_cpu():
         return rows
@@ -44,10 +44,10 @@ def block_rows(rows: int, length: int) -> int:
 
 
 def on_one_cpu() -> bool:
-    """Whether all rows are computed by one CPU, which takes as long for an empty row as for another."""
+    """Whether all rows are computed by one CPU, where an empty row takes as long as any other."""
     return jax.default_backend() == "cpu" and jax.device_count() == 1
 
 
 def cores() -> int:
-    """Cores that this process may use."""
+    """Number of cores available to this process."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,6 +1,6 @@
-"""The rows of one batch, the prompts and samples that take turns in them, and what comes out.
+"""The rows of one batch, the prompts and samples that occupy them one after another, and their outputs.
 
-Letters: B rows, n samples of a prompt at the same time (its lanes), M new tokens at most.
+Letters: B rows, n concurrent samples per prompt (its lanes), M maximum new tokens.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from flanx.decoding.length_buckets import DevicePut, fetch
 from flanx.decoding.state import State, finish_samples, replace_rows, restart_samples
 
 Stop = Callable[[list[int]], bool]
-# (prompt number, {sample number: (its tokens, whether it ended)} of those that are done) -> the others change nothing
+# (prompt number, {sample number: (its tokens, whether it ended)} of finished samples) -> whether the rest is not needed
 Decided = Callable[[int, Mapping[int, tuple[list[int], bool]]], bool]
 
 
@@ -22,12 +22,12 @@ class Output:
     """The result of one prompt.
 
     Attributes:
-      tokens: the new tokens of each sample (or beam, best first), end-of-sequence left out; of a prompt that was
-        decided early of the samples that were done then, in their order.
+      tokens: the new tokens of each sample (or beam, best first), without end-of-sequence; for a prompt that was
+        decided early, only of the samples finished by then, in their order.
       ended: whether each sample reached its end-of-sequence token or a stop text; False: truncated at max_new.
-      non_finite: the logits held a NaN or an infinity; the tokens mean nothing.
-      scores: log-probabilities (natural logarithm): of beams, length-normalized; of samples where they are asked for,
-        the sum over the tokens, the end of sequence included, at temperature 1 whatever they were drawn at.
+      non_finite: the logits contained a NaN or an infinity; the tokens are meaningless.
+      scores: log-probabilities (natural logarithm): of beams, length-normalized; of samples, if requested, summed over
+        the tokens, end-of-sequence included, at temperature 1 whatever the sampling temperature was.
     """
 
     tokens: list[list[int]]
@@ -37,20 +37,20 @@ class Output:
 
 
 class _Sample(NamedTuple):
-    """What a sample came to: its tokens, and the log-probability of each where they are asked for."""
+    """A finished sample: its tokens, and the log-probability of each if requested."""
 
     tokens: list[int]
     logp: np.ndarray
 
 
 class Slots:
-    """The rows of one batch, the prompts that they decode, and those that wait for a free row.
+    """The rows of one batch, the prompts that they decode, and those waiting for a free row.
 
-    A prompt with more samples than lanes has the next one begin in a lane whose sample has ended.
+    If a prompt has more samples than lanes, the next sample starts in a lane whose sample has ended.
 
     Attributes:
       prompt: the number of the prompt in each row; None: the row is free.
-      state: of all rows, on the devices.
+      state: the state of all rows, on the devices.
     """
 
     state: State
@@ -68,32 +68,32 @@ class Slots:
         """Fills the first rows.
 
         Args:
-          start: (prompt numbers, rows) -> the state of a batch of so many rows, the prompts in the first of them.
+          start: (prompt numbers, rows) -> the state of a batch of that many rows, with the prompts in the first ones.
           refill: how many rows must be free before waiting prompts take them.
           shared: which leaves of the cache a prompt's samples share.
-          samples: of each prompt, of which the lanes hold the first at the start.
-          decided: whether a prompt needs no more samples than those that are done.
+          samples: samples per prompt; the lanes start with the first ones.
+          decided: whether a prompt needs no samples beyond the finished ones.
         """
         self._start, self._refill, self._shared, self._samples = start, refill, shared, samples
         self._decided = decided
         self._waiting = list(reversed(numbers))
         self.prompt: list[int | None] = [None] * rows
-        self._kept: list[dict[int, _Sample]] = [{} for _ in range(rows)]  # of each row's prompt, by number
+        self._kept: list[dict[int, _Sample]] = [{} for _ in range(rows)]  # each row's finished samples, by number
         self._begun = [0] * rows
         self.fill()
 
     @property
     def busy(self) -> bool:
-        """Whether any row decodes a prompt."""
+        """Whether any row is decoding a prompt."""
         return any(number is not None for number in self.prompt)
 
     @property
     def until(self) -> int:
-        """How many rows must be free for the host to have something to do."""
+        """How many rows must be free before the host has something to do."""
         return self._refill if self._waiting else len(self.prompt)
 
     def fill(self) -> None:
-        """Gives free rows to waiting prompts: all rows at once where all are free, else `refill` of them."""
+        """Assigns free rows to waiting prompts: all rows at once if all are free, else `refill` of them."""
         free, rows = [row for row, number in enumerate(self.prompt) if number is None], len(self.prompt)
         if not self._waiting or len(free) < self._refill:
             return
@@ -111,8 +111,8 @@ class Slots:
             self._kept[row], self._begun[row] = {}, self.state.sample.shape[1]
 
     def free(self, eos_id: int, stop: Stop | None, device_put: DevicePut) -> list[tuple[int, Output]]:
-        """Frees the rows that are done, by themselves or by a stop text, or are decided: (prompt number, its output) of
-        each. Lanes that are done before their row take the next sample."""
+        """Frees rows that are done, at a stop text or otherwise, or decided; returns (prompt number, output) for each.
+        Lanes that are done before their row take the next sample."""
         state = self.state
         arrays = state.done, state.out, state.length, state.non_finite, state.sample
         done, out, length, non_finite, sample = map(fetch, arrays)
@@ -149,7 +149,7 @@ class Slots:
         return outputs
 
     def _is_decided(self, number: int, kept: Mapping[int, _Sample], eos_id: int, stop: Stop | None) -> bool:
-        """Whether the samples that a prompt has are enough, though others are not done."""
+        """Whether a prompt's finished samples suffice, although others are not done."""
         if self._decided is None or len(kept) == self._samples:
             return False
         found = _output(list(kept.values()), False, eos_id, stop, False)
@@ -157,7 +157,7 @@ class Slots:
 
 
 def _stopped(done: np.ndarray, out: np.ndarray, length: np.ndarray, stop: Stop) -> np.ndarray:
-    """Which open samples, bool[B, n], hold a stop text."""
+    """Which open samples, bool[B, n], contain a stop text."""
     stopped = np.zeros_like(done)
     for row, sample in np.argwhere(~done):
         stopped[row, sample] = stop(out[row, sample, : length[row, sample]].tolist())
@@ -170,7 +170,7 @@ def _output(kept: Sequence[_Sample], non_finite: bool, eos_id: int, stop: Stop |
     lists = [each.tokens[:-1] if end else each.tokens for each, end in zip(kept, ended, strict=True)]
     counted = [len(each.tokens) for each in kept]
     for i, tokens in enumerate(lists):
-        if stop and stop(tokens):  # however many tokens it has beyond the stop text
+        if stop and stop(tokens):  # it may have tokens past the stop text
             lists[i] = next((tokens[:n] for n in range(len(tokens)) if stop(tokens[:n])), tokens)
             ended[i], counted[i] = True, len(lists[i])
     sums = (float(each.logp[:count].sum(dtype=np.float64)) for each, count in zip(kept, counted, strict=True))
@@ -178,6 +178,6 @@ def _output(kept: Sequence[_Sample], non_finite: bool, eos_id: int, stop: Stop |
 
 
 def lanes_of(samples: int) -> int:
-    """Samples of a prompt that decode at the same time where an idle one costs as much as another: half of them, eight
-    or more, so that the shortest do not wait for the longest. With fewer, a step's products have too little to do."""
+    """Concurrent samples per prompt where an idle lane costs as much as a busy one: half of them, at least eight, so
+    that the shortest do not wait for the longest. With fewer, the matrix products of a step are too small."""
     return min(samples, max(8, -(-samples // 2)))

@@ -1,9 +1,9 @@
-"""Continuous batching: rows that decode prompts which come and go, each with settings of its own, in one program.
+"""Continuous batching: rows whose prompts come and go, each with its own sampling settings, in one program.
 
-Letters: B rows, S prompt length, M new tokens at most, V vocabulary; n, the samples of a row, is 1.
+Letters: B rows, S prompt length, M maximum new tokens, V vocabulary; n, the samples per row, is 1.
 
-What a row decodes is what `decode.stream` decodes for its prompt, method, seed and sample number, whatever is in the
-other rows.
+A row decodes what `decode.stream` decodes for its prompt, method, seed and sample number, whatever is in the other
+rows.
 """
 
 import dataclasses
@@ -21,13 +21,13 @@ from flanx.decoding.length_buckets import DevicePut, Prompt, fetch
 from flanx.decoding.state import State, advance_rows, finish_samples, start_rows
 from flanx.models import Model, Params
 
-NARROW = 64  # the most tokens that top-k keeps without a sort of the whole vocabulary; the paper draws from 40
+NARROW = 64  # largest top-k that avoids sorting the whole vocabulary; the paper samples from 40
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class SampleByRow:
-    """`Sample` with its own settings for each row, in one program for all of them: it picks what that would."""
+    """`Sample` with per-row settings, in one program for all of them; each row picks what its own `Sample` would."""
 
     temperature: jax.typing.ArrayLike  # f32[B]
     top_k: jax.typing.ArrayLike  # i32[B]
@@ -36,8 +36,8 @@ class SampleByRow:
     draws: ClassVar[bool] = True
 
     def pick(self, logits: jax.Array, keys: jax.Array) -> jax.Array:
-        """Draws one token per row: f32[B, n, V], keys [B, n] -> i32[B, n]. A batch that is greedy makes no noise,
-        one that keeps the whole vocabulary sorts nothing, and one with few tokens a row sorts no more than those."""
+        """Samples one token per row: f32[B, n, V], keys [B, n] -> i32[B, n]. A greedy batch draws no noise, one that
+        keeps the whole vocabulary does not sort, and one with small top-k in every row sorts only that many."""
         size = logits.shape[-1]
         temperature, top_k, top_p = (jnp.asarray(x)[:, None, None] for x in (self.temperature, self.top_k, self.top_p))
         is_drawn = temperature > 0
@@ -71,8 +71,8 @@ class Progress(NamedTuple):
 
     Attributes:
       tokens: without the end of sequence.
-      ended: the end of sequence came; done: nothing follows, as after M tokens, too.
-      non_finite: the logits held a NaN or an infinity; the tokens mean nothing.
+      ended: the end of sequence was reached; done: nothing follows, also true after M tokens.
+      non_finite: the logits contained a NaN or an infinity; the tokens are meaningless.
     """
 
     tokens: list[int]
@@ -85,7 +85,7 @@ class Progress(NamedTuple):
 def place_row(state: State, new: State, row: jax.Array, sample: jax.Array) -> State:
     """Puts the one row of `new` at `row` (i32[]) as sample number `sample` (i32[]).
 
-    A prompt that was padded to less than S has a shorter cache: zeros fill it up, which no step reads.
+    A prompt padded to less than S has a shorter cache, which is filled up with zeros that no step reads.
     """
 
     def put(old: jax.Array, x: jax.Array) -> jax.Array:
@@ -98,12 +98,12 @@ def place_row(state: State, new: State, row: jax.Array, sample: jax.Array) -> St
 class SlotPool:
     """B rows for prompts of at most S tokens and answers of at most M.
 
-    A prompt is encoded by itself, padded to the shortest of `lengths` that holds it, and what it is encoded to is put
-    in a row that is free: one program for each length and one for the steps are all that is compiled. The rows are
-    made with the first prompt. What was encoded last is kept, so that samples of a prompt share its encoding.
+    Each prompt is encoded by itself, padded to the shortest of `lengths` that fits it, and its encoding is put in a
+    free row: only one program per length and one for the steps are compiled. The rows are created with the first
+    prompt. The last encoding is cached, so that samples of a prompt share it.
 
     Attributes:
-      lengths: of prompts, the longest last: S.
+      lengths: prompt lengths, the longest last: S.
     """
 
     def __init__(
@@ -127,7 +127,7 @@ class SlotPool:
 
     @property
     def is_busy(self) -> bool:
-        """Whether any row decodes a prompt."""
+        """Whether any row is decoding a prompt."""
         return any(self._methods)
 
     @property
@@ -136,7 +136,7 @@ class SlotPool:
         return not all(self._methods)
 
     def add(self, prompt: Prompt, method: Sample, seed: int = 0, sample: int = 0) -> int:
-        """Encodes a prompt and gives it a free row, of which there must be one; the row's number."""
+        """Encodes a prompt and puts it in a free row, of which there must be one; returns the row's number."""
         row = self._methods.index(None)
         new = self._encode(tuple(prompt), seed)
         self._state = place_row(self._state or self._empty(), new, np.int32(row), np.int32(sample))
@@ -144,7 +144,7 @@ class SlotPool:
         return row
 
     def _encode(self, prompt: tuple[int, ...], seed: int) -> State:
-        """One row, in which the prompt has been read."""
+        """The state of one row after reading the prompt."""
         if self._encoded is None or self._encoded[0] != (prompt, seed):
             arrays = self._arrays(1, next(length for length in self.lengths if length >= len(prompt)))
             arrays[0][0, : len(prompt)] = prompt
@@ -153,7 +153,7 @@ class SlotPool:
         return self._encoded[1]
 
     def step(self, steps: int) -> dict[int, Progress]:
-        """Decodes `steps` more tokens of every row that is not done: {row: its progress} of all that are not free."""
+        """Decodes `steps` more tokens in every unfinished row; returns {row: its progress} for all rows in use."""
         if self._state is None:
             return {}
         methods = [method or Sample() for method in self._methods]
@@ -174,7 +174,7 @@ class SlotPool:
         return found
 
     def release(self, rows: Iterable[int]) -> None:
-        """Frees rows, whether or not they are done."""
+        """Frees rows, whether done or not."""
         freed = np.zeros((len(self._methods), 1), bool)
         for row in rows:
             freed[row], self._methods[row] = True, None
@@ -182,12 +182,12 @@ class SlotPool:
             self._state = finish_samples(self._state, self._device_put(freed))
 
     def _arrays(self, rows: int, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """What `start_rows` takes: prompts, keys, which rows are used, the numbers of the samples."""
+        """Arguments of `start_rows`: prompts, keys, which rows are used, the sample numbers."""
         wide = np.zeros((rows, length), np.int32), np.zeros((rows, 2), np.uint32)
         return *wide, np.zeros(rows, bool), np.zeros((rows, 1), np.int32)
 
     def _empty(self) -> State:
-        """The state of rows that are all free."""
+        """The state with all rows free."""
         shapes = jax.eval_shape(self._start, *self._arrays(len(self._methods), self.lengths[-1]))
         state = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
         return dataclasses.replace(state, done=jnp.ones(state.done.shape, bool))

@@ -1,6 +1,6 @@
 """The rows that decode together, on the devices, and the programs that start, advance, refill and end them.
 
-Letters: B rows (prompts in flight), n samples of a prompt at the same time, S prompt length, M new tokens at most, V
+Letters: B rows (prompts in flight), n concurrent samples per prompt, S prompt length, M maximum new tokens, V
 vocabulary.
 """
 
@@ -16,7 +16,7 @@ from flanx.models import Model, Params
 
 
 class Method(Protocol):
-    """How the next token is chosen: a pytree, of no leaves where it is the same for all rows."""
+    """How the next token is chosen: a pytree, without leaves if it is the same for all rows."""
 
     @property
     def draws(self) -> bool:
@@ -24,7 +24,7 @@ class Method(Protocol):
         ...
 
     def pick(self, logits: jax.Array, keys: jax.Array) -> jax.Array:
-        """One token of each sample: f32[B, n, V], keys [B, n] -> i32[B, n]."""
+        """One token per sample: f32[B, n, V], keys [B, n] -> i32[B, n]."""
         ...
 
 
@@ -34,15 +34,15 @@ class State:
     """B rows in flight. A row is free when all its samples are done."""
 
     cache: Any
-    token: jax.Array  # i32[B, n], what the next step takes
+    token: jax.Array  # i32[B, n], fed to the next step
     out: jax.Array  # i32[B, n, M]
     length: jax.Array  # i32[B, n], new tokens so far
     done: jax.Array  # bool[B, n]
     non_finite: jax.Array  # bool[B]
     key: jax.Array  # u32[B, 2], from the prompt and the seed
-    sample: jax.Array  # i32[B, n], the number of each sample, from which its noise comes, too
-    logp: jax.Array  # f32[B, n, M], log-probabilities of the new tokens; f32[B, n, 0] where nobody asks for them
-    fresh: Any = ()  # what every sample of a row starts with, (token [B], the leaves of the cache that it changes)
+    sample: jax.Array  # i32[B, n], the number of each sample, which also seeds its noise
+    logp: jax.Array  # f32[B, n, M], log-probabilities of the new tokens; f32[B, n, 0] if not requested
+    fresh: Any = ()  # what every sample of a row starts from: (token [B], the cache leaves that change)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "max_new", "shared", "scored", "restarts"))
@@ -60,8 +60,8 @@ def start_rows(
     prefix: Any = None,
     restarts: bool = False,
 ) -> State:
-    """Encodes i32[B, S], behind the cache of a prefix if any, and starts the samples i32[B, n] of every used row
-    (bool[B]); `scored`: `logp` is kept; `restarts`: so is what `restart_samples` needs."""
+    """Encodes i32[B, S], after the cached prefix if any, and starts the samples i32[B, n] of every used row (bool[B]);
+    `scored`: keep `logp`; `restarts`: keep what `restart_samples` needs."""
     cache, token = row_block.prefill(model, params, inputs, max_new, prefix)
     wide = sample.shape
     return State(
@@ -80,7 +80,7 @@ def start_rows(
 
 @functools.partial(jax.jit, static_argnames="shared", donate_argnums=0)
 def replace_rows(state: State, new: State, rows: jax.Array, *, shared: Any) -> State:
-    """Puts the rows of `new` at `rows` (i32[R]; a row beyond the end is dropped)."""
+    """Puts the rows of `new` at `rows` (i32[R]; out-of-range rows are dropped)."""
     rest = jax.tree.map(lambda old, x: old.at[rows].set(x, mode="drop"), _without_cache(state), _without_cache(new))
     return dataclasses.replace(rest, cache=kv_cache.replace(state.cache, new.cache, rows, shared))
 
@@ -91,13 +91,13 @@ def _without_cache(state: State) -> State:
 
 @functools.partial(jax.jit, donate_argnums=0)
 def finish_samples(state: State, done: jax.Array) -> State:
-    """Ends the samples that are marked in bool[B, n]."""
+    """Ends the samples where `done` (bool[B, n]) is set."""
     return dataclasses.replace(state, done=state.done | done)
 
 
 @functools.partial(jax.jit, static_argnames="shared", donate_argnums=0)
 def restart_samples(state: State, begins: jax.Array, sample: jax.Array, *, shared: Any) -> State:
-    """Starts other samples, of the numbers i32[B, n], where bool[B, n] is marked: n of them share a row's prompt."""
+    """Starts new samples, numbered `sample` (i32[B, n]), where `begins` (bool[B, n]) is set, on their row's prompt."""
     token, leaves = state.fresh
     open_ = begins[..., None]
     return dataclasses.replace(
@@ -124,7 +124,7 @@ def advance_rows(
     eos_id: int,
     shared: Any,
 ) -> State:
-    """Steps until `until` rows are free, `steps` times at most."""
+    """Steps until `until` rows are free, at most `steps` times."""
     rows, samples, limit = state.out.shape
 
     def more(carry: tuple[State, jax.Array]) -> jax.Array:
@@ -136,13 +136,13 @@ def advance_rows(
         logits, cache = kv_cache.step(model, params, state.cache, state.token, shared)
         token = method.pick(logits, _keys(state) if method.draws else state.key)
         token = jnp.where(state.done, 0, token)
-        at = jnp.where(state.done, limit, state.length)  # done samples write beyond the end, which drops it
+        at = jnp.where(state.done, limit, state.length)  # done samples write out of range, which is dropped
         place = jnp.arange(rows)[:, None], jnp.arange(samples)[None], at
         out, logp = state.out.at[place].set(token, mode="drop"), state.logp
         if logp.size:
             logp = logp.at[place].set(_logp(logits, token), mode="drop")
         length = state.length + ~state.done
-        finite = jnp.isfinite(logits.sum(axis=-1))  # a maximum may lose a NaN on a CPU, a sum keeps it
+        finite = jnp.isfinite(logits.sum(axis=-1))  # on a CPU a maximum may lose a NaN, a sum does not
         non_finite = state.non_finite | (~finite & ~state.done).any(axis=1)
         done = state.done | (token == eos_id) | (length >= limit) | non_finite[:, None]
         changed = State(cache, token, out, length, done, non_finite, state.key, state.sample, logp, state.fresh)

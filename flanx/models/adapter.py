@@ -44,14 +44,14 @@ class Adapter:
     Attributes:
       rank: r, columns of A and rows of B.
       alpha: the products are scaled by alpha / rank.
-      targets: layers that get a pair: regular expressions, each matching the whole path of a kernel or all of it after
-        some "/": "query", "decoder/.*value", "mlp/wi_[01]", ".*" for all layers.
-      dropout: dropout rate of the inputs of A, in training.
+      targets: layers that get a pair: regular expressions, each for the whole path of a kernel or for what is behind a
+        "/" in it: "query", "decoder/.*value", "mlp/wi_[01]", ".*" for all layers.
+      dropout: of the inputs of A, in training.
       rs: scale by alpha / sqrt(rank) instead.
-      dora: also train a magnitude for every output.
-      base: how the frozen parameters are stored: "float32"; "bfloat16"; "int8" or "nf4" for the kernels of the layers
-        with bfloat16 for the embeddings and the head.
-      start: an adapter of the same base to initialize the pairs from, a run or a PEFT folder; None: new pairs.
+      dora: a magnitude for every output, trained as well.
+      base: how the frozen parameters are kept: "float32"; "bfloat16"; "int8" or "nf4" for the kernels of the layers and
+        bfloat16 for the embeddings and the head.
+      start: an adapter of the same base whose pairs are the first ones, a run or a folder of PEFT; None: new ones.
     """
 
     rank: int = 8

@@ -43,10 +43,10 @@ class T5(LinenModel):
     """Configuration of a T5, implementing the `flanx.models.Model` protocol.
 
     Attributes:
-      mlp_activations: one projection per entry; ("gelu", "linear") is T5.1.1's gated MLP, ("relu",) T5.1.0's plain one.
+      mlp_activations: one product per entry; ("gelu", "linear") is T5.1.1's gated MLP, ("relu",) T5.1.0's plain one.
       tied_head: logits from the embedding table (T5.1.0) instead of a separate head.
-      relative_bias: "stack", one table per stack, or "layer", one per layer (T5X's scalable_t5, umT5).
-      decoder_start_token_id: the first token of the decoder's inputs: T5's 0, or the one in a Hugging Face config.
+      relative_bias: "stack", one table for all layers of a stack, or "layer", one in each (T5X's scalable_t5, umT5).
+      decoder_start_token_id: the first token of the decoder's inputs: T5's 0, or what a Hugging Face config names.
     """
 
     vocab_size: int = 32_128
