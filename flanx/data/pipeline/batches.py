@@ -1,9 +1,9 @@
 """The batch of a step: a pure function of (store, mixture, lengths, batch size, packing, seed, step).
 
-Rows are numbered from 0 without end; batch k is rows k B to (k + 1) B - 1, and a host reads only its own rows.
-Packed, chunk c of the draws (see `sampling`) is rows c R to (c + 1) R - 1 with R fixed for the mixture (see `packing`);
-unpacked, row n is draw n. So neither the step nor the number of hosts changes what a row holds, and any step is found
-at once.
+Rows are numbered from 0 without end; batch k is rows k B to (k + 1) B - 1, and a host reads only its own rows. With
+packing, chunk c of the draws (see `sampling`) is rows c R to (c + 1) R - 1 with R fixed for the mixture (see
+`packing`); without it, row n is draw n. So what a row holds depends neither on the step nor on the number of hosts, and
+any step is found directly.
 """
 
 import dataclasses
@@ -23,9 +23,9 @@ from flanx.data.pipeline.mixture import Mixture
 from flanx.data.store import Store, open_store
 from flanx.errors import UserError
 
-ALGORITHM = 2  # raise it when the same arguments would give other batches
-KEPT = 3  # plans held in memory: a few MB each
-PAGE = 4096  # roughly the bytes that reading one example touches
+ALGORITHM = 2  # increment when the same arguments would give different batches
+KEPT = 3  # plans kept in memory: a few MB each
+PAGE = 4096  # roughly the bytes touched by reading one example
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +48,7 @@ class DatasetConfig:
     warn_epochs: float = 4.0
 
     def open(self, vocab_size: int, packing: str, seed: int) -> "Batches":
-        """The batches for a model's vocabulary and packing, in the order of `seed`; UserError if they do not fit."""
+        """The batches for a model's vocabulary and packing, in the order of `seed`. Raises UserError on a mismatch."""
         opened = open_store(self.store_dir)
         opened.check_vocabulary(vocabularies.load(self.vocabulary).fingerprint)
         if opened.vocabulary_size > vocab_size:
@@ -61,10 +61,10 @@ class DatasetConfig:
 
 
 class Plan(NamedTuple):
-    """Some rows, ready to copy: where the trimmed tokens of their n examples are, in the order of the rows.
+    """Some rows, ready to copy: where the trimmed tokens of their n examples are, in row order.
 
-    volume i64[n], offset i64[n, 2] first token of inputs and of targets, length i64[n, 2] trimmed, cut bool[n, 2]
-    whether trimmed, source i64[n]; row r holds starts[r]:starts[r + 1] of them, starts i64[R + 1].
+    volume i64[n], offset i64[n, 2] first token of inputs and of targets, length i64[n, 2] after trimming, cut
+    bool[n, 2] whether trimmed, source i64[n]; row r holds examples starts[r]:starts[r + 1], starts i64[R + 1].
     """
 
     volume: np.ndarray
@@ -79,12 +79,13 @@ class Batches:
     """Batches of a mixture over a store.
 
     lengths: {"inputs": I, "targets": T}, tokens per side and example; rows are I and T long (encoder_decoder) or I + T
-    (decoder_only). A longer side is trimmed to its length, its last token being the end of sequence.
+    (decoder_only). A longer side is trimmed to its length, keeping the end of sequence as its last token.
 
     Attributes:
       resolved: the mixture's sources in this store.
       tasks: {task: its collection}; batches number the tasks from 1 in this order.
-      capacities: tokens that the sides of a row hold; `sides` i64[2, sides of a row]: lengths @ sides are their tokens.
+      capacities: capacity in tokens of each side of a row; `sides` i64[2, sides of a row]: lengths @ sides is what an
+        example takes of them.
       examples_per_row: the mean number of examples in a row.
     """
 
@@ -113,7 +114,7 @@ class Batches:
         self.order = sampling.Order(self.resolved.arrays(seed), sampling.key(seed, "order"))
         is_joined = packing == "decoder_only"  # inputs and targets in one row
         self.capacities = (sum(self.limits),) if is_joined else self.limits
-        self.sides = np.ones((2, 1), np.int64) if is_joined else np.eye(2, dtype=np.int64)  # lengths @ it: their sizes
+        self.sides = np.ones((2, 1), np.int64) if is_joined else np.eye(2, dtype=np.int64)  # lengths @ sides = sizes
         self._plans: dict[int, Plan] = {}
         self._planning = threading.Lock()
         self._recipe: packer.Recipe | None = None
@@ -126,7 +127,7 @@ class Batches:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of everything that the batches depend on: equal fingerprints, equal batches."""
+        """SHA-256 of everything the batches depend on: equal fingerprints, equal batches."""
         parts = {
             "algorithm": ALGORITHM,
             "sources": [
@@ -141,9 +142,9 @@ class Batches:
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def batch(self, step: int, rows: range | None = None) -> dict[str, np.ndarray]:
-        """The batch of a step, {feature: i32[rows, length]}; `rows` are those of the batch that this host reads.
+        """The batch of a step, {feature: i32[rows, length]}; `rows`: the rows of the batch that this host reads.
 
-        `decoder_task_ids` is not a model feature: the number of each position's task, 0 on padding."""
+        `decoder_task_ids` is not a model feature: it has the task number of each position, 0 on padding."""
         rows = range(self.batch_size) if rows is None else rows
         if rows.step != 1 or rows.start < 0 or rows.stop > self.batch_size:
             raise UserError(f"rows {rows} of a batch of {self.batch_size}")
@@ -157,7 +158,7 @@ class Batches:
         return batch | {"decoder_task_ids": self._task_of[np.append(plan.source, -1)[places]]}
 
     def plan(self, first: int, count: int) -> Plan:
-        """What rows first, ..., first + count - 1 of all rows hold."""
+        """The plan of rows first, ..., first + count - 1."""
         parts: list[Plan] = []
         while count:
             chunk, row, rows_of_chunk = self._find(first)
@@ -173,7 +174,7 @@ class Batches:
         return self._find(step * self.batch_size)[0]
 
     def chunk_plan(self, chunk: int) -> Plan:
-        """What the rows of a chunk hold; threads may ask for chunks ahead, so that no step waits for one."""
+        """The plan of a chunk's rows; threads may request chunks ahead, so that no step waits for one."""
         plan = self._plans.get(chunk)
         if plan is None:
             with self._planning:
@@ -186,7 +187,7 @@ class Batches:
         return plan
 
     def describe(self) -> dict[str, Any]:
-        """What these batches are, for the metadata of a run: JSON-able. `content`: a digest for each task read."""
+        """A JSON-serializable description for a run's metadata. `content`: a digest for each task read."""
         content: dict[str, list[str]] = {}
         for source in self.resolved.sources:
             content.setdefault(source.task.name, []).extend(part.metadata["content"] for part in source.parts)
@@ -203,13 +204,13 @@ class Batches:
         }
 
     def epochs(self, steps: int) -> dict[str, float]:
-        """How often `steps` steps draw each example of a task, in whatever style."""
+        """How often `steps` steps draw each example of a task, over all styles."""
         drawn = steps * self.batch_size * self.examples_per_row
         sizes = {source.task.name: source.task.examples for source in self.resolved.sources}
         return {name: drawn * share / sizes[name] for name, share in self.resolved.tasks.items()}
 
     def _find(self, row: int) -> tuple[int, int, int]:
-        """(chunk, row of the chunk, rows of the chunk) of a row."""
+        """(chunk, row within the chunk, rows in the chunk) of a row."""
         if self._recipe:
             return *divmod(row, self._recipe.rows), self._recipe.rows
         chunk = self.order.chunk_of(row)
@@ -217,7 +218,7 @@ class Batches:
         return chunk, row - first, self.order.drawn(chunk + 1) - first
 
     def _draws(self, draws: sampling.Draws) -> Plan:
-        """The draws of a chunk in order, one to a row."""
+        """The draws of a chunk in order, one per row."""
         n = len(draws.source)
         offset, length = np.empty((n, 2), np.int64), np.empty((n, 2), np.int64)
         for number in np.unique(draws.volume):

@@ -8,7 +8,7 @@ import numpy as np
 from flanx.data.vocabulary import EOS_ID
 
 _TARGETS = ("target_tokens", "input_tokens", "loss_weights", "segment_ids", "positions")
-# packing -> {feature: the sides of an example in its rows}; each is i32[rows, sum of the lengths of these sides]
+# packing -> {feature: the sides of an example in its rows}; each is i32[rows, sum of the lengths of those sides]
 FEATURES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "encoder_decoder": {f"encoder_{name}": ("inputs",) for name in ("input_tokens", "segment_ids", "positions")}
     | {f"decoder_{name}": ("targets",) for name in _TARGETS},
@@ -26,8 +26,8 @@ def _arange(n: int) -> np.ndarray:
 
 
 class PackedRows:
-    """Rows of segments: row r holds the segments starts[r]:starts[r + 1], one after the other from column 0, of the
-    given lengths; the rest of the row is padding.
+    """Rows of segments: row r holds segments starts[r]:starts[r + 1] of the given lengths, back to back from column 0;
+    the rest of the row is padding.
 
     starts i64[R + 1], lengths i64[n], length L of the rows. Segments count from 1, positions from 0; padding is 0.
 
@@ -40,7 +40,7 @@ class PackedRows:
         self.shape = (len(starts) - 1, length)
         rows, n = self.shape[0], len(lengths)
         row = np.repeat(_arange(rows), starts[1:] - starts[:-1])
-        # Runs tile the rows: the segments of a row, then its padding as one more run.
+        # Runs tile the rows: the segments of a row, then its padding as another run.
         self._run = _arange(n) + row
         before = np.zeros(n + 1, np.int64)
         np.cumsum(lengths, out=before[1:])
@@ -59,7 +59,7 @@ class PackedRows:
         return np.repeat(per_run, self._sizes).reshape(self.shape)
 
     def shift(self, tokens: np.ndarray) -> np.ndarray:
-        """Tokens [R, L] one to the right inside their segments, each starting with 0; 0 on padding."""
+        """Tokens [R, L] shifted right by one within their segments, each starting with 0; 0 on padding."""
         shifted = np.zeros(self.shape, np.int32)
         np.multiply(tokens[:, :-1], self.positions[:, 1:] > 0, out=shifted[:, 1:])
         return shifted
@@ -84,7 +84,7 @@ def encoder_decoder(plan: Any, limits: tuple[int, int], tokens: Callable[[int], 
 
 
 def decoder_only(plan: Any, limits: tuple[int, int], tokens: Callable[[int], np.ndarray]) -> dict[str, np.ndarray]:
-    """The features of a `batches.Plan` for rows that hold inputs and targets one after the other."""
+    """The features of a `batches.Plan` for rows that hold inputs followed by targets."""
     rows = PackedRows(plan.starts, plan.length.sum(axis=1), sum(limits))
     target_tokens = np.zeros(rows.shape, np.int32)
     _copy(target_tokens, rows.first, plan, 0, tokens)
@@ -96,17 +96,17 @@ def decoder_only(plan: Any, limits: tuple[int, int], tokens: Callable[[int], np.
         "decoder_loss_weights": (is_token & (rows.positions >= widths)).astype(np.int32),
         "decoder_segment_ids": rows.segments,
         "decoder_positions": rows.positions,
-        # One more than the inputs: the position that reads the last of them predicts the first target.
+        # One more than the inputs: the position of the last input token predicts the first target.
         "decoder_causal_attention": (is_token & (rows.positions <= widths)).astype(np.int32),
     }
 
 
 def _copy(out: np.ndarray, first: np.ndarray, plan: Any, side: int, tokens: Callable[[int], np.ndarray]) -> None:
-    """Copies one side of every example of a plan to out i32[R, L], flattened from first i64[n] on; a truncated side
-    ends in the end of sequence."""
+    """Copies one side of every example of a plan to out i32[R, L], at flat positions first i64[n]; a truncated side
+    ends with the end of sequence."""
     flat, offset, length = out.reshape(-1), plan.offset[:, side], plan.length[:, side]
     volumes = {int(number): tokens(int(number)) for number in np.unique(plan.volume)}
-    # A copy per segment: at the usual hundred tokens it takes a third of the time of one gather over all of them.
+    # One copy per segment: at the usual hundred tokens, three times as fast as one gather over all of them.
     columns = (plan.volume, offset, offset + length, first, first + length)
     for volume, begin, end, to, until in zip(*(column.tolist() for column in columns), strict=True):
         flat[to:until] = volumes[volume][begin:end]

@@ -1,9 +1,9 @@
-"""Mixtures over a token store: which tasks are drawn, and how often. Nothing is copied; one store serves every mixture.
+"""Mixtures over a token store: which tasks are sampled, and how often. One store serves all mixtures, without copies.
 
     mixture = Mixture("paper", num_tasks=282, cot_ratio=0.1)
     resolved = mixture.resolve(open_store(path))
 
-What a name means and how its draws are divided is defined in flanx/data/task/select.py, for SeqIO's mixtures too.
+What a name means and how its draws are divided is defined in flanx/data/task/select.py, also for SeqIO mixtures.
 """
 
 import dataclasses
@@ -22,17 +22,17 @@ from flanx.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Mixture(select.MixtureSpec):
-    """A mixture as a user names it, over a store; see `MixtureSpec` for the fields.
+    """A mixture named by the user, over a store; see `MixtureSpec` for the fields.
 
-    module: a module, or a list of them, that registers a SeqIO mixture of that name: its tasks and rates count.
+    module: a module, or a list of them, that registers a SeqIO mixture of that name, whose tasks and rates are used.
     """
 
     module: str | Sequence[str] | None = None
 
     def resolve(self, store: Store) -> "Resolved":
-        """The sources of this mixture in a store. Raises UserError if the store cannot provide what is requested."""
+        """The sources of this mixture in a store. Raises UserError if the store cannot provide what it asks for."""
         if self.module and isinstance(self.name, str):
-            from flanx.seqio import user_tasks  # noqa: PLC0415  (imports TensorFlow, which other mixtures do without)
+            from flanx.seqio import user_tasks  # noqa: PLC0415  (imports TensorFlow, not needed for other mixtures)
 
             modules = [self.module] if isinstance(self.module, str) else self.module
             if rates := user_tasks.rates(self.name, modules):
@@ -47,7 +47,7 @@ class Mixture(select.MixtureSpec):
 
 
 def metadata(store: Store) -> dict[str, dict[str, Any]]:
-    """What `select` reads of the tasks of a store, and of those that it records as missing."""
+    """Metadata that `select` reads, for the tasks of a store and those recorded as missing."""
     tasks = {}
     for name, task in store.tasks.items():
         styles = {style: sum(part.examples for part in parts) for style, parts in task.parts.items()}
@@ -59,10 +59,10 @@ def metadata(store: Store) -> dict[str, dict[str, Any]]:
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """One (task, style) with its share of all draws and its renderings."""
+    """One (task, style) with its renderings and its share of all draws."""
 
     task: Task
-    collection: str  # or the group that the mixture names
+    collection: str  # or the mixture's own group
     style: str
     weight: float
     parts: tuple[Part, ...]
@@ -106,9 +106,9 @@ class Resolved:
         return sampling.Sources(weights, keys, *columns)
 
     def describe(self) -> dict[str, Any]:
-        """For a run's record, JSON-able: the requested rates, the shares that collections get, what is missing.
+        """A JSON-serializable record for a run: the requested rates, the actual collection shares, what is missing.
 
-        They differ if something is missing, NUM_TASKS or a licence leaves some out, or COT_RATIO is set.
+        Rates and shares differ if something is missing, NUM_TASKS or a licence leaves tasks out, or COT_RATIO is set.
         """
         asked = {k: v for k, v in dataclasses.asdict(self.mixture).items() if v is not None}
         return {

@@ -1,11 +1,11 @@
 """Packs a chunk of examples into a fixed number of rows.
 
-The draws of a chunk are packed in windows, so that nothing moves further than its window and the order of draws is
-kept; all windows are packed in parallel in numpy. There are two rules, and a mixture takes the one that needs fewer
-rows for a sample of it: `largest_first` where one side of the rows fills first in all of them, `best_match` where some
-examples fill the inputs and others the targets.
+The draws of a chunk are packed in windows, so that no example moves outside its window and the order of draws is
+kept; all windows are packed in parallel in numpy. There are two rules, and a mixture uses whichever needs fewer rows
+for a sample of it: `largest_first` if the same side fills first in all rows, `best_match` if some examples fill the
+inputs and others the targets.
 
-A chunk must give the same number of rows whatever its lengths, or no step could be found without packing everything
+A chunk must give the same number of rows whatever its lengths, or finding a step would require packing everything
 before it; so the number is set a little above what a chunk needs (`plan`), and the few spare rows are filled by
 splitting rows in two. Every example of the chunk is in exactly one row.
 """
@@ -20,11 +20,11 @@ from flanx.data.pipeline import sampling
 from flanx.errors import UserError
 
 WINDOW = 1024  # draws packed together
-SAMPLE = 16  # windows on which the rules are compared
-MARGIN = 4.0  # standard deviations of reserve
-RETRY = 8  # how much larger the windows are when a chunk that needs more is packed again; even larger saves more
+SAMPLE = 16  # windows for comparing the rules
+MARGIN = 4.0  # standard deviations of slack
+RETRY = 8  # window growth when a chunk that needs more rows is repacked; larger windows pack more tightly
 
-Fit = tuple[np.ndarray, np.ndarray]  # row inside its window i64[n], rows used by each window i64[windows]
+Fit = tuple[np.ndarray, np.ndarray]  # row within its window i64[n], rows used by each window i64[windows]
 Rule = Callable[..., Fit]
 
 
@@ -32,7 +32,7 @@ Rule = Callable[..., Fit]
 class Rows:
     """Which example of a chunk is in which row.
 
-    `order` i64[n]: examples sorted by row, inside a row as drawn; `starts` i64[R + 1]: row r holds
+    `order` i64[n]: examples sorted by row, in draw order within a row; `starts` i64[R + 1]: row r holds
     order[starts[r]:starts[r + 1]].
     """
 
@@ -42,7 +42,7 @@ class Rows:
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How every chunk of a mixture is packed: the rule, by name, and the rows it gets."""
+    """How every chunk of a mixture is packed: the name of the rule and the number of rows."""
 
     rule: str
     rows: int
@@ -52,7 +52,7 @@ class Recipe:
 
 
 def largest_first(sizes: np.ndarray, limits: tuple[int, ...], window: int = WINDOW) -> Fit:
-    """First fit decreasing: the examples of a window, largest first, each into the first row where all its sides fit.
+    """First-fit decreasing: places the examples of a window, largest first, in the first row where all sides fit.
 
     sizes i64[n, sides], none above its limit.
     """
@@ -77,10 +77,10 @@ def largest_first(sizes: np.ndarray, limits: tuple[int, ...], window: int = WIND
 
 
 def best_match(sizes: np.ndarray, limits: tuple[int, ...], window: int = WINDOW) -> Fit:
-    """Row by row: the largest remaining example opens a row, then follows, as long as one fits, the example that leaves
-    the emptier side fullest; so long inputs meet long targets.
+    """Row by row: the largest remaining example opens a row; then, as long as one fits, the example that leaves the
+    emptier side fullest is added. So long inputs are paired with long targets.
 
-    On chain-of-thought sets at 2,048/512 it leaves 1.3% of the inputs empty, where the least sum of squared free shares
+    On chain-of-thought sets at 2,048/512 it leaves 1.3% of the inputs empty; minimizing the sum of squared free shares
     leaves 3.4%.
 
     sizes i64[n, sides], none above its limit.
@@ -93,7 +93,7 @@ def best_match(sizes: np.ndarray, limits: tuple[int, ...], window: int = WINDOW)
     lane, row, free = np.arange(lanes), np.full(lanes, -1), np.zeros((sides, lanes), np.float32)
     step = max(window // 8, 16)
     for i in range(window):
-        if i and i % step == 0:  # drop what has been placed: the same number in every window
+        if i and i % step == 0:  # drop placed examples: the same number in every window
             kept = np.argsort(left[0] == GONE, axis=1, kind="stable")[:, : window - i]
             left = [np.take_along_axis(side, kept, axis=1) for side in left]
             which = np.take_along_axis(which, kept, axis=1)
@@ -120,7 +120,7 @@ RULES: dict[str, Rule] = {"largest_first": largest_first, "best_match": best_mat
 
 
 def _windows(sizes: np.ndarray, limits: tuple[int, ...], window: int) -> tuple[np.ndarray, np.ndarray]:
-    """(shares of the limits f32, sizes i64), both [windows, window, sides], filled up with empty examples."""
+    """(shares of the limits f32, sizes i64), both [windows, window, sides], padded with empty examples."""
     n, sides = sizes.shape
     padded = np.zeros((-(-n // window) * window, sides), np.int64)
     padded[:n] = sizes
@@ -129,7 +129,7 @@ def _windows(sizes: np.ndarray, limits: tuple[int, ...], window: int) -> tuple[n
 
 
 def _trimmed(rows: np.ndarray, n: int) -> Fit:
-    """Rows of the n real examples [windows, window] -> Fit; rows with only empty ones do not count."""
+    """Rows of the n real examples [windows, window] -> Fit; rows with only empty examples do not count."""
     flat = rows.reshape(-1)[:n]
     used = np.zeros(len(rows), np.int64)
     np.maximum.at(used, np.arange(n) // rows.shape[1], flat + 1)
@@ -142,8 +142,8 @@ def _trimmed(rows: np.ndarray, n: int) -> Fit:
 def plan(sizes: np.ndarray, source: np.ndarray, epoch: np.ndarray, limits: tuple[int, ...]) -> tuple[Recipe, Fit]:
     """How to pack every chunk, from one given as sizes i64[n, sides] and source i64[n]; and how that one was packed.
 
-    epoch i64[S]: examples of each source. Rows: what this chunk needs, and MARGIN standard deviations of the difference
-    to another one.
+    epoch i64[S]: examples of each source. Rows: what this chunk needs plus MARGIN standard deviations of the difference
+    from another chunk.
     """
     sample = sizes[: SAMPLE * WINDOW]
     rule = min(RULES, key=lambda name: int(RULES[name](sample, limits)[1].sum()))
@@ -154,24 +154,24 @@ def plan(sizes: np.ndarray, source: np.ndarray, epoch: np.ndarray, limits: tuple
 
 
 def _variance(share: np.ndarray, source: np.ndarray, epoch: np.ndarray, rows: int) -> float:
-    """Variance of the rows that a chunk needs, of examples that fill `share` f64[n] of a row each.
+    """Variance of the number of rows a chunk needs, for examples that each fill `share` f64[n] of a row.
 
-    The number of draws per source is fixed up to one, so only the lengths inside each source vary, and of these only
-    what is not a whole epoch: n draws from epochs of N examples are at most two broken ones, of N / 4 variances each.
+    The number of draws per source is fixed to within one, so only the lengths within each source vary, and of these
+    only partial epochs: n draws from epochs of N examples have at most two partial ones, of N / 4 variances each.
     """
     count = np.bincount(source, minlength=len(epoch))
     seen = np.maximum(count, 1)
     mean = np.bincount(source, share, len(epoch)) / seen
     inside = np.bincount(source, (share - mean[source]) ** 2, len(epoch)) / np.maximum(count - 1, 1)
-    total = math.fsum(share)  # exactly rounded: the rows must not depend on how a machine adds
+    total = math.fsum(share)  # exactly rounded: the rows must not depend on a machine's summation order
     overall = math.fsum((share - total / len(share)) ** 2) / len(share)
-    inside = np.where((count == 1) & (epoch > 1), overall, inside)  # one draw says nothing
+    inside = np.where((count == 1) & (epoch > 1), overall, inside)  # one draw has no variance estimate
     spread = math.fsum(inside * np.minimum(count, epoch / 2)) + 0.25 * math.fsum(mean**2)
     return spread * (rows / max(total, 1e-9)) ** 2
 
 
 def pack(sizes: np.ndarray, limits: tuple[int, ...], recipe: Recipe, seed: int, fit: Fit | None = None) -> Rows:
-    """Packs a chunk into exactly `recipe.rows` rows; the rows of a window come in seeded random order. `fit`: how the
+    """Packs a chunk into exactly `recipe.rows` rows; the rows of a window are in seeded random order. `fit`: how the
     recipe's rule packs it, if known."""
     window = WINDOW
     row, used = fit or RULES[recipe.rule](sizes, limits, window)
@@ -194,8 +194,8 @@ def pack(sizes: np.ndarray, limits: tuple[int, ...], recipe: Recipe, seed: int, 
 
 
 def _divide(row: np.ndarray, total: int, spare: int) -> np.ndarray:
-    """Spreads examples over `spare` more rows: rows at even distances give the later half of their examples to a new
-    row after them. Rows of one example cannot; where only such are left, the new row stays empty."""
+    """Spreads examples over `spare` more rows: evenly spaced rows give the later half of their examples to a new row
+    after them. Rows with one example cannot; if only those are left, the new row stays empty."""
     by_row = np.argsort(row, kind="stable")
     count = np.bincount(row, minlength=total)
     starts = np.cumsum(count) - count
@@ -210,6 +210,6 @@ def _divide(row: np.ndarray, total: int, spare: int) -> np.ndarray:
 
 
 def _spread(values: np.ndarray, n: int) -> np.ndarray:
-    """n of the values at even distances; all of them where there are fewer, none for n <= 0."""
+    """n evenly spaced values; all of them if there are fewer, none for n <= 0."""
     n = min(max(n, 0), len(values))
     return values[np.arange(n) * len(values) // max(n, 1)]

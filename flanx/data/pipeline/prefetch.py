@@ -10,8 +10,8 @@ import numpy as np
 
 from flanx.data.pipeline.batches import Batches
 
-AHEAD = 2  # batches read ahead, at least
-AHEAD_ROWS = 512  # rows read ahead, at least: more batches if they are small, as Python passes its lock only every 5 ms
+AHEAD = 2  # minimum number of batches read ahead
+AHEAD_ROWS = 512  # minimum rows read ahead: more batches if small, as Python releases its lock only every 5 ms
 
 
 class Loader(Iterator[dict[str, np.ndarray]]):
@@ -45,18 +45,18 @@ class Loader(Iterator[dict[str, np.ndarray]]):
 
     @property
     def ready(self) -> int:
-        """Batches that `next` returns without waiting."""
+        """Number of batches that `next` can return without waiting."""
         return self._ready.qsize()
 
     def close(self) -> None:
-        """Ends the threads and drops the batches that were read ahead."""
+        """Ends the threads and discards the batches read ahead."""
         self._stopped.set()
         self._next_chunk.put(None)
         is_alive = True
         while is_alive:
             is_alive = any(
                 thread.is_alive() for thread in self._threads
-            )  # checked first, so that what one adds at its end is dropped too
+            )  # checked first, so that a thread's last batch is discarded too
             with contextlib.suppress(queue.Empty):
                 while True:
                     self._ready.get_nowait()

@@ -1,12 +1,12 @@
-"""Which example is drawn when: closed forms, so that any draw of any step is found without the ones before it.
+"""Which example is drawn when: in closed form, so that any draw of any step is found without those before it.
 
-A source is one (task, style) with its weight. Time is cut into chunks of about DRAWS draws. Before chunk c, source s
-has been drawn floor(w_s c DRAWS + u_s) times, u_s a seeded offset in [0, 1): its share is exact to one draw at every
-chunk, and its position is known without state. Inside a chunk the draws of all sources are shuffled, and each source
-keeps its own order. That order is a keyed permutation of its examples, a different one in every epoch, computed point
-by point.
+A source is one (task, style) with its weight. The draws are divided into chunks of about DRAWS. Before chunk c, source
+s has been drawn floor(w_s c DRAWS + u_s) times, u_s a seeded offset in [0, 1): its share is exact to within one draw at
+every chunk, and its position is known without state. Within a chunk the draws of all sources are shuffled, and each
+source keeps its own order. That order is a keyed permutation of its examples, different in every epoch, computed
+pointwise.
 
-Random numbers come from a hash of 64 bits defined here, not from numpy's generators, whose streams may change.
+Random numbers come from a 64-bit hash defined here, not from numpy's generators, whose streams may change.
 """
 
 import dataclasses
@@ -19,27 +19,27 @@ DRAWS = 1 << 17
 ROUNDS = 6
 LEAST_SIDE = 8  # smaller networks reach only some of the permutations of a handful of examples
 MASK = (1 << 64) - 1
-ROUND_STEP = 0xD1342543DE82EF95  # any odd number: makes the rounds of the network differ
-GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio: steps of splitmix64
+ROUND_STEP = 0xD1342543DE82EF95  # any odd number: makes the network's rounds differ
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio: splitmix64's increment
 
 
 def mix(x: np.ndarray) -> np.ndarray:
-    """The finaliser of splitmix64 (Steele, Lea, Flood 2014): u64 -> u64, a bijection that mixes all bits."""
+    """The splitmix64 finalizer (Steele, Lea, Flood 2014): u64 -> u64, a bijection that mixes all bits."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
 
 
 def noise(seed: int, n: int) -> np.ndarray:
-    """u64[n] of independent-looking bits."""
+    """u64[n] of pseudorandom bits."""
     return mix(np.uint64(seed) + np.arange(1, n + 1, dtype=np.uint64) * GOLDEN)
 
 
 def permute(place: np.ndarray, size: np.ndarray, keys: np.ndarray) -> np.ndarray:
     """Place -> example number, a permutation of range(size) for every key. All i64[n] / i64[n] / u64[n] -> i64[n].
 
-    A Feistel network over pairs (left, right) below side = ceil(sqrt(size)); what falls outside `size` is sent through
-    again until it falls inside (cycle walking; on average side^2 / size < 1 + 2 / side + ... passes).
+    A Feistel network over pairs (left, right) below side = ceil(sqrt(size)); results outside `size` are passed through
+    again until they fall inside (cycle walking; on average side^2 / size < 1 + 2 / side + ... passes).
     """
     side = np.maximum(np.ceil(np.sqrt(size.astype(np.float64))).astype(np.int64), LEAST_SIDE)
     result = np.asarray(place, np.int64).copy()
@@ -49,7 +49,7 @@ def permute(place: np.ndarray, size: np.ndarray, keys: np.ndarray) -> np.ndarray
         left, right = np.divmod(result[todo], width)
         for number in range(ROUNDS):
             bits = mix(key_of + right.astype(np.uint64) * GOLDEN + np.uint64(number * ROUND_STEP & MASK))
-            # The upper 32 bits, scaled to range(width): a product and a shift instead of a division.
+            # The upper 32 bits scaled to range(width): a multiply and shift instead of a division.
             step = ((bits >> np.uint64(32)) * width.astype(np.uint64)) >> np.uint64(32)
             total = left + step.astype(np.int64)
             left, right = right, np.where(total >= width, total - width, total)
@@ -63,7 +63,7 @@ class Sources:
     """The sources of a mixture as arrays over S sources and R renderings (short ones padded with zero examples)."""
 
     weights: np.ndarray  # f64[S], sum 1
-    keys: np.ndarray  # u64[S], from the source's name and the seed
+    keys: np.ndarray  # u64[S], from source name and seed
     examples: np.ndarray  # i64[S, R] examples of each rendering
     starts: np.ndarray  # i64[S, R] first record in the volume's index
     volumes: np.ndarray  # i64[S, R]
@@ -79,7 +79,7 @@ class Draws:
 
 
 class Order:
-    """All draws of a mixture, without end."""
+    """The endless sequence of a mixture's draws."""
 
     def __init__(self, sources: Sources, seed: int, draws: int = DRAWS) -> None:
         self.sources, self.seed, self.draws = sources, seed, draws
@@ -88,15 +88,15 @@ class Order:
         self._ends = np.cumsum(sources.examples, axis=1)
 
     def cursors(self, chunk: int) -> np.ndarray:
-        """i64[S]: how often each source has been drawn before a chunk."""
+        """i64[S]: how many times each source is drawn before a chunk."""
         return np.floor(self.sources.weights * float(chunk * self.draws) + self._offsets).astype(np.int64)
 
     def drawn(self, chunk: int) -> int:
-        """How many draws were made before a chunk; within one per source of chunk x draws."""
+        """Number of draws before a chunk; within one per source of chunk x draws."""
         return int(self.cursors(chunk).sum() - self.cursors(0).sum())
 
     def chunk_of(self, draw: int) -> int:
-        """The chunk that holds a draw."""
+        """The chunk containing a draw."""
         chunk = draw // self.draws
         while self.drawn(chunk) > draw:
             chunk -= 1
@@ -111,11 +111,11 @@ class Order:
         n = int(counts.sum())
         shuffle = np.argsort(noise(key(self.seed, "chunk", number), n), kind="stable")
         source = np.repeat(np.arange(len(counts)), counts)[shuffle]
-        # The k-th draw of a source in this chunk, wherever the shuffle put it, is its cursor + k.
+        # The k-th draw of a source in this chunk, wherever the shuffle put it, is at cursor + k.
         by_source = np.argsort(source.astype(np.uint16) if len(counts) < 1 << 16 else source, kind="stable")
         cursor = np.empty(n, np.int64)
         cursor[by_source] = np.arange(n) - np.repeat(np.cumsum(counts) - counts, counts) + np.repeat(first, counts)
-        # Cursors -> records. One cycle of a source is one epoch over each of its renderings, in turn.
+        # Cursors -> records. One cycle of a source is one epoch over each of its renderings, one after another.
         cycle, place = np.divmod(cursor, self._cycle[source])
         rendering = np.zeros(len(cursor), np.int64)
         for ends in self._ends.T[:-1]:

@@ -1,10 +1,10 @@
 """Assembles a token store from parts: the volumes and, last, the manifest.
 
-Parts come from shards that jobs wrote (see `shard`), or from the store that is there. `assemble` copies them, in a
-given order, into volumes named after their content, and renames the manifest over the old one only when all of them are
-on disk. So a build that dies at any moment leaves the old store or none; a volume whose parts did not change is kept as
-it is; and the bytes of a store depend on its content alone, never on the machine, the number of workers or how often
-the build was killed.
+Parts come from shards that jobs wrote (see `shard`), or from the existing store. `assemble` copies them, in a fixed
+order, into volumes named after their content, and replaces the manifest by rename only once all of them are on disk. So
+a build that dies at any moment leaves the old store or none; a volume whose parts did not change is kept as it is; and
+the bytes of a store depend only on its content, never on the machine, the number of workers or how often the build was
+killed.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ from flanx.files import open_atomic, write_atomic
 
 
 class StoredPart:
-    """A part in an intact volume of the store that is there."""
+    """A part in an intact volume of the existing store."""
 
     def __init__(self, store: storage.Store, task: str, style: str, rendering: int) -> None:
         self.task, self.style, self.rendering = task, style, rendering
@@ -66,7 +66,7 @@ def stored_part(
 
 
 def intact_volumes(store: storage.Store) -> set[int]:
-    """Volumes of a store whose files are as they were written (every byte is read)."""
+    """Volumes of a store whose files are unchanged since they were written (every byte is read)."""
     return {i for i, entry in enumerate(store.manifest["volumes"]) if _is_intact(store.path, entry)}
 
 
@@ -82,7 +82,7 @@ def assemble(
     missing: dict[str, dict[str, Any]],
     vocabulary: Vocabulary,
 ) -> dict[str, Any]:
-    """Writes the store of the given parts and returns its manifest.
+    """Writes a store from the given parts and returns its manifest.
 
     `tasks`: {name: metadata that mixtures read, with `collection`}; `missing`: {name: {collection, reason, ...}}.
     """
@@ -138,7 +138,7 @@ def _write_volume(store_dir: pathlib.Path, collection: str, group: list[Part], d
     """Writes one volume, or keeps an intact one of the same content; returns its entry of the manifest."""
     key = "\n".join(f"{part.task} {part.style} {part.rendering} {part.metadata['content']}" for part in group)
     name = f"{collection}-{hashlib.sha256(f'{dtype} {key}'.encode()).hexdigest()[:16]}"
-    finished = store_dir / f"{name}.json"  # read by the next build alone: this volume is complete
+    finished = store_dir / f"{name}.json"  # read only by the next build: marks this volume as complete
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         kept = json.loads(finished.read_bytes())
         if "checksums_bytes" in kept and _is_intact(store_dir, kept):
@@ -170,7 +170,7 @@ def _records(group: list[Part]) -> Iterator[bytes]:
 
 
 def _write_array(file: pathlib.Path, kind: str, dtype: np.dtype, count: int, blocks: Iterable[bytes]) -> dict[str, Any]:
-    """Writes a one-dimensional .npy file from raw blocks; returns its size and SHA-256 as fields of the manifest."""
+    """Writes a one-dimensional .npy file from raw blocks; returns its size and SHA-256 as manifest fields."""
     with open_atomic(file) as handle:
         header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (count,)}
         np.lib.format.write_array_header_1_0(handle, header)
@@ -203,10 +203,10 @@ def write_store(
 
 
 def _remove_unused(store_dir: pathlib.Path, volumes: list[dict[str, Any]]) -> None:
-    """Removes volumes that the manifest does not name: of an older build, or of one that was killed."""
+    """Removes volumes that the manifest does not name, left by an older or a killed build."""
     used = {volume["name"] for volume in volumes}
     for file in store_dir.iterdir():
-        if re.fullmatch(r".+\.\d+\.part", file.name):  # left by a build that died; the lock excludes a running one
+        if re.fullmatch(r".+\.\d+\.part", file.name):  # left by a build that died: the lock rules out a running one
             file.unlink()
             continue
         name = re.fullmatch(r"(.+-[0-9a-f]{16})\.((?:tokens|index|checksums)\.npy|json)", file.name)

@@ -1,7 +1,7 @@
-"""The jobs of a store build as an Apache Beam pipeline, for those who outgrow one machine (extra `beam`).
+"""Runs the jobs of a store build as an Apache Beam pipeline, for builds that outgrow one machine (extra `beam`).
 
-The pipeline runs what worker processes run, job by job, and writes the same shards; the store is assembled by the
-process that started it. So its workers need flanx, and a disk that they share with it (`STORE_DIR` on it).
+The pipeline runs the same jobs as worker processes do and writes the same shards; the launching process assembles the
+store. So Beam workers need flanx installed, and a disk shared with that process that holds `STORE_DIR`.
 """
 
 import dataclasses
@@ -16,9 +16,9 @@ from flanx.errors import UserError
 
 
 def run(jobs: Sequence[Job], options: Sequence[str] = ()) -> Iterator[Outcome]:
-    """Runs jobs on a Beam runner, by default DirectRunner on this machine; outcomes come when the pipeline is done.
+    """Runs jobs on a Beam runner, by default DirectRunner on this machine; yields outcomes when the pipeline is done.
 
-    `options`: Beam's own command line, as `--runner=FlinkRunner --parallelism=64`.
+    `options`: Beam's own command-line options, such as `--runner=FlinkRunner --parallelism=64`.
     """
     try:
         import apache_beam  # pyright: ignore[reportMissingImports]  # noqa: PLC0415  (an extra)
@@ -50,7 +50,7 @@ def _name(job: Job) -> str:
 
 
 def _run(text: str) -> str:
-    """One job, in a Beam worker: JSON in, JSON out."""
+    """Runs one job in a Beam worker: JSON in, JSON out."""
     quiet_tensorflow()
     job = Job.from_json(text)
     outcome = run_here(job, lambda examples: None)

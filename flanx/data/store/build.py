@@ -2,10 +2,10 @@
 
     report = build_store("out/store", "cot", vocabulary="byte", data_dir="data")
 
-Run again, it does what is left: shards that were finished before a crash, and parts of the store whose key is
-unchanged, are kept. A task whose row, templates or files changed has another key and is built again, alone. A task that
-fails is left out and recorded, with the others intact; its traceback is kept in `<store>/failed/`. Tasks that the store
-holds and this build does not name stay as they are.
+Rerunning it does only what is left: shards finished before a crash, and parts of the store whose key is unchanged, are
+kept. A task whose row, templates or files changed gets a new key, and only it is rebuilt. A task that fails is recorded
+and left out, without affecting the others; its traceback is kept in `<store>/failed/`. Tasks that are in the store but
+not named by this build stay as they are.
 """
 
 import collections
@@ -32,30 +32,30 @@ from flanx.files import local_folder, local_path, lock, shown
 from flanx.progress import Progress
 from flanx.storage import BUCKETS, local_tree, open_storage
 
-OF_SUITES = ("sample", "hub", "tfds")  # a DATA_DIR that only suites read; a sweep gives its stores the same
+OF_SUITES = ("sample", "hub", "tfds")  # DATA_DIRs that only suites read; a sweep passes the same one to its stores
 RUNNERS = ("processes", "beam")
 FAILED = "failed"
-MARKER = ".flanx_store"  # what a build leaves first: only then are the folder's parts its own, to write and to delete
+MARKER = ".flanx_store"  # written before anything else: marks the folder as the build's own to write and delete in
 
 
 @dataclasses.dataclass
 class Report:
-    """What a build did. `failed` and `missing`: {task: reason in one line}."""
+    """What a build did. `failed` and `missing`: {task: one-line reason}."""
 
     path: str
     hash: str = ""
     built: int = 0  # shards written by this build
-    kept: int = 0  # shards that were there
+    kept: int = 0  # shards that existed already
     examples: int = 0  # written by this build
     seconds: float = 0.0
     failed: dict[str, str] = dataclasses.field(default_factory=dict)
     missing: dict[str, str] = dataclasses.field(default_factory=dict)
-    stale: list[str] = dataclasses.field(default_factory=list)  # tasks not named, of another version of rendering
-    validation: "Report | None" = None  # of the store of splits to validate on
+    stale: list[str] = dataclasses.field(default_factory=list)  # tasks not named, rendered by another version
+    validation: "Report | None" = None  # of the store of validation splits
 
     @property
     def status(self) -> int:
-        """Exit status: 1 when a task failed. Absent data is no failure: it is named and recorded."""
+        """Exit status: 1 if a task failed. Missing data is not a failure: it is reported and recorded."""
         return 1 if self.failed else 0
 
 
@@ -76,7 +76,7 @@ def build_store(
     validation_examples: int = 100,
     quiet: bool = False,
 ) -> Report:
-    """Builds or completes the store in `store_dir`, a folder or a URL of a bucket.
+    """Builds or completes the store in `store_dir`, a folder or a bucket URL.
 
     Args:
       tasks: names of tasks, collections, named mixtures, patterns (`niv2_*`), or the user's own SeqIO tasks.
@@ -93,7 +93,7 @@ def build_store(
       validation_examples: of each of these splits at most, the same ones always.
 
     Raises:
-      UserError: for bad input, or when not one task could be built.
+      UserError: for bad input, or if no task could be built.
     """
     settings.checked(build_store, tasks=tasks, styles=styles, vocabulary=vocabulary, validation=validation)
     if runner not in RUNNERS:
@@ -157,18 +157,18 @@ def build_store(
     return report
 
 
-# ---- what is there ---------------------------------------------------------------------------------------------------
+# ---- the existing store ----------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
 def _opened(store_dir: str | os.PathLike, runner: str) -> Iterator[pathlib.Path]:
-    """The folder that a build works in: of a bucket's a local copy, sent while it is written, the manifest last."""
+    """The folder a build works in: for a bucket a local copy, uploaded as it is written, the manifest last."""
     if not (url := str(store_dir)).startswith(BUCKETS):
         yield local_path(store_dir)
         return
     if runner == "beam":
         raise UserError(f"STORE_DIR {url}: Beam's workers share a disk; build it there and copy it (docs/buckets.md)")
-    # before all that is there is copied
+    # before its contents are copied
     _check_own(url, {name for name in open_storage(url).children() if not name.startswith(".flanx.")})
     with bucket.opened(url):
         yield local_folder(url)
@@ -176,7 +176,7 @@ def _opened(store_dir: str | os.PathLike, runner: str) -> Iterator[pathlib.Path]
 
 @contextlib.contextmanager
 def _locked(folder: pathlib.Path) -> Iterator[None]:
-    """Holds the folder's lock: two builds of one store would undo each other. A refused one leaves nothing."""
+    """Holds the folder's lock, as concurrent builds would undo each other. A refused build leaves nothing behind."""
     is_new = not folder.exists()
     try:
         names = set(os.listdir(folder)) if folder.is_dir() else set()
@@ -196,13 +196,13 @@ def _locked(folder: pathlib.Path) -> Iterator[None]:
 
 
 def _check_own(folder: object, names: set[str]) -> None:
-    """Raises UserError for a folder that holds files and is no store: a build writes and deletes in its own alone."""
+    """Raises UserError for a non-empty folder that is not a store: a build writes and deletes only in its own."""
     if not names & {MARKER, MANIFEST} and (others := sorted(names - {".lock"})):
         raise UserError(f"{folder} is no token store and not empty (it holds {others[0]}); give another STORE_DIR")
 
 
 def _open_old(folder: pathlib.Path, loaded: vocabularies.Vocabulary) -> Store | None:
-    """The store that is there, if any; of a damaged one only the intact volumes are used."""
+    """The existing store, if any; only the intact volumes of a damaged one are used."""
     try:
         old = Store(folder, read_manifest(folder))
     except UserError:
@@ -214,7 +214,7 @@ def _open_old(folder: pathlib.Path, loaded: vocabularies.Vocabulary) -> Store | 
 def _divide(
     folder: pathlib.Path, planned: dict[str, PlannedTask], old: Store | None, intact: set[int]
 ) -> tuple[dict[str, list[assemble.StoredPart]], list[Shard]]:
-    """(parts of the old store that stay, by task; shards to write), the largest tasks first."""
+    """(parts of the old store to keep, by task; shards to write), largest tasks first."""
     kept: dict[str, list[assemble.StoredPart]] = {}
     todo: list[Shard] = []
     for task in sorted(planned.values(), key=lambda t: (-t.examples, t.name)):
@@ -240,7 +240,7 @@ def _run(
     report: Report,
     quiet: bool,
 ) -> None:
-    """Runs the jobs; counts what was written, and names tasks of failed jobs in the report."""
+    """Runs the jobs; counts what was written, and records the tasks of failed jobs in the report."""
     if not jobs:
         return
     workers = min(os.cpu_count() or 1 if workers is None else workers, len(jobs))
@@ -292,7 +292,7 @@ def _finish(
     loaded: vocabularies.Vocabulary,
     report: Report,
 ) -> None:
-    """Assembles the parts, with those of tasks that this build did not name, and writes the manifest."""
+    """Assembles the parts, including those of tasks that this build did not name, and writes the manifest."""
     parts: list[assemble.Part] = []
     metadata: dict[str, dict[str, Any]] = {}
     for task in planned.values():

@@ -1,8 +1,8 @@
 """One job of a store build: one shard of one rendering of one (task, style), from its rows to its files on disk.
 
-A task of the tables is rendered and tokenized in Python, by the functions that its SeqIO task calls: the same tokens
-without TensorFlow's start-up and graphs. Only a user's own SeqIO task needs those. A job travels as JSON, so that any
-runner can carry it.
+A task from the tables is rendered and tokenized in Python, by the functions that its SeqIO task calls: the same tokens
+without TensorFlow's start-up and graphs. Only a user's own SeqIO task needs those. Jobs are passed as JSON, so that any
+runner can transport them.
 """
 
 import dataclasses
@@ -23,21 +23,21 @@ from flanx.data.task.render import render_rows
 from flanx.data.task.select import hash_of
 
 # The version of everything that turns a row into tokens: readers, field operations, rendering, generators, tokenizing.
-# Raise it when the same row and templates would give other text or tokens; tests/golden/rendering.json then gets an
-# entry for it, and every store is built again.
+# Increment it when the same row and templates would give different text or tokens; tests/golden/rendering.json then
+# gets an entry for it, and every store is rebuilt.
 RENDERING_VERSION = 2
-REPORTED = 1024  # examples between two reports of progress
-BATCH = 64  # examples that are tokenized together
+REPORTED = 1024  # examples between progress reports
+BATCH = 64  # examples tokenized together
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What a worker must know.
+    """What a worker needs to know.
 
     Attributes:
       folder: where shards are written.
       imports: modules that register the user's own SeqIO tasks.
-      limit: examples of the split at most, those of a fixed draw; 0: all.
+      limit: maximum number of examples of the split, a fixed random subset; 0: all.
     """
 
     shard: Shard
@@ -61,7 +61,7 @@ class Job:
 def run(job: Job, report: Callable[[int], None] = lambda examples: None) -> Metadata:
     """Runs one job, unless its shard is complete, and returns the shard's metadata.
 
-    `report` is called with the number of examples written since its last call.
+    `report` is called with the number of examples written since the previous call.
     """
     folder = pathlib.Path(job.folder)
     metadata = read_metadata(folder, job.shard)
@@ -87,11 +87,11 @@ def _reported(stream: Iterator[Example], report: Callable[[int], None]) -> Itera
 
 
 def examples(job: Job, loaded: vocabulary.Vocabulary) -> Iterator[Example]:
-    """The examples of a job's task, of TASK:SPLIT those of a split, in its order, neither shuffled nor trimmed."""
+    """The examples of a job's task, or of a split for TASK:SPLIT, in original order, neither shuffled nor trimmed."""
     shard, (task, _, split) = job.shard, job.shard.task.partition(":")
     row, split = tables.load_tables().get(task), split or "train"
     if row is None:
-        from flanx.seqio import user_tasks  # noqa: PLC0415  (imports TensorFlow, which tasks of the tables do without)
+        from flanx.seqio import user_tasks  # noqa: PLC0415  (imports TensorFlow, not needed for tasks of the tables)
 
         yield from user_tasks.examples(task, job.imports, loaded, shard.index, shard.count, split)
         return
@@ -106,7 +106,7 @@ def examples(job: Job, loaded: vocabulary.Vocabulary) -> Iterator[Example]:
 
 # ---- the key of a shard ----------------------------------------------------------------------------------------------
 
-# Keys of a row that change no example: a new cap or licence makes no shard stale.
+# Keys of a row that do not affect examples: a new cap or licence does not make shards stale.
 _NOT_TEXT = {
     "location", "role", "collection", "group", "category", "held_out", "cot", "cap", "metrics", "num_examples",
     "styles", "licence", "access", "bytes", "note", "url",
@@ -114,8 +114,8 @@ _NOT_TEXT = {
 
 
 def shard_key(row: spec.TaskSpec, style: str, rendering: int, fingerprint: str, source_hash: str) -> str:
-    """SHA-256 of all that determines one rendering of a task: the version of rendering, the task's row and templates,
-    the prompt style, the vocabulary's fingerprint and the source files."""
+    """SHA-256 of everything that determines one rendering of a task: the rendering version, the task's row and
+    templates, the prompt style, the vocabulary's fingerprint and the source files."""
     loaded = tables.load()
     fields = {f.name: getattr(row, f.name) for f in dataclasses.fields(row) if f.name not in _NOT_TEXT}
     named = (*row.templates, *row.inversions, *row.few, *row.noopt, *row.worked)
@@ -125,7 +125,7 @@ def shard_key(row: spec.TaskSpec, style: str, rendering: int, fingerprint: str, 
 
 
 def _plain(value: Any) -> Any:
-    """A JSON form that every process writes alike: sets sorted, dataclasses as the values of their fields in order."""
+    """A canonical JSON form, the same in every process: sets sorted, dataclasses as their field values in order."""
     if isinstance(value, set | frozenset):
         return sorted(value)
     if dataclasses.is_dataclass(value):
@@ -134,7 +134,7 @@ def _plain(value: Any) -> Any:
 
 
 def hash_source(row: spec.TaskSpec, data_dir: str | None, split: str = "train") -> str:
-    """SHA-256 of the files that a task reads for a split; of the source's name where it reads none here."""
+    """SHA-256 of the files that a task reads for a split, or of the source's name if it reads no local files."""
     row = sources.of_split(row, split)
     hashes = [
         f"{path.name} {_hash_file(path, path.stat().st_mtime_ns)}" for path in sources.files(row, split, data_dir)
@@ -144,6 +144,6 @@ def hash_source(row: spec.TaskSpec, data_dir: str | None, split: str = "train") 
 
 @functools.lru_cache(maxsize=1 << 14)
 def _hash_file(path: pathlib.Path, changed: int) -> str:
-    """`changed`: when the file was, so that a session that edits it and builds again reads it again."""
+    """`changed`: the file's modification time, so that an edit within one session is not hidden by the cache."""
     del changed
     return sha256(path)

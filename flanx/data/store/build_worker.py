@@ -1,7 +1,7 @@
 """Worker processes of a store build: `python -m flanx.data.store.build_worker`, jobs and replies as JSON lines.
 
-A worker is a program of its own, not a fork: TensorFlow does not survive forks, a worker that runs out of memory takes
-one task with it and not the build, and none outlives the build, however that ends.
+A worker is a separate program, not a fork: TensorFlow does not survive forks, a worker that runs out of memory fails
+one task rather than the build, and no worker outlives the build, however that ends.
 """
 
 import contextlib
@@ -23,13 +23,13 @@ from typing import IO, Any
 from flanx.data.store.build_job import Job, run
 from flanx.errors import UserError
 
-LARGEST = 2 << 30  # bytes of memory after which a worker is replaced between two jobs: TensorFlow keeps every graph
-CONTAINERS = 100_000  # made between two searches for cycles; rendering makes none, and Python's 700 cost it a fifth
+LARGEST = 2 << 30  # bytes of memory above which a worker is replaced between jobs: TensorFlow never frees graphs
+CONTAINERS = 100_000  # gc threshold; rendering creates no cycles, and Python's default of 700 costs a fifth of its time
 
 
 @dataclasses.dataclass
 class Outcome:
-    """The result of a job: its shard's metadata, or the reason of its failure in one line and in detail."""
+    """The result of a job: its shard's metadata, or why it failed, in one line and in detail."""
 
     job: Job
     metadata: dict[str, Any] | None = None
@@ -49,7 +49,7 @@ def run_here(job: Job, report: Callable[[int], None]) -> Outcome:
 
 
 class _Worker:
-    """One process and its current job; a thread puts the process's replies into `replies`, at its end None."""
+    """One process and its current job; a thread puts the process's replies into `replies`, and None when it ends."""
 
     def __init__(self, job: Job, replies: "queue.Queue[tuple[_Worker, dict[str, Any] | None]]") -> None:
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  (closed with the process)
@@ -74,7 +74,7 @@ class _Worker:
 
     def give(self, job: Job) -> None:
         self.job = job
-        with contextlib.suppress(BrokenPipeError):  # the process died: its replies end, which fails the job
+        with contextlib.suppress(BrokenPipeError):  # the process died: the end of its replies fails the job
             self._jobs.write(job.to_json().encode() + b"\n")
             self._jobs.flush()
 
@@ -92,9 +92,9 @@ class _Worker:
 
 
 def run_in_processes(jobs: Iterable[Job], workers: int, report: Callable[[Job, int], None]) -> Iterator[Outcome]:
-    """Runs jobs in `workers` processes; yields outcomes as they come. Ends every process it started.
+    """Runs jobs in `workers` processes; yields outcomes as they arrive. Ends every process it started.
 
-    A process that has taken more than LARGEST bytes is replaced before the next job.
+    A process that has used more than LARGEST bytes is replaced before its next job.
     """
     waiting = deque(jobs)
     replies: queue.Queue[tuple[_Worker, dict[str, Any] | None]] = queue.Queue()
@@ -105,7 +105,7 @@ def run_in_processes(jobs: Iterable[Job], workers: int, report: Callable[[Job, i
         while busy:
             worker, reply = replies.get()
             if worker not in busy:
-                continue  # the end of a process that was ended here
+                continue  # a process that was ended here
             if reply is not None and "count" in reply:
                 report(worker.job, reply["count"])
                 continue
@@ -132,24 +132,24 @@ def _exit_reason(status: int) -> str:
 
 
 def quiet_tensorflow() -> None:
-    """Settings of a worker process, before it imports TensorFlow: no accelerator and no banners."""
+    """Configures a worker process before it imports TensorFlow: no accelerator and no banners."""
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 
 def main() -> None:
-    """The loop of a worker process: a job in, counts and an outcome out, until standard input ends."""
+    """The main loop of a worker process: a job in, counts and an outcome out, until standard input ends."""
     quiet_tensorflow()
     gc.set_threshold(CONTAINERS)
     replies = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # whatever prints, prints into the log
+    os.dup2(2, 1)  # anything printed goes to the log
     jobs: queue.Queue[str] = queue.Queue()
 
     def listen() -> None:
         for line in sys.stdin:
             jobs.put(line)
-        os._exit(0)  # the build has ended, in whatever way: so does this process, at once
+        os._exit(0)  # the build has ended somehow: exit at once
 
     threading.Thread(target=listen, daemon=True).start()
     while True:

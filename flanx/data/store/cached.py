@@ -1,9 +1,9 @@
-"""Stores behind URLs: copied into the local cache, each file compared with the SHA-256 that the manifest has of it.
+"""Stores at URLs: copied into the local cache, each file checked against its SHA-256 in the manifest.
 
-    <cache>/stores/<hash of the manifest>/    as the store is, with manifest.json last
+    <cache>/stores/<hash of the manifest>/    the store's files, with manifest.json written last
 
-The cache takes FLANX_CACHE_GB gigabytes (LIMIT_GB). What has not been opened for longest goes first; a store that a
-process has open stays, as the process holds its lock file.
+The cache is limited to FLANX_CACHE_GB gigabytes (LIMIT_GB). The least recently opened store is evicted first; a store
+that a process has open stays, as the process holds its lock file.
 """
 
 import fcntl
@@ -19,12 +19,12 @@ from flanx.errors import UserError
 MANIFEST = "manifest.json"
 LIMIT_GB = 500.0
 KINDS = ("tokens", "index", "checksums")
-_held: dict[str, int] = {}  # descriptors of the lock files of the stores that this process has opened, until it ends
+_held: dict[str, int] = {}  # lock file descriptors of the stores that this process has opened, held until it ends
 
 
 def fetch(url: str) -> pathlib.Path:
-    """The local copy of a store. Raises UserError where there is none, it does not fit into the cache, or a file is not
-    what the manifest says."""
+    """The local copy of a store. Raises UserError if there is no store, it does not fit into the cache, or a file does
+    not match the manifest."""
     url = url.rstrip("/")
     try:
         content = storage.read(f"{url}/{MANIFEST}")
@@ -51,12 +51,12 @@ def fetch(url: str) -> pathlib.Path:
             files.write_atomic(folder / name, _read(f"{url}/{name}", digest), durable=False)
         if not (folder / MANIFEST).exists():
             files.write_atomic(folder / MANIFEST, content)
-    os.utime(folder / MANIFEST)  # the time of its last use
+    os.utime(folder / MANIFEST)  # marks its last use
     return folder
 
 
 def _read(url: str, digest: str) -> bytes:
-    """A file whose SHA-256 is known; read again once where it is another, as after a connection that broke."""
+    """Reads a file of known SHA-256; retries once on a mismatch, such as after a broken connection."""
     for _ in range(2):
         content = storage.read(url, storage.COPY_S)
         if hashlib.sha256(content).hexdigest() == digest:
@@ -65,14 +65,14 @@ def _read(url: str, digest: str) -> bytes:
 
 
 def _hold(folder: pathlib.Path) -> None:
-    """Keeps others from deleting a store while this process lives."""
+    """Keeps other processes from deleting a store while this one lives."""
     if str(folder) not in _held:
         _held[str(folder)] = os.open(folder / ".used.lock", os.O_CREAT | os.O_RDWR, 0o666)
         fcntl.flock(_held[str(folder)], fcntl.LOCK_SH)
 
 
 def _make_room(url: str, own: pathlib.Path, wanted: int) -> None:
-    """Deletes the stores that have not been used for longest, until `wanted` bytes fit. Raises UserError."""
+    """Deletes the least recently used stores until `wanted` bytes fit; raises UserError if they cannot."""
     try:
         limit = float(os.environ.get("FLANX_CACHE_GB") or LIMIT_GB) * 1e9
     except ValueError as error:

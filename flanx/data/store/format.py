@@ -2,16 +2,16 @@
 
 A store is a folder of
 
-    manifest.json                what is inside, written last and by rename: a folder without one is no store
-    <volume>.tokens.npy          tokens of many examples, inputs then targets, one after the other [n_tokens]
+    manifest.json                the contents, written last and by rename: a folder without one is not a store
+    <volume>.tokens.npy          tokens of many examples, inputs then targets, concatenated [n_tokens]
     <volume>.index.npy           one record per example: INDEX [n_examples]
     <volume>.checksums.npy       CRC-32 of every BLOCK bytes of the tokens, then of the index: uint32 [n_blocks]
 
 A volume holds tasks of one collection and is closed at VOLUME_BYTES. All files are plain `.npy` arrays (uint16 tokens
-while the vocabulary has at most 65,536 ids, else uint32). Tokens and index are mapped into memory: opening costs one
-JSON file and the checksums whatever the number of tasks, and any example is one record and one slice away. Examples are
-stored whole; each side ends in the end-of-sequence id; readers trim. A block is compared with its checksum when it is
-first read.
+if the vocabulary has at most 65,536 ids, else uint32). Tokens and index are memory-mapped: opening reads one JSON file
+and the checksums whatever the number of tasks, and any example is one record and one slice away. Examples are stored
+untruncated; each side ends with the end-of-sequence id; readers trim. A block is checked against its checksum when it
+is first read.
 
 The manifest (JSON):
 
@@ -22,8 +22,8 @@ The manifest (JSON):
       parts                   {style: [one per rendering: {volume, start, examples, hash, input_tokens, target_tokens,
                               longest, longer_inputs, longer_targets, unknown, content}]}, all counts of tokens
                               or examples; content is a SHA-256
-    missing                   {task: {collection, reason, ...}}: requested, not built (quarantined, no data file)
-    hash                      SHA-256 over the content: equal hashes mean equal examples at the same positions
+    missing                   {task: {collection, reason, ...}}: requested, but not built (quarantined, no data file)
+    hash                      SHA-256 of the content: equal hashes mean equal examples at the same positions
 """
 
 import dataclasses
@@ -47,10 +47,10 @@ from flanx.data.store.cached import KINDS, MANIFEST
 from flanx.errors import UserError
 
 FORMAT, VERSION = "flanx-store", 1
-MIXTURE = "mixture"  # of what is validated on: the tasks that are trained on
-VALIDATION = "validation"  # the folder in a store's of the store of what is validated on; its tasks are TASK:SPLIT
+MIXTURE = "mixture"  # as the validation set: the tasks that are trained on
+VALIDATION = "validation"  # subfolder of a store with the store of its validation splits; its tasks are TASK:SPLIT
 VOLUME_BYTES = 1 << 30
-BLOCK = 1 << 14  # bytes under one checksum: what a reader of one example compares beyond its own
+BLOCK = 1 << 14  # bytes per checksum: how much more than its own bytes reading one example may check
 RESIDENT_BYTES = 192 << 20  # a reader releases mapped pages after reading about this much
 INDEX = np.dtype([("offset", "<u8"), ("inputs", "<u4"), ("targets", "<u4")])  # offset of the first input token; lengths
 
@@ -87,10 +87,10 @@ def checksums(array: np.ndarray) -> np.ndarray:
 
 
 class Volume:
-    """The mapped files of one volume.
+    """The memory-mapped files of one volume.
 
     Attributes:
-      unchecked: for "tokens" and "index", whether blocks are left that `check` has to compare.
+      unchecked: for "tokens" and "index", whether `check` still has blocks to compare.
     """
 
     def __init__(self, folder: pathlib.Path, entry: dict[str, Any]) -> None:
@@ -103,7 +103,7 @@ class Volume:
                 f"{self._stem}.*.npy: a file is damaged or missing ({type(error).__name__}); run `flanx store build` "
                 "again, which keeps what is intact, or copy the files again"
             ) from error
-        self.tokens = np.asarray(self._tokens_map)  # a plain array over the same pages: slices cost half
+        self.tokens = np.asarray(self._tokens_map)  # a plain array over the same pages: slicing costs half
         self.index = np.asarray(self._index_map)
         self._blocks: dict[str, tuple[memoryview, np.ndarray, np.ndarray]] = {}  # bytes, checksums, whether to compare
         if files.verifying and "checksums_bytes" in entry:
@@ -115,9 +115,9 @@ class Volume:
         self.unchecked = {kind: kind in self._blocks for kind in ("tokens", "index")}
 
     def check(self, kind: str, first: np.ndarray, last: np.ndarray) -> None:
-        """Compares the blocks that elements first to last - 1 lie in with their checksums, each once.
+        """Checks the blocks containing elements first to last - 1 against their checksums, each block once.
 
-        i64[n] both. Raises UserError for one that has changed since it was written.
+        Both are i64[n]. Raises UserError for a block that has changed since it was written.
         """
         data, sums, todo = self._blocks[kind]
         size = len(data) // max(len(getattr(self, kind)), 1)
@@ -136,14 +136,14 @@ class Volume:
         self.unchecked[kind] = bool(todo.any())
 
     def release(self) -> None:
-        """Releases the mapped pages; they stay in the page cache and are mapped again when touched."""
+        """Releases the mapped pages; they stay in the page cache and are remapped when touched."""
         for mapped in (self._tokens_map, self._index_map):
             if isinstance(mapped, np.memmap) and hasattr(mmap, "MADV_DONTNEED"):
-                mapped._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]  # numpy has no public name for it
+                mapped._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]  # numpy has no public accessor
 
 
 class Store:
-    """An open store. Volumes are mapped when first read; threads may share it."""
+    """An open store. Volumes are mapped when first read; safe to share between threads."""
 
     def __init__(self, path: pathlib.Path, manifest: dict[str, Any]) -> None:
         self.path = path
@@ -183,7 +183,7 @@ class Store:
         return volume
 
     def check(self, kind: str, volumes: np.ndarray, first: np.ndarray, last: np.ndarray) -> None:
-        """`Volume.check` of elements of several volumes: i64[n] each. To be called before they are read."""
+        """`Volume.check` for elements of several volumes: i64[n] each. Call it before reading them."""
         for number in np.unique(volumes).tolist():
             if (volume := self.volume(number)).unchecked[kind]:
                 own = volumes == number
@@ -214,7 +214,7 @@ class Store:
         return tokens[:inputs], tokens[inputs:]
 
     def check_vocabulary(self, fingerprint: str) -> None:
-        """Refuses a vocabulary that did not write this store."""
+        """Raises UserError for a vocabulary that this store was not built with."""
         own = self.vocabulary_fingerprint
         if own != fingerprint:
             raise UserError(
@@ -224,9 +224,9 @@ class Store:
 
 
 def open_store(path: str | os.PathLike[str]) -> Store:
-    """Opens a store and checks the manifest and every file's size; `verify` also reads every byte.
+    """Opens a store, checking the manifest and every file's size; `verify` also reads every byte.
 
-    A store in a bucket (gs://..., s3://...) is copied into the local cache first (`flanx.data.store.cached`).
+    A store in a bucket (gs://..., s3://...) is first copied into the local cache (`flanx.data.store.cached`).
     """
     if "://" in str(path):
         path = cached.fetch(str(path))
@@ -235,7 +235,7 @@ def open_store(path: str | os.PathLike[str]) -> Store:
     for volume in manifest["volumes"]:
         for kind, file in volume_files(folder, volume).items():
             size = file.stat().st_size if file.is_file() else -1
-            is_small = kind == "checksums" and files.verifying  # the others are compared block by block
+            is_small = kind == "checksums" and files.verifying  # the others are checked block by block
             if size != volume[f"{kind}_bytes"]:
                 problem = "is missing" if size < 0 else f"has {size:,} bytes, not {volume[f'{kind}_bytes']:,}"
             elif is_small and sha256(file) != volume[f"{kind}_sha256"]:
@@ -250,7 +250,7 @@ def open_store(path: str | os.PathLike[str]) -> Store:
 
 @functools.cache
 def _say_old(folder: str) -> None:
-    """Says once of a store that an earlier version built it."""
+    """Notes once per store that an earlier version built it."""
     logging.getLogger("flanx").warning(
         "note: the store %s is of an earlier version: it has no checksums (`flanx store verify` finds damage), and "
         "inverted examples may have taken rows from plain ones; `flanx store build` builds it again", folder,
@@ -258,12 +258,12 @@ def _say_old(folder: str) -> None:
 
 
 def volume_files(folder: pathlib.Path, volume: dict[str, Any]) -> dict[str, pathlib.Path]:
-    """The files of a volume of a manifest, by kind; a store of an earlier version has no checksums."""
+    """The files of a manifest's volume, by kind; a store built by an earlier version has no checksums."""
     return {kind: folder / f"{volume['name']}.{kind}.npy" for kind in KINDS if f"{kind}_bytes" in volume}
 
 
 def verify(path: str | os.PathLike[str], report: Callable[[str, int], None] = lambda file, size: None) -> Store:
-    """Opens a store and compares the SHA-256 of every file; calls `report(file, bytes)` after each."""
+    """Opens a store and checks the SHA-256 of every file; calls `report(file, bytes)` after each."""
     store = open_store(path)
     for volume in store.manifest["volumes"]:
         for kind, file in volume_files(store.path, volume).items():
@@ -279,13 +279,13 @@ def sha256(file: pathlib.Path) -> str:
 
 
 def content_hash(manifest: dict[str, Any]) -> str:
-    """SHA-256 of a manifest without its `hash`: every count, every file's hash, all that a mixture reads."""
+    """SHA-256 of a manifest without its `hash`: every count, every file's hash, everything a mixture reads."""
     body = {key: value for key, value in manifest.items() if key != "hash"}
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
 def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
-    """The manifest of a store's folder, checked to be complete, unchanged and of this version."""
+    """The manifest of a store folder, checked to be complete, unchanged and of this version."""
     file = folder / MANIFEST
     if not folder.is_dir():
         raise UserError(f"{folder}: no such store: build it with `flanx store build`")

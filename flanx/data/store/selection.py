@@ -1,4 +1,4 @@
-"""What a build is asked for: tasks by the names that a user gives, and the shards that each of them needs."""
+"""What to build: the tasks that a user names, and the shards that each of them needs."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -11,25 +11,25 @@ from flanx.data.store.shard import Shard
 from flanx.data.task import select, sources, spec, tables
 from flanx.errors import UserError, nearest
 
-SHARD = 100_000  # examples of a task that one job renders
-AS_IS = "as_is"  # the one style of a user's own SeqIO task
+SHARD = 100_000  # examples of a task rendered by one job
+AS_IS = "as_is"  # the only style of a user's own SeqIO task
 KEPT = ("collection", "group", "category", "dataset", "source", "cap", "held_out", "cot", "licence", "num_examples")
 
 
 @dataclasses.dataclass
 class PlannedTask:
-    """One task to be in the store: the metadata that mixtures read, and its shards by (style, rendering)."""
+    """One task to store: the metadata that mixtures read, and its shards by (style, rendering)."""
 
     name: str
     metadata: dict[str, Any]
     shards: dict[tuple[str, int], list[Shard]]
-    examples: int  # as far as known, else 0
+    examples: int  # 0 if unknown
 
 
 def find(names: Sequence[str], imports: Sequence[str] = ()) -> tuple[list[spec.TaskSpec], list[str]]:
-    """(rows of the tables, names of the user's own SeqIO tasks) that names, collections, mixtures or patterns name.
+    """(rows of the tables, names of the user's own SeqIO tasks) matching names, collections, mixtures or patterns.
 
-    Held-out tasks belong to no store; naming nothing else is an error.
+    Held-out tasks are never stored; naming only those is an error.
     """
     rows = tables.load_tables()
     tasks, mixtures = select.of_tables(rows), tables.load_mixtures()
@@ -62,10 +62,10 @@ def plan_validation(
     styles: Sequence[str] | None,
     imports: Sequence[str],
 ) -> tuple[dict[str, PlannedTask], dict[str, dict[str, Any]]]:
-    """As `plan`, of splits to validate on: tasks TASK:SPLIT, each in one prompt style, of at most `examples` each.
+    """Like `plan`, for validation splits: tasks TASK:SPLIT, each in one prompt style, with at most `examples` each.
 
     asked: "mixture" for the validation splits of `rows` and `own`, the tasks to train on; or names, each with a split
-    (`muffin_rte:test`) or meaning `validation`. A task without the split has a reason among the absent ones.
+    (`muffin_rte:test`) or else `validation`. A task without the split is among the absent ones, with a reason.
     """
     planned: dict[str, PlannedTask] = {}
     absent: dict[str, dict[str, Any]] = {}
@@ -117,7 +117,7 @@ def plan(
     renderings: int,
     imports: Sequence[str],
 ) -> tuple[dict[str, PlannedTask], dict[str, dict[str, Any]]]:
-    """The tasks to be in the store, and those whose data is absent: their metadata with the reason."""
+    """The tasks to store, and the metadata of those whose data is missing, with the reason."""
     planned: dict[str, PlannedTask] = {}
     absent: dict[str, dict[str, Any]] = {}
     for style in styles or ():

@@ -1,4 +1,4 @@
-"""Shards of a store under construction: what one job writes under `<store>/parts/`, and the parts that shards make.
+"""Shards of a store under construction: what one job writes under `<store>/parts/`, and the parts they form.
 
 A part is one rendering of one (task, style). Jobs write its shards (one for most tasks):
 
@@ -6,7 +6,7 @@ A part is one rendering of one (task, style). Jobs write its shards (one for mos
                                               .lengths     raw uint32 pairs (inputs, targets), one per example
                                               .json        counts and hashes, written last and by rename
 
-A shard without its .json does not exist. The inverted version of a style is a style of its own.
+A shard without its .json does not count. The inverted version of a style is a separate style.
 """
 
 import dataclasses
@@ -27,8 +27,8 @@ from flanx.files import write_atomic
 PARTS = "parts"
 INPUT_LENGTHS = (256, 512, 1024, 2048)  # lengths in tokens at which the manifest counts longer examples
 TARGET_LENGTHS = (64, 128, 256, 512)
-BLOCK = 1 << 22  # bytes copied at once
-BATCH = 64  # examples written at once
+BLOCK = 1 << 22  # bytes per copy
+BATCH = 64  # examples per write
 
 Example = tuple[np.ndarray, np.ndarray]  # inputs [n], targets [m], token ids
 Metadata = dict[str, Any]  # of a part: counts and hashes, as in the manifest
@@ -65,7 +65,7 @@ def write_shard(folder: pathlib.Path, shard: Shard, examples: Iterable[Example],
         metadata = writer.finish(shard.file(folder, "lengths"))
     finally:
         writer.file.close()
-    # Not forced to disk: `assemble` compares the content with its hash.
+    # No fsync: `assemble` checks the content against its hash.
     write_atomic(shard.file(folder, "json"), json.dumps({"hash": shard.key, "part": metadata}), durable=False)
     return metadata
 
@@ -75,7 +75,7 @@ class _Writer:
 
     def __init__(self, path: pathlib.Path, vocabulary: Vocabulary) -> None:
         self._path = path
-        # By process: of two builds that overlap while one dies, both write the same bytes under their own names.
+        # Named by process id: if a dying build overlaps a new one, both write the same bytes to different files.
         self.file = path.with_name(f"{path.name}.{os.getpid()}.part").open("wb")
         self._dtype, self._size = token_dtype(vocabulary.size), vocabulary.size
         self._unk_id = vocabulary.unk_id
@@ -107,7 +107,7 @@ class _Writer:
 
 
 def _count(pairs: np.ndarray) -> Metadata:
-    """Of lengths `pairs` [n, 2]: how many examples, tokens, the longest, how many are longer than usual limits."""
+    """Counts from lengths `pairs` [n, 2]: examples, tokens, the longest, how many exceed usual limits."""
     inputs, targets = pairs[:, 0].astype(np.int64), pairs[:, 1].astype(np.int64)
     return {
         "examples": len(pairs),
@@ -120,7 +120,7 @@ def _count(pairs: np.ndarray) -> Metadata:
 
 
 def _merge(shards: Sequence[Metadata]) -> Metadata:
-    """Metadata of shards -> metadata of their part."""
+    """Combines the metadata of shards into that of their part."""
     first, *rest = shards
     if not rest:
         return dict(first)
@@ -134,7 +134,7 @@ def _merge(shards: Sequence[Metadata]) -> Metadata:
 
 
 class WrittenPart:
-    """A part whose shards lie under `parts/`."""
+    """A part whose shards are under `parts/`."""
 
     def __init__(self, folder: pathlib.Path, shards: Sequence[Shard], metadata: list[Metadata]) -> None:
         self.task, self.style, self.rendering = shards[0].task, shards[0].style, shards[0].rendering
@@ -149,7 +149,7 @@ class WrittenPart:
         )
 
     def tokens(self) -> Iterator[bytes]:
-        """The tokens, compared with the hash that was taken when they were written."""
+        """The tokens, checked against the hash computed when they were written."""
         for shard, content in zip(self._shards, self._contents, strict=True):
             digest = hashlib.sha256()
             with shard.file(self._folder, "tokens").open("rb") as file:
@@ -158,14 +158,14 @@ class WrittenPart:
                     yield block
             digest.update(shard.file(self._folder, "lengths").read_bytes())
             if digest.hexdigest() != content:
-                shard.file(self._folder, "json").unlink()  # so that the next build writes it again
+                shard.file(self._folder, "json").unlink()  # so that the next build rewrites it
                 raise UserError(
                     f"{shard.file(self._folder, 'tokens')}: changed since it was written; run the build again"
                 )
 
 
 def read_metadata(folder: pathlib.Path, shard: Shard) -> Metadata | None:
-    """The metadata of a shard that is complete under `folder` and has the same key, else None."""
+    """The metadata of a shard if it is complete under `folder` with the same key, else None."""
     try:
         record = json.loads(shard.file(folder, "json").read_bytes())
     except (OSError, ValueError):
@@ -174,6 +174,6 @@ def read_metadata(folder: pathlib.Path, shard: Shard) -> Metadata | None:
 
 
 def written_part(folder: pathlib.Path, shards: Sequence[Shard]) -> WrittenPart | None:
-    """The part of all shards of one rendering of one (task, style); None where one was not written."""
+    """The part formed by all shards of one rendering of one (task, style); None if one was not written."""
     metadata = [m for shard in shards if (m := read_metadata(folder, shard))]
     return WrittenPart(folder, shards, metadata) if len(metadata) == len(shards) else None

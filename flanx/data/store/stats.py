@@ -6,7 +6,7 @@ from flanx.data.store.format import Part, Store, Task
 
 
 def describe_store(store: Store, lengths: tuple[int, int] = (512, 128)) -> dict[str, Any]:
-    """Counts, tokens, unknown and truncation shares of a store by collection and by task.
+    """Counts, token totals, unknown and truncation shares of a store, by collection and by task.
 
     `lengths`: (inputs, targets) at which truncation is reported.
     """
@@ -52,13 +52,13 @@ def _task(task: Task, lengths: tuple[int, int]) -> dict[str, Any]:
 
 
 def _longer(part: Part, key: str, length: int) -> float:
-    """Examples longer than a length; where the manifest does not count it, longer than the next shorter one."""
+    """Examples longer than a length, or than the next shorter one that the manifest counts."""
     counted = [int(k) for k in part.metadata[key] if int(k) <= length]
     return part.metadata[key][str(max(counted))] if counted else part.examples
 
 
 def _share(row: dict[str, Any]) -> None:
-    """Adds shares next to the counts: unknown tokens, truncated examples."""
+    """Adds shares to the counts: unknown tokens, truncated examples."""
     tokens = max(row["input_tokens"] + row["target_tokens"], 1)
     row["unknown_share"] = row["unknown"] / tokens
     for side in ("inputs", "targets"):
