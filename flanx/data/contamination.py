@@ -1,9 +1,9 @@
 """Overlap of training tasks with held-out ones: `flanx tasks audit`.
 
-Two measures, for every held-out suite: items of which a whole text occurs in a training text word for word ("whole", by
-hash), and items that share 13 words in a row with one ("shared"). Words are lower case, without punctuation; single
-letters go, since option marks are written in many ways. What is searched are the fields of the rows before any
-template, or the examples of a built store as the model gets them (`--store`).
+Two measures for every held-out suite: items with a text that occurs verbatim in a training text ("whole", by hash), and
+items that share 13 consecutive words with one ("shared"). Words are lowercased, without punctuation; single letters are
+dropped, since option markers are written in many ways. The search covers the rows' fields before any template, or the
+examples of a built store as the model sees them (`--store`).
 """
 
 import argparse
@@ -22,18 +22,18 @@ from flanx.data.task.spec import TaskSpec
 from flanx.errors import UserError
 
 NGRAM = 13  # words
-WHOLE = 8  # words; a text of fewer is too common to mean anything by itself
+WHOLE = 8  # words; a shorter text is too common to be evidence by itself
 CONSTANT = ("definition", "worked_input", "worked_output", "worked_why")  # the same in every row of a task
 _WORD = re.compile(r"\w+")
 
 
 def words(text: str) -> tuple[str, ...]:
-    """The words of a text as they are compared."""
+    """The normalized words of a text, for comparison."""
     return tuple(w for w in _WORD.findall(text.lower()) if len(w) > 1 or not w.isascii() or w.isdigit())
 
 
 def texts(record: Record) -> list[str]:
-    """The texts of a row that are compared: its fields, and question and options together as one."""
+    """The texts of a row to compare: its fields, and question and options joined as one."""
     values = [text_of(v, k) for k, v in record.items() if k not in (*CONSTANT, "options", "answer")]
     options = record.get("options")
     if options:
@@ -46,11 +46,11 @@ Hit = tuple[int, int]  # (number of the held-out task, number of its item)
 
 @dataclass
 class Index:
-    """Runs of words, and whole texts, of the held-out items."""
+    """N-grams and whole texts of the held-out items."""
 
     tasks: list[TaskSpec] = field(default_factory=list)
     items: list[int] = field(default_factory=list)  # number of items of each task
-    grams: dict[int, Hit] = field(default_factory=dict)  # hash of a run
+    grams: dict[int, Hit] = field(default_factory=dict)  # hash of an n-gram
     wholes: dict[int, list[tuple[int, int, Hit]]] = field(default_factory=dict)  # hash of WHOLE words: length, hash
 
     def add(self, task: TaskSpec, records: Iterable[list[str]]) -> None:
@@ -69,20 +69,20 @@ class Index:
         self.items.append(count)
 
     def find(self, values: list[str]) -> tuple[set[Hit], set[Hit]]:
-        """(items of which a whole text occurs in these, items that share a run of words with them)."""
+        """(items with a whole text contained in these, items that share an n-gram with them)."""
         whole, shared = set(), set()
         for value in values:
             run = words(value)
             for i in range(len(run) - WHOLE + 1):
                 if same := self.wholes.get(hash(run[i : i + WHOLE])):
                     whole |= {hit for length, key, hit in same if hash(run[i : i + length]) == key}
-                if hit := self.grams.get(hash(run[i : i + NGRAM])):  # near the end it is shorter, and in no table
+                if hit := self.grams.get(hash(run[i : i + NGRAM])):  # near the end it is shorter, and never indexed
                     shared.add(hit)
         return whole, shared
 
 
 def _rows(task: TaskSpec, data_dir: str | None, limit: int) -> Iterator[list[str]]:
-    """The texts of the rows of the training split; of a held-out task, of all its splits that are there."""
+    """The texts of the rows of the training split, or of all available splits for a held-out task."""
     splits = [s for s in task.splits if s == "train"] or list(task.splits)
     for split in splits:
         if sources.missing(task, data_dir, split):
@@ -103,18 +103,18 @@ def _absent(task: TaskSpec, data_dir: str | None) -> str | None:
 
 
 def _stored(path: str, wanted: set[str] | None, limit: int) -> Iterator[tuple[str, str, Iterator[list[str]]]]:
-    """(task, style, its examples as texts) of a store; `wanted`: of these tasks only."""
+    """(task, style, its examples as texts) of a store; `wanted`: restrict to these tasks."""
     opened = store.open_store(path)
     tokenizer = vocabulary.load(opened.vocabulary)
     for name in sorted(opened.tasks if wanted is None else wanted & opened.tasks.keys()):
         for style, parts in opened.tasks[name].parts.items():
-            part = parts[0]  # of several renderings the first: they show the same rows
+            part = parts[0]  # the first of several renderings: all show the same rows
             count = min(part.examples, limit or part.examples)
             yield name, style, ([tokenizer.decode(ids) for ids in opened.example(part, i)] for i in range(count))
 
 
 class Overlap:
-    """What was searched and what was found: {(task, number of the held-out task): {(row, item)}} by measure."""
+    """Search results by measure: {(task, number of the held-out task): {(row, item)}}."""
 
     def __init__(self, index: Index) -> None:
         self.index = index
@@ -122,7 +122,7 @@ class Overlap:
         self.found: dict[tuple[str, int], dict[str, set]] = {}
 
     def search(self, task: str, style: str, records: Iterable[list[str]]) -> None:
-        """Compares the texts of a task with the index; `style` tells its rows from those of another search."""
+        """Compares the texts of a task with the index; `style` distinguishes its rows from those of another search."""
         for number, values in enumerate(records):
             self.rows[task] += 1
             for kind, hits in zip(("whole", "shared"), self.index.find(values), strict=True):
@@ -131,7 +131,7 @@ class Overlap:
                     pair[kind].add(((style, number), item))
 
     def pairs(self) -> list[dict[str, Any]]:
-        """Every training task that overlaps with a held-out one, the worst first."""
+        """Every training task that overlaps with a held-out one, worst first."""
         found = [
             {
                 "task": task,
@@ -147,7 +147,7 @@ class Overlap:
         return sorted(found, key=lambda pair: -pair["items"] / max(1, pair["of_items"]))
 
     def suites(self) -> dict[str, dict[str, int]]:
-        """Of each held-out suite: its items, how many of them are found by either measure, in how many tasks."""
+        """Per held-out suite: its items, how many are found by each measure, and in how many tasks."""
         suites: dict[str, dict[str, Any]] = {}
         for spec, count in zip(self.index.tasks, self.index.items, strict=True):
             suite = suites.setdefault(spec.collection, {"items": 0, "whole": set(), "shared": set(), "tasks": set()})
@@ -164,7 +164,7 @@ class Overlap:
 
 
 def audit(args: argparse.Namespace) -> int:
-    """Compares; prints every pair of tasks that overlaps, each suite, and what could not be compared."""
+    """Runs the audit; prints every overlapping pair of tasks, each suite, and what could not be compared."""
     asked = [t for t in select.find_specs(args.mixture) if args.mixture != "*" or not t.held_out]
     held_out = [t for t in select.find_specs(args.held_out) if t.held_out and t not in asked]
     if not held_out:

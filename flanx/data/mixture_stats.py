@@ -1,4 +1,4 @@
-"""What a mixture gives over the planned steps, as plain data for tables and JSON, and as a plot."""
+"""What a mixture yields over the planned steps, as plain data for tables and JSON, and as a plot."""
 
 import math
 import os
@@ -22,11 +22,11 @@ def describe_mixture(
     train_steps: int,
     packing: str = "encoder_decoder",
 ) -> dict[str, Any]:
-    """What the batches of `train_steps` steps hold: shares, examples and epochs by task and collection, padding.
+    """What `train_steps` batches contain: shares, examples and epochs by task and collection, and padding.
 
-    Shares are exact; examples and epochs follow from them and from the mean number of examples in a row (an epoch:
-    every example of the task drawn once, in whatever style); padding and truncation are those of the first chunk of
-    rows (about 130,000 examples).
+    Shares are exact; examples and epochs are derived from them and the mean number of examples per row (an epoch: every
+    example of the task drawn once, over all styles); padding and truncation are measured on the first chunk of rows
+    (about 130,000 examples).
     """
     batches = Batches(open_store(store_dir), mixture, task_feature_lengths, batch_size, packing=packing)
     resolved = batches.resolved
@@ -64,7 +64,7 @@ def describe_mixture(
     else:
         padding = {side: 1 - used[i] / (num_rows * batches.limits[i]) for i, side in enumerate(_SIDES)}
     of_row = np.add.reduceat(plan.length, np.minimum(plan.starts[:-1], len(plan.source) - 1), axis=0)
-    if batches.packing == "encoder_decoder":  # of the side that fills first, row by row
+    if batches.packing == "encoder_decoder":  # of whichever side fills first in each row
         padding["first_full"] = 1 - (of_row / batches.limits).max(axis=1).mean()
     return batches.describe() | {
         "steps": train_steps,
@@ -77,7 +77,7 @@ def describe_mixture(
 
 
 def draw(table: dict[str, Any], path: str | os.PathLike[str]) -> None:
-    """Draws the result of `describe_mixture` into an image file (png, svg, pdf)."""
+    """Plots the result of `describe_mixture` to an image file (png, svg, pdf)."""
     import matplotlib  # noqa: PLC0415  (an extra)
 
     matplotlib.use("Agg")

@@ -1,7 +1,7 @@
-"""The bytes of a SentencePiece model, written without its library: further pieces, or a whole one of a tokenizer.json.
+"""Writes SentencePiece model bytes without its library: additional pieces, or a whole model from a tokenizer.json.
 
-transformers 5 saves a T5's tokenizer as tokenizer.json alone, which holds what the SentencePiece model did: pieces with
-their scores, and the table of the normalizer. Field numbers are those of sentencepiece_model.proto (ModelProto).
+transformers 5 saves a T5 tokenizer only as tokenizer.json, which has the contents of the SentencePiece model: pieces
+with scores, and the normalizer's table. Field numbers are those of sentencepiece_model.proto (ModelProto).
 """
 
 import base64
@@ -16,7 +16,7 @@ from flanx.errors import UserError
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED = 1, 2, 3, 4  # ModelProto.SentencePiece.Type
 SENTINEL = re.compile(r"<extra_id_\d+>")
-BLANKS = ("Strip", "Replace")  # steps of a normalizer that collapse blanks, as SentencePiece does
+BLANKS = ("Strip", "Replace")  # normalizer steps that collapse whitespace, as SentencePiece does
 
 
 def piece(text: str, score: float, kind: int) -> bytes:
@@ -26,9 +26,9 @@ def piece(text: str, score: float, kind: int) -> bytes:
 
 
 def of_tokenizer(content: bytes, where: str) -> tuple[bytes, int]:
-    """(a SentencePiece model, the number of sentinels behind it) of a tokenizer.json of a T5.
+    """(SentencePiece model, number of sentinels after it) from a T5 tokenizer.json.
 
-    Raises UserError for another kind of tokenizer, and for one with tokens or steps that SentencePiece does not have.
+    Raises UserError for other kinds of tokenizers, and for tokens or steps that SentencePiece does not have.
     """
     try:
         whole = json.loads(content)
@@ -57,14 +57,14 @@ def of_tokenizer(content: bytes, where: str) -> tuple[bytes, int]:
         + _field(2, _table(whole.get("normalizer"), where))
         + b"".join(
             _int(number, 1)
-            for number in (3, 4, 5)  # a blank before the text, blanks collapsed, blanks written as a piece
+            for number in (3, 4, 5)  # add dummy prefix, collapse whitespace, escape whitespace
         )
     )
     return pieces + _field(2, trainer) + _field(3, normalizer), extra
 
 
 def _table(normalizer: Mapping[str, Any] | None, where: str) -> bytes:
-    """The table of characters of a normalizer; empty where it has none. Raises UserError for steps of other kinds."""
+    """A normalizer's character table, empty if it has none. Raises UserError for other kinds of steps."""
     found = b""
     for step in (normalizer or {}).get("normalizers") or ([normalizer] if normalizer else []):
         kind = step.get("type") if isinstance(step, dict) else step
@@ -83,7 +83,7 @@ def _what(error: Exception) -> str:
 
 
 def _varint(number: int) -> bytes:
-    number &= (1 << 64) - 1  # negative numbers take ten bytes
+    number &= (1 << 64) - 1  # negative numbers are encoded in ten bytes
     found = bytearray()
     while number > 127:
         found.append(number & 127 | 128)
@@ -92,10 +92,10 @@ def _varint(number: int) -> bytes:
 
 
 def _field(number: int, payload: bytes) -> bytes:
-    """A field of bytes."""
+    """A bytes field."""
     return _varint(number << 3 | 2) + _varint(len(payload)) + payload
 
 
 def _int(number: int, value: int) -> bytes:
-    """A field of a whole number."""
+    """An integer field."""
     return _varint(number << 3) + _varint(value)

@@ -1,17 +1,17 @@
-"""Vocabularies of bytes and of SentencePiece models, with SeqIO's ids, without SeqIO and without TensorFlow.
+"""Byte and SentencePiece vocabularies with SeqIO's ids, without SeqIO or TensorFlow.
 
     vocabulary = load("byte")                                                      # 259 ids
     vocabulary = load("gs://t5-data/vocabs/cc_all.32000/sentencepiece.model")           # 32,000 pieces + 100 extra ids
-    vocabulary = load("gs://t5-data/vocabs/cc_all.32000.100extra/sentencepiece.model")  # 32,100 pieces, no more ids
-    vocabulary = load("t5/sentencepiece.model#line_break=|")                       # the same, line breaks as "|"
-    vocabulary = load("hf:google/flan-t5-small")     # of a model of the Hugging Face hub, or of a checkpoint's folder
+    vocabulary = load("gs://t5-data/vocabs/cc_all.32000.100extra/sentencepiece.model")  # 32,100 pieces, no extra ids
+    vocabulary = load("t5/sentencepiece.model#line_break=|")                       # likewise, line breaks as "|"
+    vocabulary = load("hf:google/flan-t5-small")     # of a model on the Hugging Face hub, or a checkpoint folder
 
-In both, 0 is padding, 1 ends a sequence, 2 is the unknown piece. The byte b is the id b + 3. Extra ids are sentinels at
-the end; in a SentencePiece model `<extra_id_0>` has the highest id, as the public T5 checkpoints expect.
+In both, 0 is padding, 1 is end-of-sequence, 2 is unknown. Byte b has id b + 3. Extra ids are sentinels at the end; in a
+SentencePiece model `<extra_id_0>` has the highest id, as the public T5 checkpoints expect.
 
-T5's and mT5's models turn a line break into a blank. With "#line_break=MARK" each one becomes MARK before a text is
-encoded (`keep_line_breaks`) and a line break again when it is decoded (`restore_line_breaks`): in stores, in training,
-in evaluation and in SeqIO alike, since all of them read the vocabulary that the spec names.
+T5's and mT5's models turn line breaks into spaces. With "#line_break=MARK" each one becomes MARK before encoding
+(`keep_line_breaks`) and a line break again on decoding (`restore_line_breaks`): in stores, training, evaluation and
+SeqIO alike, since all of them use the vocabulary named by the spec.
 """
 
 import dataclasses
@@ -34,30 +34,30 @@ BYTES = 256
 FIRST_BYTE = 3  # the three special ids come first
 
 
-LINE_BREAK = "#line_break="  # in the spec of a SentencePiece model, before the mark
-MODELS = ("spiece.model", "tokenizer.json")  # what a Hugging Face folder has of a SentencePiece model, the best first
-CONVERTED = "flanx_convert.json"  # the note of `flanx convert`, which has the mark of an export
+LINE_BREAK = "#line_break="  # precedes the mark in the spec of a SentencePiece model
+MODELS = ("spiece.model", "tokenizer.json")  # SentencePiece files of a Hugging Face folder, best first
+CONVERTED = "flanx_convert.json"  # written by `flanx convert`; records an export's mark
 
 
 def keep_line_breaks(text: str, mark: str) -> str:
-    """`text` with `mark` between blanks for each line break; "" for `mark` leaves the text as it is."""
+    """`text` with each line break replaced by `mark` between spaces; if `mark` is "", the text is unchanged."""
     return text.replace("\r\n", "\n").replace("\n", f" {mark} ") if mark else text
 
 
 def restore_line_breaks(text: str, mark: str) -> str:
-    """The inverse of `keep_line_breaks`, but for blanks at line breaks; a `mark` of the text itself becomes one."""
+    """The inverse of `keep_line_breaks`, except for spaces at line breaks; marks in the original text become breaks."""
     return re.sub(rf" *{re.escape(mark)} *", "\n", text) if mark else text
 
 
 class Vocabulary(Protocol):
-    """What the store, the decoder and the model configuration need of a vocabulary."""
+    """What the store, the decoder and the model configuration need from a vocabulary."""
 
     @property
     def spec(self) -> str: ...  # "byte", or the path or URL of the SentencePiece model
     @property
     def extra_ids(self) -> int: ...
     @property
-    def size(self) -> int: ...  # all ids, the extra ones included
+    def size(self) -> int: ...  # all ids, including extra ids
     @property
     def pad_id(self) -> int: ...
     @property
@@ -65,19 +65,19 @@ class Vocabulary(Protocol):
     @property
     def unk_id(self) -> int: ...
     @property
-    def line_break(self) -> str: ...  # the mark that a line break becomes; "" where the model sees it as it is
+    def line_break(self) -> str: ...  # the mark for a line break; "" if the model sees line breaks as they are
     @property
     def fingerprint(self) -> str: ...  # equal fingerprints mean equal ids for every text
 
     def encode(self, text: str) -> list[int]: ...
-    def count(self, text: str) -> int: ...  # of its tokens
-    def sequences(self, texts: list[str]) -> list[np.ndarray]: ...  # of each text i32[n + 1], its tokens and EOS
+    def count(self, text: str) -> int: ...  # its number of tokens
+    def sequences(self, texts: list[str]) -> list[np.ndarray]: ...  # per text i32[n + 1]: its tokens and EOS
     def decode(self, ids: Iterable[int]) -> str: ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Bytes:
-    """UTF-8 bytes as ids; nothing is unknown, undecodable bytes are skipped."""
+    """UTF-8 bytes as ids; nothing is unknown, and undecodable bytes are skipped."""
 
     extra_ids: int = 0
     spec: str = "byte"
@@ -117,7 +117,7 @@ class Bytes:
 
 @dataclasses.dataclass(frozen=True)
 class SentencePiece:
-    """A SentencePiece model file whose ids 0, 1, 2 are padding, end of sequence and unknown."""
+    """A SentencePiece model file whose ids 0, 1, 2 are padding, end-of-sequence and unknown."""
 
     spec: str
     extra_ids: int = 100
@@ -127,7 +127,7 @@ class SentencePiece:
 
     @property
     def path(self) -> str:
-        """The path or URL of the model's file, or of a tokenizer.json which holds what it does."""
+        """The path or URL of the model file, or of an equivalent tokenizer.json."""
         path = self.spec.partition(LINE_BREAK)[0]
         if not path.startswith(hub.PREFIX):
             return path
@@ -136,7 +136,7 @@ class SentencePiece:
 
     @property
     def file(self) -> str:
-        """The path of the model's file on this machine; a copy where it is elsewhere, or made of a tokenizer.json."""
+        """The local path of the model file; a copy if it is remote or converted from a tokenizer.json."""
         if not self.path.endswith(MODELS[1]):
             return storage.local(self.path)
         copy = storage.cache_dir() / hashlib.sha256(self.content).hexdigest()[:16] / MODELS[0]
@@ -158,9 +158,9 @@ class SentencePiece:
 
     @functools.cached_property
     def _processor(self) -> Any:
-        import sentencepiece  # noqa: PLC0415  (a byte vocabulary does without it)
+        import sentencepiece  # noqa: PLC0415  (not needed for a byte vocabulary)
 
-        # A serialized protocol buffer may be extended by appending to it: the extra ids are further pieces.
+        # A serialized protocol buffer can be extended by appending to it: the extra ids are additional pieces.
         extra = b"".join(piece(f"\u2581<extra_id_{i}>", 0.0, USER_DEFINED) for i in reversed(range(self.extra_ids)))
         try:
             processor = sentencepiece.SentencePieceProcessor(model_proto=self.content + extra)
@@ -198,11 +198,11 @@ class SentencePiece:
 
     def sequences(self, texts: list[str]) -> list[np.ndarray]:
         kept = [keep_line_breaks(text, self.line_break) for text in texts]
-        ids = self._processor.Encode(kept, out_type=int, add_eos=True, num_threads=1)  # builds have a process per core
+        ids = self._processor.Encode(kept, out_type=int, add_eos=True, num_threads=1)  # builds run a process per core
         return [np.array(each, np.int32) for each in ids]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text up to the first end of sequence; ids past the model's end (padded embeddings) are unknown."""
+        """The text up to the first end of sequence; ids beyond the model's (padded embeddings) are unknown."""
         size = self.size
         text = self._processor.DecodeIds([i if i < size else UNK_ID for i in _until_eos(ids)])
         return restore_line_breaks(text, self.line_break)
@@ -211,9 +211,9 @@ class SentencePiece:
 def load(spec: str, extra_ids: int | None = None) -> Vocabulary:
     """The vocabulary of a spec: "byte", or the path or URL of a SentencePiece model.
 
-    `extra_ids`: how many sentinels are added at the end; by default 0 for bytes, and 100, T5's number, for a
-    SentencePiece model that has none among its own pieces. Raises UserError for what is none of these, and for a mark
-    that the model cannot write.
+    `extra_ids`: how many sentinels to add at the end; by default 0 for bytes, and 100, as in T5, for a SentencePiece
+    model that has none among its own pieces. Raises UserError for anything else, and for a mark that the model cannot
+    represent.
     """
     if not isinstance(spec, str) or not spec:
         raise UserError(f"VOCABULARY is {spec!r}; give 'byte', or the path or URL of a SentencePiece model")
@@ -241,7 +241,7 @@ def _load(spec: str, extra_ids: int | None) -> Vocabulary:
         vocabulary = SentencePiece(spec, extra_ids)
     if extra_ids is None and not vocabulary.has_sentinels:
         vocabulary = SentencePiece(spec, 100)
-    _ = vocabulary.size  # a wrong file is a wrong configuration: say so at once
+    _ = vocabulary.size  # fail early: a wrong file is a configuration error
     mark = vocabulary.line_break
     if LINE_BREAK in spec and (
         not mark.strip() or mark[0].isalnum() or vocabulary.decode(vocabulary.encode("\n")) != "\n"
@@ -253,21 +253,21 @@ def _load(spec: str, extra_ids: int | None) -> Vocabulary:
     return vocabulary
 
 
-# ---- the vocabulary that is written with a checkpoint ----------------------------------------------------------------
+# ---- the vocabulary stored with a checkpoint -------------------------------------------------------------------------
 
 
 def is_folder(path: str) -> bool:
-    """Whether a text names a checkpoint and no file: of the hub, a folder here, a URL whose last part has no dot."""
+    """Whether a text names a checkpoint, not a file: a hub model, a folder, a URL whose last part has no dot."""
     if path.startswith(storage.URLS):
         return "." not in path.rstrip("/").rpartition("/")[2]
     return path.startswith(hub.PREFIX) or os.path.isdir(os.path.expanduser(path))
 
 
 def named_in(path: str | os.PathLike, adapters: tuple[str, ...] = ()) -> tuple[str, int | None] | None:
-    """(spec, extra ids, None for the usual number) of the vocabulary that a run, a step's folder, an export or a model
-    of the hub has with its parameters; of PEFT's adapters their base's. None where there is none that flanx reads.
+    """(spec, extra ids or None for the default) of the vocabulary stored with a run, a step folder, an export or a hub
+    model; for PEFT adapters, their base model's. None if there is none that flanx can read.
 
-    adapters: of which it is the base, which none of them is.
+    adapters: those it is the base of, to detect cycles.
     """
     text = os.fspath(path)
     folder = storage.open_storage(hub.fetch(text, weights=False).folder if text.startswith(hub.PREFIX) else text)
@@ -283,7 +283,7 @@ def named_in(path: str | os.PathLike, adapters: tuple[str, ...] = ()) -> tuple[s
         if str(config.get("tokenizer_class", "")).startswith("ByT5Tokenizer"):
             return "byte", None
         if model := next((name for name in MODELS if name in names), None):
-            extra_ids = config.get("extra_ids") if model == MODELS[0] else None  # tokenizer.json itself says
+            extra_ids = config.get("extra_ids") if model == MODELS[0] else None  # tokenizer.json has its own
             spec = text if text.startswith(hub.PREFIX) else f"{place}/{model}"
             note = place.read_json(CONVERTED) if CONVERTED in names else {}
             spec += f"{LINE_BREAK}{note['line_break']}" if note.get("line_break") else ""
@@ -295,7 +295,7 @@ def named_in(path: str | os.PathLike, adapters: tuple[str, ...] = ()) -> tuple[s
 
 
 def no_vocabulary(path: str | os.PathLike) -> str:
-    """What to say of a checkpoint without one."""
+    """The message for a checkpoint without one."""
     return (
         f"{path} does not say its vocabulary (run.json, spiece.model, tokenizer.json): give vocabulary='byte', or the "
         "path or URL of its SentencePiece model"

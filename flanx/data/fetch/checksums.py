@@ -1,5 +1,5 @@
-"""`receipt.json` of a data folder: rows and SHA-256 of the examples of each source at its first fetch, and the rate of
-the last fetch. The hash is of the examples as a task reads them, whatever their file and compression."""
+"""`receipt.json` of a data folder: row count and SHA-256 of each source's examples at its first fetch, and the rate of
+the last fetch. The hash covers the examples as a task reads them, independent of file and compression."""
 
 import hashlib
 import json
@@ -28,7 +28,7 @@ def write(data_dir: str, content: dict[str, Any]) -> None:
 
 
 def examples(task: TaskSpec, split: str, data_dir: str) -> dict[str, Any]:
-    """Rows and sha256 of the records of a split, each as JSON with sorted keys on a line; bad rows by their reason."""
+    """Row count and SHA-256 of a split's records, one JSON line each with sorted keys; bad rows by their reason."""
     digest, rows = hashlib.sha256(), 0
     for _, record in sources.raw_rows(task, split, data_dir):
         content = str(record) if isinstance(record, BadRow) else record
@@ -38,7 +38,7 @@ def examples(task: TaskSpec, split: str, data_dir: str) -> dict[str, Any]:
 
 
 def difference(split: str, first: dict[str, Any] | None, now: dict[str, Any]) -> str | None:
-    """One line where the examples of a split are not those that first came; None where they are, or none came yet."""
+    """One line if the examples of a split differ from the first fetch; None if they agree or it is the first."""
     if first is None or first == now:
         return None
     then, here = (f"{one['rows']:,} rows, sha256 {one['sha256'][:12]}" for one in (first, now))

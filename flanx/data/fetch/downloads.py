@@ -1,7 +1,7 @@
 """The downloads that a mixture needs, with sizes and conditions: `flanx tasks plan`.
 
-A download is a TFDS data set, a file behind a URL, or the Parquet files of a P3 prompt-task on the Hugging Face hub.
-Tasks share downloads.
+A download is a TFDS data set, a file at a URL, or the Parquet files of a P3 prompt-task on the Hugging Face hub. Tasks
+may share downloads.
 """
 
 import argparse
@@ -33,7 +33,7 @@ class Download:
 
 
 def find_downloads(tasks: list[TaskSpec], data_dir: str | None) -> list[Download]:
-    """The downloads of these tasks, each once; none for the embedded ones."""
+    """The downloads of these tasks, without duplicates; embedded tasks have none."""
     downloads: dict[str, Download] = {}
     for task in tasks:
         if task.source.startswith("suite:"):
@@ -47,7 +47,7 @@ def find_downloads(tasks: list[TaskSpec], data_dir: str | None) -> list[Download
 
 
 def tfds_bytes(place: str) -> int | None:
-    """Download size of a TFDS source at most, from the checksums that TFDS ships with; None where it has none."""
+    """Upper bound on the download size of a TFDS source, from TFDS's bundled checksums; None if it has none."""
     if not place.startswith("tfds:"):
         return None
     name, _, config = place[5:].partition("/")
@@ -66,7 +66,7 @@ def tfds_bytes(place: str) -> int | None:
 
 
 def format_bytes(size: int | None) -> str:
-    """ "12.3 MB", or "?" where it is not known."""
+    """ "12.3 MB", or "?" if unknown."""
     if size is None:
         return "?"
     value, units = float(size), ["B", "kB", "MB", "GB"]
@@ -76,7 +76,7 @@ def format_bytes(size: int | None) -> str:
 
 
 def plan(args: argparse.Namespace) -> int:
-    """Prints every download of the mixture, the sums, and the hours where a rate is known."""
+    """Prints every download of the mixture, the totals, and the hours if a rate is known."""
     found = find_downloads(select.find_specs(args.mixture, args.licence), folder(args))
     missing = [n for n in found if not n.present]
     sums: dict[str, Any] = {
@@ -121,9 +121,9 @@ def plan(args: argparse.Namespace) -> int:
 
 
 def shares(mixture: str, ready: Collection[str]) -> list[str]:
-    """What a named mixture becomes with the tasks that are ready alone: tasks and rate of each collection, as lines.
+    """What a named mixture becomes with only the tasks that are ready: tasks and rate of each collection, as lines.
 
-    The rate of a collection stays while it has a task left; those of empty ones go, and the others fill their place."""
+    A collection keeps its rate while it has a task left; the rates of empty ones are redistributed to the others."""
     mixtures = load_mixtures()
     if mixture not in mixtures:
         return []

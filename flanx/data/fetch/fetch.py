@@ -1,8 +1,8 @@
 """Fetches the data of a mixture: `flanx tasks fetch`.
 
-Downloads run in parallel. One that fails puts its tasks into quarantine (`quarantine.json` in the data folder, with the
+Downloads run in parallel. If one fails, its tasks are quarantined (`quarantine.json` in the data folder, with the
 reason); the others stay usable, and the exit status is 1. A second run fetches what is missing and resumes truncated
-files. A file that is fetched again, or from a mirror, must hold the examples of the first fetch
+files. A file fetched again, or from a mirror, must have the same examples as the first fetch
 (flanx/data/fetch/checksums.py).
 """
 
@@ -37,10 +37,10 @@ from flanx.files import lock, read_json, write_atomic
 from flanx.process import signals_as_interrupt
 
 PREPARE = ("-m", "flanx.seqio.tfds")  # downloads and prepares a TFDS data set
-LISTING_BYTES = 10_000_000  # of a hub's list of files
-WHOLE = 0.99  # part of the stated examples below which a file is truncated; a few bad rows are usual
-RATE_BYTES = 1_000_000  # a smaller fetch says nothing about the line
-Receipt = dict[str, Any]  # rows and sha256 of a split
+LISTING_BYTES = 10_000_000  # limit for a hub's file listing
+WHOLE = 0.99  # below this share of the stated examples a file counts as truncated; a few bad rows are normal
+RATE_BYTES = 1_000_000  # a smaller fetch does not measure the connection
+Receipt = dict[str, Any]  # row count and SHA-256 of a split
 
 
 # ---- one download ----------------------------------------------------------------------------------------------------
@@ -49,11 +49,11 @@ Receipt = dict[str, Any]  # rows and sha256 of a split
 def _fetch_url(
     task: TaskSpec, split: str, data_dir: str, received: DownloadedBytes, first: Receipt | None
 ) -> Receipt | None:
-    """The file of one split, from its URL or the first mirror that has it unchanged; None where it is present."""
+    """The file of one split, from its URL or the first mirror that has it unchanged; None if it is present."""
     (path,) = source.files(task, split, data_dir)
     if path.is_file():
         return None
-    other = re.search(r"spelled (\S+)", task.note)  # NIV2 names with hyphens in some releases
+    other = re.search(r"spelled (\S+)", task.note)  # NIV2 names that some releases hyphenate
     names = [path.name, *([f"{other[1]}{path.suffix}"] if other else [])]
 
     def take(url: str) -> Receipt:
@@ -68,7 +68,7 @@ def _fetch_url(
 def _fetch_p3(
     task: TaskSpec, split: str, data_dir: str, received: DownloadedBytes, first: Receipt | None
 ) -> Receipt | None:
-    """The Parquet files of one split, as the hub lists them for a data set's configuration."""
+    """The Parquet files of one split, as listed by the hub for a data set configuration."""
     if source.missing(task, data_dir, split) is None:
         return None
     kind, config = task.source.split(":", 1)
@@ -98,7 +98,7 @@ def _fetch_p3(
 
 
 def _first_good(urls: list[str], take: Callable[[str], Any]) -> Any:
-    """What `take` makes of the first URL that it succeeds with; else one error, with the reason of each."""
+    """The result of `take` for the first URL on which it succeeds; else one error with the reason for each."""
     reasons: list[str] = []
     for number, url in enumerate(urls, 1):
         try:
@@ -111,14 +111,14 @@ def _first_good(urls: list[str], take: Callable[[str], Any]) -> Any:
 
 
 def _aside(paths: list[pathlib.Path], ending: str) -> pathlib.Path:
-    """Renames files so that no task reads them; the new name of the first."""
+    """Renames files so that no task reads them; returns the first one's new name."""
     for path in paths:
         os.replace(path, path.with_name(path.name + ending))
     return paths[0].with_name(paths[0].name + ending)
 
 
 def _try_first_row(task: TaskSpec, split: str, path: pathlib.Path) -> None:
-    """Sets aside a file that is not what the task reads (a log-in page, another layout). Raises ValueError."""
+    """Sets aside a file that is not what the task reads (a login page, a different layout). Raises ValueError."""
     reason: object = None
     try:
         _, record = next(source.READERS[task.source.split(":", 1)[0]](path, task), (None, BadRow("it is empty")))
@@ -131,12 +131,12 @@ def _try_first_row(task: TaskSpec, split: str, path: pathlib.Path) -> None:
 
 
 def _unreadable(paths: list[pathlib.Path], reason: object) -> ValueError:
-    """Sets files aside; the error to raise."""
+    """Sets files aside; returns the error to raise."""
     return ValueError(f"the file is not what the task reads ({reason}); it is kept as {_aside(paths, '.unreadable')}")
 
 
 def _compare(task: TaskSpec, split: str, data_dir: str, first: Receipt | None, paths: list[pathlib.Path]) -> Receipt:
-    """The receipt of a split. Renames files with other examples than the first fetch's, or none. Raises ValueError."""
+    """The receipt of a split. Sets aside files without examples or with different ones, and raises ValueError."""
     try:
         now = checksums.examples(task, split, data_dir)
     except (OSError, EOFError, ValueError, UserError) as e:
@@ -152,7 +152,7 @@ def _compare(task: TaskSpec, split: str, data_dir: str, first: Receipt | None, p
 
 
 def _fetch_tfds(task: TaskSpec, download: Download, running: Running) -> str | None:
-    """Prepares a TFDS data set in a process of its own; the last line of its standard error is its progress."""
+    """Prepares a TFDS data set in a separate process; the last line of its standard error is its progress."""
     command = [sys.executable, *PREPARE, task.source[5:]]
     env = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
     last, text = "no message", b""
@@ -169,10 +169,9 @@ def _fetch_tfds(task: TaskSpec, download: Download, running: Running) -> str | N
 
 
 def _fetch(download: Download, data_dir: str, running: Running, verify: bool = False) -> tuple[str | None, str]:
-    """Fetches one download: (the reason where it fails, the line to print where it does not).
+    """Fetches one download: (reason if it fails, line to print otherwise).
 
-    `verify`: also read data that is present and compare it with the first fetch (`download.receipt`,
-    completed here)."""
+    `verify`: also read present data and compare it with the first fetch (`download.receipt`, completed here)."""
     task = download.tasks[0]
     kind = task.source.split(":", 1)[0]
     if download.present:
@@ -201,7 +200,7 @@ def _fetch(download: Download, data_dir: str, running: Running, verify: bool = F
 
 
 def _verify(download: Download, data_dir: str) -> str | None:
-    """Reads data that is present: a line where it differs from the first fetch. A split without a receipt gets one."""
+    """Reads present data; returns a line if it differs from the first fetch. A split without a receipt gets one."""
     task = download.tasks[0]
     try:
         for split in task.splits:
@@ -215,7 +214,7 @@ def _verify(download: Download, data_dir: str) -> str | None:
 
 
 def _why(error: Exception, url: str) -> str:
-    """One line on a failed download."""
+    """One line on why a download failed."""
     if isinstance(error, urllib.error.HTTPError):
         return f"{error.url}: {error.code} {' '.join(str(error.reason).split())}"
     if isinstance(error, urllib.error.URLError):
@@ -227,7 +226,7 @@ def _why(error: Exception, url: str) -> str:
 
 
 def _locked(data_dir: str) -> contextlib.AbstractContextManager[None]:
-    """One fetch at a time in a folder."""
+    """A lock: one fetch at a time per folder."""
     path = pathlib.Path(data_dir).expanduser() / ".fetch.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     return lock(
@@ -236,11 +235,11 @@ def _locked(data_dir: str) -> contextlib.AbstractContextManager[None]:
 
 
 def fetch(args: argparse.Namespace) -> int:
-    """Fetches every download; names what failed. Exit status 1 where a task is quarantined, unless that is allowed."""
+    """Fetches every download; reports failures. Exit status 1 if a task is quarantined, unless that is allowed."""
     data_dir = folder(args)
     found = find_downloads(select.find_specs(args.mixture, args.licence), data_dir)
     running = Running(len(found))
-    with _locked(data_dir), signals_as_interrupt():  # downloads are stopped, the quarantine written
+    with _locked(data_dir), signals_as_interrupt():  # so that downloads stop and the quarantine is written
         known = checksums.read(data_dir)
         for download in found:
             download.receipt = dict(known["sources"].get(download.name, {}))
@@ -255,7 +254,7 @@ def fetch(args: argparse.Namespace) -> int:
 
 
 def _fetch_all(found: list[Download], data_dir: str, jobs: int, running: Running, verify: bool) -> dict[str, str]:
-    """{task: why it is quarantined}; recorded even when the user stops it half-way."""
+    """{task: why it is quarantined}; recorded even if the user interrupts it."""
     failed: dict[str, str] = {}
     tried: list[str] = []
     start = time.monotonic()
@@ -277,7 +276,7 @@ def _fetch_all(found: list[Download], data_dir: str, jobs: int, running: Running
 
 
 def _keep_receipts(data_dir: str, found: list[Download], brought: int, seconds: float) -> None:
-    """Writes the new receipts into the folder's file, and the rate of so many bytes in so many seconds."""
+    """Writes the new receipts into the folder's file, and the rate from `brought` bytes in `seconds`."""
     known = checksums.read(data_dir)
     sources = known["sources"] | {download.name: download.receipt for download in found if download.receipt}
     rate = brought / max(seconds, 1e-3) if brought >= RATE_BYTES else known["bytes_per_second"]
@@ -287,7 +286,7 @@ def _keep_receipts(data_dir: str, found: list[Download], brought: int, seconds: 
 
 
 def record(data_dir: str, tried: list[str], failed: dict[str, str]) -> None:
-    """Rewrites the quarantine: adds tasks that were tried and failed, removes those that succeeded."""
+    """Updates the quarantine: adds tasks that were tried and failed, removes those that succeeded."""
     path = pathlib.Path(data_dir).expanduser() / "quarantine.json"
     old = read_json(path)
     kept = {name: reason for name, reason in old.items() if name not in tried} | failed

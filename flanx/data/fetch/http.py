@@ -1,7 +1,7 @@
-"""One URL into one file: resumed after a break, retried while that helps, with reports of progress.
+"""Downloads one URL to one file: resumes after interruptions, retries while that helps, reports progress.
 
-The bytes received so far are in `<file>.part`, and the server's ETag or Last-Modified in `<file>.part.mark`: bytes of
-two versions of a file are never joined. The file itself appears when it is complete.
+The bytes received so far are in `<file>.part`, and the server's ETag or Last-Modified in `<file>.part.mark`, so that
+two versions of a file are never mixed. The file itself appears only once it is complete.
 """
 
 import contextlib
@@ -20,38 +20,38 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-TRIES = 4  # in a row without one new byte
-WAIT_S = 1.0  # before the second try; doubled before each further one
-MOST_WAIT_S = 60.0  # whatever the server asks for
+TRIES = 4  # consecutive, without a single new byte
+WAIT_S = 1.0  # before the second try; doubled for each further one
+MOST_WAIT_S = 60.0  # whatever the server requests
 TIMEOUT_S = 60  # without a byte
 CONNECT_S = 10
 BLOCK = 1 << 18  # bytes
 
-Report = Callable[[int, int | None], None]  # (bytes of the file that are received, its size where known)
+Report = Callable[[int, int | None], None]  # (bytes received of the file, its size if known)
 
 
 class Stopped(Exception):
-    """What `report` raises to stop a download; the bytes received so far stay."""
+    """Raised by `report` to stop a download; the bytes received so far are kept."""
 
 
 _sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
 
 
 def interrupt() -> None:
-    """Ends the reads of all downloads at once: a server that stalls would hold them for TIMEOUT_S."""
+    """Aborts the reads of all downloads at once: a stalled server would block them for TIMEOUT_S."""
     for one in list(_sockets):
         with contextlib.suppress(OSError):
             one.shutdown(socket.SHUT_RDWR)
 
 
 def without_secrets(text: str) -> str:
-    """The text without user names, passwords and queries of the URLs in it."""
+    """The text with user names, passwords and queries removed from its URLs."""
     return re.sub(r"(\w+://)(?:[^/\s@]*@)?([^\s?]*)\?[^\s;:)]*", r"\1\2?...", re.sub(r"(\w+://)[^/\s@]*@", r"\1", text))
 
 
 def check_pointed(url: str, source: str) -> None:
-    """Raises ValueError where `source`, a server's answer, points to what a server should not choose: a scheme that is
-    not http, or an address of this machine or its network. A source that is local itself may."""
+    """Raises ValueError if `source`, a server's answer, points to what a server should not choose: a scheme other than
+    http(s), or an address of this machine or its network. A source that is itself local may."""
     parts = urllib.parse.urlsplit(url)
     if _is_local(source):
         return
@@ -66,7 +66,7 @@ def _is_local(url: str) -> bool:
     try:
         found = {str(info[4][0]) for info in socket.getaddrinfo(parts.hostname, None)}
     except OSError:
-        return False  # not reachable at all
+        return False  # unreachable
     return any(not ipaddress.ip_address(one.partition("%")[0]).is_global for one in found)
 
 
@@ -77,7 +77,7 @@ class _Redirect(urllib.request.HTTPRedirectHandler):
 
 
 class _HttpConnection(http.client.HTTPConnection):
-    """A connection that has CONNECT_S to come about, and whose socket `interrupt` knows."""
+    """A connection with the connect timeout CONNECT_S, whose socket is registered for `interrupt`."""
 
     def connect(self) -> None:
         asked, self.timeout = self.timeout, CONNECT_S
@@ -105,12 +105,12 @@ class _Https(urllib.request.HTTPSHandler):
 
 
 def open_url(request: str | urllib.request.Request, timeout: float = TIMEOUT_S) -> Any:
-    """As urllib's `urlopen`, with the limits of this module; `timeout`: seconds without a byte."""
+    """urllib's `urlopen` with this module's limits; `timeout`: seconds without a byte."""
     return urllib.request.build_opener(_Http, _Https, _Redirect).open(request, timeout=timeout)
 
 
 def download(url: str, path: pathlib.Path, report: Report = lambda have, size: None) -> None:
-    """Fetches `url` into `path`. Raises OSError (HTTPError is one), EOFError or HTTPException when tries are over."""
+    """Fetches `url` into `path`. Raises OSError (including HTTPError), EOFError or HTTPException once tries run out."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft, mark = (path.with_name(path.name + ending) for ending in (".part", ".part.mark"))
     failures = 0
@@ -124,7 +124,7 @@ def download(url: str, path: pathlib.Path, report: Report = lambda have, size: N
         except urllib.error.HTTPError as e:
             e.close()
             wait = _asked_wait(e)
-            if e.code == 416:  # our bytes are not a beginning of the server's file
+            if e.code == 416:  # our bytes are not a prefix of the server's file
                 draft.unlink(missing_ok=True)
             elif e.code < 500 and e.code not in (408, 429):
                 raise
@@ -145,7 +145,7 @@ def _size(path: pathlib.Path) -> int:
 
 
 def _asked_wait(error: urllib.error.HTTPError) -> float:
-    """Seconds that the server asks to wait."""
+    """Seconds that the server asks us to wait."""
     asked = error.headers.get("Retry-After", "") if error.headers else ""
     return min(float(asked), MOST_WAIT_S) if asked.isdigit() else 0.0
 
@@ -176,7 +176,7 @@ def _transfer(url: str, draft: pathlib.Path, mark: pathlib.Path, report: Report)
 
 
 def _other_part(reply: Any, have: int, known: str) -> str | None:
-    """Why a partial reply is not the rest of what we have; None where it is."""
+    """Why a partial reply does not continue what we have; None if it does."""
     said = reply.headers.get("Content-Range")
     if said is not None and not re.match(rf"bytes {have}-", said):
         return f"asked for the bytes from {have:,} on, answered with {said!r}"
@@ -186,13 +186,13 @@ def _other_part(reply: Any, have: int, known: str) -> str | None:
 
 
 def _version(reply: Any) -> str:
-    """What distinguishes this content from another of the same URL: a strong ETag, or the date of the last change."""
+    """Identifies the version of this URL's content: a strong ETag, or the last-modified date."""
     tag = reply.headers.get("ETag") or ""
     return tag if tag and not tag.startswith("W/") else reply.headers.get("Last-Modified") or ""
 
 
 def _total(reply: Any, have: int) -> int | None:
-    """The size of the file, where the reply has it."""
+    """The size of the file, if the reply states it."""
     length = reply.headers.get("Content-Length")
     if length and not length.isdigit():
         raise ValueError(f"{reply.url}: its Content-Length is {length[:40]!r}")

@@ -1,6 +1,6 @@
-"""Other places of the same files: `tables/mirrors.toml` of a folder in FLANX_TABLES, tried in order after a URL itself.
+"""Mirrors of files: `tables/mirrors.toml` of a folder in FLANX_TABLES, tried in order after the URL itself.
 
-["https://raw.githubusercontent.com/"]                 # whatever begins so
+["https://raw.githubusercontent.com/"]                 # any URL with this prefix
 places = ["https://mirror.example.org/github/", "file:///mnt/github/"]
 """
 
@@ -12,7 +12,7 @@ from flanx.errors import UserError
 
 
 def load() -> dict[str, list[str]]:
-    """{beginning of a URL: what may replace it}, of all roots in order."""
+    """{URL prefix: replacements}, from all roots in order."""
     found: dict[str, list[str]] = {}
     for root in tables.roots():
         path = pathlib.Path(root) / "tables" / "mirrors.toml"

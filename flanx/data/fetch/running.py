@@ -1,4 +1,4 @@
-"""The downloads that run: their bytes and rates on the one display of progress, and how they are stopped."""
+"""Running downloads: their bytes and rates on a shared progress display, and how to stop them."""
 
 import contextlib
 import subprocess
@@ -12,7 +12,7 @@ from flanx.data.fetch.downloads import Download, format_bytes
 from flanx.data.fetch.http import Stopped, interrupt
 from flanx.progress import Progress
 
-LINE_PERIOD_S = 10.0  # between two lines on a long download, where standard error is not a terminal
+LINE_PERIOD_S = 10.0  # between progress lines of a long download, if standard error is not a terminal
 
 
 class Running:
@@ -25,10 +25,10 @@ class Running:
         self._processes: set[subprocess.Popen] = set()
         self._lock = threading.Lock()
         self._answered: set[str] = set()
-        self._silent: dict[str, str | BaseException] = {}  # server -> why it cannot be reached
+        self._silent: dict[str, str | BaseException] = {}  # server -> why it is unreachable
 
     def update(self, name: str, text: str) -> None:
-        """Shows the state of a download. Raises Stopped once the user has stopped the fetch."""
+        """Shows the state of a download. Raises Stopped if the user has stopped the fetch."""
         if self._stopped.is_set():
             raise Stopped
         self.progress.update("downloads", "", self.done, self.count)
@@ -36,7 +36,7 @@ class Running:
 
     @contextlib.contextmanager
     def killing(self, process: subprocess.Popen) -> Iterator[None]:
-        """`stop` kills this process too."""
+        """Registers a process for `stop` to kill."""
         self._processes.add(process)
         try:
             yield
@@ -51,7 +51,7 @@ class Running:
             process.kill()
 
     def finish(self, name: str, line: str | None) -> None:
-        """A download has ended; `line` is printed on standard output, unless it is empty."""
+        """Marks a download as ended; `line` is printed to standard output unless empty."""
         with self._lock:
             self.progress.remove(name)
             self.done += 1
@@ -60,8 +60,8 @@ class Running:
 
     @contextlib.contextmanager
     def reaching(self, url: str) -> Iterator[None]:
-        """Around what is asked of a server. Raises URLError at once where it gave no answer before, and never has in
-        this fetch: without a network thousands of files are not waited for, one by one."""
+        """Wraps a request to a server. Raises URLError at once if the server has failed to answer and never answered in
+        this fetch, so that without a network thousands of files do not time out one by one."""
         host = urllib.parse.urlsplit(url).netloc
         if host in self._silent:
             raise urllib.error.URLError(self._silent[host])
@@ -82,11 +82,11 @@ class Running:
 
 
 class DownloadedBytes:
-    """The bytes of one download, over its files; `update` is what `http.download` reports to."""
+    """The bytes of one download over all its files; `update` is the `report` of `http.download`."""
 
     def __init__(self, download: Download, running: Running) -> None:
         self.download, self.running, self.start = download, running, time.monotonic()
-        self.files: dict[str, tuple[int, int, int | None]] = {}  # file -> bytes before this run, now, in the end
+        self.files: dict[str, tuple[int, int, int | None]] = {}  # file -> bytes before this run, now, in total
 
     def update(self, file: str, have: int, size: int | None) -> None:
         before = self.files.get(file, (have, 0, None))[0]
