@@ -69,8 +69,9 @@ def train(
     Args:
       log_period, task_loss_period: steps that a record of metrics.jsonl and a line of tasks.jsonl cover; see
         `flanx.train_metrics`.
-      evaluator: called as evaluator(model=, params=, step=, out_dir=) every `eval_period` steps and at the end; with
-        `checks_only=True` also before the first step, if it takes that argument, to refuse what is wrong with it.
+      evaluator: called as evaluator(model=, params=, step=, out_dir=) every `eval_period` steps and at the end, and
+        when a run resumes from such a step, whose evaluation may have been interrupted; with `checks_only=True` also
+        before the first step, if it takes that argument, to refuse what is wrong with it.
       validation: what the run validates on every `eval_period` steps, or as often as it says, and at the end.
       fork: resume even if settings, model, examples or parent have changed; the metadata are then the new ones.
       compilation_cache: folder of compiled programs; see `flanx.partition.cache_compilations`.
@@ -108,6 +109,7 @@ def train(
 
     of_run = (folder, dataset, batches, trainer, partitioner, train_steps, eval_period)
     validate = (validation or ValidationConfig(None)).open(*of_run)
+    evaluations = range(eval_period, train_steps, eval_period) if eval_period else ()
 
     with partitioner.scope(), preemption() as stops, contextlib.closing(Checkpoints(folder, checkpoints)) as saved:
         parents = metadata["initial_checkpoint_step"] or 0
@@ -123,15 +125,17 @@ def train(
         stream = device_batches(batches, partitioner, done, train_steps, watch)
         stream = xprof.traced(stream, traced, folder) if traced else stream
         with tracked, contextlib.closing(watch), contextlib.closing(stream), explain_exhausted(target, partitioner):
-            if validate(done, state, watch):  # where it was killed between saving and that
-                stream.close()
-            for step, batch in stream:
+            # what a run that ended after its save has missed
+            steps = () if validate(done, state, watch) else stream
+            if steps and evaluator and done in evaluations and saved.latest() is not None:
+                with watch.during("evaluation"):
+                    evaluator(model=model, params=state.params, step=done, out_dir=evals)
+            for step, batch in steps:
                 with jax.transfer_guard("disallow"):
                     state, metrics = step_fn(state, batch)
                 watch.record(step, metrics, batch, state.params)
                 is_last = stops(step)
-                evaluates = bool(eval_period and step % eval_period == 0 and step < train_steps)
-                if is_last or evaluates or step % checkpoints.period == 0:
+                if is_last or step in evaluations or step % checkpoints.period == 0:
                     watch.flush(state.params, saves=True)
                     with watch.during("checkpoint"):
                         saved.save(state, trainer.saved)
@@ -140,7 +144,7 @@ def train(
                     raise Preempted(f"{folder.name}: stopped and saved at step {step}; the same command resumes it")
                 if validate(step, state, watch):
                     break
-                if evaluator and evaluates:
+                if evaluator and step in evaluations:
                     with watch.during("evaluation"):
                         evaluator(model=model, params=state.params, step=step, out_dir=evals)
             watch.flush(state.params)

@@ -8,13 +8,15 @@ import shutil
 import signal
 import time
 
+import jax
 import numpy as np
 import pytest
 
 from flanx import optim, train
+from flanx.checkpoint import RestoreCheckpointConfig, SaveCheckpointConfig
 from flanx.cli import main
 from flanx.data import vocabulary
-from flanx.data.pipeline.batches import Batches
+from flanx.data.pipeline.batches import Batches, DatasetConfig
 from flanx.data.pipeline.mixture import Mixture
 from flanx.data.store import open_store
 from flanx.data.store.assemble import write_store
@@ -285,3 +287,37 @@ def test_what_the_evaluation_will_need_is_looked_at_before_the_first_step(tmp_pa
         ((status, printed),) = run_case.finish([run_case.launch(command)])
         assert status == 2 and said in printed, printed
         assert not (tmp_path / "run").exists()
+
+
+def test_an_evaluation_that_was_interrupted_is_done_when_the_run_resumes(tmp_path: pathlib.Path) -> None:
+    model = t5.T5(
+        vocab_size=384, emb_dim=8, num_heads=1, head_dim=8, mlp_dim=8, num_encoder_layers=1, num_decoder_layers=1
+    )
+    mixture, lengths = Mixture("own"), {"inputs": 32, "targets": 16}
+    calls: list[int] = []
+
+    def evaluator(*, step: int, **_: object) -> None:
+        calls.append(step)
+        if calls == [2]:
+            raise InterruptedError
+
+    def run(folder: pathlib.Path, parent: str | None = None, steps: int = 6) -> None:
+        train.train(
+            trainer=Trainer(model, optim.adafactor(1e-3), dropout=False),
+            dataset=DatasetConfig(mixture, str(run_case.store_dir()), "byte", lengths, batch_size=2),
+            train_steps=steps,
+            model_dir=str(folder),
+            partitioner=Partitioner(devices=jax.devices()[:1]),
+            checkpoints=SaveCheckpointConfig(period=2),
+            initial_checkpoint=RestoreCheckpointConfig(parent),
+            evaluator=evaluator,
+            eval_period=2,
+        )
+
+    with pytest.raises(InterruptedError):
+        run(tmp_path / "run")
+    run(tmp_path / "run")
+    assert calls == [2, 2, 4, 6]
+    calls.clear()
+    run(tmp_path / "child", str(tmp_path / "run"), steps=8)  # from step 6, which is the parent's
+    assert calls == [8]
