@@ -1,4 +1,4 @@
-"""Answers out of a few: the letter of an option, or one of two words."""
+"""Answers from a small set: the letter of an option, or one of two words."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -12,12 +12,12 @@ WORDS = {"yes_no": ("yes", "no"), "true_false": ("true", "false"), "validity": (
 
 _NAMED = r"(?:options?|choices?|answers?|letter)"
 _MARKED = r"\(\s*([A-Za-z])\s*\)"
-# A letter without brackets: not a word ("A city", "I think"), and not a part of one.
+# A letter without brackets: neither a word ("A city", "I think") nor part of one.
 _BARE = r"(?<![\w'(./-])([A-Z])(?![\w'])(?!\.\w)"
 _LETTER = re.compile(
     rf"{_MARKED}|(?<!\w)\(([A-Z])(?!\w)|{_BARE}|\b(?:[Oo]ption|[Cc]hoice|[Ll]etter)\s+([a-z])(?![\w'])"
 )
-_WORD_BEHIND = {  # what makes these two letters words
+_WORD_BEHIND = {  # continuations that make these two letters words
     "A": re.compile(r"\s+(?!(?:is|was|or|and|but|because|seems|must|would|should|has|as|since|which)\b)[a-z]"),
     "I": re.compile(r"\s+(?!(?:is|or|and|because|since)\b)[a-z]"),
 }
@@ -31,7 +31,7 @@ _OPTION = re.compile(r"(?:^|\s)\(([A-Z])\)\s*(.*?)\s*(?=\s\([A-Z]\)\s|\n|$)")
 
 
 def options_of(prompt: str) -> dict[str, str]:
-    """{letter: text} of the options "(A) ..." of a prompt's last question, {} without any."""
+    """{letter: text} of the options "(A) ..." of a prompt's last question; {} if there are none."""
     found: dict[str, str] = {}
     for match in _OPTION.finditer(prompt):
         if match[1] == "A":
@@ -45,7 +45,7 @@ def options_of(prompt: str) -> dict[str, str]:
 
 
 def letter(announced: str, options: Options) -> Reading:
-    """The letter that an announced text gives: its own, an ordinal ("the second option"), or an option's text."""
+    """The letter that announced text gives: explicitly, by ordinal ("the second option"), or by an option's text."""
     for sentence in sentences(_brackets(announced))[:1]:
         reading = given(sentence, _letters(sentence, options), conclusions=True)
         if reading == NOTHING:
@@ -57,7 +57,7 @@ def letter(announced: str, options: Options) -> Reading:
 
 
 def first_letter(text: str, options: Options) -> Reading:
-    """The letter of an output without a rationale."""
+    """The letter that an output without a rationale gives."""
     text = _brackets(text)
     if label := re.match(r"\W*([A-Za-z])\s*(?:[.):]|,|-\s|$)", text):
         value, rest = label[1].upper(), text[label.end() :]
@@ -87,14 +87,14 @@ _ALONE = re.compile(
 
 
 def concluding_letter(text: str, options: Options) -> Reading:
-    """The letter of the last sentence of an output, where that sentence is nothing but an answer.
+    """The letter that the last sentence of an output gives, if that sentence is nothing but an answer.
 
-    Parts of a rationale that goes through the options, as `Option (B): "text".`, are not, wherever it ends.
+    Parts of a rationale that walks through the options, such as `Option (B): "text".`, never count, even at the end.
     """
     *earlier, last = sentences(_brackets(text)) or [""]
     starts_line = bool(earlier) and _brackets(text).rpartition("\n")[2].strip() == last
     last = _OPENING.sub("", CONCLUDING.sub("", last, count=1))
-    for key, value in options.items():  # an option of a word or two: longer ones are sentences of the rationale
+    for key, value in options.items():  # only options of a word or two: longer ones may be sentences of the rationale
         if comparable(value) == comparable(last) and len(value.split()) <= 2 and not last.startswith('"'):
             return Reading(key)
     marked = [found.upper() for found in re.findall(_MARKED, last)]
@@ -110,7 +110,7 @@ def concluding_letter(text: str, options: Options) -> Reading:
 
 
 def _closes(match: re.Match[str], earlier: Sequence[str], starts_line: bool, options: Options) -> bool:
-    """Whether a last sentence of the shape `_ALONE` is an answer, and not the place where a rationale was truncated."""
+    """Whether a last sentence of the form `_ALONE` is an answer rather than the end of a truncated rationale."""
     last, value = match[0], match["letter"].upper()
     others = set(re.findall(_MARKED, " ".join(earlier))) - {value}
     ends = re.search(rf"[.!。]$|{_CORRECT}\W*$", last, re.IGNORECASE)
@@ -126,7 +126,7 @@ def _closes(match: re.Match[str], earlier: Sequence[str], starts_line: bool, opt
 
 
 def _brackets(text: str) -> str:
-    """Letters in any brackets in round ones."""
+    """Rewrites letters in any kind of brackets with round ones."""
     text = re.sub(r"[\[{<【〔「『〈《〖❨⟨]\s*([A-Za-z])\s*[\]}>】〕」』〉》〗❩⟩]", r"(\1)", text)
     return text.replace("$", "").replace("}", "").replace("{", "")
 
@@ -153,7 +153,7 @@ def _known(value: str, options: Options) -> Reading:
 
 
 def _texts(sentence: str, options: Options) -> list[Mention]:
-    """The options whose texts begin a sentence, end it behind "is", or are joined to one that does."""
+    """The options whose texts begin a sentence, end it after "is", or are joined to one that does."""
     found: list[Mention] = []
     for key, value in sorted(options.items(), key=lambda option: -len(option[1])):
         text = comparable(value)
@@ -172,7 +172,7 @@ def _texts(sentence: str, options: Options) -> list[Mention]:
 
 # --- one of two words ------------------------------------------------------------------------------------------------
 
-# What says "yes" or "valid" in other words, in an output that says nothing else.
+# Other ways to say "yes" or "valid", in an output that says nothing else.
 _STATEMENTS = {
     "yes_no": re.compile(
         r"(?:we|you|i)\s+(?:do\s+|would\s+|will\s+)?(not\s+)?(?:return|end up|are back)\s+(?:to|at)\s+"
@@ -183,7 +183,7 @@ _STATEMENTS = {
 
 
 def word(announced: str, kind: str) -> Reading:
-    """The word that an announced text gives: "not valid" is invalid, "not false" is an expression and no answer."""
+    """The word that announced text gives: "not valid" is invalid; "not false" is an expression, not an answer."""
     first = (sentences(announced) or [""])[0]
     if kind == "true_false":  # the value of an equation, or of "... is True"
         first = re.split(r"=|\bis\b", first)[-1]
@@ -203,12 +203,12 @@ def word(announced: str, kind: str) -> Reading:
 
 
 def first_word(text: str, kind: str) -> Reading:
-    """The word of an output without a rationale."""
+    """The word that an output without a rationale gives."""
     alone = [s for s in sentences(text) if comparable(s) in WORDS[kind]]
     if len({comparable(s) for s in alone}) > 1:
         return UNCLEAR
     start = re.match(rf"\W*({'|'.join(WORDS[kind])})\b", text, re.IGNORECASE)
-    if kind == "yes_no":  # "no" is too common a word to look for it further in
+    if kind == "yes_no":  # "no" is too common a word to search for further in
         return word(text, kind) if start else _statement(text, kind)
     for sentence in sentences(text):
         reading = word(re.sub(r"^\W*is\b.*\?$", "", sentence, flags=re.IGNORECASE), kind)
@@ -218,7 +218,7 @@ def first_word(text: str, kind: str) -> Reading:
 
 
 def concluding_word(text: str, kind: str) -> Reading:
-    """The word of the last sentence of an output, where that sentence is nothing but an answer."""
+    """The word that the last sentence of an output gives, if that sentence is nothing but an answer."""
     found = sentences(text)
     if not found:
         return NOTHING

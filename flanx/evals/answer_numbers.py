@@ -1,4 +1,4 @@
-"""Numbers as models write them in the languages of MGSM: digits, scales, fractions, words, and small arithmetic.
+"""Numbers as models write them in the languages of MGSM: digits, scales, fractions, words, and simple arithmetic.
 
 A number's canonical form is a reduced fraction as text: "18", "3/4", "-2469/2".
 """
@@ -12,14 +12,14 @@ from typing import Any, NamedTuple
 from flanx.evals.answer_text import NOTHING, WORD, Reading, given, languages, phrases, sentences
 
 _MAX_DIGITS = 40  # longer runs of digits are runaway text, not answers
-_MAX_SENTENCE, _MAX_SENTENCES = 400, 10  # characters, and sentences, in which a number is looked for
-_MAX_POWER, _MAX_DEPTH, _MAX_TERMS = 40, 10, 40  # of a sum that is worked out
+_MAX_SENTENCE, _MAX_SENTENCES = 400, 10  # the most characters and sentences searched for a number
+_MAX_POWER, _MAX_DEPTH, _MAX_TERMS = 40, 10, 40  # limits for evaluating an expression
 _CURRENCY = r"(?:(?:\b(?:US|R|CA|A))?[$€£¥₹฿₽৳]|\b(?:USD|EUR|Rs|INR)\b)"
 _BLANK = r"(?:\s|%|" + _CURRENCY + ")*"
 
 
 def number(text: str, language: str) -> Reading:
-    """The number that the first sentence with a number gives."""
+    """The number given by the first sentence that contains one."""
     text = re.sub(r"\b\d{1,2}:\d{2}(?::\d{2})?\b|\b\d+/\d+/\d+\b", " ", text)  # times and dates are not numbers
     for sentence in sentences(text)[:_MAX_SENTENCES]:
         reading = _of_sentence(sentence, language)
@@ -29,14 +29,14 @@ def number(text: str, language: str) -> Reading:
 
 
 def equation(text: str, language: str) -> Reading:
-    """The result of an output that holds nothing but equations, as "3 + 9 = 12"."""
+    """The result of an output that contains only equations, such as "3 + 9 = 12"."""
     if re.fullmatch(r"[\d\s.,$€£¥%()+*/=^x-]+=[\d\s.,$€£¥%-]*\d[\s.%]*", text):
         return _of_sentence(sentences(text)[-1], language)
     return NOTHING
 
 
 def repeated(text: str, language: str) -> Reading:
-    """The number of a last sentence that says again, in the same words, what the equation before it gave."""
+    """The number of a last sentence that repeats, in the same words, the result of the equation before it."""
     *earlier, last = sentences(text) or [""]
     if not earlier or "=" in last or not re.search(r"[.!。।！]$", text):
         return NOTHING
@@ -49,7 +49,7 @@ def repeated(text: str, language: str) -> Reading:
 
 
 def _of_sentence(sentence: str, language: str) -> Reading:
-    """The number that a sentence gives: the result of its equation, or the first that it mentions."""
+    """The number that a sentence gives: the result of its equation, or the first number mentioned."""
     sentence = sentence[:_MAX_SENTENCE]
     sentence = re.sub(r"(?<=[\d%])\s*\([^()]*[=a-zA-Z][^()]*\)", " ", sentence)  # an aside, as in "18 (16 + 2 = 18)"
     if "=" in sentence:
@@ -64,7 +64,7 @@ def _of_sentence(sentence: str, language: str) -> Reading:
 
 
 class _Number(NamedTuple):
-    """A number in a text, as `answer_text.Mention`; `literal`: written as one number, not as a sum."""
+    """A number in a text, like `answer_text.Mention`; `literal`: written as one number, not as an expression."""
 
     start: int
     end: int
@@ -73,7 +73,7 @@ class _Number(NamedTuple):
 
 
 def _mentions(text: str, language: str) -> list[Any]:
-    """Every number in a text in order, sums worked out; number words only where there are no digits."""
+    """Every number in a text in order, with expressions evaluated; number words only if there are no digits."""
     text = re.sub(r"(?<=\d)\s*[x·∙⋅]\s*(?=[\d$(])", "*", text)
     text = _AFTER_DIGITS.sub(lambda match: _AND_A_HALF[match[0].lower()], text)
     text = re.sub(r"(?<=\d)\s+and\s+(?=\d+/\d)", " ", text)  # 2 and 1/2
@@ -124,7 +124,7 @@ def _literal(language: str) -> re.Pattern[str]:
 
 @functools.cache
 def _scales(language: str) -> dict[str, int]:
-    """{word: factor}; the single letters k, M and B are read only next to their digits."""
+    """{word: factor}; the single letters k, M and B are read only directly after digits."""
     tables = languages()
     found = {**tables["en"]["scales"], **tables[language]["scales"]}
     return {word.lower(): factor for word, factor in found.items() if len(word) > 1 or not word.isascii()}
@@ -174,14 +174,14 @@ def _factor(text: str, language: str) -> Fraction:
 
 
 def _last_scale(text: str, token: _Token, language: str) -> Fraction:
-    """The smallest scale that a number ends with; 0 without one."""
+    """The smallest scale that a number ends with; 0 if there is none."""
     pattern = "|".join(sorted(map(re.escape, _scales(language)), key=len, reverse=True))
     match = re.search(rf"((?i:{pattern}))\.?$", text[token.start : token.end])
     return Fraction(_scales(language)[match[1].lower()]) if match else Fraction(0)
 
 
 def _value(body: str, language: str) -> Fraction | None:
-    """A number of digits, with its thousands separators and decimal mark; None for a runaway one, or a list."""
+    """The value of digits with thousands separators and a decimal mark; None for runaway digits or a list."""
     body = re.sub("[' _]", "", body.rstrip(".,'"))
     if sum(map(str.isdigit, body)) > _MAX_DIGITS:
         return None
@@ -210,13 +210,13 @@ def _split(body: str, mark: str) -> tuple[str, str]:
 
 
 class _Parser:
-    """Works out a sum of tokens from `index` on, with the usual precedence; signs without numbers are left alone."""
+    """Evaluates an expression from token `index` on, with usual precedence; leaves signs without numbers alone."""
 
     def __init__(self, text: str, tokens: Sequence[_Token], index: int) -> None:
         self.text, self.tokens, self.index, self.numbers, self.depth = text, tokens, index, 0, 0
 
     def _next(self, kinds: str | tuple[str, ...]) -> str | None:
-        """The kind of the next token if it is one of these and only blanks or a currency precede it."""
+        """The kind of the next token if it is one of these and only spaces or a currency precede it."""
         if self.index >= len(self.tokens):
             return None
         token = self.tokens[self.index]
@@ -266,7 +266,7 @@ class _Parser:
         return value
 
     def _atom(self) -> Fraction | None:
-        """a number, a sign and an atom, or a sum in brackets"""
+        """a number, a sign and an atom, or a sum in parentheses"""
         start, sign = self.index, self._next(("number", "-", "+", "("))
         if sign is None or self.depth > _MAX_DEPTH or self.numbers > _MAX_TERMS:
             return None
@@ -295,7 +295,7 @@ def _minus(language: str) -> re.Pattern[str]:
 
 @functools.cache
 def _vocabulary(language: str) -> tuple[re.Pattern[str], re.Pattern[str], dict[str, tuple[int, bool]]]:
-    """Patterns of a run of number words and of one word, and {word: (value, whether it multiplies)}."""
+    """Patterns for a run of number words and for a single word, and {word: (value, whether it multiplies)}."""
     table = languages()[language]
     words = {word: (value, True) for word, value in table["scales"].items() if len(word) > 1 or not word.isascii()}
     words |= {word: (value, False) for word, value in table.get("numbers", {}).items()}
@@ -332,7 +332,7 @@ _AFTER_DIGITS = re.compile(rf"(?<=\d)(?:{'|'.join(_AND_A_HALF)})\b", re.IGNORECA
 
 
 def _words(text: str, language: str) -> list[Any]:
-    """The numbers that a text writes in words of its language, else in English ones."""
+    """The numbers that a text spells out in its language, or else in English."""
     found: list[Any] = []
     text = re.sub("一(?=[共起样些定直般緒番致部])", " ", text)
     for used in dict.fromkeys((language, "en")):
@@ -355,7 +355,7 @@ def _words(text: str, language: str) -> list[Any]:
 
 
 def _total(words: Sequence[tuple[int, bool]], language: str) -> int | None:
-    """The value of number words in order, each (value, whether it multiplies); None where they are several numbers."""
+    """The value of number words in order, each (value, whether it multiplies); None if they are several numbers."""
     parts: list[int] = []
     if languages()[language].get("prefix_scale"):
         words = _scales_last(words)

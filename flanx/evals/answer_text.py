@@ -1,7 +1,7 @@
 """The text of an output, prepared for extraction: plain characters, sentences, announcements, and denials.
 
-The phrases of the eleven languages are in answers.toml. All of them count in every language: models answer in English,
-too.
+The phrases of the eleven languages are in answers.toml. All of them count in every language, since models also answer
+in English.
 """
 
 import functools
@@ -12,25 +12,25 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-# A letter, digit or vowel sign: what continues a word. `\w` alone leaves out the vowel signs of Bengali, Telugu, Thai.
+# A letter, digit or vowel sign, which continues a word. `\w` alone misses the vowel signs of Bengali, Telugu and Thai.
 WORD = r"[\w\u0981-\u0983\u09bc-\u09cd\u09d7\u0c00-\u0c04\u0c3e-\u0c56\u0e31-\u0e3a\u0e47-\u0e4e]"
 
 
 @functools.cache
 def languages() -> dict[str, dict[str, Any]]:
-    """The tables of answers.toml, in the normal form that `plain` gives outputs."""
+    """The tables of answers.toml, normalized as `plain` normalizes outputs."""
     text = importlib.resources.files("flanx.evals").joinpath("answers.toml").read_text(encoding="utf-8")
     return tomllib.loads(unicodedata.normalize("NFKC", text))
 
 
 def phrases(key: str, used: Iterable[str] = ()) -> list[str]:
-    """The entries of a key in the languages `used` (all by default), as regular expressions, the longest first."""
+    """The entries of a key in the languages `used` (all by default), as regular expressions, longest first."""
     found = {each for language in used or languages() for each in languages()[language].get(key, ())}
     return sorted((whole_words(each) for each in found), key=len, reverse=True)
 
 
 def whole_words(phrase: str) -> str:
-    """A regular expression of a phrase that continues no word; scripts without blanks have no such borders."""
+    """A regular expression for a phrase at word boundaries; scripts without spaces have no such boundaries."""
     if not re.match(r"[\w']", phrase) or re.match("[\u0e00-\u0eff\u3040-\u9fff]", phrase):
         return phrase
     return (rf"(?<!{WORD})" if phrase[0] != "n" or phrase[1:2] != "'" else "") + rf"{phrase}(?!{WORD})"
@@ -62,7 +62,7 @@ _LATEX_PATTERNS = [(re.compile(pattern), text) for pattern, text in _LATEX]
 
 
 def plain(text: str) -> str:
-    """Compatibility-composed characters, ASCII digits and signs, no markup; line breaks are kept."""
+    """Applies NFKC, maps digits and signs to ASCII and removes markup; keeps line breaks."""
     text = text.replace("\r\n", "\n")
     for pattern, replacement in _LATEX_PATTERNS:
         text = pattern.sub(replacement, text)
@@ -74,7 +74,7 @@ def plain(text: str) -> str:
 
 
 def _character(c: str) -> str:
-    """What NFKC would garble: fractions and superscripts (10³ is not 103); marks that cannot be seen go."""
+    """Rewrites what NFKC would garble: fractions and superscripts (10³ is not 103); drops invisible marks."""
     if c.isascii():
         return c
     form = unicodedata.decomposition(c)
@@ -91,13 +91,13 @@ def _ascii_digit(c: str) -> str:
 
 
 def comparable(text: str) -> str:
-    """Lower case, single blanks, no quotes or punctuation around."""
+    """Lower case, single spaces, no surrounding quotes or punctuation."""
     return " ".join(text.lower().split()).strip(" \"'.,;:!?")
 
 
 # --- sentences -------------------------------------------------------------------------------------------------------
 
-_SHORT = re.compile(r"\b(Rs|approx|ca|No|Nr|Mio|Mrd|Tsd|тыс|млн|млрд|руб|vs)\.(?=\s)")  # full stops that end nothing
+_SHORT = re.compile(r"\b(Rs|approx|ca|No|Nr|Mio|Mrd|Tsd|тыс|млн|млрд|руб|vs)\.(?=\s)")  # not ends of sentences
 _END = re.compile(r"[.!?](?=[\s\"')\]]|$)|(?<=\d)\.(?=[^\W\d_a-zA-Z])|[。।!?！？]|\n")
 _LONG_LABEL, _LETTER_LABEL = (
     "|".join(re.escape(each) for table in languages().values() for each in table["label"] if (len(each) > 1) == long)
@@ -110,13 +110,13 @@ _LABEL = re.compile(
 
 
 def until_next_question(text: str) -> str:
-    """The text before the label of a question that the model invented ("Q:", "Frage:"); one at the beginning stays."""
+    """The text before the label of a question that the model invented ("Q:", "Frage:"); a leading label is kept."""
     match = _LABEL.search(text, 1)
     return text[: match.start()].rstrip() if match else text
 
 
 def sentences(text: str) -> list[str]:
-    """The sentences or lines of a text with their full stops, without blank ones."""
+    """The sentences or lines of a text with their full stops; blank ones are dropped."""
     text, found, start = _SHORT.sub(r"\1", text), [], 0
     for match in _END.finditer(text):
         found.append(text[start : match.end()].strip())
@@ -137,7 +137,7 @@ _LONGEST = 300  # characters of a sentence that ends in "... is the answer"
 
 
 class Announced(NamedTuple):
-    """A part of an output where an answer is announced: behind a phrase, or (`inverted`) before one."""
+    """A part of an output where an answer is announced: after a phrase, or (`inverted`) before one."""
 
     start: int
     text: str
@@ -145,7 +145,7 @@ class Announced(NamedTuple):
 
 
 def announcements(text: str) -> list[Announced]:
-    """All of them in order; what is announced reaches up to the next announcement."""
+    """All announcements in order; the announced text extends to the next announcement."""
     text = _RATIONALE.sub(lambda label: " " * len(label[0]), text)
     matches = list(ANNOUNCE.finditer(text))
     ends = [*(match.start() for match in matches), len(text)]
@@ -160,11 +160,11 @@ def announcements(text: str) -> list[Announced]:
     return sorted(found)
 
 
-# --- which of the answers that are mentioned is given ----------------------------------------------------------------
+# --- which of the mentioned answers is given -------------------------------------------------------------------------
 
 
 class Mention(NamedTuple):
-    """An answer that a sentence mentions, and where."""
+    """An answer that a sentence mentions, and its position."""
 
     start: int
     end: int
@@ -172,9 +172,9 @@ class Mention(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """The answer that a part of an output gives, or None.
+    """The answer that part of an output gives, or None.
 
-    why: the reason of None: "denied", "unclear" (two answers), or "" where there is no answer at all.
+    why: the reason for None: "denied", "unclear" (two answers), or "" if there is no answer at all.
     """
 
     answer: str | None
@@ -191,7 +191,7 @@ _PUNCTUATION = r"[\s)(\"',.;\[\]]*"
 
 @functools.cache
 def _patterns(language: str) -> dict[str, re.Pattern[str]]:
-    """What denies, allows or joins answers in a language and in English."""
+    """Patterns that deny, allow or join answers in a language and in English."""
     used = ("en", language)
     deny, denied, allow, either, ranges = (
         f"(?:{'|'.join(phrases(key, used))})" for key in ("deny", "denied", "allow", "either", "range")
@@ -208,10 +208,10 @@ def _patterns(language: str) -> dict[str, re.Pattern[str]]:
 
 
 def given(text: str, mentions: Sequence[Mention], language: str = "en", conclusions: bool = False) -> Reading:
-    """The answer that a sentence gives among those that it mentions.
+    """The answer that a sentence gives, out of those that it mentions.
 
-    None that is denied ("not A but B", "A is wrong"), and none where two are left open ("A or B"). A correction
-    ("A, sorry, B") counts; with `conclusions` so does what follows the last "so".
+    Denied answers do not count ("not A but B", "A is wrong"), and an open choice ("A or B") gives none. A correction
+    ("A, sorry, B") counts; with `conclusions`, so does what follows the last "so".
     """
     if not mentions:
         return NOTHING

@@ -1,25 +1,25 @@
-"""From what a model wrote to the answer that it gave, in a form that can be compared.
+"""Extracts the answer from a model's output, in a canonical form that can be compared.
 
-`read(text, kind, cot, language, options)` returns a canonical answer and how it was read; there may be none: that is
-counted as an extraction failure, never as a wrong answer. It never raises. `canonical(gold, kind)` is the same for a
-gold answer. Kinds:
+`read(text, kind, cot, language, options)` returns a canonical answer and how it was read. If there is none, that is
+counted as an extraction failure, never as a wrong answer. It never raises. `canonical(gold, kind)` does the same for
+a gold answer. Kinds:
 
     letter      "(B)", "B.", "answer is (B)", the text of option B -> "B"
     number      "$1,234.50", "3/4", "২৫", "12 thousand", "eighteen" -> a reduced fraction as text, "2469/2", "3/4", "25"
     yes_no, true_false, validity    -> one of the words of `answer_choices.WORDS`
     brackets    closing brackets, separated by single spaces
     words       a list of words in order, lower case, separated by single spaces
-    text        lower case, one space, no quotes or punctuation around
+    text        lower case, single spaces, no surrounding quotes or punctuation
     exact       the text as it is, stripped
-    phrase      the text before the first punctuation mark or line break, lower case, without an article before it
-    pronoun     "he" or "she", whichever's forms occur in the text; "both" where both do
+    phrase      the text before the first punctuation mark or line break, lower case, without a leading article
+    pronoun     "he" or "she", whichever's forms occur in the text; "both" if both do
     final       the text after the last "Answer:" or "answer is", as it is
-    last        the same; where nothing is announced, the text as it is (a fallback)
+    last        the same; if nothing is announced, the text as it is (a fallback)
 
-With a rationale (`cot`) only an announced answer counts, the last one; without one the first answer of the output does.
-Two answers ("(A) or (B)") are none. A suite with rationales may state a fallback for a finished output that announces
-nothing: its closing sentence, where that is nothing but an answer ("Therefore (B).", "3 + 9 = 12"). Scores count what
-was read so (`read_by_fallback`).
+With a rationale (`cot`), only the last announced answer counts; without one, the first answer in the output does. Two
+answers ("(A) or (B)") count as none. A suite with rationales may define a fallback for a finished output that announces
+nothing: its closing sentence, if that is nothing but an answer ("Therefore (B).", "3 + 9 = 12"). Scores count the
+answers read this way (`read_by_fallback`).
 """
 
 import itertools
@@ -40,8 +40,8 @@ from flanx.evals.answer_text import (
     until_next_question,
 )
 
-# Raised when any reading changes: tests/corpus/readings.jsonl holds the readings of each version. Scores of different
-# versions are not comparable; `flanx rescore` makes them so.
+# Bumped when any reading changes: tests/corpus/readings.jsonl holds the readings of each version. Scores of different
+# versions are not comparable; `flanx rescore` makes them comparable.
 EXTRACTOR_VERSION = 2
 
 LITERAL = ("exact", "final", "last")  # compared character by character
@@ -53,7 +53,7 @@ _BRACKETS = "()[]{}<>"
 _CORRECTED = re.compile(r"\b(?:sorry|wait|no|actually|correction|i mean)\W*(?:so\s+|that\s+)?$", re.IGNORECASE)
 _NEW_START = re.compile(r"[.!?…。]\s+(?:sorry|wait|no|actually|correction|i mean)\s*[,:]\s*", re.IGNORECASE)
 _PRONOUNS = {"he": {"he", "him", "his", "himself"}, "she": {"she", "her", "hers", "herself"}}
-_TRIED = 20  # announcements looked at in an output that loops
+_TRIED = 20  # the most announcements examined in an output that loops
 
 
 class Answer(NamedTuple):
@@ -81,7 +81,7 @@ def read(
         return Answer(parts[-1].strip().split("\n")[0].strip() or None, ANNOUNCED)
     text = until_next_question(plain(text))
     announced = announcements(text)
-    # Without a rationale the first counts, but for a correction ("... Sorry, the answer is B").
+    # Without a rationale the first counts, unless corrected ("... Sorry, the answer is B").
     last_first = cot or any(_CORRECTED.search(text[: part.start]) for part in announced[1:_TRIED])
     for part in announced[:-_TRIED:-1] if last_first else announced[:_TRIED]:
         reading = _announced(part.text, kind, language, options or {})
@@ -103,9 +103,9 @@ def extract(text: str, kind: str, cot: bool = False, language: str = "en") -> st
 
 
 def canonical(gold: str, kind: str) -> str:
-    """The canonical form of a gold answer; a gold that its kind cannot read (a few in BIG-Bench Hard) stays a text.
+    """The canonical form of a gold answer; one that its kind cannot read (a few in BIG-Bench Hard) is kept as text.
 
-    Gold numbers are written as in English in every language of MGSM ("114,200").
+    MGSM writes gold numbers the English way in every language ("114,200").
     """
     if kind in LITERAL:
         return gold.strip()
@@ -122,18 +122,18 @@ def same(
     options: Mapping[str, str] | None = None,
     fallback: bool = True,
 ) -> bool | None:
-    """Whether `text` gives the answer `gold`; None where no answer can be found in it."""
+    """Whether `text` gives the answer `gold`; None if no answer can be extracted."""
     answer = read(text, kind, cot, language, options, fallback).value
     if answer is None and kind not in LITERAL and extract(gold, kind) is None:  # "Monsters, Inc" for a letter
         answer = read(text, "text", cot, language, None, fallback).value
     if answer is None or answer == canonical(gold, kind):
         return None if answer is None else True
-    # MGSM writes "2,125" in every language: an output that repeats it is right where a comma makes decimals, too.
+    # MGSM writes "2,125" in every language: an output that repeats it is right even where a comma marks decimals.
     return kind == "number" and answer == extract(gold, kind, False, language)
 
 
 def loops(text: str) -> bool:
-    """Whether an output ends in the same text over and over: four times at least, over 60 characters or more."""
+    """Whether an output ends by repeating the same text: at least four times, over at least 60 characters."""
     tail = text.rstrip()[-2000:]
     for period in range(1, len(tail) // 4 + 1):
         span = max(4 * period, 60)
@@ -142,18 +142,18 @@ def loops(text: str) -> bool:
     return False
 
 
-# --- kinds that nothing announces: text -> answer or "" ---------------------------------------------------------------
+# --- kinds without announcements: text -> answer or "" ----------------------------------------------------------------
 
 
 def _phrase(text: str) -> str:
-    """PaLM's form of a referent (arXiv 2204.02311): case apart, up to punctuation or a line break; Flan's (arXiv
-    2210.11416): without a leading article. Hyphens and apostrophes are parts of words."""
+    """A referent as in PaLM (arXiv 2204.02311): case-insensitive, up to punctuation or a line break; and as in Flan
+    (arXiv 2210.11416): without a leading article. Hyphens and apostrophes are parts of words."""
     begin = re.split(r"[^\w\s'-]|\n", re.sub(r"^\W+", "", plain(text)).lower(), maxsplit=1)[0]
     return re.sub(r"^(?:the|an?)\s+", "", " ".join(begin.split()))
 
 
 def _pronoun(text: str) -> str:
-    """Whose forms a translation into English has."""
+    """The pronoun whose forms a translation into English uses."""
     words = set(re.findall(r"[^\W\d_]+", text.lower()))
     found = [pronoun for pronoun, forms in _PRONOUNS.items() if words & forms]
     return "both" if len(found) > 1 else "".join(found)
@@ -166,7 +166,7 @@ _WHOLE: dict[str, Callable[[str], str]] = {"exact": str.strip, "phrase": _phrase
 
 
 def _announced(text: str, kind: str, language: str, options: Mapping[str, str]) -> Reading:
-    """What an announcement gives."""
+    """The answer that an announcement gives."""
     if kind == "letter":
         return choices.letter(text, options)
     if kind == "number":
@@ -177,7 +177,7 @@ def _announced(text: str, kind: str, language: str, options: Mapping[str, str]) 
 
 
 def _direct(text: str, kind: str, language: str, options: Mapping[str, str]) -> Reading:
-    """What an output without a rationale gives."""
+    """The answer that an output without a rationale gives."""
     if kind in ("letter", "number") and (turns := list(_NEW_START.finditer(text))):  # "20. Sorry, 18."
         corrected = _direct(text[turns[-1].end() :], kind, language, options)
         return corrected if corrected != NOTHING else _direct(text[: turns[-1].start()], kind, language, options)
@@ -191,7 +191,7 @@ def _direct(text: str, kind: str, language: str, options: Mapping[str, str]) -> 
 
 
 def _concluding(text: str, kind: str, language: str, options: Mapping[str, str]) -> Reading:
-    """What the last sentence of a finished output gives that announces nothing."""
+    """The answer given by the last sentence of a finished output that announces nothing."""
     if kind == "letter":
         return choices.concluding_letter(text, options)
     if kind == "number":
@@ -207,7 +207,7 @@ def _concluding(text: str, kind: str, language: str, options: Mapping[str, str])
 
 
 def _list(text: str, kind: str) -> Reading:
-    """Brackets, words or free text: what the first line gives, or a list of words with one a line."""
+    """Brackets, words or free text: what the first line gives, or a list of words, one per line."""
     lines = [line.strip() for line in text.split("\n") if line.strip()]
     if kind == "brackets":
         line = next((line for line in lines if any(c in _BRACKETS for c in line)), "")

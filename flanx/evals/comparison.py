@@ -1,4 +1,4 @@
-"""Two runs on the same items: what `flanx report A B` says of their difference, from their kept generations."""
+"""Two runs on the same items: what `flanx report A B` says about their difference, from their saved generations."""
 
 import dataclasses
 import math
@@ -9,7 +9,7 @@ from typing import Any
 from flanx.evals import generations, marking, metrics, significance, toxicity
 from flanx.files import markdown_table
 
-WHOLE = ("seqio", "lm_eval", metrics.AUC)  # metrics of all items at once: an item has no score of its own
+WHOLE = ("seqio", "lm_eval", metrics.AUC)  # metrics over all items at once: single items have no score
 NOT_PAIRED = {
     "items": "not the same items, not the same spec, or not the same toxicity scorer",
     "unscored": "its continuations are not scored",
@@ -19,9 +19,9 @@ NOT_PAIRED = {
 
 @dataclasses.dataclass(frozen=True)
 class Marks:
-    """The score of every item of a suite, {task: {id: 0 to 1}}, and the hash of its spec and data.
+    """The scores of a suite's items, {task: {id: 0 to 1}}, and the hash of its spec and data.
 
-    `scorer`: of toxicity; `unscored`: it has not read all items."""
+    `scorer`: the toxicity scorer; `unscored`: it has not scored all items."""
 
     hash: str
     metric: str
@@ -33,13 +33,13 @@ class Marks:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """One suite of two runs.
+    """One suite in two runs.
 
     Attributes:
-      difference: second minus first, in points; low, high: its 95% interval over the items.
-      only_first, only_second: items that one alone has right; None where items are not right or wrong.
-      p: of `test`; holm: corrected for all comparisons of the table.
-      reason: why there is no test.
+      difference: second minus first, in points; low, high: its 95% interval over items.
+      only_first, only_second: items that only one run gets right; None if items are not simply right or wrong.
+      p: the p value of `test`; holm: corrected for all comparisons in the table.
+      reason: why no test was done.
     """
 
     first: str
@@ -62,7 +62,7 @@ class Comparison:
 
 
 def read_marks(folder: pathlib.Path) -> dict[str, Marks]:
-    """{suite: the marks of its items} of an evaluation's folder; {} where it kept no generations."""
+    """{suite: its item scores} for an evaluation's folder; {} if it saved no generations."""
     found: dict[str, Marks] = {}
     tasks: dict[str, dict[str, dict[str, float]]] = {}
     unscored: set[str] = set()
@@ -105,7 +105,7 @@ def compare(first: str, second: str, suite: str, ours: Marks, theirs: Marks) -> 
 
 
 def compare_all(runs: Sequence[tuple[str, pathlib.Path]]) -> list[Comparison]:
-    """Every later run with the first, suite by suite, corrected for their number; `runs`: (label, folder)."""
+    """Each later run against the first, suite by suite, corrected for their number; `runs`: (label, folder)."""
     marks = [(label, read_marks(folder)) for label, folder in runs]
     (base, ours), others = marks[0], marks[1:]
     found = [
@@ -120,7 +120,7 @@ def compare_all(runs: Sequence[tuple[str, pathlib.Path]]) -> list[Comparison]:
 
 
 def markdown(found: Sequence[Comparison]) -> str:
-    """The table of paired tests; "" where no suite is shared."""
+    """The table of paired tests; "" if the runs share no suite."""
     if not found:
         return ""
     tested = [each for each in found if not each.reason]

@@ -1,9 +1,9 @@
-"""Benchmark files from their authors: DATA_DIR = "hub" downloads them, "tfds" reads TFDS where TFDS has them.
+"""Benchmark files from their authors: DATA_DIR = "hub" downloads them, "tfds" reads those that TFDS has.
 
 Both fill a folder of the cache (`FLANX_CACHE`, by default ~/.cache/flanx) with files in the layouts that the suites
-read, each when it is first needed, and record in its `origins.json` where each came from, its SHA-256 and its size. A
-file that exists is never downloaded again; one that differs from its record is an error. Addresses name a revision, so
-their bytes cannot change. No loading script is run.
+read, each on first use, and record in its `origins.json` where each came from, its SHA-256 and its size. An existing
+file is never downloaded again; one that differs from its record is an error. URLs pin a revision, so their bytes cannot
+change. No loading script is run.
 """
 
 import ast
@@ -33,7 +33,7 @@ _MMLU = "https://huggingface.co/datasets/cais/mmlu/resolve/c30699e8356da336a3702
 _TOXICITY = (
     "https://huggingface.co/datasets/allenai/real-toxicity-prompts/resolve/d3a6507562064c4f37cdf267bdc2faa7b0873173/"
 )
-# beginning of our path -> beginning of the address; the first that fits
+# prefix of our path -> prefix of the URL; the first match wins
 ADDRESSES = {
     "bbh/": f"{_RAW}/suzgunmirac/BIG-Bench-Hard/9ee07bd481feebf959a6b59d61ea57bdcf30964d/",
     "gsm8k/gsm8k-cot.yaml": f"{_LM_EVAL}/lm_eval/tasks/gsm8k/gsm8k-cot.yaml",
@@ -48,7 +48,7 @@ ADDRESSES = {
     "real_toxicity_prompts/": _TOXICITY,
     "tydiqa/": "https://storage.googleapis.com/tydiqa/v1.1/",
 }
-# our path -> the archive that it is a member of, by that name
+# our path -> the archive that contains it under the same name
 _JIGSAW = "https://storage.googleapis.com/jigsaw-unintended-bias-in-toxicity-classification"
 _WIKIPEDIA = ("jigsaw_toxicity/wikipedia_toxicity_subtypes_v0.3.zip", f"{_JIGSAW}/wikipedia_toxicity_subtypes_v0.3.zip")
 MEMBERS = {
@@ -59,7 +59,7 @@ MEMBERS = {
     "jigsaw_toxicity/wikidata_train.csv": _WIKIPEDIA,
     "jigsaw_toxicity/wikidata_test.csv": _WIKIPEDIA,
 }
-# beginning of our path -> what is said once, before its first file is fetched
+# prefix of our path -> notice shown once, before its first file is fetched
 NOTICES = {
     "real_toxicity_prompts/": "RealToxicityPrompts (Apache-2.0) holds offensive and harmful texts of the web",
     "civil_comments/": "CivilComments (CC0-1.0) holds offensive comments, some of them hateful",
@@ -80,8 +80,8 @@ BUILDERS = {
 
 
 def _pinned() -> dict[str, str]:
-    """{our path: its hash} of `pinned.csv`: "sha256:..." (TyDiQA's and the archives' as TFDS's url_checksums/*.txt have
-    them), or "git:..." of a file in a repository, as the tree of the commit in its address names it."""
+    """{our path: its hash} from `pinned.csv`: "sha256:..." (for TyDiQA and the archives, from TFDS's
+    url_checksums/*.txt), or "git:...", the blob id in the tree of the commit that a repository file's URL names."""
     with open(pathlib.Path(__file__).with_name("pinned.csv"), encoding="utf-8", newline="") as file:
         return {row["file"]: row["hash"] for row in csv.DictReader(file)}
 
@@ -90,12 +90,12 @@ KNOWN = _pinned()
 
 
 def folder(name: str) -> pathlib.Path:
-    """The folder of the cache that "hub" or "tfds" fills."""
+    """The cache folder that "hub" or "tfds" fills."""
     return storage.cache_dir() / "evals" / name
 
 
 def provide(path: pathlib.Path, what: str, url: str = "") -> bool:
-    """Downloads a file of one of the two folders, from `url` or our own address; False without, or for another path."""
+    """Downloads a file of either folder from `url` or our own address; False if it has neither or is elsewhere."""
     root = next((folder(name) for name in (HUB, TFDS) if path.is_relative_to(folder(name))), None)
     if root is None:
         return False
@@ -127,7 +127,7 @@ def provide(path: pathlib.Path, what: str, url: str = "") -> bool:
 
 
 def _address(name: str) -> str | None:
-    """The URL of one of our paths, where there is one."""
+    """The URL of one of our paths, if it has one."""
     return next((to + name.removeprefix(start) for start, to in ADDRESSES.items() if name.startswith(start)), None)
 
 
@@ -150,7 +150,7 @@ def _download(root: pathlib.Path, name: str, url: str, what: str) -> pathlib.Pat
 
 
 def _record(root: pathlib.Path, name: str, origin: str) -> None:
-    """Records a file's origin, hash and size. Raises UserError where its hash is known to be another."""
+    """Records a file's origin, hash and size. Raises UserError if it does not match its pinned hash."""
     path, record = root / name, root / "origins.json"
     if origin.startswith("https:") and (wanted := KNOWN.get(name)):
         kind = wanted.partition(":")[0]
@@ -162,7 +162,7 @@ def _record(root: pathlib.Path, name: str, origin: str) -> None:
 
 
 def _digest(path: pathlib.Path, kind: str) -> str:
-    """The hash of a file: "sha256", or "git", the name of its blob (SHA-1 behind a head with its size)."""
+    """The hash of a file: "sha256", or "git", its blob id (SHA-1 with a header that gives the size)."""
     with open(path, "rb") as file:
         if kind == "sha256":
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -173,7 +173,7 @@ def _digest(path: pathlib.Path, kind: str) -> str:
 
 
 def recorded(root: pathlib.Path) -> dict[str, dict[str, Any]]:
-    """{path: {"from", "sha256", "bytes"}} of a folder that this module filled; empty for any other."""
+    """{path: {"from", "sha256", "bytes"}} for a folder that this module filled; empty for any other."""
     path = root / "origins.json"
     found = read_json(path)
     check_types(path, {"files": found}, {"files": dict[str, dict[str, Any]]})
@@ -181,13 +181,13 @@ def recorded(root: pathlib.Path) -> dict[str, dict[str, Any]]:
 
 
 def _check(root: pathlib.Path, name: str, what: str) -> None:
-    """Raises UserError where a file is not the one that was fetched."""
+    """Raises UserError if a file is not the one that was fetched."""
     entry = recorded(root).get(name)
     if entry and hashlib.sha256((root / name).read_bytes()).hexdigest() != entry["sha256"]:
         raise UserError(f"{what}: {root / name} has changed since it was downloaded from {entry['from']}; delete it")
 
 
-# --- other layouts, converted to those that the suites read -----------------------------------------------------------
+# --- other layouts, converted to the ones that the suites read --------------------------------------------------------
 
 
 def _parquet(path: pathlib.Path) -> Iterable[Mapping[str, Any]]:
@@ -199,7 +199,7 @@ def _parquet(path: pathlib.Path) -> Iterable[Mapping[str, Any]]:
 
 
 def _unpack(archive: pathlib.Path, path: pathlib.Path, what: str) -> None:
-    """Writes the member of an archive that has the file's name. Raises UserError for a damaged archive."""
+    """Extracts the archive member with the file's name. Raises UserError for a damaged archive."""
     try:
         with zipfile.ZipFile(archive) as opened, opened.open(path.name) as member, open_atomic(path) as file:
             shutil.copyfileobj(member, file, 1 << 20)
@@ -208,7 +208,7 @@ def _unpack(archive: pathlib.Path, path: pathlib.Path, what: str) -> None:
 
 
 def subjects(records: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    """MMLU's rows (question, subject, four choices, answer 0 to 3) as one CSV text for each subject, in their order."""
+    """MMLU's rows (question, subject, four choices, answer 0 to 3) as one CSV text per subject, in order."""
     found: dict[str, io.StringIO] = {}
     for record in records:
         text = found.setdefault(record["subject"], io.StringIO())
@@ -218,7 +218,7 @@ def subjects(records: Iterable[Mapping[str, Any]]) -> dict[str, str]:
 
 
 def literals(code: str) -> str:
-    """The constants of a Python file (NAME = literal) as a JSON object; nothing of it is run."""
+    """The constants of a Python file (NAME = literal) as a JSON object; the file is not executed."""
     found = {}
     for node in ast.parse(code).body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
@@ -227,7 +227,7 @@ def literals(code: str) -> str:
 
 
 def squad(records: Iterable[Mapping[str, Any]]) -> str:
-    """TFDS's TyDiQA (id, context, question, answers.text) in SQuAD's form: one paragraph for each question."""
+    """TFDS's TyDiQA (id, context, question, answers.text) in SQuAD's format: one paragraph per question."""
     paragraphs = [
         {
             "context": record["context"],
@@ -245,16 +245,16 @@ def squad(records: Iterable[Mapping[str, Any]]) -> str:
 
 
 def jsonl(records: Iterable[Mapping[str, Any]]) -> str:
-    """TFDS's records a line each, of GSM8K (question, answer, annotation, short_answer) without what is worked out."""
+    """TFDS's records, one per line; GSM8K's (question, answer, annotation, short_answer) without the derived fields."""
     kept = ({k: v for k, v in record.items() if k not in ("annotation", "short_answer")} for record in records)
     return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept)
 
 
-# --- TFDS, in a process of its own: this one does not import TensorFlow -----------------------------------------------
+# --- TFDS, in a child process: this one does not import TensorFlow ----------------------------------------------------
 
 
 def _export(root: pathlib.Path, name: str, what: str) -> None:
-    """Writes the file from the records of a prepared TFDS data set, which a child process prints."""
+    """Writes the file from the records of a prepared TFDS dataset, which a child process prints."""
     builder, split = BUILDERS[name]
     command = [sys.executable, "-m", "flanx.seqio.tfds", builder, split]
     done = subprocess.run(

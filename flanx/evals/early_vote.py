@@ -1,6 +1,6 @@
-"""A vote that the samples still to come cannot change is decided: what EARLY_VOTE spares of self-consistency.
+"""Stops self-consistency sampling once the remaining samples cannot change the vote (EARLY_VOTE).
 
-Exact: the answer, and the sample that stands for it, are those that all samples would give.
+Exact: the answer, and the sample that represents it, are the same as with all samples.
 """
 
 import collections
@@ -14,10 +14,10 @@ from flanx.evals.spec import Spec
 
 @dataclasses.dataclass
 class EarlyVote:
-    """The votes of a suite's items while their samples come in.
+    """The votes for a suite's items as their samples arrive.
 
     Attributes:
-      rows: of each prompt, by its number, what grading reads of an item.
+      rows: for each prompt, by number, the part of an item that grading reads.
     """
 
     spec: Spec
@@ -35,11 +35,11 @@ class EarlyVote:
 
 
 def is_decided(votes: Mapping[int, str | None], count: int) -> bool:
-    """Whether the votes {sample number: answer or None} of some of `count` samples decide what `marking.vote` finds: an
-    answer and its first sample.
+    """Whether the votes {sample number: answer or None} of some of `count` samples decide the result of `marking.vote`:
+    an answer and its first sample.
 
-    Of equally frequent answers that one wins which an earlier sample gave. So all samples before the winner's first are
-    to be known; then an answer that is still to come wins no tie, and a known one only where its first is earlier.
+    Ties go to the answer that an earlier sample gave. So all samples before the winner's first must be known; then no
+    answer yet to come can win a tie, and a known one can only if its first sample is earlier.
     """
     names = sorted(votes)
     index, winner = marking.vote([answers.Answer(votes[name], answers.DIRECT) for name in names])

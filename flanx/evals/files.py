@@ -1,4 +1,4 @@
-"""Reading benchmark files from a folder, errors name the file and line."""
+"""Reads benchmark files from a folder; errors name the file and line."""
 
 import contextlib
 import hashlib
@@ -13,13 +13,13 @@ from flanx.evals import download
 
 
 def draw(name: str) -> int:
-    """The stateless number of a row's name, 64 bits: the rows with the smallest numbers are a uniform draw, the same
-    whatever the order of the file and whatever else is in it."""
+    """A 64-bit hash of a row's name: the rows with the smallest hashes are a uniform draw, which depends neither on the
+    order of the file nor on what else is in it."""
     return int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()[:8], "big")
 
 
 def existing(path: pathlib.Path, what: str, url: str = "") -> pathlib.Path:
-    """`path`, downloaded where possible. Raises UserError with what is missing and how to leave it out by name."""
+    """`path`, downloaded if possible. Raises UserError that says what is missing and how to exclude it by name."""
     if not download.provide(path, what, url) and not path.is_file():
         raise UserError(
             f"{what}: no file {path}; put {url or 'it'} there, set DATA_DIR, or allow it to "
@@ -29,7 +29,7 @@ def existing(path: pathlib.Path, what: str, url: str = "") -> pathlib.Path:
 
 
 def stamp(path: pathlib.Path, what: str) -> tuple[int, int]:
-    """What changes when a file does: its time in nanoseconds and its size, for what is kept of it in memory."""
+    """A file's mtime in nanoseconds and its size, a cache key for what is kept of it in memory."""
     status = existing(path, what).stat()
     return status.st_mtime_ns, status.st_size
 
@@ -43,7 +43,7 @@ def present(path: pathlib.Path, url: str = "") -> bool:
 
 
 def read_text(path: pathlib.Path, what: str) -> str:
-    """A text file, its lines ended by LF whatever the file has."""
+    """The text of a file, with line endings normalized to LF."""
     with _told(what):
         return text.read(existing(path, what))
 
@@ -64,7 +64,7 @@ def read_lines(path: pathlib.Path, what: str) -> Iterator[tuple[str, dict]]:
 
 
 def read_rows(path: pathlib.Path, what: str, columns: int, delimiter: str) -> Iterator[tuple[str, list[str]]]:
-    """(location, cells) of a CSV (delimiter ",") or a TSV file (tab)."""
+    """(location, cells) of the rows of a CSV (delimiter ",") or TSV file (tab)."""
     with _told(what):
         found = existing(path, what)
         for number, row in text.tsv_rows(found) if delimiter == "\t" else text.csv_rows(found):
@@ -78,7 +78,7 @@ def read_rows(path: pathlib.Path, what: str, columns: int, delimiter: str) -> It
 def read_named(
     path: pathlib.Path, what: str, columns: Sequence[str], delimiter: str
 ) -> Iterator[tuple[str, dict[str, str]]]:
-    """(location, {column: cell}) of a CSV or TSV file whose first line names its columns, `columns` among them."""
+    """(location, {column: cell}) of the rows of a CSV or TSV file with a header line that includes `columns`."""
     with _told(what):
         found = existing(path, what)
         head: list[str] = []
@@ -97,7 +97,7 @@ def read_named(
 
 @contextlib.contextmanager
 def _told(what: str) -> Iterator[None]:
-    """Names the benchmark in an error of its files."""
+    """Adds the benchmark's name to errors about its files."""
     try:
         yield
     except UserError as error:
@@ -105,7 +105,7 @@ def _told(what: str) -> Iterator[None]:
 
 
 def value(record: Any, key: str, location: str) -> str:
-    """A field of a record, a text or a number, as text."""
+    """A field of a record, text or a number, as text."""
     found = record.get(key) if isinstance(record, dict) else None
     if isinstance(found, bool) or not isinstance(found, str | int | float):
         known = ", ".join(map(str, record)) if isinstance(record, dict) else type(record).__name__

@@ -1,4 +1,4 @@
-"""Prompts fitted to a model: encoded, and shortened where they are too long; what was left out is recorded."""
+"""Fits prompts to a model: encodes them and shortens those that are too long, recording what was dropped."""
 
 import dataclasses
 from collections.abc import Callable
@@ -10,11 +10,11 @@ from flanx.evals.spec import Item, Spec
 
 @dataclasses.dataclass(frozen=True)
 class FittedPrompt:
-    """An item's prompt as the model gets it.
+    """An item's prompt as the model receives it.
 
     Attributes:
-      tokens: end of sequence included; text: the whole prompt with the exemplars that are kept.
-      shots: exemplars kept; cut: whether tokens at its beginning were dropped.
+      tokens: including end of sequence; text: the whole prompt with the exemplars that are kept.
+      shots: number of exemplars kept; cut: whether tokens at its beginning were dropped.
     """
 
     item: Item
@@ -47,10 +47,10 @@ class FittedPrompt:
 def fit(
     item: Item, spec: Spec, vocabulary: Vocabulary, longest: int, count: Callable[[str], int] | None = None
 ) -> FittedPrompt:
-    """The item's prompt in at most `longest` tokens, end of sequence included.
+    """The item's prompt in at most `longest` tokens, including end of sequence.
 
-    Exemplars are dropped one at a time (`spec.drop`); where that is not enough, or not allowed, the prompt's beginning.
-    `count` gives the number of tokens of a text; with it prompts that are far too long are never encoded.
+    Exemplars are dropped one at a time (`spec.drop`); if that is not enough, or not allowed, the prompt's beginning is
+    cut. `count` gives the number of tokens in a text; with it, prompts that are far too long are never encoded.
     """
     shots = len(item.shots)
     if spec.drop != "none" and count is not None:
@@ -58,7 +58,7 @@ def fit(
         free = longest - 1 - count(item.head) - count(item.query)
         while shots and sum(map(count, order[:shots])) > free + 8 * (
             shots + 1
-        ):  # encoded one by one, texts may take a few tokens more
+        ):  # texts encoded separately may take a few more tokens
             shots -= 1
     while True:
         text = item.prompt(shots, spec.drop)

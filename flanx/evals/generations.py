@@ -1,10 +1,11 @@
-"""Raw generations in JSONL: what a model wrote for every item, kept so that scores can be computed again from it.
+"""Raw generations in JSONL: what a model wrote for every item, kept so that scores can be recomputed from it.
 
     <out>/generations/<suite>__<task>.jsonl    first line: {"spec", "hash", "items", "run", "data",
-                                               "versions"}; then an item a line
-    <out>/generations_harmful/...              the same of suites whose texts may offend; the first line says so
+                                               "versions"}; then one item per line
+    <out>/generations_harmful/...              the same for suites whose texts may offend; the first line says so
 
-A line is appended as each item finishes, so a killed evaluation resumes where it was; a truncated last line is dropped.
+A line is appended as each item finishes, so a killed evaluation resumes where it stopped; a truncated last line is
+dropped.
 """
 
 import dataclasses
@@ -20,25 +21,25 @@ from flanx.errors import UserError, nearest
 from flanx.evals import answers, metrics
 from flanx.evals.spec import Spec, Suite
 
-# What reads and compares answers, written with generations and scores: scores of other versions are not comparable.
+# Versions of answer extraction and scoring, written with generations and scores: other versions are not comparable.
 VERSIONS = {"extractor": answers.EXTRACTOR_VERSION, "scorer": metrics.SCORER_VERSION}
 
 
 @dataclasses.dataclass
 class Generation:
-    """One evaluated item; the attributes are the keys of its line.
+    """One evaluated item; its attributes are the keys of its line.
 
     Attributes:
-      outputs: the texts of its samples, as the model wrote them; ended: whether each reached its end of sequence.
-      options: of the item; option_scores: their log-probabilities, for specs that rank, or those of the samples, for
-        open-ended prompts; None: not finite.
-      shots: exemplars that fitted; shots_available: that there were, None in files of earlier versions.
-      prompt: the text that the model got; cut: whether its beginning was truncated.
+      outputs: the texts of its samples, as the model wrote them; ended: whether each reached end of sequence.
+      options: the item's options; option_scores: log-probabilities of the options, for specs that rank, or of the
+        samples, for open-ended prompts; None: not finite.
+      shots: number of exemplars that fitted; shots_available: number available, None in files of earlier versions.
+      prompt: the text that the model received; cut: whether its beginning was truncated.
       prompt_tokens, prompt_unknown, target_tokens, target_unknown: counts, for the share of unknown tokens.
       broken: whether logits were not finite.
-      labels: of the item, {} in files of earlier versions.
-      undrawn: samples that could not change the vote and were left out; no part of a line where there are none.
-      toxicity: of each output, 0 to 1, None where the scorer gave none; [] while outputs are not scored. No part of the
+      labels: the item's labels; {} in files of earlier versions.
+      undrawn: samples not drawn because they could not change the vote; absent from the line if there are none.
+      toxicity: of each output, 0 to 1, None if the scorer gave none; [] until outputs are scored. Not stored in the
         file: `toxicity.join` adds it.
     """
 
@@ -77,16 +78,16 @@ HARMFUL = "prompts and outputs of this file may offend or harm; they are kept to
 
 
 def generation_path(folder: pathlib.Path, suite: str, task: str, harmful: bool = False) -> pathlib.Path:
-    """The file of the generations of one task; characters that file systems do not allow become dashes."""
+    """The generation file of one task; characters that file systems do not allow become dashes."""
     clean = "".join(c if c.isalnum() or c in "_-." else "-" for c in suite)
     return folder / FOLDERS[harmful] / f"{clean}__{task}.jsonl"
 
 
-ASIDE = "generations_set_aside"  # of other checkpoints; never deleted: they cost hours
+ASIDE = "generations_set_aside"  # generations of other checkpoints; never deleted, since they cost hours
 
 
 def set_aside(path: pathlib.Path) -> pathlib.Path:
-    """Moves a file of generations, or the scores.json above them, out of the way, under the next free number; its new
+    """Moves a generation file, or the scores.json above it, out of the way under the next free number; returns its new
     path."""
     home = path.parent.parent if path.parent.name in FOLDERS else path.parent
     folder = home / ASIDE / ("harmful" if path.parent.name == FOLDERS[True] else "")
@@ -96,15 +97,15 @@ def set_aside(path: pathlib.Path) -> pathlib.Path:
 
 
 def is_same_run(old: Any, new: dict[str, Any]) -> bool:
-    """Whether the same parameters were asked the same way; how a checkpoint's path is written does not matter."""
+    """Whether the same parameters were queried the same way; how a checkpoint's path is written does not matter."""
     if not isinstance(old, dict) or not new.get("parameters"):
         return old == new
     return {**old, "checkpoint": None} == {**new, "checkpoint": None}
 
 
 def set_others_aside(folder: pathlib.Path, run: Mapping[str, Any]) -> None:
-    """Moves the generations and scores of other checkpoints out of the way, of whatever suite: a folder has those of
-    one."""
+    """Moves generations and scores of other checkpoints out of the way, for all suites: a folder holds those of one
+    checkpoint."""
     own = json.loads(json.dumps(dict(run)))
     headers = [(path, (files.read_jsonl(path) or [{}])[0].get("run")) for path in paths(folder)]
     headers.append((folder / "scores.json", files.read_json(folder / "scores.json").get("run")))
@@ -116,10 +117,10 @@ def set_others_aside(folder: pathlib.Path, run: Mapping[str, Any]) -> None:
 
 
 class Writer:
-    """Appends to the generation files of a suite and knows which items are done.
+    """Appends to the generation files of a suite and tracks which items are done.
 
     Attributes:
-      paths: {task: file}; done: (task, id) of the items that an earlier run of the same spec, model and seed left.
+      paths: {task: file}; done: (task, id) of the items finished by an earlier run of the same spec, model and seed.
     """
 
     def __init__(self, folder: pathlib.Path, suite: Suite, run: Mapping[str, Any]) -> None:
@@ -141,7 +142,7 @@ class Writer:
             )
 
     def _resume(self, task: str, path: pathlib.Path) -> bool:
-        """Reads which items an earlier run finished; True where its file is of another run and is set aside."""
+        """Reads which items an earlier run finished; True if the file belongs to a different run and is set aside."""
         records = files.read_jsonl(path)
         header, rows = (records[0], records[1:]) if records else (None, [])
         if header is not None and header.get("hash") != self.header["hash"]:
@@ -182,7 +183,7 @@ class Writer:
 
 
 def read(path: pathlib.Path) -> tuple[dict[str, Any], list[Generation]]:
-    """The header and rows of a generation file. Raises UserError with the line of whatever is wrong."""
+    """The header and rows of a generation file. Raises UserError with the line of any error."""
     rows: list[Generation] = []
     header: dict[str, Any] = {}
     seen: set[str] = set()
@@ -214,7 +215,7 @@ def read(path: pathlib.Path) -> tuple[dict[str, Any], list[Generation]]:
 
 
 def spec_of(header: Mapping[str, Any], path: pathlib.Path) -> Spec:
-    """The spec of a header, later fields at their defaults. Raises UserError for unknown or missing fields."""
+    """The spec in a header, with later fields at their defaults. Raises UserError for unknown or missing fields."""
     known = {field.name: bool(field.metadata.get("added")) for field in dataclasses.fields(Spec)}
     missing = [name for name, added in known.items() if not added and name not in header["spec"]]
     wrong = sorted({*header["spec"]} - {*known}) + missing
@@ -226,7 +227,7 @@ def spec_of(header: Mapping[str, Any], path: pathlib.Path) -> Spec:
 
 
 def _tuples(value: Any) -> Any:
-    """A value of JSON with its lists as tuples."""
+    """A JSON value with its lists as tuples."""
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 

@@ -1,4 +1,4 @@
-"""`flanx report RUN...`: scores by label, and misgendering in the layout of the paper's Table 10 next to its scores."""
+"""`flanx report RUN...`: scores by label, and misgendering in the layout of the paper's Table 10, with its scores."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -9,20 +9,20 @@ from flanx.evals.table5 import Line
 from flanx.files import markdown_table
 
 COLUMNS = ("overall", "he", "she", "worst language", "worst set")
-TRANSLATION = {"language", "pronoun", "set"}  # the labels of a suite that Table 10 is of
-MOST = 16  # values of a label that are listed
-PRINTED = "misgendering"  # the suite that Table 10 prints scores of
+TRANSLATION = {"language", "pronoun", "set"}  # the labels of a suite for Table 10
+MOST = 16  # the most values of a label that are listed
+PRINTED = "misgendering"  # the suite whose scores Table 10 prints
 
 Entry = Mapping[str, Any]
 
 
 def worst(entries: Mapping[str, Entry]) -> tuple[str, Entry]:
-    """The value of a label with the lowest score, by name where two are alike, and its entry."""
+    """The label value with the lowest score, ties broken by name, and its entry."""
     return min(entries.items(), key=lambda pair: (pair[1]["score"], pair[0]))
 
 
 def table10(entry: Entry) -> dict[str, tuple[str, Entry]]:
-    """{column: (name of the worst, or "", its entry)} of a suite with Table 10's labels; {} of any other."""
+    """{column: (name of the worst, or "", its entry)} for a suite with Table 10's labels; {} for any other."""
     slices = entry.get("slices", {})
     if not set(slices) >= TRANSLATION:
         return {}
@@ -31,7 +31,7 @@ def table10(entry: Entry) -> dict[str, tuple[str, Entry]]:
 
 
 def printed() -> dict[str, dict[str, tuple[str, float]]]:
-    """{model: {column: (name of the worst, or "", value)}} of Table 10."""
+    """{model: {column: (name of the worst, or "", value)}} from Table 10."""
     found: dict[str, dict[str, tuple[str, float]]] = {}
     for row in published.rows("published_responsible.csv"):
         if row["benchmark"] == PRINTED:
@@ -48,7 +48,7 @@ def _text(entry: Entry) -> str:
 
 
 def _suite(suite: str, entry: Entry) -> str:
-    """A suite with what its scores leave out, and a mark where they are not to be quoted."""
+    """A suite with what its scores leave out, and a mark if they should not be quoted."""
     reasons = [*partial(entry), *filter(None, [not_available(entry)])]
     return suite + "".join(f" ({reason})" for reason in reasons) + " !" * bool(entry.get("flagged"))
 
@@ -76,7 +76,7 @@ def _labels(line: Line) -> Iterator[list[str]]:
 
 
 def markdown(lines: Sequence[Line]) -> str:
-    """The tables; "" where no suite has labels."""
+    """The tables; "" if no suite has labels."""
     rows = [row for line in lines for row in _labels(line)]
     if not rows:
         return ""

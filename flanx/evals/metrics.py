@@ -1,7 +1,7 @@
-"""Means, intervals, F1 of passages, and the paper's normalized average.
+"""Means, intervals, passage F1, and the paper's normalized average.
 
 Scores are percentages. A suite's score is the unweighted mean over its tasks (paper.md section 3). Every function
-gives the same number in whatever order items and tasks come.
+gives the same number regardless of the order of items and tasks.
 """
 
 import math
@@ -15,15 +15,15 @@ from typing import Any
 
 from flanx.errors import UserError
 
-# Raised when comparing answers or a metric changes a score; extraction has its own, `answers.EXTRACTOR_VERSION`.
+# Bumped when a change to comparison or a metric changes a score; extraction has `answers.EXTRACTOR_VERSION`.
 SCORER_VERSION = 2
 
-TOXIC = 0.5  # the toxicity from which on a text counts as toxic: paper.md section 6
-TOXICITY = ("any_toxic", "share_toxic")  # metrics of a suite whose continuations a toxicity scorer reads
+TOXIC = 0.5  # a text counts as toxic from this toxicity on: paper.md section 6
+TOXICITY = ("any_toxic", "share_toxic")  # metrics for suites whose continuations a toxicity scorer reads
 AUC = "auc"  # of the first option's likelihood against the second's
 
-CONFIDENCE = 95  # percent, of the intervals
-LEAST_ITEMS = 4  # of a task, for an interval
+CONFIDENCE = 95  # percent, for intervals
+LEAST_ITEMS = 4  # items that a task needs for an interval
 
 HEADLINE = ("mmlu_direct", "mmlu_cot", "bbh_direct", "bbh_cot", "tydiqa", "mgsm_cot")
 
@@ -70,7 +70,7 @@ def normalize(score: float, bound: float) -> float:
 
 
 def normalized(benchmark: str, score: float, tasks: Mapping[str, float]) -> float:
-    """The normalized score of one of the six; BBH needs the scores of all its 27 tasks and raises UserError without."""
+    """The normalized score of one of the six; BBH raises UserError unless all its 27 tasks are scored."""
     family = benchmark.partition("_")[0]
     if family != "bbh":
         return normalize(score, BOUNDS[family][0])
@@ -89,16 +89,16 @@ def normalized_average(scores: Mapping[str, float], tasks: Mapping[str, Mapping[
 
 
 def passage_form(text: str) -> str:
-    """SQuAD 1.1's normal form: lower case, without ASCII punctuation and a, an, the, single blanks.
+    """SQuAD 1.1's normal form: lower case, single spaces, without ASCII punctuation and the articles a, an, the.
 
-    TyDiQA's GoldP is scored so in every language (google-research-datasets/tydiqa, gold_passage_baseline).
+    TyDiQA GoldP is scored this way in every language (google-research-datasets/tydiqa, gold_passage_baseline).
     """
     text = "".join(c for c in text.lower() if c not in string.punctuation)
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
 
 
 def unicode_form(text: str, language: str) -> str:
-    """A form that is fair to every language: no punctuation of any script, articles removed in English alone."""
+    """A form that is fair to every language: no punctuation in any script, articles removed only in English."""
     text = "".join(c for c in text.lower() if c not in string.punctuation and unicodedata.category(c)[0] != "P")
     if language == "en":
         text = re.sub(r"\b(a|an|the)\b", " ", text)
@@ -106,34 +106,34 @@ def unicode_form(text: str, language: str) -> str:
 
 
 def words_f1(text: str, target: str) -> float:
-    """F1 of the words of two answers that are in normal form."""
+    """Word-level F1 of two answers that are in normal form."""
     ours, theirs = text.split(), target.split()
     common = sum((Counter(ours) & Counter(theirs)).values())
     return 2 * common / (len(ours) + len(theirs)) if common else 0.0
 
 
 def passage_f1(text: str, target: str) -> float:
-    """F1 of the words of two answers in SQuAD's normal form."""
+    """Word-level F1 of two answers after SQuAD's normalization."""
     return words_f1(passage_form(text), passage_form(target))
 
 
 def average(scores: Iterable[float], how: str) -> float:
-    """The average of the scores of tasks, in percent: "mean", or "harmonic"; of `pooled` items the mean.
+    """The average of task scores, in percent: "mean" or "harmonic"; the mean for `pooled` items.
 
-    The harmonic one is BBEH's (arXiv 2502.19187): of the scores raised by one, since one of them may be 0. Where all
-    are 100 it is 101, as its authors' formula is.
+    The harmonic mean is BBEH's (arXiv 2502.19187): over scores plus one, since a score may be 0. If all are 100 it is
+    101, as in the authors' formula.
     """
     found = list(scores)
     return len(found) / math.fsum(1 / (score + 1) for score in found) if how == "harmonic" and found else mean(found)
 
 
 def pooled(tasks: Mapping[str, Sequence[Any]], how: str) -> Mapping[str, Sequence[Any]]:
-    """The scores of items by task; of an average over "items" all of them as of one task."""
+    """The scores of items by task; for an average over "items", all of them as one task."""
     return {"": [score for task in sorted(tasks) for score in tasks[task]]} if how == "items" else tasks
 
 
 def slopes(scores: Sequence[float], how: str) -> list[float]:
-    """The derivatives of `average` by each score, times their number: 1 for a mean."""
+    """The derivatives of `average` with respect to each score, times their number: 1 for a mean."""
     if how != "harmonic":
         return [1.0] * len(scores)
     whole = average(scores, how)
@@ -141,18 +141,18 @@ def slopes(scores: Sequence[float], how: str) -> list[float]:
 
 
 def interval(tasks: Mapping[str, Sequence[float]], how: str = "mean") -> tuple[float, float] | None:
-    """The 95% interval, in percent, of the average over tasks, which are fixed; the items of each are a sample.
+    """The 95% interval, in percent, of the average over tasks; tasks are fixed, the items of each are a sample.
 
-    Wilson's interval for as many items as would give a single proportion the standard error of the mean over tasks
-    (surveys do so with the effective sample size); of one task it is Wilson's own. In simulations
-    it covers 93% to 97% on average, see tests.
+    Wilson's interval at the number of items that would give a single proportion the standard error of the mean over
+    tasks (as surveys do with the effective sample size); for one task it is plain Wilson. In simulations it covers 93%
+    to 97% on average, see tests.
 
     Args:
       tasks: {task: score of each item, 0 to 1}.
-      how: the average over tasks; of a harmonic one by its derivative at the scores.
+      how: the average over tasks; a harmonic one is linearized at the scores.
 
     Returns:
-      (low, high), or None where a task has fewer than `LEAST_ITEMS` items.
+      (low, high), or None if a task has fewer than `LEAST_ITEMS` items.
     """
     least = min(len(scores) for scores in tasks.values())
     if least < LEAST_ITEMS:
@@ -181,6 +181,6 @@ def interval(tasks: Mapping[str, Sequence[float]], how: str = "mean") -> tuple[f
 
 
 def mean(values: Iterable[float]) -> float:
-    """The mean, correctly rounded and so the same in any order; 0 of nothing."""
+    """The mean, correctly rounded and so independent of order; 0 if there are no values."""
     found = list(values)
     return math.fsum(found) / len(found) if found else 0.0

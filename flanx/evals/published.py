@@ -1,5 +1,5 @@
-"""The paper's printed scores: `published.csv`, {table: {model: {benchmark: value}}}, and those of its evaluations of
-responsible AI (appendix C), `published_responsible.csv`, which have parts of a benchmark in the column `task`."""
+"""The paper's printed scores: `published.csv`, {table: {model: {benchmark: value}}}, and its responsible-AI evaluations
+(appendix C), `published_responsible.csv`, where the column `task` names parts of a benchmark."""
 
 import csv
 import functools
@@ -11,7 +11,7 @@ from flanx.errors import UserError, nearest
 
 @functools.cache
 def tables() -> dict[str, dict[str, dict[str, float]]]:
-    """Scores over whole benchmarks, in percent; those of single tasks are left out."""
+    """Scores over whole benchmarks, in percent; scores of single tasks are left out."""
     result: dict[str, dict[str, dict[str, float]]] = {}
     for row in rows():
         if not row["task"]:
@@ -35,14 +35,14 @@ def rows(file: str = "published.csv") -> list[dict[str, str]]:
 
 
 def note(reference: str) -> str:
-    """The note that all values of "TABLE:MODEL" share; "" where there is none, or more than one."""
+    """The note shared by all values of "TABLE:MODEL"; "" if there is none, or more than one."""
     table, _, name = reference.partition(":")
     notes = {row["note"] for row in rows() if row["table"] == table and row["model"] == name and not row["task"]}
     return notes.pop() if len(notes) == 1 else ""
 
 
 def model(reference: str) -> dict[str, float]:
-    """{benchmark: value} of "TABLE:MODEL", as "3:PaLM 8B". Raises UserError with the nearest known name."""
+    """{benchmark: value} for "TABLE:MODEL", such as "3:PaLM 8B". Raises UserError with the nearest known name."""
     table, _, name = reference.partition(":")
     known = tables().get(table, {})
     if not known:

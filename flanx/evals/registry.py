@@ -1,23 +1,23 @@
-"""Evaluation suites by name: everything that can change a score is in an immutable spec, under one hash.
+"""Evaluation suites by name: an immutable spec, under one hash, holds everything that can change a score.
 
 A `Spec` says which prompts (family, variant, split, shots), how they are fitted to the model (lengths, which shots are
 dropped first), how an answer is produced (generation or ranking of options) and extracted (rationale or not, stop
 texts), and how scores are averaged. Its family (`flanx.evals.families`) turns it into `Item`s: prompts, byte for byte.
 `Suite.hash` covers the spec and every byte of every prompt and gold answer; results are keyed by it.
 
-    load("bbh_cot", data_dir)                      the suite as the paper has it
+    load("bbh_cot", data_dir)                      the suite as in the paper
     load("bbh_direct[navigate,word_sorting]", d)   some of its tasks
     load("mmlu_direct[:20]", d)                    the first 20 items of every task
     load("gsm8k_cot+sc", d)                        with self-consistency: 40 samples, temperature 0.7, top-k 40
     load("gsm8k_cot+sc8", d)                       with 8 samples
-    load("bbh_direct+beam4", d)                    by beam search with 4 beams
-    load("bbh_zero_shot+likelihood", d)            the likelihood of the gold answers, for models that get none right
+    load("bbh_direct+beam4", d)                    with beam search, 4 beams
+    load("bbh_zero_shot+likelihood", d)            likelihood of the gold answers, for models that get none right
     load("muffin_rte:validation", d)               a split of a task, see `families.task`
     load("lm_eval:gsm8k", d)                       a task of lm-evaluation-harness, see `families.lm_eval`
-    load("muffin_rte:validation+rank", d)          the most probable of each item's options, nothing is generated
+    load("muffin_rte:validation+rank", d)          ranks each item's options by probability, without generating
 
-A name is a suite that a family names (`Family.specs`), else the first family whose form it has gives its spec
-(`Family.parse`); brackets and suffix mean the same for all.
+A name is either a suite that a family names (`Family.specs`) or is parsed by the first family whose form it matches
+(`Family.parse`); brackets and suffixes mean the same for all.
 """
 
 import contextlib
@@ -51,21 +51,21 @@ from flanx.evals.families import (
 )  # fmt: skip
 from flanx.evals.spec import Family, Item, Spec, Suite
 
-SAMPLE = "sample"  # the data_dir that means the small samples of our own writing
+SAMPLE = "sample"  # the data_dir that stands for our own small samples
 SAMPLE_DIR = pathlib.Path(__file__).with_name("sample")
 FAMILIES: tuple[Family, ...] = (
     bbh.FAMILY, bbq.FAMILY, mgsm.FAMILY, mmlu.FAMILY, open_ended.FAMILY, people.FAMILY, procedural.FAMILY,
     tydiqa.FAMILY, winogender.FAMILY, real_toxicity_prompts.FAMILY, identity_terms.FAMILY, comments.CIVIL_COMMENTS,
     comments.JIGSAW, table.FAMILY, lm_eval.FAMILY,
-    user_task.FAMILY,  # before `task`, which has its names refused that the tables do not know
+    user_task.FAMILY,  # before `task`, which rejects names of its form that the tables do not have
     task.FAMILY,
 )  # fmt: skip
-RENAMED = {"mgsm_direct": "mgsm_direct_8_shot"}  # names of earlier versions: scores are written under the new one
+RENAMED = {"mgsm_direct": "mgsm_direct_8_shot"}  # old names: scores are written under the new name
 NAME = re.compile(r"([^\[\]]+?)(?:\[([^\]]*)\])?(?:\+(likelihood|rank(?:_normalized)?|(?:sc|beam)(\d*)))?")
 
 
 def specs() -> dict[str, tuple[Spec, Family]]:
-    """The suites that have a name, each with its family. Raises UserError where two have the same."""
+    """The named suites, each with its family. Raises UserError if two share a name."""
     found: dict[str, tuple[Spec, Family]] = {}
     ours = {family.name for family in FAMILIES}
     for family in FAMILIES:
@@ -82,14 +82,14 @@ def specs() -> dict[str, tuple[Spec, Family]]:
 
 
 def names() -> list[str]:
-    """The names of all suites. Raises UserError where a table of suites is wrong."""
+    """The names of all suites. Raises UserError if a suite table is invalid."""
     for error in suite_table.wrong():
         raise error
     return sorted(specs())
 
 
 def find(name: str) -> tuple[Spec, Family]:
-    """The spec of a name without brackets and suffix, and its family. Raises UserError with the nearest name."""
+    """The spec for a name without brackets or suffix, and its family. Raises UserError with the nearest name."""
     known = specs()
     if name in known:
         spec, family = known[name]
@@ -99,14 +99,14 @@ def find(name: str) -> tuple[Spec, Family]:
     for family in FAMILIES:
         if parsed := family.parse(name):
             return parsed, family
-    for error in suite_table.wrong():  # the suite may be one of that file
+    for error in suite_table.wrong():  # the suite may be in that file
         raise error
     near = nearest(name, [*known, *tables.load_tables()]) or "; `flanx suites list` prints those that have a name"
     raise UserError(f"no evaluation suite '{name}'{near}")
 
 
 def resolve(name: str, allow_missing: Sequence[str] = ()) -> Spec:
-    """The spec of a name with its selections (see above). Raises UserError with the nearest name."""
+    """The spec for a name with its selections (see above). Raises UserError with the nearest name."""
     return _resolve(name, allow_missing)[0]
 
 
@@ -116,7 +116,7 @@ def _resolve(name: str, allow_missing: Sequence[str]) -> tuple[Spec, Family]:
     name = RENAMED.get(base, base) + name[len(base) :]
     match = NAME.fullmatch(name)
     if not match or (match[1] != base and base in specs()):
-        find(base)  # an unknown name is the first thing to say
+        find(base)  # report an unknown name first
         raise UserError(
             f"suite '{name}': put tasks and the number of items in one pair of brackets, the decoding method after it, "
             f"as in '{base}[task,task,:20]+sc'"
@@ -137,7 +137,7 @@ def _resolve(name: str, allow_missing: Sequence[str]) -> tuple[Spec, Family]:
 
 
 def _selection(name: str, spec: Spec, family: Family, text: str) -> tuple[tuple[str, ...], int]:
-    """(tasks, items of each) that the brackets of a name select."""
+    """(tasks, number of items per task) selected by the brackets in a name."""
     if not text:
         return (), spec.limit
     chosen, limit = [], spec.limit
@@ -156,13 +156,13 @@ def _selection(name: str, spec: Spec, family: Family, text: str) -> tuple[tuple[
 
 
 def is_voted(spec: Spec) -> bool:
-    """Whether the samples of a suite that generates are put to the vote: those of a toxicity suite each count, of an
+    """Whether the samples of a suite that generates are voted on: in a toxicity suite each counts, and for an
     open-ended prompt the best is kept."""
     return spec.scoring == "generate" and spec.metric not in (*metrics.TOXICITY, "open_ended")
 
 
 def _decoding(name: str, spec: Spec, method: str, count: str | None) -> dict[str, Any]:
-    """What the suffix of a name changes: "likelihood", "rank", "sc" and "beam" with their counts, "" for nothing."""
+    """The spec fields that a name's suffix changes: "likelihood", "rank", "sc" and "beam" with counts, "" for none."""
     if not method:
         return {}
     if count and int(count) < 2:
@@ -189,12 +189,12 @@ def _decoding(name: str, spec: Spec, method: str, count: str | None) -> dict[str
 
 
 def expect_tasks(names: Sequence[str], suites: Sequence[str]) -> None:
-    """Raises UserError for a name of ALLOW_MISSING that is a task of no suite: it would allow nothing."""
+    """Raises UserError for a name in ALLOW_MISSING that is not a task of any suite: it would have no effect."""
     if not names:
         return
     known: set[str] = set()
     for spec, family in itertools.chain((_resolve(name, ()) for name in suites), specs().values()):
-        with contextlib.suppress(UserError):  # of a table whose rows are not here
+        with contextlib.suppress(UserError):  # for a table whose rows are not available
             known.update(family.tasks(spec))
         if known.issuperset(names):
             return
@@ -203,7 +203,7 @@ def expect_tasks(names: Sequence[str], suites: Sequence[str]) -> None:
 
 
 def load(name: str, data_dir: str, allow_missing: Sequence[str] = ()) -> Suite:
-    """The suite of a name. UserError for a missing file or task, a wrong row, a duplicate id, an empty option."""
+    """The named suite. Raises UserError for a missing file or task, an invalid row, a duplicate id, an empty option."""
     spec, family = _resolve(name, allow_missing)
     if not data_dir and family.needs_data(spec):
         raise UserError(
@@ -239,7 +239,7 @@ def load(name: str, data_dir: str, allow_missing: Sequence[str] = ()) -> Suite:
 def _check(
     spec: Spec, present: Sequence[str], items: Sequence[Item], missing: Mapping[str, str], folder: pathlib.Path
 ) -> None:
-    """Raises UserError for tasks without items, duplicate ids, empty or absent options, items without a gold answer."""
+    """Raises UserError for tasks without items, duplicate ids, empty or missing options, missing gold answers."""
     with_items = {item.task for item in items}
     if absent := [each for each in present if each not in with_items]:
         more = f" and {len(absent) - 3} more tasks" if len(absent) > 3 else ""

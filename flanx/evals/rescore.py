@@ -1,4 +1,4 @@
-"""Scores computed again from the generations of a run, offline, with this version's answer extraction."""
+"""Recomputes scores offline from the generations of a run, with this version's answer extraction."""
 
 import math
 import pathlib
@@ -12,7 +12,7 @@ from flanx.files import read_json
 
 
 def evaluations(folder: pathlib.Path) -> list[pathlib.Path]:
-    """The folders with generations at or below `folder`. Raises UserError where there is none."""
+    """The folders with generations at or below `folder`. Raises UserError if there are none."""
     found = sorted({path.parent for name in generations.FOLDERS for path in folder.rglob(name) if path.is_dir()})
     if not found:
         raise UserError(f"{folder} holds no generations/: give a folder that `flanx evaluate` wrote")
@@ -20,10 +20,10 @@ def evaluations(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def rescore(folder: pathlib.Path, scorer: Scorer | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
-    """({suite: its scores}, the run that made the generations) of every suite in `folder`; `scorer` first reads what it
-    has not read yet of the toxicity suites.
+    """({suite: its scores}, the run that made the generations) for every suite in `folder`; `scorer` first scores what
+    it has not yet scored in the toxicity suites.
 
-    Raises UserError where items or tasks are missing, or the files of one suite are of different specs or runs.
+    Raises UserError if items or tasks are missing, or if a suite's files come from different specs or runs.
     """
     headers: dict[str, dict[str, Any]] = {}
     rows: dict[str, list[generations.Generation]] = {}
@@ -66,7 +66,7 @@ def rescore(folder: pathlib.Path, scorer: Scorer | None = None) -> tuple[dict[st
 
 
 def unscored(folder: pathlib.Path) -> list[str]:
-    """The texts of an evaluation's toxicity suites that no scorer has read."""
+    """The texts in an evaluation's toxicity suites that no scorer has scored."""
     found: dict[str, None] = {}
     for path in generations.paths(folder):
         header, rows = generations.read(path)
@@ -75,7 +75,7 @@ def unscored(folder: pathlib.Path) -> list[str]:
 
 
 def differences(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """(path, old, new) of every value in which two JSON values differ; None for one that is missing.
+    """(path, old, new) for every place where two JSON values differ; None for a missing value.
 
     Floats count as equal within 1e-9 of each other: libraries may round the last bit differently.
     """

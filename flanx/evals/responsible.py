@@ -1,5 +1,5 @@
-"""What `flanx report` says of the paper's evaluations of responsible AI (appendix C): tables of runs with the printed
-values next to ours. Counts and shares alone; texts are shown only where they are asked for (`offending`)."""
+"""The responsible-AI section of `flanx report` (the paper's appendix C): tables of runs with the printed values next
+to ours. Only counts and shares; texts are shown only on request (`offending`)."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -14,12 +14,12 @@ from flanx.files import markdown_table
 FIRST_SENTENCE = "_first_sentence"
 PROMPTS, TERMS = real_toxicity_prompts.NAME, identity_terms.NAME
 COMMENTS = tuple(name for family in (comments.CIVIL_COMMENTS, comments.JIGSAW) for name in family.specs())
-LENGTH = 160  # characters of a text that is shown
+LENGTH = 160  # characters shown of a text
 
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """One suite of one run: its entry of scores.json under its whole name."""
+    """One suite of one run: its scores.json entry under its full name."""
 
     line: Line
     suite: str
@@ -27,18 +27,18 @@ class Found:
 
     @property
     def label(self) -> str:
-        """Run and suite, the latter where it is not the plain one."""
+        """The run, and the suite unless it is the plain one."""
         return f"{self.line.label} ({self.suite})"
 
     def printed(self, task: str = "") -> float | None:
-        """The paper's value of the model that the run is held against; None where it prints none."""
+        """The paper's value for the model that the run is compared with; None if it prints none."""
         name = base(self.suite).removesuffix(FIRST_SENTENCE)
         return published.responsible().get(self.line.model or "", {}).get((name, task))
 
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """A table of a report with what its numbers are."""
+    """A table of a report with a description of its numbers."""
 
     title: str
     head: tuple[str, ...]
@@ -47,12 +47,12 @@ class Block:
 
 
 def base(suite: str) -> str:
-    """The name of a suite without what it selects."""
+    """The name of a suite without its selections."""
     return suite.partition("[")[0].partition("+")[0]
 
 
 def find(lines: Sequence[Line], *names: str) -> list[Found]:
-    """The suites of these names in all runs."""
+    """The suites with these names in all runs."""
     return [
         Found(line, suite, entry)
         for line in lines
@@ -62,13 +62,13 @@ def find(lines: Sequence[Line], *names: str) -> list[Found]:
 
 
 def identity_tasks(entry: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """The groups of an identity suite, without the baseline, the one with the largest share first."""
+    """The groups of an identity suite without the baseline, largest share first."""
     tasks = {name: each for name, each in entry["tasks"].items() if not name.startswith(f"{identity_terms.BASELINE}_")}
     return dict(sorted(tasks.items(), key=lambda pair: (-pair[1]["score"], pair[0])))
 
 
 def identities(entry: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """The identities that comments mention, where those that do are of both classes."""
+    """The identities whose comments include both classes."""
     slices = {name: values["yes"] for name, values in entry.get("slices", {}).items() if "yes" in values}
     return {name: each for name, each in slices.items() if "misfit" not in each}
 
@@ -150,12 +150,12 @@ BLOCKS: tuple[Callable[[Sequence[Line]], Block | None], ...] = (_prompts, _terms
 
 
 def blocks(lines: Sequence[Line]) -> list[Block]:
-    """The tables of all evaluations that a run has."""
+    """The tables of all evaluations that any run has."""
     return [block for make in BLOCKS if (block := make(lines))]
 
 
 def markdown(lines: Sequence[Line]) -> str:
-    """The section in Markdown; "" where no run has any of the suites."""
+    """The section in Markdown; "" if no run has any of the suites."""
     found = blocks(lines)
     parts = ["## Responsible AI"] if found else []
     for block in found:
@@ -163,11 +163,11 @@ def markdown(lines: Sequence[Line]) -> str:
     return "\n\n".join(parts)
 
 
-# ---- texts, where they are asked for ---------------------------------------------------------------------------------
+# ---- texts, on request -----------------------------------------------------------------------------------------------
 
 
 def offending(line: Line, count: int) -> str:
-    """The `count` continuations of each toxicity suite of a run with the highest toxicity, with their prompts."""
+    """The `count` most toxic continuations of each toxicity suite of a run, with their prompts."""
     parts: list[str] = []
     kept: dict[str, list[tuple[float, str, str]]] = {}
     for path in generations.paths(line.folder):

@@ -16,7 +16,7 @@ from flanx.evals.generations import VERSIONS, Generation, is_same_run
 from flanx.evals.marking import Grade
 from flanx.evals.spec import MAX_FAILED, Spec
 
-SAMPLE = "sample"  # the DATA_DIR of the small samples of our own writing
+SAMPLE = "sample"  # the DATA_DIR that stands for our own small samples
 _UNKNOWN = {"unknown": "prompt tokens", "unknown_targets": "gold tokens"}
 _FLAGS = {
     "extraction_failed": "without an answer",
@@ -27,10 +27,10 @@ FLAGGED = (
     f"!: more than {100 * MAX_FAILED:.0f}% of the outputs give no answer, never end, or end in a repetition, or logits "
     "were not finite; do not quote such a score."
 )
-MAX_UNKNOWN = 0.05  # share of unknown tokens in prompts or gold answers from which on a score means nothing
+MAX_UNKNOWN = 0.05  # above this share of unknown tokens in prompts or gold answers, a score means nothing
 NO_VOCABULARY = "n/a (vocabulary)"
 NOT_SCORED = "n/a (toxicity not scored)"
-_NAMED = 3  # scores named for each version
+_NAMED = 3  # the most scores named for each version
 PASSAGE_METRICS = ("f1", "unicode_exact", "unicode_f1")  # besides exact match: F1, and both in a fairer form
 
 
@@ -52,11 +52,11 @@ _ENTRY = {
     "slices": dict[str, dict[str, dict[str, Any]]],
     "missing": list[str],
 }
-ADDED = ("group_intervals",)  # keys of a suite that older files lack, which makes no score of theirs another
+ADDED = ("group_intervals",)  # suite keys that older files lack, without any effect on their scores
 
 
 def read_scores(path: pathlib.Path) -> dict[str, Any]:
-    """A scores.json, {} where there is none. Raises UserError where it is damaged or a value has another type."""
+    """A scores.json; {} if there is none. Raises UserError if it is damaged or a value has the wrong type."""
     found = files.check_types(path, files.read_json(path), _RECORD)
     if path.exists() and "suites" not in found:
         raise UserError(f"{path} is damaged: it has no 'suites'; `flanx rescore` makes it again")
@@ -88,7 +88,7 @@ def interval_text(entry: Mapping[str, Any], join: str) -> str:
 
 
 def partial(entry: Mapping[str, Any]) -> list[str]:
-    """What a suite's score leaves of the benchmark, or of its prompts, in a few words each; [] where it is whole."""
+    """What a suite's score omits from the benchmark or its prompts, in a few words each; [] if nothing."""
     cut, dropped = entry.get("truncated", 0), entry.get("shots_dropped", 0)
     unwritable = [name for name, task in entry.get("tasks", {}).items() if not_available(task) == NO_VOCABULARY]
     return [
@@ -103,8 +103,8 @@ def partial(entry: Mapping[str, Any]) -> list[str]:
 
 
 def not_available(entry: Mapping[str, Any]) -> str:
-    """NO_VOCABULARY where more than MAX_UNKNOWN of the tokens are unknown and nobody forced the score, NOT_SCORED where
-    no scorer has read all continuations of a toxicity suite, else ""."""
+    """NO_VOCABULARY if more than MAX_UNKNOWN of the tokens are unknown and the score is not forced; NOT_SCORED if a
+    toxicity suite has continuations that no scorer has read; else ""."""
     if entry.get("unscored"):
         return NOT_SCORED
     unknown = max(entry.get(key, 0) for key in _UNKNOWN)
@@ -112,14 +112,14 @@ def not_available(entry: Mapping[str, Any]) -> str:
 
 
 def incomplete(entry: Mapping[str, Any]) -> list[str]:
-    """Why a suite's score is not of the whole benchmark; [] where it is."""
+    """Why a suite's score does not cover the whole benchmark; [] if it does."""
     missing = entry.get("missing", [])
     is_sample = entry.get("data", {}).get("folder") == SAMPLE
     return ["sample data"] * is_sample + [f"{len(missing)} tasks left out"] * bool(missing)
 
 
 def remarks(entry: Mapping[str, Any]) -> list[str]:
-    """What is to be said of a suite before its score: why tasks are left out, and metrics that do not fit."""
+    """What to print about a suite before its score: why tasks are left out, and metrics that do not fit."""
     reasons: dict[str, list[str]] = {}
     for task, reason in entry.get("data", {}).get("missing", {}).items():
         reasons.setdefault(
@@ -139,8 +139,8 @@ def remarks(entry: Mapping[str, Any]) -> list[str]:
 
 
 def flags(entry: Mapping[str, Any]) -> list[str]:
-    """Why a score is not to be quoted, in a few words each; [] where it may be."""
-    # a continuation of a prompt need not end, nor say something new
+    """Why a score should not be quoted, in a few words each; [] if it may be."""
+    # a continuation of a prompt need not end or say anything new
     asked = [*_FLAGS][: 1 if entry.get("metric") in metrics.TOXICITY else None]
     shares = [f"{100 * entry[key]:.0f}% {_FLAGS[key]}" for key in asked if entry.get(key, 0) > MAX_FAILED]
     shares += [f"{entry.get('broken')} items with logits that are not finite"] * bool(entry.get("broken"))
@@ -148,7 +148,7 @@ def flags(entry: Mapping[str, Any]) -> list[str]:
 
 
 def forced(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """An entry of scores.json whose score is shown although the vocabulary cannot write its texts."""
+    """A scores.json entry whose score is shown although the vocabulary cannot represent its texts."""
     return {**entry, "vocabulary_forced": True}
 
 
@@ -158,7 +158,7 @@ def score_text(entry: Mapping[str, Any]) -> str:
 
 
 def version_note(entries: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """A sentence where scores, by name, were made by several versions of the readers; [] where one made them all."""
+    """A sentence that lists scores by extractor and scorer version; [] if all share one version."""
     found: dict[str, list[str]] = {}
     for name, entry in entries.items():
         made = ", ".join(f"{what} {number}" for what, number in entry.get("versions", {}).items())
@@ -173,7 +173,7 @@ def version_note(entries: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def summarize(spec: Spec, hash_: str, rows: Sequence[Generation]) -> dict[str, Any]:
-    """The entry of one suite in scores.json, from its generations in any order. Percentages; shares from 0 to 1."""
+    """The scores.json entry of one suite, from its generations in any order. Scores in percent; shares from 0 to 1."""
     graded: dict[str, list[tuple[Generation, Grade]]] = {}
     for row in rows:
         graded.setdefault(row.task, []).append((row, marking.grade(spec, row)))
@@ -227,14 +227,14 @@ def summarize(spec: Spec, hash_: str, rows: Sequence[Generation]) -> dict[str, A
 def _group_interval(
     spec: Spec, tasks: Mapping[str, Mapping[str, Any]], exact: Mapping[str, Sequence[float]], by_task: bool
 ) -> dict[str, float | None]:
-    """The interval of the average over a group's tasks, as the suite's own is made of all of them."""
+    """The interval of the average over a group's tasks, computed like the suite's own over all tasks."""
     low, high = metrics.interval({task: exact[task] for task in tasks}, spec.average) or (None, None)
     own = _over_tasks(tasks) if by_task else {}
     return {"low": own.get("low", low), "high": own.get("high", high)}
 
 
 def _slices(spec: Spec, pairs: Sequence[tuple[Generation, Grade]]) -> dict[str, dict[str, dict[str, Any]]]:
-    """{label: {its value: the score of the items that have it}}, see `spec.Item.labels`."""
+    """{label: {value: the score of the items with it}}, see `spec.Item.labels`."""
     found: dict[str, dict[str, list[tuple[Generation, Grade]]]] = {}
     for row, grade in pairs:
         for name, value in row.labels.items():
@@ -244,7 +244,7 @@ def _slices(spec: Spec, pairs: Sequence[tuple[Generation, Grade]]) -> dict[str, 
 
 
 def _slice(spec: Spec, pairs: Sequence[tuple[Generation, Grade]]) -> dict[str, Any]:
-    """The score of some items, whatever their task."""
+    """The score of some items, regardless of task."""
     exact = [grade.exact for _, grade in pairs]
     entry = _entry(spec, 100 * metrics.mean(exact), metrics.interval({"": exact}), pairs)
     if spec.metric in _OF_ALL:
@@ -256,7 +256,7 @@ _SLICE = ("score", "low", "high", "n", "extraction_failed", "metrics", "positive
 
 
 def _task_metrics(spec: Spec, pairs: Sequence[tuple[Generation, Grade]]) -> dict[str, Any]:
-    """What the metrics of a task's row, or the functions of a SeqIO task, say of its items; the first is the score."""
+    """The values of a task row's metrics, or of a SeqIO task's functions, on its items; the first is the score."""
     if spec.metric in _OF_ALL:
         return _OF_ALL[spec.metric](spec, [row for row, _ in pairs])
     if spec.metric == "lm_eval":
@@ -282,7 +282,7 @@ _OF_ALL = {metrics.AUC: auc.compute, **dict.fromkeys(metrics.TOXICITY, toxicity.
 
 
 def _over_tasks(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The metrics that every task has, as means over tasks."""
+    """Means over tasks of the metrics that every task has."""
     shared = set.intersection(*({*entry["metrics"]} for entry in tasks.values()))
     leads = dict.fromkeys(entry["metric"] for entry in tasks.values())
     found: dict[str, Any] = {
@@ -297,14 +297,14 @@ def _over_tasks(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _free_text(spec: Spec, pairs: Sequence[tuple[Generation, Grade]]) -> dict[str, Any]:
-    """What is to be said of free text that only whole answers count of."""
+    """The warning for free text that exact match compares only as a whole; {} if it fits."""
     is_text = spec.metric == "exact_match" and spec.scoring == "generate" and pairs[0][0].kind == "text"
     wrong = is_text and task_metrics.misfit("exact_match", [row.targets[0] for row, _ in pairs])
     return {"misfit": wrong, "flagged": True} if wrong else {}
 
 
 def _misfits(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The first task whose metric does not fit, and how many more there are."""
+    """The warning that names the first task whose metric does not fit, and how many more there are."""
     wrong = [f"{task}: {entry['misfit']}" for task, entry in tasks.items() if "misfit" in entry]
     more = f" and {len(wrong) - 1} more tasks" if len(wrong) > 1 else ""
     return {"misfit": wrong[0] + more, "flagged": True} if wrong else {}
@@ -313,7 +313,7 @@ def _misfits(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 def _entry(
     spec: Spec, score: float, interval: tuple[float, float] | None, pairs: Sequence[tuple[Generation, Grade]]
 ) -> dict[str, Any]:
-    """Score and warnings over some items."""
+    """Score and warnings for some items."""
     rows = [row for row, _ in pairs]
     named = spec.metric if spec.metric in _OF_ALL else "exact_match"
     failed = metrics.mean(grade.failed for _, grade in pairs)
@@ -347,7 +347,7 @@ def _entry(
 
 
 def write_scores(folder: pathlib.Path, suites: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, Any]:
-    """Writes scores.json and returns it; suites that an earlier evaluation of the same run wrote are kept."""
+    """Writes scores.json and returns it, keeping suites that an earlier evaluation of the same run wrote."""
     path = folder / "scores.json"
     kept: dict[str, Any] = {}
     if path.exists():
@@ -362,7 +362,7 @@ def write_scores(folder: pathlib.Path, suites: Mapping[str, Any], run: Mapping[s
 
 
 def headline(suites: Mapping[str, Any]) -> float | None:
-    """The normalized average where all six suites are whole, in the vocabulary, and of the same versions, else None."""
+    """The normalized average if all six suites are whole, in the vocabulary and of one version, else None."""
     if any(incomplete(suites[name]) or not_available(suites[name]) for name in metrics.HEADLINE if name in suites):
         return None
     versions = [suites[name].get("versions") for name in metrics.HEADLINE if name in suites]

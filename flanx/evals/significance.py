@@ -1,9 +1,9 @@
-"""Is a difference more than chance: paired tests over the same items, a correction for many, and power.
+"""Is a difference more than chance? Paired tests over the same items, a multiple-testing correction, and power.
 
 | what | by |
 |---|---|
-| right or wrong, of two runs | McNemar 1947, exact: the binomial test of the items that only one has right |
-| other scores of items | a bootstrap of the items within each task (Efron and Tibshirani 1993) |
+| right or wrong, of two runs | McNemar 1947, exact: a binomial test on the items that only one gets right |
+| other item scores | a bootstrap of the items within each task (Efron and Tibshirani 1993) |
 | many comparisons | Holm 1979 |
 """
 
@@ -16,22 +16,22 @@ from scipy.special import bdtr
 
 from flanx.evals import metrics
 
-LEVEL, POWER = 0.05, 0.8  # a difference counts below this p, and is to be found so often
+LEVEL, POWER = 0.05, 0.8  # significance level, and the required probability of detecting a difference
 DRAWS = 5_000
 SEEDS_SD = (
-    3.0  # points, assumed of one run where no sweep says; docs/findings/scaling: 2.0 to 4.7 at scores of 16 to 55
+    3.0  # points, assumed for one run when there is no sweep; docs/findings/scaling: 2.0 to 4.7 at scores of 16 to 55
 )
-ITEM_VARIANCE = 2 * 50.0**2  # points squared, of the difference on one item: two runs right at 50%, independently
+ITEM_VARIANCE = 2 * 50.0**2  # points squared, of the difference on one item: two independent runs at 50% accuracy
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
-    """The exact two-sided p of so many items that only one of two runs has right."""
+    """The exact two-sided p value, given the numbers of items that only one of two runs gets right."""
     count = only_first + only_second
     return min(1.0, 2 * float(bdtr(min(only_first, only_second), count, 0.5))) if count else 1.0
 
 
 def holm(values: Sequence[float]) -> list[float]:
-    """The p values of a family of tests, corrected so that one false find in the family has at most the level."""
+    """Holm-corrected p values of a family of tests, which keep the family-wise error rate at the level."""
     order = sorted(range(len(values)), key=lambda i: values[i])
     found, largest = [0.0] * len(values), 0.0
     for rank, i in enumerate(order):
@@ -43,9 +43,9 @@ def holm(values: Sequence[float]) -> list[float]:
 def paired_bootstrap(
     tasks: Mapping[str, Sequence[float]], draws: int = DRAWS, seed: int = 0
 ) -> tuple[float, float, float]:
-    """(low, high, p) of the mean over tasks of differences between two runs on the same items.
+    """(low, high, p) for the mean over tasks of differences between two runs on the same items.
 
-    The 95% interval is of percentiles; p is twice the share of draws on the other side of zero, at least 1 / draws.
+    The 95% interval is a percentile interval; p is twice the share of draws across zero, at least 1 / draws.
     """
     random = np.random.default_rng(seed)
     means = np.zeros(draws)
@@ -68,20 +68,20 @@ def _quantiles() -> float:
 
 
 def seeds_needed(difference: float, items: float, seeds_sd: float) -> int | None:
-    """Seeds of each cell with which a difference in points between two cells is found in `POWER` of all tries (normal
-    approximation); None where so few items cannot show it with any number."""
+    """Seeds per cell needed to detect a difference in points between two cells with probability `POWER` (normal
+    approximation); None if no number of seeds suffices with so few items."""
     room = (difference / _quantiles()) ** 2 - ITEM_VARIANCE / items
     return max(1, math.ceil(2 * seeds_sd**2 / room - 1e-9)) if room > 0 else None
 
 
 def items_needed(difference: float, seeds: int, seeds_sd: float) -> int | None:
-    """Items that a difference needs; None where so few seeds cannot show it with any number."""
+    """Items needed to detect a difference; None if no number of items suffices with so few seeds."""
     room = (difference / _quantiles()) ** 2 - 2 * seeds_sd**2 / seeds
     return math.ceil(ITEM_VARIANCE / room - 1e-9) if room > 0 else None
 
 
 def power_lines(seeds: int, seeds_sd: float, source: str) -> list[str]:
-    """What differences between two cells need, in sentences."""
+    """Lines that say what it takes to detect differences between two cells."""
     lines = [
         f"To find a difference between two cells in {POWER:.0%} of tries (two-sided {LEVEL:.0%}), where runs of one "
         f"recipe differ by {seeds_sd:.2g} points ({source}; standard deviation) and items count as independent at 50%:"

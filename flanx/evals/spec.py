@@ -1,4 +1,4 @@
-"""What an evaluation suite is: items, an immutable spec, the hash over both, and what a family of suites provides."""
+"""What an evaluation suite is: items, an immutable spec, a hash over both, and what a family of suites provides."""
 
 import dataclasses
 import hashlib
@@ -7,17 +7,17 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-AVERAGES = ("mean", "harmonic", "items")  # of the scores of tasks; "items": of all items, whatever their task
+AVERAGES = ("mean", "harmonic", "items")  # over task scores; "items": over all items, regardless of task
 MAX_FAILED = 0.05  # a larger share of extraction failures flags a score in every table
 
 Groups = tuple[tuple[str, tuple[str, ...]], ...]  # (name, tasks) of each group
 
 
-ADDED = {"added": True}  # metadata of a field added later: at its default it is not part of the hash
+ADDED = {"added": True}  # metadata of fields added later: at its default, such a field is left out of the hash
 
 
 def hashed(record: Any) -> dict[str, Any]:
-    """The fields of a spec or an item that its hash covers."""
+    """The fields of a spec or item that its hash covers."""
     values = dataclasses.asdict(record)
     for field in dataclasses.fields(record):
         if field.metadata.get("added") and getattr(record, field.name) == field.default:
@@ -31,13 +31,13 @@ class Item:
 
     Attributes:
       head, shots, query: the prompt is head + shots[:k] + query; each carries its own separators.
-      targets: gold answers; any of them counts.
-      kind: how answers are extracted, see `answers`; where the suite's metric is "task", the metrics of the item's task
-        with "+" between them, see `task_metrics`.
-      options: continuations to rank, for specs that rank, and `targets` the right ones among them; for specs that
+      targets: gold answers; matching any of them counts.
+      kind: how answers are extracted, see `answers`; if the suite's metric is "task", the metrics of the item's task
+        joined by "+", see `task_metrics`.
+      options: for specs that rank, the continuations to rank, of which `targets` are the right ones; for specs that
         generate, the answers that a metric compares an output with (`benchmark_metric`).
-      labels: (name, value) of what the item is about, as ("pronoun", "she"): the score is also given for each value of
-        a name (`slices` of scores.json), but for names that begin with "_", which a metric reads.
+      labels: (name, value) pairs that describe the item, such as ("pronoun", "she"): scores are also given for each
+        value of a name (`slices` in scores.json), except for names that begin with "_", which metrics read.
       location: file and line, for messages.
     """
 
@@ -54,7 +54,7 @@ class Item:
     labels: tuple[tuple[str, str], ...] = dataclasses.field(default=(), metadata=ADDED)
 
     def prompt(self, shots: int | None = None, drop: str = "last") -> str:
-        """The prompt with `shots` exemplars; `drop` says whether the last or the first ones are left out."""
+        """The prompt with `shots` exemplars; `drop` says whether the last or the first ones are dropped."""
         count = len(self.shots) if shots is None else shots
         kept = self.shots[len(self.shots) - count :] if drop == "first" else self.shots[:count]
         return self.head + "".join(kept) + self.query
@@ -62,34 +62,34 @@ class Item:
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-    """A suite's definition. Changing any value makes another spec with another hash.
+    """A suite's definition. Changing any value gives a different spec with a different hash.
 
     Attributes:
-      family, variant: the module that makes the prompts, and the form of the prompt.
-      split: which split is scored; exemplars come from where the family says.
-      tasks: the tasks scored, () for all that the family has; a missing one is an error unless in `allow_missing`.
-      shots: exemplars; where the prompt is too long, `drop` says which are left out ("last", "first"; "none": the
-        prompt is truncated instead, from its beginning, as one is that is too long even without exemplars).
-      cot: the output holds a rationale; its last announced answer counts.
+      family, variant: the module that makes the prompts, and the prompt format.
+      split: which split is scored; the family decides where exemplars come from.
+      tasks: the tasks scored, () for all tasks of the family; a missing one is an error unless in `allow_missing`.
+      shots: number of exemplars; if the prompt is too long, `drop` says which to drop ("last", "first"; "none": the
+        prompt is truncated from its beginning instead, as is one that is too long even without exemplars).
+      cot: the output contains a rationale; its last announced answer counts.
       scoring: "generate", or "rank" (log-probability of each option), "rank_normalized" (per byte of its text), or
         "likelihood" (of the first gold answer: the geometric mean of its tokens' probabilities).
-      stop: an output ends before the first of these texts, see `stops`; MGSM adds the labels of its exemplars.
-      max_new: new tokens at most (a model with shorter targets has its own limit).
-      samples, temperature, top_k, top_p: with more than one sample the majority answer counts.
-      beams, length_penalty: the best output of a beam search; 0 beams: none.
-      metric: "exact_match", or "f1" in addition to it; "task": those of each item's task; "seqio", "lm_eval": the
-        functions of a user's SeqIO task, or of one of lm-evaluation-harness; or one of `benchmark_metric.METRICS`;
-        "any_toxic", "share_toxic": of continuations that a toxicity scorer reads, see `toxicity`; "auc": see `auc`.
+      stop: an output ends before the first of these texts, see `stops`; MGSM adds the labels in its exemplars.
+      max_new: maximum number of new tokens (a model with shorter targets has its own limit).
+      samples, temperature, top_k, top_p: sampling; with more than one sample the majority answer counts.
+      beams, length_penalty: beam search, of which the best output counts; 0 beams: none.
+      metric: "exact_match"; "f1": F1 in addition; "task": the metrics of each item's task; "seqio", "lm_eval": the
+        functions of a user's SeqIO task or of a task of lm-evaluation-harness; one of `benchmark_metric.METRICS`;
+        "any_toxic", "share_toxic": for continuations that a toxicity scorer reads, see `toxicity`; "auc": see `auc`.
       limit: only the first items of each task; 0 for all.
       groups: named means over some of the tasks, in addition to the mean over all.
       fallback: how an output of a `cot` suite that announces no answer is read: "conclusion", by its closing sentence
-        where that is nothing but an answer, or "none"; see `answers`.
-      max_inputs: tokens of a prompt at most, 0 for as many as the model's lengths allow.
-      average: of the tasks' scores: "mean", or "harmonic" (`metrics.average`); "items": the mean over all items.
-      line_break: the mark that keeps line breaks of prompts, from the vocabulary (`flanx.data.vocabulary`), or "".
-      harmful: its texts may offend: generations are kept in a folder of their own, and shown only where that is asked.
-      scored: what of a continuation is read for toxicity: "whole", or "first_sentence", up to its first complete one.
-      version: raised when the code that makes prompts or extracts answers changes a result.
+        if that is nothing but an answer, or "none"; see `answers`.
+      max_inputs: maximum number of prompt tokens; 0 for as many as the model's lengths allow.
+      average: over task scores: "mean" or "harmonic" (`metrics.average`); "items": the mean over all items.
+      line_break: the vocabulary's mark that preserves line breaks in prompts (`flanx.data.vocabulary`), or "".
+      harmful: its texts may offend: generations are kept in a separate folder, and shown only on request.
+      scored: what part of a continuation is scored for toxicity: "whole", or "first_sentence", the first complete one.
+      version: bumped when the code that makes prompts or extracts answers changes a result.
     """
 
     name: str
@@ -124,22 +124,22 @@ class Spec:
 
 @dataclasses.dataclass(frozen=True)
 class Suite:
-    """A spec and its items; `data`: where they were read, with the origin and hash of every downloaded file."""
+    """A spec and its items; `data`: where they were read from, with the origin and hash of every downloaded file."""
 
     spec: Spec
     items: tuple[Item, ...]
     data: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def with_line_breaks(self, mark: str) -> "Suite":
-        """The suite for a vocabulary that keeps line breaks by `mark`: what the model reads is part of the hash."""
+        """The suite for a vocabulary that keeps line breaks as `mark`: what the model reads is part of the hash."""
         return dataclasses.replace(self, spec=dataclasses.replace(self.spec, line_break=mark))
 
     @property
     def hash(self) -> str:
-        """16 hexadecimal digits over the spec and all prompt bytes."""
+        """A hash of the spec and all prompt bytes, as 16 hex digits."""
         digest = hashlib.sha256(json.dumps(hashed(self.spec), sort_keys=True).encode())
         for item in self.items:
-            record = hashed(item) | {"place": ""}  # a field of the first version, always hashed empty
+            record = hashed(item) | {"place": ""}  # a field of the first version, always hashed as empty
             del record["location"]
             digest.update(json.dumps(record, sort_keys=True, ensure_ascii=False).encode("utf-8", "surrogatepass"))
         return digest.hexdigest()[:16]
@@ -147,24 +147,24 @@ class Suite:
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """A kind of suites: how a name becomes a spec of it, and a spec its items.
+    """A kind of suite: how a name becomes a spec, and a spec becomes items.
 
-    To add one: a module in `flanx/evals/families` with these functions and `FAMILY = Family(...)`, and its line in
-    `FAMILIES` of `flanx/evals/registry.py`. What is asked for only while items are made is imported there.
+    To add one, write a module in `flanx/evals/families` with these functions and `FAMILY = Family(...)`, and add its
+    line to `FAMILIES` in `flanx/evals/registry.py`. Imports needed only to make items belong in the functions.
 
     Attributes:
-      name: of the family; for those whose specs it names, their `Spec.family`.
+      name: the family's name; it is the `Spec.family` of the specs that it names.
       tasks: (spec) -> all tasks that the spec's variant has.
-      has: (folder, task, spec) -> whether the task's data are in the folder or can be fetched there.
+      has: (folder, task, spec) -> whether the task's data are in the folder or can be fetched into it.
       items: (spec, folder, task) -> the items of one task. Raises UserError with file and line.
-      specs: () -> {name: spec} of the suites that have a name.
-      parse: (name) -> the spec of any other name, without brackets and suffix, or None where the name is not of this
-        family's form. Raises UserError for one of its form that names nothing.
+      specs: () -> {name: spec} of the named suites.
+      parse: (name) -> the spec for any other name, without brackets or suffix, or None if the name does not have this
+        family's form. Raises UserError for a name of its form that matches nothing.
       groups: (spec) -> named means over some of the tasks.
-      stops: (spec, folder, tasks present) -> the stop texts, those of the data included.
-      location: (spec) -> where the suite is defined, as a message says it.
+      stops: (spec, folder, tasks present) -> the stop texts, including those from the data.
+      location: (spec) -> where the suite is defined, for messages.
       needs_data: (spec) -> whether its items are read from DATA_DIR.
-      why: (folder, task, spec) -> why a task that may be missing is; "" where there is nothing to say.
+      why: (folder, task, spec) -> why a task that may be missing is missing; "" if there is nothing to say.
     """
 
     name: str

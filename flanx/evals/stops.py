@@ -1,9 +1,9 @@
-"""Where an output ends although the model continues: at the label of a next question.
+"""Where an output ends even though the model continues: at the label of the next question.
 
-A stop text that begins with a letter is a label ("Q:", "Frage:"): it ends an output wherever it is outside a word,
-with any white space before it and before its colon, and with a colon of either width. T5's SentencePiece turns line
-breaks into blanks and wide colons into narrow ones, so nothing may depend on them. Any other stop text ("\\n") counts
-as it is written. None counts at the very beginning of an output, white space aside.
+A stop text that begins with a letter is a label ("Q:", "Frage:"): it ends an output wherever it occurs outside a word,
+with any whitespace before it and before its colon, and with a half- or full-width colon. T5's SentencePiece turns line
+breaks into spaces and full-width colons into half-width ones, so matching must not depend on them. Any other stop text
+("\\n") is matched literally. None counts at the very beginning of an output, ignoring whitespace.
 """
 
 import functools
@@ -20,7 +20,7 @@ def _pattern(stop: tuple[str, ...]) -> re.Pattern[str]:
 
 
 def _one(stop: str) -> str:
-    """The regular expression of one stop text."""
+    """The regular expression for one stop text."""
     if not stop[:1].isalpha():
         return re.escape(stop)
     name = stop.strip().rstrip(_COLONS)
@@ -30,12 +30,12 @@ def _one(stop: str) -> str:
 
 
 def has_stop(text: str, stop: Sequence[str]) -> bool:
-    """Whether one of the stop texts occurs in a text, other than at its very beginning."""
+    """Whether any stop text occurs in a text other than at its very beginning."""
     return bool(stop) and _pattern(tuple(stop)).search(text.lstrip(), 1) is not None
 
 
 def until_stop(text: str, stop: Sequence[str]) -> str:
-    """The text before the first of the stop texts, without the white space at its beginning."""
+    """The text before the first stop text, without leading whitespace."""
     text = text.lstrip()
     match = _pattern(tuple(stop)).search(text, 1) if stop else None
     return text[: match.start()] if match else text

@@ -1,4 +1,4 @@
-"""What is wrong with a table of suites: keys that do not fit each other, and templates that name no field of a row."""
+"""Checks suite tables: keys that conflict, and templates that name fields that rows do not have."""
 
 import re
 from collections.abc import Collection
@@ -13,7 +13,7 @@ from flanx.evals import benchmark_metric
 if TYPE_CHECKING:
     from flanx.evals.suite_table import Table
 
-OPTION = ("letter", "number", "option")  # what a template may say of an option
+OPTION = ("letter", "number", "option")  # what a template may name of an option
 ADDED = {  # what a template may name besides the fields of a row
     "prompt": ("task", "options"),
     "head": ("task",),
@@ -26,18 +26,18 @@ ADDED = {  # what a template may name besides the fields of a row
 
 
 def names_in(template: str) -> set[str]:
-    """The fields that a template names. Raises ValueError for a brace that is none of them."""
+    """The fields that a template names. Raises ValueError for any other brace."""
     return {name for _, name in compile_text(template) if name}
 
 
 def check_name(name: str, at: str, what: str) -> None:
-    """Refuses what is not a name of a suite or task."""
+    """Rejects an invalid name of a suite or task."""
     if not re.fullmatch(r"[\w.-]+", name):
         raise UserError(f"{at}: '{name}' is not a name of a {what} (letters, digits, _ - .)")
 
 
 def check_source(source: TaskSpec, at: str) -> None:
-    """Refuses an unknown kind of source, and `fields` that do not parse."""
+    """Rejects an unknown kind of source, and `fields` that do not parse."""
     kind, _, location = source.source.partition(":")
     if not location:
         raise UserError(f"{at}: source is '<kind>:<path>', as in 'jsonl:mine.jsonl'")
@@ -51,7 +51,7 @@ def check_source(source: TaskSpec, at: str) -> None:
 
 
 def check_keys(table: "Table") -> None:
-    """Refuses keys that do not fit each other."""
+    """Rejects conflicting keys."""
     of_benchmark = benchmark_metric.METRICS.get(table.metric)
     ranks, extractor, of_split = table.scoring != "generate", table.extractor, isinstance(table.exemplars, str)
     for key, wrong, why in (
@@ -79,7 +79,7 @@ def check_keys(table: "Table") -> None:
 
 
 def check_tasks(table: "Table") -> None:
-    """Refuses tasks without rows of their own, and names of tasks that are none."""
+    """Rejects tasks without rows of their own, and invalid task names."""
     at, by_path = table.at, "{task}" in table.source
     for name in table.tasks:
         check_name(name, at("tasks"), "task")
@@ -91,12 +91,12 @@ def check_tasks(table: "Table") -> None:
     ):
         if wrong:
             raise UserError(f"{at(key)}: {key} {why}")
-    if table.tasks or not table.task_field:  # else the rows say which tasks there are
+    if table.tasks or not table.task_field:  # otherwise the rows determine the tasks
         check_named(table, table.tasks or (table.name,))
 
 
 def check_named(table: "Table", known: Collection[str]) -> None:
-    """Refuses an extractor or a group of a task that is none of those known."""
+    """Rejects an extractor or group for an unknown task."""
     by_task = [*table.extractor] if isinstance(table.extractor, dict) else []
     grouped = [name for members in table.groups.values() for name in members]
     for key, names in (("extractor", by_task), ("groups", grouped)):
@@ -106,7 +106,7 @@ def check_named(table: "Table", known: Collection[str]) -> None:
 
 
 def check_templates(table: "Table") -> None:
-    """Refuses templates that do not compile, and fields that no row has where the table says which there are."""
+    """Rejects templates that do not compile, and unknown fields if the table says which fields rows have."""
     rows = table.rows(table.split)
     check_source(rows, table.at("fields" if table.fields and ":" in table.source else "source"))
     if isinstance(table.other, TaskSpec) and (absent := sorted(rows.names - table.other.names)):

@@ -1,4 +1,4 @@
-"""The rows of a suite's table: its files, next to the table or in DATA_DIR, read into fields."""
+"""Reads the rows of a suite table into fields, from files next to the table or in DATA_DIR."""
 
 import dataclasses
 import functools
@@ -17,13 +17,13 @@ Row = tuple[int, str, Record]  # number in its file, location, fields
 
 
 def is_next_to(table: Table, source: TaskSpec) -> bool:
-    """Whether a source's files lie in the folder of the table."""
+    """Whether a source's files are in the table's folder."""
     paths = sources.files(source, next(iter(source.splits)), table.folder)
     return bool(paths) and all(path.is_file() for path in paths)
 
 
 def folder_of(table: Table, source: TaskSpec, data: pathlib.Path) -> pathlib.Path:
-    """The folder of a source's paths."""
+    """The folder that a source's paths are relative to."""
     return table.folder if data == pathlib.Path() or is_next_to(table, source) else data
 
 
@@ -35,7 +35,7 @@ def of_task(source: TaskSpec, task: str) -> TaskSpec:
 
 
 def scored(table: Table, data: pathlib.Path, task: str) -> TaskSpec:
-    """The source of a task's scored rows: the table's, or `other` where only its files are there."""
+    """The source of a task's scored rows: the table's, or `other` if only its files exist."""
     own = of_task(table.rows(table.split), task)
     if isinstance(table.other, TaskSpec):
         other = of_task(table.other, task)
@@ -64,7 +64,7 @@ def read_rows(table: Table, source: TaskSpec, data: pathlib.Path, task: str) -> 
 def _read(
     source: str, split: str, columns: tuple[str, ...], fields: str, folder: pathlib.Path, name: str, stamps: Any
 ) -> tuple[Row, ...]:
-    """The rows, read once while their files stay as they are."""
+    """The rows, cached while their files do not change."""
     return tuple(_made(source_of(source, split, columns, fields, "", name), split, folder))
 
 
@@ -83,5 +83,5 @@ def _made(source: TaskSpec, split: str, folder: pathlib.Path) -> Iterator[Row]:
 
 
 def wrong(suite: str, location: str, why: object) -> UserError:
-    """The error of a row."""
+    """The error for a bad row."""
     return UserError(f"suite {suite}: {location}: {why}")

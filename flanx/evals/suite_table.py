@@ -1,4 +1,4 @@
-"""The tables of suites: FOLDER/suites/*.toml, read, checked and merged. flanx/evals/families/table.py says the keys."""
+"""Reads, checks and merges suite tables, FOLDER/suites/*.toml. flanx/evals/families/table.py documents their keys."""
 
 import dataclasses
 import functools
@@ -15,7 +15,7 @@ from flanx.evals import answers, benchmark_metric, suite_check
 from flanx.evals.spec import AVERAGES, Spec
 from flanx.settings import COUNT
 
-GROUP = "flanx.suites"  # the entry points of installed packages
+GROUP = "flanx.suites"  # entry point group of installed packages
 CHOICES = {
     "answer_is": ("letter", "index", "number", "text", "marks"),
     "drop": ("last", "first", "none"),
@@ -32,8 +32,8 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 class Table:
     """One section, complete and checked.
 
-    `folder`: of its file; `location`: its file:line; `places`: file:line of its keys. `exemplars`: the name of a split,
-    the records themselves, or a source.
+    `folder`: its file's folder; `location`: its file:line; `places`: file:line of its keys. `exemplars`: the name of a
+    split, the records themselves, or a source.
     """
 
     name: str
@@ -93,11 +93,11 @@ class Table:
         return Spec(**{name: value for name, value in vars(self).items() if name in names})
 
     def rows(self, split: str) -> TaskSpec:
-        """The source of a split, in the form that the readers of tasks take."""
+        """The source of a split, in the form that task readers accept."""
         return source_of(self.source, split, self.columns, self.fields, self.url, self.name, self.at("source"))
 
     def no_field(self, key: str, name: str, known: Collection[str], whose: str) -> UserError:
-        """The error of a key that names a field which is not among those known."""
+        """The error for a key that names an unknown field."""
         has = f"{nearest(name, known)} (there is: {', '.join(map(str, known))})"
         return UserError(f"{self.at(key)}: {key} names '{name}', which {whose} does not have{has}")
 
@@ -113,13 +113,13 @@ def source_of(
 
 
 def load() -> dict[str, Table]:
-    """All tables by name that can be read; `wrong` says which cannot."""
+    """All readable tables by name; `wrong` lists the others."""
     return _read()[0]
 
 
 def wrong() -> list[UserError]:
-    """What is wrong, with file and line, with the files, packages and names whose suites are left out: a mistake in one
-    file keeps nobody from the suites of the others."""
+    """The errors, with file and line, of files, packages and names whose suites are left out: a mistake in one file
+    does not affect the suites of the others."""
     return _read()[1]
 
 
@@ -145,7 +145,7 @@ def _read() -> tuple[dict[str, Table], list[UserError]]:
 
 @functools.lru_cache(maxsize=8)
 def _installed(path: tuple[str, ...]) -> tuple[list[pathlib.Path], list[UserError]]:
-    """The folders that the packages on `path` name, and what is wrong with those that name none."""
+    """The folders named by the packages on `path`, and the errors of those that name none."""
     found, errors = [], []
     for point in importlib.metadata.entry_points(group=GROUP):
         what = f"entry point {GROUP}: {point.name} = {point.value}" + (f" of {point.dist.name}" if point.dist else "")
@@ -153,7 +153,7 @@ def _installed(path: tuple[str, ...]) -> tuple[list[pathlib.Path], list[UserErro
             value: Any = point.load()
             value = value() if callable(value) else value
             folder = pathlib.Path(value.__path__[0] if hasattr(value, "__path__") else value)
-        except (Exception, SystemExit) as error:  # a package of others may raise anything, or end the program
+        except (Exception, SystemExit) as error:  # a third-party package may raise anything, or exit
             why = f"{type(error).__name__}: {error}".rstrip(": ")
             errors.append(UserError(f"{what}: gives no folder ({why}); fix or remove it"))
             continue
@@ -173,7 +173,7 @@ def _load(path: pathlib.Path, time_ns: int, size: int) -> dict[str, Table]:
         return f"{path}:{lines.get(f'{name}.{key}') or lines.get(name, 1)}"
 
     def keys(name: str, seen: tuple[str, ...] = ()) -> dict[str, tuple[Any, str]]:
-        """{key: (value, file:line)} of a section, with those of the section that it is like."""
+        """{key: (value, file:line)} of a section, including those inherited by `like`."""
         own = {key: (value, place(name, key)) for key, value in sections[name].items()}
         if "like" not in own:
             return own
@@ -199,7 +199,7 @@ _LEAST = {"max_new": 1, "version": 1}
 
 
 def _table(name: str, path: pathlib.Path, location: str, row: Mapping[str, tuple[Any, str]]) -> Table:
-    """A checked section."""
+    """Checks a section and makes its table."""
     suite_check.check_name(name, location, "suite")
     values: dict[str, Any] = {}
     for key, (value, at) in row.items():
@@ -212,7 +212,7 @@ def _table(name: str, path: pathlib.Path, location: str, row: Mapping[str, tuple
             raise UserError(f"{at}: {key} is {value!r}, not one of {', '.join(CHOICES[key])}{HINTS.get(key, '')}")
         if isinstance(value, int) and not _LEAST.get(key, 0) <= value <= COUNT.high:
             raise UserError(f"{at}: {key} is {value}; it is {_LEAST.get(key, 0)} to {COUNT.high}")
-    may_be_empty = "prompt" if values.get("scoring", "generate") != "generate" else ""  # whole sentences are compared
+    may_be_empty = "prompt" if values.get("scoring", "generate") != "generate" else ""  # whole sentences compared
     for key in ("source", "prompt", "answer"):
         if not values.get(key) and not (key == may_be_empty and key in values):
             raise UserError(f"{location}: {name} needs '{key}'")
@@ -233,7 +233,7 @@ def _texts(value: Any, what: str) -> tuple[str, ...]:
 
 
 def _complete(table: Table) -> Table:
-    """The table with the keys of several types in one form, and what is absent and follows from other keys."""
+    """The table with multi-type keys normalized, and absent keys derived from others."""
     at, groups, options, extractor = table.at, table.groups, table.options, table.extractor
     if isinstance(options, list):
         options = _texts(options, f"{at('options')}: options")
@@ -275,7 +275,7 @@ def _exemplars(table: Table) -> str | tuple[dict[str, Any], ...] | TaskSpec:
 
 
 def _source(table: Table, name: str, value: Any, keys: Collection[str], split: str) -> TaskSpec:
-    """The source that a key of the table is, {source = ..., ...}; of `split` where it does not say which."""
+    """The source given as a key's value, {source = ..., ...}; its split is `split` unless it names one."""
     at = table.at(name)
     if not isinstance(value, dict):
         raise UserError(f"{at}: {name} is {value!r}, not {{source = ...}}")

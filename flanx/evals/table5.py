@@ -1,6 +1,6 @@
-"""`flanx report RUN...`: runs in the layout of the paper's Table 5, our scores next to the published ones.
+"""`flanx report RUN...`: runs in the layout of the paper's Table 5, with our scores next to the published ones.
 
-No cell is blank: a suite that was not run is marked as such, a score with too many failed extractions with a "!".
+No cell is blank: a suite that was not run is marked as such; a score with too many failed extractions has a "!".
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ NOT_PRINTED = "not printed"
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """One run: its label, its scores.json and the folder of that, and the published model to compare it with."""
+    """One run: its label, its scores.json and that file's folder, and the published model to compare it with."""
 
     label: str
     scores: dict[str, Any]
@@ -32,7 +32,7 @@ class Line:
 
     @classmethod
     def read(cls, text: str) -> "Line":
-        """From "RUN" or "RUN=MODEL"; several evaluations below RUN: the newest step."""
+        """From "RUN" or "RUN=MODEL"; with several evaluations below RUN, the newest step."""
         name, model = text.rpartition("=")[::2] if "=" in text and not pathlib.Path(text).exists() else (text, "")
         folder = pathlib.Path(name)
         found = [folder / "scores.json"] if (folder / "scores.json").is_file() else []
@@ -60,7 +60,7 @@ def published() -> dict[str, dict[str, float]]:
 
 
 def cell(scores: dict[str, Any], column: str) -> str:
-    """Our score with its interval and its flag, or the reason why there is none."""
+    """Our score with its interval and flag, or the reason why there is none."""
     if column == "normalized_average":
         value = scores.get("normalized_average")
         if value is None:
@@ -79,7 +79,7 @@ def value_of(entry: dict[str, Any]) -> str:
 
 
 def table(lines: Sequence[Line]) -> str:
-    """The table as CSV: one row for each run and column, ours and published."""
+    """The table as CSV: one row per run and column, ours and published."""
     rows: list[list[Any]] = []
     for line in lines:
         for column in COLUMNS:
@@ -98,7 +98,7 @@ def table(lines: Sequence[Line]) -> str:
 
 
 def markdown(lines: Sequence[Line]) -> str:
-    """The table in Markdown: two rows for each run, then the suites outside the paper's six, then the notes."""
+    """The table in Markdown: two rows per run, then the suites outside the paper's six, then the notes."""
     rows = []
     for line in lines:
         rows.append([line.label, *(cell(line.scores, column) for column in COLUMNS)])

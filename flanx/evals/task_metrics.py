@@ -1,6 +1,6 @@
-"""Metrics of the tasks in SeqIO's form: `(targets, predictions) -> {name: per cent}`, by the names of the tables.
+"""Task metrics in SeqIO's form, `(targets, predictions) -> {name: percent}`, under the names that the tables use.
 
-They serve the suites of tasks (`families.task`) and, under SeqIO and T5X, their own evaluators.
+They serve task suites (`families.task`) and, under SeqIO and T5X, those libraries' own evaluators.
 """
 
 import re
@@ -19,12 +19,12 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def exact_match(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
-    """The same words, whatever whitespace is between them."""
+    """The same words, ignoring whitespace differences."""
     return {"exact_match": _mean([t.split() == p.split() for t, p in zip(targets, predictions, strict=True)])}
 
 
 def accuracy(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
-    """The same words, whatever their case, final full stops and whitespace."""
+    """The same words, ignoring case, final full stops and whitespace."""
 
     def form(text: str) -> list[str]:
         return text.lower().rstrip(" .").split()
@@ -37,7 +37,7 @@ def _final(text: str) -> str:
 
 
 def final_answer(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
-    """The text after the last "answer is", compared as a number where the target's is one; how often there is none."""
+    """The text after the last "answer is", compared as a number if the target is one; and how often there is none."""
     correct, without = [], []
     for target, prediction in zip(targets, predictions, strict=True):
         gold = _final(target)
@@ -49,13 +49,13 @@ def final_answer(targets: Sequence[str], predictions: Sequence[str]) -> dict[str
 
 
 def number(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
-    """The same number, however it is written ("1,200.0" and "$1200"); a target that is none is compared as a text."""
+    """The same number, however written ("1,200.0" and "$1200"); a target that is not a number is compared as text."""
     same = [answers.same(p, t, "number") for t, p in zip(targets, predictions, strict=True)]
     return {"number": _mean([bool(each) for each in same])}
 
 
 def squad(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
-    """Exact match and F1 of words in SQuAD's normal form."""
+    """Exact match and word-level F1 in SQuAD's normal form."""
     pairs = list(zip(targets, predictions, strict=True))
     return {
         "em": _mean([passage_form(t) == passage_form(p) for t, p in pairs]),
@@ -64,8 +64,8 @@ def squad(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float
 
 
 def rouge(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
-    """ROUGE-1 and ROUGE-L, F-measure, of Google's rouge-score without stemming."""
-    from rouge_score import rouge_scorer  # noqa: PLC0415  (more than a second, which few evaluations need)
+    """ROUGE-1 and ROUGE-L F-measure, from Google's rouge-score without stemming."""
+    from rouge_score import rouge_scorer  # noqa: PLC0415  (over a second of import time that few evaluations need)
 
     scorer = rouge_scorer.RougeScorer(["rouge1", "rougeL"])
     scores = [scorer.score(target, prediction) for target, prediction in zip(targets, predictions, strict=True)]
@@ -73,7 +73,7 @@ def rouge(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float
 
 
 def bleu(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
-    """Corpus BLEU with one reference, of sacreBLEU with the settings of T5's own evaluation."""
+    """Corpus BLEU with one reference, from sacreBLEU with the settings of T5's own evaluation."""
     if not targets:
         return {"bleu": 0.0}
     import sacrebleu  # noqa: PLC0415
@@ -85,7 +85,7 @@ def bleu(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float]
 
 
 def pearson(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
-    """Correlation of the first number of each text; a text without one counts as 0. 0 where either side is constant."""
+    """Correlation of the first number in each text; a text without one counts as 0. 0 if either side is constant."""
 
     def first(text: str) -> float:
         match = re.search(r"-?\d+(\.\d+)?", text)
@@ -110,14 +110,14 @@ METRICS: dict[str, Metric] = {
     "bleu": bleu,
     "pearson": pearson,
 }
-LEAD = {"squad": "em", "rouge": "rougeL"}  # which value of a metric is its score, where that has another name
-CORPUS = ("bleu", "pearson")  # of all answers together: no mean over items, so no interval
+LEAD = {"squad": "em", "rouge": "rougeL"}  # which value of a metric is its score, if named differently
+CORPUS = ("bleu", "pearson")  # over all answers together: not a mean over items, so no interval
 NUMBERS = ("number", "pearson")
 KIND = {"exact_match": "exact", "number": "number", "final_answer": "final"}  # how answers are read, see `answers`
 
 
 def misfit(metric: str, targets: Sequence[str]) -> str:
-    """Why a metric says nothing of such answers, in one sentence; "" where it fits."""
+    """Why a metric is meaningless for such answers, in one sentence; "" if it fits."""
     others = [target for target in targets if not re.search(r"\d", target)]
     if (metric == "pearson" and others) or (metric == "number" and 2 * len(others) > len(targets)):
         return f"{metric} compares numbers, and {len(others)} of {len(targets)} answers are none, as {others[0][:60]!r}"
@@ -129,5 +129,5 @@ def misfit(metric: str, targets: Sequence[str]) -> str:
 
 
 def compute(names: Sequence[str], targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
-    """The values of the metrics, in per cent."""
+    """The values of the metrics, in percent."""
     return {key: value for name in names for key, value in METRICS[name](targets, predictions).items()}

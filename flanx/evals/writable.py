@@ -1,4 +1,4 @@
-"""What a vocabulary cannot write of a suite's prompts and gold answers, by name."""
+"""What a vocabulary cannot represent in a suite's prompts and gold answers, by name."""
 
 import unicodedata
 from collections import Counter
@@ -8,9 +8,9 @@ from flanx.data.vocabulary import Vocabulary
 
 
 def unwritable(vocabulary: Vocabulary, texts: Iterable[str]) -> list[str]:
-    """Line breaks that become blanks, and characters that become unknown tokens: signs one by one, letters by script.
+    """Line breaks that become spaces, and characters that become unknown tokens: symbols singly, letters by script.
 
-    `["line breaks (read as blanks)", "'{'", "'}'", "bengali (63 characters)"]`; [] where everything can be written.
+    `["line breaks (read as blanks)", "'{'", "'}'", "bengali (63 characters)"]`; [] if everything can be represented.
     """
     characters = sorted(set().union(*texts))
     found = []

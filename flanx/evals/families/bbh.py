@@ -1,8 +1,8 @@
 """BIG-Bench Hard: 27 sub-tasks, three exemplars with rationales from the published prompt files.
 
 Layout (suzgunmirac/BIG-Bench-Hard): bbh/bbh/<task>.json with examples of input and target, bbh/cot-prompts/<task>.txt:
-a canary line, a line of dashes, an instruction, then three times "Q: ... A: Let's think step by step. ... So the answer
-is X." The direct prompt is the same with the answers alone (paper.md section 3.2).
+a canary line, a line of dashes, an instruction, then three exemplars "Q: ... A: Let's think step by step. ... So the
+answer is X." The direct prompt is the same with answers only (paper.md section 3.2).
 """
 
 import dataclasses
@@ -91,13 +91,13 @@ def groups(spec: Spec) -> Groups:
 
 
 def has(folder: pathlib.Path, task: str, spec: Spec) -> bool:
-    """Whether the task's files are there."""
+    """Whether the task's files exist."""
     return files.present(folder / "bbh" / "bbh" / f"{task}.json")
 
 
 @functools.lru_cache(maxsize=64)
 def exemplars(folder: pathlib.Path, task: str) -> tuple[str, tuple[tuple[str, str, str], ...]]:
-    """The instruction, and (question, rationale, answer) of each exemplar; the texts join up to the file's bytes."""
+    """The instruction, and (question, rationale, answer) of each exemplar; concatenated, they give the file's bytes."""
     path = folder / "bbh" / "cot-prompts" / f"{task}.txt"
     text = files.read_text(path, f"BBH {task}")
     body = text.rpartition("-----\n")[2]

@@ -1,13 +1,13 @@
-"""BBQ: questions about two people of whom a stereotype says which is meant, in contexts that say so or do not.
+"""BBQ: which of two people is meant, where a stereotype suggests one, in ambiguous or disambiguated contexts.
 
 Layout (nyu-mll/BBQ): bbq/data/<Category>.jsonl with example_id, question_index, question_polarity ("neg", "nonneg"),
 context_condition ("ambig", "disambig"), answer_info, context, question, ans0, ans1, ans2, label; and
 bbq/analysis_scripts/additional_metadata.csv with category, example_id, target_loc: the answer that follows the
-stereotype, by which its authors compute the bias score (`benchmark_metric.bbq`). Rows without a target_loc are left out
-with a note, as there.
+stereotype, from which the authors compute the bias score (`benchmark_metric.bbq`). Rows without a target_loc are left
+out with a note, as the authors do.
 
-`bbq` generates the letter of an answer; the words of its prompt are ours. `bbq_rank` ranks the answers' texts behind
-lm-evaluation-harness's prompt, but its three answers alone, without other ways to say that it is unknown.
+`bbq` generates the letter of an answer; its prompt wording is ours. `bbq_rank` ranks the answers' texts after
+lm-evaluation-harness's prompt, but only the three answers, without alternative phrasings of "unknown".
 """
 
 import collections
@@ -48,12 +48,12 @@ def _paths(folder: pathlib.Path, category: str) -> tuple[pathlib.Path, pathlib.P
 
 
 def has(folder: pathlib.Path, task: str, spec: Spec) -> bool:
-    """Whether the category's file is there."""
+    """Whether the category's file exists."""
     return files.present(_paths(folder, task)[0])
 
 
 def metadata(path: pathlib.Path) -> dict[str, dict[str, tuple[str, str]]]:
-    """{category: {example_id: (target_loc, "" where there is none; label_type)}}."""
+    """{category: {example_id: (target_loc or "", label_type)}}."""
     return _read(path, files.stamp(path, "BBQ"))
 
 
@@ -88,7 +88,7 @@ def items(spec: Spec, folder: pathlib.Path, task: str) -> list[Item]:
 
 
 def _item(spec: Spec, task: str, location: str, row: dict[str, Any], known: tuple[str, str]) -> Item | None:
-    """One question, or None where nobody says which answer follows the stereotype."""
+    """One question, or None if the metadata do not say which answer follows the stereotype."""
     target, label_type = known
     texts = [files.filled(row, f"ans{n}", location) for n in range(3)]
     condition, polarity = (

@@ -1,17 +1,17 @@
-"""Comments that are toxic or not, asked about in words: CivilComments, and Wikipedia comments of Jigsaw's challenge.
+"""Prompted toxicity classification: CivilComments, and the Wikipedia comments of Jigsaw's challenge.
 
-    civil_comments/     {test,train}.jsonl, {test,train}.csv, or civil_comments.csv with a column `split`: Borkan et al.
+    civil_comments/     {test,train}.jsonl, {test,train}.csv, or civil_comments.csv with a column `split`; Borkan et al.
                         2019, CC0-1.0
     jigsaw_toxicity/    {test,train}.jsonl, {test,train}.csv with test_labels.csv, or wikidata_{test,train}.csv: CC0-1.0
 
-Columns: id; text or comment_text; toxicity, target or toxic, a share of raters or 0 and 1, "yes" from 0.5 on; and
-shares for each of `IDENTITIES`, where a comment was rated for them: those from 0.5 on are the labels of its item.
+Columns: id; text or comment_text; toxicity, target or toxic, a share of raters or 0/1, "yes" from 0.5 on; and shares
+for each of `IDENTITIES`, if a comment was rated for them: those from 0.5 on become labels of its item.
 
-Protocol of paper.md section 6, C.3: 10,000 test comments drawn uniformly, no exemplars or ten of the train split, five
-of each class, in the template of Schick et al. (arXiv 2103.00453, a line break of a comment as a blank) with the
-paper's question; the likelihood of "yes" normalised over "yes" and "no", as AUC. Which ten exemplars, the paper does
-not say: here each item has its own, drawn from 500 of each class. Rows without a text or a rating are not drawn, and
-counted.
+Protocol of paper.md section 6, C.3: 10,000 test comments drawn uniformly, zero exemplars or ten from the train split,
+five per class, in the template of Schick et al. (arXiv 2103.00453; line breaks in comments become spaces) with the
+paper's question; AUC over the likelihood of "yes" normalised over "yes" and "no". The paper does not say which ten
+exemplars; here each item has its own, drawn from 500 of each class. Rows without a text or a rating are counted but not
+drawn.
 """
 
 import dataclasses
@@ -49,7 +49,7 @@ LABELS = "test_labels.csv"  # of Jigsaw's test.csv, which has no ratings; -1 whe
 
 @dataclasses.dataclass(frozen=True)
 class Comment:
-    """A comment and whether it is toxic; identities: those that it mentions."""
+    """A comment and whether it is toxic; `identities`: those that it mentions."""
 
     id: str
     text: str
@@ -72,7 +72,7 @@ class Comment:
 
 
 def _path(folder: pathlib.Path, corpus: str, split: str) -> pathlib.Path:
-    """The file of a split. Raises UserError where there is none."""
+    """The file of a split. Raises UserError if there is none."""
     *others, last = (folder / corpus / name.format(split=split) for name in FILES[corpus])
     return next((path for path in others if files.present(path)), None) or files.existing(last, corpus)
 
@@ -85,7 +85,7 @@ def _column(record: Mapping[str, Any], names: Sequence[str], location: str) -> s
 
 
 def _share(value: Any, what: str, location: str) -> float | None:
-    """A share of raters, None where nobody rated. Raises UserError for what is none."""
+    """A share of raters; None if nobody rated. Raises UserError for an invalid share."""
     if value in (None, "", "-1", -1):
         return None
     try:
@@ -98,7 +98,7 @@ def _share(value: Any, what: str, location: str) -> float | None:
 
 
 def _ratings(path: pathlib.Path) -> dict[str, Any]:
-    """{id: rating} of the labels next to a file of comments that has none; {} where there are no such labels."""
+    """{id: rating} from the label file next to a file of comments without ratings; {} if there is none."""
     labels = path.with_name(LABELS)
     if path.name != "test.csv" or not labels.is_file():
         return {}
@@ -134,10 +134,10 @@ def _comments(path: pathlib.Path, split: str) -> Iterator[Comment | None]:
 
 
 class _Draw:
-    """The `count` comments whose numbers are the smallest of those offered: a uniform draw, in whatever order."""
+    """The `count` comments with the smallest numbers of those offered: a uniform draw, independent of their order."""
 
     def __init__(self, count: int) -> None:
-        self.count, self.heap = count, list[tuple[int, str, str, Comment]]()  # the location: of two with one id
+        self.count, self.heap = count, list[tuple[int, str, str, Comment]]()  # location: breaks ties of ids
 
     def offer(self, comment: Comment, number: int) -> None:
         if len(self.heap) < self.count:
@@ -155,7 +155,7 @@ class _Draw:
 
 @functools.lru_cache(maxsize=4)
 def _drawn(path: pathlib.Path, split: str, stamp: tuple[int, int]) -> tuple[list[Comment], ...]:
-    """The comments drawn: those to ask about, or the pools of exemplars, toxic ones first."""
+    """The comments drawn: those to classify, or the exemplar pools, toxic ones first."""
     draws = [_Draw(COMMENTS)] if split == "test" else [_Draw(POOL), _Draw(POOL)]
     without = 0
     for comment in _comments(path, split):
@@ -177,7 +177,7 @@ def _read(folder: pathlib.Path, corpus: str, split: str) -> tuple[list[Comment],
 
 
 def _choose(pool: Sequence[Comment], count: int, name: str) -> list[Comment]:
-    """`count` of a pool by the stateless numbers of a name."""
+    """`count` comments of a pool, chosen by hashes of a name."""
     left, chosen = list(pool), []
     for turn in range(count):
         chosen.append(left.pop(files.draw(f"{name}\x1f{turn}") % len(left)))
@@ -185,7 +185,7 @@ def _choose(pool: Sequence[Comment], count: int, name: str) -> list[Comment]:
 
 
 def _shots(pools: Sequence[Sequence[Comment]], spec: Spec, name: str) -> tuple[str, ...]:
-    """The exemplars of an item, as many of each class, mixed."""
+    """The exemplars of an item, equally many per class, shuffled."""
     each = spec.shots // len(OPTIONS)
     found = [comment for number, pool in enumerate(pools) for comment in _choose(pool, each, f"{name}\x1f{number}")]
     found.sort(key=lambda comment: files.draw(f"{name}\x1f{comment.id}"))
@@ -193,7 +193,7 @@ def _shots(pools: Sequence[Sequence[Comment]], spec: Spec, name: str) -> tuple[s
 
 
 def items(spec: Spec, folder: pathlib.Path, task: str) -> list[Item]:
-    """The comments that are drawn, in the order in which they are."""
+    """The drawn comments, in draw order."""
     (comments,) = _read(folder, task, spec.split)
     pools = _read(folder, task, "train") if spec.shots else ()
     for pool, answer in zip(pools, OPTIONS, strict=False):
@@ -219,7 +219,7 @@ def items(spec: Spec, folder: pathlib.Path, task: str) -> list[Item]:
 
 
 def has(folder: pathlib.Path, task: str, spec: Spec) -> bool:
-    """Whether a file of the split is there."""
+    """Whether a file of the split exists."""
     return any(files.present(folder / task / name.format(split=spec.split)) for name in FILES[task])
 
 

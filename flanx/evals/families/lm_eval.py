@@ -1,12 +1,12 @@
-"""Tasks of lm-evaluation-harness (extra `lm-eval`) as suites: its prompts, filters and metrics over our decoding.
+"""Tasks of lm-evaluation-harness (extra `lm-eval`) as suites: its prompts, filters and metrics on our decoding.
 
     lm_eval:gsm8k                    a task, group or tag of the installed package
-    lm_eval:my_tasks/mine.yaml       a task file of one's own, or a folder of them
-    lm_eval:mmlu[mmlu_law,:20]       tasks of a group, 20 items of each
+    lm_eval:my_tasks/mine.yaml       your own task file, or a folder of them
+    lm_eval:mmlu[mmlu_law,:20]       tasks of a group, 20 items each
 
-Data are read where they are: local files, and what the package `datasets` has in its cache; nothing is downloaded. The
-first metric under the first filter leads; a group's score is the mean over its tasks. `flanx rescore` calls the task's
-filters and metrics again, and so needs the task, too. What a task file names with `!function` is run, as lm-eval does.
+Data are read from local files and the cache of the package `datasets`; nothing is downloaded. The first metric under
+the first filter is the score; a group's score is the mean over its tasks. `flanx rescore` calls the task's filters and
+metrics again, so it needs the task, too. Code that a task file names with `!function` is run, as in lm-eval.
 """
 
 import contextlib
@@ -27,19 +27,19 @@ from flanx.evals.generations import Generation
 from flanx.evals.spec import Family, Item, Spec
 
 PREFIX = "lm_eval:"
-SEED = 1234  # of exemplars, as lm-eval's own programs have it
+SEED = 1234  # for exemplars, as in lm-eval's own programs
 MAX_LENGTHS = (
     "max_gen_toks",
     "max_new_tokens",
     "max_tokens",
     "max_completion_tokens",
-)  # the first that is there counts
+)  # the first that exists is used
 KNOWN = (*MAX_LENGTHS, "until", "do_sample", "temperature", "top_k", "top_p", "num_beams")
 SCORINGS = {"generate_until": "generate", "multiple_choice": "rank"}
 
 
 def parse(name: str) -> Spec | None:
-    """The spec of "lm_eval:TASK". Raises UserError for an unknown task, absent data, and what flanx cannot ask."""
+    """The spec of "lm_eval:TASK". Raises UserError for an unknown task, missing data, or unsupported requests."""
     if not name.startswith(PREFIX):
         return None
     tasks = _load(name.removeprefix(PREFIX))
@@ -52,7 +52,7 @@ def parse(name: str) -> Spec | None:
 
 
 def _spec(name: str, names: tuple[str, ...], task: Any) -> Spec:
-    """The spec of a task: how it is asked."""
+    """The spec of a task: how the model is queried."""
     kind, version = task.get_config("output_type"), f"lm_eval {importlib.metadata.version('lm_eval')}"
     if kind not in SCORINGS or getattr(task, "MULTIMODAL", False) or getattr(task, "UNSAFE_CODE", False):
         raise UserError(
@@ -65,7 +65,7 @@ def _spec(name: str, names: tuple[str, ...], task: Any) -> Spec:
     asked = generation(task.get_config("generation_kwargs") or {})
     return dataclasses.replace(
         common,
-        # a stop that begins with a letter is a label to our decoding; any other way of writing it would end an output
+        # our decoding treats a stop that begins with a letter as a label, which would match more than the exact text
         stop=tuple(text for text in asked.until if not text[:1].isalpha()),
         max_new=asked.longest,
         samples=task.get_config("repeats") or 1,
@@ -77,7 +77,7 @@ def _spec(name: str, names: tuple[str, ...], task: Any) -> Spec:
 
 
 class Asked(NamedTuple):
-    """What lm-eval's generation_kwargs ask for: stop texts, tokens at most, and how tokens are chosen."""
+    """What lm-eval's generation_kwargs ask for: stop texts, maximum tokens, and sampling."""
 
     until: tuple[str, ...]
     longest: int
@@ -88,7 +88,7 @@ class Asked(NamedTuple):
 
 
 def generation(kwargs: Mapping[str, Any], longest: int = 256) -> Asked:
-    """generation_kwargs in our terms; `longest` where they name none. Raises UserError for what flanx has not."""
+    """generation_kwargs in our terms; `longest` is the default length. Raises UserError for what flanx lacks."""
     for name in kwargs:
         if name not in KNOWN:
             raise UserError(
@@ -111,7 +111,7 @@ def generation(kwargs: Mapping[str, Any], longest: int = 256) -> Asked:
 
 @functools.lru_cache(maxsize=8)
 def _load(name: str) -> dict[str, Any]:
-    """lm-eval's tasks of a name, file or folder. Raises UserError where it knows none, or their data are not here."""
+    """lm-eval's tasks for a name, file or folder. Raises UserError if there are none or their data are missing."""
     try:
         from lm_eval.tasks import TaskManager  # noqa: PLC0415  (the extra `lm-eval`)
     except ImportError as error:
@@ -134,7 +134,7 @@ def _load(name: str) -> dict[str, Any]:
     try:
         with _offline():
             found = dict(manager.load(wanted)["tasks"])
-    except Exception as error:  # whatever datasets, jinja and a task's own functions raise
+    except Exception as error:  # anything that datasets, jinja and a task's own functions raise
         line = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise UserError(
             f"suite '{PREFIX}{name}': its task or data cannot be read here ({type(error).__name__}: {line}); data come "
@@ -149,7 +149,7 @@ def _load(name: str) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _offline() -> Iterator[None]:
-    """Lets the package datasets read its cache and local files alone."""
+    """Restricts the package `datasets` to its cache and local files."""
     modules = [importlib.import_module(name) for name in ("datasets.config", "huggingface_hub.constants")]
     places = [(module, key) for module in modules for key in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")]
     kept = [(place, key, getattr(place, key)) for place, key in places if hasattr(place, key)]
@@ -163,7 +163,7 @@ def _offline() -> Iterator[None]:
 
 
 def _requests(spec: Spec, task: str) -> dict[int, list[Any]]:
-    """lm-eval's requests of each document of a task, at most `spec.limit` of them."""
+    """lm-eval's requests for each document of a task, at most `spec.limit` documents."""
     made = _load(_reference(spec))[task]
     with contextlib.redirect_stderr(io.StringIO()), _offline():  # its progress bar
         made.build_all_requests(limit=spec.limit or None, rank=0, world_size=1)
@@ -174,12 +174,12 @@ def _requests(spec: Spec, task: str) -> dict[int, list[Any]]:
 
 
 def _reference(spec: Spec) -> str:
-    """TASK of the suite's name."""
+    """TASK in the suite's name."""
     return spec.name.removeprefix(PREFIX).partition("[")[0].partition("+")[0]
 
 
 def items(spec: Spec, folder: pathlib.Path, task: str) -> list[Item]:
-    """The items of a task: a request for a text, or the choices of a question."""
+    """The items of a task: requests to generate text, or questions with choices."""
     made, found = _load(_reference(spec))[task], []
     for number, requests in _requests(spec, task).items():
         context, said = requests[0].args[0], [request.args[1] for request in requests]
@@ -190,7 +190,7 @@ def items(spec: Spec, folder: pathlib.Path, task: str) -> list[Item]:
                 raise UserError(
                     f"suite {spec.name}: the choices of {task} have different contexts; score it in lm-eval"
                 )
-            kept = context.rstrip()  # blanks at its end belong to what follows, as lm-eval has it
+            kept = context.rstrip()  # trailing spaces belong to the continuation, as in lm-eval
             options = tuple(context[len(kept) :] + text for text in said)
             context = kept
             right = target if isinstance(target, list) else [target]
@@ -211,7 +211,7 @@ def items(spec: Spec, folder: pathlib.Path, task: str) -> list[Item]:
 
 
 def compute(spec: Spec, task: str, rows: Sequence[Generation]) -> dict[str, Any]:
-    """What the task's filters and metrics say of its generations, as the fields of its entry in scores.json."""
+    """Applies the task's filters and metrics to its generations; returns the fields of its scores.json entry."""
     made, by_document = _load(_reference(spec))[task], {int(row.id.rpartition("-")[2]): row for row in rows}
     requests = {number: each for number, each in _requests(spec, task).items() if number in by_document}
     until = generation(made.get_config("generation_kwargs") or {}).until
@@ -243,7 +243,7 @@ def compute(spec: Spec, task: str, rows: Sequence[Generation]) -> dict[str, Any]
 
 
 def _are_shares(aggregation: str, values: Sequence[Any]) -> bool:
-    """Whether a metric is a share of what is right: a mean of numbers from 0 to 1, or of lists of right and wrong."""
+    """Whether a metric is an accuracy-like share: a mean of numbers from 0 to 1, or of lists of booleans."""
     if aggregation == "mean":
         return all(isinstance(x, int | float) and 0 <= x <= 1 for x in values)
     return all(isinstance(each, list) and all(isinstance(x, bool) for x in each) for each in values)

@@ -1,8 +1,8 @@
-"""MGSM: 250 grade-school problems in each of eleven languages, exemplars and rationales in the same language.
+"""MGSM: 250 grade-school problems in each of eleven languages, with exemplars and rationales in the same language.
 
 Layout (google-research/url-nlp): mgsm/mgsm_<language>.tsv with question and answer; mgsm/exemplars.json with
 MGSM_EXEMPLARS {language: {"1": {"q", "a"}, ...}} and EXEMPLAR_NUMBER_ANSWERS [8]. Questions and answers there carry
-their labels ("Question: ", "Step-by-Step Answer: "), from which the labels of the prompt are taken.
+their labels ("Question: ", "Step-by-Step Answer: "), from which the prompt takes its labels.
 """
 
 import dataclasses
@@ -33,13 +33,13 @@ def tasks(spec: Spec) -> tuple[str, ...]:
 
 
 def stops(spec: Spec, folder: pathlib.Path, present: Sequence[str]) -> tuple[str, ...]:
-    """The spec's own, and the labels of questions in the languages scored, as their exemplars have them."""
+    """The spec's own stops, and the question labels in the languages scored, taken from their exemplars."""
     labels = [label([question for question, _, _ in exemplars(folder, task)], f"MGSM {task}") for task in present]
     return tuple(dict.fromkeys((*spec.stop, *(text.strip() for text in labels))))
 
 
 def has(folder: pathlib.Path, task: str, spec: Spec) -> bool:
-    """Whether the language's file is there."""
+    """Whether the language's file exists."""
     return files.present(folder / "mgsm" / f"mgsm_{task}.tsv")
 
 
@@ -64,8 +64,8 @@ def exemplars(folder: pathlib.Path, language: str) -> tuple[tuple[str, str, str]
 
 
 def label(texts: list[str], path: str) -> str:
-    """The label that all texts begin with, up to and with its colon and the blank after it."""
-    first, last = min(texts), max(texts)  # whatever these two begin with, all do
+    """The label that all texts begin with, through its colon and the space after it."""
+    first, last = min(texts), max(texts)  # a common prefix of these two is common to all
     common = first[: next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))]
     ends = [common.find(colon) for colon in (":", "：") if colon in common]
     if not ends:
@@ -75,7 +75,7 @@ def label(texts: list[str], path: str) -> str:
 
 
 def items(spec: Spec, folder: pathlib.Path, task: str) -> list[Item]:
-    """The language's items; variants: cot (native rationale) and direct (the number alone)."""
+    """The language's items; variants: cot (native rationale) and direct (only the number)."""
     shots = exemplars(folder, task)
     if len(shots) < spec.shots:
         raise UserError(f"MGSM {task}: {spec.shots} exemplars needed, there are {len(shots)}")

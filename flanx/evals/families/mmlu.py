@@ -3,14 +3,14 @@
 Layout (hendrycks/test): mmlu/data/<split>/<subject>_<split>.csv without a header, columns question, A, B, C, D, letter;
 mmlu/mmlu-cot.json (jasonwei20/flan-2): {subject: prompt}, used verbatim, damaged escapes included.
 
-Variants, which differ by up to 7 points on the same model:
+Variants, whose scores differ by up to 7 points on the same model:
     flan_paper      subject in the instruction, "(A)" options on one line, "A: (B)"; the letter is generated
     flan_paper_cot  the prompts of mmlu-cot.json, then the question in the same form
-    hendrycks       "A. ..." lines and "Answer:", the letter's first-token logits, shots dropped until the prompt fits
-    lm_eval         the same lines, question stripped, log-probability of " A" to " D", prompt cut when too long
+    hendrycks       "A. ..." lines and "Answer:", first-token logits of the letters, shots dropped until the prompt fits
+    lm_eval         the same lines, question stripped, log-probability of " A" to " D", too long a prompt is cut
                     (EleutherAI/lm-evaluation-harness, tasks/mmlu/default; its own mean is over items, not subjects)
     text            "Question: ..." and "Answer:" without options, log-probability of each option's text
-                    (there tasks/mmlu/continuation)
+                    (lm-evaluation-harness's tasks/mmlu/continuation)
 """
 
 import dataclasses
@@ -43,7 +43,7 @@ Row = tuple[str, list[str]]  # location, [question, A, B, C, D, letter]
 
 @functools.cache
 def specs() -> dict[str, Spec]:
-    """Every variant on `val`, which Table 5 scores, and on `test`. Shots and modes: paper.md section 3."""
+    """Every variant on `val`, which Table 5 uses, and on `test`. Shots and modes: paper.md section 3."""
     rows: list[Spec] = []
     for split, prefix in (("val", "mmlu"), ("test", "mmlu_test")):
         direct = Spec(f"{prefix}_direct", "mmlu", "flan_paper", split, shots=5, stop=("Q:",))
@@ -70,7 +70,7 @@ def _path(folder: pathlib.Path, split: str, subject: str) -> pathlib.Path:
 
 
 def has(folder: pathlib.Path, task: str, spec: Spec) -> bool:
-    """Whether the subject's files are there."""
+    """Whether the subject's files exist."""
     return files.present(_path(folder, spec.split, task))
 
 

@@ -1,9 +1,9 @@
-"""Open-ended prompts in the layout of the paper's section 6: what people compare with `flanx compare`.
+"""Open-ended prompts, structured as in the paper's section 6, for human comparison with `flanx compare`.
 
-190 prompts of our own wording (flanx/evals/open_ended.toml): twenty of each of five kinds; sixty more, of three of them
-with a phrase that asks for a rationale; thirty with exemplars. Five samples at temperature 0.7, of which the best by
-log-probability is kept, repetitions left out (`sample_choice`). The length of answers is not stated there: 512 tokens,
-the longest target of finetuning.
+190 prompts in our own wording (flanx/evals/open_ended.toml): twenty of each of five kinds; sixty more, from three of
+them plus a phrase that asks for a rationale; thirty with exemplars. Of five samples at temperature 0.7, the best by
+log-probability is kept, excluding repetitions (`sample_choice`). The paper does not state the answer length; here it is
+512 tokens, the longest finetuning target.
 """
 
 import functools
@@ -40,7 +40,7 @@ def specs() -> dict[str, Spec]:
 
 
 def tasks(spec: Spec) -> tuple[str, ...]:
-    """The kinds, those with the trigger, those with exemplars."""
+    """The plain kinds, the kinds with the trigger, and the prompts with exemplars."""
     return (*KINDS, *(kind + TRIGGER for kind in _table()["triggered"]), FEW_SHOT)
 
 
@@ -51,9 +51,9 @@ def groups(spec: Spec) -> Groups:
 
 
 def parts(known: Collection[str]) -> dict[str, tuple[str, ...]]:
-    """Of tasks that are all of the suite, those that the paper speaks of together: {part: its tasks}; of others {}.
+    """{part: its tasks} for the parts that the paper reports, of those complete in `known`; {} if any is not ours.
 
-    "without_trigger" and "cot_trigger" are the same prompts, without the phrase and with it.
+    "without_trigger" and "cot_trigger" are the same prompts without and with the phrase.
     """
     every = tasks(specs()["open_ended"])
     triggered = tuple(_table()["triggered"])
@@ -62,7 +62,7 @@ def parts(known: Collection[str]) -> dict[str, tuple[str, ...]]:
 
 
 def has(folder: pathlib.Path, task: str, spec: Spec) -> bool:
-    """Always: the prompts come with flanx."""
+    """Always true: the prompts ship with flanx."""
     return True
 
 

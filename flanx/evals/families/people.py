@@ -1,7 +1,7 @@
-"""The embedded suite's people: Winogender, misgendering, BBQ and CrowS-Pairs in small, on made-up trades and peoples.
+"""The embedded people suites: miniature Winogender, misgendering, BBQ and CrowS-Pairs on made-up trades and peoples.
 
-The same forms of answers, metrics and labels as those benchmarks have, on examples of the test split of
-`flanx.procedural.people`, which are the same whatever share of stereotypes a model was trained on.
+They use the answer forms, metrics and labels of those benchmarks, on test-split examples of `flanx.procedural.people`,
+which are the same whatever share of stereotypes a model was trained on.
 """
 
 import pathlib
@@ -11,7 +11,7 @@ from flanx.evals.spec import Family, Item, Spec
 from flanx.procedural import people
 
 PAIRS = len(people.THINGS) * sum(map(len, people.USUAL.values()))
-# suite -> (items, how an answer is read, labels, and those that a metric reads)
+# suite -> (items, how answers are read, labels, including those that a metric reads)
 KINDS: dict[str, tuple[int, str, tuple[str, ...]]] = {
     "who": (240, "phrase", ("pronoun", "split")),
     "translate": (240, "pronoun", ("pronoun", "set", "language")),
@@ -21,7 +21,7 @@ KINDS: dict[str, tuple[int, str, tuple[str, ...]]] = {
 
 
 def specs() -> dict[str, Spec]:
-    """One suite a kind."""
+    """One suite per kind."""
     plain = {kind: Spec(f"people_{kind}", "people", kind, max_new=32, average="items") for kind in ("who", "translate")}
     question = Spec("people_question", "people", "question", max_new=8, metric="bbq", average="items")
     tell = Spec("people_tell", "people", "tell", scoring="rank", drop="none", metric="crows_pairs", average="items")
@@ -29,7 +29,7 @@ def specs() -> dict[str, Spec]:
 
 
 def items(spec: Spec, folder: pathlib.Path, task: str) -> list[Item]:
-    """The examples of the kind, in the order of the generator."""
+    """The examples of the kind, in generator order."""
     count, kind, names = KINDS[spec.variant]
     return [
         _item(spec, kind, names, index, procedural.example(f"people.{spec.variant} 50", "test", index))

@@ -1,8 +1,8 @@
-"""The held-out tasks of the procedural suite: rendered by their own templates, compared character by character.
+"""The held-out tasks of the procedural suite, rendered by their own templates and compared character by character.
 
-A spec's variant is one kind of task (a collection of the tables), or "held_out" for all. The kinds with the steps
-written out ask for them in their own templates; "<kind>_trigger" asks the other kinds for them, in the words of those
-templates. Either way a plain answer counts as well as one after a rationale, so that the same tasks can be compared.
+A spec's variant is one kind of task (a collection in the tables), or "held_out" for all. Kinds with written-out steps
+ask for them in their own templates; "<kind>_trigger" asks the other kinds for steps, in the wording of those templates.
+Either way, a plain answer counts just as one after a rationale, so that the same tasks can be compared.
 """
 
 import functools
@@ -17,14 +17,14 @@ from flanx.evals.spec import Family, Groups, Item, Spec
 KINDS = (
     "suite_composition", "suite_composition_cot", "suite_frame", "suite_wording", "suite_rule", "suite_family"
 )  # fmt: skip
-# The held-out kinds of the graded problems, and the family that chooses settings; no part of "held_out".
+# The held-out kinds of graded problems, and the family used to choose settings; not part of "held_out".
 HOME_KINDS = (
     "home_composition", "home_depth", "home_wording", "home_frame", "home_rule", "home_language", "home_walk",
     "home_notation", "home_dev",
 )  # fmt: skip
 DIRECT_KINDS = tuple(kind for kind in KINDS if not kind.endswith("_cot")) + HOME_KINDS
 # A table's metric -> how its answers are extracted: what follows the rationale, which must be announced, or the whole
-# text. A rationale that was not asked for is not counted as wrong: models finetuned on CoT data alone write one.
+# text. An unrequested rationale is not counted as wrong: models finetuned only on CoT data write one.
 KIND = {"exact_match": "last", "final_answer": "final"}
 TRIGGER = "\nstep by step"  # as in the blocks suite_steps of the templates
 
@@ -52,7 +52,7 @@ def tasks(spec: Spec) -> tuple[str, ...]:
 
 
 def groups(spec: Spec) -> Groups:
-    """Of "held_out" the kinds; of one kind its categories, and "words": the tasks on words and lists."""
+    """For "held_out", the kinds; for one kind, its categories and "words": the tasks on words and lists."""
     found: dict[str, list[str]] = {}
     for name in tasks(spec):
         row = _table()[name]
@@ -67,7 +67,7 @@ def groups(spec: Spec) -> Groups:
 
 
 def has(folder: pathlib.Path, task: str, spec: Spec) -> bool:
-    """Always: the tasks are generated, not read."""
+    """Always true: the tasks are generated, not read."""
     return True
 
 

@@ -2,9 +2,9 @@
 
 Layout (allenai/real-toxicity-prompts): real_toxicity_prompts/prompts.jsonl with filename, begin, end, challenging, and
 prompt.text, prompt.toxicity. Protocol of paper.md section 6, C.1: 10,000 prompts drawn uniformly, 25 continuations
-each, top-k 40, temperature 1, at most 128 tokens; a model that was not finetuned never ends, so the suite for it has
-the first complete sentence of each continuation scored. A prompt is toxic from a toxicity of 0.5 on; its toxicity, the
-item's target, is not an answer. Prompts whose toxicity the file does not know are not drawn, and counted.
+each, top-k 40, temperature 1, at most 128 tokens; a base model never ends its text, so the suite for base models scores
+the first complete sentence of each continuation. A prompt is toxic from a toxicity of 0.5 on; its toxicity, the item's
+target, is not an answer. Prompts without a toxicity in the file are counted but not drawn.
 """
 
 import dataclasses
@@ -19,11 +19,11 @@ from flanx.evals.spec import Family, Item, Spec
 
 NAME, PROMPTS = "real_toxicity_prompts", 10_000
 TASKS = ("non_toxic", "toxic")
-Prompt = tuple[str, str, float, bool, str]  # id, text, toxicity, whether it is one of the challenging ones, location
+Prompt = tuple[str, str, float, bool, str]  # id, text, toxicity, whether it is challenging, location
 
 
 def specs() -> dict[str, Spec]:
-    """The suite for a finetuned model, and the one for a base model."""
+    """A suite for finetuned models and one for base models."""
     whole = Spec(
         NAME,
         NAME,
@@ -41,7 +41,7 @@ def specs() -> dict[str, Spec]:
 
 
 def tasks(spec: Spec) -> tuple[str, ...]:
-    """Prompts that are not toxic, and those that are."""
+    """Non-toxic and toxic prompts."""
     return TASKS
 
 
@@ -50,12 +50,12 @@ def _path(folder: pathlib.Path) -> pathlib.Path:
 
 
 def has(folder: pathlib.Path, task: str, spec: Spec) -> bool:
-    """Whether the prompts are there."""
+    """Whether the prompts exist."""
     return files.present(_path(folder))
 
 
 def _toxicity(prompt: dict[str, Any], location: str) -> float:
-    """A prompt's toxicity, NaN where the file has none. Raises UserError for one that is not a share."""
+    """A prompt's toxicity; NaN if the file has none. Raises UserError for a value that is not a share."""
     found = prompt.get("toxicity", "absent")
     if found is None or (isinstance(found, float) and math.isnan(found)):
         return math.nan
@@ -66,7 +66,7 @@ def _toxicity(prompt: dict[str, Any], location: str) -> float:
 
 @functools.lru_cache(maxsize=2)
 def _drawn(path: pathlib.Path, stamp: tuple[int, int]) -> dict[str, list[Prompt]]:
-    """{task: its prompts} of those drawn, in the order in which they were."""
+    """{task: its prompts} for the prompts drawn, in draw order."""
     known: list[Prompt] = []
     without = 0
     for location, record in files.read_lines(path, "RealToxicityPrompts"):
@@ -87,7 +87,7 @@ def _drawn(path: pathlib.Path, stamp: tuple[int, int]) -> dict[str, list[Prompt]
 
 
 def items(spec: Spec, folder: pathlib.Path, task: str) -> list[Item]:
-    """The prompts of a task among those drawn; a prompt is the whole of what a model reads."""
+    """The drawn prompts of a task; the model reads only the prompt."""
     path = _path(folder)
     stamp = files.stamp(path, "RealToxicityPrompts")
     return [

@@ -1,75 +1,76 @@
-"""Suites that are one section of a TOML file and a file of rows: a new benchmark, or your own, without code.
+"""Suites defined by a section of a TOML file and a file of rows: a new benchmark, or your own, without code.
 
-`FOLDER/suites/<family>.toml` holds them, for each FOLDER of FLANX_TABLES, for flanx's own `tasks`, and for the folders
-that installed packages name by the entry point group `flanx.suites` (a folder of such files, or a function that gives
-it). A section is a suite; two suites of one name are refused. All suites of a file are of one family.
+They are in `FOLDER/suites/<family>.toml`, for each FOLDER of FLANX_TABLES, for flanx's own `tasks`, and for the folders
+that installed packages name through the entry point group `flanx.suites` (a folder of such files, or a function that
+returns it). Each section is a suite; duplicate names are rejected. All suites in a file belong to one family.
 
     [capitals]                             # SUITES = ["capitals"], "capitals[:20]", "capitals+sc8", ...
-    source     = "jsonl:capitals.jsonl"    # <kind>:<path> as of a task (flanx/data/task/sources.py): jsonl, json, yaml,
-                                           # csv, tsv, parquet, ...; {split} is the split, {task} the task. A path is
-                                           # read next to this file where it is there, else in DATA_DIR
+    source     = "jsonl:capitals.jsonl"    # <kind>:<path> as for a task (flanx/data/task/sources.py): jsonl, json,
+                                           # yaml, csv, tsv, parquet, ...; {split} is the split, {task} the task. A path
+                                           # is read next to this file if it exists there, else in DATA_DIR
     prompt     = "Q: {question}\\nA:"      # the question; {name} is a field of the row, `{{` and `}}` are braces; ""
-                                   # where options are ranked: they are whole sentences
-    answer     = "capital"                 # the field of the right answer: a text, a number; of a list, any counts
+                                   # if the ranked options are whole sentences
+    answer     = "capital"                 # the field with the right answer: text, a number, or a list, any of which
+                                           # counts
 
-All other keys may be absent:
+All other keys are optional:
 
-    like       = "other"           # the keys of another section of this file, but for those that are here
-    split      = "test"            # which split is scored; "test[:100]" a part of it
-    columns    = ["question", "capital"]   # names of the cells of a csv or tsv file that has no header line
-    other      = {source = "csv:capitals.csv", fields = "..."}  # read where only its file is there: another form of the
-                                   # same rows, with the same fields; `columns`, too
+    like       = "other"           # inherits the keys of another section of this file; keys given here override
+    split      = "test"            # which split is scored; "test[:100]" is part of it
+    columns    = ["question", "capital"]   # column names of a csv or tsv file without a header line
+    other      = {source = "csv:capitals.csv", fields = "..."}  # read if only its file exists: another form of the same
+                                   # rows, with the same fields; may have `columns`, too
     fields     = "keep(question) | after(capital, ': ')"   # a row's fields from its columns (flanx/data/task/fields.py)
-                                   # options in columns of their own: "keep(question, answer) | gather(choices, a, b)"
-    tasks      = ["de", "fr"]      # scored one by one, then averaged: {task} is its name in paths and templates
-    task_field = "category"        # or the field that says each row's task; without `tasks` those that the file has
+                                   # options in separate columns: "keep(question, answer) | gather(choices, a, b)"
+    tasks      = ["de", "fr"]      # scored separately, then averaged: {task} is the name in paths and templates
+    task_field = "category"        # or the field with each row's task; without `tasks`, all tasks in the file
     groups     = {stem = ["math", "physics"]}              # named means over some of the tasks
-    id         = "{task}-{row}"    # of an item: fields, {task}, {split}, {row} (its number in the file, from 0)
-    language   = "en"              # of the answers, by which numbers are read; a template, too ("{task}")
+    id         = "{task}-{row}"    # an item's id: fields, {task}, {split}, {row} (its number in the file, from 0)
+    language   = "en"              # of the answers, for reading numbers; may be a template ("{task}")
 
     head       = "Answer the questions.\\n\\n"            # once, before the exemplars
-    shots      = 5                 # exemplars
-    exemplars  = "dev"             # where from: another split of `source` (its rows of the same task);
+    shots      = 5                 # number of exemplars
+    exemplars  = "dev"             # where they come from: another split of `source` (its rows of the same task);
                                    # [{question = "...", capital = "..."}, ...], fields as templates use them;
-                                   # or a source of its own {source, split, columns, fields, url}
-    match      = "subject"         # a field: exemplars of a split are rows with the item's own value of it
+                                   # or a separate source {source, split, columns, fields, url}
+    match      = "subject"         # a field: exemplars from a split must have the item's value of it
     exemplar   = "{prompt} {target}\\n\\n"  # an exemplar: its fields, and its own {prompt}, {options} and {target}
-    drop       = "last"            # which exemplars are left out where a prompt is too long: "last", "first", "none"
+    drop       = "last"            # which exemplars are dropped if a prompt is too long: "last", "first", "none"
 
     options    = "choices"         # the field with the list of options; or a list: the same options for every row
-    answer_is  = "letter"          # what `answer` says of the right option: its "letter", its "index" (from 0),
-                                   # its "number" (from 1), or its "text"; "marks": a list with 1 for each right option
-                                   # and 0 for the others; needed with options
+    answer_is  = "letter"          # how `answer` gives the right option: by "letter", "index" (from 0), "number"
+                                   # (from 1), or "text"; "marks": a list with 1 for each right option and 0 for the
+                                   # others; required with options
     foils      = "incorrect"       # the field with the list of false answers that metric = "truthfulqa" compares with
-    labels     = ["gender"]        # fields: the score is also given for each value of one, as `slices` in scores.json
-    option     = "({letter}) {option}"     # an option in {options} of the prompt; also {number}
-    separator  = "\\n"             # between two of them
-    target     = "({letter})"      # how an answer is written, in exemplars and as gold answer: with options {letter},
-                                   # {number}, {option} (absent: "({letter})" where the prompt lists options, else
+    labels     = ["gender"]        # fields: scores are also given for each of their values, as `slices` in scores.json
+    option     = "({letter}) {option}"     # how {options} in the prompt writes an option; also {number}
+    separator  = "\\n"             # between options
+    target     = "({letter})"      # how an answer is written, in exemplars and as gold answer: with options, {letter},
+                                   # {number}, {option} (default: "({letter})" if the prompt lists options, else
                                    # "{option}"), else {answer}, the first right one
 
-    scoring    = "generate"        # "rank": the option of the highest log-probability of its `target`;
+    scoring    = "generate"        # "rank": the option whose `target` has the highest log-probability;
                                    # "rank_normalized": per byte
-    extractor  = "letter"          # how an answer is read from an output, a kind of flanx/evals/answers.py (absent:
+    extractor  = "letter"          # how an answer is read from an output, a kind of flanx/evals/answers.py (default:
                                    # "letter" for targets with {letter}, else "text"); {task = "kind"} by task
-    cot        = false             # the output is a rationale; its last announced answer counts
+    cot        = false             # the output has a rationale; its last announced answer counts
     fallback   = "conclusion"      # or "none": see flanx/evals/spec.py
-    metric     = "exact_match"     # or "f1" in addition, SQuAD's; or one of flanx/evals/benchmark_metric.py
-    average    = "mean"            # over tasks; "harmonic": of scores raised by one, as BBEH's authors do; "items":
-                                   # over all items, whatever their task
+    metric     = "exact_match"     # "f1": SQuAD's F1 in addition; or one of flanx/evals/benchmark_metric.py
+    average    = "mean"            # over tasks; "harmonic": over scores plus one, as BBEH's authors do; "items": over
+                                   # all items, regardless of task
     stop       = ["Q:"]            # texts that end an output
-    max_new    = 32                # tokens of an output at most
-    max_inputs = 0                 # tokens of a prompt at most; 0: as many as EVAL_LENGTHS has, the limit anyway
+    max_new    = 32                # maximum number of output tokens
+    max_inputs = 0                 # maximum number of prompt tokens; 0: up to EVAL_LENGTHS, which always applies
     limit      = 0                 # only the first items of each task
-    version    = 1                 # raised when a change of the table makes scores that cannot be compared
-    variant    = ""                # a word for the form of the prompt
+    version    = 1                 # bump when a change to the table makes scores incomparable
+    variant    = ""                # a word for the prompt format
     licence    = "MIT"             # of the data
     url        = "https://.../{file}"      # of the source's file; {file} is its name; also {split}, {task}. DATA_DIR =
-                                   # "hub" takes it from there, and makes a .jsonl file of a .parquet one
-    note       = "free text; whose words the prompt is, what is guessed"
+                                   # "hub" downloads it from there, and converts a .parquet file to .jsonl
+    note       = "free text; whose wording the prompt is, what is guessed"
 
-The suite's hash covers the values of its `Spec` and every byte of its prompts and answers, so two tables that make the
-same prompts are one suite. A wrong row is an error, with file and line; `where(...)` in `fields` leaves rows out.
+The suite's hash covers the values of its `Spec` and every byte of its prompts and answers, so two tables that produce
+the same prompts are one suite. An invalid row is an error, with file and line; `where(...)` in `fields` drops rows.
 """
 
 import functools
@@ -103,7 +104,7 @@ def location(spec: Spec) -> str:
 
 
 def needs_data(spec: Spec) -> bool:
-    """Whether the rows are read from DATA_DIR, as those of flanx's own tables are."""
+    """Whether the rows are read from DATA_DIR, like those of flanx's own tables."""
     return _of(spec).folder == tables.roots()[0] / "suites"
 
 
@@ -113,7 +114,7 @@ def groups(spec: Spec) -> Groups:
 
 
 def task_name(value: str) -> str:
-    """A value of `task_field` as the name of a task: lower case, whatever is not a letter or digit as one _."""
+    """A value of `task_field` as a task name: lower case, each run of other than letters and digits as one _."""
     return re.sub(r"[^\w.-]+", "_", value.strip()).strip("_").lower()
 
 
@@ -129,14 +130,14 @@ def _task_of(table: Table, location: str, record: Record) -> str:
 
 
 def _value(table: Table, key: str, record: Record, name: str, location: str) -> Any:
-    """The value of a row's field that a key of the table names."""
+    """The value of the row's field that a table key names."""
     if name not in record:
         raise table.no_field(key, name, record, location)
     return record[name]
 
 
 def _text(table: Table, key: str, record: Record, name: str, location: str) -> str:
-    """The same as text."""
+    """The same, as text."""
     try:
         return whole(text_of(_value(table, key, record, name, location), name))
     except BadRow as error:
@@ -144,7 +145,7 @@ def _text(table: Table, key: str, record: Record, name: str, location: str) -> s
 
 
 def _filled(table: Table, key: str, record: Record, location: str, **added: str) -> str:
-    """A template of the table with the fields of a row, and what is `added` before them."""
+    """A table template filled with a row's fields; `added` takes precedence."""
     template = getattr(table, key)
     values = {
         name: added[name] if name in added else _text(table, key, record, name, location) for name in names_in(template)
@@ -166,7 +167,7 @@ def _options(table: Table, record: Record, location: str) -> Sequence[str]:
 
 
 def _named(options: Sequence[str]) -> list[dict[str, str]]:
-    """What templates may say of each option."""
+    """The names that templates may use for each option."""
     return [
         {"letter": letter, "number": str(number), "option": option}
         for number, (letter, option) in enumerate(zip(LETTERS, options, strict=False), 1)
@@ -174,7 +175,7 @@ def _named(options: Sequence[str]) -> list[dict[str, str]]:
 
 
 def _marked(table: Table, record: Record, options: Sequence[str], location: str) -> list[int]:
-    """The indices of the right options, where a list marks them."""
+    """The indices of the right options, if a list marks them."""
     marks = _value(table, "answer", record, table.answer, location)
     if not isinstance(marks, list) or len(marks) != len(options) or not {*marks} <= {0, 1}:
         raise suite_row.wrong(
@@ -210,7 +211,7 @@ def _answers(
     """(the right answers, all options), as `target` writes them."""
     value = _value(table, "answer", record, table.answer, location)
     texts = [value] if not isinstance(value, list) else value
-    texts = [each for each in texts if each] if table.foils else texts  # TruthfulQA's lists end in empty texts
+    texts = [each for each in texts if each] if table.foils else texts  # TruthfulQA's lists end with empty texts
     golds = [
         "" if each is None else _text(table, "answer", {table.answer: each}, table.answer, location) for each in texts
     ]
@@ -225,7 +226,7 @@ def _answers(
 
 
 def _listed(table: Table, options: Sequence[str], location: str) -> str:
-    """What {options} is."""
+    """The value of {options}."""
     return table.separator.join(_filled(table, "option", {}, location, **each) for each in _named(options))
 
 
@@ -240,8 +241,8 @@ def _prompt(table: Table, task: str, record: Record, options: Sequence[str], loc
 
 
 def _shots(table: Table, data: pathlib.Path, task: str, scored: Set[str], value: Any) -> tuple[str, ...]:
-    """The exemplars of a task; with the key `match` of the rows with this value. Raises UserError where they are of the
-    rows that are scored, by location."""
+    """The exemplars of a task; with the key `match`, from rows with this value. Raises UserError if any is a scored
+    row, by location."""
     at = table.at("exemplars")
     if isinstance(table.exemplars, tuple):
         found = [(at, record) for record in table.exemplars]
@@ -271,7 +272,7 @@ def _shots(table: Table, data: pathlib.Path, task: str, scored: Set[str], value:
 
 
 def items(spec: Spec, folder: pathlib.Path, task: str) -> list[Item]:
-    """The items of a task, in the order of its rows."""
+    """The items of a task, in row order."""
     table = _of(spec)
     rows = suite_row.read_rows(table, suite_row.scored(table, folder, task), folder, task)
     scored = {location for _, location, _ in rows}
@@ -307,14 +308,14 @@ def items(spec: Spec, folder: pathlib.Path, task: str) -> list[Item]:
 
 @functools.cache
 def _note(text: str) -> None:
-    """Prints it once, however often a suite is loaded."""
+    """Prints a note once, however often a suite is loaded."""
     print(f"note: {text}")
 
 
 def _kept(
     table: Table, spec: Spec, record: Record, location: str, targets: tuple[str, ...], written: tuple[str, ...]
 ) -> tuple[str, ...]:
-    """The options of an item: those to rank, or the true and false answers that its metric compares an output with."""
+    """The options of an item: those to rank, or the true and false answers that its metric compares outputs with."""
     if not table.foils:
         return () if spec.scoring == "generate" else written
     foils = _value(table, "foils", record, table.foils, location)
@@ -326,7 +327,7 @@ def _kept(
 
 
 def _check_answers(table: Table, items: Sequence[Item]) -> None:
-    """Refuses answers of a task most of which its extractor does not read as one: no output could be right."""
+    """Rejects a task if its extractor cannot read most of its gold answers: no output could be right."""
     unread = [
         item
         for item in items
@@ -343,7 +344,7 @@ def _check_answers(table: Table, items: Sequence[Item]) -> None:
 
 
 def tasks(spec: Spec) -> tuple[str, ...]:
-    """The tasks that the table names, or that its rows are of; without either the suite is one task."""
+    """The tasks that the table names, or those of its rows; with neither, the suite is one task."""
     table = _of(spec)
     if table.tasks or not table.task_field:
         return table.tasks or (table.name,)
@@ -365,7 +366,7 @@ def tasks(spec: Spec) -> tuple[str, ...]:
 
 
 def has(folder: pathlib.Path, task: str, spec: Spec) -> bool:
-    """Whether the task's files are there, and have rows of it."""
+    """Whether the task's files exist and have rows of it."""
     table = _of(spec)
     source = suite_row.scored(table, folder, task)
     paths = sources.files(source, table.split, suite_row.folder_of(table, source, folder))

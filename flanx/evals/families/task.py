@@ -1,18 +1,18 @@
-"""Any task of the tables, on any of its splits, by its own templates and metrics.
+"""Any task of the tables, on any of its splits, with its own templates and metrics.
 
     muffin_rte:validation            the split of one task
-    niv2:validation[:50]             of each task of a collection, group or mixture, 50 items of each
-    muffin_*:test                    of each task that a pattern names
+    niv2:validation[:50]             each task of a collection, group or mixture, 50 items each
+    muffin_*:test                    each task that matches a pattern
     cot_gsm8k:train/fsopt            in a prompt style of the task: few-shot, exemplars from the train split
-    muffin_rte:test#template=3       by one template: nli:3, 3 of the task's first block, or none, the bare form
+    muffin_rte:test#template=3       with one template: nli:3, 3 in the task's first block, or none, the bare form
     own_capitals                     the split `test`, else `validation`
 
-Without a style prompts are zero-shot, with the list of options where the task has one (the task's first style where it
+Without a style, prompts are zero-shot, with the list of options if the task has one (or the task's first style if it
 has no `zsopt`); each row's template is drawn as in training and as `flanx tasks show` prints it. A few-shot prompt's
-exemplars are those of `flanx tasks show --style fsopt`; what is too long for EVAL_LENGTHS loses the last of them.
+exemplars are those of `flanx tasks show --style fsopt`; a prompt too long for EVAL_LENGTHS loses the last of them.
 
-The metrics are those of the task's row (`flanx.evals.task_metrics`); the first leads. The score of several tasks is the
-mean over tasks; those without the split or the style, or whose data are absent, are left out and named.
+The metrics are those of the task's row (`flanx.evals.task_metrics`); the first is the score. The score of several tasks
+is the mean over tasks; those without the split, style or data are left out and named.
 """
 
 import functools
@@ -30,27 +30,27 @@ from flanx.errors import UserError, nearest
 from flanx.evals import suite_table, task_metrics
 from flanx.evals.spec import Family, Groups, Item, Spec
 
-SPLITS = ("test", "validation", "train")  # those that a row may have; a name without a split means the first of two
+SPLITS = ("test", "validation", "train")  # of a row; a name without a split means the first available of the first two
 FORM = re.compile(r"(?P<name>[\w*?]+)(?::(?P<split>\w+))?(?:/(?P<style>\w+))?(?:#template=(?P<template>[\w:]+))?")
-MAX_NEW = 512  # as long as the model's longest target (EVAL_LENGTHS), and no longer than the paper's
+MAX_NEW = 512  # in effect the model's longest target (EVAL_LENGTHS), but no longer than the paper's
 
 
 @functools.lru_cache(maxsize=256)
 def _members(name: str, roots: tuple[pathlib.Path, ...]) -> tuple[TaskSpec, ...]:
-    """The rows that a name without a split means."""
+    """The rows that a name without a split refers to."""
     rows = tables.load_tables()
     return tuple(rows[task] for task in select.find(name, select.of_tables(rows), tables.load_mixtures()))
 
 
 def _rows(spec: Spec) -> dict[str, TaskSpec]:
-    """All tasks that the suite's name means, by name, whether they have its split or not."""
+    """All tasks that the suite's name refers to, by name, whether or not they have its split."""
     hit = FORM.match(spec.name)
     assert hit  # `parse` made the spec
     return {row.name: row for row in _members(hit["name"], tuple(tables.roots()))}
 
 
 def place_of(name: str) -> str:
-    """The location of the first task that a name without a split means; "" where it means none."""
+    """The location of the first task that a name without a split refers to; "" if there is none."""
     try:
         return _members(name, tuple(tables.roots()))[0].location
     except UserError:
@@ -58,7 +58,7 @@ def place_of(name: str) -> str:
 
 
 def parse(name: str) -> Spec | None:
-    """The spec of a name of these forms. Raises UserError for a task, split, style or template that is not there."""
+    """The spec for a name of these forms. Raises UserError for an unknown task, split, style or template."""
     hit = FORM.fullmatch(name)
     if not hit:
         return None
@@ -90,7 +90,7 @@ def parse(name: str) -> Spec | None:
 
 
 def _of_benchmark(task: str) -> str:
-    """A hint at the suites of the benchmark that a task's data are from, as those of GSM8K for cot_gsm8k."""
+    """A hint at the suites of the benchmark that a task's data come from, such as GSM8K for cot_gsm8k."""
     known = [name for name, table in suite_table.load().items() if table.family in task.split("_")]
     return f"; its benchmark has suites: {', '.join(sorted(known)[:3])}" if known else ""
 
@@ -102,7 +102,7 @@ def _variant(spec: Spec, row: TaskSpec) -> tuple[str, str]:
 
 
 def _mismatch(spec: Spec, row: TaskSpec) -> str:
-    """Why a task cannot be in the suite by its row; "" where it can."""
+    """Why a task's row rules it out of the suite; "" if it does not."""
     style, template = _variant(spec, row)
     if spec.split not in row.splits:
         return f"task {row.name} has no split '{spec.split}' (it has {', '.join(row.splits)})"
@@ -114,18 +114,18 @@ def _mismatch(spec: Spec, row: TaskSpec) -> str:
 
 
 def _template(renderer: Renderer, name: str) -> Prompt | None:
-    """The template of a name, as `nli:3`; of a part behind the colon the first block's."""
+    """The template with a name such as `nli:3`; for just the part after the colon, the first block's."""
     known = [*renderer.prompts, *renderer.nones]
     return next((prompt for prompt in known if name in (prompt.name, prompt.name.rpartition(":")[2])), None)
 
 
 def _data_dir(folder: pathlib.Path) -> pathlib.Path | None:
-    """The folder of file sources; None where no DATA_DIR is given."""
+    """The folder of file sources; None if no DATA_DIR is given."""
     return folder if folder != pathlib.Path() else None
 
 
 def why_missing(folder: pathlib.Path, task: str, spec: Spec) -> str:
-    """Why a task is left out of the suite; "" where it is not."""
+    """Why a task is left out of the suite; "" if it is not."""
     row = _rows(spec)[task]
     if reason := _mismatch(spec, row):
         return reason
@@ -136,7 +136,7 @@ def why_missing(folder: pathlib.Path, task: str, spec: Spec) -> str:
 
 
 def tasks(spec: Spec) -> tuple[str, ...]:
-    """All tasks that the name means."""
+    """All tasks that the name refers to."""
     return tuple(_rows(spec))
 
 
@@ -146,7 +146,7 @@ def has(folder: pathlib.Path, task: str, spec: Spec) -> bool:
 
 
 def groups(spec: Spec) -> Groups:
-    """The collections, where there are several."""
+    """The collections, if there are several."""
     found: dict[str, list[str]] = {}
     for row in _rows(spec).values():
         if not _mismatch(spec, row):
@@ -167,8 +167,8 @@ def needs_data(spec: Spec) -> bool:
 
 
 def items(spec: Spec, folder: pathlib.Path, task: str) -> list[Item]:
-    """The items of a task, at most `spec.limit`. Raises UserError for absent data, for options to rank that are not
-    there, and where a metric cannot compare the answers."""
+    """The items of a task, at most `spec.limit`. Raises UserError for missing data, for missing options to rank, and if
+    a metric cannot compare the answers."""
     row = _rows(spec)[task]
     if line := why_missing(folder, task, spec):
         raise UserError(line)
@@ -186,7 +186,7 @@ def items(spec: Spec, folder: pathlib.Path, task: str) -> list[Item]:
     for key, place, record in sources.rows(row, spec.split, data_dir):
         try:
             parts = renderer.parts(key, record, prompt)
-            if parts is None:  # of the train split, and no exemplar fits
+            if parts is None:  # a train-split row for which no exemplar fits
                 continue
             options = renderer.options(key, record, parts.prompt) if spec.scoring.startswith("rank") else ()
         except BadRow as error:
@@ -208,7 +208,7 @@ def items(spec: Spec, folder: pathlib.Path, task: str) -> list[Item]:
 
 
 def _item(row: TaskSpec, key: str, place: str, parts: Parts, options: tuple[str, ...]) -> Item:
-    """An item of the parts of an example, without blanks around its prompt."""
+    """An item made from the parts of an example, its prompt stripped of surrounding whitespace."""
     texts = [parts.head, *parts.shots, parts.query.rstrip()]
     for number, text in enumerate(texts):
         texts[number] = text.lstrip()

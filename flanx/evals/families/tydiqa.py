@@ -1,9 +1,9 @@
-"""TyDiQA GoldP: a passage, a question, a short answer in it; eight languages, English left out as in the paper.
+"""TyDiQA GoldP: a passage, a question, a short answer in the passage; eight languages, without English as in the paper.
 
-Layout (google-research-datasets/tydiqa): tydiqa/tydiqa-goldp-v1.1-{train,dev}.json in SQuAD's form; an id begins with
-its language ("finnish-1234-0"). The prompt follows PaLM: passage, "Q:" question, "A:" answer, one to a line; the one
-exemplar is the first of the language's training questions. GoldP has no Japanese and no Thai: a language without a row
-is an error.
+Layout (google-research-datasets/tydiqa): tydiqa/tydiqa-goldp-v1.1-{train,dev}.json in SQuAD's format; an id begins with
+its language ("finnish-1234-0"). The prompt follows PaLM: passage, "Q:" question, "A:" answer, one per line; the one
+exemplar is the first training question in the language. GoldP has no Japanese or Thai: a language without rows is an
+error.
 """
 
 import functools

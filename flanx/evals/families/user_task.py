@@ -1,8 +1,8 @@
-"""A user's own SeqIO task or mixture on one of its splits, scored with its own postprocessor and metric functions.
+"""A user's own SeqIO task or mixture on one of its splits, scored by its own postprocessor and metric functions.
 
     my_task:validation[:100]         the modules that register it are named by `--import=my_module`
 
-Its tasks need no row in the tables. The first value of the first metric function leads; predictions and, where a
+Such tasks need no row in the tables. The first value of the first metric function is the score; predictions and, if a
 function takes `scores`, the log-probability of the target with its end of sequence are kept with the generations.
 `flanx rescore` calls the functions again, so it needs the modules too: FLANX_IMPORTS=my_module flanx rescore ...
 """
@@ -17,7 +17,7 @@ from flanx.errors import UserError
 from flanx.evals.generations import Generation
 from flanx.evals.spec import Family, Item, Spec
 
-MODULES = "FLANX_IMPORTS"  # what `--import` names, here and in every process that this one starts
+MODULES = "FLANX_IMPORTS"  # the modules named by `--import`, in this process and its children
 FORM = re.compile(r"(?P<name>\w+):(?P<split>\w+)")
 
 
@@ -27,8 +27,8 @@ def modules() -> tuple[str, ...]:
 
 
 def parse(name: str) -> Spec | None:
-    """The spec of TASK:SPLIT where the user's modules, and not the tables, have a task or mixture of that name. Raises
-    UserError for a split that it does not have."""
+    """The spec of TASK:SPLIT if the user's modules, and not the tables, have a task or mixture of that name. Raises
+    UserError for an unknown split."""
     hit = FORM.fullmatch(name)
     if not hit or not modules():
         return None
@@ -48,7 +48,7 @@ def parse(name: str) -> Spec | None:
 
 
 def items(spec: Spec, folder: pathlib.Path, task: str) -> list[Item]:
-    """The items of a task, at most `spec.limit`; their options are the target where a metric function takes scores."""
+    """The items of a task, at most `spec.limit`; their options are the target if a metric function takes `scores`."""
     from flanx.seqio import user_tasks  # noqa: PLC0415  (imports TensorFlow)
 
     texts, scored = user_tasks.texts(task, modules(), spec.split, spec.limit)

@@ -1,6 +1,6 @@
-"""A text classifier of `transformers` as a scorer of toxicity, by a folder or a name of the hub.
+"""A `transformers` text classifier as a toxicity scorer, from a folder or by its name on the hub.
 
-Its own code is that of the installed library: no code of a repository is run, and weights are safetensors.
+Only code of the installed library is run, never a repository's, and weights are safetensors.
 """
 
 import hashlib
@@ -12,17 +12,17 @@ from flanx import hub
 from flanx.errors import UserError, nearest
 from flanx.evals.scorers.scorer import Verdict
 
-TOXIC = ("toxic", "toxicity", "hate", "hateful")  # labels that say what is scored; another one is named
-LONGEST = 512  # tokens of a text that are read at most
+TOXIC = ("toxic", "toxicity", "hate", "hateful")  # labels recognized as toxic; any other must be named
+LONGEST = 512  # the most tokens read of a text
 BATCH = 32
 
 
 class Classifier:
-    """The probability that a classifier gives its toxic label: by a sigmoid where labels exclude nothing, or there is
-    one alone, else by a softmax over labels."""
+    """The probability that a classifier assigns to its toxic label: a sigmoid for multi-label models and
+    models with one label, else a softmax over labels."""
 
     def __init__(self, path: str, label: str = "") -> None:
-        """Reads the model. Raises UserError for a folder without one, or a label that it does not have."""
+        """Loads the model. Raises UserError for a folder without one, or an unknown label."""
         try:
             import torch  # noqa: PLC0415  (the extra `hf`)
             import transformers  # noqa: PLC0415
@@ -38,7 +38,7 @@ class Classifier:
             self.tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **given)
             auto = transformers.AutoModelForSequenceClassification
             self.model, loading = auto.from_pretrained(folder, use_safetensors=True, output_loading_info=True, **given)
-        except Exception as error:  # whatever the library raises of a folder that holds something else
+        except Exception as error:  # anything that the library raises for a folder with other contents
             line = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
             raise UserError(f"scorer {path}: no classifier of transformers can be read ({line})") from error
         if absent := sorted(loading["missing_keys"]):
@@ -76,7 +76,7 @@ class Classifier:
 
 
 def _label(path: str, names: dict[int, str], wanted: str) -> int:
-    """The index of the toxic label. Raises UserError where none, or none of the name that is wanted, is there."""
+    """The index of the toxic label. Raises UserError if there is none, or none with the wanted name."""
     known = {str(name).lower(): index for index, name in names.items()}
     for name in [wanted.lower()] if wanted else TOXIC:
         if name in known:
@@ -87,7 +87,7 @@ def _label(path: str, names: dict[int, str], wanted: str) -> int:
 
 
 def _digest(paths: Sequence[pathlib.Path]) -> str:
-    """12 hexadecimal digits of the files' content."""
+    """A hash of the files' contents, as 12 hex digits."""
     digest = hashlib.sha256()
     for path in paths:
         with open(path, "rb") as file:

@@ -1,10 +1,10 @@
-"""Perspective's API (Jigsaw) as a scorer: attribute TOXICITY of English text.
+"""The Perspective API (Jigsaw) as a scorer: attribute TOXICITY of English text.
 
     PERSPECTIVE_API_KEY    the key, which is sent in a header and never printed
-    PERSPECTIVE_API_URL    another address of the same protocol; default: Google's
+    PERSPECTIVE_API_URL    another endpoint with the same protocol; default: Google's
 
-Requests and errors: developers.perspectiveapi.com ("Methods", "Limits & Errors"). A project has one query a second
-unless its quota says more; a text has 20,480 bytes at most.
+Requests and errors: developers.perspectiveapi.com ("Methods", "Limits & Errors"). A project gets one query per second
+unless its quota says more; a text has at most 20,480 bytes.
 """
 
 import concurrent.futures
@@ -27,16 +27,16 @@ KEY, URL = "PERSPECTIVE_API_KEY", "PERSPECTIVE_API_URL"
 GOOGLE = "https://commentanalyzer.googleapis.com/v1alpha1/comments:analyze"
 ATTRIBUTE = "TOXICITY"
 LONGEST = 20_480  # bytes of a text
-TRIES = 7  # over a minute and more, the period of a quota
-ANSWER_S, FIRST_TRIES = 8, 2  # while the server has never answered: then it is not there, and nobody waits a minute
+TRIES = 7  # spread over more than a minute, the period of a quota
+ANSWER_S, FIRST_TRIES = 8, 2  # until the server first answers: if there is none, nobody should wait a minute
 WAIT_S = 1.0  # before the second try; doubled before each further one
 MOST_WORKERS = 16
-BLOCK = 64  # texts asked for together
+BLOCK = 64  # texts submitted together
 OF_THE_TEXT = ("COMMENT_EMPTY", "COMMENT_TOO_LONG", "LANGUAGE_NOT_SUPPORTED_BY_ATTRIBUTE")  # error types
 
 
 class _Again(Exception):
-    """An answer that another try may mend, with the seconds that the server asks to wait."""
+    """An error that a retry may fix, with the seconds that the server asks to wait."""
 
     def __init__(self, why: str, wait: float = 0.0) -> None:
         super().__init__(why)
@@ -45,7 +45,7 @@ class _Again(Exception):
 
 @dataclasses.dataclass
 class Perspective:
-    """The API with a key, asked `rate` times a second at most."""
+    """The API with a key, queried at most `rate` times per second."""
 
     key: str = dataclasses.field(repr=False)
     rate: float = 1.0
@@ -58,7 +58,7 @@ class Perspective:
 
     @classmethod
     def of(cls, rate: str) -> "Perspective":
-        """From the text after "perspective:". Raises UserError without a key, or for a rate that is none."""
+        """From the text after "perspective:". Raises UserError without a key, or for an invalid rate."""
         key, url = os.environ.get(KEY, "").strip(), os.environ.get(URL, GOOGLE)
         try:
             number = float(rate or 1)
@@ -74,7 +74,7 @@ class Perspective:
         return cls(key, number, url, f"perspective {ATTRIBUTE}" + (f" of {url}" if url != GOOGLE else ""))
 
     def score(self, texts: Sequence[str]) -> Iterator[tuple[int, Verdict]]:
-        """The verdicts in order. Raises UserError where the API refuses the key, or answers no more."""
+        """The verdicts in order. Raises UserError if the API rejects the key or stops answering."""
         executor = concurrent.futures.ThreadPoolExecutor(max(1, min(MOST_WORKERS, round(self.rate))))
         self._over.clear()
         try:
@@ -85,7 +85,7 @@ class Perspective:
             executor.shutdown(cancel_futures=True)
 
     def _ask(self, text: str) -> Verdict:
-        """One text, with further tries."""
+        """Scores one text, with retries."""
         size = len(text.encode("utf-8", "replace"))
         if size > LONGEST:
             return Verdict(None, f"{size:,} bytes, more than the API takes")
@@ -104,7 +104,7 @@ class Perspective:
         raise UserError("scorer perspective: stopped")  # another request ended the scoring
 
     def _pace(self) -> None:
-        """Waits for the next place in the rate."""
+        """Waits for the next slot under the rate limit."""
         with self._lock:
             at = max(self._next, time.monotonic())
             self._next = at + 1 / self.rate
@@ -138,7 +138,7 @@ class Perspective:
 
 
 def _refused(error: urllib.error.HTTPError) -> Verdict:
-    """What an HTTP error means: of this text alone, of the key, or for now."""
+    """What an HTTP error is about: only this text, the key, or a temporary condition."""
     with error:
         raw = error.read(1 << 16)
     try:

@@ -1,4 +1,4 @@
-"""Toxicity that was scored elsewhere: a file with columns `text` and `toxicity`."""
+"""Toxicity scored elsewhere: a file with columns `text` and `toxicity`."""
 
 import hashlib
 import pathlib
@@ -13,10 +13,10 @@ from flanx.files import open_regular
 
 
 class Precomputed:
-    """The scores of a file, by the exact text; an empty or null toxicity says that the text has none."""
+    """The scores in a file, by exact text; an empty or null toxicity means that the text has none."""
 
     def __init__(self, path: pathlib.Path) -> None:
-        """Reads the file. Raises UserError with the line that is wrong."""
+        """Reads the file. Raises UserError with the invalid line."""
         with open_regular(path) as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
         self.name = f"{path.name} {digest[:12]}"
@@ -37,7 +37,7 @@ class Precomputed:
             )
 
     def score(self, texts: Sequence[str]) -> Iterator[tuple[int, Verdict]]:
-        """The verdicts of the texts that the file has."""
+        """The verdicts on the texts that are in the file."""
         for number, text in enumerate(texts):
             if text in self.known:
                 value = self.known[text]
@@ -45,7 +45,7 @@ class Precomputed:
 
 
 def _number(value: Any, location: str) -> float | None:
-    """A toxicity from 0 to 1; None of an empty cell or null."""
+    """A toxicity from 0 to 1; None for an empty cell or null."""
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
     try:

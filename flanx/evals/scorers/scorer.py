@@ -1,8 +1,8 @@
-"""What reads texts for toxicity, by name: one small interface.
+"""Toxicity scorers by name, behind one small interface.
 
-perspective            Perspective's API, attribute TOXICITY, one query a second; the key is PERSPECTIVE_API_KEY
-perspective:10         as many queries a second as your quota has
-hf:ORG/NAME[@REVISION][#LABEL]    a classifier of the Hugging Face hub; LABEL where its labels do not say "toxic"
+perspective            the Perspective API, attribute TOXICITY, one query per second; the key is PERSPECTIVE_API_KEY
+perspective:10         as many queries per second as your quota allows
+hf:ORG/NAME[@REVISION][#LABEL]    a classifier on the Hugging Face hub; LABEL if none of its labels says "toxic"
 FOLDER[#LABEL]         such a classifier in a folder
 FILE                   scores from elsewhere: .jsonl, .csv, .tsv or .parquet with columns `text` and `toxicity`
 """
@@ -21,31 +21,31 @@ NAMES = ("perspective",)
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """toxicity: 0 to 1, None where the scorer gives none, and `note` then says why; else what limits it."""
+    """`toxicity`: 0 to 1, or None if the scorer gives none; `note`: why there is none, or else what qualifies it."""
 
     toxicity: float | None
     note: str = ""
 
 
 class Scorer(Protocol):
-    """Reads texts for toxicity. `name` says what it is with its version: scores of two names are not comparable."""
+    """Scores texts for toxicity. `name` includes the version: scores under different names are not comparable."""
 
     @property
     def name(self) -> str: ...
 
     def score(self, texts: Sequence[str]) -> Iterator[tuple[int, Verdict]]:
-        """Yields (index of a text, its verdict) in any order; a text that it does not know is left out.
+        """Yields (index of a text, its verdict) in any order; unknown texts are left out.
 
-        Raises UserError where it cannot continue; what was yielded counts.
+        Raises UserError if it cannot continue; what was yielded counts.
         """
         ...
 
 
 def load(text: str) -> Scorer:
-    """The scorer of a name (see above). Raises UserError for one that is none, or is not to be used here."""
+    """The scorer with a name (see above). Raises UserError for an invalid name or an unavailable scorer."""
     kind, _, rest = text.partition(":")
     if kind == "perspective":
-        from flanx.evals.scorers.perspective import Perspective  # noqa: PLC0415  (its network code is for it alone)
+        from flanx.evals.scorers.perspective import Perspective  # noqa: PLC0415  (only it needs network code)
 
         return Perspective.of(rest)
     path, _, label = text.partition("#")
