@@ -1,9 +1,9 @@
-"""The original templates of FLAN, out of a user's own clone: `flanx tasks import-flan CLONE --output DIR`.
+"""Imports FLAN's original templates from a user's own clone: `flanx tasks import-flan CLONE --output DIR`.
 
-The clone's Python is parsed with `ast` and its literals are read with `ast.literal_eval`; nothing of it is executed,
-and nothing of it is in this repository. The folder that comes out, named in FLANX_TABLES, lays other templates over our
-rows: zero-shot prompts with and without options, few-shot patterns with their prefixes and separators, NIV2's worked
-examples. Every pattern group is converted; a prompt that cannot be, and a group that no task uses, is named.
+The clone's Python is parsed with `ast` and its literals are read with `ast.literal_eval`; none of it is executed, and
+none of it is in this repository. The output folder, when named in FLANX_TABLES, overrides the templates of our rows:
+zero-shot prompts with and without options, few-shot patterns with their prefixes and separators, NIV2's worked
+examples. Every pattern group is converted; prompts that cannot be, and groups that no task uses, are reported.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from flanx.errors import UserError
 from flanx.files import local_path
 
 TEMPLATES = "flan/v2/templates.py"  # PATTERNS, FEWSHOT_PATTERNS, INLINE_FS_PATTERNS
-BRANCHED = "flan/v2/flan_templates_branched.py"  # PATTERNS of the prompts without options
+BRANCHED = "flan/v2/flan_templates_branched.py"  # PATTERNS for prompts without options
 FEW = {"inputs_prefix": "", "targets_prefix": "", "x_y_delimiter": "\n\n", "example_separator": "\n\n\n",
        "final_suffix": "", "input_pattern": "{{inputs}}{final_suffix}"}  # FewShotPattern's own defaults  # fmt: skip
 _COT = "keep(chain_of_thought=rationale)"
@@ -31,7 +31,7 @@ _DIALOG = "keep(dialog_=dialog)"
 _LANGUAGES = "keep(sent1=english, sent2=foreign, lang2=language) | const(lang1, 'English')"
 _DATA = "keep(target=text, {0}=data)"
 
-_AS_THEY_ARE = (  # groups whose field names are ours
+_AS_THEY_ARE = (  # groups that use our field names
     "rte", "cb", "snli", "wic", "natural_questions", "math_dataset", "gigaword", "multi_news", "xsum", "samsum",
     "true_case", "ag_news_subset", "bool_q", "definite_pronoun_resolution", "glue_mrpc", "paws_wiki", "imdb_reviews",
     "sentiment140", "yelp_polarity_reviews", "story_cloze", "hellaswag", "piqa", "openbookqa", "lambada", "cola",
@@ -40,7 +40,7 @@ _AS_THEY_ARE = (  # groups whose field names are ours
 _COT_SETS = ("gsm8k", "strategyqa", "creak", "qasc", "esnli", "ecqa", "sensemaking")
 _WMT16 = ("deen", "tren", "csen", "fien", "roen", "ruen")
 
-# group of the clone -> (our tasks, what gives its field names; they are added to the fields of our row)
+# group of the clone -> (our tasks, operations that make its field names; they are appended to our row's `fields`)
 GROUPS: dict[str, tuple[str, str]] = {
     **{name: (f"muffin_{name}", "") for name in _AS_THEY_ARE},
     "anli": ("muffin_anli_r1 muffin_anli_r2 muffin_anli_r3", "keep(context=premise)"),
@@ -88,12 +88,12 @@ GROUPS: dict[str, tuple[str, str]] = {
     "program_synthesis_dmcc_python": ("muffin_dmcc_python", "keep(question=problem, answer=solution)"),
     **{f"program_synthesis_dr_repair_{name}": (f"muffin_dr_repair_{name}", "keep(question=broken, answer=fixed)")
        for name in ("no_errors", "plain_code", "line_numbers", "error_comments")},
-    "t0_question_answer": ("t0_sf", ""),  # a whole collection; its rows with separate options take the group below
+    "t0_question_answer": ("t0_sf", ""),  # a whole collection; its rows with separate options use the group below
     "t0_multiple_choice_separated_options": ("t0_sf:choose", ""),
     "natinst_v2": ("niv2", "keep(Definition=definition, output=answer) | "
                            "maybe(ex_input=worked_input, ex_output=worked_output, ex_explanation=worked_why)"),
 }  # fmt: skip
-# the group whose prompts turn a task around -> the groups that it belongs to
+# group of inverted prompts -> the groups it inverts
 INVERSIONS = {
     "cot_stream_general_input_inversion": ("cot_", "stream_"),
     "predict_next_turn_dialog_input_inversion": ("wiki_dialog", "qrecc", "task_master"),
@@ -101,7 +101,7 @@ INVERSIONS = {
     "program_synthesis_dr_repair_input_inversion": ("program_synthesis_dr_repair",),
 }
 
-Prompts = list[Any]  # as a block of the tables holds them
+Prompts = list[Any]  # as in a block of the tables
 Groups = dict[str, Prompts]
 
 
@@ -109,7 +109,7 @@ Groups = dict[str, Prompts]
 
 
 def _assignments(path: pathlib.Path) -> Iterator[tuple[str, str | None, ast.expr]]:
-    """(name, key or None, value) of `NAME = ...` and `NAME["key"] = ...` at the top of a module."""
+    """(name, key or None, value) of each top-level `NAME = ...` and `NAME["key"] = ...` in a module."""
     try:
         tree = ast.parse(path.read_bytes())
     except (OSError, SyntaxError, ValueError, RecursionError) as e:
@@ -126,7 +126,7 @@ def _assignments(path: pathlib.Path) -> Iterator[tuple[str, str | None, ast.expr
 
 
 def _literal(node: ast.expr) -> str:
-    """A name in the code: a literal's value, of anything else its text."""
+    """The value of a literal, or the source text of anything else."""
     return str(node.value) if isinstance(node, ast.Constant) else ast.unparse(node)
 
 
@@ -142,7 +142,7 @@ def _pair(node: ast.expr) -> list[str]:
 
 
 def _pattern(node: ast.expr) -> dict[str, Any]:
-    """A FewShotPattern(...) call as a prompt with a head and a few-shot style of its own."""
+    """A FewShotPattern(...) call as a prompt with its own head and few-shot style."""
     if not isinstance(node, ast.Call) or node.args:
         raise ValueError("not a FewShotPattern with named arguments")
     given = {**FEW, **{k.arg: ast.literal_eval(k.value) for k in node.keywords if k.arg}}
@@ -158,7 +158,7 @@ def _pattern(node: ast.expr) -> dict[str, Any]:
 
 
 def read(path: pathlib.Path) -> tuple[dict[str, Groups], list[str]]:
-    """{"PATTERNS" and the like: {group: prompts}} of a module, and what could not be read, each with its reason."""
+    """{"PATTERNS" etc.: {group: prompts}} of a module, and what could not be read, with reasons."""
     found: dict[str, Groups] = {"PATTERNS": {}, "FEWSHOT_PATTERNS": {}, "INLINE_FS_PATTERNS": {}}
     failed: list[str] = []
     for name, key, value in _assignments(path):
@@ -189,7 +189,7 @@ def read(path: pathlib.Path) -> tuple[dict[str, Groups], list[str]]:
 
 
 def _blocks(kinds: dict[str, Groups], failed: list[str]) -> dict[str, dict[str, Any]]:
-    """Template blocks by name; a prompt that none of ours can be is left out and named in `failed`."""
+    """Template blocks by name; a prompt that has no equivalent is left out and added to `failed`."""
     blocks = {}
     for ending, groups in kinds.items():
         for group, prompts in groups.items():
@@ -216,7 +216,7 @@ def _tasks(names: str, loaded: tables.Tables) -> list[spec.TaskSpec]:
 
 
 def _row(group: str, task: spec.TaskSpec, more: str, blocks: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The keys that override the row of a task, and the blocks that it cannot use because a field is missing."""
+    """The keys that override a task's row, and the blocks it cannot use because a field is missing."""
     fields = " | ".join(filter(None, [task.fields or f"keep({', '.join(task.columns)})", more]))
     names = parse(fields).outputs | {"options"}
     row: dict[str, Any] = {"fields": fields} if more else {}
@@ -278,7 +278,7 @@ def import_flan(args: argparse.Namespace) -> int:
 
 
 def _write_rows(folder: pathlib.Path, collection: str, table: dict[str, dict[str, Any]], note: str) -> None:
-    """Rows as TOML, or as CSV where there are many."""
+    """Writes rows as TOML, or as CSV if there are many."""
     if len(table) <= 100:
         user_file.write_made(
             folder / f"{collection}.toml", note + "\n".join(user_file.section(n, row) for n, row in table.items())

@@ -1,9 +1,8 @@
 """Pre-rendered exports of the Flan Collection as tasks: `flanx tasks import-export PATH --output DIR`.
 
-An export holds one example a row: `inputs`, `targets`, `task_name`, `task_source`, `template_type` (also with a leading
-underscore), as JSONL, gzip or Parquet. Its rows are parted by task and template type into files of their own, so that
-each becomes a task that is read, capped and weighted by itself. The texts stay as they are, apart from blanks at the
-ends.
+An export has one example per row: `inputs`, `targets`, `task_name`, `task_source`, `template_type` (also with a leading
+underscore), as JSONL, gzip or Parquet. Its rows are split by task and template type into separate files, each of which
+becomes a task that can be read, capped and weighted on its own. Texts are unchanged except for stripped whitespace.
 """
 
 import argparse
@@ -24,9 +23,9 @@ from flanx.errors import UserError
 from flanx.files import local_path
 
 KEYS = ("inputs", "targets", "task_name", "task_source", "template_type")
-OPEN_FILES = 200  # at most so many tasks' files at once
+OPEN_FILES = 200  # maximum number of task files open at once
 MAX_BAD_ROWS = 100
-MADE = ".made"  # in a folder of ours: the names of the files that an import wrote
+MADE = ".made"  # lists the files that an import wrote, in its folder
 
 
 def _files(path: pathlib.Path) -> list[pathlib.Path]:
@@ -39,7 +38,7 @@ def _files(path: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _row(record: Record | BadRow) -> dict[str, str] | None:
-    """The five texts of a row under their plain names; None where inputs, targets or the task's name are not texts."""
+    """The five texts of a row under their plain names; None if inputs, targets or the task's name are not strings."""
     if isinstance(record, BadRow):
         return None
     found = {key: record.get(key, record.get(f"_{key}")) for key in KEYS}
@@ -51,14 +50,14 @@ def _row(record: Record | BadRow) -> dict[str, str] | None:
 
 
 def _name(row: dict[str, str], taken: dict[tuple[str, str], str]) -> str:
-    """A task's name: that of the export and its template type, numbered where cleaning makes two equal."""
+    """A task's name: the export's name and its template type, numbered if cleaning makes two names equal."""
     stem = user_file.clean(f"{row['task_name']}_{row['template_type']}")
     used = set(taken.values())
     return next(n for n in itertools.chain([stem], (f"{stem}_{i}" for i in itertools.count(2))) if n not in used)
 
 
 class _Parts:
-    """Appends rows to one file a task; a bounded number of them is open."""
+    """Appends rows to one file per task, with a bounded number of open files."""
 
     def __init__(self, folder: pathlib.Path) -> None:
         self.folder = folder
@@ -108,7 +107,7 @@ def _part(path: pathlib.Path, folder: pathlib.Path) -> tuple[dict[str, dict[str,
 
 
 def _check_own(folder: pathlib.Path) -> None:
-    """Raises UserError where the folder holds what an earlier import did not write: it will be replaced."""
+    """Raises UserError if the folder, which will be replaced, has files that no earlier import wrote."""
     if not folder.exists():
         return
     mark = folder / MADE
@@ -125,7 +124,7 @@ def _umask() -> int:
 
 
 def import_export(args: argparse.Namespace) -> int:
-    """Divides the export into tasks, writes their table, prints what was made."""
+    """Splits the export into tasks, writes their table, and prints what was created."""
     path, output = local_path(args.path), local_path(args.output).absolute()
     if not path.exists():
         raise UserError(f"no file or folder {path}")
@@ -138,7 +137,7 @@ def import_export(args: argparse.Namespace) -> int:
     empty = [one for one in (folder.parent, output) if not one.exists()]
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = pathlib.Path(tempfile.mkdtemp(prefix=f".{collection}.", dir=folder.parent))
-    try:  # the files of a refused export leave nothing behind
+    try:  # a rejected export leaves no files behind
         rows, seen, bad = _part(path, draft)
         (draft / MADE).write_text("".join(f"{name}.jsonl\n" for name in sorted(rows)), encoding="utf-8")
         draft.chmod(0o777 & ~_umask())
@@ -147,7 +146,7 @@ def import_export(args: argparse.Namespace) -> int:
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         for one in empty:
-            with contextlib.suppress(OSError):  # something of the user's is in it
+            with contextlib.suppress(OSError):  # it contains files of the user's
                 one.rmdir()
         raise
     block = user_file.section(collection, {"none": ["{inputs}", "{targets}"], "prompts": [["{inputs}", "{targets}"]]})
