@@ -1,5 +1,5 @@
-"""SeqIO and TensorFlow for the modules of this package. Where they are not installed, importing one of these modules
-raises the UserError below: flanx imports them when a user's task or a SeqIO program needs them, and never before."""
+"""SeqIO and TensorFlow for the modules of this package. If they are not installed, importing one of those modules
+raises the UserError below: flanx imports them only when a user's task or a SeqIO program needs them."""
 
 from flanx.errors import UserError
 

@@ -1,4 +1,4 @@
-"""A whole mixture over a token store as one SeqIO task, so that T5X and any SeqIO program starts in seconds.
+"""A whole mixture over a token store as one SeqIO task, so that T5X and other SeqIO programs start in seconds.
 
     import seqio
     from flanx.seqio.store_task import store_mixture
@@ -6,8 +6,8 @@
     store_mixture("flan", "out/store", "proportion_b")            # registers the task `flan`
     dataset = seqio.get_dataset("flan", {"inputs": 512, "targets": 128}, "train", feature_converter=...)
 
-The task gives examples, tokenized, in the order of `flanx.data.pipeline.sampling`: the same shares as in flanx's own
-training, and none repeated inside an epoch. Packing is the SeqIO converter's.
+The task yields tokenized examples in the order of `flanx.data.pipeline.sampling`: with the same shares as in flanx's
+own training, and no repeats within an epoch. Packing is left to the SeqIO feature converter.
 """
 
 import os
@@ -30,7 +30,7 @@ BATCH = 512  # examples handed to TensorFlow at a time
 
 
 class Source(seqio.DataSource):
-    """The draws of a mixture, for ever; a shard takes every n-th of them."""
+    """The endless draws of a mixture; a shard takes every n-th one."""
 
     def __init__(self, store_dir: str, mixture: Mixture, seed: int) -> None:
         super().__init__(splits=("train",))
@@ -44,7 +44,7 @@ class Source(seqio.DataSource):
         return [self.store_dir]
 
     def num_input_examples(self, split: str) -> int:
-        """Examples that the mixture draws from, each counted once."""
+        """Number of distinct examples that the mixture draws from."""
         resolved = self.mixture.resolve(open_store(self.store_dir))
         return sum(part.examples for source in resolved.sources for part in source.parts)
 
@@ -52,7 +52,7 @@ class Source(seqio.DataSource):
         self, split: str = "train", shuffle: bool = True, seed: int | None = None,
         shard_info: seqio.ShardInfo | None = None, **unused: Any,
     ) -> tf.data.Dataset:  # fmt: skip
-        """Endless tokens; their order is the mixture's own (`seed` of this source), whatever `shuffle` says."""
+        """Endless tokenized examples, in the mixture's own order (`seed` of this source), ignoring `shuffle`."""
         shard = shard_info or seqio.ShardInfo(0, 1)
         ragged = {name: tf.RaggedTensorSpec([None, None], tf.int32) for name in ("inputs", "targets")}
 
@@ -86,7 +86,7 @@ def _ragged(rows: list[np.ndarray]) -> tf.RaggedTensor:
 
 
 def store_mixture(name: str, store_dir: str | os.PathLike[str], mixture: Mixture | Names, seed: int = 0) -> seqio.Task:
-    """Registers a mixture over a store as the SeqIO task `name`, and returns it. `mixture`: a Mixture or its name."""
+    """Registers a mixture over a store as the SeqIO task `name`, and returns it. `mixture`: a Mixture or a name."""
     store = open_store(store_dir)
     asked = mixture if isinstance(mixture, Mixture) else Mixture(mixture)
     if not asked.resolve(store).sources:
@@ -103,8 +103,8 @@ def store_mixture(name: str, store_dir: str | os.PathLike[str], mixture: Mixture
 
 
 def registered(store_dir: str | os.PathLike[str], mixture: Mixture | Names, seed: int = 0) -> str:
-    """The name of `store_mixture`'s task, registered once: what gin/t5x binds to MIXTURE_OR_TASK_NAME, which is
-    evaluated wherever it is used."""
+    """The name of `store_mixture`'s task, registered once: gin/t5x binds this to MIXTURE_OR_TASK_NAME, which is
+    evaluated at every use."""
     asked = mixture if isinstance(mixture, Mixture) else Mixture(mixture)
     name = f"store_{asked.title}_{sampling.key(seed, os.path.abspath(store_dir), repr(asked)):016x}"
     if name not in seqio.TaskRegistry.names():

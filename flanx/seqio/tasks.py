@@ -1,7 +1,7 @@
 """Tasks of the tables as SeqIO tasks: `make_task` for one, `register_all` for all of them under their names.
 
-Registering reads tables only. Rows are rendered in Python and handed to TensorFlow in batches; tokens come from SeqIO's
-own vocabulary, with EOS at the end of both features.
+Registration only reads the tables. Rows are rendered in Python and passed to TensorFlow in batches; SeqIO's own
+vocabulary tokenizes them, with EOS at the end of both features.
 """
 
 import functools
@@ -27,11 +27,11 @@ from flanx.seqio.vocabularies import to_seqio
 
 T5_VOCABULARY = "gs://t5-data/vocabs/cc_all.32000.100extra/sentencepiece.model"
 _log = logging.getLogger("flanx")
-BATCH = 256  # rendered rows handed to TensorFlow at a time: one Python call each, not one a row
+BATCH = 256  # rendered rows passed to TensorFlow at a time: one Python call per batch, not per row
 
 
 class Source(seqio.DataSource):
-    """The rendered rows of one task in one style, in the source's order; any number of shards."""
+    """The rendered rows of one task in one style, in source order; supports any number of shards."""
 
     def __init__(
         self, spec: TaskSpec, style: str, vocabulary: Any, rendering: int, data_dir: Any, max_bad_rows: int,
@@ -54,11 +54,11 @@ class Source(seqio.DataSource):
         return missing(self.spec, self.data_dir, split)
 
     def count(self, text: str) -> int:
-        """Tokens of a text, for the pruning of few-shot prompts."""
+        """Number of tokens of a text, for pruning few-shot prompts."""
         return len(self.vocabulary.encode(text))
 
     def batches(self, split: str, shard: seqio.ShardInfo) -> Iterator[dict[str, list]]:
-        """Rendered examples of one shard, column by column."""
+        """Rendered examples of one shard, as columns."""
         rows = render_rows(
             self.spec, self.style, split, self.data_dir, self.rendering, self.count, self.max_bad_rows,
             shard=(shard.index, shard.num_shards),
@@ -67,14 +67,14 @@ class Source(seqio.DataSource):
         while batch := list(itertools.islice(rows, BATCH)):
             empty = False
             yield {name: [getattr(row, key) for row in batch] for name, key, _ in _COLUMNS}
-        if empty:  # SeqIO would end a whole mixture at the first draw from it, without a word
+        if empty:  # SeqIO would silently end a whole mixture at the first draw from it
             raise UserError(
                 f"task {self.spec.name}: no example of style {self.style} in shard {shard.index + 1} of "
                 f"{shard.num_shards} of '{split}'; leave it out of the mixture, or use fewer shards"
             )
 
     def is_empty(self, split: str) -> bool:
-        """Whether the split has no example of this style."""
+        """Whether the split has no examples in this style."""
         rows = render_rows(self.spec, self.style, split, self.data_dir, self.rendering, self.count, self.max_bad_rows)
         return next(rows, None) is None
 
@@ -82,7 +82,7 @@ class Source(seqio.DataSource):
         self, split: str = "train", shuffle: bool = True, seed: int | None = None,
         shard_info: seqio.ShardInfo | None = None, **unused: Any,
     ) -> tf.data.Dataset:  # fmt: skip
-        """The examples as texts; the order is fixed here, and the task's shuffle buffer mixes it."""
+        """The examples as texts, in fixed order; the task's shuffle buffer shuffles them."""
         if split not in self.splits:
             raise UserError(f"task {self.spec.name} has no split '{split}' (it has {', '.join(self.splits)})")
         if not self.spec.source.startswith("tfds:") and (line := self.missing(split)):
@@ -93,7 +93,7 @@ class Source(seqio.DataSource):
         return data.unbatch()
 
 
-_COLUMNS = (  # name in the data set, attribute of Rendered, type
+_COLUMNS = (  # dataset key, attribute of Rendered, type
     ("inputs", "inputs", tf.string),
     ("targets", "targets", tf.string),
     *((f.name, f.name, tf.int32 if f.type is int else tf.string) for f in fields(Rendered)[2:]),
@@ -116,13 +116,13 @@ def _tokenize(data: tf.data.Dataset, output_features: dict[str, Any]) -> tf.data
 
 @seqio.map_over_dataset
 def trim(example: Mapping[str, Any], sequence_length: Mapping[str, int | None] | None) -> Mapping[str, Any]:
-    """Cuts each side to its length, its last token being the end of sequence, as flanx's own reader does. (SeqIO's own
-    cut, which then finds nothing left to do, would take the end of sequence away.)"""
+    """Trims each side to its length, keeping EOS as the last token, as flanx's own reader does. (SeqIO's own trimming,
+    which is then a no-op, would drop EOS.)"""
     trimmed = dict(example)
     for name in ("inputs", "targets"):
         if length := (sequence_length or {}).get(name):
             tokens = example[name]
-            end = tf.cast(tf.size(tokens) > length, tf.int32)  # one where something is cut
+            end = tf.cast(tf.size(tokens) > length, tf.int32)  # 1 if anything is trimmed
             trimmed[name] = tf.concat([tokens[: length - end], tf.fill([end], tf.cast(EOS_ID, tokens.dtype))], 0)
     return trimmed
 
@@ -131,13 +131,13 @@ def make_task(
     spec: TaskSpec, style: str, vocabulary: Any = None, rendering: int = 0,
     data_dir: str | os.PathLike | None = None, max_bad_rows: int = MAX_BAD_ROWS,
 ) -> seqio.Task:  # fmt: skip
-    """One (task, prompt style) as a SeqIO task that is in no registry; `zsopt_inverted` is a style too.
+    """One (task, prompt style) as an unregistered SeqIO task; `zsopt_inverted` is a style too.
 
-    `vocabulary` is one of flanx's or of SeqIO's; None: FLANX_VOCABULARY, else T5's.
-    `rendering` draws other templates and exemplars.
-    Its examples hold int32 `inputs` and `targets` that end in EOS,
-    `inputs_pretokenized`, `targets_pretokenized`, and task, dataset, template, style, shots, row. An absent file is a
-    UserError when the data is asked for, never here.
+    `vocabulary` is a flanx or a SeqIO vocabulary; None: FLANX_VOCABULARY, else T5's.
+    Each value of `rendering` draws different templates and exemplars.
+    Its examples have int32 `inputs` and `targets` that end with EOS,
+    `inputs_pretokenized`, `targets_pretokenized`, and task, dataset, template, style, shots, row. A missing file raises
+    a UserError when the data is requested, never here.
     """
     if style not in spec.versions:
         raise UserError(f"task {spec.name} has no style '{style}' (it has {', '.join(spec.versions)})")
@@ -153,7 +153,7 @@ def make_task(
 
 
 def _as_text(text: Any, **unused: Any) -> str:
-    """Decoded predictions as they are; a target as the text it was made of (a vocabulary may have lost some of it)."""
+    """Decoded predictions unchanged; a target as its original text (tokenization may have lost some of it)."""
     example = unused.get("example")
     if unused.get("is_target") and example is not None and "targets_pretokenized" in example:
         text = example["targets_pretokenized"]
@@ -167,27 +167,27 @@ def _features(vocabulary: Any) -> dict[str, Any]:
 
 @functools.cache
 def default_vocabulary() -> Any:
-    """FLANX_VOCABULARY ("byte", as in a store, or a SentencePiece model), else the public T5 one; opened when used."""
+    """FLANX_VOCABULARY ("byte", as in a store, or a SentencePiece model), else the public T5 one; opened lazily."""
     named = os.environ.get("FLANX_VOCABULARY", T5_VOCABULARY)
     is_ours = named == "byte" or vocabularies.LINE_BREAK in named
     return to_seqio(vocabularies.load(named)) if is_ours else seqio.SentencePieceVocabulary(named)
 
 
-LIVE_PAIRS = 400  # (task, style) pairs above which tf.data takes minutes and gigabytes before the first example
+LIVE_PAIRS = 400  # above this many (task, style) pairs tf.data needs minutes and gigabytes before the first example
 
 
 class Mixture(seqio.Mixture):
-    """A mixture that leaves out the tasks whose files are absent and the styles that have no example, with a warning
-    for each; what is left keeps the shares that are asked for.
+    """A mixture that leaves out tasks with missing files and styles without examples, with a warning for each; the rest
+    keeps the requested shares.
 
-    `reshare(missing, empty)` gives the rates of the pairs (task, style) where tasks are missing ({task: reason}) and
-    pairs are empty; without it each pair keeps its own rate.
+    `reshare(missing, empty)` returns the rates of the (task, style) pairs given the missing tasks ({task: reason}) and
+    the empty pairs; without it each pair keeps its own rate.
     """
 
     reshare: Callable[[dict[str, str], set[tuple[str, str]]], dict[tuple[str, str], float]] | None = None
 
     def get_dataset(self, sequence_length: Any, split: str = "train", *args: Any, **kwargs: Any) -> tf.data.Dataset:
-        """As SeqIO's; raises UserError where no task has its data."""
+        """As in SeqIO; raises UserError if no task has its data."""
         if len(self.tasks) > LIVE_PAIRS:
             _log.warning(
                 "mixture %s reads %d (task, style) pairs live, which takes tf.data minutes and gigabytes; build a "
@@ -223,7 +223,7 @@ class Mixture(seqio.Mixture):
         for name, source in sources.items():
             pair = (source.spec.name, source.style)
             if split not in source.splits and source.style.endswith(INVERTED):
-                absent[name] = ""  # only what is trained on is inverted
+                absent[name] = ""  # only training data is inverted
                 empty.add(pair)
             elif split not in source.splits:
                 absent[name] = missing[source.spec.name] = f"task {source.spec.name}: no split '{split}'"
@@ -238,7 +238,7 @@ class Mixture(seqio.Mixture):
 def shares(name: str, tasks: select.Tasks) -> dict[tuple[str, str], float]:
     """What a mixture of mixtures.toml, a collection or a group draws: (task, style) -> share of all draws.
 
-    A collection that is held out as a whole is an evaluation of its own, and the only one that draws held-out tasks."""
+    A collection that is entirely held out is for evaluation, and the only kind that draws held-out tasks."""
     held_out = [task["held_out"] for task in tasks.values() if name in (task["collection"], task["group"])]
     asked = select.MixtureSpec(name, allow_missing=True)
     selection = select.resolve(asked, tasks, load_mixtures(), evaluation=bool(held_out) and all(held_out))
@@ -249,11 +249,11 @@ def shares(name: str, tasks: select.Tasks) -> dict[tuple[str, str], float]:
 
 def register_all() -> None:
     """Adds every task of the tables: `{task}_{style}` to SeqIO's tasks, `{task}` (its styles, evenly, with the inverted
-    version at the usual rate) to its mixtures; and the mixtures of mixtures.toml, the collections and their groups.
-    What is registered already stays; a second call adds nothing.
+    version at the default rate) to its mixtures; and the mixtures of mixtures.toml, the collections and their groups.
+    Existing registrations are kept; a second call adds nothing.
     """
     collecting = gc.isenabled()
-    gc.disable()  # with TensorFlow in memory every full collection costs more than all of this
+    gc.disable()  # with TensorFlow loaded, a full collection costs more than all of this
     try:
         _register(load())
     finally:
@@ -289,7 +289,7 @@ def _register(tables: Tables) -> None:
 def _reshared(
     name: str, tasks: select.Tasks, missing: dict[str, str], empty: set[tuple[str, str]]
 ) -> dict[tuple[str, str], float]:
-    """The rates of a mixture of the tables over what is there."""
+    """The rates of a mixture of the tables over the available data."""
     there = {}
     for task, facts in tasks.items():
         styles = {style: 0 if (task, style) in empty else count for style, count in facts["styles"].items()}

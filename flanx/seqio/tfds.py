@@ -1,6 +1,6 @@
 """TensorFlow Datasets as records of plain Python values; the one module that imports tensorflow_datasets.
 
-`python -m flanx.seqio.tfds NAME [SPLIT]` does so in a process of its own, for those that do not import TensorFlow.
+`python -m flanx.seqio.tfds NAME [SPLIT]` does so in a separate process, for callers that do not import TensorFlow.
 """
 
 import json
@@ -12,9 +12,9 @@ from flanx.errors import UserError
 
 
 def _package(name: str) -> Any:
-    """TensorFlow Datasets, imported when a source needs it. Raises UserError where it is not installed."""
+    """TensorFlow Datasets, imported when a source needs it. Raises UserError if it is not installed."""
     try:
-        import tensorflow_datasets  # noqa: PLC0415  (seconds to import, and TensorFlow with it: 1.9 GB)
+        import tensorflow_datasets  # noqa: PLC0415  (takes seconds to import, and with TensorFlow 1.9 GB)
     except ImportError as error:
         raise UserError(
             f"tfds:{name} needs TensorFlow Datasets ({error}): pip install tensorflow-datasets tensorflow"
@@ -23,17 +23,17 @@ def _package(name: str) -> Any:
 
 
 def records(name: str, split: str) -> Iterator[dict[str, Any]]:
-    """The records of a prepared data set in its order. Raises UserError where the package is not installed; for a data
-    set that is not there TFDS raises errors of many kinds."""
+    """The records of a prepared data set in order. Raises UserError if the package is not installed; for a missing data
+    set TFDS raises various errors."""
     tfds = _package(name)
     data = tfds.load(name, split=split, shuffle_files=False, download=False)
     return map(plain, tfds.as_numpy(data))
 
 
 def plain(value: Any) -> Any:
-    """A TFDS value (numpy, bytes, nested) as texts, numbers, lists and dictionaries.
+    """A TFDS value (numpy, bytes, nested) as strings, numbers, lists and dictionaries.
 
-    Bytes that are not UTF-8 stay bytes, which no prompt takes; floats of 16 and 32 bits become their shortest decimals.
+    Bytes that are not UTF-8 stay bytes, which prompts reject; 16- and 32-bit floats become their shortest decimals.
     """
     if isinstance(value, bytes):
         try:
@@ -59,11 +59,11 @@ def prepare(name: str) -> None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """`NAME` prepares a data set; `NAME SPLIT` prints the records of a split as JSON, one a line."""
+    """`NAME` prepares a data set; `NAME SPLIT` prints the records of a split as JSON, one per line."""
     if len(arguments) == 1:
         return prepare(*arguments)
     for record in records(*arguments):
-        print(json.dumps(record, default=lambda value: None))  # ASCII: no line break but the one between records
+        print(json.dumps(record, default=lambda value: None))  # ASCII: the only line breaks are between records
 
 
 if __name__ == "__main__":

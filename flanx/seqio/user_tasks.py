@@ -1,6 +1,6 @@
 """A user's own SeqIO tasks as sources of a store: found by name, read as tokens, hashed.
 
-Their modules are imported (`imports = ["my_tasks"]`) and register tasks with `seqio.TaskRegistry`.
+The user's modules (`imports = ["my_tasks"]`) are imported and register tasks with `seqio.TaskRegistry`.
 """
 
 import fnmatch
@@ -21,12 +21,12 @@ from flanx.errors import UserError
 from flanx.seqio.packages import seqio, tf
 from flanx.seqio.vocabularies import to_seqio
 
-BATCH = 256  # examples that leave TensorFlow at a time
+BATCH = 256  # examples fetched from TensorFlow at a time
 SIDES = ("inputs", "targets")
 
 
 def matching(pattern: str, imports: Sequence[str]) -> list[str]:
-    """The names of registered tasks that match a pattern, or that a mixture of that name has, sorted."""
+    """Sorted names of registered tasks that match a pattern or belong to a mixture of that name."""
     _register(imports)
     if pattern in seqio.MixtureRegistry.names():
         return sorted(rates(pattern, imports))
@@ -34,8 +34,8 @@ def matching(pattern: str, imports: Sequence[str]) -> list[str]:
 
 
 def rates(name: str, imports: Sequence[str]) -> dict[str, float]:
-    """{task: its rate, in parts of 1} of the registered mixture of that name, mixtures of mixtures by their tasks; {}
-    where there is none."""
+    """{task: its rate, as a fraction of 1} of the registered mixture of that name, nested mixtures flattened; {} if there
+    is none."""
     _register(imports)
     if name not in seqio.MixtureRegistry.names():
         return {}
@@ -63,7 +63,7 @@ def _register(imports: Sequence[str]) -> None:
 def examples(
     name: str, imports: Sequence[str], vocabulary: Vocabulary, shard: int, shards: int, split: str = "train"
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(inputs i32[n], targets i32[m]) of a split, in the task's order, neither shuffled nor trimmed."""
+    """(inputs i32[n], targets i32[m]) of a split, in task order, neither shuffled nor trimmed."""
     task = find(name, imports)
     for side in SIDES:
         feature = task.output_features.get(side)
@@ -85,7 +85,7 @@ def examples(
 
 
 def parts(name: str, imports: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """{task: its splits} of a registered task, or of those of a registered mixture; {} for any other name."""
+    """{task: its splits} for a registered task or the tasks of a registered mixture; {} for any other name."""
     _register(imports)
     if name not in {*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()}:
         return {}
@@ -101,7 +101,7 @@ def _evaluated(name: str, imports: Sequence[str], split: str, limit: int) -> tup
 
 
 def _text(task: seqio.Task, example: Mapping[str, Any], side: str) -> str:
-    """A side of an example as text: as it was before it was tokenized, where the task keeps that."""
+    """A side of an example as text: the pretokenized text if the task keeps it."""
     text = example.get(f"{side}_pretokenized")
     if text is None:
         text = task.output_features[side].vocabulary.decode([int(token) for token in example[side]])
@@ -110,7 +110,7 @@ def _text(task: seqio.Task, example: Mapping[str, Any], side: str) -> str:
 
 def texts(name: str, imports: Sequence[str], split: str, limit: int) -> tuple[list[tuple[str, str]], bool]:
     """((input, target) of each example, whether a metric function takes scores). Raises UserError for a task without
-    metric functions, or with one that takes anything but predictions or scores."""
+    metric functions, or with one that takes anything other than predictions or scores."""
     task, examples = _evaluated(name, tuple(imports), split, limit)
     known = len(task.predict_metric_fns) + len(task.score_metric_fns)
     if not known or known != len(task.metric_objs):
@@ -124,9 +124,9 @@ def texts(name: str, imports: Sequence[str], split: str, limit: int) -> tuple[li
 def compute_metrics(
     name: str, imports: Sequence[str], split: str, limit: int, predictions: Sequence[str], scores: Sequence[Any] | None
 ) -> dict[str, float]:
-    """The values of the task's metric functions, as `seqio.Evaluator` computes them of the same predictions and scores.
+    """The values of the task's metric functions, as `seqio.Evaluator` computes them for these predictions and scores.
 
-    Raises UserError where the split has other than as many examples."""
+    Raises UserError if the number of examples in the split differs."""
     task, examples = _evaluated(name, tuple(imports), split, limit)
     if len(examples) != len(predictions):
         raise UserError(f"SeqIO task {name}: {len(predictions)} predictions of {len(examples)} examples of '{split}'")
@@ -152,9 +152,9 @@ def _rows(tensor: Any) -> list[np.ndarray]:
 
 
 def hash_task(task: seqio.Task, fingerprint: str) -> str:
-    """SHA-256 of a task as far as it can be inspected: name, source files, the byte code of its preprocessors.
+    """SHA-256 of a task as far as it can be inspected: name, source files, bytecode of its preprocessors.
 
-    `fingerprint`: of the vocabulary.
+    `fingerprint`: the vocabulary's fingerprint.
     """
     files = []
     for split in task.source.splits or ():
@@ -167,7 +167,7 @@ def hash_task(task: seqio.Task, fingerprint: str) -> str:
 
 
 def _code(step: Any) -> str:
-    """A stable text for a preprocessor: its name, its bound arguments and its byte code."""
+    """A stable text for a preprocessor: its name, bound arguments and bytecode."""
     function = getattr(step, "func", step)
     function = getattr(function, "__wrapped__", function)
     code = getattr(function, "__code__", None)

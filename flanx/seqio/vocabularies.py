@@ -1,4 +1,4 @@
-"""flanx's vocabularies as SeqIO's: the same ids for every text."""
+"""flanx's vocabularies as SeqIO vocabularies: the same ids for every text."""
 
 import re
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from flanx.seqio.packages import seqio, tf
 
 
 class _LineBreaks(seqio.SentencePieceVocabulary):
-    """A SentencePiece model whose line breaks are kept by a mark, see `flanx.data.vocabulary`."""
+    """A SentencePiece model that preserves line breaks with a mark; see `flanx.data.vocabulary`."""
 
     def __init__(self, path: str, extra_ids: int, mark: str) -> None:
         super().__init__(path, extra_ids=extra_ids)
@@ -30,7 +30,7 @@ class _LineBreaks(seqio.SentencePieceVocabulary):
 
 
 def to_seqio(vocabulary: Vocabulary) -> seqio.Vocabulary:
-    """The equal SeqIO vocabulary."""
+    """The equivalent SeqIO vocabulary."""
     if not isinstance(vocabulary, SentencePiece):
         return seqio.ByteVocabulary(extra_ids=vocabulary.extra_ids)
     path = vocabulary.file
