@@ -1,7 +1,7 @@
-"""Every task of the tables, under its name in SeqIO's registries.
+"""Registers every task of the tables in SeqIO's registries under its name.
 
-`import flanx.tasks` is all that a SeqIO or T5X program needs; no data set, file of rows or network is touched by it.
-After a plain `import flanx`, `flanx.tasks` is `flanx.task_api`, without SeqIO; this module has all that is there.
+`import flanx.tasks` is all that a SeqIO or T5X program needs; it touches no data set, row file or network. After a
+plain `import flanx`, `flanx.tasks` is `flanx.task_api`, without SeqIO; this module also has everything in that one.
 """
 
 from flanx import task_api

@@ -34,8 +34,8 @@ def matching(pattern: str, imports: Sequence[str]) -> list[str]:
 
 
 def rates(name: str, imports: Sequence[str]) -> dict[str, float]:
-    """{task: its rate, as a fraction of 1} of the registered mixture of that name, nested mixtures flattened; {} if there
-    is none."""
+    """{task: its rate, as a fraction of 1} of the registered mixture of that name, nested mixtures flattened; {} if
+    there is none."""
     _register(imports)
     if name not in seqio.MixtureRegistry.names():
         return {}

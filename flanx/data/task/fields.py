@@ -3,10 +3,10 @@
     keep(premise, hypothesis) | choose(label, ['no', 'yes'])
 
 The text is parsed with `ast` into a list of known operations; nothing in it is ever evaluated. Operations read a name
-from what the pipeline has made so far, else from the raw record (dots lead into nested records; into a list of
-records too), and write to what comes out: a template may use only names that some operation wrote. Arguments are
-field names (bare; `record['label-coarse']` where a name is not a Python name), or literals: texts, numbers, lists,
-dictionaries. flanx/data/task/ops.py holds the whole language.
+from the pipeline's output so far, else from the raw record (dots access nested records, and lists of records), and
+write to the output: a template may use only names that some operation wrote. Arguments are field names (bare, or
+`record['label-coarse']` if a name is not a Python identifier), or literals: strings, numbers, lists, dictionaries.
+flanx/data/task/ops.py defines the whole language.
 """
 
 import ast
@@ -23,14 +23,14 @@ from flanx.errors import UserError, nearest
 
 @dataclass(frozen=True)
 class Pipeline:
-    """A parsed `fields` text: `columns`, the raw columns it reads; `outputs`, the names it makes."""
+    """A parsed `fields` text: `columns`, the raw columns it reads; `outputs`, the names it writes."""
 
     steps: tuple[Step, ...]
     columns: tuple[str, ...]
     outputs: frozenset[str]
 
     def run(self, record: Record, draw: Draw) -> Record:
-        """The named values of one raw record. Raises BadRow (a column is absent, a value makes no sense) or SkipRow."""
+        """The named values of one raw record. Raises BadRow (missing column, invalid value) or SkipRow."""
         out: Record = {}
 
         get = functools.partial(lookup, out, record)
@@ -60,7 +60,7 @@ def _argument(node: ast.expr) -> Any:
 
 
 def _calls(node: ast.expr) -> Iterable[tuple[str, ast.Call]]:
-    """(name of the operation, its call) of a chain `a(...) | b(...)`."""
+    """(operation name, its call) for each link of a chain `a(...) | b(...)`."""
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
         yield from _calls(node.left)
         yield from _calls(node.right)

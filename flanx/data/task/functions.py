@@ -1,7 +1,7 @@
-"""Named functions from a raw record to fields, for the few data sets that no operation of `fields` can read.
+"""Named functions from a raw record to fields, for the few data sets that no `fields` operation can read.
 
-Each is a row of FUNCTIONS: what it reads, what it writes, and the function itself. It gets only the columns that it
-names and the row's own draw; it returns the written fields, or None to leave the row out.
+Each is an entry of FUNCTIONS: what it reads, what it writes, and the function itself. It receives only the columns it
+names and the row's own draw; it returns the written fields, or None to skip the row.
 """
 
 import re
@@ -12,12 +12,12 @@ from typing import Any
 from flanx.data.task.row import Draw
 
 Columns = dict[str, Any]
-MAX_TURNS = 40  # of a dialog that a prompt may hold
+MAX_TURNS = 40  # maximum number of dialog turns in a prompt
 
 
 @dataclass(frozen=True)
 class Function:
-    """`run(columns, draw) -> fields or None`, with the names of both sides."""
+    """`run(columns, draw) -> fields or None`, with the names it reads and writes."""
 
     reads: tuple[str, ...]
     writes: tuple[str, ...]
@@ -25,7 +25,7 @@ class Function:
 
 
 def _speak(turns: list[str], draw: Draw) -> str:
-    """A dialog as lines, with drawn names of the two speakers."""
+    """A dialog as lines, with randomly drawn names for the two speakers."""
     names = SPEAKERS[draw("speakers", len(SPEAKERS))]
     return "\n".join(f"{names[i % 2]}{turn.strip()}" for i, turn in enumerate(turns))
 
@@ -37,7 +37,7 @@ SPEAKERS = (
 
 
 def answer_turn(turns: list[str], draw: Draw, step: int, first: int) -> Columns | None:
-    """The dialog before a drawn turn, and that turn. `step` 2 keeps to one speaker; `first` is the earliest place."""
+    """The dialog before a drawn turn, and that turn. `step` 2 stays with one speaker; `first` is the earliest turn."""
     turns = [str(turn) for turn in turns if str(turn).strip()]
     places = range(first, min(len(turns), MAX_TURNS), step)
     if not places:
@@ -47,12 +47,12 @@ def answer_turn(turns: list[str], draw: Draw, step: int, first: int) -> Columns 
 
 
 def _wiki_dialog(columns: Columns, draw: Draw) -> Columns | None:
-    """The first utterance only announces the subject; then questions and answers take turns."""
+    """The first utterance only announces the subject; then questions and answers alternate."""
     return answer_turn(columns["utterances"][1:], draw, step=2, first=1)
 
 
 def _qrecc(columns: Columns, draw: Draw) -> Columns | None:
-    """Conversations of more than six turns only (paper.md 1.5)."""
+    """Only conversations of more than six turns (paper.md 1.5)."""
     return answer_turn(columns["context"], draw, step=2, first=1) if columns["turn_id"] > 6 else None
 
 
@@ -61,7 +61,7 @@ def _task_master(columns: Columns, draw: Draw) -> Columns | None:
 
 
 def _mark_pronoun(columns: Columns, draw: Draw) -> Columns:
-    """The pronoun at word `span2_index` between stars (it may occur in the text more than once)."""
+    """Marks the pronoun at word `span2_index` with asterisks (it may occur in the text more than once)."""
     words = columns["text"].split(" ")
     pronoun = columns["span2_text"]
     index = columns["span2_index"]
@@ -74,7 +74,7 @@ _LETTERED = re.compile(r"\s*\(([A-H])\)\s*")
 
 
 def _lettered_options(columns: Columns, draw: Draw) -> Columns | None:
-    """`question (A) one (B) two ...` in one text; only questions with four options."""
+    """Splits `question (A) one (B) two ...`; only questions with four options."""
     question, *rest = _LETTERED.split(columns["input"].replace("\\n", "\n"))
     options = [text.strip() for text in rest[1::2]]
     if len(options) != 4 or not question.strip():
@@ -88,7 +88,7 @@ def _last_word(columns: Columns, draw: Draw) -> Columns | None:
 
 
 def _first_conversation(columns: Columns, draw: Draw) -> Columns | None:
-    """One drawn question about a story, with the questions and answers before it."""
+    """A drawn question about a story, with the questions and answers before it."""
     questions, answers = columns["questions"], columns["answers"]["input_text"]
     if not questions or len(questions) != len(answers):
         return None
@@ -108,7 +108,7 @@ def _squad_answer(columns: Columns, draw: Draw) -> Columns:
 
 
 def _niv2(columns: Columns, draw: Draw) -> Columns:
-    """One of the outputs; where the task has a worked example that is not this instance, one of those too."""
+    """One of the outputs, and one of the task's worked examples if any is not this instance."""
     outputs = columns["outputs"]
     out = {
         "definition": columns["definition"],

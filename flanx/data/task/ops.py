@@ -1,6 +1,6 @@
-"""The operations of the `fields` language (flanx/data/task/fields.py): each takes its arguments and gives a Step.
+"""The operations of the `fields` language (flanx/data/task/fields.py): each takes its arguments and returns a Step.
 
-OPS is the whole language. An operation reads a name through `get`, and writes to what comes out.
+OPS is the whole language. An operation reads names through `get` and writes to the output.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ class Field:
 class Step:
     """One operation: `run(get, out, draw)` writes to `out`; `get(path)` reads. `reads` and `writes` are static.
 
-    Whatever `run` raises on a value that it cannot take makes the row a bad one (`Pipeline.run`)."""
+    Any exception that `run` raises on an invalid value makes the row a bad row (`Pipeline.run`)."""
 
     run: Callable[[Callable[[str], Any], Record, Draw], None]
     reads: tuple[str, ...]
@@ -45,7 +45,7 @@ def _names(args: Iterable[Any], op: str) -> list[Field]:
 
 
 def _keep(*args: Any, **new: Any) -> Step:
-    """keep(a, b.c, new=d): a as it is, c from inside b, d under the name `new`."""
+    """keep(a, b.c, new=d): a unchanged, c from within b, d under the name `new`."""
     pairs = [(f.last, f.path) for f in _names(args, "keep")]
     pairs += [(name, f.path) for name, f in zip(new, _names(new.values(), "keep"), strict=True)]
 
@@ -56,7 +56,7 @@ def _keep(*args: Any, **new: Any) -> Step:
 
 
 def _maybe(**new: Any) -> Step:
-    """maybe(d=a): a under the name `d` where the row has it; a template that needs `d` is then not drawn."""
+    """maybe(d=a): a under the name `d` if the row has it; otherwise templates that need `d` are not drawn."""
     pairs = [(name, f.path) for name, f in zip(new, _names(new.values(), "maybe"), strict=True)]
 
     def run(get: Callable, out: Record, draw: Draw) -> None:
@@ -68,7 +68,7 @@ def _maybe(**new: Any) -> Step:
 
 
 def _default(field: Field, value: Any) -> Step:
-    """default(passage, ''): the value, or this literal where the row has none (no such column, or null)."""
+    """default(passage, ''): the value, or this literal if the row has none (no such column, or null)."""
 
     def run(get: Callable, out: Record, draw: Draw) -> None:
         with contextlib.suppress(BadRow):
@@ -82,7 +82,7 @@ def _default(field: Field, value: Any) -> Step:
 def _choose(label: Field, options: Any) -> Step:
     """choose(label, ['no', 'yes']) or choose(label, options_field): writes `options` and `answer`.
 
-    An integer label is an index (a negative one, as hidden test labels have, skips the row); a text is the answer."""
+    An integer label is an index (negative ones, used for hidden test labels, skip the row); a string is the answer."""
 
     def run(get: Callable, out: Record, draw: Draw) -> None:
         texts = get(options.path) if isinstance(options, Field) else options
@@ -101,7 +101,7 @@ def _choose(label: Field, options: Any) -> Step:
 
 
 def _make(new: str, parts: Iterable[Field], value: Callable[..., Any]) -> Step:
-    """What `value` makes of the parts' values, under the name `new`."""
+    """`value` applied to the parts' values, under the name `new`."""
     paths = tuple(f.path for f in parts)
 
     def run(get: Callable, out: Record, draw: Draw) -> None:
@@ -116,7 +116,7 @@ def _gather(new: Field, *parts: Field) -> Step:
 
 
 def _pick(new: Field, items: Field) -> Step:
-    """pick(answer, answers): one of a list, by the row's own draw; an empty list skips the row."""
+    """pick(answer, answers): a list item, by the row's own draw; an empty list skips the row."""
 
     def run(get: Callable, out: Record, draw: Draw) -> None:
         values = get(items.path)
@@ -128,7 +128,7 @@ def _pick(new: Field, items: Field) -> Step:
 
 
 def _at(new: Field, items: Field, index: Any) -> Step:
-    """at(first, items, 0) or at(answer, items, index_field): one item of a list; outside it, the row is skipped."""
+    """at(first, items, 0) or at(answer, items, index_field): a list item; an index out of range skips the row."""
     fixed = not isinstance(index, Field)
 
     def item(values: Any, where: Any = index) -> Any:
@@ -140,7 +140,7 @@ def _at(new: Field, items: Field, index: Any) -> Step:
 
 
 def _join(new: Field, glue: str, *parts: Field) -> Step:
-    """join(text, ' ', a, b): the texts of several fields, lists item by item, with `glue` between."""
+    """join(text, ' ', a, b): the texts of several fields, lists item by item, joined by `glue`."""
 
     def text(*values: Any) -> str:
         items = [item for value in values for item in (value if isinstance(value, list) else [value])]
@@ -153,7 +153,7 @@ _HOLE = re.compile(r"\{([A-Za-z_][\w.]*)\}")
 
 
 def _fill(new: Field, text: str) -> Step:
-    """fill(question, 'What is {a} of {b}?'): fields inside a text."""
+    """fill(question, 'What is {a} of {b}?'): fields inserted into a text."""
     paths = tuple(_HOLE.findall(text))
 
     def filled(*values: Any) -> str:
@@ -164,7 +164,7 @@ def _fill(new: Field, text: str) -> Step:
 
 
 def _map(field: Field, table: dict) -> Step:
-    """map(field, {'0': 'no', '1': 'yes'}): the value by table, under the same name; an unknown value is a bad row."""
+    """map(field, {'0': 'no', '1': 'yes'}): the value looked up, under the same name; unknown values are bad rows."""
     known = {str(key): value for key, value in table.items()}
 
     def value(said: Any) -> Any:
@@ -176,12 +176,12 @@ def _map(field: Field, table: dict) -> Step:
 
 
 def _split(new: Field, field: Field, separator: str) -> Step:
-    """split(items, text, ';'): the parts of a text, stripped, empty ones left out."""
+    """split(items, text, ';'): the parts of a text, stripped, without empty ones."""
     return _make(new.path, [field], lambda v: [p.strip() for p in text_of(v, field.path).split(separator) if p.strip()])
 
 
 def _mark(options: Field, marks: Field, right: Field, wrong: Field) -> Step:
-    """mark(options, marks, right, wrong): the items of two lists as one list, and 1 for those of the first, else 0."""
+    """mark(options, marks, right, wrong): two lists concatenated, and per item 1 if it is from the first, else 0."""
 
     def run(get: Callable, out: Record, draw: Draw) -> None:
         lists = [list(get(field.path)) for field in (right, wrong)]
@@ -197,7 +197,7 @@ def _const(new: Field, value: Any) -> Step:
 
 
 def _number(field: Field, step: float) -> Step:
-    """number(score, 0.2): the nearest multiple of `step`, written without a spare fraction."""
+    """number(score, 0.2): the nearest multiple of `step`, written without a trailing fraction."""
 
     def value(said: Any) -> str:
         try:
@@ -222,7 +222,7 @@ def _number_lines(new: Field, items: Field, most: int = 100) -> Step:
 
 
 def _filter(fields: Iterable[Field], keeps: Callable[..., bool]) -> Step:
-    """Only rows for whose values `keeps` says yes."""
+    """Only rows whose values satisfy `keeps`."""
     paths = tuple(f.path for f in fields)
 
     def run(get: Callable, out: Record, draw: Draw) -> None:
@@ -243,7 +243,7 @@ def _unless(field: Field, *values: Any) -> Step:
 
 
 def _above(field: Field, bound: float) -> Step:
-    """above(turn_id, 6): only rows whose number is larger than this."""
+    """above(turn_id, 6): only rows with a larger number than this."""
     return _filter([field], lambda value: float(value) > bound)
 
 
@@ -253,7 +253,7 @@ def _lacks(field: Field, *parts: str) -> Step:
 
 
 def _holds(field: Field, *parts: str) -> Step:
-    """holds(answer, '#### '): a row whose text lacks one of these is a bad one."""
+    """holds(answer, '#### '): rows whose text lacks any of these are bad rows."""
 
     def run(get: Callable, out: Record, draw: Draw) -> None:
         for part in parts:
@@ -264,12 +264,12 @@ def _holds(field: Field, *parts: str) -> Step:
 
 
 def _differ(a: Field, b: Field) -> Step:
-    """differ(lower, answer): only rows in which the two texts are not the same."""
+    """differ(lower, answer): only rows in which the two texts differ."""
     return _filter([a, b], lambda one, two: one != two)
 
 
 def _nonempty(*fields: Field) -> Step:
-    """nonempty(a, b): only rows in which all of these say something."""
+    """nonempty(a, b): only rows in which none of these is empty."""
 
     def says(value: Any) -> bool:
         return bool(value.strip()) if isinstance(value, str) else value is not None and value != []
@@ -300,7 +300,7 @@ def _edit(op: str, change: Callable[..., str]) -> Callable[..., Step]:
         literals = [a for a in args if not isinstance(a, Field)]
         if not fields:
             raise ValueError(f"{op}: name a field")
-        change("", *literals)  # too many or too few literals fail here, when the table is read
+        change("", *literals)  # a wrong number of literals fails here, when the table is read
 
         def run(get: Callable, out: Record, draw: Draw) -> None:
             for f in fields:

@@ -1,7 +1,7 @@
 """From a row's named fields to the texts that a model sees: templates, option lists, few-shot prompts.
 
-Every choice (template, markers, few-shot style, exemplars) is a draw that depends on (task, style, rendering, row id,
-label of the choice) and on nothing else: no generator state, the same on every machine and in any order.
+Every choice (template, markers, few-shot style, exemplars) is a draw that depends only on (task, style, rendering, row
+id, label of the choice): no generator state, the same on every machine and in any order.
 """
 
 import bisect
@@ -21,10 +21,10 @@ from flanx.data.task.template import Block, Prompt, Style, fill, list_options
 from flanx.errors import UserError
 
 MAX_INPUT_TOKENS = 1920  # few-shot prompts are pruned to this (paper.md 1.7)
-SHOTS = 5  # exemplars of half of the few-shot prompts; the others: binomial(25, 1/10), at least 1 (paper.md 1.7)
-SHOT_TABLE = tuple(itertools.accumulate(math.comb(25, k) * 9 ** (25 - k) / 10**25 for k in range(26)))  # of that rule
+SHOTS = 5  # exemplars in half of the few-shot prompts; in the others binomial(25, 1/10), at least 1 (paper.md 1.7)
+SHOT_TABLE = tuple(itertools.accumulate(math.comb(25, k) * 9 ** (25 - k) / 10**25 for k in range(26)))  # its CDF
 BARE_SHARE = 10  # one few-shot prompt in ten has exemplars and no instruction: the template `none`
-POOL = 2048  # rows of the train split from which the exemplars of few-shot prompts come
+POOL = 2048  # rows of the train split that few-shot exemplars are drawn from
 Pool = Sequence[tuple[str, Record]]  # (row id, fields)
 
 
@@ -43,7 +43,7 @@ class Rendered:
 
 
 class Parts(NamedTuple):
-    """One example before its parts are joined: its input is head, shots and query, without blanks around it."""
+    """One example before its parts are joined: its input is head, shots and query, stripped."""
 
     head: str
     shots: tuple[str, ...]
@@ -63,10 +63,10 @@ def render_rows(
     raw: Callable[[str], sources.Raw] | None = None,
     shard: tuple[int, int] = (0, 1),
 ) -> Iterator[Rendered]:
-    """Every example of a split or of a shard (i, n) of it, in the source's order; bad rows count towards the limit.
+    """Every example of a split or of a shard (i, n) of it, in source order; bad rows count towards the limit.
 
-    A shard's examples are those that the whole split has of its rows, byte for byte. `raw(split)` replaces the task's
-    own source."""
+    A shard's examples are byte for byte those that the whole split yields for its rows. `raw(split)` replaces the
+    task's own source."""
 
     def read(split: str, shard: tuple[int, int] = (0, 1)) -> Iterator[tuple[str, str, Record]]:
         return sources.rows(spec, split, data_dir, rendering, max_bad_rows, raw(split) if raw else None, shard)
@@ -92,7 +92,7 @@ def render_rows(
 def _fields_as_text(
     prompt: Prompt, record: Record, style: Style, key: str, listed: bool
 ) -> tuple[dict[str, str], bool]:
-    """The record's fields as texts, with `options` and `answer` in the drawn markers; whether the list is shown."""
+    """The record's fields as texts, with drawn markers in `options` and `answer`; and whether the list is shown."""
     try:
         values = {name: text_of(record[name], name).strip() for name in prompt.fields if name != "options"}
     except KeyError as e:
@@ -108,7 +108,7 @@ def _fields_as_text(
 
 
 def _fill(prompt: Prompt, record: Record, style: Style, key: str, listed: bool) -> tuple[str, str, str]:
-    """Head, input and target of one record. Raises BadRow where the input or the target is empty."""
+    """Head, input and target of one record. Raises BadRow if the input or the target is empty."""
     values, listed = _fields_as_text(prompt, record, style, key, listed)
     head, body, target = (fill(text, values) for text in (prompt.listed if listed else prompt.plain))
     body, target = body.strip(), target.strip()
@@ -122,8 +122,8 @@ def _fill(prompt: Prompt, record: Record, style: Style, key: str, listed: bool) 
 
 
 def blocks_for(spec: TaskSpec, style: str) -> tuple[str, ...]:
-    """The names of the template blocks of a prompt style: `few` and `noopt` replace `templates` where a row has them
-    (`few` in few-shot styles, `noopt` in the zero-shot style without options)."""
+    """Names of the template blocks for a prompt style: `few` and `noopt` replace `templates` if a row has them (`few`
+    in few-shot styles, `noopt` in the zero-shot style without options)."""
     own = {"fsopt": spec.few, "fsnoopt": spec.few, "zsnoopt": spec.noopt}.get(style)
     return own or spec.templates
 
@@ -131,10 +131,10 @@ def blocks_for(spec: TaskSpec, style: str) -> tuple[str, ...]:
 class Renderer:
     """Renders the rows of one task in one style: `render(row id, fields)`.
 
-    `style` is a prompt style, or one with the ending INVERTED: the inverted version of the task, over the same rows
-    (only what is trained on has one). `pool` gives the exemplars, rows of the task's train split; it is called on first
-    use and only by few-shot styles. `count` is the number of tokens of a text. A few-shot training example that fits
-    no exemplar is left out (`render` gives None), elsewhere it stays.
+    `style` is a prompt style, or one with the suffix INVERTED: the inverted version of the task, over the same rows
+    (only for training). `pool` returns the exemplars, rows of the task's train split; it is called on first use and
+    only by few-shot styles. `count` returns the number of tokens of a text. A few-shot training example without room
+    for any exemplar is left out (`render` returns None); otherwise it is kept.
     """
 
     def __init__(
@@ -176,7 +176,7 @@ class Renderer:
         return self.prompts[draw(key, "inverted template" if self.inverted else "template", len(self.prompts))]
 
     def render(self, row: str, record: Record, prompt: Prompt | None = None) -> Rendered | None:
-        """One example. Raises BadRow where the row makes an empty input or target."""
+        """One example. Raises BadRow if the row gives an empty input or target."""
         parts = self.parts(row, record, prompt)
         if parts is None:
             return None
@@ -185,7 +185,7 @@ class Renderer:
         return Rendered(inputs, parts.target, spec.name, spec.dataset, parts.prompt.name, self.style, count, row)
 
     def parts(self, row: str, record: Record, prompt: Prompt | None = None) -> Parts | None:
-        """The parts of one example, of which `render` makes its texts."""
+        """The parts of one example, which `render` joins into texts."""
         key = self.key + row
         prompt = prompt or self.choose(key, record)
         head, body, target = _fill(prompt, record, self.look, key, self.listed)
@@ -204,8 +204,8 @@ class Renderer:
         return None if self.train else Parts(head, (), body, target, prompt)
 
     def options(self, row: str, record: Record, prompt: Prompt) -> tuple[str, ...]:
-        """The target with each of the row's options for its answer, in their order; () where the row has no options, or
-        the target is none of them."""
+        """The target with each of the row's options as its answer, in order; () if the row has no options or the target
+        is not one of them."""
         key = self.key + row
         values, listed = _fields_as_text(prompt, record, self.look, key, self.listed)
         texts = [text_of(option, "options").strip() for option in record.get("options") or ()]
@@ -215,10 +215,10 @@ class Renderer:
         return tuple(fill(target, {**values, answer: mark}).strip() for mark in marks) if answer else ()
 
     def _prune(self, query: str, shots: list[str]) -> list[str]:
-        """The first exemplars that fit together with the query.
+        """The leading exemplars that fit together with the query.
 
-        No vocabulary makes more than one token of an ASCII character (and one in front of a text): texts are counted
-        until the others are known to fit, which for most prompts all are from the start."""
+        No vocabulary uses more than one token per ASCII character (plus one before a text), so texts are counted only
+        until the rest is known to fit, which for most prompts is from the start."""
         most = [len(text) + 2 if text.isascii() else MAX_INPUT_TOKENS for text in (query, *shots)]
         rest = sum(most)
         if rest < MAX_INPUT_TOKENS:
@@ -246,7 +246,7 @@ class Renderer:
     ) -> list[tuple[str, str]]:
         """(input, target) of `shots` distinct rows of the pool; never the query's row, nor one with the same text.
 
-        An inverted prompt may ask the same of many rows ("write a negative review"); there the pair is what counts.
+        An inverted prompt may be the same for many rows ("write a negative review"); there the pairs must differ.
         """
         pool = self.pool()
         chosen: list[tuple[str, str]] = []

@@ -1,6 +1,6 @@
-"""Values of a row: reading one by its path, writing one as text, drawing one by the row's own key.
+"""Values of a row: looking one up by path, writing one as text, drawing one by the row's own key.
 
-What goes wrong with a row is a BadRow (counted, reported) or a SkipRow (left out on purpose).
+A row that cannot be used raises BadRow (counted, reported) or SkipRow (left out on purpose).
 """
 
 import decimal
@@ -14,7 +14,7 @@ Draw = Callable[[str, int], int]  # (label, n) -> an integer in [0, n), the same
 
 
 class BadRow(Exception):
-    """A row that cannot be a row of this task: counted, reported, and an error above a limit."""
+    """A row that is invalid for this task: counted, reported, and an error above a limit."""
 
 
 class SkipRow(Exception):
@@ -22,7 +22,7 @@ class SkipRow(Exception):
 
 
 def walk(value: Any, path: str) -> Any:
-    """The value at `a.b` of a nested record; of a list of records, the list of theirs. Raises BadRow."""
+    """The value at `a.b` of a nested record, or the list of values for a list of records. Raises BadRow."""
     for part in path.split("."):
         if isinstance(value, list):
             value = [walk(item, part) for item in value]
@@ -34,17 +34,17 @@ def walk(value: Any, path: str) -> Any:
 
 
 def lookup(made: Record, raw: Record, path: str) -> Any:
-    """The value at a path of what the operations have made so far, else of the raw record. Raises BadRow.
+    """The value at a path in the operations' output so far, else in the raw record. Raises BadRow.
 
-    A column whose own name has dots is found by that name."""
+    A column whose own name contains dots is found by that name."""
     if path in raw and path not in made:
         return raw[path]
     return walk(made if path.split(".", 1)[0] in made else raw, path)
 
 
 def text_of(value: Any, name: str = "value") -> str:
-    """A value as the text of a prompt: numbers with all their digits, whole ones without a fraction, lists joined by a
-    comma. Raises BadRow for what has no text: NaN and infinities, null, dictionaries, bytes."""
+    """A value as prompt text: numbers with all their digits, integers without a fraction, lists joined by commas.
+    Raises BadRow for values without a text form: NaN and infinities, null, dictionaries, bytes."""
     if isinstance(value, str):
         return value
     if isinstance(value, bool):
@@ -59,7 +59,7 @@ def text_of(value: Any, name: str = "value") -> str:
 
 
 def whole(text: str) -> str:
-    """The text. Raises BadRow where it holds a lone surrogate, which UTF-8 cannot hold."""
+    """The text unchanged. Raises BadRow if it has a lone surrogate, which UTF-8 cannot encode."""
     try:
         text.encode()
     except UnicodeEncodeError as e:
@@ -68,7 +68,7 @@ def whole(text: str) -> str:
 
 
 def _number(value: float, name: str) -> str:
-    """The shortest decimals that give the value back; an exponent only below 1e-7 and from 1e21 on."""
+    """The shortest decimals that round-trip; an exponent only below 1e-7 and from 1e21 up."""
     if not math.isfinite(value):
         raise BadRow(f"'{name}' is {value}, not a number")
     if value.is_integer() and abs(value) < 1e21:
@@ -77,6 +77,6 @@ def _number(value: float, name: str) -> str:
 
 
 def draw(key: str, label: str, n: int) -> int:
-    """A whole number in [0, n), a pure function of the texts `key` and `label`."""
+    """An integer in [0, n), a pure function of the strings `key` and `label`."""
     digest = hashlib.blake2b(f"{label}\x1f{key}".encode(errors="surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "little") % n

@@ -1,26 +1,26 @@
-"""Which tasks a name means, and at which rates they are drawn: one answer for stores, SeqIO, fetching and planning.
+"""Which tasks a name means, and at which rates they are drawn: shared by stores, SeqIO, fetching and planning.
 
 Everything here is a pure function of the metadata of tasks and of the named mixtures (`tables.load_mixtures`):
 
     tasks = {"cot_gsm8k": {"collection": "cot", "group": "", "cap": 100000, "held_out": False, "cot": True, ...,
                            "examples": 7473, "styles": {"zsopt": 7473, "zsopt_inverted": 7473}}, ...}
 
-`examples` is the size of the train split (None: not known, the cap counts), `styles` the examples of each prompt style
-and of its inverted version (the answer asks for the question), and `missing` is the reason why a task that was asked
-for has no data; tasks that have data do not have this key. A token store gives this metadata of its manifest,
-`of_tables` gives it of the task tables.
+`examples` is the size of the train split (None: unknown, the cap is used), `styles` the examples of each prompt style
+and of its inverted version (the answer asks for the question), and `missing` is why a requested task has no data; tasks
+with data do not have this key. A token store provides this metadata from its manifest, `of_tables` from the task
+tables.
 
-A name is a mixture of `tasks/tables/mixtures.toml`, a collection, a group of one (`dialog`, a part of Muffin: where a
-mixture names the group, its tasks count there alone), a task, or one style of a task. A list of names is a mixture
-too: `["cot", "muffin_rte"]` of all their tasks, `[("cot", 0.3), ("niv2_*", 0.7)]` with a rate for each name. The size
-of a task is min(examples, cap); `rates` then give the share of all draws of each collection, `styles` divide the draws
-of a task over those of its prompt styles that have examples, and `inversion` is how often the inverted version of a
-style is drawn against 1 for the plain one; a style that is named by itself is drawn alone. Held-out tasks are never
-drawn, and NUM_TASKS counts tasks that have data.
+A name is a mixture of `tasks/tables/mixtures.toml`, a collection, a group within one (`dialog`, a part of Muffin: if a
+mixture names the group, its tasks count only there), a task, or one style of a task. A list of names is a mixture too:
+`["cot", "muffin_rte"]` of all their tasks, `[("cot", 0.3), ("niv2_*", 0.7)]` with a rate for each name. The size of a
+task is min(examples, cap); `rates` then set each collection's share of all draws, `styles` divide the draws of a task
+among those of its prompt styles that have examples, and `inversion` is how often the inverted version of a style is
+drawn relative to 1 for the plain one; if a style is named explicitly, only it is drawn. Held-out tasks are never drawn,
+and NUM_TASKS counts tasks that have data.
 
-Where NUM_TASKS leaves out tasks of a collection, the collection's rate is multiplied by the part of its size that is
-left, before rates are brought to the sum 1: no task is drawn more often for being one of the first of its collection
-(the paper repeats no task more than once), and where collections are whole (9, 89, 282 and 1,836 tasks of the paper's
+If NUM_TASKS leaves out tasks of a collection, the collection's rate is multiplied by the remaining fraction of its size
+before the rates are normalized to sum to 1: no task is drawn more often for being one of the first of its collection
+(the paper repeats no task more than once), and with whole collections (9, 89, 282 and 1,836 tasks of the paper's
 mixtures) their rates are in the paper's ratio.
 """
 
@@ -38,7 +38,7 @@ from flanx.data.task.spec import INVERSION, INVERTED, STYLES, TaskSpec
 from flanx.data.task.tables import find_style, load_mixtures, load_tables, missing_tables
 from flanx.errors import UserError, nearest
 
-TOLERANCE = 0.005  # rates may miss their sum by this: the paper's Proportion B adds up to 99.9 %
+TOLERANCE = 0.005  # tolerance on the sum of rates: the paper's Proportion B adds up to 99.9 %
 Tasks = Mapping[str, Mapping[str, Any]]  # metadata by task name
 Mixtures = Mapping[str, Mapping[str, Any]]  # the sections of mixtures.toml by name
 Names = str | Sequence[str | tuple[str, float]]  # one name, or a list of names or of (name, rate)
@@ -46,20 +46,20 @@ Names = str | Sequence[str | tuple[str, float]]  # one name, or a list of names 
 
 @dataclasses.dataclass(frozen=True)
 class MixtureSpec:
-    """A mixture as a user names it; what is None comes from the named mixture, else from the tasks themselves.
+    """A mixture named by the user; fields that are None come from the named mixture, else from the tasks themselves.
 
     name: a named mixture, a collection, a group or a task (all its styles, or `task_style` for one); or a list of names
-      other than mixtures, or of patterns (`niv2_*`), or of (name, rate).
-    num_tasks: how many tasks, of a fixed order in which n tasks are always among n + 1; None: all.
-    cot_ratio: the share of draws that chain-of-thought tasks get, 0 to 1; the others keep their proportions.
-    rates: {collection: rate}, in parts of 1 or of 100; caps: {collection or task: examples that count at most}.
+      other than mixtures, of patterns (`niv2_*`), or of (name, rate).
+    num_tasks: how many tasks, in a fixed order in which the first n tasks are always among the first n + 1; None: all.
+    cot_ratio: the share of draws for chain-of-thought tasks, 0 to 1; the others keep their proportions.
+    rates: {collection: rate}, summing to 1 or to 100; caps: {collection or task: maximum number of examples to count}.
     styles: {style: rate}, among the styles that a task has.
-    inversion: how often the inverted version of a task is drawn against 1 for the plain one: {collection, group or
-      task: rate}, 0 where it names none; or one number for all that have such a version. None: `spec.INVERSION`.
-    seed: of the order in which tasks are taken by `num_tasks`.
-    allow_missing: leave out collections or tasks that are asked for and have no data; they are recorded.
-    licence: classes and licences of the data to train on, as "permissive" (flanx/data/task/licence.py); other tasks are
-      left out, before `num_tasks` counts, and recorded as missing. None: all.
+    inversion: how often the inverted version of a task is drawn relative to 1 for the plain one: {collection, group or
+      task: rate}, 0 for those not listed; or one number for all tasks that have one. None: `spec.INVERSION`.
+    seed: of the order in which `num_tasks` takes tasks.
+    allow_missing: leave out requested collections or tasks that have no data, and record them.
+    licence: classes and licences of the data to train on, such as "permissive" (flanx/data/task/licence.py); other
+      tasks are left out, before `num_tasks` counts, and recorded as missing. None: all.
     """
 
     name: Names
@@ -75,7 +75,7 @@ class MixtureSpec:
 
     @property
     def title(self) -> str:
-        """The name, or those of a list with "+" between them."""
+        """The name, or a list's names joined by "+"."""
         if isinstance(self.name, str):
             return self.name
         return "+".join(entry if isinstance(entry, str) else str(entry[0]) for entry in self.name)
@@ -86,17 +86,17 @@ class Share:
     """The share of all draws of one style of a task, or of its inverted version."""
 
     task: str
-    collection: str  # or the group that the mixture names
+    collection: str  # or the mixture's own group
     style: str
     weight: float
 
 
 @dataclasses.dataclass(frozen=True)
 class Selection:
-    """What a mixture draws: shares that add up to 1, sorted by task, and what was asked for and is not drawn."""
+    """What a mixture draws: shares that add up to 1, sorted by task, and what was requested but is not drawn."""
 
     shares: tuple[Share, ...]
-    rates: dict[str, float] | None  # asked for, by collection, sum 1
+    rates: dict[str, float] | None  # requested, by collection, sum 1
     missing: dict[str, str]  # task or collection -> reason
     held_out: tuple[str, ...]  # held-out tasks of the collections
 
@@ -106,7 +106,7 @@ class Selection:
 
 
 def total_by(pairs: Iterable[tuple[str, float]]) -> dict[str, float]:
-    """The sums of the weights of equal names, in the order of their first."""
+    """Sums of weights by name, in order of first occurrence."""
     sums: dict[str, float] = {}
     for name, weight in pairs:
         sums[name] = sums.get(name, 0.0) + weight
@@ -129,8 +129,8 @@ def of_tables(specs: Mapping[str, TaskSpec]) -> dict[str, dict[str, Any]]:
 
 
 def find(name: str, tasks: Tasks, mixtures: Mixtures) -> list[str]:
-    """The tasks that a mixture, a collection, a group, a task, one of its styles or a pattern (`*`, `?`) names; those
-    of a mixture without the held-out ones. Raises UserError where there is none."""
+    """The tasks named by a mixture, a collection, a group, a task, one of its styles or a pattern (`*`, `?`); for a
+    mixture without the held-out ones. Raises UserError if there are none."""
     collections = mixtures[name]["collections"] if name in mixtures else [name]
     found = _members(collections, _with_groups(tasks, collections))
     if name in mixtures:
@@ -144,14 +144,14 @@ def find(name: str, tasks: Tasks, mixtures: Mixtures) -> list[str]:
 
 
 def unknown(name: str, tasks: Tasks, mixtures: Mixtures, where: str = "") -> UserError:
-    """The error for a name that means nothing."""
+    """The error for an unknown name."""
     known = [*mixtures, *dict.fromkeys(str(task["collection"]) for task in tasks.values()), *tasks]
     hint = nearest(name, known) or missing_tables()
     return UserError(f"no mixture, collection or task '{name}'{where and f' in {where}'}{hint}")
 
 
 def _with_groups(tasks: Tasks, named: Iterable[str]) -> Tasks:
-    """The tasks of the named groups with their group as collection."""
+    """The tasks, with the group as collection for those of the named groups."""
     groups = {task["group"] for task in tasks.values() if task.get("group")} & set(named)
     if not groups:
         return tasks
@@ -171,8 +171,8 @@ def _members(collections: Sequence[str], tasks: Tasks) -> list[str]:
 
 
 def training(name: str, names: Sequence[str], tasks: Tasks) -> tuple[list[str], tuple[str, ...]]:
-    """(tasks that may be trained on, held-out ones) of those that `name` means. Raises UserError where all are held
-    out: they are for evaluation only."""
+    """(tasks that may be trained on, held-out ones) of those that `name` means. Raises UserError if all are held out:
+    they are for evaluation only."""
     held_out = tuple(task for task in names if tasks[task].get("held_out"))
     if names and len(held_out) == len(names):
         raise UserError(f"'{name}' is held out for evaluation, never trained on ({', '.join(held_out[:3])})")
@@ -180,7 +180,7 @@ def training(name: str, names: Sequence[str], tasks: Tasks) -> tuple[list[str], 
 
 
 def licensed(name: str, asked: str | None, names: Sequence[str], tasks: Tasks) -> tuple[list[str], dict[str, str]]:
-    """(tasks that the licence filter leaves, {task that it refuses: reason}). UserError where none of them is left."""
+    """(tasks that pass the licence filter, {rejected task: reason}). Raises UserError if none passes."""
     if asked is None:
         return list(names), {}
     refused = licence.refused(asked, tasks, names)
@@ -192,7 +192,7 @@ def licensed(name: str, asked: str | None, names: Sequence[str], tasks: Tasks) -
 
 
 def find_specs(name: str, asked: str | None = None) -> list[TaskSpec]:
-    """The rows of the tables that `find` names, under the licences asked for (None: all)."""
+    """The rows of the tables that `find` returns, filtered by licence (None: all)."""
     specs = load_tables()
     tasks = of_tables(specs)
     kept, _ = licensed(name, asked, find(name, tasks, load_mixtures()), tasks)
@@ -205,9 +205,9 @@ def find_specs(name: str, asked: str | None = None) -> list[TaskSpec]:
 def resolve(
     asked: MixtureSpec, tasks: Tasks, mixtures: Mixtures, where: str = "the tables", evaluation: bool = False
 ) -> Selection:
-    """The shares of a mixture over these tasks. Raises UserError where the tasks cannot give what is asked.
+    """The shares of a mixture over these tasks. Raises UserError if the tasks cannot provide what is requested.
 
-    `where` names the tasks in messages. `evaluation` admits held-out tasks: never for what a model is trained on."""
+    `where` names the tasks in messages. `evaluation` admits held-out tasks: never use it for training data."""
     one = asked.name if isinstance(asked.name, str) else None
     section: Mapping[str, Any] = mixtures.get(one, {}) if one is not None else {}
     if one is None:
@@ -260,7 +260,7 @@ def resolve(
 
 
 def _check(asked: MixtureSpec, known: Iterable[str]) -> None:
-    """Raises UserError for values that mean nothing; `known`: the collections, groups and tasks that caps may name."""
+    """Raises UserError for invalid values; `known`: the collections, groups and tasks that caps may name."""
     here = f"mixture '{asked.title}'"
     if asked.cot_ratio is not None and not (_is_number(asked.cot_ratio) and 0 <= asked.cot_ratio <= 1):
         raise UserError(f"COT_RATIO {asked.cot_ratio}: a share of the draws, from 0 to 1")
@@ -290,7 +290,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _rates_of_list(asked: MixtureSpec, mixtures: Mixtures) -> dict[str, float | None]:
-    """{name: rate or None} of a list of names, or of (name, rate). Raises UserError where it cannot be a mixture."""
+    """{name: rate or None} for a list of names or of (name, rate). Raises UserError if it cannot be a mixture."""
     here, rates = f"mixture '{asked.title}'", dict[str, float | None]()
     for entry in asked.name:
         pair: tuple[Any, ...] = (entry, None) if isinstance(entry, str) else tuple(entry)
@@ -318,7 +318,7 @@ def _rates_of_list(asked: MixtureSpec, mixtures: Mixtures) -> dict[str, float | 
 def _listed(
     listed: Sequence[str], rates: Mapping[str, float] | None, tasks: Tasks, where: str, allow_missing: bool
 ) -> tuple[Tasks, dict[str, str]]:
-    """(the tasks that a list names, {name without any: reason}); with rates each name is the collection of its tasks.
+    """(tasks that a list names, {name without tasks: reason}); with rates each name is the collection of its tasks.
 
     Raises UserError for a task that two names with rates share."""
     found: dict[str, dict[str, Any]] = {}
@@ -340,19 +340,19 @@ def _listed(
                 raise UserError(f"'{homes[task]}' and '{name}' have rates and share the task {task}: name it in one")
             if task in found:
                 facts["styles"] = {**found[task].get("styles", {}), **facts.get("styles", {})}
-            if rates:  # what caps and inversion say of its own collection still counts
+            if rates:  # caps and inversion of its own collection still apply
                 facts |= {"collection": name, "group": facts.get("group") or facts["collection"]}
             found[task], homes[task] = facts, name
     return found, absent
 
 
 def _with_style(task: Mapping[str, Any], style: str) -> dict[str, Any]:
-    """A task with one of its styles alone."""
+    """A task reduced to one of its styles."""
     return {**task, "styles": {style: task["styles"][style]} if "missing" not in task else {}}
 
 
 def _collections(section: Mapping[str, Any], rates: Mapping[str, float], tasks: Tasks) -> list[str]:
-    """What a mixture lists, and the groups of listed collections to which it gives a rate."""
+    """The collections a mixture lists, and the groups within them that it gives a rate."""
     groups = {task["group"]: task["collection"] for task in tasks.values() if task.get("group")}
     listed = list(section.get("collections", []))
     return listed + [rated for rated in rates if rated not in listed and groups.get(rated) in listed]
@@ -361,7 +361,7 @@ def _collections(section: Mapping[str, Any], rates: Mapping[str, float], tasks: 
 def _names(
     name: str, collections: Sequence[str], tasks: Tasks, mixtures: Mixtures, where: str
 ) -> tuple[list[str], str | None, dict[str, str]]:
-    """(tasks with and without data, the one style or None, {collection without any task: reason})."""
+    """(tasks with and without data, the only style or None, {collection without any task: reason})."""
     known = {task["collection"] for task in tasks.values()}
     if name in mixtures or name in known:
         listed = collections or [name]
@@ -375,9 +375,9 @@ def _names(
 
 
 def task_order(tasks: Tasks, collections: Sequence[str], seed: int, balance: str | None = None) -> list[str]:
-    """The order in which NUM_TASKS takes tasks: collection by collection as the mixture lists them, in each by a seeded
-    hash of the name, so that a task's rank depends on no other; with balance = "category", one of each category in
-    turn."""
+    """The order in which NUM_TASKS takes tasks: collection by collection as the mixture lists them, within each by a
+    seeded hash of the name, so that a task's rank does not depend on other tasks; with balance = "category",
+    round-robin over the categories."""
 
     def rank(name: str) -> tuple[int, str, int]:
         collection = str(tasks[name]["collection"])
@@ -403,7 +403,7 @@ def hash_of(*parts: str | int) -> int:
 def _take(
     asked: MixtureSpec, ranked: Sequence[str], absent: dict[str, str], tasks: Tasks, where: str
 ) -> tuple[list[str], dict[str, str]]:
-    """The first NUM_TASKS tasks that have data; {task among them that has none, or collection: reason}."""
+    """The first NUM_TASKS tasks that have data; {task without data among them, or collection: reason}."""
     present = [name for name in ranked if "missing" not in tasks[name]]
     count = len(present) if asked.num_tasks is None else asked.num_tasks
     if count > len(present) and not asked.allow_missing:
@@ -434,7 +434,7 @@ def _without_examples(
     styles: Mapping[str, float] | None,
     divide: Callable[[str, Mapping[str, Any]], dict[str, float]],
 ) -> dict[str, str]:
-    """{task whose styles that are asked for hold no example: reason}."""
+    """{task without examples in the requested styles: reason}."""
     found = {}
     for name in names:
         task = tasks[name]
@@ -447,7 +447,7 @@ def _without_examples(
 
 
 def _size(name: str, task: Mapping[str, Any], caps: Mapping[str, int], where: str) -> float:
-    """Weight of a task inside its collection: min(examples, cap); the cap alone where the examples are not known."""
+    """Weight of a task within its collection: min(examples, cap), or the cap if the examples are unknown."""
     if task["examples"] == 0:
         raise UserError(f"task {name} has no examples in {where}; leave it out or build it again")
     homes = (name, str(task.get("group")), str(task["collection"]))
@@ -457,7 +457,7 @@ def _size(name: str, task: Mapping[str, Any], caps: Mapping[str, int], where: st
 
 
 def _rates_of_one(name: str, rates: Mapping[str, float] | None) -> dict[str, float] | None:
-    """The rates of mixture `name`, in parts of 1 or of 100, as parts of 1; None where it has none."""
+    """The rates of mixture `name`, which sum to 1 or to 100, normalized to 1; None if it has none."""
     if rates is None:
         return None
     total = math.fsum(rates.values())
@@ -470,8 +470,8 @@ def _rates_of_one(name: str, rates: Mapping[str, float] | None) -> dict[str, flo
 def _rated(
     name: str, weights: Mapping[str, float], sizes: Mapping[str, float], rates: Mapping[str, float], tasks: Tasks
 ) -> dict[str, float]:
-    """Scales the sizes of the tasks taken so that each collection gets its rate, times the part of its size (`sizes`:
-    of all its tasks that have data) that was taken."""
+    """Scales the sizes of the chosen tasks so that each collection gets its rate, times the fraction of its size
+    (`sizes`: of all its tasks that have data) that was chosen."""
     taken = total_by((tasks[task]["collection"], size) for task, size in weights.items())
     whole = total_by((tasks[task]["collection"], size) for task, size in sizes.items())
     for collection, total in taken.items():
@@ -487,7 +487,7 @@ def _rated(
 
 
 def _unrated(asked: MixtureSpec, rates: Mapping[str, float], tasks: Tasks, where: str) -> dict[str, str]:
-    """{collection with a rate and no task: reason}; an error unless that is allowed."""
+    """{collection with a rate but no task: reason}; an error unless allowed."""
     known = {task["collection"] for task in tasks.values()}
     empty = {name: "has a rate and no tasks" for name, rate in rates.items() if rate and name not in known}
     if asked.num_tasks is not None:
@@ -501,7 +501,7 @@ def _unrated(asked: MixtureSpec, rates: Mapping[str, float], tasks: Tasks, where
 
 
 def _with_cot(name: str, weights: Mapping[str, float], ratio: float, tasks: Tasks) -> dict[str, float]:
-    """Gives chain-of-thought tasks the share COT_RATIO of all draws, both groups keeping their proportions."""
+    """Gives chain-of-thought tasks the share COT_RATIO of all draws; both groups keep their proportions."""
     scaled: dict[str, float] = {}
     for is_cot, part, kind in ((True, ratio, "chain-of-thought"), (False, 1 - ratio, "other")):
         group = {task: weight for task, weight in weights.items() if bool(tasks[task].get("cot")) == is_cot}
@@ -513,7 +513,7 @@ def _with_cot(name: str, weights: Mapping[str, float], ratio: float, tasks: Task
 
 
 def plain_styles(task: Mapping[str, Any]) -> list[str]:
-    """The prompt styles of a task, each once whether it has an inverted version or not."""
+    """The prompt styles of a task, without the inverted versions."""
     return list(dict.fromkeys(style.removesuffix(INVERTED) for style in task["styles"]))
 
 
@@ -523,9 +523,9 @@ def divide_task(
     styles: Mapping[str, float] | None = None,
     inversion: float | Mapping[str, float] | None = None,
 ) -> dict[str, float]:
-    """{style or inverted style: its part of the draws of a task}, sum 1, of those that have examples; {} of none.
+    """{style or inverted style: its share of the draws of a task}, sum 1, over those with examples; {} if none has any.
 
-    Raises UserError where the task has none of the styles that are asked for."""
+    Raises UserError if the task has none of the requested styles."""
     rates = {style: 1.0 if styles is None else float(styles.get(style, 0.0)) for style in plain_styles(task)}
     if not math.fsum(rates.values()):
         asked = ", ".join(style for style, rate in (styles or {}).items() if rate)

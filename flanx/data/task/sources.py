@@ -6,16 +6,16 @@
 | tsv:, csv: | a file under the data folder, no header | `columns` by position; in TSV a literal `\\n` is a line break |
 | tsv:, csv: without `columns` | a file whose first line names its columns | cells by their name; `\\n` as above |
 | jsonl: | a file under the data folder (.gz too) | its objects |
-| json:, yaml: | the same; `json:path#key` takes the list under a key, or the values of an object | its objects |
+| json:, yaml: | the same; `json:path#key` reads the list under a key, or the values of an object | its objects |
 | parquet: | a file under the data folder | its columns |
 | niv2: | a task of natural_instructions/tasks | definition, input, outputs, examples |
 | p3: | a prompt-task, as p3/<name>/<split>*.parquet or .jsonl | its columns |
-| tfds: | a TFDS name without version | texts, numbers, lists, dictionaries (flanx/seqio/tfds.py) |
+| tfds: | a TFDS name without version | strings, numbers, lists, dictionaries (flanx/seqio/tfds.py) |
 
 `{split}` in a location is replaced by the source's split. A split may be a slice as in TFDS, `train[:-200]` or
-`train[5%:]`; a file of its own, `jsonl:/data/dev.jsonl` or `csv:dev.csv[1:]`; and a part of its rows, `train share
-0.1:1`: each row has a place from 0 to 1, a hash of its fields without the answer (`ANSWERS`), so that rows of one
-question are on one side, and every row stays there when others are appended.
+`train[5%:]`; a separate file, `jsonl:/data/dev.jsonl` or `csv:dev.csv[1:]`; or a share of the rows, `train share
+0.1:1`: each row has a place from 0 to 1, a hash of its fields without the answer (`ANSWERS`), so that rows with the
+same question are in the same part, and every row keeps its place when others are appended.
 """
 
 import dataclasses
@@ -36,14 +36,14 @@ from flanx.data.task.spec import TaskSpec
 from flanx.data.task.text import Raw
 from flanx.errors import UserError
 
-MAX_BAD_ROWS = 100  # a file with more of them is an error; gin and callers can set another limit
+MAX_BAD_ROWS = 100  # a file with more is an error; gin and callers can set another limit
 P3_ENDINGS = (".parquet", ".jsonl", ".jsonl.gz")
-ANSWERS = ("targets", "answer", "options")  # fields that do not decide in which part of the rows a row is
+ANSWERS = ("targets", "answer", "options")  # fields that do not affect a row's place
 _log = logging.getLogger("flanx")
 
 
 def data_folder(data_dir: str | os.PathLike | None, spec: TaskSpec) -> pathlib.Path:
-    """The folder of file sources: the argument, else FLANX_DATA_DIR. Raises UserError where neither is given."""
+    """The folder of file sources: the argument, else FLANX_DATA_DIR. Raises UserError if neither is given."""
     folder = data_dir or os.environ.get("FLANX_DATA_DIR")
     if not folder and os.path.isabs(spec.source.split(":", 1)[1]):
         return pathlib.Path("/")
@@ -56,7 +56,7 @@ def data_folder(data_dir: str | os.PathLike | None, spec: TaskSpec) -> pathlib.P
 
 
 def files(spec: TaskSpec, split: str, data_dir: str | os.PathLike | None = None) -> list[pathlib.Path]:
-    """The files that a split of a file source reads, whether they exist or not; empty for the other kinds."""
+    """The files that a split of a file source reads, existing or not; empty for other kinds."""
     spec = of_split(spec, split)
     kind, location = spec.source.split(":", 1)
     if kind in ("suite", "tfds"):
@@ -69,7 +69,7 @@ def files(spec: TaskSpec, split: str, data_dir: str | os.PathLike | None = None)
         root = pathlib.Path(location) if os.path.isabs(location) else folder / "p3" / location
         paths = sorted(glob.glob(f"{glob.escape(str(root))}/{name}*"))
         return [pathlib.Path(path) for path in paths if path.endswith(P3_ENDINGS)] or [root]
-    path = folder / pathlib.Path(location).expanduser()  # {split} and # in a name that is there are the name's own
+    path = folder / pathlib.Path(location).expanduser()  # if the file exists, {split} and # are part of its name
     if not path.exists():
         location = location.rpartition("#")[0] if kind in ("json", "yaml") and "#" in location else location
         path = folder / pathlib.Path(location.replace("{split}", name)).expanduser()
@@ -84,7 +84,7 @@ def tfds_folder(spec: TaskSpec) -> pathlib.Path:
 
 
 def _niv2_file(folder: pathlib.Path, name: str) -> pathlib.Path:
-    """The file of a task; 41 of them are spelled with hyphens in some releases and underscores in others."""
+    """The file of a task; 41 are spelled with hyphens in some releases and underscores in others."""
     path = folder / f"{name}.json"
     if not path.exists():
         for other in folder.glob(f"{name.split('_', 1)[0]}_*.json"):
@@ -94,7 +94,7 @@ def _niv2_file(folder: pathlib.Path, name: str) -> pathlib.Path:
 
 
 def missing(spec: TaskSpec, data_dir: str | os.PathLike | None = None, split: str | None = None) -> str | None:
-    """One line that names the task and the first absent file (of one split, or of all), or None where all is there."""
+    """One line naming the task and its first missing file (of one split, or of all), or None if nothing is missing."""
     if spec.source.startswith("tfds:"):
         folder = tfds_folder(spec)
         if any(folder.glob("*/dataset_info.json")):
@@ -119,7 +119,7 @@ def _repair(spec: TaskSpec) -> str:
 
 
 def _read_tsv(path: pathlib.Path, spec: TaskSpec) -> Raw:
-    """In a plain file a literal `\\n` is a line break; cells without a header are stripped, and none is empty."""
+    """In a plain file a literal `\\n` is a line break; cells without a header are stripped and must not be empty."""
     if not spec.columns:
         yield from text.table_rows(path, "tsv", escaped=True)
         return
@@ -141,7 +141,7 @@ def _read_csv(path: pathlib.Path, spec: TaskSpec) -> Raw:
 
 
 def _columns(spec: TaskSpec, cells: list[str] | BadRow) -> Record | BadRow:
-    """The cells under the columns of the task."""
+    """The cells by the task's column names."""
     if isinstance(cells, BadRow):
         return cells
     if len(cells) != len(spec.columns):
@@ -154,7 +154,7 @@ def _read_jsonl(path: pathlib.Path, spec: TaskSpec) -> Raw:
 
 
 def _key(path: pathlib.Path, spec: TaskSpec) -> str:
-    """The key behind the last # of a source; none where the file's own name has that #."""
+    """The key after the last # of a source; empty if that # is part of the file name."""
     location = spec.source.partition(":")[2]
     return "" if str(path).removesuffix(".gz").endswith(location) else location.rpartition("#")[2]
 
@@ -179,9 +179,9 @@ def _read_niv2(path: pathlib.Path, spec: TaskSpec) -> Raw:
 
 
 def instances(task: Any, location: str) -> Raw:
-    """The instances of a Super-NaturalInstructions task: `Definition` a list or a text, instances with or without ids.
+    """The instances of a Super-NaturalInstructions task: `Definition` may be a list or a string, ids are optional.
 
-    Each holds definition, input, outputs, and as `examples` the positive examples that are not this instance."""
+    Each has definition, input, outputs, and in `examples` the positive examples other than this instance."""
     try:
         definition = task["Definition"]
         definition = "\n".join(definition) if isinstance(definition, list) else str(definition)
@@ -240,7 +240,7 @@ _SLICE = re.compile(
 
 
 def _slice(split: str) -> re.Match[str]:
-    """The parts of a split of a row. Raises UserError."""
+    """The parsed split of a row. Raises UserError."""
     hit = _SLICE.fullmatch(split)
     if not hit or (not hit["source"] and re.search(r"[\[\]]", hit["name"])):
         raise UserError(
@@ -251,7 +251,7 @@ def _slice(split: str) -> re.Match[str]:
 
 
 def of_split(spec: TaskSpec, split: str) -> TaskSpec:
-    """The row as one split of it is read: with the source of the split's own, where it has one."""
+    """The row for reading one split: with the split's own source, if it has one."""
     if split not in spec.splits:
         raise UserError(f"task {spec.name} has no split '{split}' (it has {', '.join(spec.splits)})")
     hit = _slice(spec.splits[split])
@@ -259,13 +259,13 @@ def of_split(spec: TaskSpec, split: str) -> TaskSpec:
 
 
 def place_of(fields: Record) -> float:
-    """Where a row is from 0 to 1, by its fields without the answer; see the head of this file."""
+    """A row's place from 0 to 1, from its fields without the answer; see the module docstring."""
     texts = [f"{name}\x1f{fields[name]!r}" for name in sorted(fields) if name not in ANSWERS]
     return draw("\x1e".join(texts), "share", 2**32) / 2**32
 
 
 def _cut(rows: Raw, split: str) -> Raw:
-    """The part of the rows that a slice names; only negative and percent bounds hold all rows in memory."""
+    """The rows of a slice; only negative and percent bounds load all rows into memory."""
     start, stop = _slice(split).group("start", "stop")
     if all(bound is None or bound.isdigit() for bound in (start, stop)):
         return itertools.islice(rows, int(start or 0), int(stop) if stop else None)
@@ -280,7 +280,7 @@ def _cut(rows: Raw, split: str) -> Raw:
 
 
 def _read_tfds(spec: TaskSpec, split: str) -> Raw:
-    from flanx.seqio import tfds  # noqa: PLC0415  (only sources of this kind need TensorFlow)
+    from flanx.seqio import tfds  # noqa: PLC0415  (only this kind of source needs TensorFlow)
 
     name = spec.source.split(":", 1)[1]
     try:
@@ -288,7 +288,7 @@ def _read_tfds(spec: TaskSpec, split: str) -> Raw:
             yield f"{name}[{number}]", record
     except UserError:
         raise
-    except Exception as e:  # TFDS raises many kinds of error for a data set that is not complete
+    except Exception as e:  # TFDS raises various errors for an incomplete data set
         raise UserError(
             f"task {spec.name}: TFDS cannot read {name} ({type(e).__name__}: {str(e).splitlines()[0][:150]}); "
             f"run: flanx tasks fetch {spec.name}"
@@ -302,7 +302,7 @@ def _read_procedural(spec: TaskSpec, split: str) -> Raw:
 
 
 def raw_rows(spec: TaskSpec, split: str, data_dir: str | os.PathLike | None = None) -> Raw:
-    """The records of a split in the source's order, before `fields` and `share`. UserError: no such file or split."""
+    """The records of a split in source order, before `fields` and `share`. UserError: no such file or split."""
     spec = of_split(spec, split)
     kind = spec.source.split(":", 1)[0]
     if kind == "tfds":
@@ -331,10 +331,10 @@ def rows(
     max_bad_rows: int = MAX_BAD_ROWS, raw: Iterable[tuple[str, Record | BadRow]] | None = None,
     shard: tuple[int, int] = (0, 1),
 ) -> Iterator[tuple[str, str, Record]]:  # fmt: skip
-    """(row id, location, fields) of a split. Bad rows are logged, counted, and above `max_bad_rows` a UserError.
+    """(row id, location, fields) of a split. Bad rows are logged and counted; more than `max_bad_rows` is a UserError.
 
-    `raw` replaces the source's records; `shard` (i, n) takes the records i, i + n, ... and does not look at the others;
-    row ids are those of the whole split."""
+    `raw` replaces the source's records; `shard` (i, n) takes records i, i + n, ... and ignores the others; row ids are
+    those of the whole split."""
     bad, good, last = 0, 0, None
     part = _slice(spec.splits.get(split, split))
     low, high = float(part["low"] or 0), float(part["high"] or 1)

@@ -1,6 +1,6 @@
 """The task tables: every root's rows, collections, template blocks, licences and mixtures, read, checked and merged.
 
-The format and the keys of a row are described in flanx/data/task/spec.py.
+The format and a row's keys are described in flanx/data/task/spec.py.
 """
 
 import functools
@@ -23,7 +23,7 @@ from flanx.errors import UserError, nearest
 from flanx.files import local_path
 
 ROLES = ("paper", "held_out", "extra")
-NO_TASKS = ("collections", "mixtures", "licences", "mirrors")  # tables that hold no rows of tasks
+NO_TASKS = ("collections", "mixtures", "licences", "mirrors")  # tables without task rows
 MIXTURE_KEYS = ("collections", "rates", "caps", "styles", "inversion", "balance", "note")
 NAME = re.compile(r"[A-Za-z0-9_]+")
 Row = tuple[str, dict[str, Any], str]  # name, keys, file:line
@@ -40,7 +40,7 @@ class Tables:
 
 
 def roots() -> list[pathlib.Path]:
-    """Our own folder of tables (located without importing it, which would import SeqIO), then those of FLANX_TABLES."""
+    """Our own tables folder (located without importing it, which would import SeqIO), then those of FLANX_TABLES."""
     package = importlib.util.find_spec("flanx.tasks")
     if package is None or not package.submodule_search_locations:
         raise UserError("flanx.tasks is not installed: run `pip install -e .` in the repository")
@@ -52,14 +52,14 @@ def roots() -> list[pathlib.Path]:
 
 
 def missing_tables() -> str:
-    """What to add to the message of an unknown name where no tables of the user's own are read; else ""."""
+    """A hint for the message on an unknown name if no user tables are read; else ""."""
     return (
         "" if os.environ.get("FLANX_TABLES") else "; tasks of your own: name the folder of their tables in FLANX_TABLES"
     )
 
 
 def load() -> Tables:
-    """All tables, read once per set of roots. Raises UserError with file:line and reason; nothing is half loaded."""
+    """All tables, read once per set of roots. Raises UserError with file:line and reason; never loads partially."""
     return _load(tuple(roots()))
 
 
@@ -69,7 +69,7 @@ def load_tables() -> dict[str, TaskSpec]:
 
 
 def find_task(name: str) -> tuple[TaskSpec, str | None]:
-    """The row of a task's name, and the style at its end (`cot_gsm8k_fsopt`) or None. Raises UserError."""
+    """The row for a task name, and the style suffix (`cot_gsm8k_fsopt`) or None. Raises UserError."""
     tasks = load_tables()
     found = find_style(name, {task: spec.versions for task, spec in tasks.items()})
     if found is None:
@@ -80,7 +80,7 @@ def find_task(name: str) -> tuple[TaskSpec, str | None]:
 
 
 def find_style(name: str, styles: Mapping[str, Container[str]]) -> tuple[str, str | None] | None:
-    """(task, None) of a task's name, (task, style) of `task_style`, or None. `styles`: of each task."""
+    """(task, None) for a task name, (task, style) for `task_style`, or None. `styles`: by task."""
     if name in styles:
         return name, None
     task, _, style = name.removesuffix(INVERTED).rpartition("_")
@@ -106,7 +106,7 @@ def collections() -> dict[str, Any]:
 
 
 def load_mixtures() -> dict[str, dict[str, Any]]:
-    """The sections of `tables/mixtures.toml` of all roots, later roots over earlier ones; its head says the keys."""
+    """Sections of all roots' `tables/mixtures.toml`, later roots overriding earlier ones; its header lists the keys."""
     return _load_mixtures(tuple(roots()))
 
 
@@ -134,7 +134,7 @@ def _load(folders: tuple[pathlib.Path, ...]) -> Tables:
 
 
 def read(folders: Iterable[pathlib.Path]) -> Tables:
-    """The tables of these roots, read now; later ones override earlier ones."""
+    """Reads the tables of these roots, uncached; later ones override earlier ones."""
     folders = list(folders)
     sections: dict[str, dict[str, Any]] = {}
     rows: dict[str, tuple[str, dict[str, Any], str]] = {}
@@ -174,7 +174,7 @@ def _missing_field(block: Block, names: frozenset[str]) -> tuple[str, str] | Non
 
 
 def _check_templates(spec: TaskSpec, blocks: dict[str, Block], good: set[tuple[str, frozenset[str]]]) -> None:
-    """Refuses a block that does not exist or names a field that the task does not have. `good`: pairs that passed."""
+    """Rejects a block that does not exist or uses a field that the task lacks. `good`: pairs that passed."""
     try:
         names = spec.names
     except UserError as e:
@@ -195,7 +195,7 @@ def _check_templates(spec: TaskSpec, blocks: dict[str, Block], good: set[tuple[s
 
 
 def toml(path: pathlib.Path) -> dict[str, Any]:
-    """A TOML file. Raises UserError with the line."""
+    """Reads a TOML file. Raises UserError with the line."""
     try:
         return tomllib.loads(text.read(path))
     except tomllib.TOMLDecodeError as e:
@@ -229,7 +229,7 @@ def toml_rows(path: pathlib.Path) -> Iterator[Row]:
 
 
 def csv_rows(path: pathlib.Path, cell: Callable[[str, str], Any] = parse_cell) -> Iterator[Row]:
-    """The lines of a CSV file with a column `name`; `cell(key, text)` is the value of a cell, or a ValueError."""
+    """The lines of a CSV file with a column `name`; `cell(key, text)` returns a cell's value or raises ValueError."""
     header: list[str] = []
     for number, cells in text.csv_rows(path):
         location = f"{path}:{number}"

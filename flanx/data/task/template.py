@@ -1,5 +1,5 @@
-"""Templates: a text with `{fields}`, a prompt of head, input and target, a block of prompts for a cluster of tasks, and
-the lists of options that fill a prompt's `{options}`."""
+"""Templates: texts with `{fields}`, prompts of head, input and target, blocks of prompts for a cluster of tasks, and
+the option lists that fill a prompt's `{options}`."""
 
 import functools
 import re
@@ -13,7 +13,7 @@ _TOKEN = re.compile(r"\{\{|\}\}|\{([A-Za-z_]\w*)\}|[{}]")
 
 
 def compile_text(text: str) -> tuple[tuple[str, str | None], ...]:
-    """A template text as (literal, field or None) pairs. Raises ValueError on a brace that is not part of a field."""
+    """A template text as (literal, field or None) pairs. Raises ValueError for a brace that is not part of a field."""
     pieces: list[tuple[str, str | None]] = []
     literal, end = "", 0
     for hit in _TOKEN.finditer(text):
@@ -30,7 +30,7 @@ def compile_text(text: str) -> tuple[tuple[str, str | None], ...]:
 
 
 def fill(pieces: Sequence[tuple[str, str | None]], values: dict[str, str]) -> str:
-    """The text of compiled pieces; values are inserted as they are and never looked into."""
+    """The text of compiled pieces; values are inserted verbatim and never interpreted."""
     return "".join([literal + values[name] if name else literal for literal, name in pieces])
 
 
@@ -54,9 +54,9 @@ class Prompt:
     plain: tuple
     listed: tuple
     fields: frozenset[str]
-    labelled: bool  # the input begins with a label of its own, as in "Question: {question}"
+    labelled: bool  # the input begins with its own label, as in "Question: {question}"
     cued: bool  # the input ends with a cue for the target, as in "...\nAnswer:"
-    shot: Shot | None = None  # a few-shot style of its own, as imported templates have
+    shot: Shot | None = None  # its own few-shot style, as in imported templates
 
     @classmethod
     def parse(cls, name: str, texts: Any) -> "Prompt":
@@ -100,7 +100,7 @@ class Block:
 
 
 def parse_block(name: str, table: dict[str, Any]) -> Block:
-    """A block from its TOML table. Raises ValueError that names the prompt and the reason."""
+    """A block from its TOML table. Raises ValueError naming the prompt and the reason."""
     unknown = set(table) - {"none", "prompts"}
     if unknown:
         raise ValueError(f"unknown key '{sorted(unknown)[0]}' (a block has `none` and `prompts`)")
@@ -123,8 +123,8 @@ def parse_block(name: str, table: dict[str, Any]) -> Block:
 class Style:
     """`templates/style.toml`: headings, markers and separators of option lists, and the few-shot styles.
 
-    A marker ends in `{}`, the option's text, and holds at most one of `{A} {a} {1} {I} {i}`, the option's number; one
-    without is a bullet."""
+    A marker ends with `{}`, the option's text, and has at most one of `{A} {a} {1} {I} {i}`, the option's number;
+    without one it is a bullet."""
 
     headings: tuple[str, ...]
     markers: tuple[str, ...]
@@ -140,7 +140,7 @@ _ROMAN = ("i", "ii", "iii", "iv", "v", "vi", "vii", "viii", "ix", "x", "xi", "xi
 
 
 def _enumerator(kind: str, index: int) -> str:
-    """The letter or number of option `index` (from 0) in the alphabet of a kind."""
+    """The letter or number of option `index` (from 0) for a kind of enumeration."""
     if kind == "1":
         return str(index + 1)
     if kind in "Ii":
@@ -160,7 +160,7 @@ _LIKE_A_MARKER = re.compile(r"\W*(?:[-+]?\d[\d.,]*%?|[A-Za-z]|[ivxIVX]+)\W*")
 
 
 def _marks(marker: str, index: int) -> tuple[str, str | None]:
-    """The text before an option, and how an answer names it: "(B)", "B" for "B." or "B)", None for a bullet."""
+    """The text before an option, and how an answer refers to it: "(B)", "B" for "B." or "B)", None for a bullet."""
     before = marker.removesuffix("{}")
     kind = _KIND.search(before)
     if kind is None:
@@ -172,11 +172,11 @@ def _marks(marker: str, index: int) -> tuple[str, str | None]:
 
 
 def list_options(style: Style, options: Sequence[str], key: str) -> tuple[str, list[str]]:
-    """The option list as text, with drawn heading, marker and separator; and each option as an answer names it.
+    """The option list as text, with drawn heading, marker and separator; and each option as an answer refers to it.
 
-    Where the markers are letters or numbers the answer is the marker, in its brackets if they close ("(B)", else "B"),
-    as extraction reads it; with bullets it is the option's text. Options that look like markers themselves (numbers,
-    single letters) always take bullets: in "(1) 0, (2) 1" the answer "1" would have two meanings."""
+    If the markers are letters or numbers the answer is the marker, with its brackets if they close ("(B)", else "B"),
+    as extraction expects; with bullets it is the option's text. Options that look like markers themselves (numbers,
+    single letters) always get bullets: in "(1) 0, (2) 1" the answer "1" would be ambiguous."""
     heading = style.headings[draw(key, "heading", len(style.headings))]
     bullets = all(_LIKE_A_MARKER.fullmatch(option) for option in options)
     markers = style.bullets if bullets else style.markers

@@ -1,16 +1,16 @@
-"""Text files as people have them: one reader for the rows of tasks, exports, prompts and benchmarks.
+"""Real-world text files: one reader for the rows of tasks, exports, prompts and benchmarks.
 
 | what | how it is read |
 |---|---|
-| encoding | UTF-8, with or without a byte order mark; UTF-16 and UTF-32 with one; all else is refused with its line |
-| line ends | LF and CRLF; CR alone where a file has no LF. No other character ends a line |
-| .gz | known by its first bytes, whatever the name |
-| JSONL | an object a line; blank lines are passed over; a file that is one JSON array gives its elements |
-| JSON | a name that an object has twice is refused, where Python and pandas take the last value in silence |
-| CSV | RFC 4180, by commas, semicolons (where the first line has no comma) or what `sep=;` says; no blank rows |
-| TSV | plain, or quoted as pandas and Excel write it, which the whole file must agree on (`is_quoted`) |
+| encoding | UTF-8, with or without a byte order mark; UTF-16 and UTF-32 with one; others are rejected with the line |
+| line ends | LF and CRLF; lone CR if a file has no LF. No other character ends a line |
+| .gz | recognized by its first bytes, whatever the name |
+| JSONL | one object per line; blank lines are skipped; a file that is one JSON array yields its elements |
+| JSON | duplicate keys in an object are rejected, where Python and pandas silently take the last value |
+| CSV | RFC 4180, separated by commas, semicolons (if the first line has no comma) or as `sep=;` says; no blank rows |
+| TSV | plain, or quoted as pandas and Excel write it, consistently for the whole file (`is_quoted`) |
 
-Names of columns are compared in NFC, so that an accent typed on one machine finds the header of another.
+Column names are compared in NFC, so that an accent typed on one machine matches a header written on another.
 """
 
 import codecs
@@ -33,10 +33,10 @@ from flanx.errors import UserError, nearest
 from flanx.files import open_regular
 
 csv.field_size_limit(1 << 30)  # a cell may be a whole document
-HEAD = 1 << 20  # bytes that tell the encoding and the line ends
-MOST_RATIO, MOST_UNPACKED = 200, 1 << 26  # of a packed file: times its size, and bytes that are always allowed
+HEAD = 1 << 20  # bytes read to detect the encoding and the line ends
+MOST_RATIO, MOST_UNPACKED = 200, 1 << 26  # limits when unpacking: times the packed size; bytes always allowed
 KINDS = ("jsonl", "json", "csv", "tsv", "parquet")
-_MARKS = (  # the longer first: UTF-16's mark begins UTF-32's
+_MARKS = (  # longest first: UTF-16's mark is a prefix of UTF-32's
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -45,11 +45,11 @@ _MARKS = (  # the longer first: UTF-16's mark begins UTF-32's
 )
 _SEPARATOR = re.compile(r"sep=([,;|\t])\r?\n", re.IGNORECASE)
 _DOUBLED = re.compile(r'(?:^|\t)"(?:[^"\t]|"")*""(?:[^"\t]|"")*"(?=\t|\r?\n?$)')  # a cell "with ""quotes"" in it"
-Raw = Iterator[tuple[str, Record | BadRow]]  # (location for messages, the record or what is wrong with it)
+Raw = Iterator[tuple[str, Record | BadRow]]  # (location for messages, the record or its error)
 
 
 def kind_of(path: pathlib.Path) -> str | None:
-    """One of KINDS by the name's ending, in any case and packed or not; None for another."""
+    """One of KINDS by file extension, case-insensitive, with or without .gz; None for others."""
     ending = path.name.lower().removesuffix(".gz").rpartition(".")[2]
     ending = {"ndjson": "jsonl", "tab": "tsv"}.get(ending, ending)
     return ending if ending in KINDS else None
@@ -65,7 +65,7 @@ def _binary(path: pathlib.Path) -> BinaryIO:
 
 
 class _Unpacked(gzip.GzipFile):
-    """A packed file that ends in an error where it holds far more than text can be packed into so few bytes."""
+    """A gzip file that raises an error if it unpacks to far more than text of its packed size can."""
 
     count = 0
 
@@ -83,7 +83,7 @@ class _Unpacked(gzip.GzipFile):
 
 
 def _form(path: pathlib.Path) -> tuple[str, bool]:
-    """(encoding, whether CR alone ends the lines), by the first bytes."""
+    """(encoding, whether lone CR ends lines), detected from the first bytes."""
     with _binary(path) as file:
         head = file.read(HEAD)
     encoding = next((name for mark, name in _MARKS if head.startswith(mark)), "utf-8")
@@ -96,7 +96,7 @@ def _form(path: pathlib.Path) -> tuple[str, bool]:
 
 
 def _not_text(path: pathlib.Path, error: UnicodeDecodeError) -> UserError:
-    """The error that names the first line that is not in the file's encoding."""
+    """The error naming the first line that is not in the file's encoding."""
     with _binary(path) as file:
         for number, line in enumerate(file if error.encoding == "utf-8" else (), 1):
             try:
@@ -111,7 +111,7 @@ def _not_text(path: pathlib.Path, error: UnicodeDecodeError) -> UserError:
 
 
 def _chunks(path: pathlib.Path) -> Iterator[str]:
-    """The lines with their ends, CR alone as LF where it ends the lines. Raises UserError."""
+    """The lines with their ends; if lone CR ends lines, it becomes LF. Raises UserError."""
     try:
         encoding, old_mac = _form(path)
         with io.TextIOWrapper(_binary(path), encoding, newline="\r" if old_mac else "\n") as file:
@@ -125,13 +125,13 @@ def _chunks(path: pathlib.Path) -> Iterator[str]:
 
 
 def lines(path: pathlib.Path) -> Iterator[tuple[int, str]]:
-    """(number from 1, line without its end). Raises UserError with the line that is not text."""
+    """(number from 1, line without its end). Raises UserError naming a line that is not text."""
     for number, line in enumerate(_chunks(path), 1):
         yield number, line.removesuffix("\n").removesuffix("\r")
 
 
 def read(path: pathlib.Path) -> str:
-    """The whole text, every line ended by LF alone. Raises UserError as `lines`."""
+    """The whole text, with LF line ends. Raises UserError as `lines` does."""
     return "".join(_chunks(path)).replace("\r\n", "\n")
 
 
@@ -139,7 +139,7 @@ def read(path: pathlib.Path) -> str:
 
 
 def read_json(path: pathlib.Path) -> Any:
-    """A JSON file. Raises UserError with the line."""
+    """Reads a JSON file. Raises UserError with the line."""
     try:
         return json.loads(read(path), object_pairs_hook=_once)
     except json.JSONDecodeError as error:
@@ -149,8 +149,8 @@ def read_json(path: pathlib.Path) -> Any:
 
 
 def read_yaml(path: pathlib.Path) -> Any:
-    """A YAML file of plain values. Raises UserError with the reason."""
-    import yaml  # noqa: PLC0415  (only exemplars that are published so need it)
+    """Reads a YAML file of plain values. Raises UserError with the reason."""
+    import yaml  # noqa: PLC0415  (only needed for exemplars published as YAML)
 
     try:
         return yaml.safe_load(read(path))
@@ -159,7 +159,7 @@ def read_yaml(path: pathlib.Path) -> Any:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> Record:
-    """An object whose names differ, in NFC too. Raises ValueError naming the one that comes twice."""
+    """An object whose keys are distinct, even in NFC. Raises ValueError naming a duplicate."""
     record = dict(pairs)
     if len(record) != len(pairs) or not all(map(str.isascii, record)):
         seen: set[str] = set()
@@ -171,7 +171,7 @@ def _once(pairs: list[tuple[str, Any]]) -> Record:
 
 
 def json_rows(path: pathlib.Path) -> Raw:
-    """The objects of a JSONL file, or of the one array that the file is."""
+    """The objects of a JSONL file, or of a file that is a single array."""
     begun = False
     for number, line in lines(path):
         if not (text := line.strip()):
@@ -197,15 +197,15 @@ def _object(value: Any) -> Record | BadRow:
 
 
 def csv_rows(path: pathlib.Path, delimiter: str = ",") -> Iterator[tuple[int, list[str] | BadRow]]:
-    """(line, cells) of a quoted table; blank rows are passed over, a line end in a cell is LF."""
+    """(line, cells) of a quoted table; blank rows are skipped, line ends in cells become LF."""
     text = _chunks(path)
     first = next(text, "")
     if said := _SEPARATOR.fullmatch(first):  # Excel's own line
         delimiter, first = said[1], "\n"
     elif delimiter == "," and ";" in first and "," not in first:
         delimiter = ";"
-    kept: list[str] = []  # the lines of the row at hand
-    ended = False  # the reader asks for a line behind the last one inside a quoted cell, or for a row more
+    kept: list[str] = []  # the lines of the current row
+    ended = False  # the reader asks for a line past the end within a quoted cell, or for another row
 
     def keeping() -> Iterator[str]:
         nonlocal ended
@@ -234,7 +234,7 @@ def csv_rows(path: pathlib.Path, delimiter: str = ",") -> Iterator[tuple[int, li
 
 
 def tsv_rows(path: pathlib.Path, escaped: bool = False) -> Iterator[tuple[int, list[str] | BadRow]]:
-    """(line, cells) of a TSV, quoted or plain; blank rows are passed over.
+    """(line, cells) of a TSV, quoted or plain; blank rows are skipped.
 
     With `escaped`, a literal `\\n` in a plain file is a line break."""
     if is_quoted(path):
@@ -246,8 +246,8 @@ def tsv_rows(path: pathlib.Path, escaped: bool = False) -> Iterator[tuple[int, l
 
 
 def is_quoted(path: pathlib.Path) -> bool:
-    """Whether a TSV is quoted: read with quotes, every quote is closed at the end of its cell and all rows are equally
-    wide, and some cell needs its quotes (a tab, a line end or a doubled quote in it) or all texts have them.
+    """Whether a TSV is quoted: when read with quotes, every quote closes at the end of its cell, all rows have the same
+    width, and some cell needs its quotes (it has a tab, a line end or a doubled quote) or all texts have them.
 
     A plain file, in which a cell may begin with a quotation, is not."""
     found = path.stat()
@@ -266,14 +266,14 @@ def _is_quoted(path: pathlib.Path, size: int, time_ns: int) -> bool:
             return width > 1
         quoted_all = csv.reader(_chunks(path), delimiter="\t", strict=True, quoting=csv.QUOTE_NONNUMERIC)
         return width > 1 and any([isinstance(cell, str) for cells in quoted_all for cell in cells])
-    except (csv.Error, ValueError):  # a quote amid a cell; a text without quotes
+    except (csv.Error, ValueError):  # a quote within a cell; a text without quotes
         return False
 
 
 def table_rows(path: pathlib.Path, kind: str | None = None, escaped: bool = False) -> Raw:
-    """The rows of a CSV or TSV file under its header; `kind`: which of them, where the name does not say.
+    """The rows of a CSV or TSV file by its header; `kind`: which of the two, if the name does not tell.
 
-    Blank cells behind the last column that has a name, which Excel writes, are none. `escaped`: as in `tsv_rows`."""
+    Blank cells after the last named column, which Excel writes, are ignored. `escaped`: as in `tsv_rows`."""
     rows = csv_rows(path) if (kind or kind_of(path)) == "csv" else tsv_rows(path, escaped)
     header: list[str] = []
     for number, cells in rows:
@@ -293,7 +293,7 @@ def table_rows(path: pathlib.Path, kind: str | None = None, escaped: bool = Fals
 
 
 def unique(header: list[str], location: str) -> list[str]:
-    """The header without blanks around its names. Raises UserError where a name comes twice."""
+    """The header with stripped names. Raises UserError for duplicate names."""
     names = [name.strip() for name in header]
     twice = next((name for n, name in enumerate(names) if name and name in names[:n]), None)
     if twice is not None:
@@ -304,7 +304,7 @@ def unique(header: list[str], location: str) -> list[str]:
 def records(path: pathlib.Path, escaped: bool = False) -> Raw:
     """The records of a file of any kind in KINDS; `escaped`: as in `tsv_rows`.
 
-    Raises UserError for another kind, or where there is no file."""
+    Raises UserError for another kind, or if there is no file."""
     kind = kind_of(path)
     if not path.is_file():
         raise UserError(f"no file {path}")
@@ -316,7 +316,7 @@ def records(path: pathlib.Path, escaped: bool = False) -> Raw:
 
 
 def parquet_rows(path: pathlib.Path) -> Iterator[Record]:
-    """The rows of a Parquet file, a thousand in memory at a time; 32-bit floats by their shortest decimals."""
+    """The rows of a Parquet file, a thousand in memory at a time; 32-bit floats as their shortest decimals."""
     try:
         import pyarrow as pa  # noqa: PLC0415  (large, comes with TFDS; only Parquet files need it)
         import pyarrow.parquet  # noqa: PLC0415
@@ -334,7 +334,7 @@ def parquet_rows(path: pathlib.Path) -> Iterator[Record]:
 
 
 def cell(record: Record, name: str, location: str) -> str:
-    """A field of a record as text, "" where it is null. Raises UserError for what has no text, such as NaN."""
+    """A field of a record as text, "" if null. Raises UserError for values without a text form, such as NaN."""
     value = record[name]
     try:
         return "" if value is None else whole(text_of(value, name))
@@ -343,7 +343,7 @@ def cell(record: Record, name: str, location: str) -> str:
 
 
 def column_of(asked: str, columns: list[str], location: str) -> str:
-    """The column that is asked for, compared in NFC. Raises UserError naming those there are."""
+    """The requested column, compared in NFC. Raises UserError listing the existing ones."""
     found = [name for name in columns if unicodedata.normalize("NFC", name) == unicodedata.normalize("NFC", asked)]
     if not found:
         raise UserError(f"{location}: no column '{asked}'{nearest(asked, columns)} (it has {', '.join(columns)})")
