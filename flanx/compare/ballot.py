@@ -1,10 +1,10 @@
-"""Ballots: what a rater said of pairs, a file for each rater, a line as each is given.
+"""Ballots: raters' verdicts on pairs, in one file per rater, one line per ballot, appended as it is cast.
 
     <output>/ballots/<rater>.jsonl    {"comparison", "rater", "kind", "version"}, then
                                       {"pair", "choice", "swapped", "note", "seconds", "time"}
 
-A file says "left" and "right", never which candidate that was. A rater who changes a choice adds a line; the last one
-of a pair counts. `read_back` takes the file that an exported page saves.
+A file says "left" and "right", never which candidate that was. A rater who changes a choice adds a line; the last line
+for a pair counts. `read_back` imports the file that an exported page saves.
 """
 
 import dataclasses
@@ -22,13 +22,13 @@ from flanx.compare.pairing import Comparison, Pair
 from flanx.errors import UserError
 
 VERSION = 1
-LEFT, RIGHT, TIE, BAD = CHOICES = ("left", "right", "tie", "bad")  # "bad": both are
+LEFT, RIGHT, TIE, BAD = CHOICES = ("left", "right", "tie", "bad")  # "bad": both are bad
 PEOPLE, MODEL = KINDS = ("people", "model")
 LONGEST = {"rater": 60, "note": 2_000}  # characters
 FOLDER = "ballots"
 _HEADER = {"comparison": str, "rater": str, "kind": str, "version": int}
-_UNSEEN = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")  # categories of signs that do not print; rater.js refuses the same
-_JOINERS = "\u200c\u200d"  # two of them that names are written with, as in Persian
+_UNSEEN = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")  # categories of non-printing characters; rater.js rejects the same
+_JOINERS = "\u200c\u200d"  # exceptions that occur in names, as in Persian
 _BALLOT = {"pair": str, "choice": str, "swapped": bool, "note": str, "seconds": float, "time": str}
 
 
@@ -37,8 +37,8 @@ class Ballot:
     """A choice between the two answers of a pair.
 
     Attributes:
-      swapped: the pair was shown with its sides exchanged; "left" is then the pair's right one.
-      seconds: that the pair was looked at; time: in ISO 8601.
+      swapped: the pair was shown with its sides swapped; "left" then means the pair's right answer.
+      seconds: how long the pair was viewed; time: in ISO 8601.
     """
 
     pair: str
@@ -49,7 +49,7 @@ class Ballot:
     time: str = ""
 
     def verdict(self, pair: Pair) -> int | str:
-        """The candidate that it prefers, TIE or BAD."""
+        """The preferred candidate, TIE or BAD."""
         if self.choice in (TIE, BAD):
             return self.choice
         return pair.sides[(self.choice == RIGHT) != self.swapped]
@@ -57,7 +57,7 @@ class Ballot:
 
 @dataclasses.dataclass
 class Rater:
-    """A rater's ballots as they count, (pair, swapped) -> ballot, in order; `changed`: how many replaced another.
+    """A rater's ballots that count, (pair, swapped) -> ballot, in order; `changed`: how many replaced another.
 
     `source`: a judge's checkpoint, "" for people.
     """
@@ -69,14 +69,14 @@ class Rater:
     changed: int = 0
 
     def take(self, ballot: Ballot) -> None:
-        """Counts a ballot; a note that is written later is not a change of mind."""
+        """Counts a ballot; a note added later is not a change of mind."""
         before = self.ballots.get((ballot.pair, ballot.swapped))
         self.changed += before is not None and before.choice != ballot.choice
         self.ballots[ballot.pair, ballot.swapped] = ballot
 
 
 def check(made: Comparison, record: Mapping[str, Any], location: str = "") -> Ballot:
-    """A ballot of untrusted values. Raises UserError for a pair that is not of the comparison, another choice, ..."""
+    """A ballot from untrusted values. Raises UserError for a pair outside the comparison, an unknown choice, ..."""
     at = f"{location}: " if location else ""
     known = {name: record[name] for name in _BALLOT if name in record}
     for name, kind in _BALLOT.items():
@@ -96,9 +96,9 @@ def check(made: Comparison, record: Mapping[str, Any], location: str = "") -> Ba
 
 
 def check_name(name: Any, location: str = "") -> str:
-    """A rater's name in NFC, white space around it removed: typed on two machines it is one.
+    """A rater's name in NFC without surrounding whitespace, so that it is the same on every machine.
 
-    Raises UserError for none, a long one, signs that do not print.
+    Raises UserError for an empty or overlong name, or non-printing characters.
     """
     at = f"{location}: " if location else ""
     text = unicodedata.normalize("NFC", name.strip()) if isinstance(name, str) else ""
@@ -112,13 +112,13 @@ def check_name(name: Any, location: str = "") -> str:
 
 
 def path_of(folder: pathlib.Path, rater: str) -> pathlib.Path:
-    """The file of a rater; names that would give the same file differ in a digest."""
+    """The file of a rater; a digest distinguishes names that would map to the same file."""
     digest = hashlib.sha256(rater.encode("utf-8", "replace")).hexdigest()[:8]
     return folder / FOLDER / f"{re.sub(r'[^A-Za-z0-9_-]+', '-', rater)[:40].strip('-') or 'rater'}-{digest}.jsonl"
 
 
 class Writer:
-    """Appends to a rater's file, which begins with its first ballot."""
+    """Appends to a rater's file, which is created with the first ballot."""
 
     def __init__(
         self, folder: pathlib.Path, made: Comparison, rater: str, kind: str = PEOPLE, source: str = ""
@@ -129,7 +129,7 @@ class Writer:
             self._header["source"] = source
 
     def add(self, ballots: Sequence[Ballot]) -> None:
-        """Keeps ballots, on disk when it returns."""
+        """Appends ballots, which are on disk when this returns."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.path, "a+b") as file:
             file.seek(0)
@@ -144,7 +144,7 @@ class Writer:
 
 
 def _complete(raw: bytes) -> bytes:
-    """A file's lines without a last one that a kill cut off; one that lacks only its line feed gets it."""
+    """A file's lines without a last line truncated by a kill; adds a missing final line feed."""
     before, feed, last = raw.rpartition(b"\n")
     try:
         is_whole = isinstance(json.loads(last), dict)
@@ -156,8 +156,8 @@ def _complete(raw: bytes) -> bytes:
 def read(folder: pathlib.Path, made: Comparison) -> list[Rater]:
     """The raters of a comparison, by name.
 
-    Raises UserError for a file of another comparison, one under another name than its rater's (a copy, which would
-    count twice), with the line of whatever else is wrong.
+    Raises UserError for a file of another comparison, for a file not named after its rater (a copy, which would count
+    twice), and with the line of any other error.
     """
     raters = []
     for path in sorted((folder / FOLDER).glob("*.jsonl")):
@@ -173,14 +173,14 @@ def read(folder: pathlib.Path, made: Comparison) -> list[Rater]:
 
 
 def _kept(path: pathlib.Path, made: Comparison) -> Rater:
-    """The rater of a file of ours; without ballots where there is none."""
+    """The rater in one of our files; a rater without ballots if it does not exist."""
     return _read(path, made, _records(path, _complete(_bytes(path))))[0] if path.exists() else Rater("", PEOPLE)
 
 
 def _read(
     path: pathlib.Path, made: Comparison, records: Sequence[tuple[int, dict[str, Any]]]
 ) -> tuple[Rater, dict[Any, list[int]]]:
-    """The rater of a file's numbered records, and the lines of each (pair, swapped)."""
+    """The rater in a file's numbered records, and the line numbers for each (pair, swapped)."""
     if not records:
         return Rater("", PEOPLE), {}
     header = records[0][1]
@@ -199,7 +199,7 @@ def _read(
 
 
 def read_saved(made: Comparison, path: pathlib.Path) -> Rater:
-    """The rater of a file that an exported page saved. Raises UserError as `read_back`."""
+    """The rater in a file that an exported page saved. Raises UserError like `read_back`."""
     if not path.is_file():
         raise UserError(f"no file '{path}'")
     rater, lines = _read(path, made, _records(path, _bytes(path)))
@@ -212,10 +212,10 @@ def read_saved(made: Comparison, path: pathlib.Path) -> Rater:
 
 
 def read_back(folder: pathlib.Path, made: Comparison, path: pathlib.Path) -> str:
-    """Takes the ballots of a file that an exported page saved; what was taken, in a line.
+    """Imports the ballots of a file that an exported page saved; returns a one-line summary.
 
-    Raises UserError, and takes nothing, for a file of another comparison, two ballots of one pair, a rater whose other
-    ballots are here already. A note that was written later is taken.
+    Raises UserError, and imports nothing, for a file of another comparison, two ballots on one pair, or choices that
+    differ from the rater's existing ones. A note added later is imported.
     """
     rater = read_saved(made, path)
     writer = Writer(folder, made, rater.name)
@@ -242,7 +242,7 @@ def _bytes(path: pathlib.Path) -> bytes:
 
 
 def _records(path: pathlib.Path, raw: bytes) -> list[tuple[int, dict[str, Any]]]:
-    """The objects of lines with their numbers; an editor's byte order mark, CRLF and blank lines are passed over."""
+    """The object on each line with its line number; ignores an editor's byte order mark, CRLF and blank lines."""
     lines = enumerate(raw.split(b"\n"), 1)
     return [(number, _object(line, f"{path}:{number}")) for number, line in lines if line.strip()]
 

@@ -1,8 +1,8 @@
-"""Candidates: the answers that are compared, of runs that kept their generations and of files of answers.
+"""Candidates: the answers to compare, from runs that saved their generations and from files of answers.
 
-A run (or a folder of one evaluation) gives the generations of its suites that generate; a file (JSONL, JSON, CSV, TSV,
-Parquet) the prompt of each line in "inputs" or "prompt" and its answer in "prediction", "answer" or "output", as `flanx
-infer` writes them. Answers of two candidates belong together where their prompts are the same text, white space aside.
+A run (or the folder of one evaluation) provides the generations of its suites that generate; a file (JSONL, JSON, CSV,
+TSV, Parquet) has prompts in "inputs" or "prompt" and answers in "prediction", "answer" or "output", as `flanx infer`
+writes them. Answers of two candidates are matched if their prompts are the same text, ignoring whitespace.
 """
 
 import dataclasses
@@ -17,14 +17,14 @@ from flanx.errors import UserError, nearest
 from flanx.evals import generations, rescore, sample_choice, stops
 from flanx.evals.spec import Spec
 
-Key = tuple[str, int]  # a prompt's words, and which of several such prompts of the candidate it is
+Key = tuple[str, int]  # a prompt's words, and its index among the candidate's prompts with the same words
 PROMPTS, ANSWERS = ("inputs", "prompt"), ("prediction", "answer", "output", "predictions")
 TASKS = ("task", "category")
 
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """An answer to a prompt; `task`: the kind of prompt, "" where a file says none."""
+    """An answer to a prompt; `task`: the kind of prompt, "" if the file does not say."""
 
     prompt: str
     text: str
@@ -33,7 +33,7 @@ class Answer:
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """`answers`: in the order of their source; `empty`: how many have no text."""
+    """`answers`: in source order; `empty`: how many have no text."""
 
     name: str
     source: str
@@ -45,9 +45,9 @@ class Candidate:
 
 
 def read_all(named: Sequence[str], suites: Collection[str] = ()) -> list[Candidate]:
-    """Two or more candidates from "PATH" or "NAME=PATH" each; `suites`: of runs only these.
+    """Two or more candidates, each from "PATH" or "NAME=PATH"; `suites`: from runs, read only these.
 
-    Raises UserError for names that are not distinct, paths that hold no answers, a wrong line.
+    Raises UserError for duplicate names, paths without answers, or an invalid line.
     """
     if len(named) < 2:
         raise UserError(f"{len(named)} candidate given: two or more runs or files of answers are compared")
@@ -71,7 +71,7 @@ def _split(given: str) -> tuple[str, pathlib.Path]:
 
 
 def read(name: str, path: pathlib.Path, suites: Collection[str] = ()) -> Candidate:
-    """The candidate of one path. Raises UserError where it holds no answers."""
+    """The candidate from one path. Raises UserError if it has no answers."""
     found = list(_of_run(path, suites) if path.is_dir() else _of_file(path))
     if not found:
         why = "its suites rank options, and nothing was generated" if path.is_dir() else "it is empty"
@@ -86,12 +86,12 @@ def read(name: str, path: pathlib.Path, suites: Collection[str] = ()) -> Candida
 
 
 def _whole(said: str) -> str:
-    """The text as UTF-8 can hold it: half a surrogate pair becomes "?"."""
+    """The text made encodable as UTF-8: a lone surrogate becomes "?"."""
     return said.encode("utf-8", "replace").decode("utf-8")
 
 
 def _of_run(folder: pathlib.Path, suites: Collection[str]) -> Iterator[Answer]:
-    """The answers of an evaluation's folder."""
+    """The answers in an evaluation's folder."""
     folders = rescore.evaluations(folder)
     if len(folders) > 1:
         shown = ", ".join(str(each) for each in folders[:3])
@@ -110,7 +110,7 @@ def _of_run(folder: pathlib.Path, suites: Collection[str]) -> Iterator[Answer]:
 
 
 def answer_of(spec: Spec, row: generations.Generation) -> str:
-    """The answer to an item: of several samples the one that the suite keeps, else the first."""
+    """The answer to an item: of several samples, the one that the suite keeps, else the first."""
     if row.broken or not row.outputs:
         return ""
     kept = sample_choice.kept(row) if spec.metric == "open_ended" else 0
@@ -118,7 +118,7 @@ def answer_of(spec: Spec, row: generations.Generation) -> str:
 
 
 def _of_file(path: pathlib.Path) -> Iterator[Answer]:
-    """The answers of a file."""
+    """The answers in a file."""
     if not path.is_file():
         raise UserError(f"no folder or file '{path}': give a run, or a file of answers")
     for location, record in text.records(path):
@@ -132,7 +132,7 @@ def _of_file(path: pathlib.Path) -> Iterator[Answer]:
 
 
 def _field(record: Mapping[str, Any], names: Sequence[str], location: str) -> str:
-    """The text in the first of these fields that a record has; of a list of samples the first."""
+    """The text in the first of these fields that a record has; for a list of samples, the first one."""
     name = next((each for each in names if each in record), None)
     if name is None:
         raise UserError(

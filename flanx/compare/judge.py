@@ -1,8 +1,8 @@
-"""A model as judge: the same pairs, each in both orders, by which of two letters it finds the more probable.
+"""A model as judge: it sees the same pairs, each in both orders, and votes by the more probable of two letters.
 
-A judge fills a rater's file of its own (`kind` "model"), and resumes with the pairs that are not in it. It says neither
-"tie" nor "both bad"; a pair on which its two orders disagree counts as a tie (`tally.verdicts`), and how often they
-agree is reported, for a judge that goes by the position is worth nothing.
+A judge fills its own rater's file (`kind` "model"), and resumes with the pairs that are not in it. It never says "tie"
+or "both bad"; a pair on which its two orders disagree counts as a tie (`tally.verdicts`). How often they agree is
+reported, because a judge that goes by position is worthless.
 """
 
 import datetime
@@ -22,11 +22,11 @@ PROMPT = (
     "The better answer, A or B, is"
 )
 LETTERS = ("A", "B")
-BATCH = 256  # pairs whose ballots are kept together
+BATCH = 256  # pairs whose ballots are written together
 
 
 def prompt_of(made: Comparison, pair: Pair, swapped: bool) -> str:
-    """What the judge reads of a pair; texts with braces stay as they are."""
+    """The judge's prompt for a pair; braces in texts are left alone."""
     first, second = (made.answers[pair.prompt][side].strip() or "(no answer)" for side in pair.sides)
     if swapped:
         first, second = second, first
@@ -34,11 +34,11 @@ def prompt_of(made: Comparison, pair: Pair, swapped: bool) -> str:
 
 
 def judge(made: Comparison, folder: pathlib.Path, name: str, predictor: Predictor, source: str = "") -> dict[str, int]:
-    """Judges the pairs that this judge has not: {what: number of pairs}, "judged", "too long", "before".
+    """Judges the pairs that this judge has not yet judged: {"judged", "too long", "before": number of pairs}.
 
-    `name`: the rater's name; `source`: its checkpoint, which a judge of that name keeps. A pair whose prompt is longer
-    than the judge takes, in either order, gets no ballot. Raises UserError where the name is a person's or another
-    checkpoint's, and for logits that are not finite.
+    `name`: the rater's name; `source`: its checkpoint, fixed for that name. A pair whose prompt is too long for the
+    judge, in either order, gets no ballot. Raises UserError if the name belongs to a person or another checkpoint, and
+    for non-finite logits.
     """
     known = {rater.name: rater for rater in ballot.read(folder, made)}
     if name in known and known[name].kind != ballot.MODEL:
@@ -64,7 +64,7 @@ def judge(made: Comparison, folder: pathlib.Path, name: str, predictor: Predicto
 def _fitting(
     made: Comparison, pairs: Sequence[Pair], predictor: Predictor
 ) -> Iterator[tuple[Pair, tuple[list[int], list[int]]]]:
-    """The pairs whose prompts fit, with the tokens of both orders."""
+    """The pairs whose prompts fit, with the tokens for both orders."""
     vocabulary, longest = predictor.vocabulary, predictor.lengths["inputs"]
     for pair in pairs:
         plain, swapped = (

@@ -1,9 +1,9 @@
-"""A comparison: which answers are shown side by side, in which order, on which side; a file that never changes.
+"""A comparison: which answers are shown side by side, in what order and on which side; an immutable file.
 
-    <output>/comparison.json    candidates, prompts, answers, pairs, what is left out, and the hash over all of it
+    <output>/comparison.json    candidates, prompts, answers, pairs, what is left out, and a hash of all of it
 
-Pairs come in an order drawn from the seed. Of the pairs of two candidates each has the left side in half, within every
-task, too (or in one more, where their number is odd); which half is drawn as well.
+Pairs are in a random order drawn from the seed. Of the pairs of two candidates, each is on the left in half, within
+every task, too (or in one more, if their number is odd); which half is also random.
 """
 
 import dataclasses
@@ -21,13 +21,13 @@ from flanx.errors import UserError
 
 FILE = "comparison.json"
 VERSION = 1
-MOST_PAIRS, MOST_BYTES = 20_000, 64 << 20  # of one page, whose texts are in it once each
+MOST_PAIRS, MOST_BYTES = 20_000, 64 << 20  # limits for one page, which contains each text once
 SAME_FILE = "the file has changed since it was written, or is damaged: restore it, or compare again into another folder"
 
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """Two answers to a prompt: the numbers of the prompt and of the candidates on the left and on the right."""
+    """Two answers to a prompt: the indices of the prompt and of the left and right candidates."""
 
     id: str
     prompt: int
@@ -36,20 +36,20 @@ class Pair:
 
     @property
     def sides(self) -> tuple[int, int]:
-        """The candidates, the left one first."""
+        """The candidates, left one first."""
         return self.left, self.right
 
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """What raters get.
+    """What raters receive.
 
     Attributes:
-      candidates: names; sources: where their answers are from.
-      prompts: their texts; tasks: the kind of each, "" for none.
-      answers: by prompt, one of each candidate.
-      pairs: in the order in which they are shown.
-      left_out: {what: how many}, in words.
+      candidates: names; sources: where their answers come from.
+      prompts: their texts; tasks: the kind of each, or "".
+      answers: by prompt, one per candidate.
+      pairs: in display order.
+      left_out: {description: count}.
     """
 
     candidates: tuple[str, ...]
@@ -63,20 +63,20 @@ class Comparison:
 
     @functools.cached_property
     def id(self) -> str:
-        """16 hexadecimal digits over everything."""
+        """A hash of everything, as 16 hex digits."""
         text = json.dumps(dataclasses.asdict(self), sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
     @functools.cached_property
     def by_id(self) -> dict[str, Pair]:
-        """The pairs by their names."""
+        """The pairs by id."""
         return {pair.id: pair for pair in self.pairs}
 
 
 def make(candidates: Sequence[Candidate], seed: int = 0, most: int = 0) -> Comparison:
-    """The comparison of every two candidates on every prompt that all have; `most`: only so many pairs, drawn; 0: all.
+    """Compares every two candidates on every prompt that all have; `most`: draw at most this many pairs; 0: all.
 
-    Raises UserError where no prompt is shared or nothing is left to compare.
+    Raises UserError if no prompt is shared or nothing is left to compare.
     """
     first = candidates[0]
     shared = [key for key in first.answers if all(key in each.answers for each in candidates)]
@@ -130,19 +130,19 @@ def make(candidates: Sequence[Candidate], seed: int = 0, most: int = 0) -> Compa
 
 
 def _digest(seed: int, key: Key, a: int, b: int) -> str:
-    """What a pair is drawn by, and its name: nothing of it says which candidate is which."""
+    """A pair's id, which also decides the draw; it does not reveal which candidate is which."""
     return hashlib.sha256(json.dumps([seed, *key, a, b]).encode()).hexdigest()[:16]
 
 
 def _sided(drawn: Sequence[tuple[str, int, int, int]], tasks: Sequence[str]) -> tuple[Pair, ...]:
-    """The pairs with their sides: task by task, the candidates of two take turns on the left."""
+    """Assigns sides to pairs: task by task, two candidates alternate on the left."""
     left_first: dict[str, bool] = {}
     groups: dict[tuple[int, int], list[tuple[str, str]]] = {}
     for digest, prompt, a, b in drawn:
         groups.setdefault((a, b), []).append((tasks[prompt], digest))
     for members in groups.values():
         members.sort()
-        begin = int(members[0][1], 16) % 2  # drawn
+        begin = int(members[0][1], 16) % 2  # random
         left_first |= {digest: (begin + turn) % 2 == 0 for turn, (_, digest) in enumerate(members)}
     return tuple(Pair(digest, prompt, *((a, b) if left_first[digest] else (b, a))) for digest, prompt, a, b in drawn)
 
@@ -151,8 +151,8 @@ def _sided(drawn: Sequence[tuple[str, int, int, int]], tasks: Sequence[str]) -> 
 
 
 def expect_same(folder: pathlib.Path, made: Comparison) -> Comparison:
-    """The comparison itself, or the one that the folder has, where only the paths of the answers are spelled in another
-    way. Raises UserError where the folder holds another one."""
+    """The comparison itself, or the folder's, if they differ only in how the paths of the answers are spelled. Raises
+    UserError if the folder has a different one."""
     if not (folder / FILE).exists():
         return made
     kept = read(folder)
@@ -165,7 +165,7 @@ def expect_same(folder: pathlib.Path, made: Comparison) -> Comparison:
 
 
 def write(folder: pathlib.Path, made: Comparison) -> Comparison:
-    """Keeps a comparison where the folder has none; see `expect_same`."""
+    """Writes a comparison if the folder has none; see `expect_same`."""
     if (folder / FILE).exists():
         return expect_same(folder, made)
     record = {"version": VERSION, "id": made.id, **dataclasses.asdict(made)}
@@ -185,7 +185,7 @@ _TYPES = {
 
 
 def read(folder: pathlib.Path) -> Comparison:
-    """The comparison of a folder. Raises UserError where there is none, or it has been changed."""
+    """The comparison in a folder. Raises UserError if there is none, or it has been changed."""
     path = folder / FILE
     if not path.is_file():
         raise UserError(f"{folder} holds no comparison: name the runs or files to compare")

@@ -1,4 +1,4 @@
-"""The rater's page as text: rater.html, .css and .js with a comparison inside, without the names of its candidates."""
+"""The rater's page as text: rater.html, .css and .js with the comparison embedded, without candidate names."""
 
 import pathlib
 from typing import Any
@@ -11,12 +11,12 @@ TITLE = "Which answer is better?"
 
 
 def served(made: Comparison) -> str:
-    """The page for a server, which keeps the ballots."""
+    """The page for a server, which stores the ballots."""
     return _page(made, is_served=True)
 
 
 def exported(made: Comparison) -> str:
-    """The page as a file of its own: ballots stay in the browser until the rater saves them as a file."""
+    """The page as a standalone file: ballots stay in the browser until the rater saves them to a file."""
     return _page(made, is_served=False)
 
 
@@ -27,9 +27,9 @@ def _page(made: Comparison, is_served: bool) -> str:
 
 
 def blind(made: Comparison) -> dict[str, Any]:
-    """What the page holds of a comparison: texts once each, pairs as [name, prompt, left text, right text].
+    """The page's view of a comparison: each text once, pairs as [id, prompt, left text, right text].
 
-    Texts are numbered in the order in which the pairs show them, so that a number says nothing of a candidate.
+    Texts are numbered in the order in which pairs show them, so that numbers reveal nothing about candidates.
     """
     numbers: dict[str, int] = {}
     pairs = []

@@ -1,9 +1,9 @@
-"""Bradley-Terry ratings of candidates that were compared in pairs, with intervals by a bootstrap over prompts.
+"""Bradley-Terry ratings of candidates compared in pairs, with intervals from a bootstrap over prompts.
 
-The model (Bradley and Terry 1952): i is preferred to j with probability s_i / (s_i + s_j). A tie is half a win of each
-(both bad, too). Each two candidates that were compared count one tie more, so that one that never lost still has a
-rating. Fitted by Hunter's MM algorithm (2004, equation 3). On Elo's scale: 400 points are odds of ten to one, and the
-mean is 1000. Prompts are drawn again with all their ballots, for those of one prompt are not independent.
+The model (Bradley and Terry 1952): i is preferred to j with probability s_i / (s_i + s_j). A tie is half a win for each
+(as is "both bad"). Every two candidates that were compared get one extra tie, so that one that never lost still has a
+rating. Fitted by Hunter's MM algorithm (2004, equation 3). On the Elo scale: 400 points are odds of ten to one, and the
+mean is 1000. Prompts are resampled with all their ballots, because ballots on one prompt are not independent.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from flanx.evals.metrics import CONFIDENCE
 
 SCALE, MEAN = 400.0, 1000.0
 DRAWS = 1_000
-STEPS, CONVERGED = 10_000, 1e-9  # of the strengths' logarithms
+STEPS, CONVERGED = 10_000, 1e-9  # iterations, and tolerance on the log-strengths
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,9 +27,9 @@ class Rating:
 
 
 def strengths(wins: np.ndarray) -> np.ndarray:
-    """The logarithms of s, with mean 0: f64[..., C] from f64[..., C, C], where wins[i, j] counts i preferred to j.
+    """log s, with mean 0: f64[..., C, C] -> f64[..., C], where wins[i, j] counts how often i was preferred to j.
 
-    Raises ValueError where candidates fall into groups that were never compared with each other.
+    Raises ValueError if candidates fall into groups that were never compared with each other.
     """
     games = wins + np.swapaxes(wins, -1, -2)
     compared = np.asarray((games.reshape(-1, *games.shape[-2:]) > 0).any(axis=0))
@@ -61,7 +61,7 @@ def ratings(wins: np.ndarray, draws: int = DRAWS, seed: int = 0) -> list[Rating]
     random = np.random.default_rng(seed)
     counts = random.multinomial(len(wins), np.full(len(wins), 1 / len(wins)), size=draws)
     drawn = np.tensordot(counts.astype(float), wins, axes=1)
-    # The prior of a draw is that of all: a draw may lack the prompts on which two candidates were compared.
+    # All draws use the prior of the full data: a draw may lack the prompts on which two candidates were compared.
     points = MEAN + SCALE * strengths(wins.sum(axis=0)) / np.log(10)
     spread = MEAN + SCALE * strengths(drawn) / np.log(10)
     low, high = np.percentile(spread, [(100 - CONFIDENCE) / 2, (100 + CONFIDENCE) / 2], axis=0)

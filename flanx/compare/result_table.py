@@ -1,4 +1,4 @@
-"""The tables of a comparison's results, as the command prints them and the page shows them."""
+"""Tables of a comparison's results, as printed by the command and shown on the page."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -7,7 +7,7 @@ Record = Mapping[str, Any]
 
 
 class Result(NamedTuple):
-    """A kind of result: the title of its table, the columns, those aligned left, and the cells of a record."""
+    """A kind of result: its table's title, the columns, which ones are left-aligned, and the cells of a record."""
 
     title: str
     columns: tuple[str, ...]

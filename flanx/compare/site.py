@@ -1,6 +1,6 @@
-"""The page for raters: served, with every choice kept as it is made, or as one file that keeps them in the browser.
+"""The page for raters: served, with every choice saved as it is made, or one file that keeps them in the browser.
 
-The page holds texts and the names of pairs, and nothing that says which candidate wrote what.
+The page contains texts and pair ids, and nothing that reveals which candidate wrote what.
 """
 
 import datetime
@@ -19,7 +19,7 @@ from flanx.web.server import page_response, read_object
 
 
 def routes(made: Comparison, folder: pathlib.Path) -> list[Route]:
-    """The page, a rater's ballots so far, and a new one.
+    """Routes for the page, a rater's ballots so far, and a new ballot.
 
     POST /api/rater {"rater"} -> {"ballots": {pair: {"choice", "note"}}}
     POST /api/ballot {"rater", "pair", "choice", "note", "seconds"} -> {"done": pairs that the rater has rated}
@@ -49,7 +49,7 @@ def routes(made: Comparison, folder: pathlib.Path) -> list[Route]:
         of = known(record)
         try:
             ballot.Writer(folder, made, of.name).add([given])
-        except OSError as error:  # a full disk, a folder that is gone
+        except OSError as error:  # disk full, folder gone
             what = f"the choice could not be written ({error.strerror}): tell whoever runs `flanx compare`"
             raise HTTPException(507, what) from error
         of.take(given)

@@ -1,7 +1,7 @@
-"""What ballots say: win rates, ratings, agreement, position bias; of people together, of each judge alone.
+"""Statistics of ballots: win rates, ratings, agreement, position bias; for people together and for each judge.
 
-A judge that is a model sees every pair twice, with its sides exchanged; its verdict on a pair is what both say, and a
-tie where they differ. Verdicts of models are never added to people's.
+A judge model sees every pair twice, with the sides swapped; its verdict on a pair is the common one, or a tie if they
+differ. Verdicts of models are never pooled with people's.
 """
 
 import itertools
@@ -22,7 +22,7 @@ Verdicts = Mapping[str, Mapping[str, int | str]]  # {rater: {pair: candidate, TI
 
 
 def verdicts(made: Comparison, rater: Rater) -> dict[str, int | str]:
-    """{pair: what the rater says of it}; of both orders the verdict that they share, else TIE."""
+    """{pair: the rater's verdict}; for both orders, the common verdict, else TIE."""
     found: dict[str, list[int | str]] = {}
     for ballot in rater.ballots.values():
         found.setdefault(ballot.pair, []).append(ballot.verdict(made.by_id[ballot.pair]))
@@ -30,7 +30,7 @@ def verdicts(made: Comparison, rater: Rater) -> dict[str, int | str]:
 
 
 def results(made: Comparison, raters: Sequence[Rater]) -> list[dict[str, Any]]:
-    """Every result as a record with "what" and "raters" ("people", or a judge's name), in the order to be shown."""
+    """Every result as a record with "what" and "raters" ("people", or a judge's name), in display order."""
     people = {rater.name: verdicts(made, rater) for rater in raters if rater.kind == PEOPLE}
     groups: dict[str, Verdicts] = {"people": people} if people else {}
     groups |= {rater.name: {rater.name: verdicts(made, rater)} for rater in raters if rater.kind == MODEL}
@@ -64,7 +64,7 @@ def _rater(rater: Rater, made: Comparison) -> dict[str, Any]:
 
 
 def win_rates(made: Comparison, said: Verdicts) -> Iterator[dict[str, Any]]:
-    """A record for every two candidates, of all tasks (""), of each, and of the parts of the open-ended suite."""
+    """A record for every two candidates: over all tasks (""), per task, and per part of the open-ended suite."""
     known = {*made.tasks}
     tasks = {"": known, **{task: {task} for task in sorted(known) if task}}
     tasks |= {part: {*members} for part, members in open_ended.parts(known).items()}
@@ -79,7 +79,7 @@ def win_rates(made: Comparison, said: Verdicts) -> Iterator[dict[str, Any]]:
 def _win_rate(a: int, b: int, pairs: Iterable[Pair], said: Verdicts) -> dict[str, Any]:
     """How often a is preferred to b, in percent, ties and "both bad" counting as half.
 
-    A pair that several rated counts once, with the mean over them. The 95% interval is Wilson's (`metrics.interval`),
+    A pair with several raters counts once, with the mean over them. The 95% interval is Wilson's (`metrics.interval`);
     None for fewer than four pairs.
     """
     counts: Counter[int | str] = Counter()
@@ -111,7 +111,7 @@ def _share(candidate: int, verdict: int | str) -> float:
 
 
 def _ratings(made: Comparison, said: Verdicts) -> list[dict[str, Any]]:
-    """Bradley-Terry ratings of three or more candidates, the best first; none while some were not compared."""
+    """Bradley-Terry ratings of three or more candidates, best first; none until all are connected by comparisons."""
     count = len(made.candidates)
     wins = np.zeros((len(made.prompts), count, count))
     for each in said.values():
@@ -137,10 +137,10 @@ def _ratings(made: Comparison, said: Verdicts) -> list[dict[str, Any]]:
 
 
 def _agreement(said: Verdicts) -> list[dict[str, Any]]:
-    """How far raters agree on the pairs that two or more rated: the share of equal verdicts, and Krippendorff's alpha.
+    """Agreement on pairs with two or more raters: the share of equal verdicts, and Krippendorff's alpha.
 
-    Alpha is nominal, over the four things that can be said of a pair; 1: all agree, 0: as by chance, None: nothing was
-    said but one thing, so that chance would agree as well.
+    Alpha is nominal, over the four possible verdicts on a pair; 1: full agreement, 0: as by chance, None: only one
+    verdict occurs, so that chance would agree as well.
     """
     labels = [(rater, pair, str(verdict)) for rater, each in said.items() for pair, verdict in each.items()]
     rated: dict[str, list[str]] = {}
@@ -162,15 +162,15 @@ def _agreement(said: Verdicts) -> list[dict[str, Any]]:
 
 
 def alpha(labels: Sequence[tuple[str, str, str]]) -> float:
-    """Krippendorff's alpha of (rater, unit, label); units that one rater alone has are not part of it."""
+    """Krippendorff's alpha of (rater, unit, label); units with a single rater are excluded."""
     from nltk.metrics.agreement import AnnotationTask  # noqa: PLC0415  (half a second)
 
     return float(AnnotationTask(data=list(labels)).alpha())
 
 
 def with_people(people: Verdicts, judge: Mapping[str, int | str]) -> dict[str, Any]:
-    """How far a judge agrees with most people: the share of equal verdicts and Cohen's kappa, over pairs on which more
-    people say one thing than any other. Kappa is None where both say one thing only."""
+    """A judge's agreement with the majority of people: the share of equal verdicts and Cohen's kappa, over pairs with a
+    strict plurality verdict. Kappa is None if both give only a single verdict."""
     said: dict[str, Counter[int | str]] = {}
     for each in people.values():
         for pair, verdict in each.items():
@@ -203,10 +203,10 @@ def _kappa(labels: Sequence[tuple[str, str, str]]) -> float | None:
 
 
 def _positions(raters: Sequence[Rater]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """How often the answer on the left is preferred, as it was shown: of people together, of each judge.
+    """How often the answer shown on the left is preferred, for people together and for each judge.
 
-    Each candidate is on the left in half of its pairs, so 50 means no bias. `consistent`: of pairs that a judge saw in
-    both orders, how many got the same verdict.
+    Each candidate is on the left in half of its pairs, so 50 means no bias. `consistent`: the share of pairs seen by a
+    judge in both orders that got the same verdict.
     """
     people = [ballot for rater in raters if rater.kind == PEOPLE for ballot in rater.ballots.values()]
     groups = {"people": people} if people else {}
@@ -228,7 +228,7 @@ def _positions(raters: Sequence[Rater]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _consistent(ballots: Iterable[Ballot]) -> float | None:
-    """The share of pairs shown in both orders whose choices name the same answer, in percent."""
+    """The share of pairs shown in both orders whose choices pick the same answer, in percent."""
     by_order = {(ballot.pair, ballot.swapped): ballot.choice for ballot in ballots}
     other = {LEFT: RIGHT, RIGHT: LEFT}
     same = [
