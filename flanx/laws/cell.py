@@ -1,9 +1,9 @@
-"""What laws are fitted to: the cells of a grid, each a score at a size, a number of tasks, and so on.
+"""The data that laws are fitted to: grid cells, each a score at a size, a number of tasks, and so on.
 
 | variable | symbol | unit | how it enters a law |
 |---|---|---|---|
 | `size` | N | parameters | ln N |
-| `tasks` | T | training tasks, 0 for a model that is not finetuned | ln(1 + T), or T itself where a law saturates |
+| `tasks` | T | training tasks, 0 for a model that is not finetuned | ln(1 + T), or T itself if a law saturates |
 | `tokens` | D | positions of all batches | ln D |
 | `flops` | C | training FLOPs | ln C |
 | `cot` | R | share of chain-of-thought examples, 0 to 1 | R |
@@ -21,7 +21,7 @@ from flanx.errors import UserError, nearest
 
 
 class Variable(NamedTuple):
-    """A variable of laws: its symbol in formulas and what it counts."""
+    """A variable of a law: its symbol in formulas and what it counts."""
 
     symbol: str
     unit: str
@@ -39,11 +39,11 @@ DEFAULT = (
     "tasks",
     "cot",
     "tokens",
-)  # FLOPs follow from size and tokens: they are used where they are asked for
+)  # FLOPs follow from size and tokens: used only on request
 TASKS, COT = "tasks", "cot"
 UNITS = {"k": 1e3, "K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
 VARIES = 0.1  # the least range of a coordinate
-COLLINEAR = 0.98  # share of a variable's variation that others explain, from which on it says nothing of its own
+COLLINEAR = 0.98  # a variable whose variation others explain to this share adds nothing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,8 +52,8 @@ class Cell:
 
     Attributes:
       at: variable -> value.
-      values: the score, in percent, or the loss, of each seed; () where it has not been measured.
-      item_error: the standard error of their mean over the items that are scored.
+      values: the score, in percent, or the loss, of each seed; () if not measured.
+      item_error: the standard error of their mean over the scored items.
       loss: the mean validation loss of its runs, for `two_step`.
     """
 
@@ -65,18 +65,18 @@ class Cell:
 
     @property
     def mean(self) -> float:
-        """The mean over the seeds."""
+        """The mean over seeds."""
         return math.fsum(self.values) / len(self.values)
 
 
 @dataclasses.dataclass(frozen=True)
 class Inputs:
-    """Where scores are, or are wanted: the arrays that the forms of laws read.
+    """The places where scores are known or wanted: the arrays that law forms read.
 
     Attributes:
       variables: the names of the columns.
       u: (cells, variables); the coordinate of each variable: ln(x / reference), ln(1 + T), or R.
-      tasks: (cells,); T itself, zeros where tasks are no variable.
+      tasks: (cells,); T itself, zeros if tasks are not a variable.
       floor: the score by chance, in percent.
       loss: (cells,); validation losses, nan where unknown.
     """
@@ -93,11 +93,11 @@ class Data:
     """Measured cells as arrays.
 
     Attributes:
-      cells: those that have a score.
-      variables: those that vary among them, none a function of the others.
+      cells: those with a score.
+      variables: those that vary among the cells, none a function of the others.
       y: (cells,); the means over seeds.
       floor: the score by chance, in percent; is_loss: whether `y` are losses, not scores in percent.
-      is_normalized: whether scores are rescaled from chance and 100, and may be below 0.
+      is_normalized: whether scores are rescaled from chance and 100, and may be negative.
     """
 
     cells: tuple[Cell, ...]
@@ -108,12 +108,12 @@ class Data:
 
     @property
     def ends(self) -> tuple[float, float]:
-        """The least and the largest that a score, or a loss, can be."""
+        """The lower and upper bound of a score, or a loss."""
         return -math.inf if self.is_normalized else 0.0, math.inf if self.is_loss else 100.0
 
     @property
     def y(self) -> np.ndarray:
-        """(cells,): the mean score of each."""
+        """(cells,): the mean scores."""
         return np.array([cell.mean for cell in self.cells])
 
     @property
@@ -126,7 +126,7 @@ class Data:
         }
 
     def inputs(self, cells: Sequence[Cell] | None = None, reference: Mapping[str, float] | None = None) -> Inputs:
-        """The arrays of `cells`, else of its own. Raises UserError for a cell without a variable that the data vary."""
+        """The arrays of `cells`, by default its own. Raises UserError for a cell that lacks one of the variables."""
         cells = self.cells if cells is None else cells
         reference = self.reference if reference is None else reference
         for cell in cells:
@@ -139,7 +139,7 @@ class Data:
         return Inputs(self.variables, np.array(u).reshape(shape), np.array(tasks), self.floor, np.array(loss))
 
     def only(self, kept: np.ndarray) -> "Data":
-        """The cells where `kept` (cells,) is true; the variables stay."""
+        """The cells where `kept` (cells,) is true, with the same variables."""
         return dataclasses.replace(self, cells=tuple(c for c, keep in zip(self.cells, kept, strict=True) if keep))
 
     def levels(self, name: str) -> list[float]:
@@ -148,7 +148,7 @@ class Data:
 
 
 def coordinate(name: str, value: float, reference: float = 1.0) -> float:
-    """A variable as laws see it. Raises UserError for a value that has no logarithm."""
+    """A variable's coordinate in laws. Raises UserError for a value without a logarithm."""
     if name == COT:
         return value
     if name == TASKS and value >= 0:
@@ -165,9 +165,9 @@ def gather(
     is_loss: bool = False,
     is_normalized: bool = False,
 ) -> Data:
-    """The measured cells as data, over the variables asked for, or over those that vary.
+    """The measured cells as data, over the given variables, or over those that vary.
 
-    Left out of the latter: a variable that a cell has no value of, that does not vary, or that those before it explain.
+    The latter exclude variables that a cell lacks, that do not vary, or that earlier ones explain.
     """
     measured = tuple(cell for cell in cells if cell.values)
     for name in over or ():
@@ -186,7 +186,7 @@ def gather(
 
 
 def _is_new(column: np.ndarray, columns: Sequence[np.ndarray]) -> bool:
-    """Whether a column varies (by more than a tenth, as a logarithm) in a way that no other does, nor all together."""
+    """Whether a column varies (by more than a tenth in its logarithm) in a way that no other columns explain."""
     if len(column) < 2 or np.ptp(column) < VARIES:
         return False
     if any(_follows(column, other) for other in columns[1:]):
@@ -197,9 +197,9 @@ def _is_new(column: np.ndarray, columns: Sequence[np.ndarray]) -> bool:
 
 
 def _follows(column: np.ndarray, other: np.ndarray) -> bool:
-    """Whether a column is a function of another one: does not vary where the other is the same, and it often is.
+    """Whether a column is a function of another: it does not vary among cells with equal, repeated values of that.
 
-    So is the share of chain of thought in nested steps of tasks, whatever its curve.
+    One example is the chain-of-thought share along nested sets of tasks, whatever its curve.
     """
     groups = [column[other == level] for level in np.unique(other)]
     repeated = [group for group in groups if len(group) > 1]
@@ -207,7 +207,7 @@ def _follows(column: np.ndarray, other: np.ndarray) -> bool:
 
 
 def number(label: str) -> float | None:
-    """The number that a label is: "1836", "0.03", "80M", "540B", "1e9"; None for any other text."""
+    """The number that a label denotes: "1836", "0.03", "80M", "540B", "1e9"; None for any other text."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?(?:[eE][+-]?\d{1,2})?)([kKMBT]?)", label)
     return float(match[1]) * UNITS.get(match[2], 1.0) if match else None
 
@@ -221,9 +221,9 @@ def quantity(value: float) -> str:
 
 
 def parse_target(text: str, labels: Mapping[tuple[str, str], float] | None = None) -> dict[str, float]:
-    """A target, "size=540B,tasks=1836", as {variable: value}. Raises UserError for what is not of that form.
+    """Parses a target, "size=540B,tasks=1836", to {variable: value}. Raises UserError for any other form.
 
-    `labels`: what a sweep calls values, {("size", "d96"): 4.1e5}.
+    `labels`: a sweep's names for values, {("size", "d96"): 4.1e5}.
     """
     found: dict[str, float] = {}
     for part in text.split(","):

@@ -1,7 +1,7 @@
-"""Which form of a law to believe: the one that predicts cells that it has not seen, never the one that fits best.
+"""Chooses the form of a law: the one that best predicts held-out cells, never the one that fits best.
 
-The largest value of every variable is held out in turn (where two smaller ones stay), and the corner where all are
-largest. An error of prediction is measured minus predicted, in the unit of the score.
+The largest value of each variable is held out in turn (if two smaller ones remain), as is the corner where all are
+largest. A prediction error is measured minus predicted, in the unit of the score.
 """
 
 import dataclasses
@@ -17,18 +17,18 @@ from flanx.laws.fit import Draws, Fit
 from flanx.laws.form import FORMS, Form
 from flanx.laws.noise import CONFIDENCE, Noise, noise
 
-# forms whose errors are within this factor of the smallest, and what noise does to their mean: the one with fewest
-# parameters is taken
+# among forms whose errors are within this factor of the smallest plus the effect of noise on their mean, the one with
+# the fewest parameters is chosen
 TIE = 1.05
-LEAST = 4  # cells, to choose at all
+LEAST = 4  # cells needed to choose at all
 FOLD_DRAWS = 100
-FOLD_SPARE = 1  # cells above its parameters that a form needs to predict a fold
-MOST_WIDER = 5.0  # of the factor by which intervals grow with the errors made on held-out cells
+FOLD_SPARE = 1  # cells beyond its number of parameters that a form needs to predict a fold
+MOST_WIDER = 5.0  # cap on the factor by which errors on held-out cells widen intervals
 
 
 @dataclasses.dataclass(frozen=True)
 class Fold:
-    """Cells that are held out: their name in tables, and (cells,) whether each is."""
+    """Held-out cells: their name in tables, and a mask (cells,)."""
 
     name: str
     held: np.ndarray
@@ -39,7 +39,7 @@ class Check:
     """A form's predictions of held-out cells.
 
     Attributes:
-      errors: {fold: measured minus predicted of each of its cells}; of the folds that the form can be fitted without.
+      errors: {fold: measured minus predicted for its cells}, for the folds without which the form can be fitted.
       reason: why there are none.
     """
 
@@ -48,23 +48,23 @@ class Check:
 
     @property
     def error(self) -> float:
-        """The mean absolute error over folds, each the mean over its cells; inf where nothing could be checked."""
+        """The mean over folds of each fold's mean absolute error; inf if nothing could be checked."""
         means = [float(np.abs(errors).mean()) for errors in self.errors.values()]
         return math.fsum(means) / len(means) if means else math.inf
 
     @property
     def count(self) -> int:
-        """Predictions checked."""
+        """The number of predictions checked."""
         return sum(len(errors) for errors in self.errors.values())
 
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """The forms fitted to one score, what each predicted of held-out cells, and the one that is chosen.
+    """The forms fitted to one score, their predictions for held-out cells, and the chosen one.
 
     Attributes:
-      fits, checks: by form. nearest: the check of no law at all: the nearest cell's own score again.
-      chosen: the form; "" where there is none. reason: why there is none, or what is to be said of it.
+      fits, checks: by form. nearest: the check of a baseline without a law: the nearest cell's score.
+      chosen: the form; "" if there is none. reason: why there is none, or a remark on it.
     """
 
     data: Data
@@ -86,7 +86,7 @@ class Choice:
 
 
 def folds(data: Data) -> list[Fold]:
-    """What is held out of the data; [] where too little would stay."""
+    """The folds to hold out of the data; [] if too little would remain."""
     tops = {name: data.levels(name)[-1] for name in data.variables}
     held = {
         f"{name} {quantity(top)}": np.array([cell.at[name] == top for cell in data.cells])
@@ -100,7 +100,7 @@ def folds(data: Data) -> list[Fold]:
 
 
 def check(form: Form, data: Data) -> Check:
-    """What a form predicts of each fold from the other cells."""
+    """Checks a form's predictions of each fold from the other cells."""
     errors = {}
     for fold in folds(data):
         found = fitting.fit(form, data.only(~fold.held), FOLD_SPARE)
@@ -111,7 +111,7 @@ def check(form: Form, data: Data) -> Check:
 
 
 def check_nearest(data: Data) -> Check:
-    """The same of no law: a held-out cell gets the score of the nearest other one, ranges taken as equal."""
+    """The same for the baseline: a held-out cell gets the score of the nearest other one, with ranges normalized."""
     u = data.inputs().u
     width = np.ptp(u, axis=0) if len(u) and u.shape[1] else np.ones(u.shape[1])
     errors = {}
@@ -123,7 +123,7 @@ def check_nearest(data: Data) -> Check:
 
 
 def nothing(data: Data) -> str:
-    """Why there is nothing to fit: a sentence, or "" where there is something."""
+    """Why there is nothing to fit, as a sentence; "" if there is something."""
     if len(data.cells) < LEAST:
         return f"No law is fitted: {len(data.cells)} cells have a score, and {LEAST} are the least."
     if not np.isfinite(data.y).all():
@@ -139,7 +139,7 @@ def nothing(data: Data) -> str:
 
 
 def _is_noise(data: Data, heard: Noise) -> bool:
-    """Whether the cells vary no more than their seeds do (F test at 5%)."""
+    """Whether the cells vary no more than seeds do (F test at 5%)."""
     runs = np.array([len(cell.values) for cell in data.cells])
     whole = float((runs * data.y).sum() / runs.sum())
     between = float((runs * (data.y - whole) ** 2).sum()) / (len(runs) - 1)
@@ -161,7 +161,7 @@ def choose(data: Data, names: Sequence[str] = tuple(FORMS)) -> Choice:
     known = {name: error for name, error in sound.items() if math.isfinite(error)}
     chosen, reason = "", ""
     if known:
-        # only errors over the same folds compare
+        # only errors over the same folds are comparable
         most = max(checks[name].count for name in known)
         known = {name: error for name, error in known.items() if checks[name].count == most}
         heard = noise(data.cells)
@@ -181,7 +181,7 @@ def choose(data: Data, names: Sequence[str] = tuple(FORMS)) -> Choice:
 
 @dataclasses.dataclass(frozen=True)
 class Predicted:
-    """The prediction of one cell: its value and 95% interval, as the mean over seeds would be measured."""
+    """The prediction for one cell: its value and 95% interval, for the measured mean over seeds."""
 
     cell: Cell
     value: float
@@ -190,8 +190,8 @@ class Predicted:
 
 
 def widening(choice: Choice, seed: int = 0) -> float:
-    """The factor by which intervals of predictions are widened: root mean square of (error / expected error) on
-    held-out cells, at least 1. A law of the wrong form misses by more than its own bootstrap says."""
+    """The factor by which prediction intervals are widened: the root mean square of (error / expected error) on
+    held-out cells, at least 1. A law of the wrong form misses by more than its bootstrap says."""
     ratios: list[float] = []
     for fold in folds(choice.data):
         found = fitting.fit(FORMS[choice.chosen], choice.data.only(~fold.held), FOLD_SPARE)
@@ -207,7 +207,7 @@ def widening(choice: Choice, seed: int = 0) -> float:
 
 
 def predict(choice: Choice, draws: Draws, cells: Sequence[Cell], wider: float) -> list[Predicted]:
-    """The chosen law's predictions of cells, which end where scores end, whatever the law says."""
+    """The chosen law's predictions for cells, clipped to the range of scores."""
     least, most = choice.data.ends
     values = draws.fit.predict(cells)
     spread = np.clip(values + (draws.measured(cells) - values) * wider, least, most)
@@ -222,7 +222,7 @@ def predict(choice: Choice, draws: Draws, cells: Sequence[Cell], wider: float) -
 
 @dataclasses.dataclass(frozen=True)
 class Reach:
-    """An error of prediction against how far it reached: `factor` is the cell's value over the largest one fitted."""
+    """A prediction error against extrapolation distance: `factor` is the cell's value over the largest one fitted."""
 
     variable: str
     factor: float
@@ -230,7 +230,7 @@ class Reach:
 
 
 def reaches(form: Form, data: Data) -> list[Reach]:
-    """The errors of predicting every cell above a level of a variable from those at and below it."""
+    """The errors of predicting every cell above a level of a variable from those at or below it."""
     found = []
     for name in data.variables:
         for level in data.levels(name)[1:-1]:

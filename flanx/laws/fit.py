@@ -1,4 +1,4 @@
-"""Fitting a form to cells by least squares, and how sure its parameters are: a bootstrap over seeds and items."""
+"""Fits a form to cells by least squares; parameter uncertainty comes from a bootstrap over seeds and items."""
 
 import dataclasses
 import math
@@ -12,9 +12,9 @@ from flanx.laws.cell import Cell, Data, Inputs
 from flanx.laws.form import FORMS, Form
 from flanx.laws.noise import CONFIDENCE, Noise, noise
 
-CONVERGED = (1, 2, 3, 4)  # of MINPACK's codes
-SPARE = 2  # cells that a fit needs above its parameters
-SINGULAR = 2e-3  # smallest over largest singular value of the scaled Jacobian, below which parameters trade off freely
+CONVERGED = (1, 2, 3, 4)  # MINPACK's success codes
+SPARE = 2  # cells that a fit needs beyond its number of parameters
+SINGULAR = 2e-3  # smallest / largest singular value of the scaled Jacobian below which parameters trade off freely
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,9 +23,9 @@ class Fit:
 
     Attributes:
       bent, linear: its parameters, in the order of `form.parameters`.
-      loss_law: of a form that reads scores off losses: (1 + variables,), of ln loss over the coordinates.
+      loss_law: for a form that reads scores off losses: (1 + variables,), ln loss over the coordinates.
       residuals: (cells,); measured minus fitted.
-      problem: why it is not to be used; "" where it is sound.
+      problem: why it should not be used; "" if it is sound.
     """
 
     form: Form
@@ -39,12 +39,12 @@ class Fit:
 
     @property
     def names(self) -> list[str]:
-        """The names of its parameters."""
+        """The parameter names."""
         return self.form.parameters(self.data.inputs(reference=self.reference))
 
     @property
     def values(self) -> list[float]:
-        """Its parameters, as `names`."""
+        """The parameter values, in the order of `names`."""
         return [*self.linear.tolist(), *self.bent.tolist()]
 
     @property
@@ -62,7 +62,7 @@ class Fit:
         return self.data.inputs(cells, self.reference)
 
     def predict(self, cells: Sequence[Cell]) -> np.ndarray:
-        """(cells,): the score that the law gives each."""
+        """(cells,): the law's scores."""
         return evaluate(self.form, self.bent, self.linear, self.loss_law, self.inputs(cells))
 
 
@@ -77,7 +77,7 @@ def evaluate(
 
 
 class Search:
-    """The least squares of one form over the same cells, for scores of these cells as often as wanted."""
+    """Least squares for one form over fixed cells, reusable for any scores of these cells."""
 
     def __init__(self, form: Form, inputs: Inputs) -> None:
         self.form, self.inputs = form, inputs
@@ -90,17 +90,17 @@ class Search:
             self.inverse = np.linalg.pinv(self.columns)
 
     def bent(self, at: np.ndarray) -> np.ndarray:
-        """The bent parameters at a place of the search, which the ends of their ranges bound."""
+        """The bent parameters at a point of the search, clipped to their ranges."""
         inside = np.clip(at, self.low, self.high)
         return np.where(self.is_log, np.exp(np.where(self.is_log, inside, 0.0)), inside)
 
     def is_at_an_end(self, at: np.ndarray) -> bool:
-        """Whether a bent parameter has run to the end of its range."""
+        """Whether a bent parameter has hit the end of its range."""
         slack = 1e-3 * (self.high - self.low)
         return bool(((at < self.low + slack) | (at > self.high - slack)).any())
 
     def linear(self, at: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(the best linear parameters at a place, the residuals (cells,))."""
+        """(the best linear parameters at a point, the residuals (cells,))."""
         columns, fixed = self.form.columns(self.bent(at), self.inputs)
         if not columns.shape[1]:
             return np.zeros(0), y - fixed
@@ -108,7 +108,7 @@ class Search:
         return found, y - fixed - columns @ found
 
     def run(self, y: np.ndarray, starts: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, bool]:
-        """(place, linear parameters, whether it converged) of the best fit from the best of the starts."""
+        """(point, linear parameters, whether it converged) of the best fit from the best of the starts."""
         if not len(self.low):
             return np.zeros(0), self.inverse @ (y - self.fixed), True
         squares = [float(r @ r) for r in (self.linear(start, y)[1] for start in starts)]
@@ -119,7 +119,7 @@ class Search:
 
 
 def fit(form: Form, data: Data, spare: int = SPARE) -> Fit:
-    """The least-squares fit of a form to its parameters and `spare` cells. What is wrong with it is in `problem`."""
+    """The least-squares fit of a form; needs `spare` more cells than parameters. Any fault is in `problem`."""
     inputs, y = data.inputs(), data.y
     none = np.zeros(0)
     count = len(form.parameters(inputs)) + (len(inputs.variables) + 1 if form.by_loss else 0)
@@ -136,7 +136,7 @@ def fit(form: Form, data: Data, spare: int = SPARE) -> Fit:
     if form.by_loss:
         design = np.column_stack([np.ones(len(y)), inputs.u])
         loss_law = np.linalg.lstsq(design, np.log(inputs.loss), rcond=None)[0]
-    residuals = y - evaluate(form, bent, linear, None, inputs)  # at the measured losses, as it was fitted
+    residuals = y - evaluate(form, bent, linear, None, inputs)  # at the measured losses, as fitted
     problem = ""
     if not converged or not np.isfinite(residuals).all():
         problem = "did not converge"
@@ -146,7 +146,7 @@ def fit(form: Form, data: Data, spare: int = SPARE) -> Fit:
 
 
 def _is_singular(search: Search, place: np.ndarray, linear: np.ndarray, y: np.ndarray) -> bool:
-    """Whether some mixture of the parameters changes nothing that was measured."""
+    """Whether some combination of the parameters has no effect on the measured scores."""
     columns, _ = search.form.columns(search.bent(place), search.inputs)
 
     def scores(at: np.ndarray) -> np.ndarray:
@@ -168,11 +168,11 @@ def _is_singular(search: Search, place: np.ndarray, linear: np.ndarray, y: np.nd
 
 @dataclasses.dataclass(frozen=True)
 class Draws:
-    """A fit, and the same fit to scores as other seeds and items would have given them.
+    """A fit, and refits to scores as other seeds and items could have given them.
 
     Attributes:
       bent (draws, bent), linear (draws, linear), loss_law (draws, 1 + variables): the parameters of each draw.
-      scale: (draws,); the noise of each draw as a share of `noise`: above 1 where the law misses by more than noise.
+      scale: (draws,); the noise of each draw relative to `noise`: above 1 if the law misses by more than noise.
     """
 
     fit: Fit
@@ -187,7 +187,7 @@ class Draws:
         return quantiles(np.concatenate([self.linear, self.bent], axis=1)[:, self.fit.names.index(name)])
 
     def predict(self, cells: Sequence[Cell]) -> np.ndarray:
-        """(draws, cells): the scores that each draw's law gives."""
+        """(draws, cells): the scores from each draw's law."""
         inputs = self.fit.inputs(cells)
         if not self.bent.shape[1]:
             columns, fixed = self.fit.form.columns(self.bent[0], inputs)
@@ -197,7 +197,7 @@ class Draws:
         return np.array(rows)
 
     def measured(self, cells: Sequence[Cell], seed: int = 0) -> np.ndarray:
-        """(draws, cells): the same, as they would be measured: with the noise of their own seeds and items."""
+        """(draws, cells): the same as they would be measured, with the noise of seeds and items."""
         random = np.random.default_rng([seed, 1])
         own = self.noise.of_new if self.noise.is_known else 1.0
         spread = random.standard_normal((len(self.scale), len(cells)))
@@ -205,18 +205,18 @@ class Draws:
 
 
 def quantiles(values: np.ndarray) -> tuple[float, float]:
-    """The 95% interval of draws."""
+    """The 95% interval over draws."""
     tail = (100 - CONFIDENCE) / 2
     low, high = np.percentile(values, [tail, 100 - tail])
     return float(low), float(high)
 
 
 def bootstrap(found: Fit, draws: int = 1000, seed: int = 0) -> Draws:
-    """Fits again to drawn scores: the law's own, with noise.
+    """Refits to resampled scores: the law's own plus noise.
 
-    The noise of a cell is that of its seeds, pooled over the cells, and of its items; where the law misses by more (or
-    no recipe has two seeds) it is as large as the misfit (Birge 1932). Each draw has a size of noise of its own, by
-    the chi-squared distribution of the estimate, so that few cells give wide intervals, as Student's t does.
+    The noise of a cell is that of its seeds, pooled over cells, and of its items; if the law misses by more (or no
+    recipe has two seeds), it is scaled to the misfit (Birge 1932). Each draw has its own noise scale, from the
+    chi-squared distribution of the estimate, so that few cells give wide intervals, as with Student's t.
     """
     random = np.random.default_rng(seed)
     heard = noise(found.data.cells)
@@ -243,7 +243,7 @@ def bootstrap(found: Fit, draws: int = 1000, seed: int = 0) -> Draws:
 
 
 def _draw_loss_laws(law: np.ndarray, inputs: Inputs, draws: int, random: np.random.Generator) -> np.ndarray:
-    """(draws, 1 + variables): the law of losses, fitted again to its own values with noise as large as its misfit."""
+    """(draws, 1 + variables): the law of losses, refitted to its own values plus noise as large as its misfit."""
     design = np.column_stack([np.ones(len(inputs.u)), inputs.u])
     misses = np.log(inputs.loss) - design @ law
     degrees = len(misses) - len(law)

@@ -1,7 +1,7 @@
-"""The forms of laws, one table: how a score, or a loss, depends on size, tasks, tokens, FLOPs and the share of CoT.
+"""One table of law forms: how a score, or a loss, depends on size, tasks, tokens, FLOPs and CoT share.
 
-Each form is linear in some parameters once the others are given: score = fixed + columns @ linear. That is what makes
-the fit of the few others quick and safe (Golub and Pereyra 1973, variable projection).
+Each form is linear in some parameters given the others: score = fixed + columns @ linear. This makes fitting the few
+others fast and robust (variable projection, Golub and Pereyra 1973).
 """
 
 import dataclasses
@@ -18,13 +18,13 @@ Columns = Callable[[np.ndarray, Inputs], tuple[np.ndarray, np.ndarray]]
 
 @dataclasses.dataclass(frozen=True)
 class Bent:
-    """A parameter that enters a form other than linearly.
+    """A parameter that enters a form nonlinearly.
 
     Attributes:
-      name: in tables.
-      starts: values from which the search begins.
-      low, high: it is degenerate outside.
-      is_log: whether it is a positive number, whose logarithm is fitted.
+      name: its name in tables.
+      starts: initial values for the search.
+      low, high: the range outside which it is degenerate.
+      is_log: whether it is positive and fitted as a logarithm.
     """
 
     name: str
@@ -40,11 +40,11 @@ class Form:
 
     Attributes:
       columns: (bent parameters, inputs) -> (columns (cells, linear), fixed (cells,)).
-      bent: the parameters that are not linear, for variables and the inputs of a fit.
+      bent: the nonlinear parameters, given the inputs of a fit.
       linear: the names of the linear ones.
       formula: as text.
-      of_losses: whether losses have this form too; by_loss: it reads the score off the validation loss.
-      degenerate: what it means that a bent parameter is at the end of its range.
+      of_losses: whether it also applies to losses; by_loss: it reads the score off the validation loss.
+      degenerate: what a bent parameter at the end of its range means.
     """
 
     name: str
@@ -61,7 +61,7 @@ class Form:
         return [*self.linear(inputs.variables), *(each.name for each in self.bent(inputs))]
 
     def misfit(self, inputs: Inputs, is_loss: bool) -> str:
-        """Why it cannot be a law of such data; "" where it can."""
+        """Why it cannot be a law for such data; "" if it can."""
         if is_loss and not self.of_losses:
             return "of scores in percent only"
         if self.name == "saturating" and TASKS not in inputs.variables:
@@ -73,7 +73,7 @@ class Form:
         return ""
 
     def starts(self, inputs: Inputs) -> list[np.ndarray]:
-        """Where the search for the bent parameters begins, as they are fitted."""
+        """Initial points for the bent parameters, in fitted coordinates."""
         return [
             np.array([np.log(v) if b.is_log else v for v, b in zip(values, self.bent(inputs), strict=True)])
             for values in itertools.product(*(b.starts for b in self.bent(inputs)))
@@ -132,7 +132,7 @@ def _two_step(bent: np.ndarray, x: Inputs) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _half(x: Inputs) -> list[Bent]:
-    """The number of tasks that gives half of the gain: inside what the data have, or a little beyond."""
+    """The number of tasks that gives half of the gain: within the data's range, or a little beyond."""
     known = np.unique(x.tasks[x.tasks > 0])
     least, most = (float(known[0]), float(known[-1])) if len(known) else (1.0, 1.0)
     starts = tuple(np.geomspace(max(least / 2, 0.5), 2 * most, 8).tolist())
@@ -140,11 +140,11 @@ def _half(x: Inputs) -> list[Bent]:
 
 
 def _exponents(x: Inputs) -> list[Bent]:
-    """Positive ones: a law of powers approaches its floor, or its ceiling."""
+    """Positive exponents: a power law approaches its floor or ceiling."""
     return [Bent(f"a_{s}", (0.05, 0.2, 0.7, 1.5), 0.01, 5.0, is_log=True) for s in _symbols(x.variables)]
 
 
-SQUASHED = (-3.0, -1.0, 0.5)  # starts of a logistic's constant
+SQUASHED = (-3.0, -1.0, 0.5)  # initial values of a logistic's constant
 
 
 FORMS = {
@@ -158,7 +158,7 @@ FORMS = {
             lambda v: " + ".join(["c", *(f"b_{s} {t}" for s, t in zip(_symbols(v), _logs(v), strict=True))]),
         ),
         Form(
-            "crossed",  # the gain of tasks changes with size
+            "crossed",  # the gain from tasks depends on size
             _crossed,
             lambda x: [],
             lambda v: ["c", *(f"b_{s}" for s in _symbols(v)), f"b_{''.join(_symbols(v)[:2])}"],
@@ -193,7 +193,7 @@ FORMS = {
             degenerate="an exponent at 0 is a logarithm, one at 5 a step",
         ),
         Form(
-            "multiplicative",  # arXiv 2402.17193: loss = A X^-a D^-b + E, of a score 100 - score
+            "multiplicative",  # arXiv 2402.17193: loss = A X^-a D^-b + E; for a score, 100 - score
             _multiplicative,
             _exponents,
             lambda v: ["E", "A"],

@@ -1,4 +1,4 @@
-"""The law of one score: the form that is chosen, its parameters with intervals, its predictions, all in words."""
+"""The law of one score: the chosen form, its parameters with intervals, and its predictions, all as text."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ class Law:
     """The law of one score.
 
     Attributes:
-      draws: of the bootstrap; None where no form is chosen. wider: the factor of `choice.widening`.
+      draws: the bootstrap; None if no form is chosen. wider: the factor from `choice.widening`.
     """
 
     score: str
@@ -26,19 +26,19 @@ class Law:
     wider: float
 
     def predict(self, cells: Sequence[Cell]) -> list[Predicted]:
-        """Predictions of cells; [] where there is no law."""
+        """Predictions for cells; [] if there is no law."""
         if self.draws is None or not cells:
             return []
         return choosing.predict(self.choice, self.draws, cells, self.wider)
 
     @property
     def is_useful(self) -> bool:
-        """Whether there is a law, and it predicts held-out cells better than the nearest cell's own score does."""
+        """Whether there is a law that predicts held-out cells better than the nearest cell's score does."""
         return self.draws is not None and self.choice.check.error < self.choice.nearest.error
 
     @property
     def formula(self) -> str:
-        """The chosen form in symbols, and what it refers to."""
+        """The chosen form in symbols, and its reference values."""
         fit = self.choice.fit
         text = fit.form.formula(fit.data.variables)
         references = [f"{VARIABLES[name].symbol}0 = {quantity(value)}" for name, value in fit.reference.items()]
@@ -46,7 +46,7 @@ class Law:
         return "; ".join([text, *references, *chance])
 
     def parameters(self) -> list[tuple[str, float, float, float]]:
-        """(name, value, low, high) of every parameter, with 95% intervals."""
+        """(name, value, low, high) for every parameter, with 95% intervals."""
         if self.draws is None:
             return []
         fit = self.choice.fit
@@ -54,7 +54,7 @@ class Law:
 
 
 def make(score: str, data: Data, forms: Sequence[str] = tuple(FORMS), draws: int = DRAWS, seed: int = 0) -> Law:
-    """Chooses a form for the data, and draws its parameters `draws` times."""
+    """Chooses a form for the data, and bootstraps its parameters with `draws` draws."""
     chosen = choosing.choose(data, forms)
     if not chosen.chosen:
         return Law(score, chosen, None, 1.0)
@@ -62,7 +62,7 @@ def make(score: str, data: Data, forms: Sequence[str] = tuple(FORMS), draws: int
 
 
 def error_text(law: Law, form: str) -> str:
-    """The error of a form on held-out cells, or why it has none; a problem of the form is added."""
+    """The error of a form on held-out cells, or why it has none; plus any problem of the form."""
     check, fit = law.choice.checks[form], law.choice.fits[form]
     if not check.count:
         return check.reason or fit.problem
@@ -78,7 +78,7 @@ def chosen_text(law: Law) -> str:
 
 
 def undrawn_text(law: Law) -> str:
-    """Why there is no figure of a law that is not useful."""
+    """Why a law that is not useful has no figure."""
     error, nearest = law.choice.check.error, law.choice.nearest.error
     return (
         f"no figure, as on held-out cells the law ({law.choice.chosen}) is {error:.3g} off and no law, the nearest "
@@ -92,7 +92,7 @@ def parameter_text(law: Law) -> str:
 
 
 def half_text(law: Law) -> str:
-    """How many tasks give half of the gain, by the saturating form where it is sound, chosen or not; "" without."""
+    """How many tasks give half of the gain, by the saturating form if it is sound, chosen or not; else ""."""
     fit = law.choice.fits.get("saturating")
     if fit is None or fit.problem:
         return ""
@@ -103,7 +103,7 @@ def half_text(law: Law) -> str:
 
 
 def place_text(cell: Cell, variables: Sequence[str]) -> str:
-    """Where a cell lies, as --predict takes it: "size=540B,tasks=1836"."""
+    """A cell's place, in the form that --predict accepts: "size=540B,tasks=1836"."""
     return ",".join(f"{name}={quantity(cell.at[name]).replace(',', '')}" for name in variables if name in cell.at)
 
 

@@ -1,4 +1,4 @@
-"""The noise floor: how much scores of one recipe differ from seed to seed, before a difference is read."""
+"""The noise floor: how much scores of one recipe differ from seed to seed, needed to interpret any difference."""
 
 import dataclasses
 import math
@@ -9,14 +9,14 @@ from scipy.special import stdtrit
 
 from flanx.laws.cell import Cell
 
-ENDS = (0.0, 100.0)  # a score there has nowhere to go: that its seeds agree says nothing of other cells
+ENDS = (0.0, 100.0)  # scores there are saturated: that their seeds agree says nothing about other cells
 CONFIDENCE = 95  # percent
 
 
 def pooled(groups: Iterable[Sequence[float]]) -> tuple[float | None, int]:
-    """(standard deviation, degrees of freedom) of values about the means of their groups; (None, 0) without any.
+    """(standard deviation, degrees of freedom) of values about their group means; (None, 0) if there are none.
 
-    Groups whose values all lie at one end of the scale are left out.
+    Groups whose values are all at one end of the scale are left out.
     """
     squares, degrees = 0.0, 0
     for values in groups:
@@ -28,19 +28,19 @@ def pooled(groups: Iterable[Sequence[float]]) -> tuple[float | None, int]:
 
 
 def floor(sd: float, degrees: int, first: int, second: int) -> float:
-    """The difference between the means of so many runs each that seeds alone exceed in one of twenty tries."""
+    """The difference between means of `first` and `second` runs that seeds alone exceed 5% of the time."""
     return float(stdtrit(degrees, 0.5 + CONFIDENCE / 200)) * sd * math.sqrt(1 / first + 1 / second)
 
 
 @dataclasses.dataclass(frozen=True)
 class Noise:
-    """How much the score of a cell differs from that of the same recipe with other seeds and items.
+    """How much a cell's score differs from that of the same recipe with other seeds and items.
 
     Attributes:
-      seeds: standard deviation of one run among those of its recipe; None where no recipe has two seeds.
+      seeds: standard deviation of single runs of a recipe; None if no recipe has two seeds.
       degrees: degrees of freedom of `seeds`.
-      sd: (cells,); standard deviation of each cell's mean; ones where nothing is known.
-      of_new: that of a new cell with as many seeds and items as these have (the median).
+      sd: (cells,); standard deviation of each cell's mean; ones if unknown.
+      of_new: that of a new cell with a typical number of seeds and items (the median).
     """
 
     seeds: float | None
@@ -50,12 +50,12 @@ class Noise:
 
     @property
     def is_known(self) -> bool:
-        """Whether seeds say something; else the misfit of a law is all that is known."""
+        """Whether the noise of seeds is known; otherwise there is only a law's misfit."""
         return self.seeds is not None
 
 
 def noise(cells: Sequence[Cell]) -> Noise:
-    """The noise of measured cells, the seeds' pooled over all of them."""
+    """The noise of measured cells, with seed noise pooled over all of them."""
     seeds, degrees = pooled(cell.values for cell in cells)
     if seeds is None:
         return Noise(None, 0, np.ones(len(cells)), 0.0)

@@ -1,11 +1,11 @@
-"""Predictions that are written down before the cells run: predictions.json, to which entries are only ever appended.
+"""Predictions recorded before the cells run, in the append-only file predictions.json.
 
     [{"cell", "at", "score", "form", "value", "low", "high", "error", "checked", "data", "seen", "made", "flanx",
       "previous", "hash"}, ...]
 
-`hash` is that of the entry, which holds the hash of the one before: an entry that is changed, removed or put between
-others breaks the chain, and the file is refused. What a chain cannot show is that its last entries are missing, or that
-all of it was written anew: reports print the hash of the last entry, and a copy of the report is the proof.
+`hash` covers the entry, which includes the previous entry's hash: an entry that is changed, removed or inserted breaks
+the chain, and the file is rejected. A chain cannot show that its last entries are missing, or that all of it was
+rewritten: reports print the hash of the last entry, and a copy of the report is the proof.
 """
 
 import datetime
@@ -22,7 +22,7 @@ from flanx.laws.cell import Cell
 from flanx.laws.choice import Choice, Predicted
 
 FILE = "predictions.json"
-FIRST = "0" * 64  # before the first entry
+FIRST = "0" * 64  # `previous` of the first entry
 TYPES: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("cell", "score", "form", "data", "made", "flanx", "previous", "hash"), str),
     **dict.fromkeys(("value", "low", "high"), (int, float)),
@@ -35,7 +35,7 @@ Entry = dict[str, Any]
 
 
 def digest(cells: Sequence[Cell]) -> str:
-    """The SHA-256 of what a law was fitted to: names, places, scores and losses of the measured cells."""
+    """The SHA-256 of the data that a law was fitted to: names, places, scores and losses of the measured cells."""
     rows = sorted([c.name, sorted(c.at.items()), list(c.values), c.item_error, c.loss] for c in cells if c.values)
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
@@ -46,7 +46,7 @@ def _hash(entry: Mapping[str, Any]) -> str:
 
 
 def entries(score: str, choice: Choice, predicted: Sequence[Predicted]) -> list[Entry]:
-    """What is written of predictions of one score; `append` adds the chain."""
+    """The entries for predictions of one score; `append` adds the hash chain."""
     error = choice.check.error if choice.check.count else None
     return [
         {
@@ -67,7 +67,7 @@ def entries(score: str, choice: Choice, predicted: Sequence[Predicted]) -> list[
 
 
 def read(path: pathlib.Path) -> list[Entry]:
-    """The entries of a file, [] where there is none. Raises UserError where it was changed after it was written."""
+    """The entries of a file; [] if there is none. Raises UserError if it was changed after it was written."""
     if not path.exists():
         return []
     repair = "restore it from a copy; or remove it, and its predictions with it"
@@ -89,7 +89,7 @@ def read(path: pathlib.Path) -> list[Entry]:
 
 
 def append(path: pathlib.Path, new: Sequence[Entry]) -> list[Entry]:
-    """Adds the entries that are not there yet, and returns all. What a cell, score and data were given stays."""
+    """Adds the entries that are not there yet, and returns all. Existing entries for a cell, score and data stay."""
     with lock(path.with_suffix(".lock")):
         found = extended(read(path), new)
         write_atomic(path, text(found))
@@ -97,7 +97,7 @@ def append(path: pathlib.Path, new: Sequence[Entry]) -> list[Entry]:
 
 
 def extended(found: Sequence[Entry], new: Sequence[Entry]) -> list[Entry]:
-    """The entries of a file with those that are not there yet, chained and dated."""
+    """The entries of a file plus those that are not there yet, chained and dated."""
     found = list(found)
     known = {_same(entry) for entry in found}
     made = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -111,7 +111,7 @@ def extended(found: Sequence[Entry], new: Sequence[Entry]) -> list[Entry]:
 
 
 def text(found: Sequence[Entry]) -> str:
-    """The content of the file of these entries."""
+    """The content of a file with these entries."""
     return json.dumps(found, indent=1) + "\n"
 
 
@@ -120,14 +120,14 @@ def _same(entry: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 class Verdict(NamedTuple):
-    """A prediction and what became of it: the measured score, None while the cell has not run."""
+    """A prediction and its outcome: the measured score, None until the cell has run."""
 
     entry: Entry
     measured: float | None
 
     @property
     def is_inside(self) -> bool | None:
-        """Whether the measured score lies in the interval; None while there is none."""
+        """Whether the measured score is in the interval; None until there is one."""
         if self.measured is None:
             return None
         return bool(self.entry["low"] <= self.measured <= self.entry["high"])
@@ -139,12 +139,12 @@ class Verdict(NamedTuple):
 
 
 def verdicts(found: Sequence[Entry], measured: Mapping[tuple[str, str], float]) -> list[Verdict]:
-    """The verdict on every entry; `measured` has the score of finished cells by (cell, name of the score)."""
+    """The verdict on every entry; `measured` has the scores of finished cells by (cell, score name)."""
     return [Verdict(entry, measured.get((entry["cell"], entry["score"]))) for entry in found]
 
 
 def coverage(found: Sequence[Verdict]) -> str:
-    """How many of the predictions were right, in a sentence."""
+    """How many predictions were right, as a sentence."""
     settled = [each for each in found if each.measured is not None]
     if not settled:
         return f"{len(found)} predictions, none measured yet."

@@ -1,6 +1,6 @@
 """The paper's printed scores as cells: "published:3" (Table 3), "published:5:T5" and "published:5:PaLM" (Table 5).
 
-Single runs, whose items and seeds are not printed: their noise is what a law misses by.
+Single runs, without printed items or seeds: their noise is taken from a law's misfit.
 """
 
 import re
@@ -11,7 +11,7 @@ from flanx.evals import metrics, published
 from flanx.laws.cell import Cell, number
 
 PREFIX = "published:"
-WHOLE = 1836.0  # training tasks of the models of Table 5 whose names begin with "Flan"
+WHOLE = 1836.0  # training tasks of Table 5's models whose names begin with "Flan"
 # name -> (table, models)
 FAMILIES = {
     "3": ("3", r".*"),
@@ -21,14 +21,14 @@ FAMILIES = {
 
 
 def tasks(model: str) -> float:
-    """The number of tasks that a model was finetuned on, by its name."""
+    """The number of tasks that a model was finetuned on, from its name."""
     if match := re.search(r"(\d+) tasks", model):
         return float(match[1])
     return WHOLE if model.startswith("Flan-") else 0.0
 
 
 def cells(name: str) -> dict[str, list[Cell]]:
-    """{score: cells} of "published:3" and its like. Raises UserError with the known names."""
+    """{score: cells} for a name such as "published:3". Raises UserError with the known names."""
     if name.removeprefix(PREFIX) not in FAMILIES:
         known = ", ".join(PREFIX + each for each in FAMILIES)
         raise UserError(f"{name}: no such published scores; there are {known}")
@@ -44,6 +44,6 @@ def cells(name: str) -> dict[str, list[Cell]]:
 
 
 def chance(score: str) -> float:
-    """The score by chance, in percent; BBH's differs from task to task, and is taken as 0."""
+    """The chance score, in percent; BBH's differs by task, and is taken as 0."""
     family = score.partition("_")[0]
     return metrics.BOUNDS[family][0] if family in metrics.BOUNDS else 0.0
