@@ -31,10 +31,10 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """What `__all__` names, imported now."""
+    """The names in `__all__`, imported on first use."""
     if name not in __all__:
         raise AttributeError(f"module 'flanx' has no attribute '{name}'")
-    if name in ("evaluate", "train"):  # always the module, which can be called
+    if name in ("evaluate", "train"):  # always the module, which is callable
         return importlib.import_module(f"flanx.{name}")
     module = importlib.import_module(_HOMES.get(name, "flanx.api"))
     return module if name == "tasks" else getattr(module, name)
@@ -45,7 +45,7 @@ def __dir__() -> list[str]:
 
 
 class _Program(types.ModuleType):
-    """A module that holds a program and has the name of a function of the API, and so is called as that function."""
+    """A module of a program that shares its name with an API function, and can be called as that function."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._function(*args, **kwargs)

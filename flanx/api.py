@@ -1,4 +1,4 @@
-"""flanx in Python: load a model, ask it, score it, train one. The commands do the same, and give the same bytes.
+"""flanx in Python: load a model, query it, score it, train one. The commands do the same, with identical output.
 
 model = flanx.load("google/flan-t5-small")                    # or a run, or a folder of any format
 model.generate(["Translate to German: yes"], max_new_tokens=32)
@@ -31,7 +31,7 @@ __all__ = ["Model", "evaluate", "load", "train"]
 
 
 class Decoding(TypedDict, total=False):
-    """How `Model.generate` decodes; see there."""
+    """Decoding options; see `Model.generate`."""
 
     max_new_tokens: int | None
     temperature: float
@@ -45,12 +45,12 @@ class Decoding(TypedDict, total=False):
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """A model with its parameters on the devices, ready to answer: what `load` gives.
+    """A model with its parameters on the devices, ready to answer, as returned by `load`.
 
     Attributes:
-      checkpoint: the folder or name that was given.
+      checkpoint: the folder or name it was loaded from.
       predictor: model, parameters and vocabulary; partitioner: the mesh that the parameters are on.
-      source: the hub's name, revision and hashes of a model from there; else empty.
+      source: the name, revision and hashes of a model from the hub; otherwise empty.
     """
 
     checkpoint: str
@@ -63,11 +63,11 @@ class Model:
 
     @property
     def lengths(self) -> Mapping[str, int]:
-        """{"inputs": I, "targets": T}: tokens of the longest prompt, and of the longest output by default."""
+        """{"inputs": I, "targets": T}: tokens of the longest prompt, and the default for the longest output."""
         return self.predictor.lengths
 
     @overload
-    def generate(  # type: ignore[overload-overlap]  # 1 is an int, too
+    def generate(  # type: ignore[overload-overlap]  # 1 is an int too
         self, prompts: Sequence[str], *, samples: Literal[1] = 1, **decoding: Unpack[Decoding]
     ) -> list[str]: ...
     @overload
@@ -86,15 +86,15 @@ class Model:
         seed: int = 0,
         batch_size: int = 64,
     ) -> list[str] | list[list[str]]:
-        """Answers prompts, in their order: a text for each, or a list of `samples` texts. As `flanx infer` does.
+        """Answers prompts, in order: one text each, or a list of `samples` texts. The same as `flanx infer`.
 
         Args:
-          samples: answers to each prompt, drawn at a temperature above 0.
-          max_new_tokens: of an answer; None: lengths["targets"].
-          temperature: 0: the most likely token each time; top_k, top_p: 0 and 1: the whole vocabulary.
-          beams: the best answer of a beam search instead; 0: none.
-          stop: texts that end an answer, which is what precedes the first of them.
-          seed: the draws of a prompt depend on it and on the prompt alone.
+          samples: answers per prompt, sampled at a temperature above 0.
+          max_new_tokens: per answer; None: lengths["targets"].
+          temperature: 0: greedy decoding; top_k, top_p: 0 and 1: the whole vocabulary.
+          beams: return the best answer of a beam search instead; 0: no beam search.
+          stop: texts that end an answer; it is cut before the first of them.
+          seed: the samples of a prompt depend only on it and on the prompt.
           batch_size: prompts decoded together.
 
         Raises:
@@ -117,10 +117,10 @@ class Model:
         return [texts[0] for texts in found] if samples == 1 else found
 
     def score(self, pairs: Sequence[tuple[str, Sequence[str]]], *, batch_size: int = 64) -> list[list[float]]:
-        """The log-probability (natural logarithm) of each continuation of each prompt, in their order.
+        """The log-probability (natural logarithm) of each continuation of each prompt, in order.
 
         Args:
-          pairs: (prompt, its continuations): [("Is it so?", ["yes", "no"])].
+          pairs: (prompt, its continuations), e.g. [("Is it so?", ["yes", "no"])].
 
         Raises:
           UserError: for a prompt that is too long or has no continuations, and for logits that are not finite.
@@ -145,7 +145,7 @@ class Model:
         return [each.tolist() for each in scores]
 
     def _encode(self, number: int, prompt: str) -> list[int]:
-        """A prompt's tokens with the end of sequence."""
+        """A prompt's tokens, with the end of sequence."""
         vocabulary, longest = self.predictor.vocabulary, self.lengths["inputs"]
         tokens = [*vocabulary.encode(_whole(number, prompt)), vocabulary.eos_id]
         if len(tokens) > longest:
@@ -164,7 +164,7 @@ def generate_texts(
     longest: int,
     stop: Sequence[str] = (),
 ) -> list[list[str]]:
-    """The texts of each prompt, in their order, each up to the first of the stop texts and of `longest` tokens at most.
+    """The texts of each prompt, in order, each cut at the first stop text and at most `longest` tokens long.
 
     Raises UserError for logits that are not finite.
     """
@@ -195,7 +195,7 @@ def _not_finite(number: int) -> UserError:
 
 
 def _first(text: str, stop: Sequence[str]) -> int:
-    """Where the first of the stop texts begins; the text's end where it holds none."""
+    """The position of the first stop text; the text's end if it contains none."""
     return min((text.find(each) for each in stop if each in text), default=len(text))
 
 
@@ -209,23 +209,23 @@ def load(
     model: models.Model | None = None,
     partitioner: Partitioner | None = None,
 ) -> Model:
-    """Loads a model from a run, a step's folder, what `flanx convert` wrote, T5X's or Hugging Face's form, or the hub.
+    """Loads a model from a run, a step's folder, output of `flanx convert`, T5X's or Hugging Face's form, or the hub.
 
-    Which model it is, its vocabulary and its lengths come from what is written with the parameters (run.json,
-    config.json, tokenizer files); nothing that a checkpoint holds is run.
+    The model, its vocabulary and its lengths are determined from the files next to the parameters (run.json,
+    config.json, tokenizer files); no code in a checkpoint is run.
 
     Args:
-      checkpoint: a folder or gs:// address, or a name of the hub: "google/flan-t5-small", "hf:ORG/NAME@REVISION".
-      partitions: devices that share each parameter; the others take other prompts.
-      dtype: of activations, "float32" or "bfloat16"; None: as in training, float32 where no run says so.
+      checkpoint: a folder or gs:// URL, or a name on the hub: "google/flan-t5-small", "hf:ORG/NAME@REVISION".
+      partitions: devices that each parameter is split over; the others process other prompts.
+      dtype: of activations, "float32" or "bfloat16"; None: as in training, float32 if no run records it.
       lengths: {"inputs": I, "targets": T}, tokens of the longest prompt and answer; None: those of training, or
         Flan-T5's, 2,048 and 512.
-      vocabulary: "byte", or the path or URL of a SentencePiece model; None: the one written with the parameters.
-      model: sizes and choices, for parameters that nothing describes; None: as described.
+      vocabulary: "byte", or the path or URL of a SentencePiece model; None: the one stored with the parameters.
+      model: sizes and options, for parameters without a description; None: as described.
       partitioner: mesh and rules, in place of `partitions`.
 
     Raises:
-      UserError: where there is no checkpoint, or it does not say what is not given.
+      UserError: if there is no checkpoint, or it does not determine what is not given.
     """
     given = dict(locals())
     if not isinstance(checkpoint, str | os.PathLike):
@@ -259,15 +259,15 @@ def evaluate(
     """Scores a model on suites, and returns what `flanx evaluate` writes as scores.json.
 
     Args:
-      model: what `load` gave, or what it takes.
+      model: what `load` returned, or what it accepts.
       suites: as in `flanx.evals.registry`: ["bbh_cot", "mmlu_direct[:20]", "gsm8k_cot+sc8"].
       data_dir: folder of benchmark data; None: FLANX_DATA_DIR; "sample", "hub", "tfds": see docs/evaluation.md.
-      out_dir: where generations and scores.json go, and are resumed from; None: they are not kept.
+      out_dir: where generations and scores.json are written, and resumed from; None: they are not kept.
       batch_size, seed, self_consistency, beams, allow_missing, force_vocabulary, scorer, early_vote: see
         `flanx.evaluate.evaluate`.
 
     Raises:
-      UserError: for an unknown suite, and for data that are not there.
+      UserError: for an unknown suite, and for missing data.
     """
     given = {name: value for name, value in locals().items() if name != "model"}
     settings.checked(evaluate, **given)
@@ -304,9 +304,9 @@ def train(
     bindings: Mapping[str, Any] | None = None,
     **macros: Any,
 ) -> pathlib.Path:
-    """Trains a model and returns the run's folder, which `load` takes; the same run as `flanx train` makes.
+    """Trains a model and returns the run's folder, which `load` accepts; the same run as that of `flanx train`.
 
-    Every keyword is the macro of gin/runs/train.gin of its name in capitals, with the same default: `batch_size`,
+    Every keyword is the macro of the same name in capitals in gin/runs/train.gin, with the same default: `batch_size`,
     `learning_rate`, `seed`, `num_tasks`, `cot_ratio`, `initial_checkpoint_path`, `checkpoint_period`, `eval_period`.
     A run that was stopped resumes with the same call.
 
@@ -315,13 +315,13 @@ def train(
         or "hf:ORG/NAME".
       mixture: a mixture, collection or task by name, a list of them, [("cot", 0.3), ("niv2", 0.7)] with rates, or a
         `flanx.Mixture`.
-      store_dir, vocabulary: what `flanx.build_store` made.
+      store_dir, vocabulary: those of `flanx.build_store`.
       task_feature_lengths: {"inputs": I, "targets": T}, tokens of a packed row.
-      gin_files: further files, after those of run and model: ["evals/held_out.gin"], ["runs/scratch.gin"].
-      bindings: {parameter: value} for what has no macro: {"train.log_period": 1}.
+      gin_files: further files, after those of the run and the model: ["evals/held_out.gin"], ["runs/scratch.gin"].
+      bindings: {parameter: value} for parameters without a macro: {"train.log_period": 1}.
 
     Raises:
-      UserError: for a macro or value that `flanx train` would refuse.
+      UserError: for a macro or value that `flanx train` would reject.
       Preempted: after Ctrl-C or SIGTERM, with the state saved.
     """
     settings.checked(train, model=model, gin_files=gin_files, bindings=bindings)
@@ -357,7 +357,7 @@ def train(
 
 
 def _literal(name: str, value: Any) -> str:
-    """A value as gin reads it."""
+    """A value in gin's syntax."""
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, os.PathLike):

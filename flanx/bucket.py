@@ -1,4 +1,4 @@
-"""Folders in buckets (gs://, s3://) as a command takes them: one that it writes to as a local copy (`flanx.mirror`)."""
+"""Folders in buckets (gs://, s3://) as commands use them: written to through a local copy (`flanx.mirror`)."""
 
 import contextlib
 import os
@@ -14,15 +14,15 @@ from flanx.errors import UserError
 from flanx.mirror import Mirror
 from flanx.storage import BUCKETS, cache_dir, open_storage
 
-KEPT = "kept"  # in a scratch folder, where it holds what was not sent
+KEPT = "kept"  # marks a scratch folder that holds what was not sent
 
 
 @contextlib.contextmanager
 def opened(url: str | os.PathLike | None) -> Iterator[None]:
-    """A folder in a bucket as a local one, inside the block, for all processes of a run; nothing for a local folder.
+    """Opens a folder in a bucket as a local one within the block, for all processes of a run; no effect on a local one.
 
-    `flanx.files.local_folder` of the URL, or of what lies below it, is then the local copy. Raises UserError where
-    another command is writing there, and where the bucket is missing or may not be written.
+    `flanx.files.local_folder` of the URL, or of a path below it, then returns the local copy. Raises UserError if
+    another command is writing there, or if the bucket is missing or not writable.
     """
     if not str(url).startswith(BUCKETS):
         yield
@@ -59,8 +59,8 @@ def opened(url: str | os.PathLike | None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def copied(names: Sequence[str], may_be_empty: bool = False) -> Iterator[list[str]]:
-    """Folders to read, of those in buckets local copies without checkpoints. What is written into a copy is sent to its
-    bucket when the block ends well. A name may have "=MODEL" behind it, as those of `flanx report`."""
+    """Folders to read; those in buckets as local copies without checkpoints. What is written into a copy is sent to its
+    bucket when the block ends without an error. A name may end in "=MODEL", as for `flanx report`."""
     with contextlib.ExitStack() as stack:
         yield [stack.enter_context(_copied(name, may_be_empty)) if name.startswith(BUCKETS) else name for name in names]
 
@@ -87,7 +87,7 @@ def _copied(name: str, may_be_empty: bool) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _scratch() -> Iterator[pathlib.Path]:
-    """A folder of this process in the cache, deleted in the end; those of processes that were killed are, too."""
+    """A folder of this process in the cache, deleted at the end, as are those of killed processes."""
     parent = cache_dir() / "mirrors"
     parent.mkdir(parents=True, exist_ok=True)
     for path in parent.iterdir():

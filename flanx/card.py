@@ -1,7 +1,7 @@
-"""Cards of a model that is given away: what it was made of, by what recipe, how it scores, what it cost; and its data.
+"""Cards of an exported model: its origin, its recipe, its scores and its cost; and its data.
 
-Everything comes from the folder of the run (run.json, done.json, metrics.jsonl, tasks.jsonl, evals/), licences from the
-tables of tasks. What no file says is said to be unknown. No path of this machine is in a card.
+Everything comes from the run's folder (run.json, done.json, metrics.jsonl, tasks.jsonl, evals/), licences from the task
+tables. What no file records is stated as unknown. No path of this machine is in a card.
 """
 
 import pathlib
@@ -26,14 +26,14 @@ MODEL, DATA = "README.md", "DATA.md"  # the names of the two cards
 def cards(
     name: str, source: OpenCheckpoint, more_scores: Sequence[pathlib.Path] = (), library: str = "transformers"
 ) -> dict[str, str]:
-    """{file: text} of both cards of a checkpoint; of one that no run of flanx made, what is known of it.
+    """{file: text} of both cards of a checkpoint; for one not made by a flanx run, with what is known of it.
 
     Args:
-      name: of the model that is given away.
-      more_scores: further folders with a scores.json of it, of `flanx evaluate`.
-      library: that loads it, by its name on the hub.
+      name: of the exported model.
+      more_scores: further folders of `flanx evaluate` with a scores.json of the model.
+      library: the library that loads it, by its name on the hub.
 
-    Raises UserError where a file of the run is damaged, and for a folder without scores.
+    Raises UserError if a file of the run is damaged, and for a folder without scores.
     """
     run = run_of(source)
     evaluated = results.evaluations(run.folder) if run else {}
@@ -42,7 +42,7 @@ def cards(
 
 
 def run_of(source: OpenCheckpoint) -> curves.Run | None:
-    """The run that a checkpoint is of; None for any other."""
+    """The run that a checkpoint belongs to; None if there is none."""
     if source.given.is_remote:
         return None
     folder = source.given.local()
@@ -62,7 +62,7 @@ def read_scores(folders: Iterable[pathlib.Path]) -> dict[str, Mapping[str, Any]]
 
 
 def public(path: str | None) -> str:
-    """A path as others may see it: of an absolute one the last part."""
+    """A path as it may be published: the last part of an absolute one."""
     if not path:
         return "none"
     return pathlib.PurePath(path).name if path.startswith(("/", "~")) else path
@@ -78,7 +78,7 @@ def model_card(
     suites: Mapping[str, Mapping[str, Any]],
     library: str = "transformers",
 ) -> str:
-    """The card of a model: README.md of its folder."""
+    """The model card: README.md of its folder."""
     record = run.metadata if run else {}
     of_hub = f"{hub.PREFIX}{source.origin['hub']}" if source.origin else ""
     base = source.pairs.base if source.pairs else ""
@@ -104,7 +104,7 @@ def _recipe(record: Mapping[str, Any]) -> str:
     asked = (data.get("mixture") or {}).get("asked", {})
     rows: list[list[Any]] = [[f"mixture.{key}", value] for key, value in asked.items()]
     rows += [[f"data.{key}", data[key]] for key in ("lengths", "batch_size", "packing") if key in data]
-    for part in ("adapter", "trainable"):  # of a run that trains a part of its model
+    for part in ("adapter", "trainable"):  # of a run that trains only a part of its model
         of_part = record.get(part)
         rows += [[f"{part}.{key}", value] for key, value in of_part.items()] if isinstance(of_part, dict) else []
         rows += [[part, of_part]] if of_part and not isinstance(of_part, dict) else []
@@ -121,7 +121,7 @@ def _recipe(record: Mapping[str, Any]) -> str:
     return said + markdown_table(head, lines)
 
 
-MACROS = {  # what a run records -> the field of a published recipe
+MACROS = {  # a name in a run's record -> the field of a published recipe
     "mixture.name": "MIXTURE_OR_TASK_NAME", "mixture.num_tasks": "NUM_TASKS", "mixture.cot_ratio": "COT_RATIO",
     "data.lengths": "TASK_FEATURE_LENGTHS", "data.batch_size": "BATCH_SIZE", "data.packing": "packing",
     "train_step.Trainer.seed": "SEED", "train_step.Trainer.loss_normalizing_factor": "LOSS_NORMALIZING_FACTOR",
@@ -131,7 +131,7 @@ MACROS = {  # what a run records -> the field of a published recipe
 
 
 def _recipe_of(record: Mapping[str, Any], asked: Mapping[str, Any]) -> published_recipes.PublishedRecipe | None:
-    """The published recipe of a run: that with its mixture and its parent, wherever the copy of that lies."""
+    """The published recipe of a run: the one with its mixture and its parent, wherever that was copied to."""
     parent = pathlib.PurePosixPath(record.get("initial_checkpoint_path") or "").parts[-2:]
     for recipe in published_recipes.load().values():
         mixture, start = (recipe.fields[name].value for name in ("MIXTURE_OR_TASK_NAME", "INITIAL_CHECKPOINT_PATH"))
@@ -141,7 +141,7 @@ def _recipe_of(record: Mapping[str, Any], asked: Mapping[str, Any]) -> published
 
 
 def _source(recipe: published_recipes.PublishedRecipe, key: str, value: Any) -> str:
-    """Where a recipe has a setting's value from; "" for what no recipe says."""
+    """The source of a setting's value in a recipe; "" for what no recipe specifies."""
     field = recipe.fields.get(key) or recipe.fields.get(MACROS.get(re.sub(r"^(t5\.T5|palm\.PaLM)\.", "", key), ""))
     if field is None:
         return ""
@@ -164,7 +164,7 @@ def _provenance(source: OpenCheckpoint, record: Mapping[str, Any]) -> str:
 
 
 def _scores(suites: Mapping[str, Mapping[str, Any]]) -> str:
-    """Each suite with its interval, and why it is not to be quoted where it is not."""
+    """Each suite's score with its interval, and the reason if it must not be quoted."""
     if not suites:
         return "None: it was not evaluated, or on no suite that is recorded with the run."
     rows = []
@@ -177,7 +177,7 @@ def _scores(suites: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _cost(run: curves.Run, step: int) -> str:
-    """Steps, tokens, FLOPs by the analytic count, hours of the training's own steps."""
+    """Steps, tokens, FLOPs by the analytic count, hours of the training steps."""
     data, parents = run.metadata.get("data") or {}, run.metadata.get("initial_checkpoint_step") or 0
     trained = step - parents if step > parents else step
     rows = [["steps trained", f"{trained:,}"]]
@@ -201,7 +201,7 @@ def _cost(run: curves.Run, step: int) -> str:
 
 
 def data_card(name: str, run: curves.Run | None) -> str:
-    """The card of what a model was trained on: DATA.md of its folder."""
+    """The data card, of what a model was trained on: DATA.md of its folder."""
     data = (run.metadata.get("data") or {}) if run else {}
     if run is None or not data:
         return f"# Data of {name}\n\nNot known here: see the card of the model that it was made from.\n"
@@ -235,7 +235,7 @@ def data_card(name: str, run: curves.Run | None) -> str:
 
 
 def _rows() -> Mapping[str, TaskSpec]:
-    """The rows of the tables that are here; none where one of them is wrong."""
+    """The rows of the available tables; none if one of them is invalid."""
     try:
         return tables.load_tables()
     except UserError:

@@ -1,7 +1,7 @@
-"""Checkpoints of a run: Orbax, written completely or not at all, N kept and every k-th for good.
+"""Checkpoints of a run: Orbax, written completely or not at all; the newest N and every k-th are kept.
 
-A checkpoint is MODEL_DIR/checkpoints/checkpoint_<step> with {step, params, opt_state}; parameters carry
-T5X's names. A save is asynchronous; a step folder gets its name only when all of it is on disk.
+A checkpoint is MODEL_DIR/checkpoints/checkpoint_<step> with {step, params, opt_state}; parameters have T5X's names.
+Saves are asynchronous; a step folder gets its final name only once all of it is on disk.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ from flanx.train_step import TrainState
 
 FOLDER = "checkpoints"
 
-# Orbax looks for a file in an item's folder that it writes into the step's, and warns of it at every reading
+# Orbax looks in an item's folder for a file that it writes into the step's, and warns at every read
 logging.getLogger("absl").addFilter(lambda record: "_CHECKPOINT_METADATA" not in record.getMessage())
 
 
@@ -86,7 +86,7 @@ class Checkpoints:
         config = config or SaveCheckpointConfig()
         self.folder, self._timeout = epath.Path(folder) / FOLDER, config.timeout
         self._starting = False  # a save is being handed over
-        self._unsealed: int | None = None  # the step that was saved last and has no checksums yet
+        self._unsealed: int | None = None  # the last saved step, which has no checksums yet
         options = ocp.CheckpointManagerOptions(
             max_to_keep=config.keep,
             keep_period=config.keep_period,
@@ -102,7 +102,7 @@ class Checkpoints:
             epath.Path(self.folder).mkdir(parents=True, exist_ok=True)
         path = epath.Path(self.folder).resolve()
         self._link = None
-        if "[" in str(path):  # Orbax looks for files by patterns, in which brackets have a meaning, and finds none
+        if "[" in str(path):  # Orbax globs for files, and brackets would be taken for a pattern
             path.mkdir(parents=True, exist_ok=True)
             self._link = tempfile.TemporaryDirectory(prefix="flanx-")
             os.symlink(path, f"{self._link.name}/{FOLDER}")
@@ -114,8 +114,8 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def save(self, state: TrainState, patterns: Sequence[str] | None = None) -> None:
-        """Starts an asynchronous save of `state`, unless its step is saved already; of the parameters whose names fit
-        the patterns alone, where there are some."""
+        """Starts an asynchronous save of `state`, unless its step is already saved; given patterns, only of the
+        parameters whose names match them."""
         step = int(state.step)
         if patterns is not None:
             state = state.replace(params=trainable.split(state.params, patterns)[0])
@@ -131,7 +131,7 @@ class Checkpoints:
     def _set_damaged_aside(self) -> None:
         """Moves damaged checkpoints, newest first, to MODEL_DIR/damaged, until one is intact or none is left.
 
-        Raises UserError where nothing intact is left, and where several processes would have to agree on it.
+        Raises UserError if nothing intact is left, or if several processes would have to agree on it.
         """
         while (step := self.latest()) is not None:
             folder = self.folder / f"checkpoint_{step}"
@@ -150,7 +150,7 @@ class Checkpoints:
                 print(f"note: {error}; it is set aside as {aside}, and the run resumes from step {max(earlier)}")
 
     def _end_if_hung(self, step: int, mine: object) -> None:
-        """Ends the process when this save hangs: a job that waits without end keeps its chips and reports nothing."""
+        """Ends the process if this save hangs: a job that waits forever holds its chips and reports nothing."""
         tick, waited = min(1.0, self._timeout / 4), 0.0
         while self._watched is mine and (self._starting or self._manager.is_saving_in_progress()):
             if waited > self._timeout:
@@ -163,12 +163,12 @@ class Checkpoints:
                 )
                 os._exit(HUNG)
             time.sleep(tick)
-            waited += tick  # not by the clock: a process that was suspended has lost no time
+            waited += tick  # not by the clock: time while the process was suspended does not count
 
     def restore(self, target: TrainState, step: int | None = None) -> TrainState:
-        """The state of `step` (newest if None), placed as `target`: a tree of jax.ShapeDtypeStruct with shardings.
+        """The state at `step` (newest if None), placed as `target`, a tree of jax.ShapeDtypeStruct with shardings.
 
-        Raises UserError, naming the first array, where the checkpoint does not fit the model.
+        Raises UserError, naming the first array, if the checkpoint does not fit the model.
         """
         if step is None:
             self._set_damaged_aside()
@@ -194,23 +194,23 @@ class Checkpoints:
         return TrainState(**restored)
 
     def drop(self, first: int) -> None:
-        """Deletes the checkpoints of step `first` and later."""
+        """Deletes the checkpoints from step `first` on."""
         for step in [each for each in self._manager.all_steps() if each >= first]:
             self._manager.delete(step)
 
     def wait(self) -> None:
-        """Blocks until the save under way is on disk, and records its checksums."""
+        """Blocks until the save in progress is on disk, and records its checksums."""
         if self._unsealed is not None:
             self._manager.wait_until_finished()
             folder = self.folder / f"checkpoint_{self._unsealed}"
             if jax.process_index() == 0 and folder.is_dir():
                 files.write_checksums(folder)
             self._unsealed = None
-            for mirror in files.mirrors.values():  # no checkpoint takes the place of one that is not in the bucket yet
+            for mirror in files.mirrors.values():  # no checkpoint replaces one that is not yet in the bucket
                 mirror.flush()
 
     def close(self) -> None:
-        """Waits for the save under way and releases the writer."""
+        """Waits for the save in progress and releases the writer."""
         self._manager.wait_until_finished()
         self._manager.close()
         if self._link:
@@ -218,17 +218,17 @@ class Checkpoints:
 
 
 def _verify(folder: epath.Path, item: epath.Path) -> None:
-    """Raises UserError where a file of the checkpoint, whose arrays are in `item`, is missing or has changed."""
+    """Raises UserError if a file of the checkpoint, whose arrays are in `item`, is missing or has changed."""
     metadata = item / "_METADATA"
     if not metadata.exists() or not metadata.stat().length:
         raise UserError(f"{metadata} is missing or empty: the checkpoint is damaged or half copied; copy it again")
     files.verify_checksums(folder)
     if not (item / "manifest.ocdbt").exists():
-        orbax_item.read(open_storage(item))  # names the file of an array that is not there
+        orbax_item.read(open_storage(item))  # names the file of a missing array
 
 
 def _check_shapes(metadata: Any, wanted: Any, path: str) -> None:
-    """Raises UserError for the first array that is missing on one side or has another shape."""
+    """Raises UserError for the first array that is missing on one side or differs in shape."""
     saved, here = _leaves(getattr(metadata, "tree", metadata)), _leaves(wanted)
     for name in [*here, *saved]:
         hint = scan_layers.bias_hint(name, saved)
@@ -256,7 +256,7 @@ def _leaves(tree: Any) -> dict[str, Any]:
 
 
 def save_params(folder: str | os.PathLike, params: Any) -> None:
-    """Writes parameters alone (T5X's names) to `folder`, completely or not at all."""
+    """Writes bare parameters (T5X's names) to `folder`, completely or not at all."""
     with ocp.StandardCheckpointer() as writer:
         writer.save(epath.Path(folder).resolve(), params, force=True)
 
@@ -265,8 +265,8 @@ def load_params(path: str | os.PathLike, target: Any, model: Any = None) -> Any:
     """Parameters placed as `target` (jax.ShapeDtypeStruct with shardings) from a folder.
 
     `path` is what `save_params` wrote, a step folder `.../checkpoint_<step>` of a run, or a run's MODEL_DIR (its newest
-    checkpoint); or a checkpoint of T5X or Hugging Face, which is placed without a copy. Raises UserError
-    where there is none of these, a tensor does not fit, or `model` is not what the checkpoint's config says.
+    checkpoint); or a checkpoint of T5X or Hugging Face, which is placed without a copy. Raises UserError if it is none
+    of these, a tensor does not fit, or `model` does not match the checkpoint's config.
     """
     if model is not None:
         convert.expect_model(path, model)

@@ -1,8 +1,8 @@
-"""Many processes as one run: all present, all with the same configuration.
+"""Multi-process runs: all processes present, all with the same configuration.
 
-Every process knows its number from flags, from JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or from
-what JAX itself detects (TPU VM, GKE, SLURM, MPI). Agreement and preemption are JAX's (`multihost_utils`); which process
-is missing or lost is `flanx.coordination`'s. jax is imported only where there are several processes, or the training
+Every process gets its index from flags, from JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or from
+JAX's own detection (TPU VM, GKE, SLURM, MPI). Agreement and preemption use JAX (`multihost_utils`); which process is
+missing or lost is found by `flanx.coordination`. jax is imported only if there are several processes or the training
 loop runs: commands start without it.
 """
 
@@ -23,14 +23,14 @@ from flanx.coordination import BEAT, HANG_TIMEOUT, SHOWN, Connection, ProcessId
 from flanx.errors import Preempted, UserError
 from flanx.settings import COUNT, MOST_SECONDS, NATURAL, Range, flag
 
-JAX_SILENCE = 24 * 3600  # seconds; `coordination` notices a lost process, JAX would also end a suspended one
+JAX_SILENCE = 24 * 3600  # seconds; `coordination` detects a lost process, while JAX would also end a suspended one
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 OF_ACCELERATORS = re.compile(r"libtpu.*|jax-cuda.*|nvidia-(cudnn|nccl|cublas)-.*")
-OPTIONS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")  # with others on one host the programs differ, and a collective hangs
+OPTIONS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")  # if they differ on one host, the programs differ and a collective hangs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Flags for processes whose number is not in the environment."""
+    """Flags for processes whose index is not in the environment."""
     parser.add_argument("--coordinator_address", metavar="HOST:PORT", help="address of process 0; all hosts reach it")
     parser.add_argument("--num_processes", type=flag(int, COUNT), metavar="N", help="processes of the run")
     parser.add_argument("--process_id", type=flag(int, NATURAL), metavar="I", help="this process's number, from 0")
@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def locate(args: argparse.Namespace, environment: Mapping[str, str] = os.environ) -> ProcessId | None:
-    """This process among the run's: from flags, from the environment, or as JAX detects it. None for a single one."""
+    """This process's place in the run: from flags, the environment or JAX's detection. None for a single process."""
     address = args.coordinator_address or environment.get("JAX_COORDINATOR_ADDRESS")
     if not address:
         if args.num_processes is not None or args.process_id is not None:
@@ -59,7 +59,7 @@ def locate(args: argparse.Namespace, environment: Mapping[str, str] = os.environ
         return _detect()
     count = args.num_processes if args.num_processes is not None else environment.get("JAX_NUM_PROCESSES")
     number = args.process_id if args.process_id is not None else environment.get("JAX_PROCESS_ID")
-    number = environment.get("JOB_COMPLETION_INDEX") if number is None else number  # an indexed job of Kubernetes
+    number = environment.get("JOB_COMPLETION_INDEX") if number is None else number  # a Kubernetes indexed job
     if count is None or number is None:
         raise UserError(
             f"process 0 is at {address}, but this one's number is not known: add --num_processes and --process_id"
@@ -73,7 +73,7 @@ def locate(args: argparse.Namespace, environment: Mapping[str, str] = os.environ
 
 
 def _detect() -> ProcessId | None:
-    """What JAX's own detection finds (Google Cloud TPU, GKE, SLURM, Open MPI)."""
+    """The result of JAX's own detection (Google Cloud TPU, GKE, SLURM, Open MPI)."""
     from jax._src.clusters import ClusterEnv  # noqa: PLC0415  (jax starts late; the detection has no public name)
 
     address, count, number = ClusterEnv.auto_detect_unset_distributed_params(None, None, None, None, None, 300)[:3]
@@ -102,7 +102,7 @@ _connection: Connection | None = None  # of this process, while it is one of sev
 
 @contextlib.contextmanager
 def joined(args: argparse.Namespace, gin_text: str) -> Iterator[None]:
-    """Joins the run's other processes, if there are any, for as long as the context lasts.
+    """Joins the run's other processes, if any, for the duration of the context.
 
     All must have the same configuration (the whole gin text), code and versions: UserError otherwise.
     """
@@ -124,7 +124,7 @@ def joined(args: argparse.Namespace, gin_text: str) -> Iterator[None]:
             own.process,
             initialization_timeout=int(args.cluster_timeout),
             heartbeat_timeout_seconds=JAX_SILENCE,
-            shutdown_timeout_seconds=60,  # at the end nobody waits long for one that failed
+            shutdown_timeout_seconds=60,  # at the end, do not wait long for a process that failed
             coordinator_bind_address=own.address,  # not on every interface, JAX's default
         )
         _connection = connection
@@ -139,7 +139,7 @@ def joined(args: argparse.Namespace, gin_text: str) -> Iterator[None]:
         raise
     except BaseException as error:
         if isinstance(error, jax.errors.JaxRuntimeError):
-            time.sleep(BEAT)  # a collective fails where another process was lost; that news ends this process with LOST
+            time.sleep(BEAT)  # a collective fails if another process was lost; that message ends this process with LOST
         connection.fail((str(error).splitlines() or [type(error).__name__])[0])
         raise
     finally:
@@ -149,11 +149,11 @@ def joined(args: argparse.Namespace, gin_text: str) -> Iterator[None]:
 
 
 class _Disagreement(UserError):
-    """Processes differ, which all of them know."""
+    """Processes differ, and all of them know it."""
 
 
 def agree(what: str, facts: Mapping[str, Any]) -> None:
-    """Raises UserError where a process of the run brings other facts than process 0, on all of them alike."""
+    """Raises UserError on all processes if one of them has other facts than process 0."""
     every = gather(facts)
     for name in facts:
         groups: dict[str, list[str]] = {}
@@ -167,7 +167,7 @@ def agree(what: str, facts: Mapping[str, Any]) -> None:
 
 
 def gather(facts: Mapping[str, Any]) -> list[dict[str, str]]:
-    """The facts of every process of the run, in their order, as texts, with its "host"; none for a single process."""
+    """The facts of every process, in order, as texts and with its "host"; [] for a single process."""
     if _connection is None:
         return []
     import numpy as np  # noqa: PLC0415  (see the module's docstring)
@@ -193,19 +193,19 @@ def _short(value: str | None) -> str:
 
 
 def is_first() -> bool:
-    """Whether this process writes what only one may write."""
+    """Whether this is the process that writes what only one may write."""
     return _connection is None or _connection.own.process == 0
 
 
 def place() -> tuple[int, int]:
-    """This process's number, and how many there are."""
+    """This process's index, and the number of processes."""
     return (0, 1) if _connection is None else (_connection.own.process, _connection.own.count)
 
 
 def barrier(name: str) -> None:
     """Waits until every process of the run has reached the barrier `name`; all must reach the same ones in order.
 
-    What the first process wrote to a folder in a bucket before it, the others read after it."""
+    What the first process wrote to a folder in a bucket before the barrier is visible to the others after it."""
     if _connection is not None:
         from jax.experimental import multihost_utils  # noqa: PLC0415  (see the module's docstring)
 
@@ -218,7 +218,7 @@ def barrier(name: str) -> None:
 
 @contextlib.contextmanager
 def first_alone(name: str) -> Iterator[None]:
-    """A block on shared files that the first process has left before the others enter it."""
+    """A block on shared files that the first process completes before the others enter it."""
     if not is_first():
         barrier(name)
     yield

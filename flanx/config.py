@@ -1,7 +1,7 @@
-"""gin files and bindings -> a call. With `gin_files` the only module that imports gin.
+"""gin files and bindings -> a call. Only this module and `gin_files` import gin.
 
-A run is named by gin files (`--gin_file`, searched in the current folder, in `--gin_search_paths` and in flanx's own
-gin folder) and by bindings (`--gin.MACRO=VALUE`). Before gin binds anything the files are scanned (`gin_files`), so
+A run is defined by gin files (`--gin_file`, searched in the current folder, in `--gin_search_paths` and in flanx's own
+gin folder) and by bindings (`--gin.MACRO=VALUE`). The files are scanned before gin binds anything (`gin_files`), so
 that an unknown file, macro or module is reported with its location and the nearest known name.
 """
 
@@ -36,7 +36,7 @@ def gin_folder() -> pathlib.Path:
     return next(p for p in (package / "gin", package.parent / "gin", package) if p.is_dir())
 
 
-T5X_MACROS = {  # in T5X's gin files, without meaning here -> what to do
+T5X_MACROS = {  # macros of T5X's gin files without meaning here -> what to do
     "USE_CACHED_TASKS": "; the token store takes the place of cached tasks: leave it out",
     "USE_HARDWARE_RNG": "; leave it out",
     "SHUFFLE_TRAIN_EXAMPLES": "; examples are always drawn at random, by SEED: leave it out",
@@ -70,10 +70,10 @@ def parse(
 ) -> None:
     """Binds `gin_files`, then `bindings` ("MACRO=VALUE" or "module.function.parameter=VALUE").
 
-    With `whole` False required macros may stay unset, for a caller that reads only some parameters.
+    With `whole=False`, required macros may stay unset, for a caller that reads only some parameters.
 
     Raises UserError with file:line and the nearest known name for an unknown file, module, macro,
-    configurable or parameter, for a syntax error, for a macro that nothing uses and for a required one that is unset.
+    configurable or parameter, for a syntax error, for an unused macro and for a required one that is unset.
     """
     global _LAST
     folders = [*search_paths, str(gin_folder())]
@@ -114,7 +114,7 @@ def parse(
 
 
 def _named_model(scan: Scan, given: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    """The bindings that a MODEL given as text, the name of a checkpoint, stands for; [] for any other."""
+    """The bindings that a MODEL given as the name of a checkpoint stands for; [] for any other MODEL."""
     texts = [text for _, text in scan.bound.get("MODEL", ())] + [text for key, text in given if key == "MODEL"]
     if not texts or texts[-1][:1] not in ("'", '"'):
         return []
@@ -125,7 +125,7 @@ def _named_model(scan: Scan, given: Sequence[tuple[str, str]]) -> list[tuple[str
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Suppresses the error that gin logs for every search path that lacks the file, before the one that has it."""
+    """Suppresses the error that gin logs for every search path tried before the one that has the file."""
     root = logging.getLogger()
 
     def is_kept(record: logging.LogRecord) -> bool:
@@ -184,7 +184,7 @@ def _few(lines: Sequence[str]) -> list[str]:
 
 
 def _givers(macro: str) -> str:
-    """The folder of flanx's own gin files that give the macro a value, as a hint."""
+    """The folder of flanx's own gin files that set the macro, as a hint."""
     pattern = re.compile(rf"^{re.escape(macro)}\s*=\s*(?!%gin\.REQUIRED|None\b)", re.MULTILINE)
     files = sorted(p for f in ("models", "mixtures", "evals") for p in (gin_folder() / f).rglob("*.gin"))
     folders = dict.fromkeys(
@@ -194,7 +194,7 @@ def _givers(macro: str) -> str:
 
 
 def _check_scopes(scan: Scan) -> None:
-    """Raises UserError for a binding in a scope in which nothing is called: gin would ignore it."""
+    """Raises UserError for a binding in a scope where nothing is called: gin would ignore it."""
     for (scope, selector), parameters in gin_config._CONFIG.items():
         if scope and selector != "gin.macro" and scope not in scan.scopes:
             raise UserError(
@@ -205,7 +205,7 @@ def _check_scopes(scan: Scan) -> None:
 
 
 def _check_values(scan: Scan) -> None:
-    """Checks every bound value (see `flanx.settings`) and replaces it by what the parameter takes."""
+    """Checks every bound value (see `flanx.settings`) and converts it to the parameter's type."""
     lines: list[str] = []
     for (_, selector), parameters in list(gin_config._CONFIG.items()):
         match = gin_config._REGISTRY.get_match(selector)
@@ -237,7 +237,7 @@ def _check_values(scan: Scan) -> None:
 
 
 def _holder(parameters: Any, name: str) -> tuple[Any, str, str]:
-    """(dict, key, macro) that holds the value of a parameter: its own binding, or the last of the macros it names."""
+    """(dict, key, macro) that holds a parameter's value: its own binding, or the last macro in its chain."""
     holder, key, macro = parameters, name, ""
     while isinstance(holder[key], gin_config.ConfigurableReference) and holder[key].selector == "gin.macro":
         scope = "/".join(holder[key].scopes)
@@ -248,7 +248,7 @@ def _holder(parameters: Any, name: str) -> tuple[Any, str, str]:
 
 
 def _plain(value: Any) -> Any:
-    """A bound value with its macros replaced, and UNCHECKED for a function or a function's result."""
+    """A bound value with its macros substituted, and UNCHECKED for a function or a function's result."""
     if isinstance(value, gin_config.ConfigurableReference):
         if value.selector != "gin.macro":
             return settings.UNCHECKED
@@ -265,7 +265,7 @@ def _leaves(value: Any) -> list[Any]:
 
 
 def _explain(error: Exception) -> UserError:
-    """A UserError from gin's error: its first line, and the file and line that gin or Python attached to it."""
+    """Converts gin's error to a UserError: its first line, and the file and line that gin or Python attached to it."""
     text = str(error.args[0] if isinstance(error, SyntaxError) and error.args else error).strip()
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     first = lines[0] if lines else type(error).__name__
@@ -289,7 +289,7 @@ def _explain(error: Exception) -> UserError:
 
 
 def last_scan() -> Scan:
-    """What the last `parse` read."""
+    """The scan of the last `parse`."""
     return _LAST
 
 
@@ -313,7 +313,7 @@ def _parameters(selector: str) -> list[str]:
 
 
 def value(macro: str) -> Any:
-    """The bound value of a macro, with nested macros and references evaluated, as gin does when they are copied."""
+    """The bound value of a macro, with nested macros and references evaluated, as gin does on copying."""
     unset = UserError(f"gin macro '{macro}' has no value: add --gin.{macro}=VALUE")
     try:
         bound = copy.deepcopy(gin.query_parameter(f"{macro}/gin.macro.value"))
@@ -327,8 +327,8 @@ def value(macro: str) -> Any:
 def call(function: Callable[..., Any], folder: str | os.PathLike | None = None) -> Any:
     """Calls `function` with its gin bindings.
 
-    With `folder`, the whole resolved config is written to `folder/config.gin` before the call (it can be given back
-    as `--gin_file`), and what the call used to `folder/operative_config.gin` after it. A folder that was created for a
+    With `folder`, the whole resolved config is written to `folder/config.gin` before the call (it can be passed back as
+    `--gin_file`), and the operative config to `folder/operative_config.gin` after it. A folder that was created for a
     call that rejects its input is removed again.
     """
     with contextlib.nullcontext() if folder is None else _recorded(local_folder(folder), function.__name__):
@@ -349,7 +349,7 @@ def call(function: Callable[..., Any], folder: str | os.PathLike | None = None) 
 
 @contextlib.contextmanager
 def _own_errors() -> Iterator[None]:
-    """Lets errors pass unchanged: gin would replace each by another one, without its attributes, and add lines."""
+    """Lets errors pass unchanged: gin would replace each with another, without its attributes, and add lines."""
     kept = gin_config.utils.augment_exception_message_and_reraise
 
     def raise_again(error: Exception, message: str) -> None:
@@ -362,7 +362,7 @@ def _own_errors() -> Iterator[None]:
         gin_config.utils.augment_exception_message_and_reraise = kept
 
 
-HOLDS = {  # what a folder has: (the function that wrote it, what the folder is)
+HOLDS = {  # a file of a folder: (the function that wrote it, what the folder is)
     "run.json": ("train", "a training run"),
     "manifest.json": ("build_store", "a token store"),
     "predictions.part": ("infer", "a folder of answers"),
@@ -373,10 +373,10 @@ HOLDS = {  # what a folder has: (the function that wrote it, what the folder is)
 
 @contextlib.contextmanager
 def _recorded(folder: pathlib.Path, caller: str) -> Iterator[None]:
-    """Writes the config of a call before it, and what it used after it, alone in the folder.
+    """Writes the config before a call, and the operative config after it, with exclusive use of the folder.
 
-    A call that rejects its input leaves the folder as it was. UserError: the folder, and config.gin, are of another
-    function than `caller`.
+    A call that rejects its input leaves the folder as it was. Raises UserError if the folder and its config.gin belong
+    to a function other than `caller`.
     """
     for file, (owner, what) in HOLDS.items():
         if caller != owner and (folder / file).exists():
@@ -396,7 +396,7 @@ def _recorded(folder: pathlib.Path, caller: str) -> Iterator[None]:
         try:
             yield
         except Exception:
-            if {file.name for file in folder.iterdir()} - own == others:  # refused before it wrote anything
+            if {file.name for file in folder.iterdir()} - own == others:  # rejected before it wrote anything
                 given.unlink() if earlier is None else write_atomic(given, earlier)
                 if not was_used:
                     locked.unlink(missing_ok=True)
@@ -410,9 +410,9 @@ def _recorded(folder: pathlib.Path, caller: str) -> Iterator[None]:
 
 
 def parameter(function: Callable[..., Any] | str, name: str, default: Any = None) -> Any:
-    """The bound value of one parameter of a function or class, references evaluated; the others stay unevaluated.
+    """The bound value of one parameter of a function or class, with references evaluated; no other is evaluated.
 
-    A function may be given by its full name, "flanx.train.train"; gin then knows it from the files that were parsed.
+    A function may be given by its full name, "flanx.train.train", which gin resolves from the parsed files.
     """
     unresolved = gin.get_bindings(function, resolve_references=False)
     try:
@@ -428,8 +428,8 @@ def make(function: Callable[..., Any]) -> Any:
 
 
 def text() -> str:
-    """The whole resolved config, which can be given as a --gin_file: without macros that nothing uses any more because
-    what referred to them was overridden, and with every dict in its own order, which gin would sort."""
+    """The whole resolved config, usable as a --gin_file: without macros that became unused because what referred to
+    them was overridden, and with every dict in its own order, which gin would sort."""
     every, unused = dict(gin_config._CONFIG), {""}
     printer = types.SimpleNamespace(pformat=functools.partial(pprint.pformat, sort_dicts=False))
     gin_config.pprint, kept = printer, gin_config.pprint  # type: ignore[assignment]  # a dict keeps its order
@@ -448,7 +448,7 @@ def text() -> str:
 
 
 def assignments(text: str) -> dict[str, str]:
-    """{macro or parameter: its value as text} of a gin file without includes, such as `text` gives."""
+    """{macro or parameter: its value as text} of a gin file without includes, as returned by `text`."""
     scan = Scan(())
     scan.read_statements(text)
     return {name: rows[-1][1] for name, rows in scan.bound.items()}

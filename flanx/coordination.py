@@ -1,13 +1,13 @@
-"""Which process of a run is missing, and which one was lost: what JAX's own coordination does not say by name.
+"""Names the process of a run that is missing or was lost, which JAX's own coordination does not.
 
-JAX's start aborts without a name when a process is missing, and a collective waits for a lost one without end. Here
-every process has a connection to process 0, itself included, that stays open: process 0 waits for all at the start, and
-tells the others who failed or died. It listens on the coordinator's address alone, one port range above JAX's own, and
-believes no connection that a process failed or was lost before it has shown the run's token, which process 0 draws and
-leaves in JAX's key-value store (`admit`).
+JAX's initialization aborts without naming the missing process, and a collective waits for a lost one forever. Here
+every process, including process 0, keeps a connection to process 0 open: process 0 waits for all at the start, and
+tells the others which one failed or died. It listens only on the coordinator's address, one port range above JAX's own,
+and believes no report of a failed or lost process from a connection that has not shown the run's token, which process 0
+draws and leaves in JAX's key-value store (`admit`).
 
-A sign of life says where its process is (`position`), so process 0 can tell where all are when none makes progress,
-and which host is slow: every step takes all of them equally long, so hosts compare what each does alone.
+A heartbeat says where its process is (`position`), so process 0 can tell where all are when none makes progress, and
+which host is slow: a step takes equally long on all of them, so hosts compare what each does on its own.
 """
 
 import contextlib
@@ -28,26 +28,26 @@ from typing import Any
 from flanx.errors import UserError
 
 PORT_OFFSET = 1000  # the roll call listens this far above JAX's coordinator
-BEAT, SILENCE = 5.0, 30.0  # seconds between signs of life, and without one until a process counts as lost
-LONGEST = 65536  # bytes of a message
+BEAT, SILENCE = 5.0, 30.0  # seconds between heartbeats, and without one before a process counts as lost
+LONGEST = 65536  # bytes per message
 LOST = 70  # exit status of a process that ends because another one did
-HUNG = 74  # and of one that waits without end
+HUNG = 74  # and of one that would wait forever
 HANG_TIMEOUT = 1800.0  # seconds without a step of any process
-SLOW = 1.5  # times the median: a host that is named
-SHOWN = 8  # processes that a message names
+SLOW = 1.5  # times the median: such a host is named
+SHOWN = 8  # processes named in a message
 
-# Where this process is, for process 0: {"step", "stage", of predictions their "batch"}, and what it takes for what it
-# does alone, {"compared": the step then, "seconds": of a step, "input", "product": seconds}. The training keeps it, and
-# who predicts (`count_batch`); signs of life carry it.
+# Where this process is, for process 0: {"step", "stage", of predictions their "batch"}, and the times of what it does
+# on its own, {"compared": the step then, "seconds": of a step, "input", "product": seconds}. Training and prediction
+# (`count_batch`) update it; heartbeats carry it.
 position: dict[str, Any] = {}
 ENDED_IN = ("input", "step", "prediction")  # stages in which a step, or a batch, cannot take as long as the patience
-# of the run's processes the slowest, {"input" or "product": {"process", "host", "seconds", "median"}}; in process 0
+# the slowest of the run's processes, {"input" or "product": {"process", "host", "seconds", "median"}}; in process 0
 slowest: dict[str, dict[str, Any]] = {}
 
 
 @dataclasses.dataclass(frozen=True)
 class ProcessId:
-    """One process among many: the address of JAX's coordinator (host:port), how many there are, and its number."""
+    """One process among many: JAX's coordinator address (host:port), the number of processes, and its index."""
 
     address: str
     count: int
@@ -59,22 +59,22 @@ class ProcessId:
 
     @property
     def port(self) -> int:
-        """Where process 0 listens for the roll call."""
+        """The port on which process 0 listens for the roll call."""
         return int(self.address.rpartition(":")[2]) + PORT_OFFSET
 
 
 class Connection:
-    """A process's connection to process 0. Creating it is the roll call: it returns when all processes are there.
+    """A process's connection to process 0. Creating it is the roll call: it returns once all processes are present.
 
-    Raises UserError naming those that are missing after `timeout` seconds. Where no process has gone on for `patience`
-    seconds, each is told where all of them are; it ends where the place is one in which a step cannot take so long.
+    Raises UserError naming those missing after `timeout` seconds. If no process has made progress for `patience`
+    seconds, each is told where all of them are, and ends if that is a stage in which a step cannot take so long.
     """
 
     def __init__(self, own: ProcessId, timeout: float, patience: float = HANG_TIMEOUT) -> None:
         self.own = own
         self._timeout = timeout
         self._leaving = False
-        self._answers: queue.Queue[str] = queue.Queue()  # of process 0 to the roll call; "": all are there
+        self._answers: queue.Queue[str] = queue.Queue()  # of process 0 to the roll call; "": all are present
         self._lock = threading.Lock()
         self._server = _Server(own, timeout, patience) if own.process == 0 else None
         if self._server:
@@ -105,21 +105,21 @@ class Connection:
                 time.sleep(0.2)
 
     def admit(self, store: Any, timeout: float) -> None:
-        """Shows the run's token to process 0, once JAX's key-value store, `store`, connects all processes."""
+        """Shows the run's token to process 0, once JAX's key-value store `store` connects all processes."""
         if self._server:
             self._server.token = secrets.token_hex(16)
             store.key_value_set("flanx/coordination", self._server.token)
         self._send({"token": store.blocking_key_value_get("flanx/coordination", int(timeout * 1000))})
 
     def fail(self, reason: str) -> None:
-        """Tells every process that this one failed: they would wait for it in a collective without end."""
+        """Tells every process that this one failed: they would wait for it in a collective forever."""
         if not self._leaving:
             with contextlib.suppress(OSError):
                 self._send({"failed": reason})
         self.leave()
 
     def leave(self) -> None:
-        """Ends the connection in order: from here on the others may end, and this process, without being lost."""
+        """Closes the connection in order: from now on, all processes may end without counting as lost."""
         self._leaving = True
         with contextlib.suppress(OSError):
             self._send({"bye": True})
@@ -166,11 +166,11 @@ class Connection:
                 file=sys.stderr,
                 flush=True,
             )
-            os._exit(status)  # a collective may never return, so only this ends the process for sure
+            os._exit(status)  # a collective may never return, so only this reliably ends the process
 
 
 class _Server(threading.Thread):
-    """Process 0's side: calls the roll, and tells all who failed or is lost."""
+    """Process 0's side: calls the roll, and tells all which process failed or is lost."""
 
     def __init__(self, own: ProcessId, timeout: float, patience: float) -> None:
         super().__init__(name="flanx-coordination-server", daemon=True)
@@ -187,7 +187,7 @@ class _Server(threading.Thread):
         self._sockets: dict[int, socket.socket] = {}
         self._hosts: dict[int, str] = {}
         self._places: dict[int, dict[str, Any]] = {}
-        self._patience, self._still = patience, 0.0  # seconds without a new place, counted in beats
+        self._patience, self._still = patience, 0.0  # seconds without a new position, counted in beats
         self._compared: int | None = None
         self._called = False
         self.token = ""  # until `Connection.admit`
@@ -224,7 +224,7 @@ class _Server(threading.Thread):
                 self._tell({"lost": process, "host": host})
 
     def _enter(self, message: Mapping[str, Any], connection: socket.socket) -> tuple[int | None, str]:
-        """Enters a process into the roll, once; (its number, its host), None for one that is none or is there."""
+        """Enters a process into the roll, once; (its index, its host), None for an invalid or already entered one."""
         process = message.get("process")
         with self._lock:
             if not isinstance(process, int) or process not in range(self._count) or process in self._sockets:
@@ -237,7 +237,7 @@ class _Server(threading.Thread):
         return process, str(message["host"])[:100]
 
     def _call_roll(self) -> None:
-        """Answers all at once: when the last process is there, or when the time is over."""
+        """Answers all at once: when the last process has arrived, or when the time is up."""
         with self._lock:
             if self._called:
                 return
@@ -252,7 +252,7 @@ class _Server(threading.Thread):
         return f"process {', '.join(names[:SHOWN])}" + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
     def _place(self, process: int, place: dict[str, Any]) -> None:
-        """Takes where a process is, and once all have compared themselves at the same step, which one is slow."""
+        """Records a process's position and, once all have compared themselves at the same step, which one is slow."""
         with self._lock:
             if self._places.get(process) != place:
                 self._places[process], self._still = place, 0.0
@@ -264,7 +264,7 @@ class _Server(threading.Thread):
                 print(f"note: {text}", flush=True)
 
     def _hang(self) -> dict[str, Any]:
-        """The message of a run in which no process has gone on: those behind first."""
+        """The message for a run in which no process has made progress: those behind first."""
         at: dict[tuple[int, str, int], list[int]] = {}
         for process, place in self._places.items():
             batch = int(place.get("batch", 0)) if place["stage"] == "prediction" else 0
@@ -293,7 +293,7 @@ class _Server(threading.Thread):
 
 
 def count_batch() -> None:
-    """Says that this process begins one more batch of predictions."""
+    """Records that this process begins another batch of predictions."""
     position.update(stage="prediction", batch=position.get("batch", 0) + 1)
 
 
@@ -303,9 +303,9 @@ def _shown(step: int, stage: str, batch: int) -> str:
 
 
 def compare(places: Mapping[int, Mapping[str, Any]], hosts: Mapping[int, str]) -> list[str]:
-    """Which processes are slow at what each does alone, in words; puts the slowest of all into `slowest`.
+    """Which processes are slow at what each does on its own, in words; puts the slowest of all into `slowest`.
 
-    places: {process: see `position`}. A wait for input counts where it is a tenth of a step or more.
+    places: {process: see `position`}. A wait for input counts if it is a tenth of a step or more.
     """
     found = []
     for name, what in (("input", "waits for its input"), ("product", "takes for a matrix product")):
@@ -322,10 +322,10 @@ def compare(places: Mapping[int, Mapping[str, Any]], hosts: Mapping[int, str]) -
 
 
 def _messages(connection: socket.socket) -> Iterator[dict[str, Any]]:
-    """JSON lines until the other side closes or has been silent for SILENCE.
+    """JSON lines until the other side closes or is silent for SILENCE.
 
-    Silence is counted in waits of BEAT and not by the clock: processes that were stopped and continued together receive
-    each other's signs of life within the next wait.
+    Silence is counted in waits of BEAT, not by the clock: processes that were suspended and resumed together receive
+    each other's heartbeats within the next wait.
     """
     connection.settimeout(BEAT)
     rest, waits = b"", 0

@@ -1,7 +1,7 @@
-"""Greedy answers by CTranslate2, in float32 or int8 on a CPU, in place of flanx's own decoding.
+"""Greedy decoding with CTranslate2, in float32 or int8 on a CPU, in place of flanx's own decoding.
 
-XLA's CPU backend has no fast product of less than float32 (docs/performance.md); CTranslate2's libraries have int8.
-Prompts, lengths and texts are flanx's: the other engine is given ids and gives ids.
+XLA's CPU backend has no fast matmul below float32 (docs/performance.md); CTranslate2's libraries have int8. Prompts,
+lengths and texts are handled by flanx: CTranslate2 receives and returns ids.
 """
 
 import contextlib
@@ -26,18 +26,18 @@ from flanx.partition import Partitioner
 from flanx.predictor import Prediction, Predictor
 
 ComputeType = Literal["float32", "int8"]
-MOST_ROWS = 16  # decoded at a time: more are slower on a CPU (docs/performance.md)
+MOST_ROWS = 16  # decoded together: more are slower on a CPU (docs/performance.md)
 
 
 @dataclasses.dataclass(frozen=True)
 class CTranslate2Predictor(Predictor):
-    """A T5 in CTranslate2. `params` stay None: its copy of them is in the cache, see `ctranslate2_model.cached`.
+    """A T5 in CTranslate2. `params` stays None: the parameters are in the cache, see `ctranslate2_model.cached`.
 
     Attributes:
-      compute_type: of the products: "float32", or "int8", weights and activations quantized by row.
+      compute_type: of the matmuls: "float32", or "int8" with weights and activations quantized per row.
 
     Raises:
-      UserError: where CTranslate2 is absent, or the model is not one that it computes.
+      UserError: if CTranslate2 is not installed or does not support the model.
     """
 
     compute_type: ComputeType = "float32"
@@ -54,7 +54,7 @@ class CTranslate2Predictor(Predictor):
             )
 
     def expect(self, method: decode.Sample | beam_search.Beam, samples: int, scored: bool = False) -> None:
-        """Raises UserError for anything but one greedy answer to each prompt."""
+        """Raises UserError for anything but one greedy answer per prompt."""
         if method != decode.GREEDY or samples > 1 or scored:
             what = "scores of texts" if scored else f"{samples} samples" if samples > 1 else repr(method)
             raise UserError(
@@ -64,7 +64,7 @@ class CTranslate2Predictor(Predictor):
 
     @contextlib.contextmanager
     def restored(self, checkpoint: str | None, partitioner: Partitioner) -> Iterator["CTranslate2Predictor"]:
-        """This predictor with the parameters of a checkpoint, of whatever form, in CTranslate2."""
+        """This predictor with the parameters of a checkpoint of any format, in CTranslate2."""
         if not checkpoint:
             raise UserError("no checkpoint: give a run, a step folder of a run or a converted checkpoint")
         if partitioner.num_partitions not in (1, "auto") or jax.process_count() > 1:
@@ -80,7 +80,7 @@ class CTranslate2Predictor(Predictor):
         yield dataclasses.replace(self, translator=translator(folder, self.compute_type), parameters=mark[:16])
 
     def fingerprint(self) -> str | None:
-        """16 hexadecimal digits of the parameters."""
+        """16 hex digits that identify the parameters."""
         return self.parameters
 
     def generate(
@@ -93,7 +93,7 @@ class CTranslate2Predictor(Predictor):
         scored: bool = False,
         decided: Callable[[int, Mapping[int, tuple[str, bool]]], bool] | None = None,
     ) -> Iterator[tuple[int, Prediction]]:
-        """As `Predictor.generate` does, from the shortest prompts to the longest; greedy, without stop texts."""
+        """See `Predictor.generate`; from the shortest prompt to the longest, greedy, without stop texts."""
         self.expect(method, samples, scored)
         if stop or decided:
             raise UserError("ENGINE is 'ctranslate2', which has no stop texts: use ENGINE = 'flanx'")
@@ -127,7 +127,7 @@ class CTranslate2Predictor(Predictor):
 
 
 def translator(folder: Path, compute_type: ComputeType) -> Any:
-    """CTranslate2's `Translator` of what `ctranslate2_model.write` wrote, on the cores of this process."""
+    """CTranslate2's `Translator` for the output of `ctranslate2_model.write`, on this process's cores."""
     import ctranslate2  # noqa: PLC0415  the extra `ctranslate2`
 
     return ctranslate2.Translator(
@@ -136,12 +136,12 @@ def translator(folder: Path, compute_type: ComputeType) -> Any:
 
 
 def translate(translator: Any, prompts: Sequence[Prompt], max_new: int, **options: Any) -> list[Any]:
-    """CTranslate2's result of each prompt, decoded greedily and together; at most `max_new` new tokens, the end among
-    them; `options` as of its `translate_batch`."""
+    """CTranslate2's result for each prompt, decoded greedily in one batch; at most `max_new` new tokens, including the
+    end; `options` are those of its `translate_batch`."""
     return translator.translate_batch(
         [list(map(str, prompt)) for prompt in prompts],
         beam_size=1,
         max_decoding_length=max_new,
-        max_input_length=0,  # as long as they are
+        max_input_length=0,  # unlimited
         **options,
     )

@@ -134,7 +134,7 @@ def load_suites(
 
 
 def suite_names(suites: Sequence[str], self_consistency: int, beams: int) -> list[str]:
-    """The suites' names, with what applies to every suite that generates. Raises UserError for an unknown one."""
+    """The suites' names, with the options for every suite that generates. Raises UserError for an unknown suite."""
     names = [suites] if isinstance(suites, str) else list(suites)
     if not names:
         raise UserError("SUITES is empty: name a suite, or include a file of gin/evals")
@@ -146,7 +146,7 @@ def suite_names(suites: Sequence[str], self_consistency: int, beams: int) -> lis
 
 
 def _run_metadata(predictor: Predictor, checkpoint: str | None, step: int | None) -> dict[str, Any]:
-    """What a result depends on besides its spec. Two runs that agree here may share their generations."""
+    """What a result depends on in addition to its spec. Two runs that agree here may share generations."""
     return {
         "model": repr(predictor.model),
         "checkpoint": str(checkpoint) if checkpoint else None,
@@ -169,7 +169,7 @@ def checkpoint_step(checkpoint: str | None) -> int | None:
 
 
 def training(checkpoint: str | None, out_dir: pathlib.Path) -> dict[str, Any] | None:
-    """What the run that made the parameters records of itself (run.json: store, mixture, missing tasks), if it does."""
+    """The record of the run that trained the parameters (run.json: store, mixture, missing tasks), if there is one."""
     folders: list[Storage] = [open_storage(out_dir.parent)]
     if checkpoint and not checkpoint.startswith((hub.PREFIX, "http")):
         folders = [each := open_storage(checkpoint), each.parent, each.parent.parent]
@@ -184,19 +184,19 @@ def training(checkpoint: str | None, out_dir: pathlib.Path) -> dict[str, Any] | 
 
 
 def _longest(predictor: Predictor, spec: Spec) -> int:
-    """Tokens that a prompt of a suite may have."""
+    """The maximum tokens in a prompt of a suite."""
     return min(predictor.lengths["inputs"], spec.max_inputs or predictor.lengths["inputs"])
 
 
 def _fitted(predictor: Predictor, spec: Spec, items: Sequence[Item]) -> Iterator[FittedPrompt]:
-    """The prompts of items as the model gets them, one by one."""
+    """The prompts of items as the model receives them, one by one."""
     vocabulary, longest = predictor.vocabulary, _longest(predictor, spec)
     count = functools.lru_cache(maxsize=4096)(vocabulary.count)
     return (fit(item, spec, vocabulary, longest, count) for item in items)
 
 
 def _expect_room(predictor: Predictor, suite: Suite) -> None:
-    """Raises UserError if every prompt of a suite would be truncated. The first that would not ends the search."""
+    """Raises UserError if every prompt of a suite would be truncated; stops at the first that would not."""
     spec, vocabulary, longest = suite.spec, predictor.vocabulary, _longest(predictor, suite.spec)
     if suite.items and all(prompt.cut for prompt in _fitted(predictor, spec, suite.items)):
         setting = "EVAL_LENGTHS" if longest == predictor.lengths["inputs"] else "max_inputs"
@@ -216,7 +216,7 @@ def _run_suite(
     reader: Scorer | None,
     early: bool,
 ) -> dict[str, Any]:
-    """Evaluates the items that are not done yet, then scores all of them."""
+    """Evaluates the remaining items, then scores all of them."""
     spec, vocabulary, began = suite.spec, predictor.vocabulary, time.monotonic()
     texts = {text for item in suite.items for text in (item.head, *item.shots, item.query, *item.targets)}
     unwritable = writable.unwritable(vocabulary, texts)
@@ -261,13 +261,13 @@ def _run_suite(
 def _generate(
     predictor: Predictor, spec: Spec, prompts: Sequence[FittedPrompt], early: bool
 ) -> Iterator[generations.Generation]:
-    """The rows of a suite that generates, as prompts finish; `early`: without samples that cannot change a vote."""
+    """The rows of a suite that generates, as prompts finish; `early`: skips samples that cannot change a vote."""
     method: decode.Sample | beam_search.Beam = decode.Sample(spec.temperature, spec.top_k, spec.top_p)
     if spec.beams:
         method = beam_search.Beam(spec.beams, spec.length_penalty)
     tokens = [prompt.tokens for prompt in prompts]
     stop = functools.partial(stops.has_stop, stop=spec.stop) if spec.stop and not spec.beams else None
-    with_scores = spec.metric == "seqio"  # the functions of a SeqIO task may ask for the log-probability of the target
+    with_scores = spec.metric == "seqio"  # a SeqIO task's metric functions may need the log-probability of the target
     scored = {n: prompt.item.options for n, prompt in enumerate(prompts) if prompt.item.options and with_scores}
     sums = predictor.score([tokens[number] for number in scored], list(scored.values()), ended=True)
     of_options = dict(zip(scored, sums, strict=True))

@@ -1,5 +1,5 @@
-"""What a command writes: complete files or none, JSONL that survives a kill, checksums, locks that end with their
-process."""
+"""How commands write files: completely or not at all, JSONL that survives a kill, checksums, and locks that are
+released when their process ends."""
 
 import contextlib
 import csv
@@ -18,13 +18,13 @@ from flanx import settings
 from flanx.errors import UserError
 
 CHECKSUMS = "flanx_checksums.json"
-verifying = True  # whether readers of checkpoints and stores compare checksums; `--no_verify` of a command clears it
+verifying = True  # whether readers of checkpoints and stores verify checksums; a command's `--no_verify` clears it
 BLOCK = 1 << 22  # bytes read at a time
 mirrors: dict[str, Any] = {}  # {URL: the `flanx.mirror.Mirror` that is open}
 
 
 def local_path(path: str | os.PathLike) -> pathlib.Path:
-    """`path` as a local path, of a file:// URL too, with ~ for the home folder. Raises UserError for another URL."""
+    """`path` as a local path, also for a file:// URL; ~ is the home folder. Raises UserError for any other URL."""
     text = os.fspath(path)
     if text.startswith("file://"):
         from urllib.request import url2pathname  # noqa: PLC0415  (it imports the servers' protocols)
@@ -40,7 +40,7 @@ def local_path(path: str | os.PathLike) -> pathlib.Path:
 
 
 def local_folder(path: str | os.PathLike) -> pathlib.Path:
-    """`path` as a folder to write to; of a URL its local copy. Raises UserError where there is none."""
+    """`path` as a folder to write to; for a URL, its local copy. Raises UserError if there is none."""
     text = str(path)
     if "://" not in text:
         return pathlib.Path(path)
@@ -51,18 +51,18 @@ def local_folder(path: str | os.PathLike) -> pathlib.Path:
 
 
 def mirror_of(path: str | os.PathLike) -> Any:
-    """The local copy of a bucket's folder that a path lies in, or None."""
+    """The local copy of a bucket's folder that contains a path, or None."""
     return next((mirror for mirror in mirrors.values() if pathlib.Path(path).is_relative_to(mirror.path)), None)
 
 
 def complete(folder: str | os.PathLike) -> None:
-    """Has the local copy of a bucket's folder copy this checkpoint, of which it may have the name alone."""
+    """Makes the local copy of a bucket's folder copy this checkpoint, of which it may only have the name."""
     if mirror := mirror_of(folder):
         mirror.complete(folder)
 
 
 def shown(path: str | os.PathLike) -> str:
-    """A path for a person: of the local copy of a bucket's folder its URL."""
+    """A path as shown to people: for the local copy of a bucket's folder, its URL."""
     text = os.fspath(path)
     for url, mirror in mirrors.items():
         text = text.replace(str(mirror.path), url)
@@ -71,10 +71,10 @@ def shown(path: str | os.PathLike) -> str:
 
 @contextlib.contextmanager
 def open_atomic(path: pathlib.Path, durable: bool = True) -> Iterator[BinaryIO]:
-    """A binary file that replaces `path` when the block ends, and is removed where the block raises.
+    """A binary file that replaces `path` when the block ends, and is removed if the block raises.
 
-    A reader sees the old content or all of the new. With `durable` that also holds after a crash of the machine: file
-    and folder are forced to disk. The temporary file carries the process number, so that two writers do not share it.
+    A reader sees the old content or all of the new. With `durable` that also holds after a machine crash: file and
+    folder are fsynced. The temporary file has the process id in its name, so that two writers do not share it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
@@ -87,10 +87,10 @@ def open_atomic(path: pathlib.Path, durable: bool = True) -> Iterator[BinaryIO]:
         temporary.replace(path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename is None:  # of a write, which names no file
+        if isinstance(error, OSError) and error.filename is None:  # from a write, which names no file
             error.filename = os.fspath(path)
         raise
-    with contextlib.suppress(OSError):  # some network mounts cannot force the names in a folder to disk
+    with contextlib.suppress(OSError):  # some network mounts cannot fsync a folder
         if durable and (descriptor := os.open(path.parent, os.O_RDONLY)) >= 0:
             try:
                 os.fsync(descriptor)
@@ -99,20 +99,20 @@ def open_atomic(path: pathlib.Path, durable: bool = True) -> Iterator[BinaryIO]:
 
 
 def write_atomic(path: pathlib.Path, content: str | bytes, durable: bool = True) -> None:
-    """Replaces `path` by `content` (text as UTF-8); see `open_atomic`."""
+    """Replaces the content of `path` (text as UTF-8); see `open_atomic`."""
     with open_atomic(path, durable) as file:
         file.write(content.encode("utf-8") if isinstance(content, str) else content)
 
 
 def open_regular(path: str | os.PathLike) -> BinaryIO:
-    """A file for reading. Raises UserError for a folder, a pipe or a device, whose end may never come, and OSError."""
+    """Opens a file for reading. Raises UserError for a folder, and a pipe or device, which may never end; OSError."""
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise UserError(f"{path} is not a regular file (a folder, a pipe or a device); give a file")
     return open(path, "rb")
 
 
 def read_text(path: pathlib.Path) -> str:
-    """The text of a file in UTF-8, without a byte order mark. Raises UserError for other bytes, a folder, a pipe."""
+    """The text of a UTF-8 file, without a byte order mark. Raises UserError for other bytes, a folder or a pipe."""
     with open_regular(path) as file:
         try:
             return file.read().decode("utf-8-sig")
@@ -121,7 +121,7 @@ def read_text(path: pathlib.Path) -> str:
 
 
 def read_toml(path: pathlib.Path) -> dict[str, Any]:
-    """A TOML file. Raises UserError with what is wrong and where."""
+    """The content of a TOML file. Raises UserError with what is wrong and where."""
     try:
         return tomllib.loads(read_text(path))
     except tomllib.TOMLDecodeError as error:
@@ -131,7 +131,7 @@ def read_toml(path: pathlib.Path) -> dict[str, Any]:
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
-    """The object in a JSON file; {} where there is no file. Raises UserError for a damaged one."""
+    """The object in a JSON file; {} if there is no file. Raises UserError for a damaged one."""
     try:
         with open_regular(path) as file:
             found = json.loads(file.read().decode("utf-8"))
@@ -147,9 +147,9 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
 
 
 def check_types(path: pathlib.Path, record: dict[str, Any], types: Mapping[str, Any]) -> dict[str, Any]:
-    """The record of a file, whose keys ("run.versions" for one inside "run") have these types where they are there.
+    """The record of a file, whose keys ("run.versions" for one inside "run") have these types if present.
 
-    Raises UserError naming the first that has another one.
+    Raises UserError naming the first with another type.
     """
     for name, hint in types.items():
         value: Any = record
@@ -166,13 +166,13 @@ def check_types(path: pathlib.Path, record: dict[str, Any], types: Mapping[str, 
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A table in Markdown; a bar within a cell does not end it."""
+    """A table in Markdown, with bars in cells escaped."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
 def csv_text(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A table as CSV; None is an empty field. A text that a spreadsheet would take for a formula begins with "'"."""
+    """A table as CSV; None is an empty field. A text that a spreadsheet would take for a formula gets a leading "'"."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([map(_inert, row) for row in [head, *rows]])
     return text.getvalue()
@@ -189,7 +189,7 @@ def _inert(cell: Any) -> Any:
 
 
 def umask() -> int:
-    """The process's mask of permissions, for folders that `tempfile.mkdtemp` makes the owner's alone."""
+    """The process's umask, for folders that `tempfile.mkdtemp` makes accessible only to the owner."""
     mask = os.umask(0)
     os.umask(mask)
     return mask
@@ -197,9 +197,9 @@ def umask() -> int:
 
 @contextlib.contextmanager
 def lock(path: pathlib.Path, busy: str | None = None) -> Iterator[None]:
-    """Holds the lock file `path` exclusively; the kernel releases it when the process ends, however that happens.
+    """Holds the lock file `path` exclusively; the kernel releases it when the process ends, however it ends.
 
-    Where another process holds it: waits, or with `busy` raises UserError(busy) at once.
+    If another process holds it: waits, or with `busy` raises UserError(busy) at once.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     import filelock  # noqa: PLC0415  (20 ms, which commands that only read do without)
@@ -218,23 +218,23 @@ def lock(path: pathlib.Path, busy: str | None = None) -> Iterator[None]:
 # ---- JSONL: one object per line, in files that grow while their process may be killed -------------------------------
 
 
-# A line is complete when its line feed is written. No other character ends one: a text may contain U+2028 or U+0085,
+# A line is complete once its line feed is written. No other character ends a line: a text may contain U+2028 or U+0085,
 # at which `str.splitlines` would break it.
 
 
 def json_line(record: Any) -> str:
-    """The record as a line, line feed included; half a surrogate pair, which UTF-8 cannot hold, becomes "?"."""
+    """The record as a line, including the line feed; a lone surrogate, which UTF-8 cannot encode, becomes "?"."""
     return json.dumps(record, ensure_ascii=False).encode("utf-8", "replace").decode("utf-8") + "\n"
 
 
 def json_lines(path: pathlib.Path) -> list[str]:
-    """All lines, the last one perhaps truncated. Raises UserError where they are not UTF-8."""
+    """All lines, the last of which may be truncated. Raises UserError if they are not UTF-8."""
     with open_regular(path) as file:
         return _split_lines(path, file.read())
 
 
 def read_jsonl(path: pathlib.Path) -> list[dict[str, Any]]:
-    """The records of the complete lines; none where there is no file.
+    """The records of the complete lines; [] if there is no file.
 
     Raises UserError naming the line that is not a JSON object.
     """
@@ -249,7 +249,7 @@ def read_jsonl(path: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def json_object(path: pathlib.Path, number: int, line: str | bytes) -> dict[str, Any]:
-    """The record in line `number` of a JSONL file. Raises UserError where it is not a JSON object."""
+    """The record in line `number` of a JSONL file. Raises UserError if it is not a JSON object."""
     try:
         record = json.loads(line)
     except (ValueError, RecursionError):
@@ -278,7 +278,7 @@ def _split_lines(path: pathlib.Path, raw: bytes) -> list[str]:
 # ---- checksums of a folder, written when it is complete and compared before it is used ------------------------------
 
 
-# A missing chunk of an array reads as zeros and a flipped bit as another number; neither is an error of its own.
+# A missing chunk of an array reads as zeros and a flipped bit as another number; neither raises an error by itself.
 
 
 def write_checksums(folder: str | os.PathLike) -> None:
@@ -290,7 +290,7 @@ def write_checksums(folder: str | os.PathLike) -> None:
 
 
 def verify_checksums(folder: str | os.PathLike) -> None:
-    """Compares the files with their record, where there is one. Raises UserError naming the first that differs."""
+    """Compares the files with their record, if there is one. Raises UserError naming the first that differs."""
     root = pathlib.Path(folder)
     for path in root.rglob("*"):
         if path.exists() and not path.is_file() and not path.is_dir():

@@ -1,4 +1,4 @@
-"""What a run needs of the folder or bucket that it writes to, tried with a small file that is deleted afterwards."""
+"""Checks what a run needs of the folder or bucket it writes to, with a small file that is deleted afterwards."""
 
 import contextlib
 import os
@@ -14,10 +14,10 @@ ORDER = ("write", "read", "condition", "rename", "list", "delete")
 
 
 def check(path: str) -> Iterator[tuple[str, str]]:
-    """(operation, what is wrong with it, or "") in ORDER. Ends with the first that is refused.
+    """(operation, what is wrong with it, or "") in ORDER. Stops at the first that fails.
 
-    What a local folder does by a rename and a lock, a bucket does by a write on a condition. Nothing is left behind
-    where the folder lets it be deleted.
+    What a rename and a lock do in a local folder, a conditional write does in a bucket. Nothing is left behind if the
+    folder allows deletion.
     """
     folder, name = open_storage(path), f".flanx.doctor.{secrets.token_hex(4)}"
     steps = _of_bucket(folder, name) if folder.is_remote else _of_folder(pathlib.Path(folder.path), name)
@@ -35,7 +35,7 @@ def check(path: str) -> Iterator[tuple[str, str]]:
 
 
 def _of_bucket(folder: Storage, name: str) -> Generator[tuple[str, bool, str], None, None]:
-    """(operation, whether it does what it shall, what it does instead)."""
+    """(operation, whether it behaves as required, what it does instead)."""
     try:
         first = folder.put(name, b"1", ABSENT)
         yield "write", first is not None, "a new object is refused as if it were there"
@@ -53,7 +53,7 @@ def _of_bucket(folder: Storage, name: str) -> Generator[tuple[str, bool, str], N
 
 
 def _of_folder(folder: pathlib.Path, name: str) -> Generator[tuple[str, bool, str], None, None]:
-    made = [each for each in (folder, *folder.parents) if not each.exists()]  # the inner first
+    made = [each for each in (folder, *folder.parents) if not each.exists()]  # innermost first
     file, other, locked = folder / name, folder / f"{name}.renamed", folder / f"{name}.lock"
     try:
         folder.mkdir(parents=True, exist_ok=True)

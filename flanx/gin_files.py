@@ -1,7 +1,7 @@
-"""What gin files define, refer to and import, read with gin's own parser before gin binds anything.
+"""What gin files define, reference and import, read with gin's own parser before gin binds anything.
 
-Nothing that a file names is run or imported here, so that an unknown file, macro or module is reported with its place,
-and a module of a stranger's is refused.
+Nothing that a file names is run or imported here, so that an unknown file, macro or module is reported with its
+location, and an untrusted module is rejected.
 """
 
 import ast
@@ -17,26 +17,26 @@ from gin import config_parser
 
 from flanx.errors import UserError, nearest
 
-open_text = functools.partial(open, encoding="utf-8-sig")  # with a byte order mark or without, whatever the locale
-IMPORTS = ("flanx", "jax", "seqio")  # what a gin file may import of itself
+open_text = functools.partial(open, encoding="utf-8-sig")  # with or without a byte order mark, whatever the locale
+IMPORTS = ("flanx", "jax", "seqio")  # what a gin file may import by default
 MODULES = (".MIXTURE_OR_TASK_MODULE", ".build_store.imports", ".Mixture.module")  # bindings that name modules
 IMPORTS_VARIABLE = "FLANX_IMPORTS"  # what --import allows in addition; the runs of a sweep inherit it
 
 
 class Reference(str):
-    """A %macro or @function among the values of a gin file, printed as it is written there."""
+    """A %macro or @function in a value of a gin file, printed as written there."""
 
     __repr__ = str.__str__
 
 
 class Recorder(config_parser.ParserDelegate):
-    """Records the macros that a statement refers to, instead of binding them."""
+    """Records the macros that a statement references, instead of binding them."""
 
     def __init__(self) -> None:
         self.references: list[str] = []
         self.scopes: set[str] = set()
 
-    # gin's base class returns None where it means any value
+    # gin's base class is annotated to return None, but any value is meant
     def configurable_reference(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, scoped_configurable_name: str, evaluate: bool
     ) -> str:
@@ -55,13 +55,13 @@ def _location(location: config_parser.Location | None) -> str:
 
 
 class Scan:
-    """What gin files define and refer to, in the order of reading.
+    """What gin files define and reference, in reading order.
 
     Attributes:
-      defined, referenced: {macro: file and line of the first}.
-      bound: {macro or "module.function.parameter": [(file and line, value as written there)]}; the last one holds.
-      scopes: the scopes in which something is called, "" aside.
-      files: the files read; reading: those that are being read, an included one after its includer.
+      defined, referenced: {macro: file and line of the first occurrence}.
+      bound: {macro or "module.function.parameter": [(file and line, value as written there)]}; the last one wins.
+      scopes: the scopes in which something is called, except "".
+      files: the files read; reading: those being read, an included one after its includer.
     """
 
     def __init__(self, search_paths: Sequence[str]) -> None:
@@ -121,13 +121,13 @@ class Scan:
 
 
 def allow_imports(modules: Sequence[str]) -> None:
-    """Lets gin files import these modules, here and in every process that this one starts."""
+    """Allows gin files to import these modules, here and in every process that this one starts."""
     kept = [name for name in os.environ.get(IMPORTS_VARIABLE, "").split(",") if name]
     os.environ[IMPORTS_VARIABLE] = ",".join(dict.fromkeys([*kept, *modules]))
 
 
 def import_hint(name: str) -> str:
-    """How to bind what no gin file refers to, "optim.adamw_8bit", where flanx has it; "" for any other name."""
+    """How to bind what no gin file references, e.g. "optim.adamw_8bit", if flanx has it; "" for any other name."""
     module, _, function = name.rpartition("/")[2].rpartition(".")
     known = module.isidentifier() and importlib.util.find_spec(f"flanx.{module}") is not None
     if not known or not hasattr(importlib.import_module(f"flanx.{module}"), function):
@@ -139,7 +139,7 @@ def import_hint(name: str) -> str:
 
 
 def expect_allowed(module: str, location: str) -> None:
-    """Raises UserError for a module that neither flanx nor --import lets gin files import."""
+    """Raises UserError for a module that neither flanx nor --import allows gin files to import."""
     allowed = [*IMPORTS, *filter(None, os.environ.get(IMPORTS_VARIABLE, "").split(","))]
     if not any(f"{module}.".startswith(f"{name}.") for name in allowed):
         raise UserError(
@@ -149,8 +149,8 @@ def expect_allowed(module: str, location: str) -> None:
 
 
 def take_modules(scan: Scan) -> None:
-    """Checks the modules of tasks that MODULES name, which are imported when a task is looked for, and lets them be
-    imported here and in every process that this one starts. Raises UserError for one that --import does not allow."""
+    """Checks the task modules that MODULES name, which are imported when a task is looked up, and allows their import
+    here and in every process that this one starts. Raises UserError for one that --import does not allow."""
     for name, rows in scan.bound.items():
         if not f".{name}".endswith(MODULES):
             continue

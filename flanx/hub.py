@@ -1,8 +1,8 @@
-"""Models of the Hugging Face hub by name: "google/flan-t5-small", "hf:google/flan-t5-small@REVISION".
+"""Models on the Hugging Face hub by name: "google/flan-t5-small", "hf:google/flan-t5-small@REVISION".
 
-Only what is data is fetched: safetensors, JSON and the tokenizer's files; nothing that would be unpickled or run. The
-files lie in huggingface_hub's own cache, so that a second load needs no network. HF_TOKEN, HF_HOME, HF_ENDPOINT and
-HF_HUB_OFFLINE mean what they mean there.
+Only data is fetched: safetensors, JSON and the tokenizer's files; nothing that would be unpickled or run. The files are
+in huggingface_hub's own cache, so that a second load needs no network. HF_TOKEN, HF_HOME, HF_ENDPOINT and
+HF_HUB_OFFLINE have their usual meaning.
 """
 
 import dataclasses
@@ -21,9 +21,9 @@ from flanx.errors import UserError
 PREFIX = "hf:"
 NAME = re.compile(r"(?:hf:)?([A-Za-z0-9][\w.-]*/[\w.-]+|(?<=hf:)[A-Za-z0-9][\w.-]*)(?:@([\w./-]+))?")
 WEIGHTS = "*.safetensors"
-FETCHED = ("*.json", "spiece.model", "vocab.txt", "merges.txt")  # the last two of scorers' tokenizers
+FETCHED = ("*.json", "spiece.model", "vocab.txt", "merges.txt")  # the last two for scorers' tokenizers
 LEFT_OUT = ("*/*", "flax_model*", "tf_model*")
-ANSWER_S = 10  # to the first question
+ANSWER_S = 10  # for the first request
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,28 +41,28 @@ class Snapshot:
     files: dict[str, str]
 
     def record(self) -> dict[str, Any]:
-        """What a result records of its origin."""
+        """The origin as recorded with a result."""
         return {"hub": self.name, "revision": self.revision, "files": dict(self.files)}
 
 
 def is_name(text: str) -> bool:
-    """Whether a text names a model of the hub and no folder here: it begins with "hf:", or has the form ORG/NAME where
-    there is neither such a folder nor a folder ORG."""
+    """Whether a text names a model on the hub rather than a local folder: it begins with "hf:", or has the form
+    ORG/NAME and there is neither such a folder nor a folder ORG."""
     if text.startswith(PREFIX):
         return True
     return bool(NAME.fullmatch(text)) and not os.path.exists(text) and not os.path.isdir(text.partition("/")[0])
 
 
 def split(text: str) -> tuple[str, str | None]:
-    """(ORG/NAME, revision or None) of a name. Raises UserError for a text that is none."""
+    """(ORG/NAME, revision or None) of a name. Raises UserError for an invalid name."""
     if match := NAME.fullmatch(text):
         return match[1], match[2]
     raise UserError(f"'{text}' is not a name on the Hugging Face hub: write hf:ORG/NAME or hf:ORG/NAME@REVISION")
 
 
 def base_of_adapter(config: Any, folder: str | os.PathLike) -> str | None:
-    """The base that an adapter_config.json of PEFT in `folder` names, with "hf:" and the revision, which PEFT keeps
-    apart, where it is on the hub; it may be a folder inside. None where it names none."""
+    """The base that PEFT's adapter_config.json in `folder` names: on the hub, with "hf:" and the revision, which PEFT
+    keeps separately; or a subfolder. None if it names none."""
     base = config.get("base_model_name_or_path") if isinstance(config, dict) else None
     if not isinstance(base, str) or not base:
         return None
@@ -76,16 +76,16 @@ def base_of_adapter(config: Any, folder: str | os.PathLike) -> str | None:
 
 
 def record(path: str | os.PathLike | None) -> dict[str, Any]:
-    """What a result records of the origin of a checkpoint on the hub; {} for any other path."""
+    """The origin of a checkpoint on the hub, as recorded with a result; {} for any other path."""
     text = os.fspath(path) if path is not None else ""
     return fetch(text).record() if text.startswith(PREFIX) else {}
 
 
 def expect_unmoved(text: str, recorded: Mapping[str, Any]) -> None:
-    """Compares what a name means now with the `record` of a run that began from it; prints where it has moved and the
-    weights are the same, or where the hub gives no answer.
+    """Compares what a name resolves to now with the `record` of a run that started from it; prints a line if it has
+    moved but the weights are the same, or if the hub does not answer.
 
-    Raises UserError where its weights are no longer the recorded ones, with the name that still means them.
+    Raises UserError if its weights are no longer the recorded ones, with the name that still resolves to them.
     """
     name, revision = split(text)
     was = recorded.get("revision")
@@ -109,16 +109,16 @@ def expect_unmoved(text: str, recorded: Mapping[str, Any]) -> None:
 
 # ---- giving a model away ---------------------------------------------------------------------------------------------
 
-ADAPTER = "adapter_config.json"  # of a folder of PEFT, which has no config.json and no tokenizer
+ADAPTER = "adapter_config.json"  # of a PEFT folder, which has no config.json and no tokenizer
 SENT = (*FETCHED, WEIGHTS, "README.md", "DATA.md")
 TOKEN = re.compile(rb"\bhf_[A-Za-z0-9]{20,}")
 
 
 def sendable(folder: pathlib.Path) -> dict[str, int]:
-    """{name: bytes} of what `push` sends of a folder.
+    """{name: bytes} of the files in a folder that `push` sends.
 
-    Raises UserError unless it is a model with tokenizer and card, or an adapter with card of a base on the hub,
-    and where a text holds an access token.
+    Raises UserError unless it is a model with tokenizer and card, or an adapter with a card whose base is on the hub;
+    and if a text contains an access token.
     """
     if not folder.is_dir():
         raise UserError(f"no folder '{folder}': `flanx convert RUN {folder} --to hf` makes it")
@@ -156,8 +156,8 @@ def _expect_base_on_hub(folder: pathlib.Path) -> None:
 
 
 def push(folder: pathlib.Path, text: str, private: bool) -> str:
-    """Sends a folder's `sendable` files to ORG/NAME as one commit, and returns its URL. The repository is made where
-    there is none. Raises UserError where the hub refuses, or gives no answer."""
+    """Sends a folder's `sendable` files to ORG/NAME as one commit, and returns its URL. Creates the repository if it
+    does not exist. Raises UserError if the hub refuses or does not answer."""
     name, revision = split(text)
     if revision:
         raise UserError(f"'{text}' names a revision; a push makes a new one: leave it out")
@@ -180,7 +180,7 @@ def push(folder: pathlib.Path, text: str, private: bool) -> str:
 
 
 def _library() -> Any:
-    """huggingface_hub, of the extra `hf`."""
+    """huggingface_hub, from the extra `hf`."""
     try:
         import huggingface_hub  # noqa: PLC0415  (the extra `hf`)
     except ImportError as error:
@@ -190,12 +190,12 @@ def _library() -> Any:
 
 @functools.lru_cache(maxsize=64)
 def fetch(text: str, weights: bool = True) -> Snapshot:
-    """The files of a model by its name, the same ones throughout a process; what is in the cache is not fetched again.
+    """The files of a model by name, the same ones throughout a process; what is in the cache is not fetched again.
 
     Args:
-      weights: False: the configuration and tokenizer alone.
+      weights: False: only the configuration and tokenizer.
 
-    Raises UserError where there is no such model, no access to it or no answer, and where it has no safetensors.
+    Raises UserError if there is no such model, no access to it or no answer, or if it has no safetensors.
     """
     name, revision = split(text)
     library = _library()
@@ -207,7 +207,7 @@ def fetch(text: str, weights: bool = True) -> Snapshot:
             info = api.model_info(name, revision=revision, timeout=ANSWER_S)
         except (errors.GatedRepoError, errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
             raise
-        except Exception as error:  # no network, or the hub is down: whatever its client raises
+        except Exception as error:  # no network, or the hub is down: anything its client raises
             if (status := getattr(getattr(error, "response", None), "status_code", 0)) in (401, 403):
                 raise UserError(
                     f"{name}: the hub refuses the access token ({status}): fix or unset HF_TOKEN"
@@ -251,13 +251,13 @@ def _snapshot(name: str, revision: str | None, weights: bool, only_cached: bool 
 
 
 def _cached(name: str, revision: str | None, weights: bool, cause: Exception, here: str) -> str:
-    """The snapshot in the cache, where the hub gives no answer. Raises UserError where it does not hold the model."""
+    """The snapshot in the cache, if the hub does not answer. Raises UserError if the model is not cached."""
     constants = importlib.import_module("huggingface_hub.constants")
     try:
         folder = _snapshot(name, revision, weights, only_cached=True)
         held = {file.name for file in pathlib.Path(folder).iterdir()}
         if not {"config.json", ADAPTER} & held or (weights and not any(file.endswith(".safetensors") for file in held)):
-            raise FileNotFoundError(folder)  # another call fetched its tokenizer alone
+            raise FileNotFoundError(folder)  # another call fetched only its tokenizer
         return folder
     except (OSError, ValueError) as error:
         endpoint = constants.ENDPOINT
@@ -269,7 +269,7 @@ def _cached(name: str, revision: str | None, weights: bool, cause: Exception, he
 
 
 def _sha256(file: pathlib.Path) -> str:
-    """Of a file's content; the cache names a large file's content by it."""
+    """The SHA-256 of a file's content, by which the cache names a large file."""
     name = file.resolve().name
     if re.fullmatch(r"[0-9a-f]{64}", name):
         return name

@@ -1,6 +1,6 @@
-"""`flanx infer`: a checkpoint on your own prompts, from file to file.
+"""`flanx infer`: runs a checkpoint on your own prompts, from file to file.
 
-prompts (a line each, or JSONL) -> tokens -> decoding -> predictions.jsonl, one line per prompt in their order.
+prompts (one per line, or JSONL) -> tokens -> decoding -> predictions.jsonl, one line per prompt, in order.
 When killed and started again with the same arguments, it resumes with the unanswered prompts.
 """
 
@@ -81,7 +81,7 @@ def infer(
                 "raise TASK_FEATURE_LENGTHS"
             )
     with predictor.restored(checkpoint, partitioner or Partitioner()) as predictor:
-        parameters = predictor.fingerprint() or str(checkpoint)  # a run's newest may be another one next time
+        parameters = predictor.fingerprint() or str(checkpoint)  # a run's newest checkpoint may differ next time
         settings = [repr(model), parameters, loaded.fingerprint, sorted(lengths.items()), repr(method), samples, seed]
         settings += chosen
         answers = Answers(files.local_folder(out_dir), rows, settings, hub.record(checkpoint), out_file)
@@ -99,8 +99,8 @@ def infer(
 
 
 def read_prompts(path: pathlib.Path) -> list[dict[str, Any]]:
-    """The prompts of a file, each at least {"inputs": text}: JSONL, a JSON array, CSV or TSV with that column, else a
-    prompt a line. Raises UserError naming the line that is malformed."""
+    """The prompts in a file, each at least {"inputs": text}: JSONL, a JSON array, CSV or TSV with that column, else one
+    prompt per line. Raises UserError naming the malformed line."""
     path = path.expanduser()
     if not path.is_file():
         raise UserError(f"no file of prompts '{path}'")
@@ -131,12 +131,12 @@ def read_prompts(path: pathlib.Path) -> list[dict[str, Any]]:
 
 
 class Answers:
-    """The answers of one set of prompts under one set of arguments, kept line by line as they come.
+    """The answers to one set of prompts under one set of arguments, kept line by line as they arrive.
 
     A kept line only has our own fields (`index`: the prompt's position, the answer), so that no field of a prompt is
-    mistaken for one of them; `finish` combines both. If prompts have an "index" of their own, that one is written.
+    mistaken for one of them; `finish` combines both. If prompts have their own "index", that one is written.
 
-    Nothing is written before the first answer, so that refused input leaves nothing behind.
+    Nothing is written before the first answer, so that rejected input leaves nothing behind.
     """
 
     def __init__(
@@ -194,7 +194,7 @@ class Answers:
 
     @contextlib.contextmanager
     def discarded_if_refused(self) -> Iterator[None]:
-        """Removes what this call began to keep if its input, such as a damaged checkpoint, is refused."""
+        """Removes what this call began to keep if its input, such as a damaged checkpoint, is rejected."""
         try:
             yield
         except UserError:
@@ -204,12 +204,12 @@ class Answers:
             raise
 
     def close(self) -> None:
-        """Ends the writing."""
+        """Closes the file."""
         if self._file is not None:
             self._file.close()
 
     def finish(self) -> pathlib.Path:
-        """Writes all answers in the order of the prompts."""
+        """Writes all answers in prompt order."""
         if cluster.is_first():
             self._expect_unchanged()
             write_atomic(self._final, self._content())
@@ -217,7 +217,7 @@ class Answers:
         return self._final
 
     def _expect_unchanged(self) -> None:
-        """Raises UserError if the file of all answers exists with other content."""
+        """Raises UserError if the output file exists with other content."""
         if not self._final.exists():
             return
         with files.open_regular(self._final) as file:

@@ -1,11 +1,11 @@
-"""Attention and products tuned for XLA's CPU compiler: what models with kernels "tuned" use.
+"""Attention and matmuls tuned for XLA's CPU compiler, for models with kernels "tuned".
 
-They compute what the plain ones of `flanx.models` compute, with gradients of their own (`jax.custom_vjp`): reverse mode
-works, `jax.jvp` and `jax.hessian` do not. On any backend attention keeps fewer arrays for the backward pass, and the
-gradients of kernels stay float32 under bfloat16 activations. Letters of shapes: see `flanx.models.layers`.
+They compute the same as the plain ones in `flanx.models`, with custom gradients (`jax.custom_vjp`): reverse mode works,
+`jax.jvp` and `jax.hessian` do not. On any backend, attention keeps fewer arrays for the backward pass, and kernel
+gradients stay float32 under bfloat16 activations. Shape letters: see `flanx.models.layers`.
 
-Kept is what takes 5% or more off the processor time of a training step (`benchmarks/train_step.py`, in which each was
-replaced by the plain form, measured in turns): `product` 19%, `attend` 9%, of which the sum over rows 8%.
+Only what saves 5% or more of a training step's processor time is kept (`benchmarks/train_step.py`, with each replaced
+by its plain form, measured alternately): `product` 19%, `attend` 9%, 8% of it from the sum over rows.
 """
 
 import functools
@@ -20,15 +20,15 @@ from jax import lax
 Array = jax.Array
 
 KERNELS = ("plain", "tuned")
-MASKED = -1e10  # T5X's logit of a masked pair; finite, so that a row without any key stays finite
+MASKED = -1e10  # T5X's logit for a masked pair; finite, so that a row without any key stays finite
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def product(x: Array, kernel: Array, out_dtype: jnp.dtype) -> Array:
-    """`layers.product`, whose gradient of the kernel transposes x.
+    """`layers.product`, with a kernel gradient that transposes x.
 
-    XLA's CPU compiler transposes the result's gradient instead, and computes the arithmetic that makes it inside of
-    that copy, number by number, which costs as much as the product itself.
+    XLA's CPU compiler would transpose the output's gradient instead, and fuse the arithmetic that produces it into that
+    copy, element by element, which costs as much as the product itself.
     """
     return jnp.matmul(x, kernel.astype(x.dtype), preferred_element_type=out_dtype)
 
@@ -50,15 +50,15 @@ product.defvjp(_product_forward, _product_backward)
 
 @jax.custom_vjp
 def attend(query: Array, key: Array, value: Array, bias: Array | None, mask: Array | None) -> Array:
-    """`layers.attend_plainly`, but divides by the softmax's sum after the product with values.
+    """`layers.attend_plainly`, but divides by the softmax's sum after the product with the values.
 
-    So neither pass makes the array of normalized weights, and the gradient needs no sum over the keys.
+    So neither pass materializes the normalized weights, and the gradient needs no sum over the keys.
     """
     return _attend_forward(query, key, value, bias, mask)[0]
 
 
 def operand(keys: Array) -> tuple[str, Array]:
-    """Keys or values as an einsum's operand: a single head [b, k, 1, d] has no letter and meets every query's head."""
+    """Keys or values as an einsum operand: a single head [b, k, 1, d] has no letter and broadcasts over query heads."""
     return ("bkhd", keys) if keys.shape[2] > 1 else ("bkd", keys[:, :, 0])
 
 
@@ -98,7 +98,7 @@ attend.defvjp(_attend_forward, _attend_backward)
 
 
 def _sum_rows(x: Array) -> Array:
-    """x [b, ...] summed to [1, ...]; on a CPU as a product, as XLA takes forty times longer for such a sum there."""
+    """x [b, ...] summed to [1, ...]; on a CPU as a matmul, as XLA is forty times slower at such a sum there."""
 
     def by_product(x: Array) -> Array:
         return jnp.tensordot(jnp.ones((1, x.shape[0]), x.dtype), x, (1, 0), precision=lax.Precision.HIGHEST)
@@ -107,11 +107,11 @@ def _sum_rows(x: Array) -> Array:
 
 
 def recomputed(function: Callable[..., Array]) -> Callable[..., Array]:
-    """`function` of arrays, whose backward pass computes it again from its arguments, as `jax.checkpoint` means it; in
-    reverse mode alone.
+    """`function` of arrays, rematerialized in the backward pass from its arguments, as with `jax.checkpoint`; reverse
+    mode only.
 
-    XLA's CPU compiler drops the barriers of `jax.checkpoint` and takes the second computation for the first, whose
-    results then live from one pass to the other.
+    XLA's CPU compiler drops the barriers of `jax.checkpoint` and merges the recomputation with the first computation,
+    whose results then stay live between the passes.
     """
 
     @jax.custom_vjp
@@ -129,8 +129,8 @@ def recomputed(function: Callable[..., Array]) -> Callable[..., Array]:
 
 
 def _behind(gradient: Array, *arrays: Array) -> tuple[Array, ...]:
-    """The arrays, which cannot be had before the gradient is: on a CPU each bit differs, for all that the compiler
-    knows, by one of the gradient's, which is zero."""
+    """The arrays, made dependent on the gradient: on a CPU they are XORed with a bit of the gradient, which is zero but
+    which the compiler cannot know to be."""
 
     def by_bits(gradient: Array, *arrays: Array) -> tuple[Array, ...]:
         bits = lax.bitcast_convert_type(jnp.ravel(gradient)[0].astype(jnp.float32), jnp.uint32)

@@ -1,9 +1,9 @@
-"""The lock of a folder in a bucket: who writes there, kept alive by conditional writes.
+"""The lock on a folder in a bucket: names its writer, and is kept alive by conditional writes.
 
-`.flanx.lease` names the holder. It is made on the condition that it is not there, renewed every RENEW_S seconds on the
-condition that it is as this process wrote it, and taken over when its generation has not changed for LEASE_S seconds of
-the one who waits, so that no two clocks are compared. Who lost it learns so at the next renewal, or at the first write
-that finds another generation than its own (`Lease.confirm`).
+`.flanx.lease` names the holder. It is created on the condition that it does not exist, renewed every RENEW_S seconds on
+the condition that it is as this process wrote it, and taken over when its generation has not changed for LEASE_S
+seconds by the waiting process's clock, so that no two clocks are compared. A process that lost it finds out at the next
+renewal, or at the first write that finds a generation other than its own (`Lease.confirm`).
 """
 
 import contextlib
@@ -20,18 +20,18 @@ from flanx.errors import UserError
 from flanx.storage import ABSENT, Storage, Unreachable
 
 NAME = ".flanx.lease"
-_seen: dict[str, tuple[bytes, float]] = {}  # of folders: a generation of the lease, and when it was first seen
-RENEW_S, LEASE_S = 5.0, 20.0  # seconds between renewals, and without one until another process may take the folder
+_seen: dict[str, tuple[bytes, float]] = {}  # by folder: a generation of the lease, and when it was first seen
+RENEW_S, LEASE_S = 5.0, 20.0  # seconds between renewals, and without one before another process may take the folder
 
 
 class LeaseLost(UserError):
-    """Another process took the folder over while this one gave no sign of life."""
+    """Another process took over the folder while this one did not renew its lease."""
 
 
 class Lease:
-    """The right to write to a folder. `acquire` it, and `release` it in the end.
+    """The right to write to a folder. `acquire` it, and `release` it at the end.
 
-    on_lost: called, in a thread, with the error when another process took it over.
+    on_lost: called, in a thread, with the error when another process has taken it over.
     """
 
     def __init__(self, folder: Storage, on_lost: Callable[[UserError], None]) -> None:
@@ -41,17 +41,17 @@ class Lease:
         self._mutex, self._ended = threading.Lock(), threading.Event()
 
     def acquire(self) -> None:
-        """Takes the folder, and keeps it from then on. Raises UserError where another process has it, which is known
-        when it renews, and where the bucket is missing or may not be written."""
+        """Takes the folder, and keeps it from then on. Raises UserError if another process has it, which shows when it
+        renews, or if the bucket is missing or not writable."""
         content, generation = self._folder.get(NAME)
-        (self._folder / NAME).keys()  # in a missing bucket a file is absent, as in any other
+        (self._folder / NAME).keys()  # a read cannot tell a missing bucket from a missing file
         if content is not None:
             generation = self._wait_out(content, generation)
         if not self._take(generation):
             raise self._busy(self._folder.get(NAME)[0])
 
     def try_acquire(self) -> bool:
-        """Takes the folder if nobody has it; does not wait for a sign of life: who asks again sees it (`is_alive`)."""
+        """Takes the folder if it is free; does not wait for a renewal: a later call sees it (`is_alive`)."""
         _, generation = self._folder.get(NAME)
         return not is_alive(self._folder) and self._take(generation)
 
@@ -63,8 +63,8 @@ class Lease:
         return written is not None
 
     def _wait_out(self, content: bytes, generation: bytes) -> bytes:
-        """The generation of a lease whose holder is gone, or ABSENT when it was released. Raises UserError where it
-        is renewed meanwhile."""
+        """The generation of a lease whose holder is gone, or ABSENT if it was released. Raises UserError if it is
+        renewed meanwhile."""
         if not _is_gone(_read(content)):
             print(f"{self._folder}: waits up to {LEASE_S:.0f} s for a sign of life of {_named(content)}", flush=True)
             ends = time.monotonic() + LEASE_S
@@ -87,9 +87,9 @@ class Lease:
         return json.dumps(self._record).encode()
 
     def confirm(self) -> None:
-        """Renews the lease. Raises LeaseLost where another process has it, Unreachable where that is not known."""
+        """Renews the lease. Raises LeaseLost if another process has it, Unreachable if that cannot be determined."""
         with self._mutex:
-            self._record["beat"] += 1  # S3 tells objects apart by their content
+            self._record["beat"] += 1  # S3 distinguishes objects by their content
             written = self._folder.put(NAME, self._content(), self._generation)
             if written is None:
                 content, generation = self._folder.get(NAME)
@@ -98,7 +98,7 @@ class Lease:
                         f"{self._folder}: {_named(content)} took it over, as this process gave no sign of life for "
                         f"{LEASE_S:.0f} s; what it did since then is not kept, and it ends"
                     )
-                self._record["beat"] += 1  # an earlier renewal was done, and its answer was lost
+                self._record["beat"] += 1  # an earlier renewal succeeded, but its answer was lost
                 written = self._folder.put(NAME, self._content(), generation)
             self._generation = written or self._generation
 
@@ -114,16 +114,16 @@ class Lease:
                 return
 
     def release(self) -> None:
-        """Gives the folder back."""
+        """Releases the folder."""
         self._ended.set()
-        with self._mutex, contextlib.suppress(UserError):  # it ends by itself
+        with self._mutex, contextlib.suppress(UserError):  # it expires by itself
             content, _ = self._folder.get(NAME)
             if content is not None and _read(content).get("token") == self._record["token"]:
                 self._folder.remove(NAME)
 
 
 def is_alive(folder: Storage) -> bool:
-    """Whether a folder has a holder that gives signs of life, as far as this process has seen since it first asked."""
+    """Whether a folder has a holder that renews its lease, as far as this process has seen since its first call."""
     content, generation = folder.get(NAME)
     if content is None or _is_gone(_read(content)):
         return False
@@ -133,7 +133,7 @@ def is_alive(folder: Storage) -> bool:
 
 
 def _is_gone(record: dict[str, Any]) -> bool:
-    """Whether a process of this machine is known to have ended."""
+    """Whether the holder is a process of this machine that has ended."""
     return process.is_here(record) and not process.is_running(record)
 
 

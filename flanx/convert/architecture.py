@@ -76,7 +76,7 @@ def read_model(
     dropout_rate: float | None = None,
     dtype: str | None = None,
 ) -> T5 | PaLM:
-    """The model of a checkpoint by its name or folder, for training or asking; of the hub config.json alone is fetched.
+    """The model of a checkpoint, by name or folder, for training or inference; from the hub, only fetches config.json.
 
     Args:
       given: the model that gin files say, which must be of the same sizes and is then taken.
