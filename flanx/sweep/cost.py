@@ -1,7 +1,7 @@
-"""What a sweep costs, for its dry run: the training FLOPs of every point and the chip-hours that they come to.
+"""The cost of a sweep, for its dry run: the training FLOPs of every point and the resulting chip-hours.
 
-With a topology the time of a step is `flanx plan`'s estimate of the fastest layout that fits, nothing compiled. Without
-one the FLOPs are divided by what a chip is assumed to reach.
+With a topology, the step time is `flanx plan`'s estimate for the fastest layout that fits, without compiling. Without
+one, the FLOPs are divided by the throughput that a chip is assumed to reach.
 """
 
 import dataclasses
@@ -14,17 +14,17 @@ from flanx.plan.planned_run import PlannedRun
 from flanx.sweep.grid import Point
 
 FAMILY = "v4"  # the paper's chip
-UTILISATION = 0.4  # assumed; the paper's run of Flan-PaLM 540B comes to about 30% of the peak (paper, section 2)
+UTILISATION = 0.4  # assumed; the paper's Flan-PaLM 540B run reaches about 30% of peak (paper, section 2)
 
 
 @dataclasses.dataclass(frozen=True)
 class PointCost:
-    """What the training of one point costs.
+    """The training cost of one point.
 
     Attributes:
-      seconds: of a step; 0 where no layout fits, or where the point only evaluates.
-      layout: the name of the layout; why none fits.
-      chips: of the topology; 1 without one.
+      seconds: per step; 0 if no layout fits, or if the point only evaluates.
+      layout: the name of the layout, or why none fits.
+      chips: in the topology; 1 without one.
     """
 
     parameters: int
@@ -36,14 +36,14 @@ class PointCost:
 
     @property
     def hours(self) -> float:
-        """Of the whole training."""
+        """Hours for the whole training."""
         return self.seconds * self.train_steps / 3600
 
 
 def costs(
     points: Sequence[Point], search_paths: str, topology: Topology | None, on_estimate: Callable[[Point], None]
 ) -> list[PointCost]:
-    """The cost of every point; `on_estimate` is called before each estimate with a topology, which takes a while."""
+    """The cost of every point; `on_estimate` is called before each estimate with a topology, which is slow."""
     paths = [p for p in search_paths.split(",") if p]
     known: dict[str, tuple[float, str]] = {}
     result = []
@@ -64,7 +64,7 @@ def costs(
 
 
 def step_time(run: PlannedRun, topology: Topology | None) -> tuple[float, str]:
-    """(seconds of a step, the layout); seconds are 0 where nothing fits. Without a topology those of one chip."""
+    """(seconds per step, layout); seconds are 0 if nothing fits. Without a topology, for one chip."""
     if topology is None:
         return run.flops_per_step / (hardware.CHIPS[FAMILY].flops * UTILISATION), ""
     scanned = run.scanned()

@@ -1,6 +1,6 @@
-"""The curves of runs over their steps, from what each run records: metrics.jsonl, tasks.jsonl, evals/.
+"""Curves of runs over steps, from the records of each run: metrics.jsonl, tasks.jsonl, evals/.
 
-Nothing here writes, and a run may still be in progress: a line that is not complete yet is left for the next reading.
+This module only reads, and a run may still be in progress: an incomplete line is left for the next read.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from flanx.sweep import results
 from flanx.train_metrics import STAGES
 
 Curve = list[tuple[int, float]]  # (step, value)
-MOST_POINTS = 600  # of a drawn curve: with more, each is the mean of so many neighbours
+MOST_POINTS = 600  # per drawn curve: beyond that, each point is a mean of neighbours
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,8 +24,8 @@ class Run:
     """What a run has recorded so far.
 
     Attributes:
-      name: its label, the shortest end of its path that no other run has.
-      records, validations: of metrics.jsonl, those of training and those of validation.
+      name: its label, the shortest suffix of its path that no other run has.
+      records, validations: the training and validation records in metrics.jsonl.
       tasks: the lines of tasks.jsonl.
       suites: {suite: its score over steps}.
       metadata: run.json.
@@ -41,18 +41,18 @@ class Run:
 
     @property
     def step(self) -> int:
-        """The newest step that a record has."""
+        """The latest step in any record."""
         return max([0, *(record["step"] for record in (*self.records, *self.validations))])
 
     @property
     def done(self) -> bool:
-        """Whether the run is at its end."""
+        """Whether the run has finished."""
         return (self.folder / "done.json").exists()
 
 
 @dataclasses.dataclass(frozen=True)
 class Panel:
-    """One figure: {label: curve} of every run; `absent`: what to say where no run has one. unit: of the values."""
+    """One figure: {label: curve} for all runs; `absent`: what to say if no run has one; `unit`: unit of the values."""
 
     title: str
     unit: str
@@ -66,7 +66,7 @@ def is_run(name: str) -> bool:
 
 
 def read_runs(names: Sequence[str]) -> list[Run]:
-    """The runs of these folders. Raises UserError for one that is not a run, one given twice, and a damaged line."""
+    """The runs in these folders. Raises UserError for a folder that is not a run, duplicates, and damaged lines."""
     folders = [pathlib.Path(name) for name in names]
     for name, folder in zip(names, folders, strict=True):
         if not is_run(name):
@@ -98,7 +98,7 @@ def _read(folder: pathlib.Path, name: str) -> Run:
 
 
 def _checked(path: pathlib.Path) -> Iterator[Mapping[str, Any]]:
-    """The records of a file. Raises UserError with the line that is damaged."""
+    """The records in a file. Raises UserError with the damaged line."""
     for number, record in enumerate(files.read_jsonl(path), 1):
         yield run_record.check(path, number, record)
 
@@ -125,7 +125,7 @@ def panels(runs: Sequence[Run]) -> list[Panel]:
 
 
 def _labelled(runs: Sequence[Run], find: Callable[[Run], Mapping[str, Curve]]) -> dict[str, Curve]:
-    """{label: curve}: the run's name where there are several, and the curve's own where it has one."""
+    """{label: curve}; a label is the run's name, if there are several, and the curve's name, if it has one."""
     found = {}
     for run in runs:
         for name, curve in find(run).items():
@@ -136,7 +136,7 @@ def _labelled(runs: Sequence[Run], find: Callable[[Run], Mapping[str, Curve]]) -
 
 
 def thinned(curve: Curve) -> Curve:
-    """A curve of at most MOST_POINTS points: each the mean of equally many neighbours, at the last one's step."""
+    """A curve of at most MOST_POINTS points: each the mean of equally many neighbours, at the last neighbour's step."""
     size = max(1, -(-len(curve) // MOST_POINTS))
     if size == 1:
         return curve
@@ -149,7 +149,7 @@ def _of(run: Run, key: str) -> Curve:
 
 
 def _figures(run: Run, key: str, scale: float = 1.0) -> Curve:
-    """A figure of the records' "performance"."""
+    """A curve of one value in the records' "performance"."""
     found = [(record["step"], record.get("performance", {}).get(key)) for record in run.records]
     return [(step, value * scale) for step, value in found if value is not None]
 
@@ -159,7 +159,7 @@ def _utilisation(run: Run) -> dict[str, Curve]:
 
 
 def _time(run: Run) -> dict[str, Curve]:
-    """The shares of each record's time, and the goodput since the run's start."""
+    """The time shares in each record, and the goodput since the start of the run."""
     spent = {stage: dict(_figures(run, f"{stage}_seconds")) for stage in STAGES}
     whole = {step: math.fsum(each.get(step, 0.0) for each in spent.values()) or 1.0 for step in spent["step"]}
     shares = {stage: [(step, each.get(step, 0.0) / whole[step]) for step in whole] for stage, each in spent.items()}
@@ -200,7 +200,7 @@ def _by_collection(run: Run) -> dict[str, Curve]:
 
 
 def _learning_rate(run: Run) -> dict[str, Curve]:
-    """The schedule that the run records, at the steps of its records."""
+    """The learning-rate schedule that the run recorded, at the steps of its records."""
     settings = run.metadata.get("settings", {})
     rate = next((value for name, value in settings.items() if name.endswith(".learning_rate")), None)
     steps = [step for step, _ in thinned([(record["step"], 0.0) for record in run.records])]
@@ -217,8 +217,8 @@ def _learning_rate(run: Run) -> dict[str, Curve]:
 
 @dataclasses.dataclass(frozen=True)
 class TaskLoss:
-    """One task of one run. Losses are cross-entropy per target token: over all of the run, over the first and the last
-    line of tasks.jsonl that have the task, and the newest on its validation split; None where there is none."""
+    """One task of one run. Losses are cross-entropy per target token: over the whole run, over the first and last lines
+    of tasks.jsonl with the task, and the latest on its validation split; None if there is none."""
 
     task: str
     examples: int
@@ -230,7 +230,7 @@ class TaskLoss:
 
 
 def task_losses(run: Run) -> list[TaskLoss]:
-    """The tasks that a run has trained on, those of the highest last loss first."""
+    """The tasks that a run has trained on, highest last loss first."""
     lines: dict[str, list[Mapping[str, float]]] = {}
     for line in run.tasks:
         for task, sums in line.get("tasks", {}).items():

@@ -1,4 +1,4 @@
-"""What a point depends on before it runs: the run whose checkpoint it starts from, and the store that it reads."""
+"""What a point depends on: the run whose checkpoint it starts from, and the store that it reads."""
 
 import contextlib
 import dataclasses
@@ -19,7 +19,7 @@ from flanx.sweep.state import DONE, FAILED, WAITING, State, is_done, is_held
 
 EVALUATE = "flanx.evaluate.evaluate"
 SUITE_SETTINGS = ("suites", "data_dir", "allow_missing", "self_consistency", "beams")
-# those of a sweep's bindings that its stores are built with too
+# a sweep's bindings that are also passed to its store builds
 STORE_MACROS = ("DATA_DIR", "MIXTURE_OR_TASK_NAME", "VALIDATION", "VALIDATION_EXAMPLES")
 MACROS = ("INITIAL_CHECKPOINT_PATH", "TRAIN_STEPS", "STORE_DIR", "VOCABULARY")  # in the order of Dependencies
 
@@ -29,8 +29,8 @@ class Parent:
     """The run that a point starts from.
 
     Attributes:
-      folder: the run's folder; chosen: whether its chosen checkpoint is meant, "<folder>/chosen", not its last.
-      point: its name where it is a point of the same sweep.
+      folder: the run's folder; chosen: whether to use its chosen checkpoint, "<folder>/chosen", not its last.
+      point: its name if it is a point of the same sweep.
     """
 
     folder: pathlib.Path
@@ -45,7 +45,7 @@ class Parent:
 
 @dataclasses.dataclass(frozen=True)
 class Dependencies:
-    """What one point's gin names: the path of its parent, its steps, its store and the store's vocabulary."""
+    """What one point's gin names: its parent's path, its steps, its store and the store's vocabulary."""
 
     parent: str | None
     train_steps: int
@@ -59,8 +59,8 @@ EMPTY = ("None", "False", "()", "[]", "{}")
 
 def dependencies(points: Sequence[Point], search_paths: str, plans: bool = False) -> dict[str, Dependencies]:
     """The dependencies of every point by name. Parses each point's gin and reads the suites that it will be scored on,
-    so that whatever is wrong with any is reported at once. With `plans` benchmark files may still be missing: where no
-    DATA_DIR is given, or it names downloads, only the names of the suites are checked."""
+    so that errors in any of them are reported up front. With `plans`, benchmark files may still be missing: if DATA_DIR
+    is not given or names downloads, only suite names are checked."""
     paths = [p for p in search_paths.split(",") if p]
     result = {}
     seen: set[str] = set()
@@ -77,7 +77,7 @@ def dependencies(points: Sequence[Point], search_paths: str, plans: bool = False
 
 
 def _check_suites(point: Point, asked: dict[str, Any], plans: bool) -> None:
-    """Raises UserError naming the point where its suites cannot be evaluated."""
+    """Raises UserError naming the point if its suites cannot be evaluated."""
     try:
         if plans and asked.get("data_dir") in (None, "", download.HUB, download.TFDS):
             names = suite_names(asked["suites"], asked.get("self_consistency", 0), asked.get("beams", 0))
@@ -90,10 +90,10 @@ def _check_suites(point: Point, asked: dict[str, Any], plans: bool) -> None:
 
 
 def changed(points: Sequence[Point], search_paths: str) -> dict[str, list[str]]:
-    """What differs from the config that a finished point recorded: {point: ["NAME was 1, now 2"]}.
+    """Differences from the configs that finished points recorded: {point: ["NAME was 1, now 2"]}.
 
-    Where a run lies and which checkpoint of its parent it takes do not count, nor an option of a later version that is
-    left off: absent in one of the configs, empty in the other.
+    A run's location and which of its parent's checkpoints it starts from do not count, nor does an unused option of a
+    later version: absent from one config, empty in the other.
     """
     paths = [p for p in search_paths.split(",") if p]
     found = {}
@@ -112,7 +112,7 @@ def changed(points: Sequence[Point], search_paths: str) -> dict[str, list[str]]:
 
 
 def _settings(text: str) -> dict[str, str]:
-    """{macro or parameter: its value as text}, with the value of a macro in place of its name, but for MOVABLE ones."""
+    """{macro or parameter: its value as text}, with macros replaced by their values, except MOVABLE ones."""
     found = config.assignments(text)
     plain = {f"%{name}": value for name, value in found.items() if name not in MOVABLE}
     return {name: plain.get(value, value) for name, value in found.items()}
@@ -122,7 +122,7 @@ def _settings(text: str) -> dict[str, str]:
 
 
 def stores(sweep: Sweep, of_points: Mapping[str, Dependencies], search_paths: str) -> dict[str, list[str]]:
-    """The command line after `flanx` of each store to build: one for each STORE_DIR of the points that train."""
+    """The command line after `flanx` for each store to build: one per STORE_DIR of the points that train."""
     if not sweep.store:
         return {}
     vocabularies: dict[str, str] = {}
@@ -152,8 +152,8 @@ def stores(sweep: Sweep, of_points: Mapping[str, Dependencies], search_paths: st
 def parents(sweep: Sweep, points: Sequence[Point], of_points: Mapping[str, Dependencies]) -> dict[str, Parent]:
     """The parent runs of the points that have one: {name: parent}.
 
-    Raises UserError for a parent that does not exist and that no sweep makes, for one that its sweep does not have, and
-    for points that wait for one another.
+    Raises UserError for a parent that neither exists nor is made by a sweep, for one that its sweep does not have, and
+    for points that wait for each other.
     """
     names = {_absolute(point.folder): point.name for point in sweep.points()}
     result = {}
@@ -182,7 +182,7 @@ def _absolute(path: str | os.PathLike) -> pathlib.Path:
 
 
 def _run_of(path: str, names: Mapping[pathlib.Path, str]) -> Parent | None:
-    """The run that contains a path: of this sweep, or of another one's folder."""
+    """The run that contains a path: in this sweep, or in another sweep's folder."""
     absolute = _absolute(path)
     for folder in (absolute, *absolute.parents):
         if folder in names:
@@ -193,7 +193,7 @@ def _run_of(path: str, names: Mapping[pathlib.Path, str]) -> Parent | None:
 
 
 def _check(sweep: Sweep, point: Point, parent: Parent, selected: set[str]) -> None:
-    """Raises UserError where a parent will never be done."""
+    """Raises UserError if a parent will never be done."""
     what = f"point {point.name}: its parent {parent.folder.name}"
     if parent.point:
         if parent.chosen and not sweep.choose_by:
@@ -231,7 +231,7 @@ def _repair(parent: Parent) -> str:
 
 
 def state_of(parent: Parent) -> tuple[str, str]:
-    """(DONE, WAITING or FAILED, why it failed) of a parent that is a point of another sweep."""
+    """(DONE, WAITING or FAILED, why it failed) for a parent in another sweep."""
     if is_done(parent.folder):
         return DONE, ""
     entry = State(parent.sweep).read().get(parent.folder.name, {})
@@ -243,7 +243,7 @@ def state_of(parent: Parent) -> tuple[str, str]:
 
 
 def checkpoint(parent: Parent) -> str | None:
-    """The step folder of a parent's chosen checkpoint; None where the point's own path is right."""
+    """The step folder of a parent's chosen checkpoint; None if the point's own path is right."""
     if not parent.chosen:
         return None
     chosen = parent.folder / "chosen.json"

@@ -1,4 +1,4 @@
-"""The noise floor of a sweep's scores, and its paired differences, those below the floor in grey."""
+"""The noise floor of a sweep's scores, and its paired differences, with those below the floor in grey."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -21,19 +21,19 @@ FLOOR_NOTE = (
 
 
 class Floor(NamedTuple):
-    """The noise of a score: the deviation of one run, its degrees of freedom, the fewest seeds of a cell."""
+    """The noise of a score: the standard deviation of one run, its degrees of freedom, the fewest seeds of any cell."""
 
     sd: float
     degrees: int
     seeds: int
 
     def of(self, first: int, second: int) -> float:
-        """The floor of a difference between means of so many runs."""
+        """The noise floor for a difference between means of `first` and `second` runs."""
         return noise.floor(self.sd, self.degrees, first, second)
 
 
 def floors(sweep: Sweep, means: Mapping[tuple, MeanScore]) -> dict[str, Floor]:
-    """{score: its noise} at the checkpoint that is shown; of the scores of which a cell has two runs."""
+    """{score: its noise} at the shown checkpoint, for scores with two runs in some cell."""
     found = {}
     shown = [each for each in means.values() if each.checkpoint == statistics.shown_checkpoint(sweep)]
     for score in dict.fromkeys(each.score for each in shown):
@@ -57,7 +57,7 @@ def noise_sections(found: Mapping[str, Floor]) -> list[Section]:
 
 
 def is_within(difference: PairedDifference, found: Mapping[str, Floor]) -> bool:
-    """Whether seeds alone would give such a difference."""
+    """Whether seeds alone could explain such a difference."""
     floor, count = found.get(difference.score), len(difference.values)
     return floor is not None and abs(difference.mean) < floor.of(count, count)
 
@@ -83,7 +83,7 @@ def difference_sections(
 
 
 def difference_row(difference: PairedDifference) -> list[str]:
-    """The texts of a paired difference."""
+    """The cell texts for a paired difference."""
     interval = "one pair of runs"
     if difference.interval:
         interval = f"{difference.interval[0]:+.1f} to {difference.interval[1]:+.1f}"

@@ -28,7 +28,7 @@ class Span:
     Attributes:
       path: the file that it links to.
       anchor: the row that it links to in HTML instead, see `Cell.anchor`; Markdown has no anchors.
-      tag: of HTML, "small" or "sup".
+      tag: an HTML tag, "small" or "sup".
     """
 
     text: str
@@ -42,8 +42,8 @@ class Cell:
     """A cell of a table.
 
     Attributes:
-      style: classes in HTML: "number", "score", "missing", "faint".
-      title: what HTML shows when the pointer rests on it.
+      style: HTML classes: "number", "score", "missing", "faint".
+      title: the tooltip in HTML.
       anchor: the name under which `Span.anchor` finds its row.
     """
 
@@ -55,7 +55,7 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A table: a head, and rows of cells or plain texts."""
+    """A table: a header, and rows of cells or plain texts."""
 
     head: Sequence[str]
     rows: Sequence[Sequence[Cell | str]]
@@ -66,8 +66,8 @@ class Section:
     """A part of a report.
 
     Attributes:
-      figure: the path of its .svg, next to which is the same as .png.
-      notes: paragraphs; facts: a list of names with their values.
+      figure: the path of its .svg; the same figure as .png is next to it.
+      notes: paragraphs; facts: a list of names and values.
     """
 
     title: str
@@ -122,7 +122,7 @@ def _markdown_row(row: Sequence[Cell | str], base: pathlib.Path) -> str:
 
 
 def page(document: Document) -> str:
-    """The report as one HTML page with its figures inside."""
+    """The report as one HTML page with embedded figures."""
     title = html.escape(document.title)
     body = [f"<h1>{title}</h1>", *(f"<p>{html.escape(note)}</p>" for note in document.notes)]
     for section in document.sections:

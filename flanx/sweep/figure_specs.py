@@ -1,4 +1,4 @@
-"""The specification of a figure: which axis lies along x, which makes the series, which the panels."""
+"""The specification of a figure: which axis is on x, which makes the series, and which the panels."""
 
 import dataclasses
 import re
@@ -16,13 +16,13 @@ class FigureSpec:
     """One figure.
 
     Attributes:
-      name: of its files, figures/<name>.png and .svg.
-      x: the axis along x, or "score". An axis of numbers lies on a log axis, one of models by their parameters.
-      series: the axes (or "score") that distinguish the lines or bars; axes that the figure does not name join them.
-      panels: the axis (or "score") with a panel for each of its values; None for one panel.
-      scores: which of the sweep's, in order; () for all.
+      name: the base name of its files, figures/<name>.png and .svg.
+      x: the axis on x, or "score". An axis of numbers is logarithmic; models are placed by their parameter counts.
+      series: the axes (or "score") that distinguish the lines or bars; axes that the figure does not name are added.
+      panels: the axis (or "score") with one panel per value; None for a single panel.
+      scores: which of the sweep's scores, in order; () for all.
       kind: "line" or "bar".
-      where: {axis: labels}: only these.
+      where: {axis: labels} to show.
       title: the text above it.
     """
 
@@ -36,7 +36,7 @@ class FigureSpec:
     title: str = ""
 
     def label(self, labels: Mapping[str, str], score: str, role: str) -> str:
-        """The text of one role ("x", "series" or "panels") for a point's labels and a score."""
+        """The text for one role ("x", "series" or "panels"), given a point's labels and a score."""
         axes = {"x": (self.x,), "series": self.series, "panels": (self.panels,) if self.panels else ()}[role]
         return ", ".join(score if axis == SCORE else labels[axis] for axis in axes)
 
@@ -44,9 +44,9 @@ class FigureSpec:
 def figure_specs(
     tables: Mapping[str, Mapping[str, Any]], axes: Mapping[str, Sequence[str]], scores: Sequence[str]
 ) -> list[FigureSpec]:
-    """The figures that `tables` specify; without any, the scores against each of the first two axes.
+    """The figures that `tables` specify; by default, the scores against each of the first two axes.
 
-    `axes` are those that are not averaged over, with their labels. Raises UserError for an unknown key, axis or score.
+    `axes` are those not averaged over, with their labels. Raises UserError for an unknown key, axis or score.
     """
     names = list(axes)
     if not names:
@@ -69,7 +69,7 @@ def _figure_spec(name: str, table: dict[str, Any], axes: Mapping[str, Sequence[s
     )
     _check(spec, table, axes, scores)
     named = {spec.x, panels, *series}
-    # an axis that is not named and has more than one label becomes a series; its labels are never mixed
+    # an unnamed axis with more than one label becomes a series; its labels are never mixed
     series += [a for a in axes if a not in named and len(where.get(a, axes[a])) > 1]
     if SCORE not in named and len(chosen) > 1:
         panels, series = (SCORE, series) if panels is None else (panels, [*series, SCORE])
@@ -79,7 +79,7 @@ def _figure_spec(name: str, table: dict[str, Any], axes: Mapping[str, Sequence[s
 def _check(
     spec: FigureSpec, table: Mapping[str, Any], axes: Mapping[str, Sequence[str]], scores: Sequence[str]
 ) -> None:
-    """Raises UserError for an unknown key, kind, axis, label or score, and for a name that is not one of a file."""
+    """Raises UserError for an unknown key, kind, axis, label or score, and for a name that is not a valid file name."""
     origin = f"figure '{spec.name}' (Sweep.figures)"
     keys = [field.name for field in dataclasses.fields(FigureSpec) if field.name != "name"]
     if not re.fullmatch(r"[\w.+-]+", spec.name):
@@ -98,7 +98,7 @@ def _check(
 
 
 def _check_names(names: Iterable[Any], known: Iterable[str], message: str, more: str = "") -> None:
-    """Raises UserError with the nearest known name for the first name that is not known."""
+    """Raises UserError with the nearest known name for the first unknown name."""
     known = list(known)
     for name in names:
         if name not in known:

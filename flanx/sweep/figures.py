@@ -1,4 +1,4 @@
-"""Draws the figures of sweeps, our means in colour with their intervals and published ones in grey, and curves of runs.
+"""Draws sweep figures, with our means and intervals in colour and published values in grey, and curves of runs.
 
 Needs matplotlib."""
 
@@ -19,21 +19,21 @@ from flanx.sweep.grid import Sweep
 from flanx.sweep.results import Outcome
 from flanx.sweep.statistics import MeanScore
 
-# Okabe and Ito's palette, which colour-blind readers can distinguish
+# the colour-blind-safe palette of Okabe and Ito
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vP*X"
 GREY = "#8a8a8a"
-ACROSS = 4  # panels in a row
-WIDE = 6  # columns of a table
-NEAR = 0.02  # of a panel's height: closer points hide one another
-STEP, WIDEST = 5.0, 16.0  # points (1/72 inch) between such points of two series, and between all of them at most
+ACROSS = 4  # panels per row
+WIDE = 6  # most columns of a table
+NEAR = 0.02  # fraction of a panel's height: closer points hide each other
+STEP, WIDEST = 5.0, 16.0  # offset in points (1/72 inch) between such points of two series, and the most over all series
 
 
 @dataclasses.dataclass(frozen=True)
 class Panel:
-    """One panel: {series: {x label: mean}}, and the position of each x label; log: whether the axis is logarithmic.
+    """One panel: {series: {x label: mean}}, and the position of each x label; `log`: whether the axis is logarithmic.
 
-    ticks: the text of an x label, where it is not the label itself."""
+    `ticks`: the text of an x label, if it is not the label itself."""
 
     title: str
     series: Mapping[str, Mapping[str, MeanScore]]
@@ -42,7 +42,7 @@ class Panel:
     ticks: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def table(self) -> tuple[list[str], list[tuple[str, list[MeanScore | None]]]]:
-        """(the columns, the rows): a row for each series; or for each x label where these would make a wide table."""
+        """(columns, rows): a row per series, or per x label if the table would get too wide."""
         labels = list(self.positions)
         ticks = [self.ticks.get(x, x) for x in labels]
         if len(labels) <= WIDE or len(labels) <= len(self.series):
@@ -76,8 +76,8 @@ def panels(
 
 
 def trained_tasks(outcomes: Sequence[Outcome], axis: str) -> dict[str, tuple[float, str]]:
-    """(the mean, as text) of the tasks that the runs of a label were trained on, where NUM_TASKS is the label and a run
-    had other than so many; {} where the axis is not one of NUM_TASKS."""
+    """{label: (mean, text)} of the number of tasks that runs were trained on, for labels that are NUM_TASKS and that
+    some run did not match; {} if the axis is not one of NUM_TASKS."""
     found: dict[str, set[int]] = {}
     for outcome in outcomes:
         label = outcome.point.labels.get(axis, "")
@@ -92,7 +92,7 @@ def trained_tasks(outcomes: Sequence[Outcome], axis: str) -> dict[str, tuple[flo
 
 
 def sizes(outcomes: Sequence[Outcome], axis: str) -> dict[str, float]:
-    """Parameters by label of an axis, as the runs recorded them; {} where the axis is not one of models."""
+    """Parameter counts by axis label, as recorded by the runs; {} if the axis is not one of models."""
     found: dict[str, set[int]] = {}
     for outcome in outcomes:
         if axis in outcome.point.labels and "num_params" in outcome.run:
@@ -102,7 +102,7 @@ def sizes(outcomes: Sequence[Outcome], axis: str) -> dict[str, float]:
 
 
 def x_positions(labels: Sequence[str], known: Mapping[str, float]) -> tuple[dict[str, float], bool]:
-    """The position of each x label, and whether on a log axis: its own number, its parameters, else its index."""
+    """The position of each x label (its number, its parameter count, or else its index), and whether on a log axis."""
     numbers = {label: value for label in labels if (value := number(label)) is not None}
     if len(numbers) == len(labels):
         return numbers, len(labels) > 1
@@ -117,33 +117,33 @@ def by_order(labels: Sequence[str]) -> dict[str, float]:
 
 
 def expect_matplotlib() -> None:
-    """Raises UserError where figures cannot be drawn."""
+    """Raises UserError if figures cannot be drawn."""
     if importlib.util.find_spec("matplotlib") is None:
         raise UserError("figures need matplotlib: pip install 'flanx[plots]'")
 
 
 @contextlib.contextmanager
 def plotting(name: str) -> Iterator[Any]:
-    """pyplot without a display, in the style of our figures; `name` makes the ids of an SVG the same every time."""
+    """pyplot without a display, in the style of our figures; `name` makes SVG ids reproducible."""
     expect_matplotlib()
     import matplotlib  # noqa: PLC0415 - optional
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot  # noqa: PLC0415 - after the choice of a backend
+    from matplotlib import pyplot  # noqa: PLC0415 - after choosing a backend
 
     with matplotlib.rc_context({"svg.hashsalt": name, "font.size": 10}):
         yield pyplot
 
 
 def save(canvas: Any, path: pathlib.Path) -> None:
-    """Writes a canvas as .png and as .svg, without the date."""
+    """Writes a canvas as .png and .svg, without a date."""
     for kind in (".png", ".svg"):
         metadata = {"Date": None} if kind == ".svg" else None
         canvas.savefig(path.with_suffix(kind), dpi=150, metadata=metadata, bbox_inches="tight")
 
 
 def draw(figure: FigureSpec, shown: Sequence[Panel], title: str, path: pathlib.Path) -> None:
-    """Writes the figure as .png and as .svg."""
+    """Writes the figure as .png and .svg."""
     columns = min(len(shown), ACROSS)
     rows = math.ceil(len(shown) / ACROSS)
     one = len(shown) == 1
@@ -156,7 +156,7 @@ def draw(figure: FigureSpec, shown: Sequence[Panel], title: str, path: pathlib.P
                 spot.set_visible(False)
                 continue
             (_lines if figure.kind == "line" else _bars)(spot, shown[index], every)
-        for index, panel in enumerate(shown):  # when all are drawn: panels that share an axis share its limits
+        for index, panel in enumerate(shown):  # after all are drawn: panels that share an axis share its limits
             _dress(spots.flat[index], panel, figure, first=index % columns == 0)
         _legend(canvas, shown, every, figure)
         canvas.suptitle(title, fontsize=11)
@@ -166,7 +166,7 @@ def draw(figure: FigureSpec, shown: Sequence[Panel], title: str, path: pathlib.P
 
 
 def draw_curves(panel: curves.Panel, path: pathlib.Path) -> None:
-    """Writes the curves of runs over their steps as .png and as .svg."""
+    """Writes the curves of runs over steps as .png and .svg."""
     with plotting(panel.title) as pyplot:
         canvas, spot = pyplot.subplots(figsize=(7.6, 4.0))
         for index, (label, curve) in enumerate(panel.curves.items()):
@@ -185,14 +185,14 @@ def draw_curves(panel: curves.Panel, path: pathlib.Path) -> None:
 
 
 def side_by_side(series: Mapping[Any, Sequence[tuple[float, float | None]]]) -> dict[Any, float]:
-    """{series: how far to the right it is drawn, in points (1/72 inch)}, from their (x, y), y None for a missing one:
-    none where no two series have a point in the same place."""
+    """{series: its offset to the right in points (1/72 inch)}, from their (x, y), with y None if missing: zero unless
+    two series have a point in the same place."""
     known = [y for points in series.values() for _, y in points if y is not None]
     near = NEAR * (max(known, default=0.0) - min([0.0, *known]))
     columns: dict[float, list[float]] = {}
     for points in series.values():
         for x, y in points:
-            columns.setdefault(x, []).append(-math.inf if y is None else y)  # the missing ones are at the foot
+            columns.setdefault(x, []).append(-math.inf if y is None else y)  # missing ones are at the bottom
     pairs = [pair for column in columns.values() for pair in itertools.pairwise(sorted(column))]
     is_hidden = any(low == high or high - low <= near for low, high in pairs)
     step = min(STEP, WIDEST / max(len(series) - 1, 1)) if is_hidden else 0.0
@@ -200,7 +200,7 @@ def side_by_side(series: Mapping[Any, Sequence[tuple[float, float | None]]]) -> 
 
 
 def moved(spot: Any, transform: Any, points: float) -> Any:
-    """A transform of a plot whose results lie this many points further to the right."""
+    """A plot transform shifted this many points to the right."""
     from matplotlib.transforms import ScaledTranslation  # noqa: PLC0415 - optional
 
     return transform + ScaledTranslation(points / 72, 0, spot.figure.dpi_scale_trans) if points else transform
@@ -242,18 +242,18 @@ def _bars(spot: Any, panel: Panel, every: Sequence[str]) -> None:
 
 
 def _marks(spot: Any, ours: Sequence[tuple[float, MeanScore]], colour: str, marker: str, place: Any) -> None:
-    """Points with their intervals; a hollow one is flagged."""
+    """Draws points with their intervals; flagged ones are hollow."""
     for x, c in ours:
-        assert c.mean is not None and c.bar is not None  # of a mean there is an interval
+        assert c.mean is not None and c.bar is not None  # every mean has an interval
         low, high = c.bar
         bars = [[max(c.mean - low, 0.0)], [max(high - c.mean, 0.0)]]
         look = {"color": colour, "marker": marker, "mfc": "white" if c.flagged else colour, "transform": place}
         spot.errorbar(x, c.mean, bars, capsize=3, markersize=6, linewidth=1.2, **look)
-        spot.update_datalim([(x, edge) for edge in c.bar])  # the bars of a moved series do not count by themselves
+        spot.update_datalim([(x, edge) for edge in c.bar])  # shifted bars are not included automatically
 
 
 def _missing(spot: Any, positions: Sequence[float], colour: str, points: float = 0.0) -> None:
-    """A cross at the foot of the panel for every mean that is missing."""
+    """Draws a cross at the bottom of the panel for every missing mean."""
     if positions:
         foot = moved(spot, spot.get_xaxis_transform(), points)
         spot.plot(positions, [0.02] * len(positions), "x", color=colour, transform=foot, clip_on=False)
@@ -290,7 +290,7 @@ def _dress(spot: Any, panel: Panel, figure: FigureSpec, first: bool) -> None:
 
 
 def _legend(canvas: Any, shown: Sequence[Panel], every: Sequence[str], figure: FigureSpec) -> None:
-    """One legend for all panels: the series, and what grey, hollow and crosses mean where they occur."""
+    """Draws one legend for all panels: the series, and what grey, hollow and crosses mean if they occur."""
     from matplotlib.lines import Line2D  # noqa: PLC0415 - optional
 
     def key(label: str, **look: Any) -> Line2D:

@@ -1,4 +1,4 @@
-"""Predictions of a sweep's own cells, written down before these run: `Sweep.predict_first`."""
+"""Predictions of a sweep's own cells, recorded before they run: `Sweep.predict_first`."""
 
 import dataclasses
 import pathlib
@@ -19,7 +19,7 @@ from flanx.sweep.state import State
 
 
 def check(sweep: Sweep) -> None:
-    """Raises UserError where `predict_first` names what the sweep does not have, or leaves nothing to predict from."""
+    """Raises UserError if `predict_first` names what the sweep does not have, or leaves nothing to predict from."""
     for condition in sweep.predict_first:
         for axis, labels in condition.items():
             if axis not in sweep.axes or axis in sweep.average_over:
@@ -33,7 +33,7 @@ def check(sweep: Sweep) -> None:
 
 
 def is_late(sweep: Sweep, point: Point) -> bool:
-    """Whether a point runs after the others and is predicted before that."""
+    """Whether a point runs after the others, once it has been predicted."""
     return any(
         all(point.labels[axis] in map(str, labels) for axis, labels in condition.items())
         for condition in sweep.predict_first
@@ -41,7 +41,7 @@ def is_late(sweep: Sweep, point: Point) -> bool:
 
 
 def split(sweep: Sweep, points: Sequence[Point], parents: Mapping[str, Parent]) -> tuple[list[Point], list[Point]]:
-    """(the points that run first, those that are predicted). UserError where a first one starts from a late one."""
+    """(points that run first, points to predict). Raises UserError if one of the first starts from a late one."""
     late = {point.name for point in points if is_late(sweep, point)}
     for name, parent in parents.items():
         if name not in late and parent.point in late:
@@ -50,7 +50,7 @@ def split(sweep: Sweep, points: Sequence[Point], parents: Mapping[str, Parent]) 
 
 
 def planned(points: Sequence[Point], search_paths: str) -> dict[str, dict[str, float]]:
-    """{point: its size, tokens and FLOPs}, by its gin files."""
+    """{point: its size, tokens and FLOPs}, from its gin files."""
     paths = [path for path in search_paths.split(",") if path]
     found = {}
     for point in points:
@@ -64,10 +64,10 @@ def planned(points: Sequence[Point], search_paths: str) -> dict[str, dict[str, f
 
 
 def write(sweep: Sweep, late: Sequence[Point], planned: law_cells.Places) -> list[str]:
-    """Predicts the late cells that have not run, appends them to predictions.json, and says so in lines.
+    """Predicts the late cells that have not run and appends them to predictions.json; returns lines that say so.
 
     The laws see only the other cells. Existing predictions do not change; cells that have run are not predicted. In a
-    bucket the entries are there when this returns, in one chain however many drivers write them.
+    bucket, the entries are stored when this returns, in one chain no matter how many drivers write them.
     """
     path = pathlib.Path(sweep.out_dir) / prediction.FILE
     mirror = files.mirror_of(path)
@@ -88,7 +88,7 @@ def write(sweep: Sweep, late: Sequence[Point], planned: law_cells.Places) -> lis
 def _predicted(
     sweep: Sweep, late: Sequence[Point], planned: law_cells.Places, made: Sequence[prediction.Entry]
 ) -> tuple[list[str], list[prediction.Entry]]:
-    """(lines, the entries to write) of what is not among those that are made."""
+    """(lines, entries to write) for predictions not already in `made`."""
     outcomes = results.collect(sweep, State(sweep.out_dir).statuses(sweep.points()))
     means = statistics.mean_scores(sweep, outcomes)
     axes = list(statistics.axes(sweep))
@@ -101,7 +101,7 @@ def _predicted(
         if not wanted:
             continue
         seen = [dataclasses.replace(c, values=()) if c.name in names else c for c in cells]
-        # what is not known before a run (the share of steps in its data) is not a variable of a law that predicts it
+        # what is unknown before a run (the share of steps in its data) cannot be a variable of a law that predicts it
         known_of_all = [name for name in DEFAULT if all(name in c.at for c in wanted)]
         law = laws.make(score, law_section.data(sweep, score, seen, known_of_all))
         if law.draws is None:

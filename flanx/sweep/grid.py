@@ -12,10 +12,10 @@ from flanx import files, settings
 from flanx.errors import UserError
 from flanx.files import read_json
 
-# what an axis sets at one of its values: gin files (ending in .gin), bindings ("NAME=VALUE"), and bindings as mappings
-# {NAME: value}, whose values may be macros of the sweep's own file
+# what an axis sets for one of its values: gin files (ending in .gin), bindings ("NAME=VALUE"), and bindings as mappings
+# {NAME: value}, whose values may be macros in the sweep's own file
 Setting = Sequence[str | Mapping[str, Any]]
-GIN, RECORD, RUNS = "sweep.gin", "sweep.json", "runs"  # in a sweep's folder: what the sweep was, twice, and its runs
+GIN, RECORD, RUNS = "sweep.gin", "sweep.json", "runs"  # in a sweep's folder: the sweep in two formats, and its runs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Sweep:
     predict_first: Sequence[Mapping[str, Sequence[Any]]] = ()
 
     def points(self) -> list["Point"]:
-        """Every point of the grid, the last axis running fastest. Raises UserError for an empty or ambiguous grid."""
+        """All points of the grid, last axis varying fastest. Raises UserError for an empty or ambiguous grid."""
         if not self.axes or not all(self.axes.values()):
             raise UserError("the sweep has no points: every axis needs at least one value (Sweep.axes)")
         labels = [[(axis, str(label)) for label in values] for axis, values in self.axes.items()]
@@ -93,14 +93,14 @@ class Sweep:
 
 
 def record(sweep: Sweep) -> str:
-    """The sweep as JSON, for reports: its gin file is a program, this is data."""
+    """The sweep as JSON, for reports: its gin file is code, this is data."""
     return json.dumps(dataclasses.asdict(sweep), indent=1, default=repr) + "\n"
 
 
 def recorded(folder: pathlib.Path) -> Sweep:
     """The sweep that `record` wrote into a folder, which may have been moved since.
 
-    Raises UserError where it is damaged or absent.
+    Raises UserError if it is damaged or missing.
     """
     path = folder / RECORD
     values = read_json(path)
@@ -118,7 +118,7 @@ def recorded(folder: pathlib.Path) -> Sweep:
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """One run of a sweep: its labels by axis, its folder, the gin files and bindings that `flanx train` gets."""
+    """One run of a sweep: its labels by axis, its folder, and the gin files and bindings passed to `flanx train`."""
 
     name: str
     labels: dict[str, str]
@@ -131,27 +131,27 @@ class Point:
         return ["train", *_flags(self.gin_files, self.all_bindings(parent), search_paths)]
 
     def all_bindings(self, parent: str | None = None) -> list[str]:
-        """The point's bindings with its folder and, where given, its parent."""
+        """The point's bindings plus its folder and, if given, its parent."""
         last = {"MODEL_DIR": files.shown(self.folder)} | ({"INITIAL_CHECKPOINT_PATH": parent} if parent else {})
         return [*self.bindings, *_texts(last)]
 
     @property
     def job(self) -> str:
-        """Its name as cluster managers want names: lower-case letters, digits and hyphens, 50 at most."""
+        """Its name in the form that cluster managers require: lower-case letters, digits and hyphens, at most 50."""
         return re.sub(r"[^a-z0-9]+", "-", f"flanx-{self.name}".lower())[:50].strip("-")
 
 
 def flags(gin_files: Sequence[str], bindings: Mapping[str, Any], search_paths: str) -> list[str]:
-    """gin files and bindings as the command line gives them."""
+    """Gin files and bindings as command-line flags."""
     return _flags(gin_files, _texts(bindings), search_paths)
 
 
 def _texts(item: str | Mapping[str, Any]) -> list[str]:
-    """The gin files and bindings of one item of a setting."""
+    """The gin files and bindings in one item of a setting."""
     return [item] if isinstance(item, str) else [f"{name}={value!r}" for name, value in item.items()]
 
 
 def _flags(gin_files: Sequence[str], bindings: Sequence[str], search_paths: str) -> list[str]:
     more = [f"--gin_search_paths={search_paths}"] if search_paths else []
-    more += [] if files.verifying else ["--no_verify"]  # a flag of the sweep holds for its runs and its stores
+    more += [] if files.verifying else ["--no_verify"]  # the sweep's flag applies to its runs and stores
     return [*(f"--gin_file={file}" for file in gin_files), *more, *(f"--gin.{binding}" for binding in bindings)]

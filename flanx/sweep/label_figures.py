@@ -1,5 +1,5 @@
-"""Draws scores by label of evaluated runs: Winogender by split and by pronoun, as the paper's figures 15 and 16, and
-misgendering as its Table 10, with the printed scores in grey."""
+"""Draws scores by label for evaluated runs: Winogender by split and pronoun, like the paper's figures 15 and 16, and
+misgendering, like its Table 10, with the printed scores in grey."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from flanx.sweep import figures
 from flanx.sweep.figure_specs import FigureSpec
 from flanx.sweep.statistics import MeanScore
 
-# label -> (name of the figure, its title, the values in order)
+# label -> (figure name, title, values in order)
 LABELS = {
     "split": (
         "winogender_splits",
@@ -23,7 +23,7 @@ LABELS = {
 
 
 def draw(lines: Sequence[Line], folder: pathlib.Path) -> list[pathlib.Path]:
-    """Writes the figures that the runs have scores for, as .png and .svg; the paths of the former."""
+    """Writes the figures that the runs have scores for, as .png and .svg; returns the .png paths."""
     folder.mkdir(parents=True, exist_ok=True)
     found = []
     for label, (name, title, values) in LABELS.items():
@@ -41,7 +41,7 @@ def _write(path: pathlib.Path, title: str, panels: Sequence[figures.Panel]) -> p
 
 
 def _mean(run: str, entry: Mapping[str, Any], flagged: bool, published: float | None = None) -> MeanScore:
-    """A score of one run as the figures take it."""
+    """A score of one run in the form that figures expect."""
     interval = (entry["low"], entry["high"]) if entry.get("low") is not None else (entry["score"], entry["score"])
     return MeanScore({"run": run}, "", "", entry["score"], interval, None, flagged, (), (), {}, published)
 
@@ -51,7 +51,7 @@ def _panel(suite: str, series: Mapping[str, Mapping[str, MeanScore]], values: Se
 
 
 def _panels(lines: Sequence[Line], label: str, values: Sequence[str]) -> list[figures.Panel]:
-    """One panel for each suite whose labels are Winogender's."""
+    """One panel per suite with Winogender's labels."""
     found: dict[str, dict[str, dict[str, MeanScore]]] = {}
     for line in lines:
         for suite, entry in line.scores["suites"].items():
@@ -67,7 +67,7 @@ def _panels(lines: Sequence[Line], label: str, values: Sequence[str]) -> list[fi
 
 
 def _translation(lines: Sequence[Line]) -> list[figures.Panel]:
-    """One panel for each suite with Table 10's labels; a run that is compared with a printed model has its scores."""
+    """One panel per suite with Table 10's labels; a run compared with a printed model also shows its scores."""
     found: dict[str, dict[str, dict[str, MeanScore]]] = {}
     for line in lines:
         printed = {column: value for column, (_, value) in label_table.printed().get(line.model or "", {}).items()}

@@ -1,4 +1,4 @@
-"""The cells of a sweep as laws see them: where each lies, and what its runs scored."""
+"""The cells of a sweep as laws see them: their coordinates, and the scores of their runs."""
 
 import math
 import re
@@ -13,19 +13,19 @@ from flanx.sweep.statistics import MeanScore
 
 LOSS = "validation loss"
 NAMES = {"size": "size", "model": "size", "tasks": TASKS, "cot": COT, "cot_ratio": COT}  # axes whose labels are values
-MACROS = {"NUM_TASKS": TASKS, "COT_RATIO": COT}  # bindings of points that are values
+MACROS = {"NUM_TASKS": TASKS, "COT_RATIO": COT}  # point bindings that are values
 Places = Mapping[str, Mapping[str, float]]
 
 
 def is_scaling(sweep: Sweep) -> bool:
-    """Whether a sweep may have two sizes or numbers of tasks: whether an axis that it does not average over has."""
+    """Whether a sweep may have two sizes or numbers of tasks, on an axis that it does not average over."""
     return any(len(labels) > 1 for labels in statistics.axes(sweep).values())
 
 
 def place(outcome: Outcome, by_name: Mapping[str, Outcome]) -> dict[str, float]:
-    """Where a run lies, by its own record: {} where it has none.
+    """A run's coordinates, from its own record; {} if it has none.
 
-    A run that trains nothing and starts from another point of the sweep lies where that one does.
+    A run that trains nothing and starts from another point of the sweep has that point's coordinates.
     """
     parent = re.search(r"/runs/([^/]+)/", str(outcome.run.get("initial_checkpoint_path") or ""))
     if parent and not outcome.run.get("data") and parent[1] in by_name and by_name[parent[1]] is not outcome:
@@ -42,13 +42,13 @@ def place(outcome: Outcome, by_name: Mapping[str, Outcome]) -> dict[str, float]:
         found["tokens"] = float(outcome.step * data["batch_size"] * sum(data["lengths"].values()))
     if "tokens" in found and "size" in found:
         is_t5 = any(name.startswith("t5.") for name in outcome.run.get("settings", {}))
-        # forward and backward; of an encoder-decoder each token passes half of the parameters (paper.md, Table 2)
+        # forward and backward; in an encoder-decoder, each token passes half of the parameters (paper.md, Table 2)
         found["flops"] = (3.0 if is_t5 else 6.0) * found["size"] * found["tokens"]
     return found
 
 
 def places(sweep: Sweep, outcomes: Sequence[Outcome], planned: Places | None = None) -> dict[str, dict[str, float]]:
-    """{point: where it lies}; of a point that has not run: as `planned`, as others of its labels, as its labels say."""
+    """{point: its coordinates}; for a point that has not run, from runs with its labels, `planned`, or its labels."""
     by_name = {outcome.point.name: outcome for outcome in outcomes}
     found = {name: place(outcome, by_name) for name, outcome in by_name.items()}
     learned = _by_label(outcomes, found)
@@ -62,9 +62,9 @@ def places(sweep: Sweep, outcomes: Sequence[Outcome], planned: Places | None = N
 
 
 def _by_label(outcomes: Sequence[Outcome], known: Places) -> dict[tuple[str, str, str], float]:
-    """{(axis, label, variable): value} where all runs of a label have one value, and other labels of the axis others.
+    """{(axis, label, variable): value} if all runs with a label share a value that the axis's other labels do not have.
 
-    A variable that is the same in all runs is that of any label.
+    A variable that is the same in all runs applies to any label.
     """
     values: dict[tuple[str, str, str], set[float]] = {}
     for outcome in outcomes:
@@ -82,7 +82,7 @@ def _by_label(outcomes: Sequence[Outcome], known: Places) -> dict[tuple[str, str
 
 
 def _of_labels(point: Point) -> dict[str, float]:
-    """What a point's bindings and the labels of its axes say by themselves."""
+    """The coordinates that a point's bindings and axis labels give by themselves."""
     found: dict[str, float] = {}
     for binding in point.bindings:
         name, _, text = binding.partition("=")
@@ -95,7 +95,7 @@ def _of_labels(point: Point) -> dict[str, float]:
 
 
 def labels(sweep: Sweep, outcomes: Sequence[Outcome]) -> dict[tuple[str, str], float]:
-    """{(variable, label of an axis that is called so): value}."""
+    """{(variable, label of the axis for it): value}."""
     found = {}
     where = places(sweep, outcomes)
     for outcome in outcomes:
@@ -109,9 +109,9 @@ def labels(sweep: Sweep, outcomes: Sequence[Outcome]) -> dict[tuple[str, str], f
 def cells(
     sweep: Sweep, means: Iterable[MeanScore], outcomes: Sequence[Outcome], planned: Places | None = None
 ) -> dict[str, list[Cell]]:
-    """{score: the cells of the sweep's grid}, at the checkpoint that is shown; those that have not run have no values.
+    """{score: the cells of the sweep's grid}, at the shown checkpoint; cells that have not run have no values.
 
-    The validation loss is one of them where a run has one.
+    The validation loss is one of the scores if any run has it.
     """
     where = places(sweep, outcomes, planned)
     shown = [each for each in means if each.checkpoint == statistics.shown_checkpoint(sweep)]
@@ -130,7 +130,7 @@ def cells(
 
 
 def _is_of(outcome: Outcome, mean: MeanScore) -> bool:
-    """Whether a run is of a cell."""
+    """Whether a run belongs to a cell."""
     same = all(outcome.point.labels[axis] == label for axis, label in mean.labels.items())
     return same and outcome.checkpoint == mean.checkpoint
 
@@ -142,7 +142,7 @@ def _mean_place(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def finished(means: Iterable[MeanScore]) -> dict[tuple[str, str], float]:
-    """{(cell, score): mean} of the cells of which no run is missing."""
+    """{(cell, score): mean} for cells with no missing runs."""
     return {
         ("_".join(each.labels.values()), each.score): each.mean
         for each in means
@@ -151,5 +151,5 @@ def finished(means: Iterable[MeanScore]) -> dict[tuple[str, str], float]:
 
 
 def varies(cells_of: Sequence[Cell]) -> bool:
-    """Whether the cells, run or not, have two sizes or two numbers of tasks."""
+    """Whether the cells, run or not, include two sizes or two numbers of tasks."""
     return any(len({cell.at.get(name) for cell in cells_of} - {None}) > 1 for name in DEFAULT[:2])

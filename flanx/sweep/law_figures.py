@@ -1,4 +1,4 @@
-"""Draws laws: scores with the law's bands and predicted cells hollow, errors against reach, lines of one score."""
+"""Draws laws: scores with the law's bands, hollow predicted cells, errors against reach, and iso-score lines."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from flanx.laws.fit import CONFIDENCE
 from flanx.laws.law import Law
 from flanx.sweep.figures import COLOURS, GREY, MARKERS, moved, plotting, save, side_by_side
 
-GRID = 60  # places of a curve
+GRID = 60  # points per curve
 MOST_SERIES = 6
 LOG_TICKS = 6
 FACTORS = [digit * 10**power for power in range(6) for digit in (1, 2, 5)]
@@ -21,10 +21,10 @@ FACTORS = [digit * 10**power for power in range(6) for digit in (1, 2, 5)]
 def draw(
     law: Law, predicted: Sequence[Mapping[str, Any]], title: str, path: pathlib.Path, later: Sequence[Cell] = ()
 ) -> None:
-    """Writes the figure of a law that has a form, as .png and .svg.
+    """Writes the figure of a law with a chosen form, as .png and .svg.
 
     Args:
-      predicted: {"at", "value", "low", "high"} of cells that were predicted before they ran, or are to run.
+      predicted: {"at", "value", "low", "high"} of cells predicted before they ran, or yet to run.
       later: measured cells that the law has not seen.
     """
     data = law.choice.data
@@ -50,7 +50,7 @@ def draw(
 
 
 def _levels(law: Law, predicted: Sequence[Mapping[str, Any]], series: str | None) -> list[float | None]:
-    """The values of the variable that distinguishes the curves, measured and predicted."""
+    """The measured and predicted values of the variable that distinguishes the curves."""
     if series is None:
         return [None]
     found = {cell.at[series] for cell in law.choice.data.cells}
@@ -109,9 +109,9 @@ def _grid(x: str, low: float, high: float) -> np.ndarray:
 
 
 def _x_axis(spot: Any, name: str, values: Sequence[float]) -> None:
-    """A log axis with the cells' own values as ticks; that of the tasks begins at none."""
+    """Makes a log axis with the cells' values as ticks; the tasks axis begins at 0."""
     if name == TASKS:
-        spot.set_xscale("function", functions=(np.log1p, np.expm1))  # the coordinate of laws, which takes 0 too
+        spot.set_xscale("function", functions=(np.log1p, np.expm1))  # the coordinate of laws, which allows 0
     elif name != COT:
         spot.set_xscale("log")
     step = max(1, -(-len(values) // LOG_TICKS))
@@ -132,7 +132,7 @@ def _plain(spot: Any) -> None:
 
 
 def _errors(spot: Any, law: Law) -> None:
-    """The errors of the chosen form on cells beyond those that it was fitted to, against how far beyond."""
+    """Draws the chosen form's extrapolation errors against how far beyond the fitted cells they are."""
     found = choosing.reaches(law.choice.fit.form, law.choice.data)
     for index, name in enumerate(law.choice.data.variables):
         places = [(each.factor, each.error) for each in found if each.variable == name]
@@ -163,14 +163,14 @@ def _errors(spot: Any, law: Law) -> None:
 
 
 def _ticks(low: float, high: float) -> Sequence[float]:
-    """About ten round numbers from one end to the other."""
+    """About ten round numbers from `low` to `high`."""
     from matplotlib.ticker import MaxNLocator  # noqa: PLC0415 - optional
 
     return [*MaxNLocator(10).tick_values(low, high)] if low < high else []
 
 
 def _iso_lines(spot: Any, canvas: Any, law: Law) -> None:
-    """Lines of one score over tasks and size, twice beyond what was measured."""
+    """Draws iso-score lines over tasks and size, to twice the measured range."""
     data = law.choice.data
     sizes, tasks = data.levels("size"), data.levels(TASKS)
     n, t = _grid("size", sizes[0] / 2, 2 * sizes[-1]), _grid(TASKS, tasks[0], 2 * tasks[-1])

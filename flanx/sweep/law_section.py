@@ -1,4 +1,4 @@
-"""What a sweep's report says of scaling: the law of each score, predictions and what became of them."""
+"""The scaling sections of a sweep's report: the law of each score, predictions and their outcomes."""
 
 import pathlib
 import sys
@@ -18,7 +18,7 @@ from flanx.sweep.law_cells import LOSS
 from flanx.sweep.results import Outcome
 from flanx.sweep.statistics import MeanScore
 
-DRAWS = 300  # of the bootstrap, in a report; `flanx fit` has more
+DRAWS = 300  # bootstrap draws in a report; `flanx fit` uses more
 MOST_FIGURES = 3
 NOTE = (
     "How each score depends on size (N, parameters), number of tasks (T) and what else varies. Of the forms that fit, "
@@ -29,7 +29,7 @@ NOTE = (
 
 
 def chance(sweep: Sweep, score: str) -> float:
-    """The score by chance, in percent, of a score that is one suite with a known lower bound; 0 of others."""
+    """The chance score, in percent, for a score that is one suite with a known lower bound; 0 for others."""
     terms = _terms(sweep, score)
     if len(terms) != 1 or terms[0].startswith("normalized"):
         return 0.0
@@ -41,7 +41,7 @@ def chance(sweep: Sweep, score: str) -> float:
 
 
 def is_normalized(sweep: Sweep, score: str) -> bool:
-    """Whether a score is rescaled from chance, and may be below 0."""
+    """Whether a score is rescaled from chance, and may be negative."""
     return any(term.startswith("normalized") for term in _terms(sweep, score))
 
 
@@ -51,7 +51,7 @@ def _terms(sweep: Sweep, score: str) -> list[str]:
 
 
 def data(sweep: Sweep, score: str, cells: Sequence[Cell], over: Sequence[str] | None = None) -> Data:
-    """The cells of a score of the sweep as data of a law, over these variables or all that vary."""
+    """The cells of one of the sweep's scores as data for a law, over these variables or all that vary."""
     return gather(cells, over, chance(sweep, score), score == LOSS, is_normalized(sweep, score))
 
 
@@ -61,12 +61,12 @@ def fit_all(sweep: Sweep, cells: Mapping[str, Sequence[Cell]]) -> list[Law]:
 
 
 def open_cells(cells: Sequence[Cell], law: Law) -> list[Cell]:
-    """The cells that have not run and whose place is known."""
+    """The cells that have not run and whose coordinates are known."""
     return [c for c in cells if not c.values and all(name in c.at for name in law.choice.data.variables)]
 
 
 def sections(sweep: Sweep, means: Mapping[tuple, MeanScore], outcomes: Sequence[Outcome]) -> list[Section]:
-    """The sections of a sweep with two or more sizes or numbers of tasks; [] of any other."""
+    """The sections for a sweep with two or more sizes or numbers of tasks; [] for any other."""
     if not law_cells.is_scaling(sweep):
         return []
     cells = law_cells.cells(sweep, means.values(), outcomes)
@@ -79,8 +79,8 @@ def sections(sweep: Sweep, means: Mapping[tuple, MeanScore], outcomes: Sequence[
 
 
 def _read(path: pathlib.Path) -> tuple[list[prediction.Entry], list[Section]]:
-    """The predictions; where their file was changed or is damaged none, and a section that says so: the scores are
-    reported all the same."""
+    """The predictions; if their file was changed or is damaged, none and a section that says so: the scores are
+    reported anyway."""
     try:
         return prediction.read(path), []
     except UserError as error:
@@ -89,7 +89,7 @@ def _read(path: pathlib.Path) -> tuple[list[prediction.Entry], list[Section]]:
 
 
 def _summary(found: Sequence[Law]) -> Section:
-    """The laws and the forms that they were chosen from; a sentence for each score without one."""
+    """The laws and the forms that they were chosen from; a sentence for each score without a law."""
     sound = [law for law in found if law.draws is not None]
     without: dict[str, list[str]] = {}
     for law in found:
@@ -146,7 +146,7 @@ def _predictions(sweep: Sweep, means: Mapping[tuple, MeanScore], made: Sequence[
 def _figures(
     out: pathlib.Path, found: Sequence[Law], cells: Mapping[str, Sequence[Cell]], made: Sequence[prediction.Entry]
 ) -> list[Section]:
-    """A figure for each of the first laws that are of use; those of predicted scores come first."""
+    """Figures of the first few useful laws; those of predicted scores come first."""
     asked = {entry["score"] for entry in made}
     useful = sorted((law for law in found if law.is_useful), key=lambda law: law.score not in asked)
     result = []

@@ -1,4 +1,4 @@
-"""`flanx compare --report`: what people and judges prefer, as a page with a figure like the paper's Figure 8.
+"""`flanx compare --report`: the preferences of people and judges, as a page with a figure like the paper's Figure 8.
 
 <comparison>/report.html, report.md, figures/preferred.png, .svg
 """
@@ -17,8 +17,8 @@ from flanx.sweep.document import Cell, Document, Section, Span, Table
 from flanx.sweep.figures import COLOURS, GREY, MARKERS, plotting, save
 
 ALL = "all"
-MOST_TASKS = 40  # of the figure, by their pairs; the table has all
-PAPER = 79.0  # percent, Flan-PaLM 540B over PaLM 540B on all open-ended prompts; section 6. Its Figure 8 has no numbers
+MOST_TASKS = 40  # in the figure, by number of pairs; the table has all
+PAPER = 79.0  # percent, Flan-PaLM 540B over PaLM 540B on all open-ended prompts: section 6; Figure 8 has no numbers
 NOTES = {
     "Preferences": "Ties and 'both bad' count as half, a pair that several rated once. Intervals: Wilson's, 95%.",
     "Ratings": "Elo's scale: 400 points are odds of ten to one. Intervals: 1,000 draws of the prompts.",
@@ -27,7 +27,7 @@ NOTES = {
 
 
 def publish(made: Comparison, results: Sequence[Mapping[str, Any]], folder: pathlib.Path) -> list[pathlib.Path]:
-    """Writes the page, in HTML and Markdown, and its figure; their paths."""
+    """Writes the page, in HTML and Markdown, and its figure; returns their paths."""
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     picture = folder / "figures" / "preferred.svg"
     draw([record for record in results if record["what"] == "win_rate"], picture)
@@ -63,8 +63,8 @@ def _section(kind: result_table.Result, rows: Sequence[Sequence[Any]]) -> Sectio
 
 
 def draw(rates: Sequence[Mapping[str, Any]], path: pathlib.Path) -> None:
-    """Writes how often the first of two candidates is preferred, by task, as .png and .svg: a panel for each two
-    candidates, a series for people and for each judge; of open-ended prompts with the paper's figure in grey."""
+    """Draws how often the first of two candidates is preferred, by task, as .png and .svg: a panel per two candidates,
+    a series for people and for each judge; for open-ended prompts, with the paper's figure in grey."""
     pairs = list(dict.fromkeys((record["a"], record["b"]) for record in rates))
     raters = list(dict.fromkeys(record["raters"] for record in rates))
     counts: Counter[str] = Counter()
@@ -88,7 +88,7 @@ def draw(rates: Sequence[Mapping[str, Any]], path: pathlib.Path) -> None:
 
 
 def _plain(text: str) -> str:
-    """A text of a user's as a label of a figure: one line, not too long, no formula to matplotlib."""
+    """User text as a figure label: one line, not too long, not parsed as a formula by matplotlib."""
     line = " ".join(text.split())
     return (line if len(line) <= 60 else f"{line[:59]}\u2026").replace("$", r"\$")
 

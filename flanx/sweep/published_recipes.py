@@ -1,6 +1,6 @@
-"""The published training recipes as gin files, with the source of every value and the guesses marked.
+"""The published training recipes as gin files, with the source of every value and guesses marked.
 
-The values are in `recipes.toml`; a test compares them with the gin files of `gin/recipes/`. Nothing here imports jax,
+The values are in `recipes.toml`; a test compares them with the gin files in `gin/recipes/`. Nothing here imports jax,
 so that `flanx recipe` starts quickly.
 """
 
@@ -15,7 +15,7 @@ from flanx.errors import UserError, nearest
 
 KINDS = ("paper", "checkpoint", "authors", "code", "guess", "ours", "unknown")
 DOUBTFUL = ("guess", "unknown")
-YOURS = "yours"  # the value that the gin file leaves to the user
+YOURS = "yours"  # a value that the gin file leaves to the user
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Field:
 
 @dataclasses.dataclass(frozen=True)
 class PublishedRecipe:
-    """A published row: its title, its file under gin/, its fields in the order of recipes.toml, its own last."""
+    """A published row: its title, its file under gin/, and its fields in the order of recipes.toml, its own last."""
 
     name: str
     title: str
@@ -65,7 +65,7 @@ def _recipe(name: str, section: Mapping[str, Any], bases: Mapping[str, Any]) -> 
 
 
 def find(name: str) -> PublishedRecipe:
-    """The recipe of a name, with dashes or underscores. Raises UserError with the nearest known name."""
+    """The named recipe, with dashes or underscores. Raises UserError with the nearest known name."""
     recipes = load()
     wanted = name.removesuffix(".gin").rpartition("/")[2].replace("-", "_")
     if wanted not in recipes:
@@ -74,6 +74,6 @@ def find(name: str) -> PublishedRecipe:
 
 
 def differences(a: PublishedRecipe, b: PublishedRecipe) -> dict[str, tuple[Field | None, Field | None]]:
-    """The fields whose value or source differ: {field: (of a, of b)}, None where one has no such field."""
+    """The fields whose value or source differ: {field: (in a, in b)}, None if one has no such field."""
     names = dict.fromkeys([*a.fields, *b.fields])
     return {n: (a.fields.get(n), b.fields.get(n)) for n in names if a.fields.get(n) != b.fields.get(n)}

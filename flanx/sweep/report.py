@@ -1,6 +1,6 @@
 """The report of a sweep: results.csv, cells.csv, differences.csv, figures/, report.md and report.html.
 
-A sweep is named by its folder (OUT_DIR, which keeps it as data in sweep.json) or by its gin file.
+A sweep is given by its folder (OUT_DIR, which stores it as data in sweep.json) or by its gin file.
 """
 
 import datetime
@@ -52,7 +52,7 @@ def is_sweep(name: str) -> bool:
 
 
 def read(name: str, bindings: Sequence[str] = ()) -> Sweep:
-    """The sweep of a gin file, which is a program, or of a folder, which is read as data."""
+    """The sweep from a gin file, which is code, or from a folder, which is read as data."""
     if name.endswith(".gin"):
         config.parse([name], bindings, whole=False)
         return config.make(Sweep)
@@ -62,10 +62,10 @@ def read(name: str, bindings: Sequence[str] = ()) -> Sweep:
 
 
 def check(sweep: Sweep) -> None:
-    """Raises UserError where the sweep's scores, figures, axes or published rows name something that does not exist."""
+    """Raises UserError if the sweep's scores, figures, axes or published rows name something that does not exist."""
     figures.expect_matplotlib()
     named = list(statistics.scores(sweep, []))
-    # where the sweep names no score, those of the figures are suites, known when they have been run
+    # if the sweep names no scores, those in figures are suites, known once they have been run
     named = named or [name for table in sweep.figures.values() for name in table.get("scores", ())]
     figure_specs.figure_specs(sweep.figures, statistics.axes(sweep), named)
     for axis in sweep.axes:
@@ -74,13 +74,13 @@ def check(sweep: Sweep) -> None:
     for reference in sweep.published.values():
         published.model(reference)
     cells = {"_".join(labels) for labels in itertools.product(*statistics.axes(sweep).values())}
-    if others := [cell for cell in sweep.published if cell not in cells]:  # as where SIZES leaves a family out
+    if others := [cell for cell in sweep.published if cell not in cells]:  # such as when SIZES leaves a family out
         number = f"{len(others)} of {len(sweep.published)} published rows"
         print(f"note: Sweep.published: no cell for {number}: {', '.join(others)}", file=sys.stderr)
     statistics.check_compare(sweep)
     forecast.check(sweep)
     for axis in sweep.average_over:
-        if axis not in sweep.axes and axis != "seed":  # the default, of sweeps with one seed too
+        if axis not in sweep.axes and axis != "seed":  # the default, even for sweeps with one seed
             raise UserError(f"Sweep.average_over: the sweep has no axis '{axis}'{nearest(axis, sweep.axes)}")
     for axis in sweep.choose_per or ():
         if axis not in sweep.axes:
@@ -104,7 +104,7 @@ def publish(sweep: Sweep, state: State) -> list[pathlib.Path]:
         "cells.csv": cells_csv(sweep, means.values()),
         **({"differences.csv": differences_csv(sweep, differences)} if sweep.compare else {}),
     }
-    for name, text in tables.items():  # before the figures, which need more
+    for name, text in tables.items():  # before the figures, which have more requirements
         write_atomic(out / name, text)
     drawn = draw_figures(sweep, means, outcomes)
     noise = difference_section.floors(sweep, means)
@@ -136,7 +136,7 @@ def publish(sweep: Sweep, state: State) -> list[pathlib.Path]:
 
 
 def cells_csv(sweep: Sweep, means: Iterable[MeanScore]) -> str:
-    """cells.csv: the numbers of the figures, ours and the published ones."""
+    """cells.csv: the numbers in the figures, ours and the published ones."""
     rows = []
     for each in means:
         missing = "; ".join(f"{point}: {reason}" for point, reason in each.missing.items())
@@ -161,7 +161,7 @@ def differences_csv(sweep: Sweep, differences: Iterable[PairedDifference]) -> st
 
 
 def draw_figures(sweep: Sweep, means: Mapping[Any, MeanScore], outcomes: Sequence[Outcome]) -> list[Section]:
-    """Draws every figure that has a number to show, and returns its section."""
+    """Draws every figure with a number to show, and returns their sections."""
     folder = pathlib.Path(sweep.out_dir) / "figures"
     folder.mkdir(exist_ok=True)
     names = list(statistics.scores(sweep, outcomes))
@@ -182,7 +182,7 @@ def _means(panels: Sequence[Panel]) -> Iterable[MeanScore]:
 
 
 def caption(sweep: Sweep, panels: Sequence[Panel]) -> str:
-    """What the numbers and intervals of a figure are."""
+    """Explains the numbers and intervals in a figure."""
     counts = sorted({len(each.outcomes) for each in _means(panels) if each.mean is not None})
     sentences = []
     if counts and counts[-1] > 1:
@@ -224,7 +224,7 @@ def _anchor(outcome: Outcome) -> str:
 
 
 def _mean_cell(mean: MeanScore | None) -> Cell | str:
-    """A mean linked to the scores behind it, with its interval and the published value."""
+    """A mean, linked to the scores behind it, with its interval and the published value."""
     if mean is None:
         return "-"
     title = "; ".join([*(f"without {name}: {reason}" for name, reason in mean.missing.items()), *mean.partial])
@@ -249,7 +249,7 @@ def _panel_table(panel: Panel) -> Table:
 
 
 def _choice(sweep: Sweep, means: Mapping[tuple, MeanScore]) -> list[Section]:
-    """Every mean at the chosen and at the last checkpoint, where the sweep chooses."""
+    """Every mean at the chosen and at the last checkpoint, if the sweep chooses."""
     if not sweep.choose_by:
         return []
     rows: list[list[Cell | str]] = []
@@ -299,13 +299,13 @@ def _every_score(sweep: Sweep, outcomes: Sequence[Outcome]) -> Table:
 
 
 def _file_links(paths: Mapping[str, pathlib.Path]) -> Cell:
-    """Links to those of the files that exist, as far as there are any."""
+    """Links to the files that exist."""
     existing = [Span(name, path) for name, path in paths.items() if path.exists()]
     return Cell([span for link in existing for span in (Span(", "), link)][1:])
 
 
 def validation(sweep: Sweep, outcomes: Sequence[Outcome]) -> list[Section]:
-    """The validation loss of every point at the checkpoint that is shown, the lowest first."""
+    """The validation loss of every point at the shown checkpoint, lowest first."""
     shown = statistics.shown_checkpoint(sweep)
     pairs = [(o.validation_loss, o) for o in outcomes if o.checkpoint == shown and o.validation_loss is not None]
     ranked = sorted(pairs, key=lambda pair: pair[0])
@@ -348,7 +348,7 @@ def _runs(outcomes: Sequence[Outcome]) -> Table:
 
 
 def _tasks(outcome: Outcome) -> Cell | str:
-    """How many tasks a run was trained on, and how many of those asked for were missing."""
+    """How many tasks a run was trained on, and how many of those requested were missing."""
     if outcome.trained_tasks is None:
         return "not known"
     missing = f" ({len(outcome.missing_tasks):,} missing)" if outcome.missing_tasks else ""
@@ -356,7 +356,7 @@ def _tasks(outcome: Outcome) -> Cell | str:
 
 
 def _missing_tasks(outcomes: Sequence[Outcome]) -> list[Section]:
-    """Every task or collection that a mixture asked for and a run was not trained on, with its reason and the runs."""
+    """Every task or collection that a mixture requested but a run was not trained on, with the reason and the runs."""
     points: dict[tuple[str, str], list[str]] = {}
     for outcome in {outcome.point.name: outcome for outcome in outcomes}.values():
         for item in outcome.missing_tasks.items():

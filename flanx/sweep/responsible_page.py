@@ -1,5 +1,5 @@
-"""`flanx report RUN... --figures FOLDER`: appendix C's evaluations of toxicity as a page with figures, ours in colour
-and the paper's printed values in grey.
+"""`flanx report RUN... --figures FOLDER`: appendix C's toxicity evaluations as a page with figures, ours in colour and
+the paper's printed values in grey.
 
     FOLDER/responsible.html, responsible.md, responsible_*.svg, responsible_*.png
 """
@@ -19,11 +19,11 @@ from flanx.sweep import document
 from flanx.sweep.document import Document, Section, Table
 from flanx.sweep.figures import COLOURS, GREY, MARKERS, moved, plotting, save, side_by_side
 
-Draw = Callable[[Any, Sequence[Found]], None]  # on one panel of pyplot
+Draw = Callable[[Any, Sequence[Found]], None]  # draws on one pyplot panel
 
 
 def publish(lines: Sequence[Line], folder: pathlib.Path) -> list[pathlib.Path]:
-    """Writes the page and its figures; their paths, [] where no run has any of the suites."""
+    """Writes the page and its figures; returns their paths, [] if no run has any of the suites."""
     tables = responsible.blocks(lines)
     if not tables:
         return []
@@ -44,7 +44,7 @@ def publish(lines: Sequence[Line], folder: pathlib.Path) -> list[pathlib.Path]:
             spot.set_title(title, fontsize=11)
             spot.grid(alpha=0.25)
             spot.spines[["top", "right"]].set_visible(False)
-            below = 0.47 / (spot.get_position().height * canvas.get_figheight())  # inches, however tall it is
+            below = 0.47 / (spot.get_position().height * canvas.get_figheight())  # inches, regardless of height
             spot.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -below), ncols=2)
             save(canvas, path)
             pyplot.close(canvas)
@@ -74,7 +74,7 @@ def _error(entry: Mapping[str, Any]) -> list[list[float]] | None:
 
 
 def _bars(spot: Any, columns: Sequence[str], runs: Sequence[tuple[str, Sequence[tuple[Any, float | None]]]]) -> None:
-    """Bars of each run side by side in every column: (its label, (entry or None, printed value) of each)."""
+    """Draws runs' bars side by side in every column; `runs`: (label, (entry or None, printed value) per column)."""
     width = 0.8 / len(runs)
     is_printed = False
     for index, (label, values) in enumerate(runs):
@@ -118,7 +118,7 @@ def _bins(spot: Any, found: Sequence[Found]) -> None:
 
 
 def _by_group(found: Sequence[Found]) -> list[str]:
-    """The groups of all runs, by dimension in the order of the suite, the baseline first."""
+    """The groups in all runs, by dimension in suite order, baseline first."""
     names = dict.fromkeys(name for each in found for name in each.entry["tasks"])
     return sorted(names, key=lambda name: (not name.startswith(identity_terms.BASELINE), name))
 
@@ -126,7 +126,7 @@ def _by_group(found: Sequence[Found]) -> list[str]:
 def _points(
     spot: Any, names: Sequence[str], runs: Sequence[tuple[str, Mapping[str, Mapping[str, Any]]]], what: str
 ) -> None:
-    """A row for each name, from above, with a point and its interval for each run: (its label, {name: entry})."""
+    """Draws a row per name, top to bottom, with a point and interval per run; `runs`: (label, {name: entry})."""
     spot.figure.set_size_inches(7.6, 1.6 + 0.23 * len(names))
     for index, (label, entries) in enumerate(runs):
         shift = (index - (len(runs) - 1) / 2) * 0.7 / len(runs)

@@ -1,4 +1,4 @@
-"""The results of a sweep, read from the runs' own files: what each point wrote, at its last and chosen checkpoint."""
+"""The results of a sweep, read from the runs' files: what each point wrote at its last and chosen checkpoint."""
 
 import dataclasses
 import json
@@ -29,12 +29,12 @@ class Outcome:
     """The result of a point at one checkpoint.
 
     Attributes:
-      state, reason: of the point, from the sweep's state.
+      state, reason: the point's, from the sweep's state.
       checkpoint: "last", or "chosen": the best step by the sweep's `choose_by`.
-      suites: of scores.json; empty where there is none.
+      suites: from scores.json; empty if there is none.
       scores: the path of scores.json.
       run: the run's metadata, run.json.
-      validation_loss: at `step`, of all tokens; None where the run was not validated there.
+      validation_loss: at `step`, over all tokens; None if the run was not validated there.
     """
 
     point: Point
@@ -49,30 +49,30 @@ class Outcome:
 
     @property
     def absence(self) -> str:
-        """Why there is no score at all: the state, then the reason."""
+        """Why there are no scores: the state, then the reason."""
         if self.state == "done":
             return "no evaluation" if self.checkpoint == LAST else "no checkpoint chosen"
         return f"{self.state}: {self.reason}" if self.reason else self.state
 
     @property
     def store(self) -> str:
-        """The hash of the store that the run read; "none" for one that read no data."""
+        """The hash of the store that the run read; "none" if it read no data."""
         data = self.run.get("data") or {}
         return data.get("store", {}).get("hash", "none")
 
     @property
     def mixture(self) -> Mapping[str, Any]:
-        """What the run recorded of its mixture (`Resolved.describe`): {} for one that read no data."""
+        """What the run recorded about its mixture (`Resolved.describe`); {} if it read no data."""
         return (self.run.get("data") or {}).get("mixture", {})
 
     @property
     def trained_tasks(self) -> int | None:
-        """How many tasks the run was trained on; None where it has not been recorded."""
+        """How many tasks the run was trained on; None if not recorded."""
         return self.mixture.get("tasks", 0 if self.run and not self.run.get("data") else None)
 
     @property
     def missing_tasks(self) -> dict[str, str]:
-        """{task or collection that was requested and is not trained on: reason}."""
+        """{requested task or collection that was not trained on: reason}."""
         return self.mixture.get("missing", {})
 
     def links(self) -> dict[str, pathlib.Path]:
@@ -92,7 +92,7 @@ def evaluations(folder: pathlib.Path) -> dict[int, pathlib.Path]:
 
 
 def read(path: pathlib.Path, reader: Callable[[pathlib.Path], dict[Any, Any]] = read_json) -> dict[Any, Any]:
-    """A JSON file, or {} where there is none. A damaged one is named, and counts as absent: the others are reported."""
+    """A JSON file, or {} if there is none. A damaged file is named and treated as absent, so the rest is reported."""
     try:
         return reader(path)
     except UserError as error:
@@ -101,9 +101,9 @@ def read(path: pathlib.Path, reader: Callable[[pathlib.Path], dict[Any, Any]] = 
 
 
 def collect(sweep: Sweep, states: Mapping[str, tuple[str, str]]) -> list[Outcome]:
-    """The result of every point, in the order of the points; `states` has (state, reason) of each by name.
+    """The result of every point, in point order; `states` has each point's (state, reason) by name.
 
-    A sweep that chooses has two outcomes for each point: of its last evaluation and of the chosen one.
+    A sweep that chooses has two outcomes per point: for its last evaluation and for the chosen one.
     """
     points = sweep.points()
     chosen = choices(sweep, points) if sweep.choose_by else {}
@@ -124,10 +124,10 @@ def collect(sweep: Sweep, states: Mapping[str, tuple[str, str]]) -> list[Outcome
 
 
 def choices(sweep: Sweep, points: Sequence[Point]) -> dict[str, int]:
-    """The best step by `choose_by` for each point that has one: {point: step}; of equals the first.
+    """The best step by `choose_by` for each point that has one: {point: step}; ties go to the first.
 
-    Points that share their labels on the axes `choose_per` share one step, the best of their mean over the steps that
-    all of them have; where it is None, each point has its own. A parent that was evaluated unchanged has no choice.
+    Points with the same labels on the axes `choose_per` share one step, the best by their mean over the steps that all
+    of them have; if it is None, each point has its own. A parent that was evaluated unchanged has no choice.
     """
     groups: dict[tuple[str, ...], dict[str, dict[int, float]]] = {}
     chosen: dict[str, int] = {}
@@ -153,7 +153,7 @@ def choices(sweep: Sweep, points: Sequence[Point]) -> dict[str, int]:
             key = (*key, point.name)
         if curve:
             groups.setdefault(key, {})[point.name] = curve
-        elif len(values) == 1:  # one evaluation, of other suites than those that choose: there is no choice
+        elif len(values) == 1:  # one evaluation, without the suites that choose: there is no choice
             chosen[point.name] = next(iter(values))
     for curves in groups.values():
         shared = set.intersection(*(set(curve) for curve in curves.values()))
@@ -165,14 +165,14 @@ def choices(sweep: Sweep, points: Sequence[Point]) -> dict[str, int]:
 
 
 def validation_losses(folder: pathlib.Path, collection: str) -> dict[int, float]:
-    """{step: validation loss} of a run: of all its tokens, or of a collection's ("" for all)."""
+    """{step: validation loss} of a run, over all its tokens ("") or a collection's."""
     records = {record["step"]: record["validation"] for record in read_metrics(folder) if "validation" in record}
     parts = {step: each["collections"].get(collection, {}) if collection else each for step, each in records.items()}
     return {step: each["loss"] for step, each in parts.items() if "loss" in each}
 
 
 def table(sweep: Sweep, outcomes: Sequence[Outcome]) -> str:
-    """results.csv: the axes, then COLUMNS, a line for each point, checkpoint and suite.
+    """results.csv: the axes, then COLUMNS, with a line per point, checkpoint and suite.
 
     A point without scores has one line, whose state says why; paths are relative to the sweep's folder.
     """
@@ -200,7 +200,7 @@ def table(sweep: Sweep, outcomes: Sequence[Outcome]) -> str:
 
 
 def version_note(outcomes: Sequence[Outcome]) -> list[str]:
-    """A sentence where the points were scored by different versions of extractor or scorer, else nothing."""
+    """A sentence if points were scored by different versions of the extractor or scorer, else nothing."""
     return scores.version_note(
         {f"{o.point.name} {name} ({o.checkpoint})": entry for o in outcomes for name, entry in o.suites.items()}
     )

@@ -1,7 +1,7 @@
-"""`flanx report RUN...`: the curves and the tasks of training runs, over one another, as one page.
+"""`flanx report RUN...`: one page that overlays the curves and tasks of training runs.
 
-<run>/report.html, report.md, figures/          of one run
-<folder that holds them all>/runs.html, ...     of several
+<run>/report.html, report.md, figures/          for one run
+<common parent folder>/runs.html, ...           for several
 """
 
 import datetime
@@ -20,7 +20,7 @@ FILES = ("config.gin", "run.json", "metrics.jsonl", "tasks.jsonl", "log.txt")
 
 
 def publish(runs: Sequence[Run], output: pathlib.Path | None = None) -> list[pathlib.Path]:
-    """Writes the page, in HTML and Markdown, and its figures; their paths. UserError: such files of others."""
+    """Writes the page, in HTML and Markdown, and its figures; returns their paths. UserError if existing files are not ours."""
     one = len(runs) == 1
     base = output or (
         runs[0].folder if one else pathlib.Path(os.path.commonpath([run.folder.resolve() for run in runs]))
@@ -64,7 +64,7 @@ def _newest(runs: Sequence[Run]) -> str:
 
 
 def _slowest(run: Run) -> str:
-    """Of a run of several processes the slowest at what each does alone, as its newest record has it."""
+    """For a multi-process run, the process slowest at its own work, from the latest record."""
     found = run.records[-1].get("hosts", {}) if run.records else {}
     names = {"input": "waiting for input", "product": "a matrix product"}
     return ", ".join(
@@ -75,7 +75,7 @@ def _slowest(run: Run) -> str:
 
 
 def _tasks(run: Run, alone: bool) -> Section:
-    """The losses by task, highest last."""
+    """The losses by task, highest last loss first."""
     title = "Loss by task" + ("" if alone else f", {run.name}")
     found = curves.task_losses(run)
     if not found:
@@ -93,7 +93,7 @@ def _tasks(run: Run, alone: bool) -> Section:
 
 
 def _table(runs: Sequence[Run]) -> Table:
-    """What each run is, with its files."""
+    """A description of each run, with its files."""
     rows: list[list[Cell | str]] = []
     for run in runs:
         mixture = (run.metadata.get("data") or {}).get("mixture", {})

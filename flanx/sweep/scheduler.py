@@ -1,4 +1,4 @@
-"""Runs the points of a sweep, each in its own process: finished ones are skipped, failures do not stop the others."""
+"""Runs the points of a sweep, each in its own process; skips finished ones, and failures do not stop the others."""
 
 import contextlib
 import dataclasses
@@ -31,7 +31,7 @@ from flanx.sweep.state import (
 )
 
 PROGRAM = (sys.executable, "-m", "flanx")
-BAD_INPUT, PREEMPTED = 2, 75  # exit statuses of a run; 126 and 127 are a shell's for a program that cannot be run
+BAD_INPUT, PREEMPTED = 2, 75  # exit statuses of a run; 126 and 127 are the shell's for a program that cannot be run
 NOT_RETRIED = (BAD_INPUT, 126, 127)
 STOPPED = "stopped, its runs saved; the same command resumes"
 MAX_WAIT = 600.0  # seconds between two attempts
@@ -44,22 +44,22 @@ class Status:
 
     point: Point
     state: str = WAITING
-    skipped: bool = False  # it was done before this driver started
+    skipped: bool = False  # done before this driver started
     seconds: float = 0.0
     reason: str = ""
     attempts: int = 0
-    until: float = 0.0  # the time before which it is not tried again
+    until: float = 0.0  # not retried before this time
 
 
 @dataclasses.dataclass(frozen=True)
 class Launcher:
-    """The program that a point's arguments are given to, and how often a crashed run is retried.
+    """The program that receives a point's arguments, and how often a crashed run is retried.
 
     Attributes:
-      program: its words; "{name}" and "{job}" in them are replaced by the point's, a word "{arguments}" by its
-        arguments, which otherwise come last. It waits for the run, and its exit status is the run's.
-      outlives: the run is on another machine and continues when the driver ends; the program keeps waiting for it.
-      retries: attempts after the first; wait: seconds before the first of them, doubled for each further one.
+      program: its argv; "{name}" and "{job}" are replaced by the point's, and an element "{arguments}" by its
+        arguments, which otherwise come last. It waits for the run and exits with the run's status.
+      outlives: the run is on another machine and continues after the driver ends; the program keeps waiting for it.
+      retries: attempts after the first; wait: seconds before the first retry, doubled for each further one.
     """
 
     program: Sequence[str] = PROGRAM
@@ -76,12 +76,12 @@ class Launcher:
         return [*words[:at], *arguments, *words[at + 1 :]]
 
     def pause(self, attempts: int) -> float:
-        """Seconds before another attempt."""
+        """Seconds before the next attempt."""
         return min(self.wait * 2.0 ** (attempts - 1), MAX_WAIT)
 
 
 def parse_launcher(text: str | None, retries: int, wait: float) -> Launcher:
-    """The launcher of a command line such as "flanx launch slurm --yes --name={job}"; None: this machine."""
+    """The launcher for a command line such as "flanx launch slurm --yes --name={job}"; None: this machine."""
     if retries < 0 or wait < 0:
         raise UserError(f"--retries={retries} --retry_wait={wait}: give 0 or more")
     if text is None:
@@ -116,7 +116,7 @@ class Scheduler:
         self.by_name = {status.point.name: status for status in self.statuses}
 
     def step(self, jobs: int) -> None:
-        """Starts what can be started and records what has ended."""
+        """Starts the runs that can start and records those that have ended."""
         for index, status in enumerate(self.statuses):
             if status.state in (WAITING, ELSEWHERE, RETRYING) and self._may_start(status) and len(self.running) < jobs:
                 self._start(index, status)
@@ -157,7 +157,7 @@ class Scheduler:
         if descriptor is None:
             lock.close()
             status.state = ELSEWHERE
-            status.until = time.time() + 5.0 if files.mirrors else 0.0  # a bucket is not asked all the time
+            status.until = time.time() + 5.0 if files.mirrors else 0.0  # avoids polling a bucket constantly
             return
         if self._is_settled_elsewhere(status):
             lock.close()
@@ -194,15 +194,15 @@ class Scheduler:
             )
 
     def _is_settled_elsewhere(self, status: Status) -> bool:
-        """Whether another driver finished the point, or tried it, before this one held its lock."""
+        """Whether another driver finished or tried the point before this one got its lock."""
         if is_done(status.point.folder):
             status.state, status.skipped = DONE, True
-            if files.mirrors:  # what follows from it lies on the other driver's disk
+            if files.mirrors:  # its results are on the other driver's disk
                 self.on_done(status)
             return True
         entry = self.state.read().get(status.point.name, {})
         if entry.get("at", 0.0) < self.began:
-            return False  # of an earlier driver: its failures are retried
+            return False  # an earlier driver's failures are retried
         status.attempts = entry.get("attempts", 0)
         if entry["state"] == FAILED:
             status.state, status.reason = FAILED, entry.get("reason", "")
@@ -235,7 +235,7 @@ class Scheduler:
         self.state.write(point.name, state=status.state, **entry)
 
     def stop(self) -> None:
-        """Asks every run to save and exit; one that outlives its driver continues, with its launcher waiting for it."""
+        """Asks every run to save and exit; one that outlives its driver continues, and its launcher waits for it."""
         if not self.launcher.outlives:
             for process, _, _ in self.running.values():
                 process.terminate()
@@ -256,21 +256,21 @@ def run_points(
     blocked: Mapping[str, str] | None = None,
     on_done: Callable[[Status], None] = lambda status: None,
 ) -> list[Status]:
-    """Runs every point that is not done, `jobs` at a time, and returns what became of each.
+    """Runs every point that is not done, `jobs` at a time, and returns the status of each.
 
-    A point is locked while a driver runs it, so that any number of drivers on one folder share the work and never run
-    a point twice. It starts when its parent is done, and fails when its parent fails. A run that crashes is retried,
-    after a longer wait each time; one with bad input is not; a preempted one is restarted at once.
+    A point is locked while a driver runs it, so any number of drivers can share the work in one folder without running
+    a point twice. It starts when its parent is done, and fails when its parent fails. A run that crashes is retried
+    with exponential backoff; one with bad input is not; a preempted one is restarted immediately.
 
     Args:
-      run: what takes the arguments of a point.
+      run: the program that receives a point's arguments.
       parents: the parents of the points that have one, see `flanx.sweep.dependencies`.
       blocked: points that cannot run, and why.
       on_change: called with all statuses whenever one changes and once a second.
-      on_done: called with the status of every point that this driver has finished.
+      on_done: called with the status of every point that this driver finishes.
 
     Raises:
-      Preempted: after SIGTERM, SIGHUP or Ctrl-C, when every run has saved and exited.
+      Preempted: after SIGTERM, SIGHUP or Ctrl-C, once every run has saved and exited.
     """
     if not points:
         return []
@@ -294,7 +294,7 @@ def run_points(
                 if states != shown or time.monotonic() - shown_at > 1.0:
                     shown, shown_at = states, time.monotonic()
                     on_change(statuses)
-                time.sleep(0.1)  # the processes' own work takes seconds to days
+                time.sleep(0.1)  # runs take seconds to days
         finally:
             scheduler.stop()
     on_change(statuses)
@@ -302,12 +302,12 @@ def run_points(
 
 
 def log_path(point: Point) -> pathlib.Path:
-    """The output of the run of `point`."""
+    """The log file of the run of `point`."""
     return point.folder / "log.txt"
 
 
 def compilation_cache(out_dir: pathlib.Path) -> dict[str, str]:
-    """JAX's settings for one compilation cache of all runs of a sweep, small programs included."""
+    """JAX settings for a compilation cache shared by all runs of a sweep, including small programs."""
     folder = storage.cache_dir() / "compilations" if files.mirror_of(out_dir) else out_dir / "cache"
     return {
         "JAX_COMPILATION_CACHE_DIR": str(folder),

@@ -1,14 +1,14 @@
-"""A score as a mean of expressions over what a point's evaluation wrote into scores.json.
+"""A score as a mean of expressions over a point's scores.json.
 
 mmlu_cot                       the suite's score
-muffin_rte:validation          a split of a task is a suite too
-bbh_cot:nlp                    the mean of one of its groups of tasks
-winogender_zero_shot:pronoun=she     the items with one value of a label (`slices` of scores.json)
+muffin_rte:validation          a split of a task is also a suite
+bbh_cot:nlp                    the mean over one of its task groups
+winogender_zero_shot:pronoun=she     the items with one label value (`slices` in scores.json)
 normalized mmlu_cot            rescaled from its lower bound and 100 to 0 and 100, as in the paper's averages
-mmlu_direct | mmlu_cot         the first of them that the point has
+mmlu_direct | mmlu_cot         the first one that the point has
 normalized_average             the paper's mean of its six normalized scores
 
-`choose_by` takes `validation loss` too, and `validation loss:COLLECTION`: of what the run validates on while it trains.
+`choose_by` also accepts `validation loss` and `validation loss:COLLECTION`: the run's validation loss during training.
 """
 
 import dataclasses
@@ -21,20 +21,20 @@ from flanx.errors import UserError
 from flanx.evals import metrics, registry, scores
 from flanx.evals.spec import Spec
 
-LOSS = re.compile(r"validation loss(?::(\w+))?")  # chooses a checkpoint: the lowest of all tokens, or of a collection's
+LOSS = re.compile(r"validation loss(?::(\w+))?")  # chooses a checkpoint: lowest over all tokens, or a collection's
 PATTERN = re.compile(r"(normalized )?([^\s:][^\s]*)")
-LABEL = re.compile(r"(\w+)=([^:#]+)")  # of a slice
+LABEL = re.compile(r"(\w+)=([^:#]+)")  # selects a slice
 AVERAGE = "normalized_average"
-_OPEN = ("seqio", "lm_eval", "task")  # metrics of a suite whose score may be any number; of tasks a correlation, too
+_OPEN = ("seqio", "lm_eval", "task")  # suite metrics whose score may be any number; for tasks, even a correlation
 
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """A score in percent with the 95% interval over its items; flagged where a suite behind it is.
+    """A score in percent with its 95% interval over items; flagged if a suite behind it is.
 
     Attributes:
-      partial: what it leaves of its suites, see `scores.partial`.
-      combined: whether the interval is made of those of the score's parts, which makes it wider than one of all items.
+      partial: what its suites omit, see `scores.partial`.
+      combined: whether the interval combines those of the score's parts, which is wider than one over all items.
     """
 
     score: float
@@ -47,7 +47,7 @@ class Estimate:
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """One alternative of an expression: a suite's score, or that of one of its groups or slices ("pronoun=she")."""
+    """One alternative in an expression: the score of a suite, or of one of its groups or slices ("pronoun=she")."""
 
     normalized: bool
     suite: str
@@ -55,7 +55,7 @@ class Part:
 
 
 def parse(expression: str) -> list[Part]:
-    """The alternatives of an expression. Raises UserError for one that names no score."""
+    """The alternatives in an expression. Raises UserError for one that names no score."""
     if expression == AVERAGE:
         return []
     alternatives = []
@@ -75,7 +75,7 @@ def parse(expression: str) -> list[Part]:
 
 
 def _find(text: str) -> tuple[str, Spec, str]:
-    """(suite, its spec, group or "") of SUITE or SUITE:GROUP, where a suite's own name may have colons too."""
+    """(suite, its spec, group or "") for SUITE or SUITE:GROUP; suite names may contain colons, too."""
     suite, _, group = text.rpartition(":")
     is_named = suite and "]" not in group and suite.partition("[")[0].partition("+")[0] in registry.specs()
     if is_named and (group in dict(registry.resolve(suite).groups) or LABEL.fullmatch(group)):
@@ -89,7 +89,7 @@ def _find(text: str) -> tuple[str, Spec, str]:
 
 
 def validation_loss(choose_by: Sequence[str]) -> str | None:
-    """The collection ("" for all) whose validation loss chooses; None where scores choose. UserError where both do."""
+    """The collection ("" for all) whose validation loss chooses; None if scores choose. UserError if both do."""
     hits = [LOSS.fullmatch(expression) for expression in choose_by]
     if any(hits) and len(hits) > 1:
         raise UserError(f"choose_by = {list(choose_by)}: a loss and a score have no mean; name validation loss alone")
@@ -97,7 +97,7 @@ def validation_loss(choose_by: Sequence[str]) -> str | None:
 
 
 def value(expressions: Sequence[str], suites: Mapping[str, Any]) -> Estimate | str:
-    """The mean of the expressions over the suites of a scores.json; or, as text, what is missing."""
+    """The mean of the expressions over the suites in a scores.json; or, as text, what is missing."""
     six = [f"normalized {name}" for name in metrics.HEADLINE]
     estimates = []
     for whole, text in [(e == AVERAGE, text) for e in expressions for text in (six if e == AVERAGE else [e])]:
@@ -133,7 +133,7 @@ def _evaluate(part: Part, entry: Mapping[str, Any]) -> Estimate | str:
             return f"{part.suite} without {missing[0]}" + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")
         bounds = {task: metrics.BBH_BOUNDS[task][0] if part.normalized else 0.0 for task in names}
         over_tasks = mean([_rescaled(tasks[task], bounds[task]) for task in names], spec.average)
-        own = entry.get("group_intervals", {}).get(part.group)  # of the tasks that the group had when it was scored
+        own = entry.get("group_intervals", {}).get(part.group)  # over the tasks that the group had when scored
         if own and math.isclose(entry["groups"].get(part.group, math.nan), over_tasks.score, abs_tol=1e-9):
             return _rescaled({**entry, "score": over_tasks.score, **own}, 0.0)
         return dataclasses.replace(over_tasks, flagged=entry["flagged"], partial=tuple(scores.partial(entry)))
@@ -141,16 +141,16 @@ def _evaluate(part: Part, entry: Mapping[str, Any]) -> Estimate | str:
 
 
 def _rescaled(entry: Mapping[str, Any], bound: float) -> Estimate:
-    whole = entry["low"] is None  # too few items for an interval: nothing is ruled out
+    whole = entry["low"] is None  # too few items for an interval: rules nothing out
     edges = (0.0, 100.0) if whole else (entry["low"], entry["high"])
     low, score, high = (metrics.normalize(value, bound) for value in (edges[0], entry["score"], edges[1]))
     return Estimate(score, low, high, bool(entry.get("flagged")), tuple(scores.partial(entry)))
 
 
 def mean(estimates: Sequence[Estimate], how: str = "mean") -> Estimate:
-    """The mean of k independent scores: half-width sqrt(sum of squared half-widths) / k on each side.
+    """The mean of k independent scores, with half-width sqrt(sum of squared half-widths) / k on each side.
 
-    `how`: "harmonic" where a suite averages its tasks so; then half-widths count by the slope of that average.
+    `how`: "harmonic" if a suite averages its tasks that way; half-widths are then weighted by that average's slopes.
     """
     count, slopes = len(estimates), metrics.slopes([e.score for e in estimates], how)
     score = metrics.average((e.score for e in estimates), how)
@@ -162,8 +162,8 @@ def mean(estimates: Sequence[Estimate], how: str = "mean") -> Estimate:
 
 
 def ends(expressions: Sequence[str]) -> tuple[float, float]:
-    """The least and the largest that the mean of the expressions can be; infinite where that is not known, as of the
-    functions of a user's task."""
+    """The lower and upper bound of the mean of the expressions; infinite if unknown, as for the functions of a user's
+    task."""
     parts = [part for expression in expressions for part in parse(expression)]
     if any(registry.resolve(part.suite).metric in _OPEN for part in parts):
         return -math.inf, math.inf

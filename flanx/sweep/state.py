@@ -1,9 +1,9 @@
-"""The state of a sweep's points, in one file: state.json in the sweep's folder.
+"""The state of a sweep's points, in state.json in the sweep's folder.
 
     {"tiny_8": {"state": "retrying", "attempts": 1, "reason": "exit status 1: ...", "until": 1763730000.0, ...}, ...}
 
-Any number of drivers write it: each reads it, changes an entry and replaces the file under the lock state.lock. Whether
-a point is done is not read from it but from the point's own folder (done.json), which the run writes last.
+Any number of drivers may write it: each reads it, changes an entry and replaces the file while holding state.lock.
+Whether a point is done is not read from this file but from done.json in the point's folder, which the run writes last.
 """
 
 import contextlib
@@ -56,7 +56,7 @@ class State:
         self._update(lambda entries: {name: entries.get(name, {}) | common | changes})
 
     def register(self, names: Sequence[str]) -> None:
-        """Enters the points that have no entry yet, so that others can wait for them."""
+        """Adds entries for points that have none yet, so that others can wait for them."""
         self._update(lambda entries: {n: {"state": WAITING, "at": 0.0} for n in names if n not in entries})
 
     def _update(self, change: Callable[[Entries], Entries]) -> None:
@@ -69,10 +69,10 @@ class State:
                     return
                 if mirror.offer(self.path, text.encode()):
                     return
-                time.sleep(random.random())  # another driver was quicker
+                time.sleep(random.random())  # another driver was faster
 
     def statuses(self, points: Sequence[Point]) -> dict[str, tuple[str, str]]:
-        """(state, reason) of every point by name, for a report."""
+        """(state, reason) for every point by name, for a report."""
         entries = self.read()
         result = {}
         for point in points:
@@ -103,14 +103,14 @@ def is_held(path: pathlib.Path) -> bool:
 
 
 def _places(mirror: Any, path: pathlib.Path) -> tuple[Storage, Storage]:
-    """Of the lock of a run in a bucket: where its driver's lease lies, and the run's own."""
+    """For the lock of a run in a bucket: the locations of its driver's lease and of the run's own."""
     run = path.relative_to(mirror.path).parent
     return mirror.folder / "drivers" / run.name, mirror.folder / run.as_posix()
 
 
 @contextlib.contextmanager
 def _alone_in_bucket(path: pathlib.Path) -> Iterator[bool]:
-    """Holds the lease of a driver on a run in a bucket: whether it could be had, and the run is not run already."""
+    """Holds a driver's lease on a run in a bucket; yields whether it has it and the run is not already running."""
     driver, run = _places(files.mirror_of(path), path)
     mine = lease.Lease(driver, lambda error: print(f"note: {error}"))
     if patiently(lambda: lease.is_alive(run) or not mine.try_acquire()):
@@ -124,10 +124,10 @@ def _alone_in_bucket(path: pathlib.Path) -> Iterator[bool]:
 
 @contextlib.contextmanager
 def inheritable_lock(path: pathlib.Path, shared: bool = False) -> Iterator[int | None]:
-    """Holds the lock file `path`: its descriptor, or None where another process holds it; a shared one is waited for.
+    """Holds the lock file `path`; yields its descriptor, or None if another process holds it. Waits for a shared lock.
 
-    Not `flanx.files.lock`: a child process that inherits the descriptor keeps the lock when its driver is gone (it is
-    closed, never unlocked), and any number of drivers share one. filelock can do neither.
+    Unlike `flanx.files.lock`, a child process that inherits the descriptor keeps the lock after its driver is gone (it
+    is closed, never unlocked), and any number of drivers can share it. filelock supports neither.
     """
     with contextlib.ExitStack() as stack:
         if not shared and files.mirror_of(path) and not stack.enter_context(_alone_in_bucket(path)):

@@ -1,7 +1,7 @@
-"""The statistics of a report: means over seeds with their intervals, and paired differences between settings.
+"""Statistics for reports: means over seeds with their intervals, and paired differences between settings.
 
-Runs of one seed share their first parameters, their order of data or their parent, so the effect of these on a score
-cancels in a paired difference: its interval is narrower than those of the two means.
+Runs with the same seed share their initial parameters, data order or parent, so the effects of these on a score cancel
+in a paired difference: its interval is narrower than those of the two means.
 """
 
 import dataclasses
@@ -21,17 +21,17 @@ from flanx.sweep.score_expressions import Estimate
 
 @dataclasses.dataclass(frozen=True)
 class MeanScore:
-    """A score of one cell of the grid: the mean over the runs that differ only in the seed.
+    """A score for one cell of the grid: the mean over runs that differ only in seed.
 
     Attributes:
-      labels: axis -> label, without the axes that are averaged over.
-      items: 95% interval over the items; the runs share their items, so it is the mean of their intervals.
-      seeds: 95% interval of the mean over the runs (Student's t); None for fewer than two.
+      labels: axis -> label, without the axes averaged over.
+      items: 95% interval over items; the runs share their items, so it is the mean of their intervals.
+      seeds: 95% interval of the mean over runs (Student's t); None for fewer than two.
       partial: what its suites leave out or truncate, see `flanx.evals.scores.partial`.
       outcomes: the runs behind the mean; values: their scores; missing: {point: why it has no score}.
       published: the paper's value; note: the note on it in published.csv.
-      combined: whether `items` is made of the intervals of the score's parts.
-      ends: the least and the largest that the score can be.
+      combined: whether `items` combines the intervals of the score's parts.
+      ends: the lower and upper bound of the score.
     """
 
     labels: Mapping[str, str]
@@ -52,12 +52,12 @@ class MeanScore:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """The interval in figures: over the seeds where there are several, else over the items."""
+        """The interval shown in figures: over seeds if there are several, else over items."""
         return self.seeds or self.items
 
     @property
     def bar(self) -> tuple[float, float] | None:
-        """The interval as figures draw it: no further than a score can be."""
+        """The interval as drawn in figures: clipped to the score's bounds."""
         if self.interval is None:
             return None
         low, high = (min(max(edge, self.ends[0]), self.ends[1]) for edge in self.interval)
@@ -65,7 +65,7 @@ class MeanScore:
 
     @property
     def marks(self) -> str:
-        """ "!" for a flagged score, "†" where runs are missing from the mean, "‡" for a partial one."""
+        """ "!" for a flagged score, "†" if runs are missing from the mean, "‡" for a partial score."""
         is_short = self.missing and self.mean is not None
         return "!" * self.flagged + ("†" if is_short else "") + ("‡" if self.partial else "")
 
@@ -76,17 +76,17 @@ class MeanScore:
 
     @property
     def missing_because(self) -> str:
-        """Why runs have no score, in a word or two; `missing` has the reasons in full."""
+        """Why runs have no score, in a word or two; `missing` has the full reasons."""
         return ", ".join(dict.fromkeys(reason.partition(":")[0] for reason in self.missing.values()))
 
 
 @dataclasses.dataclass(frozen=True)
 class PairedDifference:
-    """A score of one cell minus that of the cell it is compared with.
+    """A cell's score minus that of the cell it is compared with.
 
     Attributes:
-      labels: of the cell, axis -> label, without the axes that are averaged over; against: the other cell's label.
-      values: percentage points, one for each pair of runs.
+      labels: the cell's, axis -> label, without the axes averaged over; against: the other cell's label.
+      values: percentage points, one per pair of runs.
     """
 
     labels: Mapping[str, str]
@@ -97,24 +97,24 @@ class PairedDifference:
 
     @property
     def mean(self) -> float:
-        """The mean over the pairs."""
+        """The mean over pairs."""
         return math.fsum(self.values) / len(self.values)
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """The 95% interval of the mean over the pairs (Student's t); None for one pair."""
+        """The 95% interval of the mean over pairs (Student's t); None for one pair."""
         return student_interval(self.values)
 
 
 def axes(sweep: Sweep) -> dict[str, list[str]]:
-    """The axes that are not averaged over, with their labels."""
+    """The axes not averaged over, with their labels."""
     return {a: [str(v) for v in values] for a, values in sweep.axes.items() if a not in sweep.average_over}
 
 
 def scores(sweep: Sweep, outcomes: Sequence[Outcome]) -> dict[str, list[str]]:
-    """The sweep's scores, {name: expressions}; every suite that was run where the sweep names none.
+    """The sweep's scores, {name: expressions}; every suite that was run if the sweep names none.
 
-    Raises UserError for a wrong expression.
+    Raises UserError for an invalid expression.
     """
     named = {name: [terms] if isinstance(terms, str) else list(terms) for name, terms in sweep.scores.items()}
     by_loss = score_expressions.validation_loss(sweep.choose_by) is not None
@@ -125,12 +125,12 @@ def scores(sweep: Sweep, outcomes: Sequence[Outcome]) -> dict[str, list[str]]:
 
 
 def shown_checkpoint(sweep: Sweep) -> str:
-    """The checkpoint that figures show: the chosen one where the sweep chooses."""
+    """The checkpoint that figures show: the chosen one if the sweep chooses."""
     return CHOSEN if sweep.choose_by else LAST
 
 
 def student_interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """The 95% interval of a mean of independent runs, by Student's t; None for fewer than two."""
+    """The 95% interval of a mean over independent runs, by Student's t; None for fewer than two."""
     if len(values) < 2:
         return None
     mean, count = math.fsum(values) / len(values), len(values)
@@ -139,7 +139,7 @@ def student_interval(values: Sequence[float]) -> tuple[float, float] | None:
 
 
 def mean_scores(sweep: Sweep, outcomes: Sequence[Outcome]) -> dict[tuple[tuple[str, ...], str, str], MeanScore]:
-    """{(labels of `axes`, name of the score, checkpoint): mean} for every cell of the grid, in order of the points."""
+    """{(labels of `axes`, score name, checkpoint): mean} for every cell of the grid, in point order."""
     kept = list(axes(sweep))
     groups: dict[tuple[tuple[str, ...], str], list[Outcome]] = {}
     for outcome in outcomes:
@@ -195,7 +195,7 @@ def _mean_score(
 
 
 def check_compare(sweep: Sweep) -> None:
-    """Raises UserError where `sweep.compare` names an axis or a label that the sweep does not have."""
+    """Raises UserError if `sweep.compare` names an axis or a label that the sweep does not have."""
     for axis, label in sweep.compare.items():
         if axis not in sweep.axes:
             raise UserError(f"Sweep.compare: the sweep has no axis '{axis}'{nearest(axis, sweep.axes)}")
@@ -205,7 +205,7 @@ def check_compare(sweep: Sweep) -> None:
 
 
 def paired_differences(sweep: Sweep, outcomes: Sequence[Outcome]) -> list[PairedDifference]:
-    """Every cell compared with its reference, pair by pair; pairs in which a run has no score are left out."""
+    """Compares every cell with its reference, pair by pair; pairs in which a run has no score are left out."""
     check_compare(sweep)
     kept = list(axes(sweep))
     values: dict[tuple[tuple[str, ...], str, str, str], list[float]] = {}
