@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _talk(args: argparse.Namespace, form: template.Template) -> int:
-    from flanx.ask import terminal  # noqa: PLC0415  (jax behind it, which `flanx --help` does without)
+    from flanx.ask import terminal  # noqa: PLC0415  (imports jax, which `flanx --help` does not need)
 
     options = _options(args)
     with _engine(args) as engine, _failures():
@@ -88,14 +88,14 @@ def _talk(args: argparse.Namespace, form: template.Template) -> int:
 
 
 def _serve(args: argparse.Namespace, form: template.Template) -> int:
-    from flanx.web.server import Server  # noqa: PLC0415  (starlette, which the terminal does without)
+    from flanx.web.server import Server  # noqa: PLC0415  (starlette, not needed in the terminal)
 
     from flanx.ask.service import Service  # noqa: PLC0415  isort: skip
 
     name = short_form.short_name(args.checkpoint)
     service = Service(name, form, _options(args), args.system)
     port = 8000 if args.port is None else args.port
-    server = Server(service.routes, host=args.host or "127.0.0.1", port=port)  # refused before the model is read
+    server = Server(service.routes, host=args.host or "127.0.0.1", port=port)  # fails before the model is loaded
     with server, _engine(args) as engine, _failures():
         service.start(engine, lambda: server.is_stopping)
         engine.warm()
@@ -107,7 +107,7 @@ def _serve(args: argparse.Namespace, form: template.Template) -> int:
 
 
 def _options(args: argparse.Namespace) -> Any:
-    """What answers are like where nobody says otherwise: an `Options`."""
+    """Default settings of answers: an `Options`."""
     from flanx.ask import openai_api, terminal  # noqa: PLC0415
 
     stop = tuple(terminal.parse("stop", text) for text in args.stop or ())
@@ -119,7 +119,7 @@ def _options(args: argparse.Namespace) -> Any:
 
 @contextlib.contextmanager
 def _engine(args: argparse.Namespace) -> Iterator[Any]:
-    """The model of the checkpoint, ready to answer: an `Engine`."""
+    """The checkpoint's model, ready to answer: an `Engine`."""
     from flanx import api  # noqa: PLC0415
     from flanx.ask.engine import Engine  # noqa: PLC0415
 
@@ -136,7 +136,7 @@ def _engine(args: argparse.Namespace) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def _failures() -> Iterator[None]:
-    """What ends the engine, as an error of the command."""
+    """Turns an engine failure into an error of the command."""
     from flanx.ask.engine import Failure  # noqa: PLC0415
 
     try:

@@ -51,25 +51,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Makes or finds the comparison, then does what the flags say: export, read, judge; else serves."""
+    """Creates or finds the comparison, then exports, reads or judges as the flags say; else serves it."""
     folder = pathlib.Path(args.output)
     if args.export and pathlib.Path(args.export).suffix.lower() not in (".html", ".htm"):
         raise UserError(f"--export {args.export}: a page is written there, over what it holds: give FILE.html")
     if args.report:
         figures.expect_matplotlib()
     made = _comparison(args, folder)
-    for name in args.read:  # what is wrong with what is given leaves no comparison in the folder
+    for name in args.read:  # so that invalid input leaves no comparison in the folder
         ballot.read_saved(made, pathlib.Path(name))
     for given in args.judge:
         short_form.of_checkpoint(_named(given)[1], None)
     if args.report and not (args.read or args.judge):
         _raters(made, folder, True)
     asked = args.read or args.judge or args.results or args.report
-    server = None if asked or args.export else _server(made, folder, args.host, args.port)  # takes the port
+    server = None if asked or args.export else _server(made, folder, args.host, args.port)  # binds the port
     if args.candidate:
         _keep(made, folder)
     for name in args.read:
-        with files.lock(folder / "lock", BUSY.format(folder)):  # a server would not know of them
+        with files.lock(folder / "lock", BUSY.format(folder)):  # a running server would not see them
             print(ballot.read_back(folder, made, pathlib.Path(name)))
     for given in args.judge:
         _judge(made, folder, given)
@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _comparison(args: argparse.Namespace, folder: pathlib.Path) -> Comparison:
-    """The comparison of the candidates that are named; without any that of the folder."""
+    """The comparison of the named candidates; with none named, the folder's."""
     if not args.candidate:
         if idle := next((name for name in ("suite", "pairs", "seed") if getattr(args, name)), None):
             raise UserError(
@@ -100,7 +100,7 @@ def _comparison(args: argparse.Namespace, folder: pathlib.Path) -> Comparison:
 
 
 def _keep(made: Comparison, folder: pathlib.Path) -> None:
-    """Writes a comparison, and says what it is of."""
+    """Writes a comparison, and prints what it compares."""
     pairing.write(folder, made)
     names = ", ".join(made.candidates)
     print(f"{folder}: {len(made.pairs)} pairs of {len(made.prompts)} prompts ({names}), comparison {made.id}")
@@ -109,7 +109,7 @@ def _keep(made: Comparison, folder: pathlib.Path) -> None:
 
 
 def _in_order(found: list[Candidate], folder: pathlib.Path) -> list[Candidate]:
-    """The candidates in the order of the folder's comparison, where that has the same names: B A is A B again."""
+    """The candidates in the order of the folder's comparison if it has the same names: B A is the same as A B."""
     kept = pairing.read(folder).candidates if (folder / pairing.FILE).exists() else ()
     if {each.name for each in found} != {*kept}:
         return found
@@ -119,7 +119,7 @@ def _in_order(found: list[Candidate], folder: pathlib.Path) -> list[Candidate]:
 
 
 def _server(made: Comparison, folder: pathlib.Path, host: str, port: int) -> Any:
-    from flanx.web.server import Server  # noqa: PLC0415  (before `site`: it names the extra where that is missing)
+    from flanx.web.server import Server  # noqa: PLC0415  (before `site`: names the extra if missing)
 
     return Server(_routes(made, folder), host=host, port=port)
 
@@ -139,7 +139,7 @@ def _named(given: str) -> tuple[str, str]:
 
 
 def _judge(made: Comparison, folder: pathlib.Path, given: str) -> None:
-    """A checkpoint's ballots."""
+    """Adds a checkpoint's ballots."""
     from flanx import api  # noqa: PLC0415  (imports jax)
     from flanx.compare import judge  # noqa: PLC0415
 
@@ -163,7 +163,7 @@ def _judge(made: Comparison, folder: pathlib.Path, given: str) -> None:
 
 
 def _raters(made: Comparison, folder: pathlib.Path, some: bool) -> list[ballot.Rater]:
-    """Who rated; with `some` UserError where nobody did."""
+    """The raters; with `some`, raises UserError if there are none."""
     raters = ballot.read(folder, made)
     if not raters and some:
         raise UserError(
@@ -174,7 +174,7 @@ def _raters(made: Comparison, folder: pathlib.Path, some: bool) -> list[ballot.R
 
 
 def report(made: Comparison, folder: pathlib.Path, page: bool) -> None:
-    """Prints the results of all ballots and writes them; `page`: as a page with a figure, too."""
+    """Prints and writes the results of all ballots; `page`: also as a page with a figure."""
     raters = _raters(made, folder, page)
     if not raters:
         print("no ballots yet")

@@ -68,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Converts; 0 done, 1 written but not verified. Raises UserError for bad input."""
+    """Converts. 0: done; 1: written but not verified. Raises UserError for bad input."""
     if args.dest.startswith(hub.PREFIX):
         raise UserError(f"DEST '{args.dest}' is on the hub: convert to a folder, then `flanx push FOLDER {args.dest}`")
     if args.golden and not args.verify:
@@ -102,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def write_pairs(source: OpenCheckpoint, dest: Storage, args: argparse.Namespace) -> int:
-    """Writes the adapter of a run as a folder of PEFT, with its card. Raises UserError where SOURCE is none."""
+    """Writes a run's adapter as a PEFT folder, with its card. Raises UserError if SOURCE has no adapter."""
     if source.pairs is None:
         raise UserError(f"{source.given} is not an adapter, which --to peft writes; train one with runs/lora.gin")
     if dest.children():

@@ -26,7 +26,7 @@ from flanx.errors import UserError
 from flanx.settings import COUNT, flag, path_flag
 
 GOOD, NOTE, BAD = "ok", "note", "bad"
-# signs of an accelerator that need no jax: platform -> (device files, environment variables)
+# signs of an accelerator that can be checked without jax: platform -> (device files, environment variables)
 SIGNS = {
     "tpu": (("/dev/accel0",), ("TPU_WORKER_ID", "TPU_NAME")),
     "gpu": (("/dev/nvidia0",), ()),
@@ -38,20 +38,20 @@ GIVEN = {
     "store_dir": "a store to open",
 }
 MEMORY, RECIPE = "memory of the run", "gin files"
-CLOCK_S = 5.0  # by which clocks may differ: requests to buckets are signed with the time, and logs compare it
-# packages whose requirements hold an accelerator's libraries together, and the names of these
+CLOCK_S = 5.0  # maximum clock difference: requests to buckets are signed with the time, and logs compare it
+# packages whose requirements pin an accelerator's libraries, and the names of those extras
 HOLDERS = ("jax", "jaxlib", "jax-cuda12-plugin", "jax-cuda13-plugin", "jax-cuda12-pjrt", "jax-cuda13-pjrt")
 HELD = ("", "tpu", "cuda12", "cuda13", "with-cuda")  # their extras
-# of a CUDA release the oldest driver (docs.nvidia.com/deploy/cuda-compatibility: minor version compatibility)
+# oldest driver for a CUDA release (docs.nvidia.com/deploy/cuda-compatibility: minor version compatibility)
 DRIVERS = {"12": 525, "13": 580}
-TPU_DEVICES = ("/dev/accel*", "/dev/vfio/[0-9]*")  # how Linux shows the chips of a TPU VM
+TPU_DEVICES = ("/dev/accel*", "/dev/vfio/[0-9]*")  # device files of a TPU VM's chips on Linux
 DRIVER_FILE = "/proc/driver/nvidia/version"
-SPARE_GB = 5  # a run of the smallest sizes with its store and checkpoints
+SPARE_GB = 5  # enough for a run of the smallest sizes with its store and checkpoints
 
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """One line: the subject, its state (ok, note, bad), what was seen, and the repair of a bad one."""
+    """One line: the subject, its state (ok, note, bad), what was found, and how to fix a bad one."""
 
     subject: str
     state: str
@@ -71,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the findings; 1 where one is bad. Raises UserError for a path that is given and is not there."""
+    """Prints the findings; 1 if any is bad. Raises UserError for a given path that does not exist."""
     for given in GIVEN:
         path, what = getattr(args, given), "file" if given == "vocabulary" else "folder"
         is_there = os.path.exists if what == "file" else os.path.isdir
@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
         if not is_there(path):
             raise UserError(f"--{given}={path}: no such {what}; give one that is there")
     findings = [
-        *hosts(args),  # first: JAX joins processes before it looks at its devices
+        *hosts(args),  # first: JAX joins processes before it initializes devices
         *versions(),
         *libraries(),
         *devices(args.expect, args.devices),
@@ -96,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
     if args.gin_file:
         try:
             findings += planned(args.gin_file, args.bindings, [p for p in args.gin_search_paths.split(",") if p])
-        except (UserError, RuntimeError) as error:  # the latter where jax does not start; --json is JSON in any case
+        except (UserError, RuntimeError) as error:  # the latter if jax does not start; --json prints JSON in any case
             findings.append(Finding(RECIPE, BAD, str(error)))
     if args.json:
         print(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=1))
@@ -107,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def versions() -> Iterator[Finding]:
-    """Python, and every package that flanx requires, compared with its minimum version."""
+    """Checks Python and every package that flanx requires against their minimum versions."""
     yield Finding(
         "python", GOOD if sys.version_info >= (3, 11) else BAD, f"{platform.python_version()} (3.11 or newer)"
     )
@@ -130,8 +130,8 @@ def versions() -> Iterator[Finding]:
 
 
 def libraries() -> Iterator[Finding]:
-    """Whether the libraries of accelerators that are installed are those that jax and its plugins require, and whether
-    the driver takes them."""
+    """Whether the installed accelerator libraries are those that jax and its plugins require, and whether the driver
+    supports them."""
     from packaging.requirements import Requirement  # noqa: PLC0415  (tensorboard's)
 
     installed = {(each.metadata["Name"] or "").lower(): each.version for each in importlib.metadata.distributions()}
@@ -144,7 +144,7 @@ def libraries() -> Iterator[Finding]:
             is_of_it &= wanted.marker is None or any(wanted.marker.evaluate({"extra": each}) for each in HELD)
             if version and is_of_it and not wanted.specifier.contains(version, prereleases=True):
                 of = f"{holder} {installed[holder]} requires {wanted.name}{wanted.specifier}"
-                # away from a TPU libtpu is the compiler of `flanx plan`, which other versions are, too
+                # without a TPU, libtpu only serves as the compiler of `flanx plan`, for which other versions work too
                 state = NOTE if wanted.name == "libtpu" and not any(map(glob.glob, TPU_DEVICES)) else BAD
                 yield Finding(wanted.name, state, f"{version}, but {of}; pip install '{wanted.name}{wanted.specifier}'")
     releases = sorted({match[1] for name in found if (match := re.match(r"jax-cuda(\d+)-plugin", name))})
@@ -160,7 +160,7 @@ def libraries() -> Iterator[Finding]:
 
 
 def _driver() -> int | None:
-    """The first number of the NVIDIA driver's version."""
+    """The major version of the NVIDIA driver."""
     try:
         match = re.search(r"Kernel Module.*?\s(\d+)\.", pathlib.Path(DRIVER_FILE).read_text(encoding="utf-8"))
     except OSError:
@@ -169,7 +169,7 @@ def _driver() -> int | None:
 
 
 def hosts(args: argparse.Namespace) -> Iterator[Finding]:
-    """Where the command runs on several hosts, like a training: all there, same versions and devices, same time."""
+    """If the command runs on several hosts, like a training: all present, same versions and devices, clocks in sync."""
     if cluster.locate(args) is None:
         return
     try:
@@ -191,9 +191,9 @@ def hosts(args: argparse.Namespace) -> Iterator[Finding]:
 
 
 def hub_token() -> Finding:
-    """Whether there is a token of the Hugging Face hub, which is not shown."""
+    """Whether there is a Hugging Face hub token; it is not printed."""
     try:
-        from huggingface_hub import get_token  # noqa: PLC0415  (of an extra)
+        from huggingface_hub import get_token  # noqa: PLC0415  (an extra)
     except ImportError:
         return Finding("hub token", NOTE, "huggingface_hub is not installed: pip install 'flanx[hf]'")
     if get_token():
@@ -206,10 +206,10 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def devices(expected: str | None, count: int | None) -> Iterator[Finding]:
-    """What jax runs on. Bad where the machine has an accelerator, or one is expected, and jax does not use it."""
+    """What jax runs on. Bad if the machine has an accelerator, or one is expected, and jax does not use it."""
     there = [name for name, signs in SIGNS.items() if _shows(*signs)]
     try:
-        import jax  # noqa: PLC0415  (only once the packages are reported)
+        import jax  # noqa: PLC0415  (only after the packages are reported)
 
         found = jax.devices()
     except RuntimeError as error:  # a platform named in JAX_PLATFORMS that does not start
@@ -238,7 +238,7 @@ def _shows(files: tuple[str, ...], variables: tuple[str, ...]) -> bool:
 
 
 def _step(device: Any) -> Iterator[Finding]:
-    """A matrix product on the device, checked against its known value."""
+    """Runs a matrix product on the device and checks it against the known value."""
     import jax  # noqa: PLC0415  (see `devices`)
     import jax.numpy as jnp  # noqa: PLC0415
 
@@ -252,7 +252,7 @@ def _step(device: Any) -> Iterator[Finding]:
 
 
 def machine() -> Iterator[Finding]:
-    """Cores, memory, disk, whether the current folder can be written, and its file system's clock."""
+    """Cores, memory, disk, whether the current folder is writable, and its file system's clock."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     yield Finding("machine", GOOD, f"{platform.machine()}, {os.cpu_count()} cores, {memory:.0f} GB memory")
     free = shutil.disk_usage(".").free / 1e9
@@ -261,15 +261,15 @@ def machine() -> Iterator[Finding]:
     yield Finding(
         "this folder", GOOD if writable else BAD, "can be written" if writable else "cannot be written: OUT_DIR"
     )
-    if writable and (skew := _skew()) is not None:  # a full disk has been named
+    if writable and (skew := _skew()) is not None:  # a full disk has been reported
         ahead = f"{abs(skew):.0f} s {'ahead of' if skew > 0 else 'behind'} this machine's: set both by NTP"
         seen = "its file system's is this machine's" if abs(skew) <= CLOCK_S else f"its file system's is {ahead}"
         yield Finding("clock", GOOD if abs(skew) <= CLOCK_S else BAD, seen)
 
 
 def _skew() -> float | None:
-    """Seconds by which the clock of this folder's file system is ahead, as one on another machine may be; None where
-    no file can be made."""
+    """Seconds by which this folder's file system clock is ahead, as a remote one may be; None if no file can be
+    created."""
     try:
         with tempfile.NamedTemporaryFile(dir=".") as file:
             return os.stat(file.name).st_mtime - time.time()
@@ -278,8 +278,8 @@ def _skew() -> float | None:
 
 
 def planned(gin_files: Sequence[str], bindings: Sequence[str], search_paths: Sequence[str]) -> Iterator[Finding]:
-    """What a training of these gin files takes of each device, from shapes alone, as `flanx plan --estimate`, and of
-    the memory and disk that are free."""
+    """What training with these gin files needs on each device, estimated from shapes as in `flanx plan --estimate`, and
+    of free host memory and disk."""
     import jax  # noqa: PLC0415  (see `devices`)
 
     from flanx import trainable  # noqa: PLC0415
@@ -303,7 +303,7 @@ def planned(gin_files: Sequence[str], bindings: Sequence[str], search_paths: Seq
         seen += f"; {trainable.describe(run.trainer.patterns, jax.eval_shape(run.trainer.init).params)}"
     fits = cost.hbm <= has
     yield Finding(MEMORY, GOOD if fits else BAD, seen + ("" if fits else "; `flanx plan` says what it would fit"))
-    # a save copies the state to the host's memory; on a CPU all of the run is there
+    # a save copies the state to host memory; on a CPU the whole run is there
     local, is_cpu = jax.local_device_count(), found[0].platform == "cpu"
     copied = (cost.params + cost.optimizer) * local
     yield _room("free memory", copied + (cost.hbm * local if is_cpu else 0.0), _free_memory(), "the run and a save")
@@ -313,14 +313,14 @@ def planned(gin_files: Sequence[str], bindings: Sequence[str], search_paths: Seq
 
 
 def _disk(size: float, train_steps: int) -> Iterator[Finding]:
-    """Room for the checkpoints of a run, of `size` bytes each, in its folder where that is local."""
+    """Disk space for a run's checkpoints, of `size` bytes each, if its folder is local."""
     from flanx import config  # noqa: PLC0415  (gin)
     from flanx.checkpoint import SaveCheckpointConfig  # noqa: PLC0415  (jax)
     from flanx.plan.planned_run import TRAIN  # noqa: PLC0415
 
     kept = config.parameter(TRAIN, "checkpoints") or SaveCheckpointConfig()
     folder: str | None = None
-    with contextlib.suppress(UserError):  # it needs none to be planned
+    with contextlib.suppress(UserError):  # planning does not require one
         folder = config.parameter(TRAIN, "model_dir")
     if not isinstance(folder, str) or "://" in folder:
         return
@@ -328,7 +328,7 @@ def _disk(size: float, train_steps: int) -> Iterator[Finding]:
     for_good = train_steps // kept.keep_period if kept.keep_period else 0
     path = pathlib.Path(folder).absolute()
     there = next(each for each in (path, *path.parents) if each.exists())
-    what = f"{newest + for_good + 1:,} checkpoints in {there}"  # a new one is whole before an old one goes
+    what = f"{newest + for_good + 1:,} checkpoints in {there}"  # a new one is complete before an old one is deleted
     yield _room("free disk", size * (newest + for_good + 1), float(shutil.disk_usage(there).free), what)
 
 
@@ -338,7 +338,7 @@ def _room(subject: str, needs: float, has: float, what: str) -> Finding:
 
 
 def _free_memory() -> float:
-    """Bytes that programs may take without swapping."""
+    """Bytes that programs can allocate without swapping."""
     try:
         match = re.search(r"MemAvailable:\s+(\d+) kB", pathlib.Path("/proc/meminfo").read_text(encoding="utf-8"))
     except OSError:
@@ -347,13 +347,13 @@ def _free_memory() -> float:
 
 
 def _memory(device: Any, count: int) -> float:
-    """Bytes that each of `count` devices may use: its own, or a part of the machine's, as on a CPU."""
+    """Bytes that each of `count` devices may use: its own memory, or a share of the machine's, as on a CPU."""
     own = (device.memory_stats() or {}).get("bytes_limit")
     return own or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / count
 
 
 def data(folder: str | None, vocabulary_name: str | None, store_dir: str | None) -> Iterator[Finding]:
-    """The data folder, the vocabulary, the store; each only where it is given."""
+    """The data folder, the vocabulary and the store, each only if given."""
     if folder is None:
         yield Finding("data", NOTE, "no folder given (--data_dir or FLANX_DATA_DIR); the demo needs none")
     else:

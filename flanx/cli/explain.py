@@ -17,13 +17,13 @@ from flanx.errors import UserError, nearest
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """A macro or a parameter, as the files and bindings of the newest `parse` leave it.
+    """A macro or a parameter, as set by the files and bindings of the latest `parse`.
 
     Attributes:
       value: as written, macros resolved.
-      locations: [(file and line, value as written there)], in order; the last holds. Empty: the parameter's default.
+      locations: [(file and line, value as written there)], in order; the last one wins. Empty: the parameter's default.
       uses: what refers to the macro.
-      annotation, meaning: the parameter's type and its line in the docstring; of a macro, the comment in its line.
+      annotation, meaning: the parameter's type and its line in the docstring; for a macro, the comment on its line.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Setting:
 
 
 def read_settings() -> dict[str, Setting]:
-    """Every macro, and every parameter of every function that the newest `parse` binds, by name."""
+    """Every macro, and every parameter of every function bound by the latest `parse`, by name."""
     scan, settings = config.last_scan(), {}
     for macro in scan.defined:
         locations = scan.bound[macro]
@@ -54,14 +54,14 @@ def read_settings() -> dict[str, Setting]:
 
 
 def _names(key: str, full: str) -> bool:
-    """Whether the key of a binding, scope aside, is the parameter `full` or the end of its name."""
+    """Whether a binding's key, ignoring scope, is the parameter `full` or a suffix of its name."""
     return f".{full}".endswith("." + key.rpartition("/")[2])
 
 
 def _resolved(text: str) -> str:
-    """A value with the macros in it replaced by theirs, as far as they have one."""
+    """A value with its macros replaced by their values, if they have one."""
     bound = {macro: rows[-1][1] for macro, rows in config.last_scan().bound.items()}
-    for _ in range(8):  # macros of macros; gin itself refuses circles
+    for _ in range(8):  # nested macros; gin itself rejects cycles
         text, changed = re.subn(r"%(\w+)", lambda m: bound.get(m[1], m[0]), text)
         if not changed:
             break
@@ -69,7 +69,7 @@ def _resolved(text: str) -> str:
 
 
 def _comment(locations: Sequence[tuple[str, str]]) -> str:
-    """The comment at the end of the first of the lines that has one."""
+    """The trailing comment of the first line that has one."""
     for location, _ in locations:
         path, _, line = location.rpartition(":")
         if path and line.isdigit():
@@ -80,7 +80,7 @@ def _comment(locations: Sequence[tuple[str, str]]) -> str:
 
 
 def _parameter_docs(text: str) -> dict[str, str]:
-    """The lines of a docstring's Args or Attributes by name."""
+    """The entries of a docstring's Args or Attributes, by name."""
     found: dict[str, str] = {}
     names: list[str] = []
     for line in text.partition("Args:")[2].splitlines() or text.partition("Attributes:")[2].splitlines():
@@ -108,7 +108,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints every setting, or all that is known of those whose name ends in `args.name`."""
+    """Prints every setting, or the details of those whose name ends in `args.name`."""
     parse_gin(args, whole=False)
     every = read_settings()
     chosen = pick(every, args.name) if args.name else {n: s for n, s in every.items() if s.locations}
@@ -116,7 +116,7 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps({name: dataclasses.asdict(setting) for name, setting in chosen.items()}, indent=1))
     elif args.name:
         print("\n\n".join(map(paragraph, chosen.values())))
-    else:  # the locations in flanx's gin folder are printed as `--gin_file` takes them
+    else:  # locations in flanx's gin folder are printed as `--gin_file` accepts them
         home = f"{config.gin_folder()}/"
         rows = [(s.name, s.value, s.locations[-1][0].removeprefix(home)) for s in chosen.values()]
         print_table(("name", "value", "set by"), rows, left=("value", "set by"))
@@ -124,7 +124,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def pick(every: Mapping[str, Setting], name: str) -> dict[str, Setting]:
-    """The settings of that name, those whose name ends in it, or those of the function of that name."""
+    """The settings with this name, those whose name ends in it, or those of the function with this name."""
     wanted = name.removeprefix("%").removeprefix("flanx.")
     ends = {n: s for n, s in every.items() if n == wanted or n.endswith(f".{wanted}")}
     found = ends or {n: s for n, s in every.items() if f".{n}".rpartition(".")[0].endswith(f".{wanted}")}

@@ -20,7 +20,7 @@ from flanx.settings import COUNT, RANGES, Range, flag, path_flag, text_flag
 
 LENGTHS = {"inputs": 512, "targets": 128}
 SHARE = Range(0, 1, open_low=True, open_high=True)
-ASKED = "finetune.json"  # in the folder: what the task was made of
+ASKED = "finetune.json"  # in the folder: what the task was made from
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,8 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the commands; the status of the first that fails."""
-    from flanx import config  # noqa: PLC0415  (imports gin, which `flanx --help` does without)
+    """Runs the commands; returns the status of the first that fails."""
+    from flanx import config  # noqa: PLC0415  (imports gin, which `flanx --help` does not need)
     from flanx.data import vocabulary as vocabularies  # noqa: PLC0415
 
     bound = short_form.of_checkpoint(args.checkpoint, args.vocabulary)
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     )
     of_run |= {name: value for name, value in more if value is not None}
     gin_files = ["runs/train.gin", *(["runs/lora.gin"] if args.lora else []), *args.gin_file]
-    config.parse(gin_files, _bindings(of_run) + args.bindings)  # what training refuses, before a task is made
+    config.parse(gin_files, _bindings(of_run) + args.bindings)  # rejects what training would, before creating a task
     config.value("MODEL")
     vocabularies.load(bound["VOCABULARY"])
     add = ["tasks", "add", str(data), f"--inputs={args.inputs}", f"--targets={args.targets}", f"--output={tables}"]
@@ -112,7 +112,7 @@ def _asked(data: pathlib.Path, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _of_same_data(folder: pathlib.Path, data: pathlib.Path, args: argparse.Namespace) -> bool:
-    """Whether the folder has the task already. Raises UserError where it has that of other data."""
+    """Whether the folder already has the task. Raises UserError if it has one for other data."""
     recorded = files.read_json(folder / ASKED)
     asked = _asked(data, args)
     optional = {"sha256"}  # an earlier version did not record it
@@ -127,7 +127,7 @@ def _of_same_data(folder: pathlib.Path, data: pathlib.Path, args: argparse.Names
 
 
 def _train_steps(checkpoint: str, steps: int) -> int:
-    """TRAIN_STEPS of so many steps of its own: it counts a parent's where it is above them."""
+    """TRAIN_STEPS for `steps` steps of finetuning: a value above the parent's steps includes those."""
     from flanx import convert  # noqa: PLC0415  (jax)
 
     parents = convert.open_checkpoint(checkpoint, optimizer=False).step
@@ -135,7 +135,7 @@ def _train_steps(checkpoint: str, steps: int) -> int:
 
 
 def _call(command: str, gin_files: list[str], bound: dict[str, Any], extra: list[str]) -> int:
-    """A command of gin files and bindings."""
+    """Runs a command with gin files and bindings."""
     bindings = _bindings(bound)
     bindings += extra if command == "train" else []
     return _run([*command.split(), *short_form.arguments(gin_files, bindings)])

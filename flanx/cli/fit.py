@@ -17,7 +17,7 @@ from flanx.sweep import figures, forecast, law_cells, law_figures, law_section, 
 from flanx.sweep.law_cells import LOSS
 from flanx.sweep.state import State
 
-FEWEST_DRAWS = Range(40, 2**31 - 1)  # of which one lies beyond each end of a 95% interval
+FEWEST_DRAWS = Range(40, 2**31 - 1)  # so that one lies beyond each end of a 95% interval
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,7 +59,7 @@ def _sweep(text: str) -> str:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the laws and predictions, and writes predictions.json and figures where it has a folder."""
+    """Prints the laws and predictions, and writes predictions.json and figures if given a folder."""
     figures.expect_matplotlib()
     _expect_different(args.sweep)
     grids = [_read(name) for name in args.sweep]
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     folder = local_folder(out) if out else None
     before = 0
     if folder:
-        before = len(prediction.read(folder / prediction.FILE))  # refuses one that was changed, before any work
+        before = len(prediction.read(folder / prediction.FILE))  # rejects a modified file before doing any work
     labels = {key: value for grid in grids for key, value in grid.labels.items()}
     targets = [parse_target(text, labels) for text in args.predict or ()]
     over = [name.strip() for name in args.over.split(",")] if args.over else None
@@ -104,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _expect_different(names: Sequence[str]) -> None:
-    """Raises UserError for a sweep that is given twice: its cells would count twice, and seem surer than they are."""
+    """Raises UserError for a duplicate sweep: its cells would count twice and appear more certain than they are."""
     seen: set[str] = set()
     for name in names:
         place = name if _is_published(name) else os.path.realpath(name)
@@ -114,8 +114,8 @@ def _expect_different(names: Sequence[str]) -> None:
 
 
 class _Grid:
-    """The cells of one sweep or table, {score: cells}, the chance of each score, which may be below 0, and what labels
-    stand for."""
+    """The cells of one sweep or table, {score: cells}, each score's chance level, which may be below 0, and the meaning
+    of labels."""
 
     def __init__(self, cells: Mapping[str, list[Cell]], chance: Mapping[str, float]) -> None:
         self.cells, self.chance = cells, chance
@@ -128,7 +128,7 @@ def _is_published(name: str) -> bool:
 
 
 def _read(name: str) -> _Grid:
-    """The cells of a sweep's folder or of published scores."""
+    """The cells of a sweep folder or of published scores."""
     if _is_published(name):
         found = published_cell.cells(name)
         grid = _Grid(found, {score: published_cell.chance(score) for score in found})
@@ -146,7 +146,7 @@ def _read(name: str) -> _Grid:
 
 
 def _chosen(scores: str | None, grids: Sequence[_Grid]) -> list[str]:
-    """The scores that are fitted: those asked for, or all."""
+    """The scores to fit: those requested, or all."""
     known = list(dict.fromkeys(score for grid in grids for score in grid.cells))
     if not known:
         raise UserError("nothing to fit: no run of the sweep has a score")
@@ -163,7 +163,7 @@ def _joined(grids: Sequence[_Grid], scores: Sequence[str]) -> dict[str, list[Cel
 
 
 def _wanted(law: Law, cells: Sequence[Cell], targets: Sequence[Mapping[str, float]]) -> list[Cell]:
-    """The cells to predict: the targets, by their name in the sweep where they are of it; else those not run."""
+    """The cells to predict: the targets, under their name in the sweep if they are part of it; else those not run."""
     if not targets:
         return law_section.open_cells(cells, law)
     wanted = []

@@ -45,17 +45,17 @@ def add_gin_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def file_of(what: str) -> str:
-    """The gin file of a recipe's name, or the file itself. Raises UserError with the nearest name."""
+    """The gin file for a recipe name, or the file itself. Raises UserError suggesting the nearest name."""
     if what.endswith(".gin"):
         return what
-    from flanx.sweep.published_recipes import find  # noqa: PLC0415  (read only for a recipe's name)
+    from flanx.sweep.published_recipes import find  # noqa: PLC0415  (only needed for recipe names)
 
     return find(what).gin
 
 
 def repair(parser: argparse.ArgumentParser, message: str) -> str:
-    """How a command that takes gin files is given the recipe or file that was typed without a flag; "" of any other
-    error of its command line."""
+    """How to pass the recipe or file that was typed without a flag to a command that takes gin files; "" for any other
+    command line error."""
     words = message.partition("unrecognized arguments: ")[2].split()
     if not words or "--gin_file" not in parser.format_usage():
         return ""
@@ -65,8 +65,8 @@ def repair(parser: argparse.ArgumentParser, message: str) -> str:
 
 
 def describe_macros(parser: argparse.ArgumentParser, name: str) -> None:
-    """Adds to the help of a command the macros of its gin file `name`, with defaults, and flanx's other gin files."""
-    from flanx import config  # noqa: PLC0415  (import gin, which other commands' help does without)
+    """Adds the macros of gin file `name`, with defaults, and flanx's other gin files to a command's help."""
+    from flanx import config  # noqa: PLC0415  (imports gin, not needed for other commands' help)
 
     folder = config.gin_folder()
     macros = re.findall(
@@ -87,7 +87,7 @@ def describe_macros(parser: argparse.ArgumentParser, name: str) -> None:
 
 def parse_gin(args: argparse.Namespace, whole: bool = True) -> None:
     """Binds the gin files and bindings of `args`; see `flanx.config.parse`."""
-    from flanx import config, gin_files  # noqa: PLC0415  (import gin, which `flanx --help` does without)
+    from flanx import config, gin_files  # noqa: PLC0415  (imports gin, which `flanx --help` does not need)
 
     if args.imports:
         gin_files.allow_imports(args.imports)

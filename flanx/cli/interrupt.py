@@ -5,11 +5,11 @@ import signal
 import threading
 import types
 
-PERIOD = 0.05  # seconds until it is tried again
+PERIOD = 0.05  # seconds between attempts
 
 
 def defer() -> None:
-    """Makes it so, where nobody handles Ctrl-C in another way."""
+    """Defers Ctrl-C, unless it is already handled differently."""
     is_main = threading.current_thread() is threading.main_thread()
     if is_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _handle)

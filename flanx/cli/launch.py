@@ -33,7 +33,7 @@ BACKENDS: dict[str, type[Backend]] = {
     "slurm": slurm.Slurm,
     "local": local.Local,
 }
-RUNS = {"train": "MODEL_DIR", "evaluate": "OUTPUT_DIR", "infer": "INFER_OUTPUT_DIR"}  # commands, their folders' macros
+RUNS = {"train": "MODEL_DIR", "evaluate": "OUTPUT_DIR", "infer": "INFER_OUTPUT_DIR"}  # command -> macro of its folder
 QUESTIONS = ("status", "logs", "stop", "list")
 
 
@@ -84,7 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Launches, or answers a question. The exit status of a launch is the run's."""
+    """Launches a run, or answers a query. The exit status of a launch is the run's."""
     if args.program in QUESTIONS:
         return {"status": status, "logs": logs, "stop": stop, "list": list_}[args.program](args)
     if args.program not in BACKENDS:
@@ -106,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def is_sweep(args: argparse.Namespace) -> bool:
-    """Whether the gin files bind a sweep, by their own text or by what they include."""
+    """Whether the gin files bind a sweep, directly or through includes."""
     if args.what in RUNS:
         return False
     folders = [path for path in args.gin_search_paths.split(",") if path]
@@ -127,7 +127,7 @@ def gin_folder() -> pathlib.Path:
 
 
 def launch(args: argparse.Namespace) -> int:
-    """Launches one run, after saying what that means and asking."""
+    """Launches one run, after printing the plan and asking for confirmation."""
     job, planned = make_job(args)
     kind = BACKENDS["jobset" if args.program == "xpk" and args.without_xpk else args.program]
     backend = kind(job)
@@ -155,7 +155,7 @@ def launch(args: argparse.Namespace) -> int:
 
 
 def make_job(args: argparse.Namespace) -> tuple[Job, str]:
-    """(The job of the flags, its plan in words). Raises UserError for everything that can be known to be wrong."""
+    """(The job given by the flags, its plan in words). Raises UserError for every error detectable upfront."""
     command = args.what if args.what in RUNS else "train"
     topology = hardware.parse(args.topology) if args.topology else None
     if topology and args.slices > 1:
@@ -194,7 +194,7 @@ def make_job(args: argparse.Namespace) -> tuple[Job, str]:
 
 
 def default_name(args: argparse.Namespace) -> str:
-    """A name made of the last gin file."""
+    """A name derived from the last gin file."""
     stem = pathlib.PurePath(args.gin_file[-1] if args.gin_file else args.what).stem
     return re.sub(r"[^a-z0-9]+", "-", f"flanx-{stem}".lower())[:40].strip("-")
 
@@ -209,7 +209,7 @@ def image_commands(args: argparse.Namespace, backend: Backend) -> Sequence[Seque
 
 
 def print_plan(backend: Backend, planned: str, built: Sequence[Sequence[str]]) -> None:
-    """Prints exactly what will be done."""
+    """Prints exactly what will happen."""
     job = backend.job
     where = f"{job.topology.name}: {job.topology.chips} chips on {job.topology.hosts} hosts" if job.topology else ""
     print(f"{job.name}: {where or f'{job.processes} processes'}{', spot' if job.spot else ''}")
@@ -235,7 +235,7 @@ def print_plan(backend: Backend, planned: str, built: Sequence[Sequence[str]]) -
 
 
 def confirm() -> None:
-    """Asks before spending. Raises UserError for anything but yes, and where nobody can be asked."""
+    """Asks before spending money. Raises UserError for anything but yes, and if nobody can be asked."""
     if not sys.stdin.isatty():
         raise UserError("there is nobody to ask here: give --yes to continue, or --dry_run to look only")
     if input("continue? [y/N] ").strip().lower() not in ("y", "yes"):
@@ -246,7 +246,7 @@ def confirm() -> None:
 
 
 def launch_sweep(args: argparse.Namespace) -> int:
-    """A sweep as an array, --jobs at once: `flanx sweep` keeps its order and state, and launches each point."""
+    """Launches a sweep as an array, --jobs at a time: `flanx sweep` manages order and state and launches each point."""
     check_sweep_folder(args)
     words = [f"--gin_file={file}" for file in args.gin_file]
     words += [f"--gin_search_paths={args.gin_search_paths}"] if args.gin_search_paths else []
@@ -281,7 +281,7 @@ def launch_sweep(args: argparse.Namespace) -> int:
 
 
 def point_flags(args: argparse.Namespace) -> list[str]:
-    """The words of `flanx launch` that each point gets: all but the gin flags and the sweep's own."""
+    """The `flanx launch` arguments passed to each point: all but the gin flags and the sweep's own."""
     flags = [args.program]
     for name in ("topology", "target", "targets", "wheel", "folder", *KEYS):
         value = getattr(args, name)
@@ -292,8 +292,8 @@ def point_flags(args: argparse.Namespace) -> list[str]:
 
 
 def check_sweep_folder(args: argparse.Namespace) -> None:
-    """Raises UserError for a folder that holds a sweep which this version cannot read."""
-    from flanx.sweep.grid import GIN, RECORD, RUNS, recorded  # noqa: PLC0415  (read only for a sweep)
+    """Raises UserError for a folder with a sweep that this version cannot read."""
+    from flanx.sweep.grid import GIN, RECORD, RUNS, recorded  # noqa: PLC0415  (only needed for a sweep)
 
     where = estimate.sweep_folder(args.gin_file, args.bindings, args.gin_search_paths.split(","))
     with tempfile.TemporaryDirectory() as copy:
@@ -316,11 +316,11 @@ def check_sweep_folder(args: argparse.Namespace) -> None:
                 ) from error
 
 
-# ---- questions -------------------------------------------------------------------------------------------------------
+# ---- queries ---------------------------------------------------------------------------------------------------------
 
 
 def records(folder: str) -> tuple[list[Record], list[UserError]]:
-    """All launches of a folder, and what is wrong with the records that cannot be read."""
+    """All launches in a folder, and the errors of unreadable records."""
     found, wrong = [], []
     for name in record.names(folder):
         try:
@@ -331,14 +331,14 @@ def records(folder: str) -> tuple[list[Record], list[UserError]]:
 
 
 def named(args: argparse.Namespace) -> Record:
-    """The launch that the command line names."""
+    """The launch named on the command line."""
     if not args.what:
         raise UserError(f"flanx launch {args.program} NAME; `flanx launch list` prints the names")
     return record.find(args.folder, args.what)
 
 
 def list_(args: argparse.Namespace) -> int:
-    """Prints all launches, by their records; 1 where one cannot be read, which is named."""
+    """Prints all launches from their records; 1 if one cannot be read, naming it."""
     found, wrong = records(args.folder)
     for error in wrong:
         print(f"flanx: {error}", file=sys.stderr)
@@ -357,7 +357,7 @@ def list_(args: argparse.Namespace) -> int:
 
 
 def status(args: argparse.Namespace) -> int:
-    """Asks the service and prints the state; 1 where it has failed or something is left behind."""
+    """Queries the service and prints the state; 1 if it has failed or something is left behind."""
     each = named(args)
     state, text = None, each.text
     if each.stage in (MADE, LEFT) and each.questions:
@@ -376,7 +376,7 @@ def status(args: argparse.Namespace) -> int:
 
 
 def logs(args: argparse.Namespace) -> int:
-    """Prints what the hosts said: of a launch that the service keeps from there, of another from its files."""
+    """Prints the hosts' logs: from the service if it keeps them, else from the launch's files."""
     each = named(args)
     if each.logs and each.stage == MADE:
         streams = program.Streams({"": each.logs[0]}, each.folder / "logs")
@@ -394,7 +394,7 @@ def logs(args: argparse.Namespace) -> int:
 
 
 def stop(args: argparse.Namespace) -> int:
-    """Ends a launch and gives its hosts back."""
+    """Ends a launch and releases its hosts."""
     each = named(args)
     if each.stage == ENDED:
         print(f"{each.name}: ended already")

@@ -23,14 +23,14 @@ from flanx.errors import Preempted, UserError, nearest
 
 
 class Command(NamedTuple):
-    """A subcommand: a module of flanx.cli with add_arguments(parser) and run(args) -> exit status, or one call of a
-    function bound by gin, with the macro that names its output folder."""
+    """A subcommand: a module of flanx.cli with add_arguments(parser) and run(args) -> exit status, or a single call of
+    a gin-bound function, with the macro that names its output folder."""
 
     summary: str
     function: str = ""  # "module:function"
     folder: str = ""  # macro
-    computes: bool = False  # whether it may keep the CPU busy for long
-    binds: bool = True  # whether it takes --gin.NAME=VALUE
+    computes: bool = False  # whether it may keep the CPU busy for a long time
+    binds: bool = True  # whether it accepts --gin.NAME=VALUE
 
 
 ISSUES = "https://github.com/flanx/flanx/issues"
@@ -104,17 +104,17 @@ COMMANDS = {
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse's parser, whose errors are one line."""
+    """argparse's parser with one-line errors."""
 
     def error(self, message: str) -> NoReturn:
-        """Ends the program with status 2."""
+        """Exits the program with status 2."""
         line = " ".join(message.split())[:600]
         repair = gin_flags.repair(self, line) or f"`{self.prog} --help` lists what it takes"
         self.exit(2, f"{self.prog}: {line}; {repair}\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; its exit status is 0 done, 1 some part failed, 2 bad input, 75 preempted and saved."""
+    """Runs one command. Exit status: 0 done, 1 some part failed, 2 bad input, 75 preempted and saved."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = Parser(prog="flanx", description=flanx.__doc__)
     parser.add_argument("--version", action="version", version=flanx.__version__)
@@ -165,7 +165,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _bindings(name: str, arguments: Sequence[str]) -> list[str]:
-    """The "NAME=VALUE" of --gin flags. Raises UserError where the command takes none."""
+    """The "NAME=VALUE" of --gin flags. Raises UserError if the command accepts none."""
     found = [a.removeprefix("--gin.") for a in arguments if a.startswith("--gin.")]
     if found and not COMMANDS[name].binds:
         raise UserError(f"--gin.{found[0][:100]}: this command takes no gin bindings; leave it out")
@@ -173,7 +173,7 @@ def _bindings(name: str, arguments: Sequence[str]) -> list[str]:
 
 
 def describe(error: Exception) -> tuple[int, str]:
-    """(exit status, message of one to five lines) of an error that ends a command."""
+    """(exit status, message of one to five lines) for an error that ends a command."""
     if isinstance(error, Preempted):
         return 75, str(error)
     if isinstance(error, UserError):
@@ -185,7 +185,7 @@ def describe(error: Exception) -> tuple[int, str]:
         )
         what = f"{os.strerror(error.errno)}{REPAIRS.get(error.errno, '')}"
         return (1 if error.errno in OF_THE_MACHINE else 2), f"{paths[:300]}: {what}" if paths else what
-    for number in OF_THE_MACHINE:  # in the error of a library
+    for number in OF_THE_MACHINE:  # as they appear in library errors
         if os.strerror(number) in str(error):
             return 1, f"{os.strerror(number)}{REPAIRS.get(number, '')} ({text[:150]})"
     if isinstance(error, RuntimeError) and "home directory" in text:  # pathlib's
@@ -206,30 +206,30 @@ def _kind(error: Exception) -> str:
 
 
 def entry() -> None:
-    """The program: `main`, then the end of the process at once; a closed pipe (`| head`) ends it quietly.
+    """The program's entry point: runs `main`, then exits at once; a closed pipe (`| head`) ends it quietly.
 
-    Threads of the checkpoint writer's C++ may still hold a callback; one that wakes while Python shuts down aborts the
+    C++ threads of the checkpoint writer may still hold a callback; one that wakes while Python shuts down aborts the
     process (status 134) after all work is done. Everything of ours is closed by then.
     """
     if sys.argv[1:2] and sys.argv[1] in COMMANDS and COMMANDS[sys.argv[1]].computes:
         malloc.keep_freed_memory()
         if COMMANDS[sys.argv[1]].function:
-            gc.disable()  # until `run_call` has imported its modules, none of which is garbage
+            gc.disable()  # until `run_call` has imported its modules: imports create no garbage
     status: int | str | None
     try:
         try:
             status = main()
-        except SystemExit as end:  # argparse's, after --help or a wrong flag
+        except SystemExit as end:  # from argparse, after --help or an invalid flag
             status = end.code
-        for stream in filter(None, (sys.stdout, sys.stderr)):  # None: closed before the start
+        for stream in filter(None, (sys.stdout, sys.stderr)):  # None: closed before startup
             stream.flush()
-    except KeyboardInterrupt:  # before a command began, while modules are imported and flags are read
+    except KeyboardInterrupt:  # before a command has begun: while importing modules and parsing flags
         with contextlib.suppress(OSError, AttributeError):
             print("flanx: interrupted", file=sys.stderr, flush=True)
         status = 130
     except BrokenPipeError:
-        status = 128 + signal.SIGPIPE  # as of a program that the signal ends
-    except OSError as error:  # the standard output's: a full disk
+        status = 128 + signal.SIGPIPE  # as for a program killed by the signal
+    except OSError as error:  # from standard output: a full disk
         with contextlib.suppress(OSError, AttributeError):
             print(f"flanx: standard output: {error.strerror}", file=sys.stderr, flush=True)
         status = 1
@@ -237,12 +237,12 @@ def entry() -> None:
 
 
 def run_call(command: Command, args: argparse.Namespace) -> int:
-    """A command that is one call: binds gin, writes the config to the output folder, calls."""
-    from flanx import bucket, config  # noqa: PLC0415  (imports gin, which `flanx --help` does without)
+    """Runs a command that is a single call: parses gin, writes the config to the output folder, calls the function."""
+    from flanx import bucket, config  # noqa: PLC0415  (imports gin, which `flanx --help` does not need)
 
     gin_flags.parse_gin(args)
     if not gc.isenabled():
-        gc.freeze()  # a collection while a program is traced does not look at what was imported: a tenth of the start
+        gc.freeze()  # keeps collections during tracing from scanning imported objects: a tenth of the startup time
         gc.enable()
     module, _, function = command.function.partition(":")
     with cluster.joined(args, config.text()), bucket.opened(config.value(command.folder)):

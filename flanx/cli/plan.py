@@ -91,14 +91,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def search_paths(args: argparse.Namespace) -> list[str]:
-    """The folders of --gin_search_paths."""
+    """The folders in --gin_search_paths."""
     return [path for path in args.gin_search_paths.split(",") if path]
 
 
 def compile_layout(
     args: argparse.Namespace, files: Sequence[str], topology: Topology, layout: MeshLayout
 ) -> tpu_compile.CompilerReport:
-    """One compilation in a child process, announced on standard error."""
+    """Compiles one layout in a child process, announced on standard error."""
     if not args.json:
         print(f"compiling {topology.name}: {layout.name} ...", file=sys.stderr, flush=True)
     request = {
@@ -113,7 +113,7 @@ def compile_layout(
 
 
 def notes_on(result: SearchResult, is_tpu: bool, estimate: bool, compiles: bool, is_scanned: bool) -> list[str]:
-    """What a reader should know about how the plans were made."""
+    """Notes for the reader on how the plans were made."""
     notes = [f"{failure}; left out" for failure in result.failures]
     if not is_tpu:
         notes.append("GPUs are planned from shapes alone: memory within about a third, times at published peaks")
@@ -129,7 +129,7 @@ def notes_on(result: SearchResult, is_tpu: bool, estimate: bool, compiles: bool,
 
 
 def trained(planned: PlannedRun) -> str | None:
-    """A line of what is trained; None where it is all."""
+    """A line on what is trained; None if everything is."""
     patterns, scanned = planned.trainer.patterns, planned.scanned()
     return trainable.describe(patterns, jax.eval_shape(scanned.trainer.init).params) if patterns else None
 
@@ -163,12 +163,12 @@ def as_json(planned: PlannedRun, plan: Plan) -> dict[str, Any]:
 
 
 def mfu(planned: PlannedRun, plan: Plan) -> float:
-    """Model FLOPs utilisation: model FLOPs over what the chips could compute in the step's time."""
+    """Model FLOPs utilization: model FLOPs over the chips' peak FLOPs in the step time."""
     return planned.flops_per_step / (plan.seconds * plan.topology.chips * plan.topology.chip.flops)
 
 
 def print_plan(planned: PlannedRun, plans: Sequence[Plan], notes: Sequence[str]) -> None:
-    """Prints the table of layouts, then what the chosen one comes to."""
+    """Prints the table of layouts, then the details of the chosen one."""
     first = plans[0]
     chip = first.topology.chip
     print(

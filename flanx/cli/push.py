@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Sends, or says what it would. Raises UserError for what is not a whole export, and where the hub refuses."""
+    """Uploads, or prints what it would upload. Raises UserError for an incomplete export, and if the hub refuses."""
     folder, (name, _) = pathlib.Path(args.folder), hub.split(args.name)
     found = hub.sendable(folder)
     expect_whole(folder, args.yes)
@@ -32,13 +32,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def expect_whole(folder: pathlib.Path, all_of_it: bool) -> None:
-    """Raises UserError where a file of the model cannot be read; with `all_of_it` also where its parameters are not
-    those that `flanx convert` recorded."""
-    from flanx.convert import formats, peft  # noqa: PLC0415  (jax, which `flanx push --help` does without)
+    """Raises UserError if a file of the model cannot be read; with `all_of_it` also if its parameters differ from those
+    that `flanx convert` recorded."""
+    from flanx.convert import formats, peft  # noqa: PLC0415  (jax, which `flanx push --help` does not need)
     from flanx.convert.lazy_tensor import fingerprint  # noqa: PLC0415
 
     storage = open_storage(folder)
-    if hub.ADAPTER in storage.children():  # its base need not be here
+    if hub.ADAPTER in storage.children():  # its base need not be local
         peft.read(storage)
         return
     source = formats.open_checkpoint(folder, optimizer=False)

@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Writes the reports of sweeps or of training runs, and prints the table of runs with scores."""
+    """Writes reports of sweeps or training runs, and prints the table of runs with scores."""
     with bucket.copied(args.run) as names:
         if files.mirrors and len(names) > 1 and not args.output and curves.is_run(names[0]):
             raise UserError("runs in buckets have no folder that holds them all: add --output FOLDER for their page")

@@ -69,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Walks the road, or prints it; the exit status of the command that failed."""
+    """Runs the stages, or prints them; returns the exit status of a failed command."""
     row = published(args.recipe, args.gin_file)
     folder = pathlib.Path(args.folder or f"out/reproduce/{row.name}{'_rehearsal' * args.rehearse}").absolute()
     if args.rehearse:
@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
         environment = rehearsal.environment(folder)
     else:
         asked, environment = real(args, row, folder), {}
-    os.environ.update(environment)  # of this process, too: the settings of stages are read here
+    os.environ.update(environment)  # also for this process: it reads the stages' settings
     road = Road(folder, stages(asked), environment)
     road.check(args.skip, args.redo or "")
     if args.dry_run:
@@ -93,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def refuse_real(args: argparse.Namespace) -> None:
-    """Raises UserError for flags that say where a real run goes."""
+    """Raises UserError for flags that set where a real run goes."""
     for name in ("target", "program", "place", "topology", "data_dir", "verify", "allow_missing", "spot"):
         if getattr(args, name):
             raise UserError(f"--rehearse runs on this machine with its own data: leave --{name} out")
@@ -103,7 +103,7 @@ def refuse_real(args: argparse.Namespace) -> None:
 
 
 def real(args: argparse.Namespace, row: Row, folder: pathlib.Path) -> Reproduction:
-    """What the flags ask for. Raises UserError where hosts of a cluster would not see the folders."""
+    """The reproduction that the flags ask for. Raises UserError if cluster hosts would not see the folders."""
     target = read(args.targets, args.target, {}) if args.target else Target()
     program = args.program or next((name for key, name in PROGRAMS.items() if getattr(target, key)), "local")
     place = args.place or (
@@ -111,7 +111,7 @@ def real(args: argparse.Namespace, row: Row, folder: pathlib.Path) -> Reproducti
     )
     if "://" in place and not re.match(r"(gs|s3)://[^/]", place):
         raise UserError(f"--place={place}: give gs://BUCKET/FOLDER, s3://BUCKET/FOLDER, or a folder of this machine")
-    place = place.rstrip("/") if "://" in place else os.path.abspath(place)  # as it is found from any folder
+    place = place.rstrip("/") if "://" in place else os.path.abspath(place)  # valid from any working directory
     if program in ("xpk", "jobset", "tpu-vm", "skypilot") and not is_url(place):
         raise UserError(
             f"hosts of {program} do not see {place}: give --place=gs://BUCKET/FOLDER, or a bucket in the target "

@@ -13,7 +13,7 @@ from flanx.evals.scorers.scorer import Scorer
 from flanx.files import json_line, read_json, write_atomic
 from flanx.settings import path_flag, text_flag
 
-SHOWN = 5  # differing values named for each suite
+SHOWN = 5  # differing values printed per suite
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Scores every evaluation below the given folders again and prints what changed."""
+    """Rescores every evaluation under the given folders and prints what changed."""
     with bucket.copied(args.run) as names:
         return _run(args, names)
 
@@ -66,7 +66,7 @@ def _run(args: argparse.Namespace, names: Sequence[str]) -> int:
 
 
 def _rescore(folder: pathlib.Path, check: bool, scorer: Scorer | None) -> bool:
-    """Scores one evaluation again; whether anything in its scores.json differs."""
+    """Rescores one evaluation; returns whether anything in its scores.json differs."""
     path = folder / "scores.json"
     old = {"suites": {}} | read_json(path)
     suites, run_ = rescore(folder, scorer)

@@ -69,7 +69,7 @@ FLAGS: Mapping[str, Mapping[str, Flag]] = {
         ),
     },
 }
-# flags next to gin files, which they add a binding to
+# flags that can be combined with gin files and add a binding
 BESIDE: Mapping[str, Mapping[str, Flag]] = {
     "train": {"profile": Flag("train.profile", "first and last step of a trace for xprof, as 10:13, in MODEL_DIR")}
 }
@@ -78,7 +78,7 @@ NEEDED = {"infer": ("prompts", "output"), "evaluate": ("suites",)}
 
 
 def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
-    """The flags of a command next to its gin files, and those that may stand for the files."""
+    """A command's flags to combine with gin files, and those that can replace the files."""
     for name, each in BESIDE.get(command, {}).items():
         parser.add_argument(f"--{name}", type=each.kind, help=each.meaning, metavar=name.upper())
     if command not in FLAGS:
@@ -92,9 +92,9 @@ def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
 
 
 def expand(command: str, args: argparse.Namespace) -> None:
-    """Puts the gin files and bindings that the flags stand for into `args`, and prints the command that they are.
+    """Adds the gin files and bindings that the flags stand for to `args`, and prints the equivalent command.
 
-    Raises UserError for a flag that is missing, and where the checkpoint has no vocabulary and none is given.
+    Raises UserError for a missing flag, and if the checkpoint has no vocabulary and none is given.
     """
     for name, each in BESIDE.get(command, {}).items():
         if (bound_to := getattr(args, name)) is not None:
@@ -122,8 +122,8 @@ def expand(command: str, args: argparse.Namespace) -> None:
 
 
 def of_checkpoint(checkpoint: str, vocabulary: str | None) -> dict[str, Any]:
-    """What a checkpoint's name says: {macro: value}. Raises UserError where it has no vocabulary and none is given."""
-    from flanx.convert.architecture import lengths  # noqa: PLC0415  (jax, which `flanx --help` does without)
+    """Macros derived from a checkpoint: {macro: value}. Raises UserError if it has no vocabulary and none is given."""
+    from flanx.convert.architecture import lengths  # noqa: PLC0415  (jax, which `flanx --help` does not need)
     from flanx.convert.formats import detect  # noqa: PLC0415
     from flanx.data import vocabulary as vocabularies  # noqa: PLC0415
 
@@ -142,19 +142,19 @@ def of_checkpoint(checkpoint: str, vocabulary: str | None) -> dict[str, Any]:
 
 
 def short_name(checkpoint: str) -> str:
-    """A name for a folder: "flan-t5-small" of "hf:google/flan-t5-small@v1", "mine" of "out/mine/run"."""
+    """A folder name: "flan-t5-small" for "hf:google/flan-t5-small@v1", "mine" for "out/mine/run"."""
     path = pathlib.PurePosixPath(checkpoint.partition("@")[0])
-    name = path.parent.name if path.name == "run" else path.name  # what `flanx finetune` calls each of its own
+    name = path.parent.name if path.name == "run" else path.name  # the name `flanx finetune` gives to all of its runs
     return re.sub(r"[^\w.-]", "", name or path.name) or "checkpoint"
 
 
 def scores_of(checkpoint: str, output: str | None) -> str:
-    """The folder of a checkpoint's scores, `output` or out/NAME/scores. Raises UserError where it has those of another
-    one."""
+    """The folder for a checkpoint's scores, `output` or out/NAME/scores. Raises UserError if it has another
+    checkpoint's scores."""
     from flanx.evals import scores  # noqa: PLC0415  (numpy)
 
     folder = output or f"out/{short_name(checkpoint)}/scores"
-    path = pathlib.Path(folder, "scores.json")  # in a bucket what is of another one is set aside, see `evaluate`
+    path = pathlib.Path(folder, "scores.json")  # in a bucket another checkpoint's files are set aside, see `evaluate`
     kept = None if folder.startswith(BUCKETS) else scores.read_scores(path).get("run", {}).get("checkpoint")
     if kept and os.path.abspath(kept) != os.path.abspath(checkpoint):
         raise UserError(
@@ -164,5 +164,5 @@ def scores_of(checkpoint: str, output: str | None) -> str:
 
 
 def arguments(files: Sequence[str], bindings: Sequence[str]) -> list[str]:
-    """Gin files and bindings as the command line has them."""
+    """Gin files and bindings as command-line arguments."""
     return [*(f"--gin_file={name}" for name in files), *(f"--gin.{binding}" for binding in bindings)]

@@ -15,7 +15,7 @@ from flanx.data.store import build, stats
 from flanx.files import write_atomic
 from flanx.settings import RANGES, flag, path_flag
 
-_SHOWN = 10  # missing tasks of a build that are named; of twice as many all
+_SHOWN = 10  # missing tasks of a build to list; up to twice as many are listed in full
 _HELD = ("examples", "rendered", "tokens", "unknown")  # columns of `show`
 
 
@@ -58,7 +58,7 @@ def _lengths(text: str) -> tuple[int, int]:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs one subcommand and returns its exit status."""
+    """Runs a subcommand and returns its exit status."""
     return {"build": _build, "show": _show, "mix": _mix, "verify": _verify}[args.store_command](args)
 
 
@@ -121,7 +121,7 @@ def _mix(args: argparse.Namespace) -> int:
     if args.store:
         args.bindings = [*args.bindings, f"STORE_DIR={args.store!r}"]
     args.gin_file = ["runs/mix.gin", *args.gin_file]
-    parse_gin(args, whole=False)  # a run's files have more macros, which may stay unset
+    parse_gin(args, whole=False)  # a run's files have further macros, which may stay unset
     for macro in ("STORE_DIR", "MIXTURE_OR_TASK_NAME"):
         config.value(macro)
     table = config.call(mixture_stats.describe_mixture)

@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def list_suites(args: argparse.Namespace) -> int:
-    """One line for each suite."""
+    """One line per suite."""
     known = registry.specs()
     found = {name: known[name] for name in sorted(known) if fnmatch.fnmatchcase(name, args.pattern)}
     for error in suite_table.wrong():
@@ -55,8 +55,8 @@ def list_suites(args: argparse.Namespace) -> int:
 
 
 def show(args: argparse.Namespace) -> int:
-    """The suite's settings, and the first prompts of each of its tasks with the right answers; of a suite whose texts
-    may offend the numbers of items alone, unless they are asked for."""
+    """The suite's settings, and the first prompts of each task with the right answers; for a suite with potentially
+    offensive texts only the numbers of items, unless the texts are requested."""
     suite = registry.load(args.name, args.data_dir or os.environ.get("FLANX_DATA_DIR", ""))
     spec, counts = suite.spec, collections.Counter(item.task for item in suite.items)
     print(f"{spec.name}: {len(suite.items)} items, hash {suite.hash}")

@@ -92,9 +92,9 @@ def _run(args: argparse.Namespace, sweep: Sweep, text: str) -> int:
 
 
 def settle_changed(points: Sequence[Point], args: argparse.Namespace) -> None:
-    """Raises UserError naming points that are done with other settings, unless --redo or --keep says what to do.
+    """Raises UserError naming points completed with other settings, unless --redo or --keep says what to do.
 
-    With --redo their folders are set aside, as runs/<point>.<n>, and they run again.
+    With --redo their folders are set aside, as runs/<point>.<n>, and they are rerun.
     """
     changed = {} if args.keep else dependencies.changed(points, args.gin_search_paths)
     if changed and not args.redo:
@@ -115,7 +115,7 @@ def settle_changed(points: Sequence[Point], args: argparse.Namespace) -> None:
 
 
 def set_aside(point: Point, aside: pathlib.Path) -> None:
-    """Renames the folder of a point. Raises UserError where another driver of a sweep in a bucket is at work there."""
+    """Renames a point's folder. Raises UserError if another driver of a sweep in a bucket is working there."""
     if mirror := files.mirror_of(point.folder):
         with inheritable_lock(point.folder / "lock") as held:
             if held is None:
@@ -127,7 +127,7 @@ def set_aside(point: Point, aside: pathlib.Path) -> None:
 
 
 def chosen(points: Sequence[Point], patterns: Sequence[str] | None) -> list[Point]:
-    """The points that any `--only` names; all without one. Raises UserError for a pattern that names none."""
+    """The points matching any `--only`; all without one. Raises UserError for a pattern that matches none."""
     for pattern in patterns or ():
         if not any(fnmatch.fnmatch(point.name, pattern) for point in points):
             names = ", ".join(point.name for point in points[:5])
@@ -136,7 +136,7 @@ def chosen(points: Sequence[Point], patterns: Sequence[str] | None) -> list[Poin
 
 
 def make_folder(name: str) -> pathlib.Path:
-    """The sweep's folder, made and written to once. Raises UserError where that cannot be done."""
+    """Creates the sweep's folder and tests writing to it. Raises UserError if that fails."""
     out = pathlib.Path(name)
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -152,8 +152,8 @@ def build_stores(
 ) -> tuple[dict[str, str], bool]:
     """Builds or completes the stores; ({point: why it cannot run}, whether every task of every store was built).
 
-    Each in a process of its own: the builder may need TensorFlow, the sweep does not. Tasks that fail are reported and
-    recorded in the store, and the sweep continues without them; a store that is not built stops only its own points.
+    Each runs in a separate process: the builder may need TensorFlow, the sweep does not. Tasks that fail are reported
+    and recorded in the store, and the sweep continues without them; a store that fails blocks only its own points.
     """
     failed: dict[str, str] = {}
     complete = True
@@ -175,7 +175,7 @@ def dry_run(
     sweep: Sweep,
     args: argparse.Namespace,
 ) -> int:
-    """Prints every command, then the table of what each point costs."""
+    """Prints every command, then a table of each point's cost."""
     for arguments in (*stores.values(), *(point.arguments(args.gin_search_paths) for point in points)):
         print(typed(arguments))
     try:
@@ -205,7 +205,7 @@ def dry_run(
 
 
 def power_lines(sweep: Sweep) -> list[str]:
-    """What differences between two cells need, by the noise of the runs that are done, or by an assumed one."""
+    """What it takes to detect differences between two cells, from the noise of finished runs, or an assumed noise."""
     outcomes = results.collect(sweep, State(sweep.out_dir).statuses(sweep.points()))
     found = difference_section.floors(sweep, statistics.mean_scores(sweep, outcomes))
     seeds = max(1, math.prod(len(sweep.axes[axis]) for axis in sweep.average_over if axis in sweep.axes))
@@ -216,7 +216,7 @@ def power_lines(sweep: Sweep) -> list[str]:
 
 
 def cost_row(each: cost.PointCost, starts_from: str) -> list[str]:
-    """The cells of a point in the dry run's table."""
+    """A point's cells in the dry run's table."""
     row = [starts_from, f"{each.parameters:,}", f"{each.train_steps:,}"]
     if not each.train_steps:
         return [*row, "evaluation only", "", "", ""]
@@ -227,7 +227,7 @@ def cost_row(each: cost.PointCost, starts_from: str) -> list[str]:
 
 
 def start(of_point: Dependencies, parent: Parent | None) -> str:
-    """What a point starts from: the point that it waits for, the path of its parent, or nothing."""
+    """What a point starts from: the point it waits for, its parent's path, or nothing."""
     if parent is None:
         return of_point.parent or "scratch"
     return f"waits for {parent.point or parent.folder.name}" + (", chosen" if parent.chosen else "")
@@ -242,7 +242,7 @@ def run_points_and_predict(
     parents: Mapping[str, Parent],
     blocked: Mapping[str, str],
 ) -> list[Status]:
-    """Runs the points; those of `Sweep.predict_first` last, when their prediction has been written."""
+    """Runs the points; those of `Sweep.predict_first` last, once their prediction has been written."""
     first, late = forecast.split(sweep, points, parents)
     planned = forecast.planned(late, search_paths)
     statuses = watch(sweep, first, jobs, search_paths, launcher, parents, blocked)
@@ -262,7 +262,7 @@ def watch(
     parents: Mapping[str, Parent],
     blocked: Mapping[str, str],
 ) -> list[Status]:
-    """Runs the points, with a row for each that runs (see `Progress`) and a line for each that has ended."""
+    """Runs the points, with a row for each running one (see `Progress`) and a line for each that has ended."""
 
     def on_done(status: Status) -> None:
         if sweep.choose_by:
@@ -318,7 +318,7 @@ def publish(sweep: Sweep, statuses: Sequence[Status]) -> None:
 
 
 def _refresh() -> None:
-    """Takes what other drivers and the runs have sent to the bucket, where the sweep is in one."""
+    """Fetches what other drivers and the runs have uploaded, if the sweep is in a bucket."""
     for mirror in files.mirrors.values():
         mirror.refresh()
 

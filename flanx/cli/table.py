@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-_UNBOUNDED = 1_000_000  # columns of what is not a terminal
+_UNBOUNDED = 1_000_000  # width if the output is not a terminal
 
 
 def print_table(
@@ -15,8 +15,8 @@ def print_table(
 ) -> None:
     """Prints rows under their column names; the first column and those in `left` are aligned left, the others right.
 
-    On a terminal long cells are folded to its width; elsewhere every row is one line. Cells are printed as they are:
-    rich's markup is not read.
+    On a terminal long cells are wrapped to its width; elsewhere every row is one line. Cells are printed verbatim,
+    without rich markup.
     """
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=header)
     for number, name in enumerate(columns):

@@ -17,7 +17,7 @@ from flanx.settings import COUNT, NATURAL, POSITIVE, Range, flag, path_flag, tex
 if TYPE_CHECKING:
     from flanx.data.vocabulary import Vocabulary
 
-# subcommand -> (module and function that run it, what it does)
+# subcommand -> (module and function that run it, summary)
 COMMANDS = {
     "list": ("flanx.cli.tasks:list_tasks", "counts of every collection; with a pattern, the tasks themselves"),
     "show": ("flanx.cli.tasks:show", "what the model sees of a task, with token counts and truncation"),
@@ -39,7 +39,7 @@ PART = Range(0, 1, open_low=True, open_high=True)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Subcommands and their flags; `--gin.DATA_DIR` and `--data_dir` mean the same."""
+    """Subcommands and their flags; `--gin.DATA_DIR` and `--data_dir` are equivalent."""
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
     def command(name: str) -> argparse.ArgumentParser:
@@ -116,7 +116,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs one subcommand; its exit status."""
+    """Runs a subcommand and returns its exit status."""
     if args.data_dir is None:
         args.data_dir = _binding(args, "DATA_DIR") or os.environ.get("FLANX_DATA_DIR")
     module, function = COMMANDS[args.command][0].split(":")
@@ -124,7 +124,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _binding(args: argparse.Namespace, name: str) -> str | None:
-    """The literal of `--gin.NAME=VALUE`, if given."""
+    """The literal value of `--gin.NAME=VALUE`, if given."""
     for text in getattr(args, "bindings", []):
         key, _, value = text.partition("=")
         if key.strip() != name:
@@ -143,7 +143,7 @@ def _binding(args: argparse.Namespace, name: str) -> str | None:
 
 
 def list_tasks(args: argparse.Namespace) -> int:
-    """Counts; or the tasks of a pattern."""
+    """Prints counts, or the tasks matching a pattern."""
     counts = tables.collections()
     tasks = select.find_specs(args.pattern or "*", args.licence)
     if args.json:
@@ -199,7 +199,7 @@ def _paint(text: str, code: str) -> str:
 
 
 def _size(text: str, limit: int, tokenizer: "Vocabulary") -> dict[str, Any]:
-    """Tokens with EOS, the share of unknown ones, and how many do not fit into the limit."""
+    """Number of tokens with EOS, the share of unknown ones, and how many exceed the limit."""
     ids = tokenizer.encode(text)
     return {
         "tokens": len(ids) + 1,
@@ -215,7 +215,7 @@ def _size_text(size: dict[str, Any]) -> str:
 
 def show(args: argparse.Namespace) -> int:
     """Prints examples of a task as the model sees them."""
-    from flanx.data import vocabulary  # noqa: PLC0415  (numpy, which `flanx tasks list` does without)
+    from flanx.data import vocabulary  # noqa: PLC0415  (numpy, which `flanx tasks list` does not need)
     from flanx.data.task import render, sources  # noqa: PLC0415
 
     task, named_style = tables.find_task(args.name)
@@ -227,7 +227,7 @@ def show(args: argparse.Namespace) -> int:
         and split in task.splits
         and (line := sources.missing(task, args.data_dir, split))
     ):
-        raise UserError(line)  # at once: TFDS itself takes ten seconds to say so
+        raise UserError(line)  # fail early: TFDS itself takes ten seconds to say so
     if args.shots is not None:
         task = dataclasses.replace(task, shots=args.shots, worked=())
     left, skip = args.n, args.skip

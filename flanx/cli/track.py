@@ -21,11 +21,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Sends to each tracker; 1 if one failed. Raises UserError for a folder that is not a run, an unknown tracker,
-    and where the only one fails."""
+    """Sends to each tracker; 1 if one failed. Raises UserError for a folder that is not a run, an unknown tracker, and
+    if the only tracker fails."""
     tracker.expect_known(args.to)
     if args.follow:
-        os.nice(10)  # the training comes first
+        os.nice(10)  # training has priority
     with bucket.copied([args.run]) as (name,):
         folder = pathlib.Path(name)
         if not args.follow and not (folder / "metrics.jsonl").exists():

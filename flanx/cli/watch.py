@@ -16,9 +16,9 @@ from flanx.sweep import curves
 from flanx.sweep.curves import Curve, Panel
 
 COLOURS = ("bright_blue", "bright_red", "bright_green", "bright_magenta", "bright_yellow", "bright_cyan", "white")
-WIDEST, ROWS = 72, 9  # of a panel, in characters
-MARGIN = 10  # of the numbers left of it
-# the bit of each dot of a braille character (U+2800), by its row and column
+WIDEST, ROWS = 72, 9  # panel size, in characters
+MARGIN = 10  # for the numbers to its left
+# the bit of each dot of a braille character (U+2800), by row and column
 DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
 
 
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Draws until every run is done or Ctrl-C ends it; once where the output is not a terminal."""
+    """Draws until every run is done or Ctrl-C; only once if the output is not a terminal."""
     console = Console(highlight=False)
     if args.once or not console.is_terminal:
         console.print(_read(args.run, console.width)[0])
@@ -51,15 +51,15 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _read(names: Sequence[str], width: int, height: int | None = None) -> tuple[Group, bool]:
-    """The picture of these runs, and whether all are done; those in buckets are copied for it."""
+    """The picture of these runs, and whether all are done; runs in buckets are first copied."""
     with bucket.copied(names) as copies:
         runs = curves.read_runs(copies)
         return _picture(runs, width, height), all(each.done for each in runs)
 
 
 def _picture(runs: Sequence[curves.Run], width: int, height: int | None = None) -> Group:
-    """A line for each run, the panels side by side where two have room, and a line for each that is empty; panels are
-    lower where `height` is given and too small for all of them."""
+    """A line per run, the panels side by side if two fit, and a line per empty panel; panels shrink if `height` is
+    given and too small for all of them."""
     heads = [Text(f"{each.name}  step {each.step:,}{'  done' if each.done else ''}", style="bold") for each in runs]
     panels = curves.panels(runs)
     drawn = [panel for panel in panels if panel.curves]
@@ -75,11 +75,11 @@ def _picture(runs: Sequence[curves.Run], width: int, height: int | None = None) 
 
 
 def draw(panel: Panel, width: int, rows: int = ROWS) -> Text:
-    """A panel as text: title, curves in braille dots, the ends of both axes, and the labels with their last value."""
+    """A panel as text: title, curves in braille dots, the limits of both axes, and labels with their last values."""
     points = [point for curve in panel.curves.values() for point in curve]
     first, last = min(x for x, _ in points), max(x for x, _ in points)
     low, high = min(y for _, y in points), max(y for _, y in points)
-    cells: dict[tuple[int, int], tuple[int, str]] = {}  # (row, column) -> dots, colour
+    cells: dict[tuple[int, int], tuple[int, str]] = {}  # (row, column) -> dots, color
     for number, curve in enumerate(panel.curves.values()):
         for column, row in _dots(curve, (first, last, low, high), 2 * width, 4 * rows):
             place = row // 4, column // 2
@@ -99,7 +99,7 @@ def draw(panel: Panel, width: int, rows: int = ROWS) -> Text:
 
 
 def _dots(curve: Curve, edges: tuple[float, float, float, float], width: int, height: int) -> list[tuple[int, int]]:
-    """(column, row from the top) of every dot of a curve, with straight lines between its points."""
+    """(column, row from the top) of every dot of a curve, with points joined by straight lines."""
     first, last, low, high = edges
     places = [
         ((x - first) / (last - first or 1) * (width - 1), (high - y) / (high - low or 1) * (height - 1))
