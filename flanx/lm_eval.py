@@ -3,9 +3,9 @@
     python -m flanx.lm_eval --model flanx --model_args checkpoint=out/my_run --tasks gsm8k --limit 20
     lm_eval --model flanx --model_args checkpoint=out/my_run --tasks gsm8k --limit 20
 
-The second needs a release of lm-eval that looks for models of installed packages (entry point `lm_eval.models`); 0.4.13
-does not, and the first registers the model and is `lm_eval` itself. `flanx.evals.families.lm_eval` is the other way
-round: a task of lm-eval as a suite.
+The second needs a release of lm-eval that discovers models of installed packages (entry point `lm_eval.models`); 0.4.13
+does not. The first registers the model and then runs `lm_eval` itself. `flanx.evals.families.lm_eval` is the reverse: a
+task of lm-eval as a suite.
 """
 
 import dataclasses
@@ -22,25 +22,25 @@ from flanx.evals.families import lm_eval
 
 try:
     from lm_eval.api.model import LM
-except ImportError:  # the extra `lm-eval`; the class says so when it is made
+except ImportError:  # the extra `lm-eval`; the class says so when it is instantiated
     LM: Any = object  # type: ignore[no-redef]
 
 NAME = "flanx"
 INSTALL = "lm-eval is not installed: pip install 'flanx[lm-eval]'"
-CLASSES = (1, 16, 64, 256)  # tokens of a continuation: those of one class are scored together
+CLASSES = (1, 16, 64, 256)  # tokens in a continuation: those of one class are scored together
 
 
 class FlanxLM(LM):
-    """What lm-eval asks of a model: log-likelihoods of continuations, and texts up to a stop text.
+    """What lm-eval requires of a model: log-likelihoods of continuations, and texts up to a stop text.
 
-    A prompt ends with the end of sequence, as in training; one that is too long loses its beginning.
+    A prompt ends with the end of sequence, as in training; one that is too long is truncated at its beginning.
 
     Args:
-      checkpoint, partitions, dtype, vocabulary: as `flanx.load` takes them.
-      max_length: tokens of the longest prompt; max_gen_toks: of an answer, where the task does not say.
-      batch_size: prompts together; "auto" and None: 64.
-      max_batch_size, device: lm-eval always gives them, "cuda:0" on any machine; JAX_PLATFORMS chooses the devices.
-      seed: of sampling.
+      checkpoint, partitions, dtype, vocabulary: as in `flanx.load`.
+      max_length: tokens of the longest prompt; max_gen_toks: of an answer, if the task does not specify it.
+      batch_size: prompts per batch; "auto" and None: 64.
+      max_batch_size, device: always passed by lm-eval, "cuda:0" on any machine; JAX_PLATFORMS selects the devices.
+      seed: for sampling.
 
     Raises:
       UserError: for a checkpoint that cannot be loaded.
@@ -75,9 +75,9 @@ class FlanxLM(LM):
     # ---- scores ------------------------------------------------------------------------------------------------------
 
     def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-        """(log-probability of the continuation, whether greedy decoding writes it) of each (context, continuation).
+        """(log-probability of the continuation, whether it is the greedy one) of each (context, continuation).
 
-        The continuations of one context share its encoding.
+        The continuations of a context share its encoding.
         """
         encode = self.predictor.vocabulary.encode
         by_context: dict[str, dict[str, tuple[int, ...]]] = {}
@@ -100,13 +100,13 @@ class FlanxLM(LM):
                 for (context, options), (sums, greedy) in zip(asked, scores, strict=True):
                     for text, value, is_greedy in zip(options, sums, greedy, strict=True):
                         found[context, text] = (float(value), bool(is_greedy))
-        results = [found.get(pair, (0.0, True)) for pair in pairs]  # of no token: certain
+        results = [found.get(pair, (0.0, True)) for pair in pairs]  # an empty continuation is certain
         for request, result in zip(requests, results, strict=True):
             self.cache_hook.add_partial("loglikelihood", request.args, result)
         return results
 
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
-        """The log-probability of each whole text, in windows of max_length tokens, for a decoder-only model.
+        """The log-probability of each text, in windows of max_length tokens, for a decoder-only model.
 
         Raises UserError for an encoder-decoder.
         """
@@ -129,7 +129,7 @@ class FlanxLM(LM):
     # ---- texts -------------------------------------------------------------------------------------------------------
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
-        """The text after each context up to the first of its stop texts; equal requests that draw get other draws."""
+        """The text after each context up to its first stop text; equal sampled requests get different samples."""
         groups: dict[str, list[int]] = {}
         for number, request in enumerate(requests):
             groups.setdefault(repr(sorted(request.args[1].items())), []).append(number)
@@ -170,14 +170,14 @@ class FlanxLM(LM):
             return api.generate_texts(self.predictor, prompts, method, samples, longest, until)
 
     def _prompt(self, context: str) -> list[int]:
-        """A context's last tokens, with the end of sequence."""
+        """The last tokens of a context, with the end of sequence."""
         vocabulary, longest = self.predictor.vocabulary, self.predictor.lengths["inputs"]
         return [*vocabulary.encode(context)[-(longest - 1) :], vocabulary.eos_id]
 
     # ---- what lm-eval records ----------------------------------------------------------------------------------------
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """Raises UserError: the models of flanx have no chat template."""
+        """Raises UserError: flanx's models have no chat template."""
         raise UserError("flanx's models have no chat template: leave --apply_chat_template out")
 
     @property
@@ -186,24 +186,24 @@ class FlanxLM(LM):
         return self.predictor.vocabulary.fingerprint
 
     def get_model_info(self) -> dict[str, Any]:
-        """What lm-eval writes with its results."""
+        """The information that lm-eval writes with its results."""
         model = self.predictor.model
         record = {"model_num_parameters": model.num_params(), "model_dtype": getattr(model, "dtype", "")}
         return {**record, "flanx": flanx.__version__, "model_sha": self.loaded.source.get("revision", "")}
 
 
 def _without_blanks_at_end(context: str, continuation: str) -> tuple[str, str]:
-    """Blanks at the end of a context belong to its continuation, as lm-eval has it for encoder-decoders."""
+    """Moves trailing blanks of a context to its continuation, as lm-eval does for encoder-decoders."""
     kept = context.rstrip()
     return (kept, context[len(kept) :] + continuation) if kept else (context, continuation)
 
 
 def main(argv: Iterable[str] | None = None) -> int:
-    """`lm_eval` with flanx among its models; its exit status, 2 for bad input."""
+    """Runs `lm_eval` with flanx among its models; returns its exit status, 2 for bad input."""
     if LM is object:
         print(f"flanx.lm_eval: {INSTALL}", file=sys.stderr)
         return 2
-    importlib.import_module("lm_eval.models")  # which fills the registry where it is empty
+    importlib.import_module("lm_eval.models")  # fills the registry if it is empty
     from lm_eval.__main__ import cli_evaluate  # noqa: PLC0415  (the extra `lm-eval`)
     from lm_eval.api.registry import model_registry  # noqa: PLC0415
 

@@ -1,8 +1,8 @@
-"""Adapters of a run (`ADAPTER = @lora.Adapter()`): its state at the start, at a resume, and what it saves of it.
+"""Runs with an adapter (`ADAPTER = @lora.Adapter()`): the state at the start and on a resume, and what is saved.
 
 The base is read from INITIAL_CHECKPOINT_PATH at every start and never saved: a checkpoint holds the pairs and their
-optimizer's state. Where a checkpoint is read (`evaluate`, `infer`, `convert`, `flanx.load`), one of an adapter is its
-base with the pairs merged.
+optimizer state. Readers of checkpoints (`evaluate`, `infer`, `convert`, `flanx.load`) see an adapter's as its base with
+the pairs merged.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ __all__ = ["Adapter", "begin", "expect_base", "resume"]
 
 
 def expect_base(parent: RestoreCheckpointConfig) -> None:
-    """Raises UserError where a run with an adapter has no parent, or asks for the parent's optimizer state."""
+    """Raises UserError if a run with an adapter has no parent, or asks for the parent's optimizer state."""
     if parent.path is None:
         raise UserError("ADAPTER is trained on a frozen parent: give INITIAL_CHECKPOINT_PATH, or unset ADAPTER")
     if parent.restore_optimizer:
@@ -46,9 +46,9 @@ def load_base(trainer: Trainer, target: TrainState, path: str) -> Any:
 
 
 def load_pairs(adapter: Adapter, start: str, target: TrainState, path: str) -> Any:
-    """The pairs of an adapter that is trained on, `start`, placed as `target` says.
+    """The pairs of `start`, an adapter to train further, placed as `target` says.
 
-    Raises UserError where it is none, of other settings or layers, or of another base than the checkpoint `path`.
+    Raises UserError if it is not an adapter, has other settings or layers, or a base other than the checkpoint `path`.
     """
     source = convert.open_checkpoint(start, optimizer=False, base=path)
     if source.pairs is None:
@@ -67,13 +67,13 @@ def load_pairs(adapter: Adapter, start: str, target: TrainState, path: str) -> A
 
 
 def _kinds(layers: Iterable[str]) -> list[str]:
-    """Names of layers without their numbers."""
+    """Layer names without their numbers."""
     return sorted({re.sub(r"\blayers_[0-9]+", "layers", layer) for layer in layers})
 
 
 def begin(trainer: Trainer, target: TrainState, path: str, step: int) -> TrainState:
-    """The state after `step` steps of others: the base of a checkpoint, the pairs of another adapter or new ones, a new
-    optimizer's state."""
+    """The initial state, at step `step` of the parent: a checkpoint's base, another adapter's pairs or new ones, and a
+    new optimizer state."""
     assert trainer.adapter is not None
     start = trainer.adapter.start
     pairs = None if start is None else load_pairs(trainer.adapter, start, target, path)
@@ -90,7 +90,7 @@ def begin(trainer: Trainer, target: TrainState, path: str, step: int) -> TrainSt
 
 
 def with_magnitudes(params: Any, adapter: Any) -> Any:
-    """The parameters with DoRA's magnitudes as they are at the start: the norms of the base's columns."""
+    """The parameters with DoRA's initial magnitudes: the norms of the base's columns."""
     leaves = flat(params)
     for name in [name for name in leaves if name.endswith("/lora_magnitude")]:
         layer = name.removesuffix("/lora_magnitude")
@@ -105,6 +105,6 @@ def with_magnitudes(params: Any, adapter: Any) -> Any:
 
 
 def resume(trainer: Trainer, target: TrainState, path: str, saved: Checkpoints) -> TrainState:
-    """The state of the newest checkpoint of pairs, with the base."""
+    """The state of the newest checkpoint of the pairs, together with the base."""
     state = saved.restore(target.replace(params=split(target.params, OF_ADAPTERS)[0]))
     return state.replace(params=join(state.params, load_base(trainer, target, path)))

@@ -1,19 +1,18 @@
-"""A folder in a bucket that a command writes to: a local copy, which is sent to the bucket while it is written.
+"""A folder in a bucket that a command writes to: a local copy, which is uploaded while it is being written.
 
-A command works on the copy (`flanx.files.local_folder` of the URL), as on any folder: rename, append and lock are the
-file system's. What reaches the bucket is ordered so that a reader, or a run that is started again elsewhere, finds
-complete files or none:
+A command works on the copy (`flanx.files.local_folder` of the URL) as on any folder, with the file system's rename,
+append and lock. Uploads are ordered so that a reader, or a run restarted elsewhere, finds complete files or none:
 
-- one process writes at a time (`flanx.lease`), and every write is on the condition that the object is as this process
-  knows it, so that one which lost the lease changes nothing any more;
-- files are replaced whole; those that grow (JSONL, TensorBoard's events) are appended as parts,
-  NAME.parts/<series>.<offset>, and become NAME at the end. The newest series that has a part 0 is the file;
-- a checkpoint is sent when Orbax has given its folder the final name: every process sends its own files, then the first
+- one process writes at a time (`flanx.lease`), and every write is conditional on the object being as this process knows
+  it, so that a process that has lost the lease can change nothing;
+- files are replaced as a whole; those that grow (JSONL, TensorBoard's events) are appended to as parts,
+  NAME.parts/<series>.<offset>, and become NAME at the end. The newest series with a part 0 is the file;
+- a checkpoint is sent once Orbax has given its folder the final name: every process sends its own files, then the first
   one the checksums of all, and `_CHECKPOINT_METADATA` last: a folder without it is not a checkpoint;
 - done.json, scores.json, a store's manifest.json and the records of its parts follow all other files;
-- `.flanx.index` names the files, for a listing that is late.
+- `.flanx.index` names the files, in case a listing is stale.
 
-At the start all files are copied, of checkpoints the newest alone; the others are copied when they are asked for.
+At the start all files are copied, but of the checkpoints only the newest; the others are copied on demand.
 """
 
 import concurrent.futures
@@ -35,17 +34,17 @@ from flanx.files import CHECKSUMS
 from flanx.lease import Lease
 from flanx.storage import ABSENT, COPY_S, LEAST_SPEED, Storage, Unreachable, is_file_name, patiently
 
-PERIOD_S = 10.0  # seconds between two looks at what has changed
-AT_ONCE = 4  # objects that are sent or copied
-ANSWER_S = 30.0  # the time limit of one object, added to that of its bytes at LEAST_SPEED
-MOST_PARTS = 64  # of a series, before the file is sent whole again
+PERIOD_S = 10.0  # seconds between checks for changes
+AT_ONCE = 4  # objects sent or copied concurrently
+ANSWER_S = 30.0  # time limit per object, plus the time for its bytes at LEAST_SPEED
+MOST_PARTS = 64  # of a series, before the whole file is sent again
 STEP = re.compile(r"(?:.*/)?checkpoints/checkpoint_\d+")
-MARKER = "_CHECKPOINT_METADATA"  # Orbax's file in the folder of a step, which is sent last
+MARKER = "_CHECKPOINT_METADATA"  # Orbax's file in a step's folder, sent last
 INDEX = ".flanx.index"
 _OURS = re.compile(r"(.*/)?(\.flanx\.[^/]*|([^/]*\.)?lock|[^/]*\.\d+\.part)|.*orbax-checkpoint-tmp.*")  # not sent
 _PART = re.compile(r"(.+)\.parts/(\d+)\.(\d+)")
 _GROWS = re.compile(r".*(\.jsonl|\.part|/events\.out\.tfevents\.[^/]*)")
-_LEFT = re.compile(rf"{STEP.pattern}|damaged/")  # in the bucket, when files are copied
+_LEFT = re.compile(rf"{STEP.pattern}|damaged/")  # not copied from the bucket along with the other files
 _LATE = re.compile(r"(.*/)?(done\.json|scores\.json|manifest\.json|parts/.*\.json)")
 _OF_RUN = ("run.json", "config.gin")  # while they are there, another run refuses the folder
 _BIG = re.compile(r".*\.(npy|tokens)")  # of stores: up to VOLUME bytes
@@ -54,8 +53,8 @@ VOLUME = 1 << 30
 
 @dataclasses.dataclass
 class Sent:
-    """What the bucket has of a file: its size and checksum, the stamp that the file had, and the series of its parts
-    with their number; 0 for a file that was sent whole."""
+    """The state of a file in the bucket: its size and checksum, the stamp of the file when sent, and the series and
+    number of its parts; 0 for a file that was sent whole."""
 
     size: int
     crc: int
@@ -65,10 +64,10 @@ class Sent:
 
 
 class Mirror:
-    """The local copy of a folder in a bucket, of one process of a run.
+    """One process's local copy of a folder in a bucket.
 
     Attributes:
-      url: the folder; path: its local copy; lease: the right to write there, of the first process of a run that writes.
+      url: the folder; path: its local copy; lease: the right to write there, held by a writing run's first process.
     """
 
     def __init__(
@@ -76,11 +75,11 @@ class Mirror:
     ) -> None:
         self.url, self.path, self.folder = str(folder), path, folder
         self._process, self._processes = process, processes
-        self._generations: dict[str, bytes] = {}  # of the objects that this process has read or written
+        self._generations: dict[str, bytes] = {}  # of objects that this process has read or written
         self._sent: dict[str, Sent] = {}
-        self._parts: dict[str, set[str]] = {}  # the objects of files that are appended to
+        self._parts: dict[str, set[str]] = {}  # the objects of appended files
         self._steps: set[str] = set()  # the checkpoints that are complete in the bucket
-        self._stubs: set[str] = set()  # those of which the copy has the folder alone
+        self._stubs: set[str] = set()  # those of which the copy has only the folder
         self._own: dict[str, dict[str, list[int]]] = {}  # of checkpoints: this process's files, [bytes, CRC-32]
         self._index: set[str] = set()
         self._mutex, self._ended = threading.RLock(), threading.Event()
@@ -89,7 +88,7 @@ class Mirror:
     # ---- from the bucket ---------------------------------------------------------------------------------------------
 
     def pull(self, checkpoints: bool = True) -> None:
-        """Copies all files, and with `checkpoints` the newest one of each run. Deletes nothing here."""
+        """Copies all files, and with `checkpoints` the newest checkpoint of each run. Deletes nothing locally."""
         self._index = set(filter(is_file_name, _parsed(self._get(INDEX))))
         names = self.folder.keys() | self._index
         for name in names:
@@ -112,10 +111,10 @@ class Mirror:
             self.complete(self.path / max((s for s in self._steps if _number(s)[0] == home), key=_number))
 
     def _take(self, name: str) -> bool:
-        """Copies a file, of which there may be parts; whether it is there."""
+        """Copies a file, which may be in parts; returns whether it exists."""
         found: dict[int, dict[int, str]] = {}
         for part in self._parts.get(name, ()):
-            _, series, offset = _PART.fullmatch(part).groups()  # type: ignore[union-attr]  # of those that match alone
+            _, series, offset = _PART.fullmatch(part).groups()  # type: ignore[union-attr]  # only names that match
             found.setdefault(int(series), {})[int(offset)] = part
         content, number, count = None, max(found, default=0), 0
         for series in sorted(found, reverse=True):
@@ -134,8 +133,8 @@ class Mirror:
         return content is not None
 
     def complete(self, folder: str | os.PathLike) -> None:
-        """Copies the files of a checkpoint of which there is the folder alone; `files.verify_checksums` names those
-        that are missing."""
+        """Copies the files of a checkpoint of which there is only the folder; `files.verify_checksums` names missing
+        ones."""
         step = pathlib.Path(folder).relative_to(self.path).as_posix()
         with self._mutex:
             if step not in self._stubs:
@@ -163,9 +162,9 @@ class Mirror:
     # ---- to the bucket -----------------------------------------------------------------------------------------------
 
     def push(self) -> bool:
-        """Sends what has changed; whether all checkpoints of all processes are there. Raises UserError."""
+        """Sends what has changed; returns whether the checkpoints of all processes are complete. Raises UserError."""
         with self._mutex:
-            steps = self._walk()[0]  # before the files: what a checkpoint needs of them is there when it is
+            steps = self._walk()[0]  # before the files: those that a checkpoint needs exist when it does
             if self._process == 0:
                 self.publish(late=False)
             is_whole = all([self._send_step(step) for step in sorted(steps - self._steps, key=_number)])
@@ -176,7 +175,7 @@ class Mirror:
             return is_whole
 
     def publish(self, late: bool = True) -> None:
-        """Sends the files that have changed and deletes those that are gone, without checkpoints."""
+        """Sends changed files and deletes removed ones, except checkpoints."""
         with self._mutex:
             names = self._walk()[1]
             changed = [n for n in names if n not in self._sent or self._sent[n].stamp != _stamp(self.path / n)]
@@ -193,15 +192,15 @@ class Mirror:
                 self._index = index
 
     def give_back(self) -> None:
-        """Sends what a reader changed or made in its copy, and nothing else: another process may be writing there."""
+        """Sends only what a reader changed or created in its copy: another process may be writing there."""
         for name in sorted(self._walk()[1]):
             if name not in self._sent or self._sent[name].stamp != _stamp(self.path / name):
                 self._put(name, (self.path / name).read_bytes())
 
     def _walk(self) -> tuple[set[str], set[str]]:
-        """The finished checkpoints and the other files of the copy."""
+        """The finished checkpoints and the other files in the copy."""
         steps, names = set(), set()
-        for root, folders, found in os.walk(self.path):  # which passes over what is deleted meanwhile
+        for root, folders, found in os.walk(self.path):  # skips what is deleted meanwhile
             at = "" if root == str(self.path) else f"{pathlib.Path(root).relative_to(self.path).as_posix()}/"
             steps |= {f"{at}{name}" for name in folders if STEP.fullmatch(f"{at}{name}")}
             folders[:] = [n for n in folders if f"{at}{n}" not in steps and not _OURS.fullmatch(f"{at}{n}/")]
@@ -238,7 +237,7 @@ class Mirror:
         self._sent[name] = dataclasses.replace(before, size=len(content), crc=zlib.crc32(content), stamp=stamp)
 
     def _drop_parts(self, name: str, kept: set[str]) -> None:
-        """Deletes parts, the first of a series before its others: without it the series counts for nothing."""
+        """Deletes parts, the first of a series before the others: without it the series does not count."""
         for part in sorted(self._parts.get(name, set()) - kept):
             self._remove(part)
         if kept:
@@ -247,11 +246,11 @@ class Mirror:
             self._parts.pop(name, None)
 
     def _send_step(self, step: str) -> bool:
-        """Sends this process's part of a checkpoint; whether all of it is there."""
+        """Sends this process's part of a checkpoint; returns whether the checkpoint is complete."""
         folder = self.path / step
         if step not in self._own:
             if self._process == 0 and self._get(f"{step}/{MARKER}") is not None:
-                self._remove(f"{step}/{MARKER}")  # of a run that lost the lease: it is written again
+                self._remove(f"{step}/{MARKER}")  # from a run that lost the lease: it is written again
             sums: dict[str, list[int]] = {}
 
             def send(name: str) -> None:
@@ -287,7 +286,7 @@ class Mirror:
         self._own.pop(step, None)
 
     def _put(self, name: str, content: bytes) -> None:
-        """Writes an object that is as this process knows it, or that one without the lease has changed."""
+        """Writes an object that is as this process knows it, or was changed by a process without the lease."""
         for _ in range(4):
             expected = self._generations.get(name, ABSENT)
             limit = ANSWER_S + len(content) / LEAST_SPEED
@@ -296,7 +295,7 @@ class Mirror:
                 return
             if self.lease:
                 self.lease.confirm()
-            if self._get(name, len(content)) == content:  # an earlier try was done, and its answer was lost
+            if self._get(name, len(content)) == content:  # an earlier try succeeded, but its answer was lost
                 return
         raise Unreachable(f"{self.url}/{name} changes while it is written; does another program write there?")
 
@@ -307,11 +306,11 @@ class Mirror:
     # ---- one file, between several writers ---------------------------------------------------------------------------
 
     def fetch(self, path: pathlib.Path) -> bool:
-        """Copies a file anew; whether it is there."""
+        """Copies a file again; returns whether it exists."""
         return patiently(lambda: self._take(path.relative_to(self.path).as_posix()))
 
     def offer(self, path: pathlib.Path, content: bytes) -> bool:
-        """Replaces a file, if it is still what `fetch` copied or found absent."""
+        """Replaces a file if it is still as `fetch` found it."""
         name = path.relative_to(self.path).as_posix()
         expected = self._generations.get(name, ABSENT)
         if (written := patiently(lambda: self.folder.put(name, content, expected, ANSWER_S))) is None:
@@ -322,15 +321,15 @@ class Mirror:
         return True
 
     def refresh(self) -> None:
-        """Sends what was made here, and copies what others made."""
+        """Sends what was created here, and copies what others created."""
         patiently(self.give_back)
         patiently(lambda: self.pull(checkpoints=False))
 
     def move(self, source: pathlib.Path, target: pathlib.Path) -> None:
         """Renames a folder of the copy, here and in the bucket, checkpoints included.
 
-        All of it is copied before anything is deleted, what makes it a run that is done, or can be resumed, first: a
-        kill in between leaves the old folder, or one that counts as another run's. Its lease is not part of it."""
+        All of it is copied before anything is deleted; what makes it a finished or resumable run is deleted first, so
+        that a kill in between leaves the old folder, or one that counts as another run's. The lease is not moved."""
         old, new = (path.relative_to(self.path).as_posix() for path in (source, target))
         names = {name for name in (self.folder / old).keys() if name != lease.NAME}  # noqa: SIM118  (a method of ours)
 
@@ -369,12 +368,12 @@ class Mirror:
                     self._end(error)
 
     def _end(self, error: Exception) -> None:
-        """Ends the process: what it would still do could not be kept."""
+        """Ends the process: nothing it would still do could be saved."""
         print(f"flanx: {error}; what was not sent is kept in {self.path}", file=sys.stderr, flush=True)
         os._exit(2)
 
     def flush(self) -> None:
-        """Sends the rest, and waits for the parts of other processes. UserError: no answer for `storage.PATIENCE_S`."""
+        """Sends the rest and waits for other processes' parts. UserError: no answer within `storage.PATIENCE_S`."""
 
         def send() -> None:
             if not self.push():
@@ -386,7 +385,7 @@ class Mirror:
             raise UserError(f"{error}; what was not sent is kept in {self.path}") from error
 
     def settle(self) -> None:
-        """Sends the rest, as `flush`, puts files together that were appended to, and ends."""
+        """Sends the rest, like `flush`, joins the parts of appended files, and stops."""
         self._ended.set()
         self.flush()
         if self._process:
@@ -410,7 +409,7 @@ def _removed(name: str) -> tuple[int, str]:
 
 
 def _parsed(content: bytes | None) -> Any:
-    """What is in JSON; of a damaged file nothing, and `files.verify_checksums` names it."""
+    """The content of JSON; None for a damaged file, which `files.verify_checksums` names."""
     with contextlib.suppress(ValueError):
         return json.loads(content or b"[]")
     return []

@@ -1,11 +1,11 @@
 """Adam's moments in two bytes or one: bfloat16 by stochastic rounding, or eight bits in blocks.
 
-A new second moment differs from the old one by a thousandth, less than bfloat16 can resolve: rounded to the nearest it
-would stay where it is. Rounded up with the probability of the distance from below, it is right in the mean. The draws
-are a function of (seed, update, number of the tensor) alone, so that a resumed run repeats them.
+A new second moment differs from the old one by a thousandth, less than bfloat16 can resolve: rounded to nearest, it
+would never change. Rounded up with a probability equal to the distance from below, it is unbiased. The random draws are
+a function of only (seed, update, number of the tensor), so that a resumed run repeats them.
 
-In eight bits a number is a code of 256 on a scale of powers of ten, times the largest magnitude of its block of 256
-numbers of the last axis (Dettmers et al., 8-bit Optimizers via Block-wise Quantization, arXiv:2110.02861, section 2).
+In eight bits, a number is one of 256 codes on a scale of powers of ten, times the largest magnitude in its block of 256
+numbers on the last axis (Dettmers et al., 8-bit Optimizers via Block-wise Quantization, arXiv:2110.02861, section 2).
 """
 
 import functools
@@ -19,13 +19,13 @@ import optax
 
 Array = jax.Array
 
-BLOCK = 256  # numbers of the last axis that share a scale
-LEAST = 4096  # numbers of a tensor; moments of smaller ones stay float32, as in the paper
+BLOCK = 256  # numbers along the last axis that share a scale
+LEAST = 4096  # numbers in a tensor; moments of smaller ones stay float32, as in the paper
 DECADES = 7
 
 
 class State(NamedTuple):
-    """Trees like the parameters: both moments, and the scales of those in eight bits (zeros [1] elsewhere)."""
+    """Trees like the parameters: both moments, and the scales of 8-bit ones (zeros [1] elsewhere)."""
 
     count: Array  # type: ignore[assignment]  # pyright: ignore[reportIncompatibleMethodOverride]  int32 [], updates
     m: Any
@@ -35,7 +35,7 @@ class State(NamedTuple):
 
 
 def round_stochastically(x: Array, key: Array) -> Array:
-    """float32 [...] -> bfloat16 [...], up or down as keeps the mean; what is not finite stays."""
+    """float32 [...] -> bfloat16 [...], up or down so that the mean is preserved; non-finite values are kept."""
     bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
     noise = jax.random.bits(key, x.shape, jnp.uint16).astype(jnp.uint32)
     kept = jax.lax.bitcast_convert_type((bits + noise) & jnp.uint32(0xFFFF0000), jnp.float32)
@@ -44,7 +44,7 @@ def round_stochastically(x: Array, key: Array) -> Array:
 
 @functools.cache
 def table(signed: bool) -> np.ndarray:
-    """The 256 numbers that a code stands for, in their order: a decade has twice as many as the one below it."""
+    """The 256 numbers that codes stand for, in order: each decade has twice as many as the one below it."""
     numbers = [0.0, 1.0]
     for decade in range(DECADES):
         edges = np.linspace(0.1, 1.0, 2 ** (decade + (not signed)) + 1)
@@ -65,7 +65,7 @@ def quantize(x: Array, signed: bool) -> tuple[Array, Array]:
 
 
 def restore(codes: Array, scale: Array, signed: bool) -> Array:
-    """Undoes `quantize`, to float32."""
+    """The inverse of `quantize`, to float32."""
     values = jnp.take(jnp.asarray(table(signed)), codes.astype(jnp.int32), axis=0)
     return values * jnp.repeat(scale, BLOCK, axis=-1)[..., : codes.shape[-1]]
 
@@ -81,13 +81,13 @@ class _Kept(NamedTuple):
 
 
 def scale_by_adam(kind: str, b1: float, b2: float, eps: float, seed: int) -> optax.GradientTransformation:
-    """`optax.scale_by_adam`, whose moments are kept as `kind`: "bfloat16" or "8bit"."""
+    """`optax.scale_by_adam` with its moments stored as `kind`: "bfloat16" or "8bit"."""
 
     def is_packed(size: int) -> bool:
         return kind == "8bit" and size >= LEAST
 
     def keep(number: Array, m: Array, v: Array, update: Any) -> _Kept:
-        """Moments as they are kept; `number` of the update and of the tensor, for the draws."""
+        """Moments as they are stored; `number` of the update and of the tensor, for the random draws."""
         unused = jnp.zeros((1,), jnp.float32)
         if is_packed(m.size) and m.ndim:
             (m_codes, m_scale), (v_codes, v_scale) = quantize(m, signed=True), quantize(v, signed=False)

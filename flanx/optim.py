@@ -1,8 +1,8 @@
 """Optimizers as optax transformations, and learning-rate schedules as functions of the step.
 
-Adafactor has T5X's semantics, parameter for parameter and state for state: its state holds T5X's `v_row`, `v_col`,
-`v` and `m` (here `momentum`), with zeros of shape (1,) for those that a parameter does not use. `optax.adafactor` gives
-the same updates for unstacked parameters; it knows no stacked layers.
+Adafactor has T5X's semantics, option for option and state for state: its state holds T5X's `v_row`, `v_col`, `v` and
+`m` (here `momentum`), with zeros of shape (1,) for those that a parameter does not use. `optax.adafactor` gives the
+same updates for unstacked parameters; it does not support stacked layers.
 """
 
 import dataclasses
@@ -28,12 +28,12 @@ Made = TypeVar("Made", bound=Callable[..., Any] | optax.GradientTransformation)
 
 
 class _Optimizer(optax.GradientTransformation):
-    """A transformation that takes attributes."""
+    """A transformation that can have attributes."""
 
 
 def _recorded(make: Callable[Given, Made]) -> Callable[Given, Made]:
-    """`make`, whose results have the arguments of the call as `settings`, {"optim.adamw.learning_rate": 0.001, ...},
-    with those of a schedule among them: what a run records, and compares when it resumes."""
+    """Wraps `make` so that its results have the call's arguments as `settings`, {"optim.adamw.learning_rate": 0.001,
+    ...}, including those of a schedule: what a run records, and compares when it resumes."""
 
     @functools.wraps(make)
     def made(*args: Given.args, **kwargs: Given.kwargs) -> Made:
@@ -55,9 +55,9 @@ def _recorded(make: Callable[Given, Made]) -> Callable[Given, Made]:
 class AdafactorState(NamedTuple):
     """Adafactor's moments: trees like the parameters, float32; unused ones are zeros of shape (1,).
 
-    Of a factored [r, c] parameter whose larger axis is c: v_row [r] and v_col [c] (r for c where r is larger).
+    A factored [r, c] parameter whose larger axis is c has v_row [r] and v_col [c] (swapped if r is larger).
     `momentum` is the running mean of what is subtracted from the parameters, as T5X's `m`. (Until November 2026 it was
-    that of what is added, in a field `m`; `flanx.checkpoint` turns the sign of such a checkpoint.)
+    that of what is added, in a field `m`; `flanx.checkpoint` flips the sign of such a checkpoint.)
     """
 
     count: jax.Array  # type: ignore[assignment]  # pyright: ignore[reportIncompatibleMethodOverride]  int32 [], updates
@@ -78,7 +78,7 @@ class _Leaf(NamedTuple):
 
 
 class _Step(NamedTuple):
-    """What all parameters share in one step: the rate, the decay of the second moments, the weight decay."""
+    """What all parameters share in a step: the learning rate, the second-moment decay, the weight decay."""
 
     rate: jax.Array
     keep: jax.Array
@@ -86,18 +86,18 @@ class _Step(NamedTuple):
 
 
 def _is_stacked(path: tuple[Any, ...]) -> bool:
-    """Whether a parameter is a stack of layers on axis 0: it lies under a key `layers`."""
+    """Whether a parameter is a stack of layers along axis 0, i.e. under a key `layers`."""
     return any(getattr(key, "key", None) == "layers" for key in path)
 
 
 def _is_layer_kernel(path: tuple[Any, ...]) -> bool:
-    """Whether a parameter is a kernel of a layer, stacked or not."""
+    """Whether a parameter is a layer's kernel, stacked or not."""
     keys = [str(getattr(key, "key", "")) for key in path]
     return keys[-1:] == ["kernel"] and any(key == "layers" or key.startswith("layers_") for key in keys)
 
 
 def factored_axes(shape: tuple[int, ...], min_size: float) -> tuple[int, int] | None:
-    """The second largest and the largest axis of a matrix, or None where the second largest is below `min_size`."""
+    """The second largest and the largest axis of a matrix, or None if the second largest is below `min_size`."""
     if len(shape) < 2:
         return None
     *_, second, largest = np.argsort(shape, kind="stable")
@@ -114,7 +114,7 @@ class _Adafactor:
 
     decay_rate: float
     step_offset: int
-    min_dim_size_to_factor: float  # infinite where nothing is factored
+    min_dim_size_to_factor: float  # infinite if nothing is factored
     multiply_by_parameter_scale: bool
     clipping_threshold: float | None
     momentum: float | None
@@ -137,7 +137,7 @@ class _Adafactor:
         return leaf if self.momentum is None else leaf._replace(momentum=jnp.zeros(param.shape, jnp.float32))
 
     def shared(self, count: jax.Array, rate: jax.Array) -> _Step:
-        """The rates of the step after `count` updates, which all parameters share."""
+        """The rates of the step after `count` updates, shared by all parameters."""
         keep = 1.0 - (count - self.step_offset + 1.0) ** -self.decay_rate
         decay: jax.Array | float | None = self.weight_decay
         if self.weight_decay_lr_exponent is not None:
@@ -145,7 +145,7 @@ class _Adafactor:
         return _Step(rate, keep, decay)
 
     def precondition(self, leaf: _Leaf, keep: jax.Array) -> _Leaf:
-        """Adds the gradient (`leaf.update`) to the second moments and divides it by their root."""
+        """Adds the gradient (`leaf.update`) to the second moments and divides it by their square root."""
         grad = leaf.update
         square = jnp.square(grad) + self.epsilon
         if not (axes := factored_axes(grad.shape, self.min_dim_size_to_factor)):
@@ -159,7 +159,7 @@ class _Adafactor:
         return leaf._replace(update=update, v_row=v_row, v_col=v_col)
 
     def advance(self, leaf: _Leaf, param: jax.Array, step: _Step) -> _Leaf:
-        """A parameter's gradient (`leaf.update`) and moments -> what is subtracted from it, and its moments after."""
+        """A parameter's gradient (`leaf.update`) and moments -> what is subtracted from it, and its new moments."""
         before, leaf = leaf, self.precondition(leaf, step.keep)
         update, rate = leaf.update, step.rate
         if self.clipping_threshold is not None:
@@ -248,7 +248,7 @@ def adafactor(
             def each(param: jax.Array, *moments: jax.Array) -> _Leaf:
                 return options.advance(_Leaf(*moments), param, step)
 
-            apart = _is_stacked(path) and factored  # T5X takes the scales of a whole stack where nothing is factored
+            apart = _is_stacked(path) and factored  # T5X uses the scales of a whole stack if nothing is factored
             return (jax.vmap(each) if apart else each)(param, *moments)
 
         trees = (params, grads, state.v_row, state.v_col, state.v, state.momentum)
@@ -302,7 +302,7 @@ def adamw_bfloat16(
     global_norm: float | None = None,
     seed: int = 0,
 ) -> optax.GradientTransformation:
-    """`adamw` with its moments in bfloat16, half of the memory, rounded by draws of `seed`; see `flanx.moments`."""
+    """`adamw` with its moments in bfloat16, half the memory, rounded stochastically by `seed`; see `flanx.moments`."""
     return _adamw("bfloat16", learning_rate, (b1, b2), eps, weight_decay, global_norm, seed)
 
 

@@ -1,4 +1,4 @@
-"""Where arrays live: a named mesh, T5X's logical axis rules, shardings of state and batch.
+"""Partitioning: a named mesh, T5X's logical axis rules, shardings of state and batch.
 
 The mesh has three axes: `replica` (whole copies, one per TPU slice over the data-centre network), `data` (the batch,
 and under some rules the parameters: fully sharded data parallelism) and `model` (tensor parallelism). A parameter
@@ -30,7 +30,7 @@ Rules = Sequence[tuple[str, str | tuple[str, ...] | None]]
 AXES = ("replica", "data", "model")
 _BATCH = ("replica", "data")
 # T5X's four presets by (activation, parameter) partitioning dimensions (t5x/partitioning.py,
-# `standard_logical_axis_rules`); earlier rules win, and a mesh axis serves an array once.
+# `standard_logical_axis_rules`); earlier rules win, and a mesh axis is used at most once per array.
 _BATCH_AND_MODEL: Rules = (
     ("batch", _BATCH),
     ("vocab", "model"),
@@ -54,24 +54,24 @@ _REPLICATED: Rules = tuple(
     )
 )
 PRESETS: Mapping[Any, Rules] = {key: (*_BATCH_AND_MODEL, *embed) for key, embed in _EMBED.items()} | {"fsdp": _FSDP}
-MASKED: Any = optax.MaskedNode  # in place of the moments that an optimizer for some of the parameters does not keep
-SMALL = 2**20  # bytes; a smaller array may be replicated where its axis does not divide
-BOX: Any = nn.meta.AxisMetadata  # what linen boxes a parameter with, and the names of its axes
-LARGE = 2**24  # bytes; an array of this size or more is reported when every device holds all of it
+MASKED: Any = optax.MaskedNode  # in place of the moments that an optimizer of only some parameters does not keep
+SMALL = 2**20  # bytes; a smaller array may be replicated if its axis does not divide
+BOX: Any = nn.meta.AxisMetadata  # linen's box for a parameter, with its axis names
+LARGE = 2**24  # bytes; a fully replicated array of this size or more is reported
 
 
 def rules(activations: int = 1, parameters: int = 1, extra: Rules = (), preset: str | None = None) -> Rules:
     """Logical axis rules: T5X's preset for 1-D or 2-D partitioning of activations and parameters, or `preset="fsdp"`.
 
-    `extra` comes first and so wins. `extra=[("length", "model")]` with preset (1, 2) is sequence parallelism: the
-    activations between the layers are split along their length.
+    `extra` comes first and so takes precedence. `extra=[("length", "model")]` with preset (1, 2) is sequence
+    parallelism: the activations between layers are split along their length.
     """
     key = preset or (activations, parameters)
     if key not in PRESETS:
         raise UserError(f"no partitioning preset {key}: known are (1, 1), (2, 1), (1, 2), (2, 2) and 'fsdp'")
     sequence = () if ("length", "model") not in [tuple(rule) for rule in extra] else (("length", "model"),)
     first = [rule for rule in extra if tuple(rule) != ("length", "model")]
-    # a length over `model` gives way to heads, mlp and vocab: inside a layer those are split
+    # a length over `model` yields to heads, mlp and vocab: inside a layer those are split
     return (*first, *PRESETS[key], *sequence, *_REPLICATED)
 
 
@@ -93,7 +93,7 @@ class Partitioner:
 
     @functools.cached_property
     def mesh(self) -> Mesh:
-        """The (replica, data, model) mesh. Raises UserError where the devices do not divide."""
+        """The (replica, data, model) mesh. Raises UserError if the devices do not divide."""
         if isinstance(self.num_partitions, str):
             raise UserError(f"num_partitions = '{self.num_partitions}' is for `flanx train` and `plan`; give a number")
         devices = list(self.devices if self.devices is not None else jax.devices())
@@ -116,7 +116,7 @@ class Partitioner:
 
     @contextlib.contextmanager
     def scope(self) -> Iterator[Mesh]:
-        """Activates mesh and rules; sharding constraints of the models are no-ops outside."""
+        """Activates mesh and rules; outside of it, the models' sharding constraints are no-ops."""
         with jax.set_mesh(self.mesh), nn.logical_axis_rules(tuple(self.logical_axis_rules)):
             yield self.mesh
 
@@ -124,13 +124,13 @@ class Partitioner:
         """Shardings of a tree of boxed (abstract) parameters, unboxed.
 
         An array below 1 MiB is not split along a dimension that its mesh axis does not divide. Raises UserError for a
-        larger array, and for an axis without a rule.
+        larger such array, and for an axis without a rule.
         """
         return jax.tree_util.tree_map_with_path(self._sharding, boxed, is_leaf=lambda leaf: isinstance(leaf, BOX))
 
     def _sharding(self, path: tuple[Any, ...], box: Any) -> NamedSharding:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
-        array = box.value if isinstance(box, BOX) else box  # `nn.unbox` would constrain it, outside of any jit
+        array = box.value if isinstance(box, BOX) else box  # `nn.unbox` would constrain it, outside any jit
         names = getattr(box, "names", (None,) * array.ndim)
         known = {rule[0] for rule in self.logical_axis_rules}
         for axis in names:
@@ -153,10 +153,10 @@ class Partitioner:
         return math.prod(self.mesh.shape[axis] for axis in ([axes] if isinstance(axes, str) else axes or ()))
 
     def optimizer_shardings(self, optimizer: optax.GradientTransformation, params: Any, shardings: Any) -> Any:
-        """Shardings of the optimizer's state.
+        """Shardings of the optimizer state.
 
-        A leaf of its parameter's shape has the parameter's sharding; one without one of the dimensions (a factored
-        moment) that of the other dimensions; any other is replicated.
+        A leaf of its parameter's shape has the parameter's sharding; one that lacks one of the dimensions (a factored
+        moment) has that of the remaining dimensions; any other is replicated.
         """
         everywhere = self.everywhere()
         return optax.tree_map_params(
@@ -172,7 +172,7 @@ class Partitioner:
         )
 
     def replicated(self, params: Any, shardings: Any) -> list[tuple[str, int]]:
-        """(name, bytes) of each large array that every device of a replica holds all of, the largest first."""
+        """(name, bytes) of each large array that is fully replicated within a replica, the largest first."""
         if self.mesh.shape["data"] * self.mesh.shape["model"] == 1:
             return []
         pairs = zip(jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(shardings), strict=True)
@@ -188,16 +188,16 @@ class Partitioner:
         return NamedSharding(self.mesh, PartitionSpec())
 
     def batch_sharding(self) -> NamedSharding:
-        """The sharding of a batch [rows, length]: rows by the rule of "batch", lengths not split."""
+        """The sharding of a batch [rows, length]: rows by the rule for "batch", lengths not split."""
         (rows,) = spmd.logical_to_mesh_axes(("batch",), tuple(self.logical_axis_rules)) or (None,)
         return NamedSharding(self.mesh, PartitionSpec(rows))
 
     def batch_shards(self) -> int:
-        """Parts into which the rows of a batch are split."""
+        """The number of shards of a batch's rows."""
         return self._size(self.batch_sharding().spec[0])
 
     def host_rows(self, batch_size: int) -> range:
-        """The rows of a global batch that this host's devices hold, as one range."""
+        """The rows of a global batch held by this host's devices, as one range."""
         shards = self.batch_shards()
         if batch_size % shards:
             raise UserError(
@@ -209,7 +209,7 @@ class Partitioner:
         return range(min(start for start, _, _ in bounds), max(stop for _, stop, _ in bounds))
 
     def global_batch(self, rows: Mapping[str, np.ndarray], batch_size: int) -> dict[str, jax.Array]:
-        """This host's rows (as `host_rows` names them) as global arrays [batch_size, length]."""
+        """Global arrays [batch_size, length] from this host's rows (see `host_rows`)."""
         sharding, first = self.batch_sharding(), self.host_rows(batch_size).start
 
         def shard(array: np.ndarray, index: Any) -> np.ndarray:
@@ -225,7 +225,7 @@ class Partitioner:
 
 
 def _grid_of_slices(shape: tuple[int, ...], devices: Sequence[Any], slices: int) -> np.ndarray:
-    """Devices in mesh order [replica, data, model], the slices split along `replica`, then `data`."""
+    """Devices in mesh order [replica, data, model], with the slices split along `replica`, then `data`."""
     replicas, data, model = shape
     across = (math.gcd(replicas, slices), slices // math.gcd(replicas, slices), 1)
     inside = tuple(n // m for n, m in zip(shape, across, strict=True))
@@ -249,10 +249,10 @@ def _reduced(shape: tuple[int, ...], full: tuple[int, ...], sharding: NamedShard
 
 
 def cache_compilations(folder: str | os.PathLike | None = "auto") -> None:
-    """Caches compiled programs on disk, so that a restart does not compile again.
+    """Caches compiled programs on disk, so that a restart does not recompile.
 
-    "auto" is JAX's own setting, else $XDG_CACHE_HOME/flanx/xla (or ~/.cache/flanx/xla), and nothing on a CPU:
-    programs for one kind of CPU must not be loaded on another that shares the folder. None switches it off.
+    "auto" is JAX's own setting, else $XDG_CACHE_HOME/flanx/xla (or ~/.cache/flanx/xla), and off on a CPU: programs for
+    one kind of CPU must not be loaded on another that shares the folder. None turns it off.
     """
     if folder == "auto":
         # jax sets its flags as attributes at run time
@@ -265,7 +265,7 @@ def cache_compilations(folder: str | os.PathLike | None = "auto") -> None:
 
 @contextlib.contextmanager
 def explain_exhausted(state: Any, partitioner: Partitioner) -> Iterator[None]:
-    """Turns a device's RESOURCE_EXHAUSTED into the largest arrays of the state and the next layout to try.
+    """Turns a device's RESOURCE_EXHAUSTED into a message with the state's largest arrays and the next layout to try.
 
     state: abstract, with shardings.
     """

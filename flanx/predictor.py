@@ -1,4 +1,4 @@
-"""A model that is ready to answer prompts: what evaluation, inference and training's evaluator call for predictions."""
+"""A model ready to answer prompts, which evaluation, inference and training's evaluator call for predictions."""
 
 import contextlib
 import dataclasses
@@ -24,9 +24,9 @@ class Prediction:
     """The answer to one prompt.
 
     Attributes:
-      texts: of each sample (those that were done when a prompt was decided early); of beams only the best.
-      ended: whether each text ended by itself or by a stop text; False: truncated at the longest output.
-      non_finite: the logits held a NaN or an infinity; the texts mean nothing.
+      texts: of each sample (those that were done, if a prompt was decided early); of beams only the best.
+      ended: whether each text ended by itself or at a stop text; False: truncated at the longest output.
+      non_finite: the logits contained a NaN or an infinity; the texts are meaningless.
       scores: the log-probability of each sample, if requested (`decode.Output.scores`).
     """
 
@@ -38,16 +38,16 @@ class Prediction:
 
 @dataclasses.dataclass(frozen=True)
 class Predictor:
-    """A model, its parameters and vocabulary, and the shapes in which it decodes.
+    """A model, its parameters and vocabulary, and the shapes it decodes in.
 
     Attributes:
-      params: on the devices, with their mesh in force; None until `restored` reads them.
+      params: on the devices, with their mesh active; None until `restored` reads them.
       lengths: {"inputs": I, "targets": T}, tokens of the longest prompt and of the longest output.
       batch_size: prompts decoded together.
-      seed: of sampling.
+      seed: for sampling.
 
     Raises:
-      UserError: for lengths or a batch size that are not usable, and for a vocabulary larger than the model's table.
+      UserError: for unusable lengths or batch size, and for a vocabulary larger than the model's embedding.
     """
 
     model: Model
@@ -73,7 +73,7 @@ class Predictor:
 
     @contextlib.contextmanager
     def restored(self, checkpoint: str | None, partitioner: Partitioner) -> Iterator["Predictor"]:
-        """This predictor with the parameters of a checkpoint, on the partitioner's mesh, which is in force inside."""
+        """This predictor with the parameters of a checkpoint, on the partitioner's mesh, which is active inside."""
         if not checkpoint:
             raise UserError("no checkpoint: give a run, a step folder of a run or a converted checkpoint")
         with partitioner.scope():
@@ -86,7 +86,7 @@ class Predictor:
             yield dataclasses.replace(self, params=load_params(checkpoint, target, self.model))
 
     def fingerprint(self) -> str | None:
-        """16 hexadecimal digits of the parameters (a sample of large ones); None where they lie on several hosts."""
+        """16 hex digits that identify the parameters (a sample of large ones); None if they are on several hosts."""
         digest = hashlib.sha256()
         for path, leaf in jax.tree_util.tree_leaves_with_path(self.params):
             if not getattr(leaf, "is_fully_addressable", True):
@@ -111,11 +111,11 @@ class Predictor:
         Args:
           prompts: token lists of at most lengths["inputs"], with their end-of-sequence token.
           method: greedy or sampling, or beam search, which has one sample and no stop texts.
-          max_new: tokens of the longest output; None, or more than lengths["targets"]: those.
+          max_new: tokens of the longest output; at most lengths["targets"], the default for None.
           stop: whether a text so far contains something that ends it; it is cut to the shortest that does.
           scored: whether samples come with their log-probabilities.
-          decided: (prompt number, {sample number: (text, whether it ended)} of those that are done) -> whether the
-            others are not needed.
+          decided: (prompt number, {sample number: (text, whether it ended)} of the finished samples) -> whether the
+            remaining ones are not needed.
         """
         longest = self.lengths["targets"] if max_new is None else min(max_new, self.lengths["targets"])
         eos_id, decoded = self.vocabulary.eos_id, self.vocabulary.decode
@@ -149,7 +149,7 @@ class Predictor:
         self, prompts: Sequence[Prompt], options: Sequence[Sequence[str]], ended: bool = False
     ) -> list[np.ndarray]:
         """For each prompt, the log-probability (f64[O], natural logarithm) of each of its options as a continuation;
-        `ended`: followed by the end of sequence."""
+        with `ended`, followed by the end of sequence."""
         end = [self.vocabulary.eos_id] if ended else []
         encoded = [[[*self.vocabulary.encode(option), *end] for option in each] for each in options]
         return loglikelihood.score(self.model, self.params, prompts, encoded, batching=self._batching())
@@ -157,17 +157,17 @@ class Predictor:
     def score_tokens(
         self, prompts: Sequence[Prompt], options: Sequence[Sequence[Prompt]]
     ) -> list[tuple[np.ndarray, np.ndarray]]:
-        """`score` for tokenized options, and for each (bool[O]) whether greedy decoding would write it."""
+        """`score` for tokenized options, and whether greedy decoding would produce each (bool[O])."""
         return loglikelihood.score_and_match(self.model, self.params, prompts, options, batching=self._batching())
 
     def _batching(self, parallel: int = 1) -> Batching:
-        """Batches for `parallel` samples or beams of each prompt: fewer prompts where each has many."""
+        """Batching for `parallel` samples or beams per prompt: fewer prompts if each has many."""
         size = self.batch_size if parallel == 1 else max(8, self.batch_size // parallel)
         return Batching(size, bucket_lengths(self.lengths["inputs"]), device_put=self.device_put)
 
     def device_put(self, array: np.ndarray) -> jax.Array:
-        """A batch, its rows over the data axis of the parameters' mesh if they are divisible by it, else on every
-        device."""
+        """Places a batch, its rows split over the data axis of the parameters' mesh if divisible by it, else
+        replicated."""
         coordination.count_batch()
         sharding = getattr(jax.tree.leaves(self.params)[0], "sharding", None)
         if not isinstance(sharding, jax.sharding.NamedSharding):

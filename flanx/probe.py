@@ -1,4 +1,4 @@
-"""A matrix product of known size, timed on this process's devices: what they can do here and now."""
+"""Times a matmul of known size on this process's devices, to measure their current speed."""
 
 import functools
 import time
@@ -9,15 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 
 SIZE = {"cpu": (1024, jnp.float32)}  # platform -> rows of the square operands and their type
-OF_ACCELERATORS = (4096, jnp.bfloat16)  # about a millisecond, far above the time of a call
+OF_ACCELERATORS = (4096, jnp.bfloat16)  # about a millisecond, far more than the overhead of a call
 
 
 class Product(NamedTuple):
-    """The best of some rounds.
+    """The best of several rounds.
 
     Attributes:
       flops: of one device's product.
-      seconds: until the slowest device had its own; all begin together.
+      seconds: until the slowest device finished; all begin together.
     """
 
     flops: float
@@ -25,7 +25,7 @@ class Product(NamedTuple):
 
 
 def time_product(rounds: int = 3) -> Product:
-    """Times a product on every device of this process at once."""
+    """Times a product on all devices of this process at once."""
     programs, operands, flops = _product()
     seconds = []
     for _ in range(rounds):
@@ -37,7 +37,7 @@ def time_product(rounds: int = 3) -> Product:
 
 @functools.cache
 def _product() -> tuple[list[Any], list[jax.Array], float]:
-    """For each device the compiled product, which asks for no mesh, and its operand; FLOPs."""
+    """For each device, the compiled product, which needs no mesh, and its operand; FLOPs."""
     devices = jax.local_devices()
     size, dtype = SIZE.get(devices[0].platform, OF_ACCELERATORS)
     operands = [jax.device_put(np.full((size, size), 1 / size, dtype), device) for device in devices]

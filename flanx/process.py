@@ -1,4 +1,4 @@
-"""What identifies a process of this machine (numbers are reused, after a reboot too), and how one is asked to stop."""
+"""Identifies a process of this machine (ids are reused, also after a reboot), and handles requests to stop."""
 
 import contextlib
 import os
@@ -13,8 +13,8 @@ from flanx.errors import Preempted
 
 
 def describe(number: int) -> dict[str, Any]:
-    """A process as a record names it: {"host", "pid"}, and where Linux says them its start ("started": clock ticks
-    after the boot, None for one that has ended) and the boot with the namespace of its number ("machine")."""
+    """A process as identified in a record: {"host", "pid"}, and on Linux its start ("started": clock ticks after boot,
+    None for one that has ended) and the boot with its pid namespace ("machine")."""
     with contextlib.suppress(OSError, IndexError):
         boot = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         space, started = os.readlink("/proc/self/ns/pid"), None
@@ -27,14 +27,14 @@ def describe(number: int) -> dict[str, Any]:
 
 
 def is_here(record: Mapping[str, Any]) -> bool:
-    """Whether a record's process is, or was, one of this machine since its last boot, as far as the system says it."""
+    """Whether a record's process is, or was, on this machine since its last boot, as far as the system tells."""
     own = describe(os.getpid())
     return "machine" in own and record.get("machine") == own["machine"] and isinstance(record.get("pid"), int)
 
 
 def is_running(record: Mapping[str, Any]) -> bool:
-    """Whether the very process of a record still runs on this machine; by its number alone where the system, or an
-    older record, says no more."""
+    """Whether a record's process, not another with its pid, is still running on this machine; by pid only if the
+    system, or an older record, has no more."""
     if "machine" in record:
         started = record.get("started")
         return is_here(record) and started is not None and describe(record["pid"]).get("started") == started
@@ -52,8 +52,8 @@ def is_running(record: Mapping[str, Any]) -> bool:
 
 @contextlib.contextmanager
 def signals_as_interrupt() -> Iterator[None]:
-    """SIGTERM and SIGHUP as Ctrl-C, a KeyboardInterrupt; those that are ignored, as SIGHUP is under nohup, stay so. In
-    the main thread only, as Python has it."""
+    """Handles SIGTERM and SIGHUP like Ctrl-C, as a KeyboardInterrupt; ignored ones, such as SIGHUP under nohup, stay
+    ignored. Main thread only, a limit of Python."""
     kept = {}
     if threading.current_thread() is threading.main_thread():
         both = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
@@ -69,7 +69,7 @@ def signals_as_interrupt() -> Iterator[None]:
 
 @contextlib.contextmanager
 def preempted(message: str) -> Iterator[None]:
-    """SIGTERM, SIGHUP and Ctrl-C as Preempted, with this message."""
+    """Raises Preempted with this message on SIGTERM, SIGHUP and Ctrl-C."""
     with signals_as_interrupt():
         try:
             yield

@@ -1,4 +1,4 @@
-"""Progress of builds, downloads and sweeps, on standard error: rows by name, live on a terminal, else lines of text."""
+"""Progress of builds, downloads and sweeps on standard error: named rows, live on a terminal, else lines of text."""
 
 import math
 import threading
@@ -13,9 +13,8 @@ from rich.progress import Progress as Bars
 class Progress:
     """Rows of running work. Thread-safe.
 
-    A row with a number of parts has a bar and the time that is left; every row has a text. On a terminal the rows are
-    drawn live. Elsewhere they are printed at the end, and before it every `line_period` seconds, as far as they have
-    changed since.
+    A row with a known total has a bar and the remaining time; every row has a text. On a terminal the rows are drawn
+    live. Elsewhere, those that have changed are printed every `line_period` seconds and at the end.
     """
 
     def __init__(self, quiet: bool = False, line_period: float = math.inf) -> None:
@@ -47,7 +46,7 @@ class Progress:
                 self._print()
 
     def update(self, name: str, text: str, done: float | None = None, total: float | None = None) -> None:
-        """Shows a row's text, and how many of how many parts are done, where that is known."""
+        """Shows a row's text, and how many parts of the total are done, if known."""
         with self._lock:
             if name not in self._rows:
                 self._rows[name] = self._bars.add_task(name, total=total, text=text)
@@ -57,7 +56,7 @@ class Progress:
                 self._print()
 
     def remove(self, name: str) -> None:
-        """Takes a row away, once its work has ended."""
+        """Removes a row once its work has ended."""
         with self._lock:
             if name in self._rows:
                 self._bars.remove_task(self._rows.pop(name))
@@ -65,7 +64,7 @@ class Progress:
 
     @property
     def is_live(self) -> bool:
-        """Whether rows are drawn live, so that they may change often."""
+        """Whether rows are drawn live, so that they may be updated often."""
         return self._console.is_terminal
 
     def note(self, line: str, style: str | None = "yellow") -> None:
@@ -73,7 +72,7 @@ class Progress:
         self._console.print(line, style=style, markup=False, soft_wrap=True)
 
     def _print(self) -> None:
-        """The rows that changed, a line each."""
+        """Prints the rows that have changed, one line each."""
         self._printed = time.monotonic()
         for task in self._bars.tasks:
             if task.description in self._changed:

@@ -1,7 +1,6 @@
-"""What run.json and the lines of a run's JSONL files hold, checked where they are read: a person or a copy may have
-changed one.
+"""The content of run.json and of a run's JSONL files, checked when read: a person or a faulty copy may have changed it.
 
-Who writes them, and what they mean: `flanx.train_metrics`.
+What writes them, and what they mean: `flanx.train_metrics`.
 """
 
 import pathlib
@@ -13,7 +12,7 @@ from flanx.files import check_types, json_object, read_json
 
 _DICTS = dict[str, dict[str, Any]]
 _NUMBERS = dict[str, float]
-# {file: {name: its type where it is there}}; a line of any of them has a step
+# {file: {name: its type if present}}; every line in any of them has a step
 TYPES: Mapping[str, Mapping[str, Any]] = {
     "metrics": {
         **dict.fromkeys(("loss", "cross_ent_loss", "padding", "tokens_per_second"), float),
@@ -31,7 +30,7 @@ TYPES: Mapping[str, Mapping[str, Any]] = {
         **dict.fromkeys(("record", "line"), list[list[float]]),
     },
 }
-# {file: {name of a dict of dicts: what each of these must have}}
+# {file: {name of a dict of dicts: what each inner dict must have}}
 PARTS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "metrics": {
         "sources": {"loss": float},
@@ -64,24 +63,24 @@ RUN: Mapping[str, Any] = {  # run.json
 
 
 def read_run(path: pathlib.Path) -> dict[str, Any]:
-    """What a run records of itself, {} where there is no file. Raises UserError where it is damaged."""
+    """A run's run.json; {} if there is no file. Raises UserError if it is damaged."""
     return check_types(path, read_json(path), RUN)
 
 
 def read_stored_run(folder: Any) -> dict[str, Any]:
-    """The same of a `flanx.storage.Storage`."""
+    """The same for a `flanx.storage.Storage`."""
     record = folder.read_json("run.json") if "run.json" in folder.children() else {}
     return check_types(pathlib.Path(f"{folder}/run.json"), record, RUN)
 
 
 def parse(path: pathlib.Path, number: int, line: str | bytes) -> dict[str, Any]:
-    """The record of a line. Raises UserError where it is not a JSON object, or not one of this file."""
+    """The record in a line. Raises UserError if it is not a JSON object, or not one of this file."""
     return check(path, number, json_object(path, number, line))
 
 
 def check(path: pathlib.Path, number: int, record: dict[str, Any]) -> dict[str, Any]:
-    """The record of line `number` of a run's file. Raises UserError naming the line and what is missing or has another
-    type than flanx writes."""
+    """The record in line `number` of a run's file. Raises UserError naming the line and what is missing or has the
+    wrong type."""
     kind, place = path.stem, pathlib.Path(f"{path}:{number}")
     required = {"step": int} | ({"validation.loss": float} if "validation" in record else {})
     _expect(place, record, "", required)

@@ -1,9 +1,9 @@
-"""What gin may bind: every value is checked against the annotation of its parameter and the range of its name.
+"""Checks gin bindings: every value against the annotation of its parameter and the range for its name.
 
-One house, one vocabulary: a parameter's name means the same in every signature, so that a range belongs to a name. The
-check runs when the gin files are parsed, before anything is read, written or compiled. A number that is whole is taken
-as an int (`TRAIN_STEPS=1e6`); "~" and "file://" in a path become what they mean. Nothing else is converted: '64' for 64
-may be a mistake of quoting that also hit other values.
+A parameter's name means the same in every signature, so that a range belongs to a name. The check runs when the gin
+files are parsed, before anything is read, written or compiled. A whole float is converted to an int
+(`TRAIN_STEPS=1e6`); "~" and "file://" in a path are resolved. Nothing else is converted: '64' for 64 may be a quoting
+mistake that also affects other values.
 """
 
 import argparse
@@ -25,12 +25,12 @@ from typing import Any
 from flanx import hub
 from flanx.errors import UserError
 
-UNCHECKED = object()  # a value that only a call can give: a function's result
+UNCHECKED = object()  # a value known only after a call: a function's result
 
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """Numbers from `low` to `high`; with `open_low` or `open_high` without the end itself."""
+    """Numbers from `low` to `high`; `open_low` or `open_high` excludes the end."""
 
     low: float
     high: float = math.inf
@@ -56,7 +56,7 @@ RATE, POSITIVE, SHARE = Range(0), Range(0, open_low=True), Range(0, 1)
 BELOW_ONE = Range(0, 1, open_high=True)
 MOST_SECONDS = 30 * 24 * 3600  # of any time limit
 
-# of numbers, also of those inside a list or the values of a dict
+# of numbers, including those in a list or the values of a dict
 RANGES: Mapping[str, Range] = {
     "adam_learning_rate": RATE,
     "alpha": POSITIVE,
@@ -143,7 +143,7 @@ RANGES: Mapping[str, Range] = {
     "z_loss": RATE,
 }
 FOLDERS = ("model_dir", "out_dir")  # written: on a file system or in a bucket
-NAMED = ("checkpoint", "path", "start", "vocabulary")  # which a name of the Hugging Face hub may stand for
+NAMED = ("checkpoint", "path", "start", "vocabulary")  # may also be a name on the Hugging Face hub
 PATHS = (*FOLDERS, *NAMED, "compilation_cache", "data_dir", "out_file", "prompts", "store_dir")
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "num_partitions": ("auto",),
@@ -157,7 +157,7 @@ class Wrong(Exception):
 
 
 def flag(kind: type[int] | type[float], limits: Range) -> Callable[[str], Any]:
-    """The `type` of a flag of the command line that takes a finite number within limits."""
+    """The `type` of a command-line flag that takes a finite number within limits."""
 
     def read(text: str) -> float:
         with contextlib.suppress(ValueError, OverflowError):
@@ -178,7 +178,7 @@ def path_flag(text: str) -> str:
 
 
 def text_flag(text: str) -> str:
-    """The `type` of a flag that takes a text, which is not empty."""
+    """The `type` of a flag that takes a non-empty text."""
     if not text.strip():
         raise argparse.ArgumentTypeError(f"'{text}'; it takes a text, not an empty one")
     return text
@@ -186,7 +186,7 @@ def text_flag(text: str) -> str:
 
 @functools.cache
 def annotations(function: Callable[..., Any]) -> dict[str, Any]:
-    """{parameter: its type} of a function or class; without those whose types cannot be resolved."""
+    """{parameter: its type} of a function or class, except those whose types cannot be resolved."""
     owner = function
     if inspect.isclass(function) and not dataclasses.is_dataclass(function):
         owner = function.__init__
@@ -197,9 +197,9 @@ def annotations(function: Callable[..., Any]) -> dict[str, Any]:
 
 
 def check(function: Callable[..., Any], name: str, value: Any) -> Any:
-    """`value` as the parameter `name` of `function` takes it. Raises Wrong with what it takes.
+    """`value` converted for the parameter `name` of `function`. Raises Wrong with what is expected.
 
-    `value` is what gin bound, macros replaced, UNCHECKED for what only a call gives.
+    `value` is what gin bound, with macros substituted, and UNCHECKED for what is known only after a call.
     """
     if function.__module__.partition(".")[0] != "flanx":
         return value
@@ -213,7 +213,7 @@ def check(function: Callable[..., Any], name: str, value: Any) -> Any:
 
 
 def checked(function: Callable[..., Any], **given: Any) -> dict[str, Any]:
-    """The arguments of a function as it takes them. Raises UserError naming the first that is something else."""
+    """The converted arguments of a function. Raises UserError naming the first invalid one."""
     taken = {}
     for name, value in given.items():
         try:
@@ -225,7 +225,7 @@ def checked(function: Callable[..., Any], **given: Any) -> dict[str, Any]:
 
 
 def convert(hint: Any, value: Any) -> Any:
-    """`value` in the type of an annotation, whatever its name. Raises Wrong."""
+    """`value` converted to the type of an annotation, whatever its name. Raises Wrong."""
     return _convert(hint, "", value)
 
 
@@ -234,7 +234,7 @@ def _takes(hint: Any, kind: type) -> bool:
 
 
 def _convert(hint: Any, name: str, value: Any) -> Any:
-    """The value in the type of the hint; Wrong where it has another one or is out of range."""
+    """The value converted to the hint's type. Raises Wrong if it has another type or is out of range."""
     if value is UNCHECKED or hint in (Any, object):
         return value
     kind = _origin(hint)
@@ -252,7 +252,7 @@ def _convert(hint: Any, name: str, value: Any) -> Any:
         holds = type(value) is hint and (hint is not str or value in CHOICES.get(name, (value,)))
     elif os.PathLike in (hint, kind):
         holds = isinstance(value, str | os.PathLike)
-    else:  # a class, whose instances only a call gives
+    else:  # a class, whose instances only come from a call
         holds = not (inspect.isclass(hint) and isinstance(value, str | int | float | bool | list | tuple | dict))
     if not holds:
         raise Wrong(_describe(hint, name))
@@ -261,7 +261,7 @@ def _convert(hint: Any, name: str, value: Any) -> Any:
 
 @functools.cache
 def _origin(hint: Any) -> Any:
-    """The kind of a hint: Union, list for every sequence, dict for every mapping, its own origin otherwise."""
+    """The kind of a hint: Union, list for any sequence, dict for any mapping, otherwise its own origin."""
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):
         return typing.Union
@@ -271,7 +271,7 @@ def _origin(hint: Any) -> Any:
 
 
 def _convert_any(parts: tuple[Any, ...], hint: Any, name: str, value: Any) -> Any:
-    """The value as the first type that takes it, its own before the others."""
+    """The value as the first type that accepts it, trying its own first."""
     for part in sorted(parts, key=lambda part: part is not type(value)):
         try:
             return _convert(part, name, value)
@@ -281,7 +281,7 @@ def _convert_any(parts: tuple[Any, ...], hint: Any, name: str, value: Any) -> An
 
 
 def _items(hint: Any, name: str, value: Any) -> Any:
-    """A list or dict with every item converted; of a tuple of several types each by its own."""
+    """A list or dict with every item converted; for a tuple of several types, each item by its own."""
     parts = typing.get_args(hint)
     if _origin(hint) is dict and isinstance(value, Mapping):
         return {_convert(parts[0], name, key): _convert(parts[1], name, item) for key, item in value.items()}
@@ -294,7 +294,7 @@ def _items(hint: Any, name: str, value: Any) -> Any:
 
 
 def _number(hint: Any, name: str, value: Any) -> float:
-    """A number as int or float; a whole float is an int, True and False are none."""
+    """A number as int or float; a whole float becomes an int, True and False are not numbers."""
     if hint is int and isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int if hint is int else int | float):
@@ -305,7 +305,7 @@ def _number(hint: Any, name: str, value: Any) -> float:
 
 
 def _path(name: str, text: str) -> str:
-    """A path as its reader takes it: "~" is the home folder, "file://" nothing."""
+    """A path with "~" expanded to the home folder and "file://" removed."""
     text = text.removeprefix("file://")
     if not text.strip() or any(ord(c) < 32 for c in text):
         raise Wrong("a path, not an empty one" if not text.strip() else "a path without control characters")

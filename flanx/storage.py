@@ -1,9 +1,9 @@
-"""Folders and files on a local disk or behind a URL (gs://, s3://, http://), the latter through TensorStore; a name of
-the Hugging Face hub (hf:ORG/NAME) is the folder of its copy on this machine.
+"""Folders and files on a local disk or at a URL (gs://, s3://, http://), the latter through TensorStore; a name on the
+Hugging Face hub (hf:ORG/NAME) is the folder of its local copy.
 
-Every read of a URL has a time limit. What is mapped into memory (stores, vocabularies) is copied once into a local
-cache, the folder FLANX_CACHE, by default `~/.cache/flanx`. A bucket mounted as a folder is a local path, read in place.
-(etils would import TensorFlow for gs://, and Orbax reaches no s3://.) Folders that a run writes to: `flanx.mirror`.
+Every read of a URL has a time limit. Memory-mapped files (stores, vocabularies) are copied once into a local cache, the
+folder FLANX_CACHE, by default `~/.cache/flanx`. A bucket mounted as a folder is a local path, read in place. (etils
+would import TensorFlow for gs://, and Orbax does not support s3://.) For folders that a run writes to: `flanx.mirror`.
 """
 
 import concurrent.futures
@@ -24,15 +24,15 @@ from flanx import hub
 from flanx.errors import UserError
 from flanx.files import local_path, open_regular, read_json, write_atomic
 
-ANSWER_S = 8  # of an address, to a small file
-LIST_S = 120  # of a list, which comes in pages of a thousand
-COPY_S = 3600  # of a whole volume
-LEAST_SPEED = 1e6  # bytes a second, of what is written
-PATIENCE_S = 600.0  # how long a bucket that does not answer is waited for where something has begun
+ANSWER_S = 8  # for a small file at a URL
+LIST_S = 120  # for a listing, which comes in pages of a thousand
+COPY_S = 3600  # for a whole volume
+LEAST_SPEED = 1e6  # bytes per second, of writes
+PATIENCE_S = 600.0  # how long to wait for a bucket that does not answer, once work has begun
 Answer = TypeVar("Answer")
 URLS = ("gs://", "s3://", "http://", "https://")
-BUCKETS = ("gs://", "s3://")  # which can be written to
-ABSENT = b"\x02"  # TensorStore's generation of an object that is not there
+BUCKETS = ("gs://", "s3://")  # writable
+ABSENT = b"\x02"  # TensorStore's generation of a missing object
 _ROLES = {
     "gs": "roles/storage.objectUser on the bucket, or `gcloud auth application-default login` as who has it",
     "s3": "s3:ListBucket, GetObject, PutObject and DeleteObject, or the keys (AWS_PROFILE) of who has them",
@@ -43,16 +43,16 @@ _RETRIES = {"max_retries": 4, "initial_delay": "0.3s", "max_delay": "3s"}
 
 
 class Unreachable(UserError):
-    """A bucket that gives no answer or asks to wait: the same call may succeed later."""
+    """A bucket does not answer or asks to wait: the same call may succeed later."""
 
 
 class NoBucket(UserError):
-    """There is no bucket of that name."""
+    """There is no bucket with that name."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Storage:
-    """A folder that may not exist; `str` of it is its path as the user gave it.
+    """A folder that may not exist; its `str` is the path as given by the user.
 
     Attributes:
       path: an absolute local path, or a URL such as gs://bucket/path.
@@ -81,11 +81,11 @@ class Storage:
 
     @property
     def is_remote(self) -> bool:
-        """Whether it is behind a URL."""
+        """Whether it is at a URL."""
         return self.path.startswith(URLS)
 
     def local(self) -> Path:
-        """The folder as a path. Raises UserError where it is remote."""
+        """The folder as a path. Raises UserError if it is remote."""
         if self.is_remote:
             raise UserError(f"{self}: Hugging Face folders are read and written on a local disk; copy it there first")
         return Path(self.path)
@@ -98,20 +98,20 @@ class Storage:
         return f"{self.path}/" if self.is_remote else {"driver": "file", "path": f"{self.path}/"}
 
     def keys(self) -> set[str]:
-        """Paths of all files below it; no others than names of files, which an object may have, too."""
+        """Paths of all files below it, without keys of objects that are not file names."""
         found = self._do("list", lambda store: store.list(), limit=LIST_S)
         return {key for each in found if is_file_name(key := each.decode())}
 
     def children(self) -> set[str]:
-        """Names of the files and folders in it; empty where it does not exist."""
+        """Names of the files and folders in it; empty if it does not exist."""
         if self.is_remote:
             return {key.partition("/")[0] for key in self.keys()}
         path = Path(self.path)
         return set(os.listdir(path)) if path.is_dir() else set()
 
     def find(self, file: str, limit: float | None = None) -> bytes | None:
-        """The content of one of its files, or None where that is not there. Raises UserError where it cannot be read,
-        or where a URL gives no answer within `limit` (ANSWER_S) seconds."""
+        """The content of one of its files, or None if missing. Raises UserError if it cannot be read, or if a URL does
+        not answer within `limit` (ANSWER_S) seconds."""
         if self.is_remote:
             return self.get(file, limit)[0]
         path = Path(self.path) / file
@@ -124,45 +124,45 @@ class Storage:
             raise UserError(f"{path}: cannot be read ({error.strerror})") from error
 
     def get(self, file: str, limit: float | None = None, known: bytes | None = None) -> tuple[bytes | None, bytes]:
-        """(content, generation) of a file in a bucket; (None, ABSENT) where it is not there, (None, known) where its
-        generation is the one that is known."""
+        """(content, generation) of a file in a bucket; (None, ABSENT) if it is missing, (None, known) if its generation
+        is `known`."""
         result = self._do("read", lambda store: store.read(file, if_not_equal=known), file, limit)
         return (result.value if result.state == "value" else None), result.stamp.generation
 
     def put(self, file: str, content: bytes, expected: bytes, limit: float | None = None) -> bytes | None:
-        """Writes a file of a bucket if its generation is the one that is expected (ABSENT: if it is not there).
+        """Writes a file in a bucket if its generation is `expected` (ABSENT: if it does not exist).
 
-        The new generation, or None where it has another one, as after a write of another process; also after one of
-        this process that got no answer, and yet was done."""
+        Returns the new generation, or None if it has another one, as after a write by another process, or after one by
+        this process that got no answer but succeeded."""
         stamp = self._do("write", lambda store: store.write(file, content, if_equal=expected), file, limit)
         return stamp.generation or None
 
     def expect_bucket(self) -> None:
-        """Raises NoBucket where there is no such bucket, UserError where it cannot be written; by an object that is
-        deleted again: to a list, a read and a write on another condition a missing bucket of Google's is an empty one.
+        """Raises NoBucket if there is no such bucket, UserError if it is not writable; tested with an object that is
+        deleted again: to a listing, a read or another conditional write, a missing Google bucket looks empty.
         """
         name = f".flanx.{secrets.token_hex(4)}"
         self.put(name, b"", ABSENT)
         self.remove(name)
 
     def remove(self, file: str) -> None:
-        """Deletes a file of a bucket; one that is not there too."""
+        """Deletes a file in a bucket, if it exists."""
         self._do("delete", lambda store: store.write(file, None), file)
 
     def clear(self) -> None:
-        """Deletes all files of a bucket that are below it."""
+        """Deletes all files below it in a bucket."""
         import tensorstore  # noqa: PLC0415
 
         self._do("delete", lambda store: store.delete_range(tensorstore.KvStore.KeyRange()), limit=COPY_S)
 
     def read(self, file: str) -> bytes:
-        """The content of one of a checkpoint's files. Raises UserError where that is not there."""
+        """The content of one of a checkpoint's files. Raises UserError if it is missing."""
         if (content := self.find(file)) is None:
             raise UserError(f"no file '{self}/{file}'; the checkpoint is incomplete or of another format")
         return content
 
     def read_json(self, file: str) -> dict[str, Any]:
-        """The object in a JSON file. Raises UserError where it is not there or none."""
+        """The object in a JSON file. Raises UserError if the file is missing or does not hold one."""
         try:
             found = json.loads(self.read(file))
         except ValueError as error:
@@ -184,8 +184,8 @@ class Storage:
         try:
             store = _open(json.dumps(self.kvstore()), within and min(within, ANSWER_S))
             if within is not None and within > ANSWER_S and root not in _answered:
-                waited = ANSWER_S  # of what may take long the first answer comes soon, or never
-                with contextlib.suppress(ValueError):  # any answer will do: what is wrong, `act` says
+                waited = ANSWER_S  # even if the whole takes long, the first answer comes soon or never
+                with contextlib.suppress(ValueError):  # any answer will do: `act` reports what is wrong
                     store.read(file or "?", byte_range=slice(0, 0)).result(timeout=waited)
                 _answered.add(root)
                 waited = within
@@ -200,7 +200,7 @@ class Storage:
 
 @functools.lru_cache(maxsize=64)
 def _open(spec: str, within: float | None) -> Any:
-    """TensorStore's store of a description in JSON; connections and credentials are kept."""
+    """TensorStore's store for a JSON spec; connections and credentials are cached."""
     import tensorstore  # noqa: PLC0415  (local files do without it)
 
     retries = tensorstore.Context({"gcs_request_retries": _RETRIES, "s3_request_retries": _RETRIES})
@@ -208,20 +208,20 @@ def _open(spec: str, within: float | None) -> Any:
 
 
 def _s3_settings() -> dict[str, Any]:
-    """What TensorStore does not read from AWS's environment variables by itself, for services with a URL of their own
-    (MinIO, Ceph, R2) too; writes are conditional on the service, with If-Match."""
+    """Settings that TensorStore does not read from AWS's environment variables itself, also for services with their own
+    URL (MinIO, Ceph, R2); conditional writes are done by the service, with If-Match."""
     environment = os.environ
     found: dict[str, Any] = {"use_conditional_write": True}
     if url := environment.get("AWS_ENDPOINT_URL_S3") or environment.get("AWS_ENDPOINT_URL"):
         found["endpoint"] = url.rstrip("/")
         found["aws_region"] = environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION") or "us-east-1"
-    if environment.get("AWS_ACCESS_KEY_ID"):  # else the library looks for other credentials, and complains of each
+    if environment.get("AWS_ACCESS_KEY_ID"):  # else the library looks for other credentials, and complains about each
         found["aws_credentials"] = {"type": "environment"}
     return found
 
 
 def _explain(what: str, named: str, error: Exception) -> UserError:
-    """TensorStore's error as a line with the repair."""
+    """TensorStore's error as one line that says how to fix it."""
     text, bucket = str(error), "/".join(named.split("/")[:3])
     if named.startswith(BUCKETS):
         if re.search(r"PERMISSION_DENIED|UNAUTHENTICATED|code='40[13]'", text):
@@ -234,18 +234,18 @@ def _explain(what: str, named: str, error: Exception) -> UserError:
 
 
 def open_storage(path: str | os.PathLike) -> Storage:
-    """The folder at a local path or URL, or of a model of the hub (hf:ORG/NAME), which is fetched."""
+    """The folder at a local path or URL, or of a model on the hub (hf:ORG/NAME), which is fetched."""
     text = os.fspath(path)
     if text.startswith(hub.PREFIX):
         return Storage(str(hub.fetch(text).folder))
     if text.startswith(URLS):
         return Storage(text.rstrip("/"))
     path = local_path(text).absolute()
-    return Storage(str(path.resolve() if ".." in path.parts else path))  # tensorstore takes no ".."
+    return Storage(str(path.resolve() if ".." in path.parts else path))  # tensorstore does not accept ".."
 
 
 def patiently(act: Callable[[], Answer]) -> Answer:
-    """What a call gives, made again while the bucket does not answer, for PATIENCE_S seconds."""
+    """The result of a call, retried for PATIENCE_S seconds while the bucket does not answer."""
     ends, pause = time.monotonic() + PATIENCE_S, 0.2
     while True:
         try:
@@ -258,12 +258,12 @@ def patiently(act: Callable[[], Answer]) -> Answer:
 
 
 def is_file_name(key: str) -> bool:
-    """Whether a key of a bucket names a file below its folder: "a/" may stand for a folder, "../a" lies elsewhere."""
+    """Whether a key in a bucket names a file below its folder: "a/" may stand for a folder, "../a" is elsewhere."""
     return bool(key) and key[0] != "/" and key[-1] != "/" and ".." not in key.split("/")
 
 
 def brief(error: Exception) -> str:
-    """TensorStore's message without its list of source locations, on one line."""
+    """TensorStore's message on one line, without its list of source locations."""
     return str(error).split("[source locations")[0].strip().replace("\n", " ")[:160]
 
 
@@ -271,12 +271,12 @@ def brief(error: Exception) -> str:
 
 
 def cache_dir() -> Path:
-    """The folder of the copies of remote files: FLANX_CACHE, or ~/.cache/flanx."""
+    """The folder for copies of remote files: FLANX_CACHE, or ~/.cache/flanx."""
     return Path(os.environ.get("FLANX_CACHE") or Path.home() / ".cache" / "flanx")
 
 
 def read(path: str, limit: float | None = None) -> bytes:
-    """The bytes of a file. Raises UserError where it cannot be read or a URL does not answer within `limit` seconds."""
+    """The bytes of a file. Raises UserError if it cannot be read or a URL does not answer within `limit` seconds."""
     folder, _, name = str(path).rpartition("/")
     content = open_storage(folder or ("/" if str(path).startswith("/") else ".")).find(name, limit)
     if content is None:
@@ -285,7 +285,7 @@ def read(path: str, limit: float | None = None) -> bytes:
 
 
 def copy(source: str, target: Path) -> None:
-    """Copies a file or URL to a local path, if it is not there."""
+    """Copies a file or URL to a local path, if that does not exist."""
     if not target.exists():
         write_atomic(target, read(source, COPY_S))
 
@@ -300,8 +300,8 @@ def local(path: str) -> str:
 
 
 def local_tree(path: str) -> str:
-    """A local folder with the same files: the path itself, or of a bucket's a copy in the cache, in which files that
-    have changed there are copied anew. Raises UserError where there is none."""
+    """A local folder with the same files: the path itself, or for a bucket a copy in the cache, in which changed files
+    are copied again. Raises UserError if the folder does not exist."""
     if not path.startswith(BUCKETS):
         return path
     folder = open_storage(path)

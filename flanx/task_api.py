@@ -4,7 +4,7 @@
     flanx.tasks.show("cot_gsm8k", n=2)                         # examples as a model sees them
     flanx.tasks.add("my.jsonl", inputs="question", targets="answer", output="mine")
 
-`import flanx.tasks` also registers every task with SeqIO; that module has these functions, too.
+`import flanx.tasks` also registers every task with SeqIO; that module has these functions too.
 """
 
 import argparse
@@ -23,13 +23,13 @@ from flanx.errors import UserError
 
 
 def list(pattern: str = "*", licence: str | None = None) -> builtins.list[TaskSpec]:
-    """The tasks of a mixture, collection, group, or pattern such as "cot_*".
+    """The tasks of a mixture, collection, group or pattern such as "cot_*".
 
     Args:
-      licence: tasks of data under such licences alone: "permissive", "MIT,CC-BY-4.0".
+      licence: only tasks whose data are under these licences: "permissive", "MIT,CC-BY-4.0".
 
     Raises:
-      UserError: for a name that means nothing, with the nearest one that does.
+      UserError: for an unknown name, with the nearest known one.
     """
     settings.checked(list, pattern=pattern, licence=licence)
     return select.find_specs(pattern, licence)
@@ -42,11 +42,11 @@ def show(
 
     Args:
       style: a prompt style, "zsopt" for zero-shot with options; None: the one that the name ends in, else the first.
-      split: None: train, where the task has it.
-      data_dir: where file sources lie; None: FLANX_DATA_DIR.
+      split: None: train, if the task has it.
+      data_dir: the folder of file sources; None: FLANX_DATA_DIR.
 
     Raises:
-      UserError: for an unknown task, style or split, and for data that are not there.
+      UserError: for an unknown task, style or split, and for missing data.
     """
     settings.checked(show, name=name, n=n, style=style, split=split, data_dir=data_dir)
     task, named_style = tables.find_task(name)
@@ -69,18 +69,18 @@ def add(
     test: str | os.PathLike | None = None,
     test_share: float | None = None,
 ) -> str:
-    """Makes a task of a JSONL, JSON, TSV or CSV file, and returns its name; the same as `flanx tasks add`.
+    """Makes a task from a JSONL, JSON, TSV or CSV file and returns its name; the same as `flanx tasks add`.
 
-    The tables go into the folder `output`, which FLANX_TABLES names from then on in this process.
+    The tables are written to the folder `output`, to which FLANX_TABLES points from then on in this process.
 
     Args:
       inputs, targets: the columns that the model reads and writes; options: a column with the options of each row.
-      name: the file's where None.
+      name: None: the file's name.
       metric: None: the one that fits the answers.
       validation, test: a file of the split, or a share of the rows, 0 to 1.
 
     Raises:
-      UserError: for a file or column that is not there, and for a name that is taken.
+      UserError: for a missing file or column, and for a name that is taken.
     """
     given: dict[str, Any] = dict(locals())
     given |= settings.checked(add, **given)
@@ -99,7 +99,7 @@ def add(
 
 
 def __getattr__(name: str) -> Any:
-    """`store_mixture`, as the module that `import flanx.tasks` gives has it."""
+    """`store_mixture`, as in the module that `import flanx.tasks` returns."""
     if name == "store_mixture":
         from flanx.seqio.store_task import store_mixture  # noqa: PLC0415  (SeqIO, which all else does without)
 

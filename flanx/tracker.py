@@ -1,11 +1,11 @@
-"""Trackers: the records of a run, sent to Weights & Biases, Trackio or MLflow by a process of its own.
+"""Trackers: a separate process sends the records of a run to Weights & Biases, Trackio or MLflow.
 
-A training writes metrics.jsonl and TensorBoard's events and knows no more. `following` starts `flanx track` next to it,
-which reads that file as it grows, so that a tracker which fails or hangs neither stops nor slows the steps. What was
-not sent is sent by the next start, or by `flanx track RUN --to NAME`; what a resumed run does again is not sent twice.
+Training itself only writes metrics.jsonl and TensorBoard's events. `following` starts `flanx track` next to it, which
+reads that file as it grows, so that a tracker that fails or hangs neither stops nor slows the steps. What was not sent
+is sent at the next start, or by `flanx track RUN --to NAME`; steps that a resumed run repeats are not sent twice.
 
-<run>/tracking/NAME.json   {"id": the run's at the tracker, "train", "validation": the last steps that were sent}
-<run>/tracking/NAME.log    what the tracker's library says
+<run>/tracking/NAME.json   {"id": the run's at the tracker, "train", "validation": the last steps sent}
+<run>/tracking/NAME.log    the output of the tracker's library
 """
 
 import contextlib
@@ -28,14 +28,14 @@ from flanx.errors import UserError, nearest
 from flanx.files import write_atomic
 
 FOLDER, PROJECT = "tracking", "flanx"
-PERIOD = 2.0  # seconds between looks at metrics.jsonl
-PATIENCE = 10.0  # seconds that the end of a run waits for a tracker; it continues by itself for LONGEST
+PERIOD = 2.0  # seconds between polls of metrics.jsonl
+PATIENCE = 10.0  # seconds that the end of a run waits for a tracker, which then continues on its own for LONGEST
 LONGEST = 600.0
 STATE = {"id": str | None, "train": int, "validation": int}
 
 
 class Tracked(NamedTuple):
-    """What a tracker learns of a run: its label, its folder there, what identifies it, and its id where it has one."""
+    """What a tracker is told about a run: its label, its folder there, what identifies it, and its id if it has one."""
 
     name: str
     folder: pathlib.Path
@@ -53,7 +53,7 @@ class Tracker(Protocol):
     id: str
 
     def write(self, step: int, numbers: Mapping[str, float]) -> None:
-        """The numbers of a step; a step may come more than once, with other names."""
+        """Writes the numbers of a step; a step may be written more than once, with other names."""
         ...
 
     def close(self) -> None:
@@ -62,7 +62,7 @@ class Tracker(Protocol):
 
 
 class Wandb:
-    """Weights & Biases. WANDB_PROJECT, WANDB_ENTITY, WANDB_MODE=offline and the like mean what they mean there."""
+    """Weights & Biases. WANDB_PROJECT, WANDB_ENTITY, WANDB_MODE=offline and the like have their usual meaning."""
 
     def __init__(self, run: Tracked) -> None:
         import wandb  # noqa: PLC0415  (of an extra)
@@ -77,7 +77,7 @@ class Wandb:
             dir=run.folder,
             settings=wandb.Settings(console="off", silent=True),
         )
-        self._run.define_metric("*", step_metric="step")  # its own counter never goes back, and counts calls
+        self._run.define_metric("*", step_metric="step")  # its own counter never goes back and counts calls
 
     def write(self, step: int, numbers: Mapping[str, float]) -> None:
         """See `Tracker`."""
@@ -89,7 +89,7 @@ class Wandb:
 
 
 class Trackio:
-    """Trackio, which identifies runs by name. TRACKIO_DIR, TRACKIO_SPACE_ID and the like mean the same."""
+    """Trackio, which identifies runs by name. TRACKIO_DIR, TRACKIO_SPACE_ID and the like have their usual meaning."""
 
     def __init__(self, run: Tracked) -> None:
         import trackio  # noqa: PLC0415  (of an extra)
@@ -120,9 +120,9 @@ class Mlflow:
         experiment = found.experiment_id if found else self._client.create_experiment(name)
         self.id = run.id or self._client.create_run(experiment, run_name=run.name).info.run_id
         self._client.update_run(self.id, status="RUNNING")
-        if run.id is None:  # parameters cannot change there
+        if run.id is None:  # MLflow's parameters cannot change
             settings = [entities.Param(key, str(value)[:500]) for key, value in run.config.items()]
-            for first in range(0, len(settings), 100):  # what one request takes
+            for first in range(0, len(settings), 100):  # the limit per request
                 self._client.log_batch(self.id, params=settings[first : first + 100])
 
     def write(self, step: int, numbers: Mapping[str, float]) -> None:
@@ -140,12 +140,12 @@ TRACKERS: Mapping[str, Callable[[Tracked], Tracker]] = {"wandb": Wandb, "trackio
 
 
 def expect_known(names: Sequence[str]) -> None:
-    """Raises UserError for a tracker that there is not, and for one whose package is not installed."""
+    """Raises UserError for an unknown tracker, and for one whose package is not installed."""
     for name in names:
         if name not in TRACKERS:
             raise UserError(f"no tracker '{name}'{nearest(name, TRACKERS)} (known: {', '.join(TRACKERS)})")
         found = importlib.util.find_spec(name)
-        if found is None or found.origin is None:  # a folder of that name, as W&B makes one, is not a package
+        if found is None or found.origin is None:  # a folder of that name, such as W&B creates, is not a package
             raise UserError(f"tracker '{name}' is not installed: pip install 'flanx[{name}]'")
 
 
@@ -153,10 +153,10 @@ def expect_known(names: Sequence[str]) -> None:
 
 
 def following(run: pathlib.Path, names: Sequence[str]) -> contextlib.AbstractContextManager[None]:
-    """Has trackers follow the run in `run` for as long as the context lasts; at its end they have PATIENCE to finish.
+    """Lets trackers follow the run in `run` for the duration of the context; at its end they have PATIENCE to finish.
 
-    Nothing that they do is an error here: a line says what was not sent. Raises UserError at once for one that is not
-    known or not installed.
+    Their failures are not errors here: a line says what was not sent. Raises UserError at once for a tracker that is
+    unknown or not installed.
     """
     expect_known(names)
     return _following(run, names)
@@ -182,7 +182,7 @@ def _following(run: pathlib.Path, names: Sequence[str]) -> Iterator[None]:
 
 
 def _start(run: pathlib.Path, name: str) -> subprocess.Popen | None:
-    """A process that follows a run until its standard input ends, as it does when this process ends, however."""
+    """A process that follows a run until its standard input closes, which happens however this process ends."""
     try:
         (run / FOLDER).mkdir(parents=True, exist_ok=True)
         with open(run / FOLDER / f"{name}.log", "ab") as log:
@@ -206,17 +206,17 @@ def _command(run: pathlib.Path, name: str) -> list[str]:
 
 
 def send(run: pathlib.Path, name: str, follows: bool = False) -> int:
-    """Sends the records of a run that a tracker does not have; with `follows` also those to come, until the standard
-    input ends. How many were sent. One process sends at a time: another one that follows waits for it.
+    """Sends the records of a run that a tracker does not have yet; with `follows`, also new ones until standard input
+    closes. Returns how many were sent. One process sends at a time; another that follows waits for it.
 
-    Raises UserError where another process sends, for a damaged file, for a run that is deleted meanwhile, and for
-    everything that the tracker's library refuses.
+    Raises UserError if another process is sending, for a damaged file, for a run that is deleted meanwhile, and for
+    anything that the tracker's library rejects.
     """
     tail, is_over = _Tail(run / "metrics.jsonl"), _end_of_input() if follows else threading.Event()
     if not follows:
         is_over.set()
     while not tail.path.exists():
-        if is_over.wait(PERIOD) and not tail.path.exists():  # asked again: a short run began and ended meanwhile
+        if is_over.wait(PERIOD) and not tail.path.exists():  # a short run may have begun and ended meanwhile
             return 0
     busy = f"{run}: another process sends its records to {name}, as a training with TRACKERS does; wait for its end"
     with files.lock(run / FOLDER / f"{name}.lock", None if follows else busy):
@@ -234,14 +234,14 @@ def _send(run: pathlib.Path, name: str, tail: "_Tail", is_over: threading.Event)
     state["id"] = tracker.id
     write_atomic(path, json.dumps(state) + "\n")
     while not is_last and run.is_dir():
-        is_last = is_over.wait(PERIOD)  # asked first: what the run wrote before its end is read after it
+        is_last = is_over.wait(PERIOD)  # checked first, so that what the run wrote before its end is still read
         for each in tail.read():
             kind = "validation" if "validation" in each else "train"
             if each["step"] > state[kind]:
                 with _explained(run, name):
                     tracker.write(each["step"], _numbers(each))
                 state[kind], sent = each["step"], sent + 1
-        if run.is_dir():  # else it would come back, with this file alone
+        if run.is_dir():  # else it would be recreated with only this file
             write_atomic(path, json.dumps(state) + "\n", durable=False)
     with _explained(run, name):
         tracker.close()
@@ -252,7 +252,7 @@ def _send(run: pathlib.Path, name: str, tail: "_Tail", is_over: threading.Event)
 
 @contextlib.contextmanager
 def _explained(run: pathlib.Path, name: str) -> Iterator[None]:
-    """What a tracker's library raises, whatever it is, as a UserError without the passwords of its addresses."""
+    """Turns anything that a tracker's library raises into a UserError, without the passwords in its URLs."""
     try:
         yield
     except Exception as error:
@@ -264,7 +264,7 @@ def _explained(run: pathlib.Path, name: str) -> Iterator[None]:
 
 
 def _end_of_input() -> threading.Event:
-    """Set when the standard input ends; LONGEST later the process ends, wherever the tracker hangs."""
+    """Set when standard input closes; LONGEST later the process ends, even if the tracker hangs."""
     is_over = threading.Event()
 
     def wait() -> None:
@@ -284,13 +284,13 @@ def _numbers(record: Mapping[str, Any]) -> dict[str, float]:
 
 
 class _Tail:
-    """The complete lines of a file that grows, or is replaced by a shorter one, as by a run that resumes."""
+    """The complete lines of a file that grows, or is replaced by a shorter one, as when a run resumes."""
 
     def __init__(self, path: pathlib.Path) -> None:
         self.path, self._read, self._inode, self._lines = path, 0, 0, 0
 
     def read(self) -> list[dict[str, Any]]:
-        """The records since the last call; all of them where the file is another one."""
+        """The records since the last call; all of them if the file was replaced."""
         with contextlib.suppress(FileNotFoundError), files.open_regular(self.path) as file:
             status = os.fstat(file.fileno())
             if status.st_ino != self._inode or status.st_size < self._read:

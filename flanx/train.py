@@ -35,10 +35,10 @@ from flanx.train_metrics import Watch
 from flanx.train_step import Trainer, TrainState
 from flanx.validation import ValidationConfig
 
-# derived from other values of a record: named only where nothing else differs
+# derived from other values of a record: reported only if nothing else differs
 FOLLOWS = re.compile(r"num_params|data\.(seed|examples_per_row|mixture\.(?!asked\.).*)")
-ORIGIN = "initial_checkpoint_source"  # revision and files of a parent of the Hugging Face hub
-STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # a run saves its state and ends
+ORIGIN = "initial_checkpoint_source"  # revision and files of a parent on the Hugging Face hub
+STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # on which a run saves its state and ends
 
 
 def train(
@@ -114,7 +114,7 @@ def train(
     with partitioner.scope(), preemption() as stops, contextlib.closing(Checkpoints(folder, checkpoints)) as saved:
         parents = metadata["initial_checkpoint_step"] or 0
         state, target = init_state(folder, trainer, partitioner, saved, initial_checkpoint, parents, train_steps)
-        write(folder / "run.json", metadata)  # not earlier: a refused run leaves the folder to the next one
+        write(folder / "run.json", metadata)  # not earlier: a rejected run leaves the folder to the next one
         step_fn, done = trainer.jit(target), int(state.step)
         report(folder.name, partitioner, target.params, batches, train_steps - done, dataset.warn_epochs, trainer)
         devices, of_peak = partitioner.mesh.devices, (trainer, dataset.batch_size, dataset.task_feature_lengths)
@@ -172,7 +172,7 @@ def is_done(folder: pathlib.Path, train_steps: int) -> bool:
 def identity(trainer: Trainer, batches: Batches | None) -> dict[str, Any]:
     """What identifies a run: it must not change between a stop and a resume.
 
-    Settings have the names that gin binds them by. What changes no number, such as layout and memory, is left out."""
+    Settings have the names gin binds them by. Those that change no result, such as layout and memory, are left out."""
     model = trainer.model
     name = f"{type(model).__module__.split('.')[-1]}.{type(model).__name__}"
     fields: tuple[Any, ...] = dataclasses.fields(model) if dataclasses.is_dataclass(model) else ()
@@ -195,9 +195,9 @@ def identity(trainer: Trainer, batches: Batches | None) -> dict[str, Any]:
 def parent_metadata(
     folder: pathlib.Path, parent: RestoreCheckpointConfig, trainer: Trainer | None = None
 ) -> dict[str, Any]:
-    """The parent's path, fingerprint and step: from run.json if the run has started from it, else the checkpoint.
+    """The parent's path, fingerprint and step: from run.json if the run has already started, else the checkpoint.
 
-    Raises UserError where the parent is not the one whose fingerprint is required, or has moved on the hub.
+    Raises UserError if the parent does not have the required fingerprint, or has moved on the hub.
     """
     if trainer is not None and trainer.adapter is not None:
         lora.expect_base(parent)
@@ -221,13 +221,13 @@ def parent_metadata(
 
 
 def check_run_metadata(folder: pathlib.Path, metadata: Mapping[str, Any], fork: bool) -> None:
-    """Checks run.json, where there is one, against `metadata`, which must be the same on all hosts.
+    """Checks run.json, if there is one, against `metadata`, which must be the same on all hosts.
 
     Raises UserError naming what changed, or prints it if the run is to `fork`.
     """
     if (folder / "manifest.json").exists():
         raise UserError(f"MODEL_DIR {folder} is a token store (it has manifest.json); give the run a folder of its own")
-    path, metadata = folder / "run.json", json.loads(json.dumps(metadata))  # as it is when it is read
+    path, metadata = folder / "run.json", json.loads(json.dumps(metadata))  # as it will be when read
     if path.exists() and (found := changes(read_json(path), metadata)):
         few = "; ".join(found[:4]) + (f"; and {len(found) - 4} more" if len(found) > 4 else "")
         if not fork:
@@ -241,9 +241,9 @@ def check_run_metadata(folder: pathlib.Path, metadata: Mapping[str, Any], fork: 
 
 
 def changes(recorded: Mapping[str, Any], metadata: Mapping[str, Any]) -> list[str]:
-    """What differs between a run's record and what it would be now, ["NAME was 1, now 2", ...].
+    """The differences between a run's record and what it would be now, ["NAME was 1, now 2", ...].
 
-    Of the store only what the mixture reads counts, and of the parent its parameters, not its path. What an earlier
+    Only the part of the store that the mixture reads counts, and the parent's parameters, not its path. What an earlier
     version did not record is not compared."""
 
     def flat(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -259,7 +259,7 @@ def changes(recorded: Mapping[str, Any], metadata: Mapping[str, Any]) -> list[st
     ignored |= {f"settings.t5.T5.{name}" for name in YOUNGER if f"settings.t5.T5.{name}" not in old}
     ignored |= {name for name in ("initial_checkpoint_step", "restore_optimizer") if name not in old}
     ignored |= {"data.fingerprint", "batches", "data.store.hash" if "content" in data else ""}
-    if data and "content" not in data:  # an earlier version took the whole store for what is read
+    if data and "content" not in data:  # an earlier version counted the whole store as read
         ignored |= {name for name in of_data if name.startswith("data.content.")}
     elif old.get("batches") == new.get("batches") or not data or not metadata.get("data"):  # or a run of no steps
         ignored |= of_data
@@ -273,7 +273,7 @@ def changes(recorded: Mapping[str, Any], metadata: Mapping[str, Any]) -> list[st
 
 
 def write(path: pathlib.Path, record: Mapping[str, Any]) -> None:
-    """Writes a JSON file of the run, in its first process; every process has its own copy of a folder in a bucket."""
+    """Writes a JSON file of the run in the first process; every process has its own copy of a folder in a bucket."""
     if jax.process_index() == 0 or files.mirrors:
         write_atomic(path, json.dumps(record, indent=1) + "\n")
 
@@ -287,9 +287,9 @@ def init_state(
     parents: int,
     train_steps: int,
 ) -> tuple[TrainState, TrainState]:
-    """The state to start from, and its abstract form: the newest checkpoint's, else the parent's, else a new one.
+    """The initial state and its abstract form: from the newest checkpoint, else the parent, else new.
 
-    parents: the parent's steps, 0 where there is none. TRAIN_STEPS includes them if it is larger."""
+    parents: the parent's steps, 0 if there is none. TRAIN_STEPS includes them if it is larger."""
     target = trainer.abstract_state(partitioner)
     shardings = jax.tree.map(lambda s: s.sharding, target)
     with explain_exhausted(target, partitioner):
@@ -341,8 +341,8 @@ def report(
     most: float,
     trainer: Trainer,
 ) -> None:
-    """Prints what is trained if not everything is, which large arrays the rules replicate, and which tasks the planned
-    steps draw more than `most` times."""
+    """Prints what is trained if not everything, which large arrays the rules replicate, and which tasks are repeated
+    more than `most` times in the planned steps."""
     if jax.process_index() != 0:
         return
     if trainer.patterns is not None:
@@ -382,7 +382,7 @@ def preemption() -> Iterator[Callable[[int], bool]]:
     """A function stops(step) that says whether the run stops after `step`, because a process received SIGTERM.
 
     It must be called after every step. A single process stops at once; several stop at one common step, so that none
-    waits for the others in a collective (JAX's preemption sync point, which has its own handler of SIGTERM).
+    waits for the others in a collective (JAX's preemption sync point, which has its own SIGTERM handler).
     """
     if jax.process_count() > 1:
         yield multihost_utils.reached_preemption_sync_point

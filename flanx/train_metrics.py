@@ -1,4 +1,4 @@
-"""The metrics of a run, JSON lines and TensorBoard's events, and one progress line on the terminal.
+"""The metrics of a run as JSON lines and TensorBoard events, and a progress line on the terminal.
 
 metrics.jsonl     {"step", "loss", ..., "sources": {collection: {"loss", "tokens", "examples"}}}, every `log_period`
                   steps and at the end, over the steps since the record before. A source's loss is its cross-entropy
@@ -7,23 +7,23 @@ metrics.jsonl     {"step", "loss", ..., "sources": {collection: {"loss", "tokens
 tasks.jsonl       {"step", "total": sums, "tasks": {task: sums}}, every `task_period` steps and at the end, over the
                   steps since the line before. Sums: {"loss_sum": of cross-entropy, "tokens": of targets,
                   "examples"}; the total is the `math.fsum` of the tasks
-unlogged.jsonl    what no record held yet when the state was saved, for a run that resumes there; gone at the end
+unlogged.jsonl    what was not yet in a record when the state was saved, for a run that resumes there; gone at the end
 sessions.jsonl    {"step", "started": Unix time, "start_seconds": from there to the loop, "processor_seconds": of the
                   process up to the loop, its imports among them, "hosts", "chips"} for every start, {"step", "ended"}
                   at the last step
 
-What a record says of speed is of the steps since the one before, and "performance" in it holds
+Speeds in a record are over the steps since the previous one, and its "performance" holds
 
 tokens_per_second_per_chip   filled positions, as in `tokens_per_second`
-mfu                          model FLOPs utilisation: see `flanx.plan.utilisation`; absent where no peak is known
-goodput                      share of the time since the run's first start, restarts and what they lost included, that
-                             was spent in steps which count; absent where the clock was seen to go back
+mfu                          model FLOPs utilisation: see `flanx.plan.utilisation`; absent if no peak is known
+goodput                      share of the time since the run's first start, including restarts and what they lost, that
+                             was spent in steps that count; absent if the clock was seen to go back
 input_seconds, step_seconds, checkpoint_seconds, evaluation_seconds, compile_seconds
                              the record's time, split: waiting for a batch, the step, handing a state to the writer,
-                             validation and evaluation, lowering and XLA. What is none of the others is the step
-programs, cache_hits         compiled since the process came to its loop, and those of them that JAX's cache had
+                             validation and evaluation, lowering and XLA. The remainder counts as the step
+programs, cache_hits         compiled since the process reached its loop, and those of them found in JAX's cache
 device_memory_peak, host_memory_peak
-                             bytes: of this process's fullest device, absent where it does not say; of the process
+                             bytes: of this process's fullest device, absent if not reported; of the process
 
 "hosts" of a run of several processes: see `flanx.coordination.slowest`.
 """
@@ -51,9 +51,9 @@ from flanx.errors import UserError
 from flanx.files import write_atomic
 from flanx.models import Model, first_nonfinite
 
-TAIL = 1 << 16  # bytes at the end of a metrics file that contain its newest record
+TAIL = 1 << 16  # bytes at the end of a metrics file, enough to contain its newest record
 STAGES = ("input", "step", "checkpoint", "evaluation", "compile")
-# JAX's names of what it measures (jax._src.dispatch, compiler); a compilation that the cache had counts its reading
+# JAX's names for what it measures (jax._src.dispatch, compiler); a cached compilation counts the time to read it
 COMPILED = "/jax/core/compile/backend_compile_duration"
 COMPILING = (COMPILED, "/jax/core/compile/jaxpr_to_mlir_module_duration")
 CACHE_HIT = "/jax/compilation_cache/cache_hits"
@@ -70,11 +70,11 @@ class MetricsLog:
       validated: {step: loss} of the validations that have a record.
       sessions: the lines of sessions.jsonl.
       step_seconds: those of all records since the first of these sessions.
-      unlogged: the line of unlogged.jsonl at `resume_step`, {} where there is none.
+      unlogged: the line of unlogged.jsonl at `resume_step`, {} if there is none.
     """
 
     def __init__(self, folder: str | os.PathLike, resume_step: int = 0) -> None:
-        # TensorBoard's protocol buffers and writer, without TensorFlow; only where a run writes, not where one is read
+        # TensorBoard's protocol buffers and writer, without TensorFlow; only for writing a run, not reading one
         from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[attr-defined]  # noqa: PLC0415
         from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[attr-defined]  # noqa: PLC0415
         from tensorboard.summary.writer.record_writer import RecordWriter  # noqa: PLC0415
@@ -92,7 +92,7 @@ class MetricsLog:
                 self.sessions = kept
             if name == "metrics":
                 self.validated = {r["step"]: float(r["validation"]["loss"]) for r in kept if "validation" in r}
-                first = self.sessions[0]["step"] if self.sessions else resume_step  # the time before is not known
+                first = self.sessions[0]["step"] if self.sessions else resume_step  # the time before is unknown
                 timed = [r["performance"] for r in kept if "performance" in r and r["step"] > first]
                 self.step_seconds = math.fsum(each.get("step_seconds", 0.0) for each in timed)
             if name == "unlogged" and kept and kept[-1]["step"] == resume_step:
@@ -103,7 +103,7 @@ class MetricsLog:
         self._board.write(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
 
     def write(self, step: int, values: Mapping[str, Any], name: str = "metrics") -> None:
-        """One record {"step": step, **values} of a file; of metrics also one event with its `scalars`. Flushed."""
+        """Appends and flushes a record {"step": step, **values}; for metrics, also an event with its `scalars`."""
         with open(self._folder / f"{name}.jsonl", "a", encoding="utf-8") as file:
             file.write(files.json_line({"step": step, **values}))
         if name != "metrics":
@@ -114,14 +114,14 @@ class MetricsLog:
         self._board.flush()
 
     def close(self) -> None:
-        """Closes TensorBoard's file."""
+        """Closes the TensorBoard file."""
         self._board.flush()
         self._events.close()
 
 
 def scalars(values: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of a record by TensorBoard's names: its own, performance/NAME, of a collection train/COLLECTION/loss,
-    of a validation validation/loss and validation/COLLECTION/loss."""
+    """The numbers of a record by TensorBoard's names: its own, performance/NAME, train/COLLECTION/loss for a
+    collection, and validation/loss and validation/COLLECTION/loss for a validation."""
     numbers = {tag: value for tag, value in values.items() if not isinstance(value, Mapping)}
     numbers |= {f"train/{source}/loss": each["loss"] for source, each in values.get("sources", {}).items()}
     numbers |= {f"performance/{name}": value for name, value in values.get("performance", {}).items()}
@@ -132,12 +132,12 @@ def scalars(values: Mapping[str, Any]) -> dict[str, float]:
 
 
 def read_metrics(folder: str | os.PathLike) -> list[dict[str, Any]]:
-    """The records of a run's metrics.jsonl, in order; empty where there is no file."""
+    """The records of a run's metrics.jsonl, in order; empty if there is no file."""
     return files.read_jsonl(pathlib.Path(folder) / "metrics.jsonl")
 
 
 def last_metrics(folder: str | os.PathLike) -> dict[str, Any] | None:
-    """The newest record of a run's training, read from the end of its metrics.jsonl; None where there is none."""
+    """A run's newest training record, read from the end of its metrics.jsonl; None if there is none."""
     path, tail = pathlib.Path(folder) / "metrics.jsonl", TAIL
     if not path.exists():
         return None
@@ -148,7 +148,7 @@ def last_metrics(folder: str | os.PathLike) -> dict[str, Any] | None:
             lines = file.read().rpartition(b"\n")[0].splitlines()
         lines = lines if tail >= size else lines[1:]  # else the first is cut
         for line in reversed(lines):
-            with contextlib.suppress(ValueError, RecursionError):  # a damaged line is named by who reads all of them
+            with contextlib.suppress(ValueError, RecursionError):  # `read_metrics` reports a damaged line
                 record = json.loads(line)
                 if isinstance(record, dict) and "loss" in record:  # a validation has a record of its own
                     return record
@@ -169,8 +169,8 @@ class Watch:
       tasks: {task: its collection}, in the order of the metric `tasks` of a step.
       task_period: steps that one line of tasks.jsonl covers.
       chips: of the mesh.
-      full_speed: steps per second at the chips' peak, None where that is not known.
-      began: the Unix time at which the process turned to this run; None: now.
+      full_speed: steps per second at the chips' peak, None if unknown.
+      began: the Unix time at which the process started on this run; None: now.
     """
 
     def __init__(
@@ -196,19 +196,19 @@ class Watch:
         self._console, self._began = Console(highlight=False), (time.monotonic(), start_step)
         self._pending: tuple[int, Any, Any] | None = None
         kept = self._log.unlogged if self._log else {}
-        if kept.get("tasks") != self._tasks:  # a fork over other tasks begins its records anew
+        if kept.get("tasks") != self._tasks:  # a fork with other tasks starts new records
             kept = {}
         self._sums: dict[str, float] = kept.get("sums", {})
         self._since = (self._began[0] - kept.get("seconds", 0.0), kept.get("since", start_step))
         self._seconds = collections.defaultdict(float, kept.get("stages", {}))  # since the last record, by stage
-        # of each task, since the last record and since the last line: loss, tokens, examples; float64 [3, tasks]
+        # per task, since the last record and since the last line: loss, tokens, examples; float64 [3, tasks]
         zero = np.zeros((3, len(self._tasks)))
         self._by_task = {name: np.array(kept.get(name, zero)).reshape(zero.shape) for name in ("record", "line")}
         self._waited, self._compared = 0.0, (start_step, 0.0, self._began[0])  # for input; as of the last comparison
         coordination.position.update(step=start_step, stage="start")
         coordination.slowest.clear()
         self._chips, self._full_speed, self._programs, self._cache_hits = chips, full_speed, 0, 0
-        self._events: list[tuple[str, str, float]] = []  # stage, JAX's name of what it did there, seconds
+        self._events: list[tuple[str, str, float]] = []  # stage, JAX's event name, seconds
         self._stage, now = "step", time.time()
         self._on_event = lambda event, **_: self._events.append((self._stage, event, 0.0))
         self._on_duration = lambda event, duration_secs, **_: self._events.append((self._stage, event, duration_secs))
@@ -223,13 +223,13 @@ class Watch:
             pairs = [
                 (a["ended"], b["started"]) for a, b in itertools.pairwise(sessions) if "ended" in a and "started" in b
             ]
-            pauses = math.fsum(max(0.0, start - end) for end, start in pairs)  # a run that was done has lost nothing
+            pauses = math.fsum(max(0.0, start - end) for end, start in pairs)  # a run that was done lost nothing
             first = next(each["started"] for each in sessions if "started" in each) + pauses
             self._before = max(0.0, began - first) + session["start_seconds"]  # since the run's first start
 
     @contextlib.contextmanager
     def during(self, stage: str) -> Iterator[None]:
-        """Counts the time of a block as the stage's, what JAX compiles in it apart."""
+        """Counts the time of a block towards the stage, except what JAX compiles in it."""
         outer, began = self._stage, time.monotonic()
         self._stage = coordination.position["stage"] = stage
         try:
@@ -241,7 +241,7 @@ class Watch:
             self._stage = coordination.position["stage"] = outer
 
     def record(self, step: int, metrics: Any, batch: Any, params: Any) -> None:
-        """Keeps the metrics of `step` and reads those of the step before."""
+        """Keeps the metrics of `step` and reads those of the previous step."""
         self.flush(params)
         self._pending = (step, metrics, batch)
         coordination.position["step"] = step
@@ -249,8 +249,8 @@ class Watch:
             self._compare(step)
 
     def _compare(self, step: int) -> None:
-        """Measures what this process does alone since the last time: waits for input, and a product on its devices."""
-        jax.block_until_ready(self._pending)  # else the product would wait for the step
+        """Measures this process's own work since the last time: its waits for input, and a product on its devices."""
+        jax.block_until_ready(self._pending)  # otherwise the product would wait for the step
         (then, waited, since), now = self._compared, time.monotonic()
         self._compared, steps = (step, self._waited, now), max(step - then, 1)
         figures = {"seconds": (now - since) / steps, "input": (self._waited - waited) / steps}
@@ -258,9 +258,9 @@ class Watch:
 
     def flush(self, params: Any, saves: bool = False) -> None:
         """Waits for the kept metrics and reads them; when due, logs and prints a record over the steps since the last:
-        means per token, and speeds per second. Raises UserError where a metric is not finite.
+        means per token, and speeds per second. Raises UserError if a metric is not finite.
 
-        saves: the state will be saved; what is not due yet is written for a run that resumes from it."""
+        saves: the state will be saved, so what is not yet due is written for a run that resumes from it."""
         if self._pending is None:
             return
         (step, metrics, batch), self._pending = self._pending, None
@@ -286,7 +286,7 @@ class Watch:
             self._log.write(step, {"sums": self._sums, **since, **kept}, "unlogged")
 
     def write_validation(self, step: int, values: Mapping[str, Any]) -> None:
-        """Logs and prints the record of a validation, unless the step has one already."""
+        """Logs and prints the record of a validation, unless the step already has one."""
         if self._log is None or step in self._log.validated:
             return
         self._log.write(step, {"validation": values})
@@ -298,7 +298,7 @@ class Watch:
         )  # fmt: skip
 
     def validation_losses(self) -> dict[int, float]:
-        """{step: loss} of all validations of the run so far; of the first process alone."""
+        """{step: loss} of all validations of the run so far; only in the first process."""
         return {} if self._log is None else self._log.validated
 
     def end(self, step: int) -> None:
@@ -308,7 +308,7 @@ class Watch:
 
     def _write_due(self, step: int, is_last: bool) -> None:
         """Logs what is due after a step: a line of tasks.jsonl, and the means and speeds since the last record, which
-        are printed, too."""
+        are also printed."""
         assert self._log is not None
         if is_last:
             (self._folder / "unlogged.jsonl").unlink(missing_ok=True)
@@ -333,7 +333,7 @@ class Watch:
         now = time.monotonic()
         spent, self._seconds = self._seconds, collections.defaultdict(float)
         elapsed = now - self._since[0]
-        steps, seconds = step - self._since[1], max(elapsed - spent["evaluation"], 1e-9)  # speeds are of steps alone
+        steps, seconds = step - self._since[1], max(elapsed - spent["evaluation"], 1e-9)  # speeds are of the steps only
         events, self._events = self._events, []
         for stage, event, took in events:
             self._programs += event == COMPILED
@@ -358,7 +358,7 @@ class Watch:
         speeds |= {"mfu": record["steps_per_second"] / self._full_speed} if self._full_speed else {}
         peaks = [(each.memory_stats() or {}).get("peak_bytes_in_use", 0) for each in jax.local_devices()]
         whole = self._before + now - self._began[0]
-        if self._log.step_seconds <= 1.001 * whole:  # else the clock was set back between two starts
+        if self._log.step_seconds <= 1.001 * whole:  # otherwise the clock was set back between two starts
             speeds["goodput"] = min(1.0, self._log.step_seconds / max(whole, 1e-9))
         record["performance"] = {
             **speeds,

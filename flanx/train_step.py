@@ -1,4 +1,4 @@
-"""One training step: from state and batch to a new state and sums of metrics; the loss, in float32."""
+"""One training step, from state and batch to a new state and summed metrics; and the loss, in float32."""
 
 import dataclasses
 import functools
@@ -20,7 +20,7 @@ from flanx.partition import Partitioner
 
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
-# names of loss_normalizing_factor (T5X's, and "tokens" for the first of them) -> the sum over the batch that they mean
+# names of loss_normalizing_factor (T5X's, and "tokens" for the first of them) -> the sum over the batch they stand for
 NORMALIZERS = {
     "tokens": "tokens",
     "NUM_REAL_TARGET_TOKENS": "tokens",
@@ -30,7 +30,7 @@ NORMALIZERS = {
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """All that a run saves: the number of steps done, parameters (T5X's names) and the optimizer's state."""
+    """Everything a run saves: the number of steps done, parameters (T5X's names) and the optimizer state."""
 
     step: jax.Array  # int32 []
     params: Any
@@ -39,7 +39,7 @@ class TrainState(flax.struct.PyTreeNode):
 
 @dataclasses.dataclass(frozen=True)
 class Trainer:
-    """What a step does with a batch: the model's loss, its gradient, the optimizer's update.
+    """The computation of a step: the model's loss on a batch, its gradient, the optimizer's update.
 
     The loss is the sum over target tokens of cross-entropy + z_loss * log(Z)^2, divided by `loss_normalizing_factor`.
 
@@ -90,7 +90,7 @@ class Trainer:
             )
 
     def init(self) -> TrainState:
-        """A state of new random parameters, unboxed. Call it under jit, so that arrays are created sharded."""
+        """A state with new random parameters, unboxed. Call it under jit, so that arrays are created sharded."""
         return self.init_from_params(nn.unbox(self.model.init(jax.random.key(self.seed))))
 
     def init_from_params(self, params: Any, step: int = 0) -> TrainState:
@@ -99,7 +99,7 @@ class Trainer:
         return TrainState(jnp.full((), step, jnp.int32), params, self.optimizer.init(trained))
 
     def abstract_state(self, partitioner: Partitioner) -> TrainState:
-        """The state as jax.ShapeDtypeStructs with shardings. Nothing is computed: `partitioner` may be of any devices.
+        """The state as jax.ShapeDtypeStructs with shardings. Nothing is computed: `partitioner` may have any devices.
 
         Call it outside the partitioner's scope if its devices are not on this machine.
         """
@@ -119,7 +119,7 @@ class Trainer:
 
     @functools.cached_property
     def _shapes(self) -> tuple[Any, TrainState]:
-        """The parameters boxed with the names of their axes, and the state; `plan` asks for them layout by layout."""
+        """The parameters boxed with their axis names, and the state; `plan` needs them for every layout."""
         model = self.model
         return jax.eval_shape(
             lambda: ((boxed := model.init(jax.random.key(0))), self.init_from_params(nn.unbox(boxed)))
@@ -134,9 +134,9 @@ class Trainer:
     def step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         """One step.
 
-        Metrics, float32 []: sums over target tokens, which are loss (without division), cross_ent_loss, z_loss, correct
-        and tokens; positions of the rows and those of them that are filled; grad_norm, of the divided gradient. And
-        `tasks` [4, N], by task (see `num_tasks`): cross_ent_loss, tokens, examples that are in the batch, correct.
+        Metrics, float32 []: the sums over target tokens loss (not divided), cross_ent_loss, z_loss, correct and tokens;
+        the number of positions in the rows, and of those that are filled; grad_norm, of the divided gradient. And
+        `tasks` [4, N], by task (see `num_tasks`): cross_ent_loss, tokens, examples in the batch, correct.
         """
         rng = jax.random.fold_in(jax.random.key(self.seed), state.step) if self.dropout else None
         trained, frozen, gradients = state.params, None, jax.grad(self.loss, has_aux=True)
@@ -172,8 +172,8 @@ class Trainer:
         if self.num_tasks:
             is_first = (batch["decoder_positions"] == 0) & (batch["decoder_segment_ids"] > 0)
             values = (of_tokens - z_of_tokens, weights, is_first, is_correct)  # [b, t] each
-            # comparisons, which XLA fuses with their sums: nothing of b t n elements is kept, and the order of a sum is
-            # the same every time, on every accelerator, which that of a scatter is not
+            # comparisons, which XLA fuses with their sums: no array of b t n elements is materialized, and the order of
+            # a sum is deterministic on every accelerator, unlike that of a scatter
             of_task = batch["decoder_task_ids"][..., None] == jnp.arange(1, self.num_tasks + 1).reshape(1, 1, -1)
             sums = [jnp.sum(jnp.where(of_task, value[..., None], 0.0), axis=(0, 1)) for value in values]
             metrics["tasks"] = jnp.stack(sums)
@@ -191,9 +191,9 @@ class Trainer:
 def accumulate(
     gradients: Callable[..., tuple[Any, Metrics]], num_microbatches: int
 ) -> Callable[..., tuple[Any, Metrics]]:
-    """Wraps `gradients(params, batch, rng) -> (gradient, metrics)` to process the batch in parts and sum.
+    """Wraps `gradients(params, batch, rng) -> (gradient, metrics)` to process the batch in parts and sum them.
 
-    Row r of the batch goes to part r % num_microbatches, so that every part keeps the rows of every data shard.
+    Row r of the batch goes to part r % num_microbatches, so that every part has rows of every data shard.
     """
 
     def summed(params: Any, batch: Batch, rng: jax.Array | None) -> tuple[Any, Metrics]:
@@ -221,8 +221,8 @@ def cross_entropy_with_z_loss(
 ) -> tuple[jax.Array, jax.Array]:
     """The loss of each target token, as T5X defines it.
 
-    A token costs its cross-entropy against the (smoothed) target, less the entropy of the smoothed target, plus
-    z_loss * log(Z)^2, Z being the sum of the exponentials of its logits.
+    A token's loss is its cross-entropy against the (smoothed) target, minus the entropy of the smoothed target, plus
+    z_loss * log(Z)^2, where Z is the sum of the exponentials of its logits.
 
     Args:
       logits: float32 [b, t, v].
@@ -236,7 +236,7 @@ def cross_entropy_with_z_loss(
     right, wrong = 1.0 - label_smoothing, label_smoothing / (vocab_size - 1)  # probabilities of the smoothed target
     entropy = -float(right * np.log(right) + (vocab_size - 1) * wrong * np.log(wrong + 1e-20))
     log_z = jax.nn.logsumexp(logits, axis=-1)
-    # a comparison, which XLA fuses with the sum: the gradient of an index would be a scatter into an array like logits
+    # a comparison, which XLA fuses with the sum: the gradient of indexing would be a scatter into an array like logits
     is_target = targets[..., None] == jnp.arange(vocab_size, dtype=targets.dtype).reshape(1, 1, -1)
     loss = log_z - (right - wrong) * jnp.sum(jnp.where(is_target, logits, 0.0), axis=-1) - entropy
     if label_smoothing:
@@ -262,7 +262,7 @@ def correct_tokens(logits: jax.Array, targets: jax.Array, weights: jax.Array) ->
 
     logits [b, t, v], targets and weights [b, t].
 
-    An argmax would find the same, but costs a CPU far more than these comparisons, fused with their reduction.
+    An argmax would give the same, but on a CPU it costs far more than these comparisons, fused with their reduction.
     """
     chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)
     is_before = jnp.arange(logits.shape[-1], dtype=targets.dtype).reshape(1, 1, -1) < targets[..., None]

@@ -1,8 +1,8 @@
-"""Which parameters a run trains: patterns of names, trees in two parts, learning rates of parts.
+"""Which parameters a run trains: name patterns, trees split in two, learning rates of parts.
 
-A pattern is a regular expression for a whole name (`decoder/layers_0/mlp/wo/kernel`; `layers` stands for every layer).
-One with "!" before it takes away what it fits. The last pattern that fits a name decides; where the first one takes
-away, all names are trained before it: ["decoder/.*", "!.*embedding"], ["!token_embedder/.*"].
+A pattern is a regular expression that matches a full name (`decoder/layers_0/mlp/wo/kernel`; `layers` stands for every
+layer). A leading "!" excludes what it matches. The last pattern that matches a name decides; if the first one excludes,
+it is as if all names were included before it: ["decoder/.*", "!.*embedding"], ["!token_embedder/.*"].
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ OF_ADAPTERS = (rf".*/{MARK}\w+",)
 
 
 def check(patterns: Sequence[str]) -> tuple[str, ...]:
-    """Patterns as a tuple. Raises UserError for what is not a regular expression, and for an empty list."""
+    """Patterns as a tuple. Raises UserError for an invalid regular expression, and for an empty list."""
     patterns = (patterns,) if isinstance(patterns, str) else tuple(patterns)
     if not patterns:
         raise UserError("TRAINABLE is empty: nothing would be trained; None trains all parameters")
@@ -31,7 +31,7 @@ def check(patterns: Sequence[str]) -> tuple[str, ...]:
 
 
 def check_multipliers(multipliers: Mapping[str, float]) -> None:
-    """Raises UserError for a pattern that is not a regular expression or excludes, and for an invalid factor."""
+    """Raises UserError for a pattern that is an invalid regular expression or excludes, and for an invalid factor."""
     for pattern, factor in multipliers.items():
         if pattern.startswith("!"):
             raise UserError(f"RATE_MULTIPLIERS: '{pattern}' takes away; name what has a factor, without '!'")
@@ -48,25 +48,25 @@ def _expect_expression(pattern: str) -> None:
 
 
 def fits(pattern: str, name: str) -> bool:
-    """Whether a pattern, with "!" before it or not, fits a name."""
+    """Whether a pattern, with or without a leading "!", matches a name."""
     bare, unrolled = pattern.removeprefix("!"), re.sub(r"\blayers_[0-9]+", "layers", name)
     return any(re.fullmatch(bare, each) for each in (name, unrolled))
 
 
 def is_trained(patterns: Sequence[str], name: str) -> bool:
-    """Whether the parameter of that name is trained."""
+    """Whether the parameter with that name is trained."""
     last = next((pattern for pattern in reversed(patterns) if fits(pattern, name)), None)
     return patterns[0].startswith("!") if last is None else not last.startswith("!")
 
 
 def flat(tree: Any) -> dict[str, Any]:
     """{"a/b": leaf} of nested dicts."""
-    leaves: Any = flatten_dict(tree, sep="/")  # flax annotates what it gives with its empty nodes
+    leaves: Any = flatten_dict(tree, sep="/")  # flax's return annotation includes its empty nodes
     return leaves
 
 
 def split(params: Any, patterns: Sequence[str]) -> tuple[Any, Any]:
-    """Nested dicts in two parts, what is trained and what is not."""
+    """Nested dicts split in two: what is trained and what is not."""
     leaves = flat(params)
     trained = {name: leaf for name, leaf in leaves.items() if is_trained(patterns, name)}
     frozen = {name: leaf for name, leaf in leaves.items() if name not in trained}
@@ -79,7 +79,7 @@ def join(one: Any, other: Any) -> Any:
 
 
 def expect_names(patterns: Sequence[str], params: Any) -> None:
-    """Raises UserError for a pattern that fits no name, and where nothing is left to train."""
+    """Raises UserError for a pattern that matches no name, and if nothing is left to train."""
     names = list(flat(params))
     for pattern in patterns:
         if not any(fits(pattern, name) for name in names):
@@ -89,7 +89,7 @@ def expect_names(patterns: Sequence[str], params: Any) -> None:
 
 
 def expect_multiplied(multipliers: Mapping[str, float], trained: Any) -> None:
-    """Raises UserError for a pattern that fits no parameter that is trained: its factor would change nothing."""
+    """Raises UserError for a pattern that matches no trained parameter: its factor would have no effect."""
     names = list(flat(trained))
     for pattern in multipliers:
         if not any(fits(pattern, name) for name in names):
@@ -97,7 +97,7 @@ def expect_multiplied(multipliers: Mapping[str, float], trained: Any) -> None:
 
 
 def multiply(updates: Any, multipliers: Mapping[str, float]) -> Any:
-    """Updates times the factor of the last pattern that fits their name."""
+    """Multiplies updates by the factor of the last pattern that matches their name."""
     reverse = list(multipliers.items())[::-1]
 
     def factor(path: Any, update: jax.Array) -> jax.Array:
@@ -108,7 +108,7 @@ def multiply(updates: Any, multipliers: Mapping[str, float]) -> Any:
 
 
 def describe(patterns: Sequence[str], params: Any) -> str:
-    """A line for people: how many parameters are trained, of how many, and the names of their layers."""
+    """A line for people: how many of how many parameters are trained, and the names of their layers."""
     sizes = {name: math.prod(leaf.shape) for name, leaf in flat(params).items()}
     trained = [name for name in sizes if is_trained(patterns, name)]
     count, total = sum(sizes[name] for name in trained), sum(sizes.values())
@@ -118,7 +118,7 @@ def describe(patterns: Sequence[str], params: Any) -> str:
 
 
 def with_adapter(model: Any, adapter: Adapter, patterns: Sequence[str] | None) -> Any:
-    """A model with an adapter. Raises UserError where it takes none, and for patterns together with one."""
+    """A model with an adapter. Raises UserError if it does not support one, and for patterns together with one."""
     if patterns is not None:
         raise UserError("ADAPTER and TRAINABLE exclude each other: an adapter alone is trained, all else is frozen")
     if not hasattr(model, "adapter"):

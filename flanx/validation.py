@@ -1,14 +1,14 @@
 """Validation while training: teacher-forced loss, bits per byte and accuracy on splits that the run does not train on.
 
-`flanx store build` writes the splits into STORE_DIR/validation; `flanx train` packs their examples once, in a fixed
-order, and evaluates all of them with the mesh, lengths and model of the run. A record of metrics.jsonl has the result:
+`flanx store build` writes the splits to STORE_DIR/validation; `flanx train` packs their examples once, in a fixed
+order, and evaluates all of them with the run's mesh, lengths and model. The result is a record in metrics.jsonl:
 
     {"step", "validation": {"loss", "macro_loss", "bits_per_byte", "accuracy", "macro_accuracy", "tokens", "examples",
                             "seconds", "collections": {name: numbers}, "tasks": {name: numbers}}}
 
 numbers: {"loss": cross-entropy per target token in nats, "bits_per_byte": of the targets' text in UTF-8, "accuracy":
-share of target tokens that are the likeliest, "tokens"}. No dropout, no z-loss, no label smoothing; the end of the
-sequence is a target token, as in training. The plain numbers are over all tokens, macro the means over tasks.
+share of target tokens that are the argmax, "tokens"}. No dropout, no z-loss, no label smoothing; the end of sequence is
+a target token, as in training. The plain numbers are over all tokens, the macro ones are means over tasks.
 """
 
 import contextlib
@@ -36,12 +36,12 @@ from flanx.partition import Partitioner
 from flanx.train_metrics import Watch
 from flanx.train_step import Trainer, TrainState
 
-SHARE = 0.02  # of a run's steps: the time that validation takes by default
-LEAST = 512  # examples in all that it takes whatever their share
+SHARE = 0.02  # of a run's training time: that of validation by default
+LEAST = 512  # total examples evaluated in any case
 NOTHING: Callable[..., bool] = lambda *_: False  # noqa: E731
 BEST, STOP = "best", "stop"
 VERDICTS = (None, BEST, STOP)
-FORWARD = 3  # rows that a forward pass evaluates in the time of a training step on one
+FORWARD = 3  # rows evaluated by a forward pass in the time of a training step on one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,11 +74,11 @@ class ValidationConfig:
         train_steps: int,
         eval_period: int | None,
     ) -> Callable[[int, TrainState, Watch], bool]:
-        """A function of (step, state, watch) for after every step: it validates and writes the record when due, and
-        gives whether the run shall stop there.
+        """A function of (step, state, watch) to call after every step: it validates and writes the record when due, and
+        returns whether the run should stop there.
 
-        A line says where there is nothing to validate on. Raises UserError where `names` names what is not in the
-        store, and where `patience` or `keep_best` have nothing to go by."""
+        Prints a line if there is nothing to validate on. Raises UserError if `names` names what is not in the store, or
+        if `patience` or `keep_best` have nothing to go by."""
         if self.patience is not None and (self.patience < 1 or not (self.period or eval_period)):
             raise UserError(f"VALIDATION_PATIENCE = {self.patience} counts validations: give 1 or more, and a period")
         if not self.names or batches is None:
@@ -123,11 +123,11 @@ class ValidationConfig:
         return validator if not (self.patience or self.keep_best) else Judge(validator, self, run, trainer.saved)
 
     def _nothing(self) -> Callable[..., bool]:
-        """Raises UserError: the run is to stop by, or keep, what it cannot know."""
+        """Raises UserError: there is no validation loss to stop by, or to keep the best of."""
         raise UserError("VALIDATION_PATIENCE and KEEP_BEST go by the validation loss, and nothing is validated on")
 
     def _find(self, store: Store, batches: Batches) -> list[str]:
-        """The tasks of the validation store, TASK:SPLIT, that are asked for."""
+        """The requested tasks of the validation store, TASK:SPLIT."""
         if self.names == MIXTURE:
             return [name for task in batches.tasks if (name := f"{task}:{VALIDATION}") in store.tasks]
         found: dict[str, None] = {}
@@ -149,10 +149,10 @@ class ValidationConfig:
 
 
 class ValidationBatches(Batches):
-    """Batches of examples of tasks, each once, packed in a fixed order; the last is filled up with empty rows.
+    """Batches of the tasks' examples, each once, packed in a fixed order; the last is padded with empty rows.
 
-    names: tasks of the store, of which `limit` examples each are taken at even distances. like: the run's batches,
-    whose lengths and packing they have.
+    names: tasks of the store, from each of which `limit` evenly spaced examples are taken. like: the run's batches,
+    whose lengths and packing are used.
 
     Attributes:
       tasks: {task, without `:validation`: its collection}, in the order of the numbers in `decoder_task_ids`.
@@ -180,14 +180,14 @@ class ValidationBatches(Batches):
         self.examples, self.count = len(row), -(-(len(starts) - 1) // batch_size)
 
     def plan(self, first: int, count: int) -> Plan:
-        """What rows first, ..., first + count - 1 hold: nothing beyond the last."""
+        """The content of rows first, ..., first + count - 1: nothing beyond the last."""
         starts = self._whole.starts[np.minimum(np.arange(first, first + count + 1), len(self._whole.starts) - 1)]
         return Plan._make([*(column[starts[0] : starts[-1]] for column in self._whole[:-1]), starts - starts[0]])
 
     def count_bytes(self, vocabulary: vocabularies.Vocabulary) -> np.ndarray:
-        """UTF-8 bytes of the texts of each task's targets, as far as rows hold them: int64 [tasks]."""
+        """UTF-8 bytes of each task's target texts, as far as they are in rows: int64 [tasks]."""
         plan, sums = self._whole, np.zeros(len(self.tasks), np.int64)
-        first, last = plan.offset[:, 1], plan.offset[:, 1] + plan.length[:, 1] - plan.cut[:, 1]  # there is EOS in a row
+        first, last = plan.offset[:, 1], plan.offset[:, 1] + plan.length[:, 1] - plan.cut[:, 1]  # a row includes EOS
         self.store.check("tokens", plan.volume, first, last)
         for volume, begin, end, task in zip(plan.volume, first, last, plan.source, strict=True):
             tokens = self.store.volume(int(volume)).tokens[begin:end]
@@ -218,7 +218,7 @@ class Validator:
         )
 
     def __call__(self, step: int, state: TrainState, watch: Watch) -> bool:
-        """Validates and writes the record, where that is due after the step; the run continues."""
+        """Validates and writes the record, if due after the step; the run continues."""
         if step == self._train_steps or (self._period and step and step % self._period == 0):
             watch.flush(state.params)
             with watch.during("evaluation"):
@@ -227,7 +227,7 @@ class Validator:
         return False
 
     def evaluate(self, params: Any) -> dict[str, Any]:
-        """The record of parameters on the mesh; see the head of this file. Every process calls it, inside the scope."""
+        """The record of parameters on the mesh; see the module's docstring. All processes call it, inside the scope."""
         began, size = time.monotonic(), self.batches.batch_size
         rows, sums = self._partitioner.host_rows(size), np.zeros((4, len(self.batches.tasks)))
         pending = None
@@ -249,7 +249,7 @@ class Judge:
         self._validate, self._config, self._run, self._saved = validate, config, run, saved
 
     def __call__(self, step: int, state: TrainState, watch: Watch) -> bool:
-        """As `Validator`, and whether the run shall stop."""
+        """As `Validator`, and returns whether the run should stop."""
         self._validate(step, state, watch)
         losses = watch.validation_losses()
         verdict = judge(losses, step, self._config.patience) if step in losses else None
@@ -260,10 +260,10 @@ class Judge:
             of_kept = self._run / BEST / "run.json"
             is_of_run = of_kept.exists() and of_kept.read_text(encoding="utf-8") == record
             with contextlib.closing(Checkpoints(self._run / BEST)) as kept:
-                kept.drop(step + is_of_run)  # later ones, and this one of other settings, are of before a `train.fork`
+                kept.drop(step + is_of_run)  # later ones, and this one of other settings, predate a `train.fork`
                 kept.save(state, self._saved)
                 kept.wait()
-            if jax.process_index() == 0:  # so that the folder is read as a run
+            if jax.process_index() == 0:  # so that the folder can be read as a run
                 write_atomic(of_kept, record)
         if verdict == STOP and jax.process_index() == 0:
             print(f"stops at step {step:,}: {self._config.patience} validations brought no lower loss")
@@ -272,8 +272,8 @@ class Judge:
 
 
 def judge(losses: Mapping[int, float], step: int, patience: int | None) -> str | None:
-    """BEST where the loss {step: loss} after `step` is the lowest, the first of equal ones; STOP where `patience` later
-    ones were not lower; else None. What is not a number is no lowest."""
+    """BEST if the loss {step: loss} after `step` is the lowest, the first of equal ones; STOP if `patience` later ones
+    were not lower; else None. A NaN is never the lowest."""
     known = {at: loss for at, loss in losses.items() if at <= step and not math.isnan(loss)}
     best = min(known, key=lambda at: (known[at], at), default=0)
     if best == step:
@@ -282,7 +282,7 @@ def judge(losses: Mapping[int, float], step: int, patience: int | None) -> str |
 
 
 def summary(tasks: Mapping[str, str], sums: np.ndarray, nbytes: np.ndarray) -> dict[str, Any]:
-    """The record without its seconds.
+    """The record, except its seconds.
 
     tasks: {task: its collection}. sums: float64 [4, tasks] of cross-entropy, tokens, examples and correct tokens.
     nbytes: int64 [tasks]."""

@@ -1,4 +1,4 @@
-"""A trace of some steps for xprof, TensorBoard's profiler: what the devices and the host did, and when.
+"""Traces some steps for xprof, TensorBoard's profiler: what the devices and the host did, and when.
 
 Every process writes one file, <run>/tensorboard/plugins/profile/<time>/<host>.xplane.pb.
 """
@@ -15,7 +15,7 @@ from flanx.errors import UserError
 
 
 def steps_of(text: str, last: int) -> range:
-    """The steps of "10:13" (10, 11, 12 and 13) or "10". Raises UserError where they are none of 1, ..., `last`."""
+    """The steps of "10:13" (10, 11, 12 and 13) or "10". Raises UserError if they are not within 1, ..., `last`."""
     found = re.fullmatch(r"(\d{1,12})(?::(\d{1,12}))?", text.strip())
     first, end = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
     if not 1 <= first <= end <= last:
@@ -28,12 +28,12 @@ def steps_of(text: str, last: int) -> range:
 def traced(
     stream: Generator[tuple[int, Any], None, None], steps: range, folder: pathlib.Path
 ) -> Generator[tuple[int, Any], None, None]:
-    """The same steps and batches, `steps` of them traced; what comes of it is said, and stops no run.
+    """Yields the same steps and batches, tracing `steps` of them; prints the outcome, and never stops a run.
 
-    The loop reads the metrics of a step while the next one runs, so the trace ends after the step behind the last: then
-    the devices have done all of it.
+    The loop reads the metrics of a step while the next one runs, so the trace ends one step after the last: by then the
+    devices have finished it.
     """
-    first = last = 0  # steps of the trace that is under way
+    first = last = 0  # steps of the current trace
     has_come = False
     try:
         for step, batch in stream:
@@ -64,7 +64,7 @@ def _stop(folder: pathlib.Path, steps: range) -> None:
 
 
 def _did(folder: pathlib.Path, act: Callable[[], object]) -> bool:
-    """Whether the profiler did it: a full disk or somebody else's trace is no reason to lose a run."""
+    """Whether the profiler succeeded: a full disk or another trace is no reason to lose a run."""
     try:
         act()
     except (RuntimeError, ValueError, OSError) as error:
