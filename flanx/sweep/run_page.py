@@ -20,7 +20,7 @@ FILES = ("config.gin", "run.json", "metrics.jsonl", "tasks.jsonl", "log.txt")
 
 
 def publish(runs: Sequence[Run], output: pathlib.Path | None = None) -> list[pathlib.Path]:
-    """Writes the page, in HTML and Markdown, and its figures; returns their paths. UserError if existing files are not ours."""
+    """Writes the page, in HTML and Markdown, and its figures; returns their paths. UserError for others' files."""
     one = len(runs) == 1
     base = output or (
         runs[0].folder if one else pathlib.Path(os.path.commonpath([run.folder.resolve() for run in runs]))
