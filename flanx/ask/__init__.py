@@ -1,1 +1,1 @@
-"""`flanx ask`: one model that answers people and programs while they wait, in a terminal, on a page, over HTTP."""
+"""`flanx ask`: one model that answers people and programs interactively, in a terminal, on a page, over HTTP."""

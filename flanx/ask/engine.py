@@ -1,12 +1,12 @@
-"""One model for many who wait: a thread that batches their requests and hands out tokens as they come.
+"""One model for many clients: a thread that batches their requests and streams tokens as they are decoded.
 
     with Engine(model.predictor, model.partitioner.scope) as engine:
         for piece in engine.stream(engine.request("Is the sea salty?")):
             print(piece.text, end="")
 
-A request takes a row of the pool of its prompt's length as soon as one is free, and decodes there next to the others,
-whatever their settings. A greedy answer is the one of `flanx infer`, and what is drawn is what it draws with that seed:
-the answer depends on (prompt, method, seed, number of the sample) and on nobody else's request.
+A request takes a row in the pool for its prompt length as soon as one is free, and decodes alongside the others,
+whatever their settings. Greedy answers equal those of `flanx infer`, as do sampled ones with the same seed: an answer
+depends on (prompt, method, seed, sample index) and not on other requests.
 """
 
 import collections
@@ -27,19 +27,19 @@ from flanx.decoding.slot_pool import Progress, SlotPool
 from flanx.errors import UserError
 from flanx.predictor import Predictor
 
-ROWS = 8  # requests of short prompts that decode together
+ROWS = 8  # requests with short prompts that decode together
 WAITING = 256  # samples that may wait for a row
-SECONDS = 120.0  # until a request is given up, from the moment it came
-PACE = 0.1  # seconds between two looks at what has been decoded, if a token does not take longer
+SECONDS = 120.0  # timeout of a request, from its arrival
+PACE = 0.1  # seconds between checks for decoded tokens, unless a token takes longer
 
 
 class Piece(NamedTuple):
-    """Something new in an answer.
+    """A new piece of an answer.
 
     Attributes:
-      sample: which of the samples; text: what comes after the text so far.
-      finish: None while more may come; "stop": it ended by itself or by a stop text; "length": it was cut.
-      tokens: of the whole answer so far.
+      sample: the index of the sample; text: what follows the text so far.
+      finish: None while more may come; "stop": it ended by itself or at a stop text; "length": it was truncated.
+      tokens: number of tokens in the answer so far.
     """
 
     sample: int
@@ -49,7 +49,7 @@ class Piece(NamedTuple):
 
 
 class Failure(Exception):
-    """Why there is no (further) answer; `kind`: of whom it is."""
+    """Why there is no (further) answer; `kind`: its category."""
 
     def __init__(self, kind: Literal["busy", "timeout", "closed", "error"], message: str) -> None:
         super().__init__(message)
@@ -61,7 +61,7 @@ Deliver = Callable[[Piece | Failure], None]
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What is asked: a prompt's tokens, with the end of sequence, and how to answer it (`Engine.request` makes it)."""
+    """A prompt's tokens, including end of sequence, and how to answer it (made by `Engine.request`)."""
 
     tokens: tuple[int, ...]
     method: Sample
@@ -72,7 +72,7 @@ class Request:
 
 
 class Answer:
-    """A request on its way."""
+    """A request in progress."""
 
     def __init__(self, request: Request, deliver: Deliver, deadline: float) -> None:
         self.request, self.deadline = request, deadline
@@ -80,11 +80,11 @@ class Answer:
         self.is_over = False
 
     def cancel(self) -> None:
-        """Nobody waits any more: its rows are given to others. Nothing is delivered after it, nor is an error."""
+        """Abandons the request: its rows go to others, and nothing more is delivered, not even an error."""
         self.is_over = True
 
     def deliver(self, event: Piece | Failure) -> None:
-        """Hands out a piece; or a failure, which is the last."""
+        """Delivers a piece, or a failure, which ends the answer."""
         if not self.is_over:
             self.is_over = isinstance(event, Failure)
             self._deliver(event)
@@ -102,7 +102,7 @@ class _Sequence:
         return not self._text.count
 
     def take(self, progress: Progress) -> bool:
-        """Delivers what is new; whether that was all."""
+        """Delivers what is new; returns whether the sample is complete."""
         if progress.non_finite:
             self.answer.deliver(Failure("error", "the logits hold a NaN or an infinity; the checkpoint is damaged"))
             return True
@@ -118,10 +118,10 @@ class _Sequence:
 
 
 class Engine:
-    """The thread that decodes. `scope` is in force in it: that of the parameters' mesh.
+    """The thread that decodes, inside `scope`, that of the parameters' mesh.
 
     Attributes:
-      predictor: model, vocabulary and lengths; the longest answer is lengths["targets"] tokens.
+      predictor: model, vocabulary and lengths; answers have at most lengths["targets"] tokens.
     """
 
     def __init__(
@@ -133,8 +133,8 @@ class Engine:
         waiting: int = WAITING,
         seconds: float = SECONDS,
     ) -> None:
-        """`rows`: prompts of up to 512 tokens decoded together, fewer of longer ones; `waiting`: samples in the queue;
-        `seconds`: that a request may take."""
+        """`rows`: prompts of up to 512 tokens decoded together, fewer for longer ones; `waiting`: queue capacity in
+        samples; `seconds`: timeout per request."""
         self.predictor = predictor
         self._scope, self._most, self._seconds = scope, waiting, seconds
         self._pools = {
@@ -149,10 +149,10 @@ class Engine:
             )
             for length, lengths in pool_lengths(predictor.lengths["inputs"]).items()
         }
-        self._pace = dict.fromkeys(self._pools, 1)  # steps between two looks
-        self._rows: dict[tuple[int, int], _Sequence] = {}  # of (pool, row); the thread's own
+        self._pace = dict.fromkeys(self._pools, 1)  # steps between checks
+        self._rows: dict[tuple[int, int], _Sequence] = {}  # by (pool, row); used only by the thread
         self._waiting: collections.deque[_Sequence] = collections.deque()
-        self._changed = threading.Condition()  # of _waiting and _ended
+        self._changed = threading.Condition()  # guards _waiting and _ended
         self._ended: Failure | None = None
         self._is_warm = threading.Event()
         self._thread = threading.Thread(target=self._run, name="flanx ask", daemon=True)
@@ -164,7 +164,7 @@ class Engine:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    # ---- what others call --------------------------------------------------------------------------------------------
+    # ---- called by other threads -------------------------------------------------------------------------------------
 
     def request(
         self,
@@ -176,7 +176,7 @@ class Engine:
         seed: int = 0,
         samples: int = 1,
     ) -> Request:
-        """A request for a prompt. Raises UserError for one that is empty or too long, and for what makes no sense."""
+        """A request for a prompt. Raises UserError for an empty or too long prompt, and for invalid settings."""
         longest = self.predictor.lengths
         if not prompt.strip():
             raise UserError("the prompt is empty: write something")
@@ -198,8 +198,8 @@ class Engine:
         return Request(tokens, method, max_new or longest["targets"], tuple(stop), seed, samples)
 
     def submit(self, request: Request, deliver: Deliver) -> Answer:
-        """Puts a request in the queue. `deliver` is called in the thread: with pieces until each sample has had its
-        last, or with one Failure. Raises Failure where the queue is full or the engine has ended."""
+        """Queues a request. `deliver` is called in the engine's thread: with pieces until every sample is complete, or
+        with one Failure. Raises Failure if the queue is full or the engine has ended."""
         vocabulary = self.predictor.vocabulary
         answer = Answer(request, deliver, time.monotonic() + self._seconds)
         length = next(length for length in self._pools if length >= len(request.tokens))
@@ -217,7 +217,7 @@ class Engine:
         return answer
 
     def stream(self, request: Request) -> Generator[Piece, None, None]:
-        """The pieces of an answer; what is left of it is cancelled where nobody takes them any more. Raises Failure."""
+        """The pieces of an answer; closing the generator cancels the rest. Raises Failure."""
         events: queue.SimpleQueue[Piece | Failure] = queue.SimpleQueue()
         answer, left = self.submit(request, events.put), request.samples
         try:
@@ -231,13 +231,13 @@ class Engine:
             answer.cancel()
 
     def warm(self) -> None:
-        """Waits until the programs of every length are compiled. Raises Failure where that failed."""
+        """Waits until the programs for all lengths are compiled. Raises Failure if that fails."""
         self._is_warm.wait()
         if self._ended:
             raise self._ended
 
     def close(self) -> None:
-        """Ends the thread; who still waits gets a Failure."""
+        """Ends the thread; pending requests get a Failure."""
         self._end(Failure("closed", "the server is stopping"))
         self._thread.join()
 
@@ -257,7 +257,7 @@ class Engine:
                     for length, pool in self._pools.items():
                         if pool.is_busy:
                             self._step(length, pool)
-        except Exception as error:  # whatever the device says: nobody may wait for an answer that cannot come
+        except Exception as error:  # any device error: nobody should wait for an answer that cannot come
             text = (str(error).strip().splitlines() or [""])[0][:300]
             self._end(Failure("error", f"decoding failed, start the command again ({type(error).__name__}: {text})"))
         finally:
@@ -271,7 +271,7 @@ class Engine:
             self._changed.notify()
 
     def _has_work(self, cold: Sequence[object]) -> bool:
-        """Waits for something to do; False: the end."""
+        """Waits for something to do; False means the engine has ended."""
         with self._changed:
             while not (self._ended or self._waiting or self._rows or cold):
                 self._changed.wait()
@@ -283,7 +283,7 @@ class Engine:
         pool.release([row])
 
     def _drop(self) -> None:
-        """Ends what takes too long, and frees the rows of what nobody waits for."""
+        """Times out slow requests, and frees the rows of abandoned ones."""
         now = time.monotonic()
         with self._changed:
             waiting = list(self._waiting)
@@ -301,7 +301,7 @@ class Engine:
             self._pools[length].release([row for _, row in of_pool])
 
     def _fill(self) -> None:
-        """Gives free rows to those who wait, in their order."""
+        """Gives free rows to waiting samples, in order."""
         for length, pool in self._pools.items():
             while pool.has_room and (sequence := self._next(length)):
                 asked = sequence.answer.request
@@ -316,7 +316,7 @@ class Engine:
             return found
 
     def _step(self, length: int, pool: SlotPool) -> None:
-        """Decodes, and delivers what came: after one step where somebody waits for a first token, else at the pace."""
+        """Decodes and delivers: after one step if a first token is awaited, else at the pace."""
         is_new = any(each.is_new for (its_length, _), each in self._rows.items() if its_length == length)
         steps = 1 if is_new else self._pace[length]
         began = time.monotonic()
@@ -326,8 +326,8 @@ class Engine:
 
 
 def pool_lengths(longest: int) -> dict[int, tuple[int, ...]]:
-    """{prompts of a pool at most: the lengths that they are padded to}: pools from 128 on every fourfold, so that many
-    decode together, and lengths of two to an octave, as encoding padding is what a first token waits for."""
+    """{longest prompt of a pool: the lengths that prompts are padded to}: pools grow fourfold from 128, so that many
+    requests decode together, with two lengths per octave, since encoding padding delays the first token."""
     below = itertools.takewhile(lambda length: length < longest, (SHORTEST << 2 * n for n in itertools.count()))
     found: dict[int, tuple[int, ...]] = {}
     shorter = 0

@@ -1,6 +1,6 @@
-"""Requests and answers in the style of OpenAI's completions and chat: what is taken, what is refused, the JSON objects.
+"""OpenAI-style completion and chat requests: which settings are accepted or rejected, and the JSON of answers.
 
-What a request may say is a table here; anything else is refused by name, so that no setting is without effect.
+A table here lists what a request may contain; anything else is rejected by name, so no setting is silently ignored.
 """
 
 import dataclasses
@@ -16,11 +16,11 @@ from flanx.ask.template import Template, Turn
 from flanx.decoding.decode import Sample
 from flanx.errors import UserError, nearest
 
-MOST_SAMPLES = 16  # of a prompt
-MOST_PROMPTS = 32  # of a request
+MOST_SAMPLES = 16  # per prompt
+MOST_PROMPTS = 32  # per request
 MOST_STOPS = 16
-IGNORED = ("metadata", "safety_identifier", "store", "user")  # about who asks, not about the answer
-UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {  # a setting that we do not have -> the values that ask for nothing
+IGNORED = ("metadata", "safety_identifier", "store", "user")  # about the client, not the answer
+UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {  # unsupported setting -> the values that have no effect
     "audio": (),
     "best_of": (1,),
     "echo": (False,),
@@ -28,7 +28,7 @@ UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {  # a setting that we do not have 
     "function_call": ("none",),
     "functions": ([],),
     "logit_bias": ({},),
-    "logprobs": (False,),  # in completions 0 asks for those of the tokens
+    "logprobs": (False,),  # in completions, 0 requests those of the tokens
     "modalities": (["text"],),
     "parallel_tool_calls": (True, False),
     "prediction": (),
@@ -47,7 +47,7 @@ UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {  # a setting that we do not have 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """How answers are made, by OpenAI's names and `top_k`. Greedy by default, as `flanx infer` is."""
+    """Decoding options, under OpenAI's names plus `top_k`. Greedy by default, like `flanx infer`."""
 
     temperature: float = 0.0
     top_k: int = 0
@@ -64,7 +64,7 @@ class Options:
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
 
     def request(self, engine: Engine, prompt: str, stop: Sequence[str] = ()) -> Request:
-        """A prompt with these options; `stop`: further stop texts. Raises UserError."""
+        """A request for a prompt with these options; `stop`: additional stop texts. Raises UserError."""
         method = Sample(self.temperature, self.top_k, self.top_p)
         return engine.request(
             prompt, method, max_new=self.max_tokens, stop=(*self.stops, *stop), seed=self.seed, samples=self.n
@@ -72,7 +72,7 @@ class Options:
 
 
 def options(body: Mapping[str, Any], defaults: Options, of_content: str) -> Options:
-    """The options of a request, whose content is in the field `of_content`. Raises UserError naming the field."""
+    """The options of a request whose content is in the field `of_content`. Raises UserError naming the field."""
     given = {name: value for name, value in body.items() if value is not None}
     if "max_completion_tokens" in given:
         given["max_tokens"] = given.pop("max_completion_tokens")
@@ -93,7 +93,7 @@ def options(body: Mapping[str, Any], defaults: Options, of_content: str) -> Opti
 
 
 def option(name: str, value: Any) -> Any:
-    """The value of one option. Raises UserError where it takes another."""
+    """The value of one option. Raises UserError for an invalid value."""
     try:
         value = settings.check(Options, name, value)
     except settings.Wrong as wrong:
@@ -128,7 +128,7 @@ def turns(body: Mapping[str, Any]) -> list[Turn]:
 
 def _turn(number: int, message: Any) -> Turn:
     content = message.get("content") if isinstance(message, dict) else None
-    if isinstance(content, list):  # parts, of which text alone is taken
+    if isinstance(content, list):  # parts, of which only text is supported
         parts = [
             each.get("text") if isinstance(each, dict) and each.get("type") == "text" else None for each in content
         ]
@@ -140,7 +140,7 @@ def _turn(number: int, message: Any) -> Turn:
 
 
 def chat_prompt(template: Template, said: Sequence[Turn], system: str) -> str:
-    """The prompt of a conversation; `system`: of the server, before a conversation that has no system text."""
+    """The prompt of a conversation; `system`: the server's default system text, if the conversation has none."""
     if system and said and said[0].role == "user":
         said = [Turn("system", system), *said]
     return template.render(said)
@@ -148,7 +148,7 @@ def chat_prompt(template: Template, said: Sequence[Turn], system: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-    """The objects of one answer: `kind` of OpenAI's two APIs."""
+    """The JSON objects of one answer; `kind`: which of OpenAI's two APIs."""
 
     kind: Literal["chat", "text"]
     model: str
@@ -168,7 +168,7 @@ class Form:
         return {**self._head(name), "choices": choices, "usage": dict(usage)}
 
     def chunk(self, index: int, piece: Piece, is_first: bool) -> dict[str, Any]:
-        """What is new in choice `index`; `is_first`: nothing of it came before."""
+        """A new piece of choice `index`; `is_first`: it is the choice's first."""
         content: dict[str, Any] = {"text": piece.text}
         if self.kind == "chat":
             content = {"delta": {**({"role": "assistant"} if is_first else {}), "content": piece.text}}
@@ -176,7 +176,7 @@ class Form:
         return {**self._head(self._chunk), "choices": [choice]}
 
     def last_chunk(self, usage: Mapping[str, int]) -> dict[str, Any]:
-        """What `stream_options: {"include_usage": true}` asks for."""
+        """The usage chunk for `stream_options: {"include_usage": true}`."""
         return {**self._head(self._chunk), "choices": [], "usage": dict(usage)}
 
     @property
@@ -190,6 +190,6 @@ class Form:
 
 
 def usage(requests: Sequence[Request], tokens: Sequence[int]) -> dict[str, int]:
-    """Tokens of all prompts and of all answers."""
+    """Token counts of all prompts and all answers."""
     prompt, answers = sum(len(request.tokens) for request in requests), sum(tokens)
     return {"prompt_tokens": prompt, "completion_tokens": answers, "total_tokens": prompt + answers}

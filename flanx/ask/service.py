@@ -1,6 +1,6 @@
-"""The routes of `flanx ask --serve`: a page, and OpenAI's completions and chat for programs.
+"""The routes of `flanx ask --serve`: a page, and OpenAI's completion and chat APIs for programs.
 
-Requests are read here, answered by the engine's thread, and cancelled when their client leaves.
+Requests are parsed here, answered by the engine's thread, and cancelled when their client disconnects.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ from flanx.web.page import page
 from flanx.web.server import page_response, read_object
 
 STATUS = {"busy": 503, "timeout": 504, "closed": 503, "error": 500}
-LOOK = 0.25  # seconds between two looks whether somebody still waits for an answer
+LOOK = 0.25  # seconds between checks that the client is still connected
 FILES = pathlib.Path(__file__).parent
 
 
@@ -35,9 +35,9 @@ class Service:
     """One model behind HTTP.
 
     Attributes:
-      name: of the model, as requests give it.
-      defaults: of what a request does not say; system: the text before a conversation without one.
-      engine: what answers, from `start` on.
+      name: the model's name in requests.
+      defaults: options that a request does not set; system: the system text of a conversation without one.
+      engine: what answers, set by `start`.
     """
 
     engine: Engine
@@ -47,7 +47,7 @@ class Service:
         self.defaults = defaults or Options()
 
     def start(self, engine: Engine, is_stopping: Callable[[], bool] = lambda: False) -> None:
-        """Answers by this engine until the server `is_stopping`; to be called before the first request is."""
+        """Answers with this engine until the server `is_stopping`; call it before the first request."""
         self.engine, self._is_stopping = engine, is_stopping
         self._fingerprint = engine.predictor.fingerprint()
         self._page = page(
@@ -67,7 +67,7 @@ class Service:
 
     @property
     def routes(self) -> list[Route]:
-        """For `flanx.web.server.Server`."""
+        """The routes for `flanx.web.server.Server`."""
         return [
             Route("/", self.show_page),
             Route("/v1/models", self.list_models),
@@ -82,7 +82,7 @@ class Service:
         return page_response(self._page)
 
     async def list_models(self, request: Request) -> Response:
-        """The one model."""
+        """Lists the one model."""
         return JSONResponse({"object": "list", "data": [self._model()]})
 
     async def show_model(self, request: Request) -> Response:
@@ -91,14 +91,14 @@ class Service:
         return JSONResponse(self._model())
 
     async def show_prompt(self, request: Request) -> Response:
-        """The prompt that the turns of a chat become, as the model reads it, and its tokens."""
+        """The prompt that a chat's turns render to, as the model reads it, and its token count."""
         body = await read_object(request)
         prompt = openai_api.chat_prompt(self.template, openai_api.turns(body), self.system)
         asked = await run_in_threadpool(self.engine.request, prompt)
         return JSONResponse({"prompt": prompt, "tokens": len(asked.tokens)})
 
     async def complete(self, request: Request) -> Response:
-        """OpenAI's completions: each prompt as it is."""
+        """OpenAI's completions: each prompt verbatim."""
         body = await read_object(request)
 
         def read() -> tuple[list[engines.Request], Options]:
@@ -109,7 +109,7 @@ class Service:
         return await self._answer(request, "text", *await run_in_threadpool(read))
 
     async def chat(self, request: Request) -> Response:
-        """OpenAI's chat: the turns become one prompt by the template."""
+        """OpenAI's chat: the template renders the turns to one prompt."""
         body = await read_object(request)
 
         def read() -> tuple[list[engines.Request], Options]:
@@ -135,7 +135,7 @@ class Service:
         finishes: list[str | None] = [None] * count
         try:
             if how.stream:
-                first = await anext(pieces)  # what fails before it has a status of its own
+                first = await anext(pieces)  # a failure before it gets its own status
                 with_usage = how.stream_options.get("include_usage", False)
                 events = _events(form, first, pieces, asked if with_usage else ())
                 return StreamingResponse(events, media_type="text/event-stream")
@@ -145,19 +145,19 @@ class Service:
         except Failure as error:
             raise HTTPException(STATUS[error.kind], str(error)) from None
         except ClientDisconnect:
-            return Response(status_code=499)  # to nobody
+            return Response(status_code=499)  # the client is gone
         return JSONResponse(form.whole(texts, finishes, openai_api.usage(asked, tokens)))
 
 
 async def _pieces(
     engine: Engine, asked: Sequence[engines.Request], request: Request, is_stopping: Callable[[], bool]
 ) -> AsyncGenerator[tuple[int, Piece], None]:
-    """(number of the choice, piece) of all requests as they come. Raises Failure, and ClientDisconnect; however it
-    ends, what is left is cancelled."""
+    """(choice index, piece) of all requests as they arrive. Raises Failure and ClientDisconnect; however it ends, the
+    rest is cancelled."""
     loop, inbox = asyncio.get_running_loop(), asyncio.Queue[tuple[int, Piece | Failure]]()
 
     def deliver(first: int, event: Piece | Failure) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has ended, and its clients with it
+        with contextlib.suppress(RuntimeError):  # the event loop has ended, and its clients with it
             loop.call_soon_threadsafe(inbox.put_nowait, (first, event))
 
     answers, left = [], 0
@@ -191,7 +191,7 @@ async def _events(
     pieces: AsyncGenerator[tuple[int, Piece], None],
     counted: Sequence[engines.Request],
 ) -> AsyncIterator[str]:
-    """Server-sent events: a chunk for each piece, one with the usage of what is `counted`, and the end."""
+    """Server-sent events: a chunk per piece, one with the usage of the `counted` requests, and the end marker."""
     tokens: dict[int, int] = {}
     index, piece = first
     try:

@@ -1,4 +1,4 @@
-"""How the turns of a conversation become one prompt: a table of texts with a place for each turn's own."""
+"""Renders the turns of a conversation to one prompt, by a table of texts with a placeholder for each turn's text."""
 
 import dataclasses
 import pathlib
@@ -17,7 +17,7 @@ SYSTEM = ("system", "developer")
 
 @dataclasses.dataclass(frozen=True)
 class Turn:
-    """What one side said; `role`: "system", "developer", "user" or "assistant"."""
+    """One message of a conversation; `role`: "system", "developer", "user" or "assistant"."""
 
     role: str
     text: str
@@ -25,7 +25,7 @@ class Turn:
 
 @dataclasses.dataclass(frozen=True)
 class Template:
-    """The texts of `templates.toml`, whose head says what each is; a turn's text takes the place of "{text}"."""
+    """The texts of `templates.toml`, whose header documents them; a turn's text replaces "{text}"."""
 
     first: str = PLACE
     system: str = f"{PLACE}\n"
@@ -36,7 +36,7 @@ class Template:
     only_last: bool = False
 
     def render(self, turns: Sequence[Turn]) -> str:
-        """The prompt. Raises UserError for turns that end with another's than the user's, or have a late system's."""
+        """The prompt. Raises UserError if the last turn is not the user's, or a system turn comes late."""
         count = next((n for n, turn in enumerate(turns) if turn.role not in SYSTEM), len(turns))
         system, said = turns[:count], turns[count:]
         for number, turn in enumerate(said, count):
@@ -59,7 +59,7 @@ def _fill(form: str, text: str) -> str:
 
 
 def load(name: str) -> Template:
-    """The template of a built-in name, or of a TOML file. Raises UserError for anything else."""
+    """The template with a built-in name, or from a TOML file. Raises UserError for anything else."""
     built_in = tomllib.loads(BUILT_IN.read_text(encoding="utf-8"))
     if name in built_in:
         return _read(built_in[name], name)
@@ -72,7 +72,7 @@ def load(name: str) -> Template:
 
 
 def _read(found: Mapping[str, Any], where: str) -> Template:
-    """A template of a table, with every key checked."""
+    """A template from a table, with every key checked."""
     kinds = {field.name: field for field in dataclasses.fields(Template)}
     for key, value in found.items():
         if key not in kinds:

@@ -1,7 +1,7 @@
-"""A conversation in a terminal; where the input is not a terminal, an answer for each of its lines.
+"""A conversation in a terminal; if the input is not a terminal, an answer to each line.
 
-On a terminal, answers lose the control characters that could move its cursor or change its title; elsewhere they are
-written as they are.
+On a terminal, control characters that could move its cursor or change its title are stripped from answers; elsewhere
+they are written unchanged.
 """
 
 import contextlib
@@ -28,12 +28,12 @@ SETTINGS = ("temperature", "top_k", "top_p", "max_tokens", "seed", "stop")
 
 
 class Conversation:
-    """The turns of one person with one engine.
+    """One person's conversation with an engine.
 
     Attributes:
-      turns: so far, those of the answers included.
-      options: how the next answer is made.
-      prompt: the last one, as the model read it.
+      turns: all turns so far, including answers.
+      options: options for the next answer.
+      prompt: the last prompt, as the model read it.
     """
 
     def __init__(self, engine: Engine, template: Template, options: Options, system: str = "") -> None:
@@ -42,9 +42,9 @@ class Conversation:
         self.prompt = ""
 
     def ask(self, text: str) -> Generator[str, None, None]:
-        """The pieces of the answer to a message, which joins the turns with as much of its answer as was taken.
+        """The pieces of the answer to a message, which is added to the turns with as much of the answer as was read.
 
-        Raises UserError for a prompt that is too long or empty, and Failure; neither leaves a turn.
+        Raises UserError for a prompt that is too long or empty, and Failure; neither adds a turn.
         """
         turns = [*self.turns, Turn("user", text)]
         prompt = openai_api.chat_prompt(self.template, turns, self.system)
@@ -58,13 +58,13 @@ class Conversation:
         except Failure:
             has_failed = True
             raise
-        finally:  # at Ctrl-C, too
+        finally:  # also on Ctrl-C
             pieces.close()
             if not has_failed:
                 self.turns = [*turns, Turn("assistant", said)]
 
     def ask_again(self) -> Generator[str, None, None]:
-        """Another answer to the last message in place of its answer, by the next seed. Raises UserError."""
+        """Replaces the last answer with another one to the same message, with the next seed. Raises UserError."""
         if not self.turns:
             raise UserError("nothing has been asked")
         if not self.options.temperature:
@@ -75,7 +75,7 @@ class Conversation:
         return self.ask(last)
 
     def set(self, words: Sequence[str]) -> str:
-        """Changes a setting, ["temperature", "0.7"], and says what they are. Raises UserError."""
+        """Changes a setting, ["temperature", "0.7"], and returns all settings as text. Raises UserError."""
         if words:
             name, value = words[0], " ".join(words[1:])
             if name not in SETTINGS:
@@ -91,7 +91,7 @@ def _shown(value: object) -> str:
 
 
 def parse(name: str, text: str) -> Any:
-    """A setting's value from its text; nothing, "none": the longest answer, no stop text. Raises UserError."""
+    """A setting's value from its text; "" or "none": the longest answer, no stop text. Raises UserError."""
     if name == "stop":
         return () if text in ("", "none") else text.replace("\\n", "\n")
     if name == "max_tokens" and text in ("", "none"):
@@ -104,8 +104,8 @@ def parse(name: str, text: str) -> Any:
 
 
 def printable(text: str) -> str:
-    """The text without control characters (but line breaks and tabs) and without marks that turn the direction of what
-    follows."""
+    """The text without control characters (except line breaks and tabs) and without
+    bidirectional marks."""
     return "".join(
         c if c in "\n\t" or (unicodedata.category(c) != "Cc" and c not in _TURNS) else "\N{REPLACEMENT CHARACTER}"
         for c in text
@@ -116,7 +116,7 @@ _TURNS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
 
 def answer_lines(conversation: Conversation, lines: Iterable[str]) -> None:
-    """Each line by itself, as `flanx infer` reads a file of prompts; its answer on the standard output.
+    """Answers each line separately, as `flanx infer` does a file of prompts, on standard output.
 
     Raises UserError naming the line, and Failure.
     """
@@ -135,8 +135,8 @@ def answer_lines(conversation: Conversation, lines: Iterable[str]) -> None:
 
 
 def decoded(stream: Iterable[bytes]) -> Iterator[str]:
-    """The lines of a pipe, UTF-8 whatever the locale says, without a byte order mark. Raises UserError naming the
-    line that is none."""
+    """The lines of a pipe as UTF-8, regardless of locale, without a byte order mark. Raises UserError naming a line
+    that is not UTF-8."""
     for number, line in enumerate(stream, 1):
         try:
             yield line.decode("utf-8-sig" if number == 1 else "utf-8")
@@ -149,8 +149,8 @@ def decoded(stream: Iterable[bytes]) -> Iterator[str]:
 
 def talk(conversation: Conversation) -> None:
     """Reads messages and commands until the end of the input."""
-    with contextlib.suppress(ImportError):  # not every Python has it
-        import readline  # noqa: F401, PLC0415  (makes `input` an editor of lines, with a history)
+    with contextlib.suppress(ImportError):  # not available in every Python
+        import readline  # noqa: F401, PLC0415  (gives `input` line editing and history)
 
     print("/help lists commands", file=sys.stderr)
     while True:
@@ -176,7 +176,7 @@ def talk(conversation: Conversation) -> None:
 
 
 def _read() -> str:
-    """A message, with its further lines where one ends with a backslash."""
+    """A message; a trailing backslash continues it on the next line."""
     text = input("> ")
     while text.endswith("\\"):
         text = f"{text[:-1]}\n{input('. ')}"
@@ -184,7 +184,7 @@ def _read() -> str:
 
 
 def _command(conversation: Conversation, text: str) -> None:
-    """Does what a line that begins with / says. Raises UserError for one that is unknown."""
+    """Executes a line that begins with /. Raises UserError for an unknown command."""
     name, *words = text.split()
     if name == "/new":
         conversation.turns = []
@@ -204,7 +204,7 @@ COMMANDS: Mapping[str, None] = dict.fromkeys(re.findall(r"^  (/\w+)", HELP, re.M
 
 
 def _show(pieces: Generator[str, None, None]) -> None:
-    """Writes an answer as it comes; Ctrl-C ends it."""
+    """Writes an answer as it arrives; Ctrl-C ends it."""
     try:
         for text in pieces:
             sys.stdout.write(printable(text))

@@ -1,19 +1,19 @@
-"""The text of an answer while its tokens come: what is handed out is never taken back."""
+"""Streams the text of an answer as its tokens arrive: emitted text is never retracted."""
 
 from collections.abc import Callable, Sequence
 
-HALF_A_CHARACTER = "\ufffd"  # how SentencePiece writes bytes that are not yet a whole character
+HALF_A_CHARACTER = "\ufffd"  # what SentencePiece writes for an incomplete character's bytes
 
 
 class TextStream:
-    """Pieces of text that add up to what the tokens decode to, up to the first stop text.
+    """Pieces of text that concatenate to what the tokens decode to, up to the first stop text.
 
-    Characters that a later token could change wait until it has come: the beginning of a stop text or of the mark of a
-    line break, half a character, and the blanks that such a mark takes with it.
+    Characters that a later token could change are held back until it arrives: a prefix of a stop text or of the line
+    break mark, an incomplete character, and the spaces that such a mark absorbs.
 
     Attributes:
-      stopped: whether a stop text came; nothing follows.
-      count: tokens of the text, with those of the stop text.
+      stopped: whether a stop text was reached; nothing follows.
+      count: number of tokens in the text, including those of the stop text.
     """
 
     def __init__(self, decode: Callable[[Sequence[int]], str], stop: Sequence[str] = (), line_break: str = "") -> None:
@@ -22,9 +22,9 @@ class TextStream:
         self.stopped, self.count = False, 0
 
     def feed(self, tokens: Sequence[int], is_last: bool) -> str:
-        """What is new in the text of all tokens so far; `is_last`: no more will come, so nothing waits."""
+        """The new text, given all tokens so far; `is_last`: no more will come, so nothing is held back."""
         text = ""
-        # Token by token where a stop text could end the answer: the first of them to be whole counts.
+        # Token by token if a stop text could end the answer: the first one to be complete counts.
         for count in range(self.count + 1, len(tokens)) if self._stop else ():
             if self._has_stopped(text := self._decode(tokens[:count])):
                 tokens = tokens[:count]
@@ -53,7 +53,7 @@ class TextStream:
             most = max(most, next(starts, 0))
         if self._line_break and most:
             whole = text[: len(text) - most].rstrip(" ")
-            # the mark may become whole: a line break then follows what is left, and a stop text may contain it
+            # the mark may become complete: a line break then follows the rest, and a stop text may contain it
             broken = f"{whole}\n"
             held = (n - 1 for each in self._stop for n in range(len(each), 0, -1) if broken.endswith(each[:n]))
             most = len(text) - len(whole) + max(held, default=0)
