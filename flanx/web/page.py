@@ -1,10 +1,10 @@
-"""A page as one HTML text that asks nobody for more: style, script and data are inside, its policy allows no others.
+"""A self-contained HTML page: style, script and data are inline, and its policy allows no others.
 
-    page("Compare", body, style=css, script=js, data={...})    # of a file, or for `flanx.web.server.page_response`
+    page("Compare", body, style=css, script=js, data={...})    # for a file, or for `flanx.web.server.page_response`
 
-Texts of models and people go into `data` alone, which the script reads by `JSON.parse(document.getElementById("data")
-.textContent)` and shows by `textContent`: nothing in them becomes HTML or a script. `base.css` comes first: colours for
-light and dark, focus, buttons, what both pages share.
+Text from models and people goes only into `data`, which the script reads with
+`JSON.parse(document.getElementById("data").textContent)` and shows with `textContent`, so nothing in it becomes HTML or
+a script. `base.css` comes first: light and dark colours, focus, buttons, whatever both pages share.
 """
 
 import base64
@@ -15,17 +15,17 @@ import json
 import pathlib
 from typing import Any
 
-_ESCAPED = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}  # what could end the element, or a line of a script
+_ESCAPED = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}  # what could end the element, or a script line
 
 
 @functools.cache
 def base_style() -> str:
-    """The style that the pages share."""
+    """The style shared by the pages."""
     return pathlib.Path(__file__).with_name("base.css").read_text(encoding="utf-8")
 
 
 def policy(style: str, script: str, connect: bool) -> str:
-    """The content security policy of a page with these texts inside; `connect`: its script may ask its own server."""
+    """The content security policy of a page with these inline texts; `connect`: its script may query its own server."""
     allowed = "'self'" if connect else "'none'"
     return (
         f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; connect-src {allowed}; "
@@ -38,7 +38,7 @@ def _hash(text: str) -> str:
 
 
 def data_element(data: Any, name: str = "data") -> str:
-    """Data as an element that no script and no style can come out of."""
+    """Data as an element from which no script or style can escape."""
     text = json.dumps(data, ensure_ascii=False).encode("utf-8", "replace").decode("utf-8").translate(_ESCAPED)
     return f'<script type="application/json" id="{name}">{text}</script>'
 

@@ -1,17 +1,17 @@
-"""A small web server of a command: loopback by default, a token for every request, limits on size, time and number.
+"""A small web server for a command: loopback by default, a token for every request, limits on size, time and number.
 
     with Server([Route("/", page), Route("/v1/things", things, methods=["POST"])], port=8000) as server:
-        print(server.link)    # http://127.0.0.1:8000/?token=..., for a person: the browser gets a cookie and forgets it
+        print(server.link)    # http://127.0.0.1:8000/?token=..., for a person: the browser swaps the token for a cookie
         server.run()          # until Ctrl-C, SIGTERM, or `server.stop()` in another thread
 
-Routes are Starlette's, sync functions (in threads) or async ones. A program sends `Authorization: Bearer TOKEN`. What a
-handler raises becomes `{"error": {"message", "type", "code"}}`, as OpenAI's clients read it: `UserError` status 400,
-Starlette's `HTTPException` its own. `read_object` reads a request's JSON within the limits; `page_response` answers
-with a page that `flanx.web.page` made.
+Routes are Starlette's, with sync (in threads) or async functions. A program sends `Authorization: Bearer TOKEN`. An
+exception in a handler becomes `{"error": {"message", "type", "code"}}`, as OpenAI's clients expect: `UserError` has
+status 400, Starlette's `HTTPException` its own. `read_object` reads a request's JSON within the limits; `page_response`
+answers with a page from `flanx.web.page`.
 
-Refused before a handler runs: a Host that is not the server's (a name that was rebound to loopback), no token or a
-wrong one, a request that another site's page sent, a body above the limit, more connections than the limit. Needs the
-extra `serve` (starlette, uvicorn).
+Rejected before a handler runs: a Host that is not the server's (DNS rebinding to loopback), a missing or wrong token, a
+cross-site request, a body over the limit, more connections than the limit. Requires the extra `serve` (starlette,
+uvicorn).
 """
 
 import asyncio
@@ -47,13 +47,13 @@ except ImportError as error:
         f"the web server needs a package that is not here ({error.name}): pip install 'flanx[serve]'"
     ) from error
 
-TOKEN = "FLANX_TOKEN"  # the environment variable; a token in a command line is seen by every user of the machine
-LEAST_TOKEN = 16  # characters of a token that somebody chose
+TOKEN = "FLANX_TOKEN"  # the environment variable; every user of the machine can see a token on a command line
+LEAST_TOKEN = 16  # characters in a user-chosen token
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]", "::1")
 NO_TOKEN = (
     "no token, or a wrong one: open the link that the command printed, or send a header Authorization: Bearer TOKEN"
 )
-HEADERS = {  # of every answer that does not set its own
+HEADERS = {  # for every response that does not set its own
     "content-security-policy": "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "cache-control": "no-store",
     "cross-origin-opener-policy": "same-origin",
@@ -67,12 +67,12 @@ HEADERS = {  # of every answer that does not set its own
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What a client may take.
+    """Limits on clients.
 
     Attributes:
-      body: bytes of a request; seconds: until all of its head has come, and all of its body.
-      connections: open at once; one more gets status 503.
-      stop_seconds: what is being answered has so long once the server stops.
+      body: bytes in a request body; seconds: for all headers to arrive, and for all of the body.
+      connections: open at once; any more get status 503.
+      stop_seconds: grace period for responses in progress when the server stops.
     """
 
     body: int = 1 << 20
@@ -82,13 +82,13 @@ class Limits:
 
 
 class Server:
-    """Routes on an address that is taken when the object is made.
+    """Routes on an address that is bound at construction.
 
     Attributes:
-      url: "http://127.0.0.1:8000"; link: the same with the token; token: of this server.
+      url: "http://127.0.0.1:8000"; link: the same with the token; token: this server's.
 
     Raises:
-      UserError: a host that is no loopback without a token of the user's own, a short token, a port in use.
+      UserError: a non-loopback host without a user-chosen token, a short token, a port in use.
     """
 
     def __init__(
@@ -101,14 +101,14 @@ class Server:
         limits: Limits | None = None,
         lifespan: Lifespan[Starlette] | None = None,
     ) -> None:
-        """`port` 0: any free one; `token`: in place of FLANX_TOKEN's or a drawn one; `lifespan`: Starlette's."""
+        """`port` 0: any free port; `token`: replaces that of FLANX_TOKEN or a random one; `lifespan`: Starlette's."""
         given = token or os.environ.get(TOKEN)
         self.token = given or secrets.token_urlsafe(24)
         self._limits = limits or Limits()
         is_local = _check(host, given)
         self._socket = _listen(host, port)
         port = self._socket.getsockname()[1]
-        name = socket.gethostname() if host in ("0.0.0.0", "::") else host  # every address: one that others can open
+        name = socket.gethostname() if host in ("0.0.0.0", "::") else host  # all interfaces: a name others can open
         self.url = f"http://{f'[{name}]' if ':' in name else name}:{port}"
         self.link = f"{self.url}/?token={urllib.parse.quote(self.token, safe='')}"
         guards = [
@@ -147,13 +147,13 @@ class Server:
         self._socket.close()
 
     def run(self) -> None:
-        """Serves until it is stopped; Ctrl-C is not an error, nor is SIGTERM: what comes after it is done."""
+        """Serves until stopped; Ctrl-C and SIGTERM are not errors: the code after this call still runs."""
         with contextlib.suppress(KeyboardInterrupt), _outlived(signal.SIGTERM):
             self._server.run(sockets=[self._socket])
 
     @property
     def is_stopping(self) -> bool:
-        """Whether it is asked to stop: what is answered piece by piece should come to its end."""
+        """Whether the server was asked to stop: streaming responses should finish."""
         return self._server.should_exit
 
     def stop(self) -> None:
@@ -163,8 +163,8 @@ class Server:
 
 @contextlib.contextmanager
 def _outlived(number: signal.Signals) -> Iterator[None]:
-    """uvicorn raises a signal that stopped it once more: here that is no end of the process."""
-    if threading.current_thread() is not threading.main_thread():  # where no handler can be set
+    """uvicorn re-raises the signal that stopped it; keeps that from ending the process."""
+    if threading.current_thread() is not threading.main_thread():  # handlers can only be set in the main thread
         yield
         return
     before = signal.signal(number, lambda *_: None)
@@ -175,7 +175,7 @@ def _outlived(number: signal.Signals) -> Iterator[None]:
 
 
 def _check(host: str, token: str | None) -> bool:
-    """Whether the host is this machine alone. UserError where it is not and nobody chose a token."""
+    """Whether the host is loopback. Raises UserError if it is not and no token was chosen."""
     if token is not None and (
         len(token) < LEAST_TOKEN or not token.isascii() or not token.isprintable() or " " in token
     ):
@@ -193,7 +193,7 @@ def _check(host: str, token: str | None) -> bool:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """A listening socket. UserError where the address cannot be had."""
+    """A listening socket. Raises UserError if the address cannot be bound."""
     address = "127.0.0.1" if host == "localhost" else host
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     if not 0 <= port < 1 << 16:
@@ -205,7 +205,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 class _Protocol(H11Protocol):
-    """uvicorn's, which ends a connection whose next request does not come: idle ones would use up the limit."""
+    """uvicorn's protocol, plus closing connections without a next request: idle ones would use up the limit."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -224,11 +224,11 @@ class _Protocol(H11Protocol):
             self.transport.close()
 
 
-# ---- what every request passes ---------------------------------------------------------------------------------------
+# ---- applied to every request ----------------------------------------------------------------------------------------
 
 
 class _Headed:
-    """Adds `HEADERS` to whatever is answered, refusals too."""
+    """Adds `HEADERS` to every response, including rejections."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -245,8 +245,8 @@ class _Headed:
 
 
 class _Guard:
-    """Lets requests of at most `longest` bytes with the token pass: in the header, in the cookie, or once in a link,
-    which sets the cookie."""
+    """Passes requests of at most `longest` bytes with the token: in the header, in the cookie, or once in a link, which
+    sets the cookie."""
 
     def __init__(self, app: ASGIApp, token: str, cookie: str, longest: int) -> None:
         self.app, self.token, self.cookie, self.longest = app, token, cookie, longest
@@ -269,7 +269,7 @@ class _Guard:
         return f"the request is too long: {self.longest:,} bytes at most"
 
     def _answer(self, scope: Scope) -> ASGIApp | None:
-        """What is answered in place of the handler; None: the request passes."""
+        """The response in place of the handler's; None: the request passes."""
         headers = Headers(scope=scope)
         host, origin = headers.get("host", ""), headers.get("origin")
         if origin not in (None, f"http://{host}"):
@@ -304,14 +304,14 @@ def _refused(request: Request, error: Exception) -> JSONResponse:
 
 
 def page_response(text: str) -> HTMLResponse:
-    """A page of `flanx.web.page`, which carries its own policy."""
+    """A page from `flanx.web.page`, which carries its own policy."""
     return HTMLResponse(text, headers={"content-security-policy": "frame-ancestors 'none'"})
 
 
 async def read_object(request: Request, mends: bool = False) -> dict[str, Any]:
-    """The JSON object of a request. HTTPException: 413 too long, 408 too slow or gone, 415 and 400 for anything else.
+    """The JSON object in a request. HTTPException: 413 too long, 408 too slow or gone, 415 and 400 for anything else.
 
-    mends: half a surrogate pair, which no answer and no file could hold, becomes "?"."""
+    `mends`: replace lone surrogates, which no response or file could hold, by "?"."""
     limits: Limits = request.app.state.limits
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise HTTPException(415, "send JSON, with 'Content-Type: application/json'")
@@ -320,7 +320,7 @@ async def read_object(request: Request, mends: bool = False) -> dict[str, Any]:
             body = await request.body()
     except TimeoutError:
         raise HTTPException(408, f"the request did not arrive within {limits.seconds:g} seconds") from None
-    except ClientDisconnect:  # nobody reads the answer, but neither is it an error of the server
+    except ClientDisconnect:  # nobody reads the response, but it is not a server error either
         raise HTTPException(408, "the client left before its request was whole") from None
     try:
         found = json.loads(body)
