@@ -20,7 +20,7 @@ uniform lists are kept in `tables/<collection>.csv` instead: a header line with 
 
     [gsm8k]
     source       = "tsv:cot/gsm8k_train.tsv"      # "<kind>:<location>", see task/sources.py; {name}: the section's
-    splits       = {train = "train"}              # our split name = the source's, a part of it, or a file of its own
+    splits       = {train = "train"}              # our split name = the source's, a part of it, or a separate file
                                                   # (see task/sources.py); exemplars come from `train` only
     columns      = ["question", "answer", "rationale"]  # the source's columns; needed if `fields` does not name
                                                   # them, and for tsv and csv files without a header line
