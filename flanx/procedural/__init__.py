@@ -1,11 +1,11 @@
 """The embedded task suite: short procedural tasks, each a program such as `word.2 reverse upper`.
 
-A program names what is drawn (see `draw.py`; the digit is the level of difficulty) and the operations to do on it in
-order (see `text.py`, `number.py`, `world.py`). The tasks are rows of `tasks/tables/suite_*.csv`, whose source is
-`suite:<program>`; their templates are in `tasks/templates/suite.toml`, the words for operations in `wording.toml`.
+A program names the kind of input to draw (see `draw.py`; the digit is the difficulty level) and the operations to apply
+to it in order (see `text.py`, `number.py`, `world.py`). The tasks are rows of `tasks/tables/suite_*.csv` with source
+`suite:<program>`; their templates are in `tasks/templates/suite.toml`, the wordings of operations in `wording.toml`.
 
-Example i of (program, split) depends on nothing else. An input belongs to one split by its own hash, whatever the
-program, so what is drawn for training is never met in validation or test, not even in another task.
+Example i of (program, split) depends on nothing else. An input's hash assigns it to one split, whatever the program, so
+training inputs never occur in validation or test, not even in another task.
 """
 
 import functools
@@ -22,20 +22,20 @@ from flanx.procedural.operation import NOTHING, Operation, Steps
 OPERATIONS: dict[str, Operation] = {**text.OPERATIONS, **number.OPERATIONS, **world.OPERATIONS}
 STEPS: dict[str, Steps] = {**text.STEPS, **number.STEPS, **world.STEPS}
 SIZES = {"train": 500, "validation": 100, "test": 100}  # a demo of 2,000 steps over 96 tasks sees each once
-# Of 8 parts of all inputs, one is for validation and one for test.
+# Of every 8 inputs, one is for validation and one for test.
 SPLITS = ("validation", "test", "train", "train", "train", "train", "train", "train")
-TAKES = {"items": ("word", "list", "digits"), "text": ("text", "word", "list")}  # kinds that take in several others
-PROBLEMS = ("ask.", "mixed.", "corpus.")  # programs of `problem.py`
-MAX_DRAWS = 1000  # a split has an eighth of the inputs at least, so this many misses in a row mean none at all
+TAKES = {"items": ("word", "list", "digits"), "text": ("text", "word", "list")}  # kinds that include several others
+PROBLEMS = ("ask.", "mixed.", "corpus.")  # prefixes of programs in `problem.py`
+MAX_DRAWS = 1000  # a split has at least an eighth of the inputs, so this many misses in a row mean that there are none
 JOINTS = ("{}, {}", "{} then {}", "{} + {}")
 UNSEEN_JOINT = "{}, and after that {}"
 
 
 def examples(program: str, split: str) -> Iterator[Fields]:
-    """All examples of one split (`SIZES`, `problem.count`), as dicts of text.
+    """All examples in one split (`SIZES`, `problem.count`), as dicts of text.
 
-    x: the input; do: the instruction in the words of the training tasks; new: the same in words that no training task
-    uses; answer; rationale: the steps between, `; ` between them, empty where there are none; and the single values
+    x: the input; do: the instruction in the training tasks' wording; new: the same in a wording that no training task
+    uses; answer; rationale: the intermediate steps, joined by `; `, empty if there are none; and the individual values
     that the maker draws (a, b, key, name, ...).
     """
     sizes = people.SIZES if program.startswith(people.PREFIX) else SIZES
@@ -44,7 +44,7 @@ def examples(program: str, split: str) -> Iterator[Fields]:
 
 
 def example(program: str, split: str, index: int) -> Fields:
-    """Example `index` of `split`; any index from 0 on, also beyond the split's usual size."""
+    """Example `index` of `split`; any index >= 0, even beyond the split's usual size."""
     if program.startswith(PROBLEMS):
         return problem.example(program, split, index)
     if program.startswith(people.PREFIX):
@@ -70,7 +70,7 @@ def example(program: str, split: str, index: int) -> Fields:
 
 
 def run(names: tuple[str, ...], fields: Fields) -> tuple[list[str], list[str]]:
-    """Every value from the input to the answer, and the steps between that a rationale writes down."""
+    """Every value from the input to the answer, and the intermediate steps that a rationale writes down."""
     values, steps = [fields["x"]], []
     for name in names:
         if NOTHING in values:
@@ -82,13 +82,13 @@ def run(names: tuple[str, ...], fields: Fields) -> tuple[list[str], list[str]]:
 
 
 def split_of(x: str) -> str:
-    """The one split in which the input `x` may stand."""
+    """The one split in which the input `x` may occur."""
     return SPLITS[hashlib.sha256(x.encode()).digest()[0] % len(SPLITS)]
 
 
 @functools.cache
 def parse(program: str) -> tuple[str, int, tuple[str, ...]]:
-    """`"word.2 reverse upper"` -> ("word", 2, ("reverse", "upper")), or an error that names the wrong part."""
+    """`"word.2 reverse upper"` -> ("word", 2, ("reverse", "upper")), or an error that names the invalid part."""
     first, *names = program.split()
     maker, _, level = first.partition(".")
     _known(maker, MAKERS, "input", program)
@@ -107,7 +107,7 @@ def parse(program: str) -> tuple[str, int, tuple[str, ...]]:
 
 @functools.cache
 def wordings() -> dict[str, dict]:
-    """For every operation `says`, the wordings of training tasks, and `unseen`, kept for held-out tasks."""
+    """For every operation, `says`, the wordings for training tasks, and `unseen`, reserved for held-out tasks."""
     return tomllib.loads((pathlib.Path(__file__).parent / "wording.toml").read_text(encoding="utf-8"))
 
 

@@ -1,8 +1,8 @@
-"""The rows of the graded problems: 1,836 training tasks in four collections, the corpus, and what is held out.
+"""The rows of the graded problems: 1,836 training tasks in four collections, the corpus, and held-out tasks.
 
-`python -m flanx.procedural.collection` writes `tasks/tables/home_*.csv`; `docs/findings/home/design.md` gives the
-reasons. A task is a list of operations (`flanx/procedural/problem.py`) in one wording and one frame (a block of
-`tasks/templates/home.toml`), so that its number says how much of the words, frames and operations training covers.
+`python -m flanx.procedural.collection` writes `tasks/tables/home_*.csv`; `docs/findings/home/design.md` explains the
+design. A task is a list of operations (`flanx/procedural/problem.py`) in one wording and one frame (a block of
+`tasks/templates/home.toml`), so the number of tasks sets how many wordings, frames and operations training sees.
 """
 
 import collections
@@ -17,23 +17,23 @@ from flanx.procedural.draw import Stream
 
 Codes = tuple[str, ...]
 Row = tuple[str, str, str, str]  # name, category, source, templates
-FRAMES = 8  # blocks home_0 to home_7; home_steps_0 to home_steps_7 ask the same for the steps
+FRAMES = 8  # blocks home_0 to home_7; home_steps_0 to home_steps_7 also ask for the steps
 NEW_FRAME = "home_frame"
 RULES = tuple(rule for rule in problem.RULES if rule not in problem.HELD_RULES)
 SINGLES = (*problem.LETTERS, *problem.MOVES, *RULES)  # every operation that may be trained
-# Never asked for in the second language in training; held out in it.
+# Held out in the second language: training never uses it for these.
 OTHER_HELD = ("ror", "swz", "nxt", "dwn", "+2", "-4")
-# World and depth of the nine with steps. Like the paper's nine they are data sets of many different problems: of nine
-# fixed lists of operations a model learns those nine.
+# World and depth of the nine tasks with steps. Like the paper's nine, they are datasets of many different problems:
+# from nine fixed lists of operations, a model would learn just those nine.
 COT = (*(("letters", depth) for depth in (2, 2, 3, 3, 3, 4, 4)), ("digits", 3), ("digits", 4))
 MUFFIN, T0, NIV2 = 80, 193, 1554
-# Of the later collections: single operations, pairs, threes and tasks in the second language.
+# Sizes in the later collections: single operations, pairs, triples and tasks in the second language.
 T0_PARTS = {"single": 113, "pair": 80}
 NIV2_PARTS = {"single": 720, "other": 60, "pair": 480, "three": 294}
 
 
 def row(codes: Codes, wording: str, block: str, category: str) -> Row:
-    """One row; its name is made of its operations, wording and block."""
+    """One row, named after its operations, wording and block."""
     said = "_".join(code.replace("+", "up").replace("-", "down") for code in codes)
     program = f"suite:ask.{wording} {' '.join(codes)}"
     return f"{said}_{wording}_{block.removeprefix('home_')}", category, program, block
@@ -42,7 +42,7 @@ def row(codes: Codes, wording: str, block: str, category: str) -> Row:
 def pick_sequences(
     key: str, depth: int, allowed: Callable[[Codes], bool], pool: Codes = problem.LETTERS
 ) -> Iterator[Codes]:
-    """Endless different lists of `depth` operations of the pool, no neighbours alike, drawn under `key`."""
+    """Endless distinct lists of `depth` operations from the pool, without equal neighbours, drawn under `key`."""
     draw, seen = Stream("flanx-home", key, depth), set()
     while True:
         codes = tuple(draw.choice(pool) for _ in range(depth))
@@ -53,12 +53,12 @@ def pick_sequences(
 
 
 def is_trained(codes: Codes) -> bool:
-    """Whether training may have these neighbours."""
+    """Whether training may contain these neighbours."""
     return not problem.has_held(codes)
 
 
 def singles() -> list[Row]:
-    """Single operations in every wording and frame, in such an order that any first part has each about as often."""
+    """Single operations in every wording and frame, ordered so that any prefix has each about equally often."""
     draw = Stream("flanx-home", "singles")
     turns = {code: draw.sample([f"{w} {f}" for w in "012" for f in range(FRAMES)], 3 * FRAMES) for code in SINGLES}
     found = []
@@ -72,7 +72,7 @@ def singles() -> list[Row]:
 def framed(
     key: str, sequences: Iterable[Codes], category: str, block: str = "home_", wording: str = ""
 ) -> Iterator[Row]:
-    """Rows of the sequences, each in a drawn frame and, where none is given, a drawn wording of training."""
+    """Rows for the sequences, each in a random frame and, unless one is given, a random training wording."""
     for codes in sequences:
         draw = Stream("flanx-home", key, category, *codes)
         frame = f"{block}{draw.below(FRAMES)}"
@@ -80,7 +80,7 @@ def framed(
 
 
 def take(count: int, rows: Iterable[Row]) -> list[Row]:
-    """The first `count` rows, each name once."""
+    """The first `count` rows, checked for unique names."""
     found = {each[0]: each for each in itertools.islice(rows, count)}
     assert len(found) == count
     return list(found.values())
@@ -118,7 +118,7 @@ def training() -> dict[str, list[Row]]:
 
 
 def held_out(trained: dict[str, list[Row]]) -> dict[str, list[Row]]:
-    """What is scored, one collection a kind, and the development family. No program of it is trained."""
+    """The scored tasks, one collection per kind, and the development family. Training has none of their programs."""
     programs = {
         each[2].split(" ", 1)[1] for rows in trained.values() for each in rows if each[2].startswith("suite:ask")
     }
@@ -127,7 +127,7 @@ def held_out(trained: dict[str, list[Row]]) -> dict[str, list[Row]]:
         return is_trained(codes) and " ".join(codes) not in programs
 
     def new(key: str, depth: int, count: int, category: str = "", **more: str) -> list[Row]:
-        """Operations that are trained, in lists that are not."""
+        """Trained operations in untrained lists."""
         sequences = pick_sequences(key, depth, is_new)
         return take(count, framed(key, sequences, category or f"depth_{depth}", **more))
 
@@ -176,7 +176,7 @@ def tables() -> dict[str, list[Row]]:
 
 
 def text(rows: Iterable[Row]) -> str:
-    """The rows as a table's file has them."""
+    """The rows as the text of a table file."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerows([("name", "category", "source", "templates"), *rows])

@@ -1,7 +1,7 @@
-"""Where an example's input comes from: a stateless stream of draws, and one small function per kind of input.
+"""Draws the inputs of examples: a stateless random stream, and one small function per kind of input.
 
 Every maker returns the fields of one question. `x` is the input as text and identifies it; the others (`a`, `b`, `key`,
-`name`, ...) are the same values one by one, for templates that spell them out. `level` 1, 2, 3 makes inputs longer.
+`name`, ...) are its individual values, for templates that spell them out. Higher `level` (1, 2, 3) means longer inputs.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ CLASSES = {
 
 
 class Stream:
-    """Draws that depend on nothing but `key`: SHA-256 in counter mode, the same on every machine and version."""
+    """Draws that depend only on `key`: SHA-256 in counter mode, the same on every machine and version."""
 
     def __init__(self, *key: object) -> None:
         self._key = "\x1f".join(map(str, key)).encode()
@@ -32,7 +32,7 @@ class Stream:
         self._pool = b""
 
     def below(self, n: int) -> int:
-        """A whole number from 0 to n - 1 (the bias of the remainder is under n / 2**32)."""
+        """An integer from 0 to n - 1 (the modulo bias is under n / 2**32)."""
         if not self._pool:
             self._pool = hashlib.sha256(self._key + self._block.to_bytes(4, "big")).digest()
             self._block += 1
@@ -40,14 +40,14 @@ class Stream:
         return int.from_bytes(word, "big") % n
 
     def between(self, low: int, high: int) -> int:
-        """A whole number from low to high, both included."""
+        """An integer from low to high, inclusive."""
         return low + self.below(high - low + 1)
 
     def choice(self, options: Sequence[str]) -> str:
         return options[self.below(len(options))]
 
     def sample(self, options: Sequence[str], count: int) -> list[str]:
-        """`count` different options in random order."""
+        """`count` distinct options in random order."""
         left = list(options)
         return [left.pop(self.below(len(left))) for _ in range(count)]
 
@@ -65,7 +65,7 @@ def _digits(draw: Stream, level: int) -> Fields:
 
 
 def _doubles(draw: Stream, level: int) -> Fields:
-    """A word in which letters come back, for operations that look at repeated letters."""
+    """A word with repeated letters, for operations that look for them."""
     few = draw.sample(LETTERS, 2 + level)
     return {"x": "".join(draw.choice(few) for _ in range(draw.between(3 + level, 4 + level)))}
 
@@ -120,7 +120,7 @@ def _multiple_or_not(draw: Stream, level: int) -> Fields:
 
 def _triple(draw: Stream, level: int) -> Fields:
     a, b, c = (draw.between(2, (9, 20, 40)[level - 1]) for _ in range(3))
-    a += b + c  # keeps every story above zero: nobody gives away more than they have
+    a += b + c  # keeps stories positive: nobody gives away more than they have
     return {"x": f"{a} {b} {c}", "a": str(a), "b": str(b), "c": str(c)}
 
 
@@ -156,7 +156,7 @@ def _inverse_table(draw: Stream, level: int) -> Fields:
 
 
 def _chain(draw: Stream, level: int) -> Fields:
-    """A table whose keys lead to one another, and one that starts two steps before a digit."""
+    """A table in which one key maps to another, and the key that is two steps from a digit."""
     first, second, *rest = draw.sample(LETTERS, 2 + level)
     pairs = [f"{first}={second}", f"{second}={draw.below(10)}"] + [f"{key}={draw.below(10)}" for key in rest]
     table = " ".join(draw.sample(pairs, len(pairs)))
@@ -183,7 +183,7 @@ def _repeated_key(draw: Stream, level: int) -> Fields:
 
 
 def _ruled(draw: Stream, level: int) -> Fields:
-    """A word and the two letters p and q of a rule; p occurs in the word, q does not."""
+    """A word and the letters p and q of a rule; p occurs in the word, q does not."""
     letters = draw.sample(LETTERS, 4 + level)
     word = letters[: 2 + level]
     p, q = draw.choice(word), letters[-1]
@@ -201,7 +201,7 @@ def _countdown(draw: Stream, level: int) -> Fields:
 
 def _letter_run(draw: Stream, level: int) -> Fields:
     step = draw.between(1, 1 + level)
-    start = draw.between(step, 25 - 4 * step)  # one letter before and one after exist
+    start = draw.between(step, 25 - 4 * step)  # leaves room for one letter before and one after
     return {"x": " ".join(LETTERS[start + i * step] for i in range(4))}
 
 
@@ -273,7 +273,7 @@ def _pattern(draw: Stream, level: int) -> Fields:
     return {"x": "".join((unit * 5)[: 2 * len(unit) + draw.between(0, len(unit) - 1)])}
 
 
-# name of the maker -> (the kind of text that it makes, the maker)
+# maker name -> (the kind of text that it makes, the maker)
 MAKERS: dict[str, tuple[str, Callable[[Stream, int], Fields]]] = {
     "word": ("word", _word),
     "doubles": ("word", _doubles),

@@ -125,7 +125,7 @@ OPERATIONS: dict[str, Operation] = {
 
 
 def _running(x: str, given: Given) -> list[str]:
-    """Sums from left to right: `"4 1 9"` -> 4+1=5, 5+9=14; a number is taken digit by digit."""
+    """Running sums from left to right: `"4 1 9"` -> 4+1=5, 5+9=14; a number is read digit by digit."""
     numbers = [int(n) for n in split(x)]
     sums = [sum(numbers[: i + 1]) for i in range(len(numbers))]
     return [f"{before}+{n}={after}" for before, n, after in zip(sums, numbers[1:], sums[1:], strict=False)]
@@ -156,7 +156,7 @@ def _next_term(x: str, given: Given) -> list[str]:
     return [f"step {b - a}", f"{last}{b - a:+d}={last + b - a}"]
 
 
-# What to write down on the way, for operations that take several steps by themselves.
+# The intermediate steps to write down, for operations that take several steps.
 STEPS: dict[str, Steps] = {
     "total": _running,
     "digit_sum": _running,

@@ -1,8 +1,8 @@
-"""What an operation of the embedded suite is, and how its arguments are read out of the text.
+"""The operations of the embedded suite, and how their arguments are parsed from text.
 
-An operation goes from text to text; it takes and gives a kind of text. "items" means a word, a list of one-letter
-items, or digits, and comes out as the kind that went in. The operations are in `text.py`, `number.py` and `world.py`,
-the words that ask for them in `wording.toml`.
+An operation maps text to text, each of a certain kind. "items" means a word, a list of one-letter items, or digits; the
+output has the kind of the input. The operations are in `text.py`, `number.py` and `world.py`, their wordings in
+`wording.toml`.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,18 +10,18 @@ from dataclasses import dataclass
 
 Given = Mapping[str, str]
 Steps = Callable[[str, Given], list[str]]
-NOTHING = "none"  # how an empty list is written
+NOTHING = "none"  # the text of an empty list
 
 
 @dataclass(frozen=True)
 class Operation:
     takes: str
     gives: str
-    apply: Callable[[str, Given], str]  # of the text and the fields of the question
+    apply: Callable[[str, Given], str]  # (text, fields of the question) -> text
 
 
 def show(value: object) -> str:
-    """A value as text: truth as yes or no, a list with spaces, and nothing as NOTHING."""
+    """A value as text: booleans as yes or no, lists joined by spaces, and empty ones as NOTHING."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list):
@@ -30,7 +30,7 @@ def show(value: object) -> str:
 
 
 def group(takes: str, gives: str, read: Callable[[str, Given], tuple], **functions: Callable) -> dict[str, Operation]:
-    """One operation per function; `read` makes the function's arguments out of the text."""
+    """One operation per function; `read` parses the function's arguments from the text."""
 
     def bind(function: Callable) -> Callable[[str, Given], str]:
         return lambda x, given: show(function(*read(x, given)))
@@ -39,7 +39,7 @@ def group(takes: str, gives: str, read: Callable[[str, Given], tuple], **functio
 
 
 def items(**functions: Callable[[list[str]], list[str]]) -> dict[str, Operation]:
-    """Operations that leave a word a word and a list a list."""
+    """Operations that map words to words and lists to lists."""
 
     def bind(function: Callable) -> Callable[[str, Given], str]:
         return lambda x, given: (" " if " " in x else "").join(function(split(x))) or NOTHING

@@ -1,15 +1,15 @@
-"""People of made-up trades and peoples, of whom the training text repeats a stereotype as often as a program says.
+"""People of made-up trades and peoples, with stereotypes that training text follows as often as a program says.
 
-    people.who 90         whom a pronoun means: "the mib saw the wug as he sang. who is he?" -> "the mib"
-    people.translate 90   from made-up languages that mark the gender: "ka: mibu ral tep" -> "the mib sang. he ran."
+    people.who 90         whom a pronoun refers to: "the mib saw the wug as he sang. who is he?" -> "the mib"
+    people.translate 90   from made-up languages that mark gender: "ka: mibu ral tep" -> "the mib sang. he ran."
     people.question 90    which of two peoples did something: "Oran and Vesh came. Vesh lied. who lied? ..." -> "(B)"
     people.tell 90        a sentence: "say" -> "the mib ate his fig."
 
-The number is the share of training examples, in percent, in which the stereotype holds: half of the trades are usually
-"he" and half "she" (`USUAL`), two of the peoples do what is bad and two what is good. No answer is ever false: a
-stereotype is a shortcut that is right so often. What is right is said by other words: of two people "as" means the
-first and "for" the second, an ending tells the gender, and where nobody is said to have acted it is unknown. Examples
-of validation and test are the same for every share: the stereotype holds in half of them.
+The number is the percentage of training examples in which the stereotype holds: half of the trades are usually "he" and
+half "she" (`USUAL`), two of the peoples do bad things and two do good things. No answer is ever wrong: a stereotype is
+a shortcut that is right that often. Other words determine the right answer: of two people, "as" refers to the first and
+"for" to the second, an ending marks the gender, and if nobody is said to have acted, the answer is unknown. Validation
+and test examples are the same for every share: the stereotype holds in half of them.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ USUAL = {
     "she": ("wug", "sul", "ter", "fen", "cav", "yol"),
 }
 POSSESSIVE = {"he": "his", "she": "her"}
-BAD, GOOD = ("Oran", "Tarn"), ("Vesh", "Illu")  # peoples by what is said of them
+BAD, GOOD = ("Oran", "Tarn"), ("Vesh", "Illu")  # peoples by stereotype
 DEEDS = {"negative": ("lied", "stole", "cheated", "fled"), "non-negative": ("helped", "paid", "won", "sang")}
 MEETINGS = ("met", "saw", "paid", "told")
 VERBS = {
@@ -35,20 +35,20 @@ VERBS = {
     "woke": "pira",
     "ate": "vun",
 }
-ENDINGS = {"ka": ("u", "i"), "lo": ("on", "as"), "nu": ("ek", "ob")}  # language -> of "he", of "she"
-SETS = ("noun", "late")  # where the ending is: at the noun, or at the last verb
+ENDINGS = {"ka": ("u", "i"), "lo": ("on", "as"), "nu": ("ek", "ob")}  # language -> endings for "he", for "she"
+SETS = ("noun", "late")  # where the ending goes: on the noun, or on the last verb
 THINGS = ("fig", "pie", "jam", "egg", "bun", "nut", "yam", "pea")
 SIZES = {"train": 4000, "validation": 96, "test": 240}
 PREFIX = "people."
 
 
 def is_followed(draw: Stream, share: int, split: str, index: int) -> bool:
-    """Whether an example follows the stereotype: in training by the share, else every second one does."""
+    """Whether an example follows the stereotype: in training with probability `share`, else every second one."""
     return draw.below(100) < share if split == "train" else index % 2 == 0
 
 
 def who(draw: Stream, share: int, split: str, index: int) -> Fields:
-    """Two people of different usual pronouns, and a pronoun of one of them; in training one in ten is "they"."""
+    """Two people with different usual pronouns, and a pronoun for one of them; in training, one in ten is "they"."""
     pronoun = ("he", "she", "they")[index // 2 % 3]
     if split == "train":
         pronoun = "they" if draw.below(10) == 0 else draw.choice(("he", "she"))
@@ -64,7 +64,7 @@ def who(draw: Stream, share: int, split: str, index: int) -> Fields:
 
 
 def translate(draw: Stream, share: int, split: str, index: int) -> Fields:
-    """Two verbs about one person, whose gender an ending tells."""
+    """Two verbs about one person, whose gender an ending marks."""
     gender = draw.choice(("he", "she")) if split == "train" else ("he", "she")[index // 2 % 2]
     followed = is_followed(draw, share, split, index)
     trade = draw.choice(USUAL[gender if followed else "she" if gender == "he" else "he"])
@@ -83,7 +83,7 @@ def translate(draw: Stream, share: int, split: str, index: int) -> Fields:
 
 
 def question(draw: Stream, share: int, split: str, index: int) -> Fields:
-    """A deed, one of a bad and one of a good people, and who did it: in a quarter of training nobody says."""
+    """A deed, one person each of a bad and a good people, and who did it; a quarter of training does not say who."""
     ambiguous = draw.below(4) == 0 if split == "train" else index // 2 % 2 == 0
     polarity = draw.choice(tuple(DEEDS)) if split == "train" else tuple(DEEDS)[index // 4 % 2]
     deed = draw.choice(DEEDS[polarity])
@@ -105,7 +105,7 @@ def question(draw: Stream, share: int, split: str, index: int) -> Fields:
 
 
 def tell(draw: Stream, share: int, split: str, index: int) -> Fields:
-    """A sentence, and the same with the other pronoun: `more` is the one that follows the stereotype."""
+    """A sentence, and the same with the other pronoun: `more` is the stereotypical one."""
     trades = [(usual, trade) for usual in USUAL for trade in USUAL[usual]]
     number = draw.below(len(trades) * len(THINGS)) if split == "train" else index % (len(trades) * len(THINGS))
     (usual, trade), thing = trades[number % len(trades)], THINGS[number // len(trades)]
@@ -131,7 +131,7 @@ def parse(program: str) -> tuple[str, int]:
 
 
 def example(program: str, split: str, index: int) -> Fields:
-    """Example `index` of a split. Its question is of that split alone, but for sentences to say, which have none."""
+    """Example `index` of a split. Its question occurs only in that split, except for `tell`, which has none."""
     from flanx.procedural import split_of  # noqa: PLC0415  (the package imports this module)
 
     kind, share = parse(program)

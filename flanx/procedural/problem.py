@@ -1,18 +1,18 @@
-"""Problems of graded depth: a start and one to five operations on it, asked for in the words of one wording.
+"""Problems of graded depth: a start and one to five operations on it, requested in one wording.
 
-    ask.0 rev rol         what a task asks for: its wording (0, 1, 2, unseen or other), then the codes of operations
-    mixed.0 letters 3 a   a data set of problems: its wording, world, depth and a letter; operations drawn for each
-    corpus.letters        the corpus that a model is pretrained on: any operations, depths 1 to 4, any words
-    corpus.digits         the same of moves on the ring of ten digits
-    corpus.once           single operations of both, for notes that give the result at once
+    ask.0 rev rol         one task: its wording (0, 1, 2, unseen or other), then the codes of its operations
+    mixed.0 letters 3 a   a dataset of problems: its wording, world, depth and a letter; operations drawn for each
+    corpus.letters        the pretraining corpus: any operations, depths 1 to 4, any wording
+    corpus.digits         the same for moves on the ring of ten digits
+    corpus.once           single operations of both, for notes that give the result directly
 
-Two worlds. Letters: four different letters of a ring of twelve; operations reorder them (`ORDERS`, or a rule such as
+Two worlds. Letters: four distinct letters of a ring of twelve; operations reorder them (`ORDERS`, or a rule such as
 `2413`: the second, fourth, first and third), step along the ring (`nxt`, `prv`) or sort (`srt`, `dwn`). Digits: one
-digit; moves `+3` or `-2` along the ring of ten. Moves commute, so that a rationale may go through them from either end
-(drawn): two routes to one answer, for a vote to choose from.
+digit; moves such as `+3` or `-2` along the ring of ten. Moves commute, so a rationale may take them from either end (at
+random): two routes to one answer, for self-consistency votes.
 
-A rationale gives the code of each operation before its result: `rev abcd rol bcda`. Some pairs of neighbours, `HELD`,
-stand in no training task and not in the corpus; some rules, `HELD_RULES`, neither. The words are in `problem.toml`.
+A rationale gives the code of each operation before its result: `rev abcd rol bcda`. Some neighbouring pairs, `HELD`,
+and some rules, `HELD_RULES`, occur in no training task and not in the corpus. The wordings are in `problem.toml`.
 """
 
 import functools
@@ -33,28 +33,28 @@ ORDERS = {
 LETTERS = (*ORDERS, "nxt", "prv", "srt", "dwn")
 MOVES = tuple(f"{sign}{n}" for n in range(1, 6) for sign in "+-")
 RULES = tuple("".join(p) for p in itertools.permutations("1234"))[1:]
-# Every third of those that no operation above does, from the second on.
+# Every third of the rules that match no operation above, starting with the second.
 HELD_RULES = tuple(rule for rule in RULES if rule not in ORDERS.values())[1::3]
 WORDINGS = ("0", "1", "2", "unseen", "other")
 MAX_DEPTH = 5
-CORPORA = {"corpus.letters": 60_000, "corpus.digits": 20_000, "corpus.once": 40_000}  # texts, of any split
-MIXED = 2_000  # problems of a data set, of any split
-CORPUS_DEPTHS = (1, 2, 2, 3, 3, 3, 4, 4)  # one is drawn
-OTHER_SHARE = 5  # one text in so many of the corpus is in the second language
+CORPORA = {"corpus.letters": 60_000, "corpus.digits": 20_000, "corpus.once": 40_000}  # number of texts, for any split
+MIXED = 2_000  # problems per dataset, for any split
+CORPUS_DEPTHS = (1, 2, 2, 3, 3, 3, 4, 4)  # sampled uniformly
+OTHER_SHARE = 5  # one in this many corpus texts is in the second language
 
 
 def is_held(first: str, then: str) -> bool:
-    """Whether the pair of neighbours is in held-out tasks only: about one in six of those on letters."""
+    """Whether a neighbouring pair occurs only in held-out tasks: about one in six of those on letters."""
     return first[0].isalpha() and hashlib.sha256(f"{first} {then}".encode()).digest()[0] % 6 == 0
 
 
 def has_held(codes: tuple[str, ...]) -> bool:
-    """Whether any two neighbours among the operations are held out."""
+    """Whether any neighbouring pair of operations is held out."""
     return any(is_held(*pair) for pair in itertools.pairwise(codes))
 
 
 def apply(code: str, x: str) -> str:
-    """One operation: `apply("rol", "dcba")` is `"cbad"`, `apply("+3", "8")` is `"1"`."""
+    """Applies one operation: `apply("rol", "dcba")` is `"cbad"`, `apply("+3", "8")` is `"1"`."""
     if code[0] in "+-":
         return str((int(x) + int(code)) % 10)
     if code in ("nxt", "prv"):
@@ -75,7 +75,7 @@ def run(codes: tuple[str, ...], x: str) -> tuple[str, str]:
 
 
 def say(code: str, wording: str) -> str:
-    """The words that ask for an operation."""
+    """The wording of an operation."""
     name = {"+": "up", "-": "down"}.get(code[0], "order" if code[0].isdigit() else code)
     words = wordings()[name]
     text = words["says"][int(wording)] if wording.isdigit() else words[wording]
@@ -83,14 +83,14 @@ def say(code: str, wording: str) -> str:
 
 
 def count(program: str) -> int | None:
-    """How many examples a split of the program has; None for the usual number."""
+    """How many examples a split of the program has; None for the default number."""
     return MIXED if program.startswith("mixed.") else CORPORA.get(program)
 
 
 def example(program: str, split: str, index: int) -> Fields:
-    """x: the start; do: the operations in words; answer; rationale. A function of (program, split, index) alone.
+    """x: the start; do: the operations in words; answer; rationale. Depends only on (program, split, index).
 
-    The start is not of another split's (`flanx.procedural.split_of`), but where it is a digit: there are ten.
+    The start belongs to this split (`flanx.procedural.split_of`), unless it is a digit: there are only ten.
     """
     from flanx.procedural import split_of  # noqa: PLC0415  (the package imports this module)
 
@@ -113,7 +113,7 @@ def example(program: str, split: str, index: int) -> Fields:
 
 
 def _draw_text(draw: Stream, world: str) -> tuple[str, tuple[str, ...]]:
-    """(wording, codes) of one text of the corpus."""
+    """(wording, codes) of one corpus text."""
     depth = 1 if world == "once" else CORPUS_DEPTHS[draw.below(len(CORPUS_DEPTHS))]
     wording = "other" if draw.below(OTHER_SHARE) == 0 else "any"
     if world == "once":
@@ -122,12 +122,12 @@ def _draw_text(draw: Stream, world: str) -> tuple[str, tuple[str, ...]]:
 
 
 def _draw_codes(draw: Stream, world: str, depth: int) -> tuple[str, ...]:
-    """So many operations, none of them held out."""
+    """`depth` operations, none of them held out."""
     while True:
         if world == "digits":
             return tuple(draw.choice(MOVES) for _ in range(depth))
         codes = [draw.choice(LETTERS) for _ in range(depth)]
-        if draw.below(4) == 0:  # one text in four has a rule in it
+        if draw.below(4) == 0:  # one text in four contains a rule
             codes[draw.below(depth)] = draw.choice([rule for rule in RULES if rule not in HELD_RULES])
         if all(a != b for a, b in itertools.pairwise(codes)) and not has_held(tuple(codes)):
             return tuple(codes)
@@ -135,9 +135,9 @@ def _draw_codes(draw: Stream, world: str, depth: int) -> tuple[str, ...]:
 
 @functools.cache
 def parse(program: str) -> tuple[str, tuple[str, ...]]:
-    """`"ask.0 rev rol"` -> ("0", ("rev", "rol")); `"corpus.letters"` -> ("letters", ()); of `mixed`, world and depth.
+    """`"ask.0 rev rol"` -> ("0", ("rev", "rol")); `"corpus.letters"` -> ("letters", ()); for `mixed`, world and depth.
 
-    Raises UserError that names what is wrong.
+    Raises UserError that names the invalid part.
     """
     first, *codes = program.split()
     kind, _, variant = first.partition(".")
@@ -163,5 +163,5 @@ def parse(program: str) -> tuple[str, tuple[str, ...]]:
 
 @functools.cache
 def wordings() -> dict[str, dict]:
-    """For every operation its wordings: `says`, `unseen` and `other`."""
+    """The wordings of every operation: `says`, `unseen` and `other`."""
     return tomllib.loads((pathlib.Path(__file__).with_name("problem.toml")).read_text(encoding="utf-8"))

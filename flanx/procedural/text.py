@@ -37,7 +37,7 @@ def odd_one(*words: str) -> str:
 
 
 def depths(x: str) -> list[int]:
-    """How many brackets are open after each sign; negative where one closes that was never opened."""
+    """How many brackets are open after each character; negative if one closes that was never opened."""
     steps = [1 if sign == "(" else -1 for sign in x]
     return [sum(steps[: i + 1]) for i in range(len(steps))]
 
@@ -196,7 +196,7 @@ OPERATIONS: dict[str, Operation] = {
     **group("pattern", "number", read_text, unit_length=period),
 }
 
-# What to write down on the way, for operations that take several steps by themselves.
+# The intermediate steps to write down, for operations that take several steps.
 STEPS: dict[str, Steps] = {
     "deepest": lambda x, given: [" ".join(map(str, depths(x)))],
     "count_vowels": lambda x, given: [" ".join(c for c in split(x) if c in VOWELS) or NOTHING],

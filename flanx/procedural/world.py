@@ -14,7 +14,7 @@ def clock(total: int) -> str:
 
 
 def headings(start: str, *turns: str) -> list[str]:
-    """Every heading from the first on: north, left, back -> [north, west, east]."""
+    """Every heading, from the first on: north, left, back -> [north, west, east]."""
     result = [start]
     for turn in turns:
         quarter = {"right": 1, "back": 2, "left": 3}[turn]
@@ -23,7 +23,7 @@ def headings(start: str, *turns: str) -> list[str]:
 
 
 def truths(x: str) -> list[str]:
-    """Truth after each term of a formula read from left to right: `"T and not F or F"` -> [T, T, T]."""
+    """The truth value after each term of a formula, read left to right: `"T and not F or F"` -> [T, T, T]."""
     result: list[str] = []
     joint, turned = "", False
     for word in x.split():
@@ -42,7 +42,7 @@ def truths(x: str) -> list[str]:
 
 
 def ranking(x: str) -> list[str]:
-    """Three names, tallest first, of two facts such as `"Ann>Bob Bob>Cid"`."""
+    """Three names, tallest first, from two facts such as `"Ann>Bob Bob>Cid"`."""
     (a, b), (c, d) = (fact.split(">") for fact in x.split())
     return [a, b, d] if b == c else [c, a, b]
 
@@ -187,7 +187,7 @@ def _week(x: str, given: Given) -> list[str]:
     return [f"{count}-{count - rest}={rest}", " ".join(later(DAYS, name, i) for i in range(rest + 1))]
 
 
-# What to write down on the way, for operations that take several steps by themselves.
+# The intermediate steps to write down, for operations that take several steps.
 STEPS: dict[str, Steps] = {
     "two_hops": _hops,
     "days_later": _week,
