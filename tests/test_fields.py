@@ -43,6 +43,7 @@ RECORD = {
         ("choose(label, items.text)", {"options": ["x", "y"], "answer": "y"}),
         ("choose(record['label-coarse'], ['u', 'v'])", {"options": ["u", "v"], "answer": "u"}),
         ("gather(both, a, b.c)", {"both": [" One ", "two"]}),
+        ("mark(o, m, list, items.text)", {"o": ["p", "", "q", "x", "y"], "m": [1, 1, 1, 0, 0]}),
         ("pick(one, list)", {"one": "p"}),
         ("at(one, list, 2)", {"one": "q"}),
         ("at(one, items.text, label)", {"one": "y"}),
