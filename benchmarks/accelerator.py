@@ -36,12 +36,12 @@ LARGE = {"emb_dim": 1024, "num_heads": 16, "head_dim": 64, "mlp_dim": 2816, "lay
 XL = LARGE | {"emb_dim": 2048, "num_heads": 32, "mlp_dim": 5120}
 SMALL = LARGE | {"emb_dim": 512, "num_heads": 6, "mlp_dim": 1024, "layers": 8}
 TINY = {"emb_dim": 32, "num_heads": 2, "head_dim": 16, "mlp_dim": 64, "layers": 2, "vocab_size": 512}
-LEAST_S = 25.0  # what is left of the budget below which nothing more is begun
+LEAST_S = 25.0  # remaining budget below which nothing more is started
 
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
-    """A row of the table: a worker and its arguments, and the seconds that it may take."""
+    """A row of the table: a worker, its arguments, and its time limit in seconds."""
 
     name: str
     worker: str
@@ -50,7 +50,7 @@ class Measurement:
 
 
 def measurements(quick: bool) -> list[Measurement]:
-    """Everything, what matters most first."""
+    """All measurements, most important first."""
     big, huge, short = (TINY, TINY, "tiny") if quick else (LARGE, XL, "")
     parity = {"sizes": TINY if quick else SMALL, "rows": 2 if quick else 8, "steps": 20, "prompts": 4 if quick else 16}
     lengths = {"inputs": 64, "targets": 16} if quick else {"inputs": 2048, "targets": 512}
@@ -82,14 +82,14 @@ def measurements(quick: bool) -> list[Measurement]:
         step("large", big, 64 // scale, "none", 4),
         step("xl", huge, 8 // scale, "none", 1),
     ]
-    return [*{one.name: one for one in found}.values()]  # of --quick two are the same
+    return [*{one.name: one for one in found}.values()]  # with --quick two are the same
 
 
 # ---- the driver ------------------------------------------------------------------------------------------------------
 
 
 def run(one: Measurement, limit: float, scratch: str) -> Iterator[dict[str, Any]]:
-    """The results of one measurement, as they come; at last one that says how it failed, where it did."""
+    """The results of one measurement as they arrive; if it failed, the last one says how."""
     env = {**os.environ, "ACCELERATOR_SCRATCH": scratch, "TF_CPP_MIN_LOG_LEVEL": "2", "PYTHONUNBUFFERED": "1"}
     env |= {"JAX_PLATFORMS": "cpu"} if one.worker == "reference" else {}
     command = [sys.executable, str(WORK), one.worker, json.dumps(one.arguments)]
@@ -100,7 +100,7 @@ def run(one: Measurement, limit: float, scratch: str) -> Iterator[dict[str, Any]
         with process:
             assert process.stdout
             for line in process.stdout:
-                if line.startswith("{"):  # libraries print, too
+                if line.startswith("{"):  # libraries print too
                     yield json.loads(line)
         is_late = not timer.is_alive()
         timer.cancel()
@@ -114,7 +114,7 @@ def run(one: Measurement, limit: float, scratch: str) -> Iterator[dict[str, Any]
 
 
 def table(results: list[dict[str, Any]]) -> str:
-    """The results in Markdown; what transformers gave for the same name stands beside ours."""
+    """The results in Markdown, with transformers' result of the same name next to ours."""
     theirs = {}
     for each in results:
         if each["name"].endswith(", transformers on torch") and each.get("value"):
@@ -135,7 +135,7 @@ def table(results: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    """Runs what the budget allows."""
+    """Runs as much as the budget allows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="tiny models: runs whole on a CPU")
     parser.add_argument("--budget", type=float, default=600.0, help="seconds for everything (600)")
@@ -164,7 +164,7 @@ def main() -> None:
                 if (flops := result.pop("flops", None)) and peak:
                     result["MFU"] = float(f"{flops / peak:.3g}")
                 failed |= result.get("holds") is False or not result.pop("expected", True)
-                line = {"benchmark": "accelerator", "name": one.name, **result}  # a worker's has its machine and load
+                line = {"benchmark": "accelerator", "name": one.name, **result}  # a worker's includes machine and load
                 results.append(line if "machine" in line else record.judged(line, None))
                 print(json.dumps(results[-1]), flush=True)
                 if out:

@@ -17,18 +17,18 @@ from typing import Any
 
 import record
 
-EXAMPLES = 4  # in a packed row
-CLOSE = 1e-3  # of logits over the largest, of losses over the first; measured between two forms on a CPU: 1e-6, 1e-7
-SAME = 0.99  # of greedy tokens: a drawn model has near ties
+EXAMPLES = 4  # per packed row
+CLOSE = 1e-3  # of logits to the largest, of losses to the first; measured between two forms on a CPU: 1e-6, 1e-7
+SAME = 0.99  # of greedy tokens: a random model has near ties
 
 
 def say(metric: str, value: float, unit: str, **more: Any) -> None:
-    """A result."""
+    """Prints a result."""
     record.write({"metric": metric, "value": float(f"{value:.4g}"), "unit": unit, **more})
 
 
 def seconds(run: Callable[[], Any], repeats: int = 5) -> float:
-    """Of the fastest of some runs, after one to warm up."""
+    """Seconds of the fastest of several runs, after a warm-up."""
     run()
     taken = []
     for _ in range(repeats):
@@ -47,13 +47,13 @@ def model_of(sizes: dict[str, int], **more: Any) -> Any:
 
 
 def packed(rows: int, inputs: int, targets: int, vocab_size: int) -> dict[str, Any]:
-    """A drawn batch of rows of EXAMPLES examples each, int32 [rows, inputs] and [rows, targets]."""
+    """A random batch of rows of EXAMPLES examples each, int32 [rows, inputs] and [rows, targets]."""
     import numpy as np
 
     draws = np.random.default_rng(0)
     given, wanted = (draws.integers(3, vocab_size, (rows, length), np.int32) for length in (inputs, targets))
     segments = [np.arange(length, dtype=np.int32) * EXAMPLES // length + 1 for length in (inputs, targets)]
-    first = np.diff(segments[1], prepend=0) > 0  # of an example: the decoder starts with 0
+    first = np.diff(segments[1], prepend=0) > 0  # of an example: the decoder starts with 0 there
     return {
         "encoder_input_tokens": given,
         "encoder_segment_ids": np.tile(segments[0], (rows, 1)),
@@ -65,7 +65,7 @@ def packed(rows: int, inputs: int, targets: int, vocab_size: int) -> dict[str, A
 
 
 def floor(width: int, megabytes: int) -> None:
-    """What the device gives at best: TFLOP/s of a product of squares in bfloat16, GB/s of a copy (read and written)."""
+    """The device's peak: TFLOP/s of a square matmul in bfloat16, GB/s of a copy (read plus written)."""
     import jax
     import jax.numpy as jnp
 
@@ -82,7 +82,7 @@ def floor(width: int, megabytes: int) -> None:
 
 
 def answers(kernels: str, sizes: dict[str, int], rows: int, steps: int, prompts: int) -> dict[str, Any]:
-    """Logits [rows, T, V], losses [steps] and greedy tokens [prompts, 16] of one drawn model in float32."""
+    """Logits [rows, T, V], losses [steps] and greedy tokens [prompts, 16] of one random model in float32."""
     import jax
     import numpy as np
 
@@ -94,7 +94,7 @@ def answers(kernels: str, sizes: dict[str, int], rows: int, steps: int, prompts:
 
     jax.config.update("jax_default_matmul_precision", "highest")
     model = model_of(sizes, kernels=kernels)
-    draws = np.random.default_rng(1)  # by numpy: jax's streams are not the same on every platform
+    draws = np.random.default_rng(1)  # from numpy: jax's streams are not the same on every platform
     shapes = flatten(jax.eval_shape(Trainer(model, adafactor(1e-3)).init).params)
     params = {}
     for name, leaf in sorted(shapes.items()):
@@ -116,14 +116,14 @@ def answers(kernels: str, sizes: dict[str, int], rows: int, steps: int, prompts:
 
 
 def reference(**arguments: Any) -> None:
-    """The answers of plain kernels on the CPU, into a file; the driver has set JAX_PLATFORMS."""
+    """Writes the answers of plain kernels on the CPU to a file; the driver has set JAX_PLATFORMS."""
     import numpy as np
 
     np.savez(pathlib.Path(os.environ["ACCELERATOR_SCRATCH"]) / "reference.npz", **answers("plain", **arguments))
 
 
 def parity(**arguments: Any) -> None:
-    """The answers of this device beside the reference."""
+    """Compares the answers of this device with the reference."""
     import numpy as np
 
     with np.load(pathlib.Path(os.environ["ACCELERATOR_SCRATCH"]) / "reference.npz") as kept:
@@ -145,7 +145,7 @@ def parity(**arguments: Any) -> None:
 
 
 def train_step(sizes: dict[str, int], rows: int, inputs: int, targets: int, remat: str, microbatches: int) -> None:
-    """Seconds, tokens/s, MFU and memory of a step over all devices of this machine, the rows divided among them."""
+    """Seconds, tokens/s, MFU and memory of a step on all devices of this machine, with the rows split over them."""
     import jax
 
     from flanx.optim import adafactor
@@ -177,7 +177,7 @@ def train_step(sizes: dict[str, int], rows: int, inputs: int, targets: int, rema
 
 
 def torch_model(sizes: dict[str, int]) -> Any:
-    """transformers' T5.1.1 of these sizes on the GPU where there is one, and its device; ends where torch is absent."""
+    """transformers' T5.1.1 of these sizes, on a GPU if there is one, and its device; exits if torch is absent."""
     try:
         import torch
         import transformers
@@ -225,7 +225,7 @@ def torch_step(sizes: dict[str, int], rows: int, inputs: int, targets: int) -> N
 
 
 def decode(sizes: dict[str, int], prompts: int, inputs: int, new: int) -> None:
-    """New tokens/s of greedy decoding, and what 40 samples of every prompt cost in greedy passes."""
+    """New tokens/s of greedy decoding, and the cost of 40 samples per prompt in greedy passes."""
     import flax.linen as nn
     import jax
     import numpy as np
@@ -293,7 +293,7 @@ def loader(rows: int, steps: int, inputs: int, targets: int) -> None:
 
 
 def checkpoint(sizes: dict[str, int]) -> None:
-    """GB/s of saving and restoring a state in float32, beside those of a plain file of as many bytes."""
+    """GB/s of saving and restoring a state in float32, next to those of a plain file of the same size."""
     import jax
 
     from flanx.checkpoint import Checkpoints

@@ -43,7 +43,7 @@ SMALL |= {"num_encoder_layers": 6, "num_decoder_layers": 6}
 
 
 def predictor() -> Predictor:
-    """T5-small (60.5 million parameters, tied head, relu), drawn; what is not a printable byte is never written."""
+    """A random T5-small (60.5 million parameters, tied head, relu) that only ever generates printable bytes."""
     model = T5(**SMALL, mlp_activations=("relu",), tied_head=True, kernels="tuned")
     params = jax.jit(lambda key: nn.unbox(model.init(key)))(jax.random.key(0))
     table = np.array(params["token_embedder"]["embedding"])

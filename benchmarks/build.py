@@ -23,12 +23,12 @@ import tempfile
 import record
 
 PIECES = 16_000
-TASKS = {"niv2": 20, "p3": 4}  # how many are made up
+TASKS = {"niv2": 20, "p3": 4}  # how many are synthesized
 COT = ("aqua", "creak", "ecqa", "gsm8k", "qasc", "sensemaking", "strategyqa")
 
 
 def write_rows(folder: pathlib.Path, rows: int, cot: bool) -> dict[str, list[str]]:
-    """Files with `rows` rows of each layout; the names of their tasks. `cot`: the chain-of-thought sets too."""
+    """Writes files of `rows` rows in each layout; returns their tasks. `cot`: also the chain-of-thought sets."""
     import pyarrow as pa
     import pyarrow.parquet
 
@@ -87,7 +87,7 @@ def measure_build(data_dir: str, tasks: list[str], vocabulary: str, workers: int
 
 
 def measure(*arguments: object) -> dict[str, float]:
-    """`measure_build` in a process of its own; processor time is that of all its processes, its start included."""
+    """Runs `measure_build` in a separate process; processor time is that of all its processes, including start-up."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     command = [sys.executable, __file__, "--arguments", json.dumps(arguments)]
     done = subprocess.run(command, capture_output=True, text=True)

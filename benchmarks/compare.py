@@ -15,11 +15,11 @@ from typing import Any
 
 from flanx.files import markdown_table
 
-LOWER = ("s", "seconds", "ms", "min", "h", "GB", "MB", "bytes", "passes", "x slower")  # units of which less is better
+LOWER = ("s", "seconds", "ms", "min", "h", "GB", "MB", "bytes", "passes", "x slower")  # units where less is better
 
 
 def read(path: pathlib.Path) -> dict[tuple[str, str], dict[str, Any]]:
-    """The last line of each metric; lines that are not of a benchmark's form are passed over."""
+    """The last line of each metric; lines not in a benchmark's form are skipped."""
     lines = {}
     for text in path.read_text(encoding="utf-8").splitlines():
         try:
@@ -32,7 +32,7 @@ def read(path: pathlib.Path) -> dict[tuple[str, str], dict[str, Any]]:
 
 
 def change(old: dict[str, Any], new: dict[str, Any]) -> tuple[str, float, float, float | None]:
-    """(what is compared, its two values, how much better the new one is: 0.1 is a tenth; None: not to be judged)."""
+    """(what is compared, its two values, how much better the new one is: 0.1 is a tenth; None: not judged)."""
     if old.get("ratio") and new.get("ratio"):
         return "ratio", old["ratio"], new["ratio"], new["ratio"] / old["ratio"] - 1
     before, after = old.get("value"), new.get("value")
@@ -46,7 +46,7 @@ def change(old: dict[str, Any], new: dict[str, Any]) -> tuple[str, float, float,
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Prints the table; 1 where something became worse."""
+    """Prints the table; returns 1 if something became worse."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("old", type=pathlib.Path)
     parser.add_argument("new", type=pathlib.Path)

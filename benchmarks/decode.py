@@ -38,14 +38,14 @@ LENGTH, NEW = 512, 64
 
 
 def seconds(run: Callable[[], Any]) -> float:
-    """Of one run."""
+    """Seconds of one run."""
     began = time.perf_counter()
     run()
     return time.perf_counter() - began
 
 
 def rates() -> tuple[float, float]:
-    """FLOP/s of a product of 2,048 tokens with a kernel of [512, 1024], bytes/s of a sum over 400 MB; best of five."""
+    """FLOP/s of a matmul of 2,048 tokens with a [512, 1024] kernel, bytes/s of a sum over 400 MB; best of five."""
     x, kernel, many = jnp.ones((2048, 512)), jnp.ones((512, 1024)), jnp.ones((200_000, 500))
     multiply, add = jax.jit(jnp.matmul), jax.jit(lambda x: x.sum(axis=-1))
 
@@ -57,8 +57,8 @@ def rates() -> tuple[float, float]:
 
 
 def floor(sizes: Mapping[str, int], rows: int, product: float, memory: float) -> float:
-    """Seconds of nothing but the products of `rows` prompts, and in the steps the reads of what is larger than a cache:
-    of the weights, where that takes longer than their products, and of keys and values."""
+    """Seconds of only the matmuls for `rows` prompts and, in the steps, of reading what is larger than a cache: the
+    weights, if that takes longer than their matmuls, and keys and values."""
     m, f, joined = sizes["emb_dim"], sizes["mlp_dim"], sizes["num_heads"] * sizes["head_dim"]
     encoders, decoders = sizes["num_encoder_layers"], sizes["num_decoder_layers"]
     weights = encoders * (4 * m * joined + 3 * m * f) + decoders * 2 * m * joined  # keys and values of the inputs
@@ -69,7 +69,7 @@ def floor(sizes: Mapping[str, int], rows: int, product: float, memory: float) ->
 
 
 def turns(programs: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each program, one after the other in each round. All have run before."""
+    """Seconds of each program, run one after another in each round. All have been warmed up."""
     taken: dict[str, list[float]] = {name: [] for name in programs}
     for _ in range(rounds):
         for name, run in programs.items():
@@ -78,7 +78,7 @@ def turns(programs: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, l
 
 
 def chosen(peers: Mapping[str, Callable[[np.ndarray], Any]], prompts: np.ndarray) -> dict[str, Callable[[], Any]]:
-    """The fastest form of each peer on these prompts, by one run after a short one."""
+    """The fastest form of each peer on these prompts, by one run after a short warm-up."""
     best: dict[str, tuple[float, str, Callable[[], Any]]] = {}
     for name, run in peers.items():
         peer, batch = name.split()[0], int(name.split()[-1])
@@ -93,7 +93,7 @@ def chosen(peers: Mapping[str, Callable[[np.ndarray], Any]], prompts: np.ndarray
 def measure(
     ours: Callable[[np.ndarray], Any], peers: Mapping[str, Any], prompts: np.ndarray, rounds: int, least: float
 ) -> dict[str, Any]:
-    """What a line says of these prompts; `least`: the seconds of the floor."""
+    """The content of a line for these prompts; `least`: the seconds of the floor."""
     programs: dict[str, Callable[[], Any]] = {"flanx": lambda: ours(prompts)} | chosen(peers, prompts)
     programs["flanx"]()
     taken = turns(programs, rounds)
@@ -162,7 +162,7 @@ def main() -> None:
 def find_peers(
     model: t5.T5, params: Any, sizes: dict[str, int], folder: pathlib.Path
 ) -> dict[str, Callable[[np.ndarray], Any]]:
-    """Of those that are installed."""
+    """The peers that are installed."""
     peers: dict[str, Callable[[np.ndarray], Any]] = {}
     with contextlib.suppress(ImportError):
         peers |= decode_peers.hugging_face(sizes, NEW)

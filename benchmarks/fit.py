@@ -14,7 +14,7 @@ TASKS = (0, 9, 89, 282, 1836)
 
 
 def cells() -> list[Cell]:
-    """60 cells of three seeds: a logistic law with a standard deviation of one point."""
+    """60 cells with three seeds: a logistic law with a standard deviation of one point."""
     random = np.random.default_rng(0)
     found = []
     for size in SIZES:

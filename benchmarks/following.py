@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def follow(folder: pathlib.Path, count: int) -> float:
-    """Seconds a step of what the loop calls beside the step."""
+    """Seconds per step of what the loop calls in addition to the step."""
     names = ("loss", "cross_ent_loss", "z_loss", "correct", "tokens", "grad_norm", "filled", "positions")
     metrics = jax.device_put(dict.fromkeys(names, np.float32(1)) | {"tasks": np.ones((4, TASKS), np.float32)})
     tasks = {f"task_{n}": "muffin" for n in range(TASKS)}
@@ -69,7 +69,7 @@ def follow(folder: pathlib.Path, count: int) -> float:
 
 
 def step(count: int) -> float:
-    """Median seconds of a training step on a batch that lies on the device."""
+    """Median seconds of a training step on a batch already on the device."""
     partitioner, trainer = Partitioner(devices=jax.devices()[:1]), Trainer(MODEL, optim.adafactor(1e-3))
     dataset = DatasetConfig(mixture.Mixture("own"), str(run_case.store_dir()), "byte", LENGTHS, ROWS)
     batches = dataset.open(MODEL.vocab_size, MODEL.packing, 0)

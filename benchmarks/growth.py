@@ -27,7 +27,7 @@ import record
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-X = {  # figure -> (what --quick takes, what is taken without it)
+X = {  # figure -> (x values with --quick, x values without it)
     "tasks": ((10, 40), (10, 100, 1000, 10_000)),
     "examples": ((10**4, 10**6), tuple(10**n for n in range(4, 9))),
     "sequence": ((64, 128), (512, 1024, 2048, 4096, 8192)),
@@ -37,7 +37,7 @@ X = {  # figure -> (what --quick takes, what is taken without it)
 
 
 def least(function: Callable[[], object], repeats: int) -> float:
-    """Seconds of the fastest of some calls."""
+    """Seconds of the fastest of several calls."""
     times = []
     for _ in range(repeats):
         began = time.perf_counter()
@@ -47,7 +47,7 @@ def least(function: Callable[[], object], repeats: int) -> float:
 
 
 def tasks(count: int, repeats: int) -> dict[str, float]:
-    """Opening a store of `count` tasks of four examples up to the first batch."""
+    """From opening a store of `count` tasks with four examples each to the first batch."""
     from benchmarks import mixture as drawn
     from flanx.data import store
     from flanx.data.pipeline.batches import Batches
@@ -74,7 +74,7 @@ def examples(count: int, repeats: int) -> dict[str, float]:
 
 
 def step(rows: int, inputs: int, repeats: int, devices: int = 1) -> dict[str, float]:
-    """A training step of a small T5 with Adafactor: seconds, temporary bytes of a device."""
+    """A training step of a small T5 with Adafactor: seconds, temporary bytes per device."""
     import jax
 
     from flanx import optim
@@ -137,7 +137,7 @@ def main() -> None:
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
     for figure in args.figures:
         xs, found = X[figure][0 if args.quick else 1], []
-        for x in xs:  # each in a process of its own: caches and memory start empty
+        for x in xs:  # each in a separate process, so that caches and memory start empty
             if args.quick and figure != "devices":
                 found.append(MEASURES[figure](x, 1))
                 continue

@@ -23,14 +23,14 @@ from flanx.evals.spec import Item, Spec, Suite
 SUITES = ("mmlu_test_direct", "mmlu_test_cot", "bbh_direct", "bbh_cot", "tydiqa", "mgsm_cot", "gsm8k_cot")
 FORMS = ("plain", "plain", "bare", "text", "runaway", "truncated", "loop")
 RATIONALE = "First we look at what is asked. There are 3 things, and then 4 more, which makes 7 of them in all. "
-SHORT = 64  # words that a shorter limit would leave of an output
-LEAST = 40  # outputs of a suite: the items of our samples are answered several times
+SHORT = 64  # words of an output that a shorter limit would leave
+LEAST = 40  # outputs per suite: the items of our samples are answered several times
 
 Scored = Callable[[Spec, Generation], float]
 
 
 def wrong(item: Item, draw: random.Random) -> str:
-    """An answer of the right kind that is not a gold one."""
+    """An answer of the right kind that is not correct."""
     options = [f"({letter})" for letter in options_of(item.query)] if item.kind == "letter" else []
     words = answers.choices.WORDS.get(item.kind, ())
     others = [option for option in (*options, *words) if option.lower() not in [t.lower() for t in item.targets]]
@@ -38,7 +38,7 @@ def wrong(item: Item, draw: random.Random) -> str:
 
 
 def output(item: Item, cot: bool, form: str, draw: random.Random) -> tuple[str, bool]:
-    """What the stub writes, and whether it ended."""
+    """The stub's output, and whether it ended."""
     said = draw.choice(item.targets) if draw.random() < 0.5 else wrong(item, draw)
     options = options_of(item.query) if item.kind == "letter" else {}
     if form == "bare":
@@ -90,13 +90,13 @@ def by_string(spec: Spec, row: Generation) -> float:
 
 
 def without_options(spec: Spec, row: Generation) -> float:
-    """Without knowledge of the options' texts."""
+    """Scored without knowledge of the options' texts."""
     texts, ends = marking.texts(spec, row), marking.ends(spec, row)
     return marking.grade_generated(texts, row.targets, row.kind, spec.cot, row.language, {}, ends).exact
 
 
 def last_mention(spec: Spec, row: Generation) -> float:
-    """A rationale without an announcement credited for what its last sentence mentions."""
+    """A rationale that announces no answer is credited for what its last sentence mentions."""
     text = marking.texts(spec, row)[0]
     last = (answers.sentences(answers.plain(text)) or [""])[-1]
     if spec.metric == "f1" or not spec.cot or answers.read(text, row.kind, True, row.language).value is not None:

@@ -51,13 +51,13 @@ def data_of(name: str, score: str) -> Data:
 
 
 def beyond(data: Data) -> tuple[Data, Data]:
-    """(the cells below the largest size, those of it)."""
+    """(the cells below the largest size, the cells of the largest size)."""
     top = np.array([cell.at["size"] == max(data.levels("size")) for cell in data.cells])
     return data.only(~top), data.only(top)
 
 
 def misses(data: Data, form: str) -> str:
-    """The mean and largest error of a form on the largest size, fitted to the smaller ones."""
+    """The mean and maximum error on the largest size of a form fitted to the smaller ones."""
     small, large = beyond(data)
     found = fitting.fit(FORMS[form], small, 1)
     if not len(found.residuals):
@@ -107,7 +107,7 @@ def normalized_average(law: Law) -> list[str]:
 
 
 def flattening(data: Data, law: Law) -> list[str]:
-    """What "flattens after 282 tasks" amounts to."""
+    """How much "flattens after 282 tasks" amounts to."""
     scores = {(cell.at["size"], cell.at["tasks"]): cell.mean for cell in data.cells}
     rows, per_doubling = [], {}
     for low, high in itertools.pairwise(COUNTS):
@@ -152,7 +152,7 @@ def flattening(data: Data, law: Law) -> list[str]:
 
 
 def worth(law: Law) -> list[str]:
-    """What tasks are worth in size, and what nobody ran."""
+    """What tasks are worth in model size, and what nobody has run."""
     data = law.choice.data
     log = law.choice.fits["log"]
     drawn = fitting.bootstrap(log)
@@ -180,7 +180,7 @@ def worth(law: Law) -> list[str]:
 
 
 def each_score() -> list[str]:
-    """Every score of Table 3 apart."""
+    """Every score of Table 3 separately."""
     rows = []
     for score in SCORES:
         law = laws.make(score, data_of("published:3", score))
@@ -203,7 +203,7 @@ def each_score() -> list[str]:
 
 
 def gains(data: Data) -> list[tuple[float, float, float]]:
-    """(size, score without finetuning, gain of finetuning) of each size, the smallest first."""
+    """(size, score without finetuning, gain from finetuning) for each size, the smallest first."""
     scores = {(cell.at["size"], cell.at["tasks"]): cell.mean for cell in data.cells}
     return [(n, scores[n, 0], scores[n, published_cell.WHOLE] - scores[n, 0]) for n in data.levels("size")]
 
@@ -243,7 +243,7 @@ def families(folder: pathlib.Path) -> list[str]:
 
 
 def page(out: pathlib.Path) -> str:
-    """The text of the page; its figures are written beside it."""
+    """The text of the page; its figures are written next to it."""
     folder = out.with_suffix("")
     folder.mkdir(parents=True, exist_ok=True)
     data = data_of("published:3", "normalized_average")
@@ -281,7 +281,7 @@ def page(out: pathlib.Path) -> str:
         *each_score(),
         *families(folder),
     ]
-    for figure in folder.glob("*.svg"):  # the docs hold the .png
+    for figure in folder.glob("*.svg"):  # the docs use the .png
         figure.unlink()
     return "\n".join(lines).rstrip("\n") + "\n"
 

@@ -58,11 +58,11 @@ TASKS = {"bench_choice": CHOICE, "bench_text": TEXT}
 
 
 def prepare(folder: pathlib.Path, docs: int) -> None:
-    """A drawn model in Hugging Face's form, and two tasks over `docs` documents of about 250 bytes."""
+    """Writes a random model in Hugging Face's form, and two tasks over `docs` documents of about 250 bytes."""
     draws = np.random.default_rng(0)
     shapes = T5_SMALL.shapes()
     values = {name: (0.05 * draws.standard_normal(shape)).astype(np.float32) for name, shape in shapes.items()}
-    values["token_embedder/embedding"][259:] = 0  # never the most likely: transformers decodes bytes alone
+    values["token_embedder/embedding"][259:] = 0  # never the most likely: transformers only decodes bytes
     tensors = {f"target/{name}": in_memory(value) for name, value in values.items()}
     hf.write(open_storage(folder / "model"), tensors, T5_SMALL, {})
     config = {"tokenizer_class": "ByT5Tokenizer", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
@@ -101,7 +101,7 @@ def main() -> None:
         import record
 
         class Peer(HFLM):
-            """Decodes the 32 tokens asked for: lm-eval adds the context's, as of a decoder-only model."""
+            """Decodes only the 32 requested tokens: lm-eval adds the context's, as for a decoder-only model."""
 
             def _model_generate(self, context: Any, max_length: int, stop: list[str], **kwargs: Any) -> Any:
                 return super()._model_generate(context, 1 + 32, stop, **kwargs)
@@ -130,7 +130,7 @@ def main() -> None:
 
 
 def same(theirs: Any, ours: Any) -> float:
-    """The share of equal answers: texts, or log-probabilities within 0.001."""
+    """The fraction of equal answers: texts, or log-probabilities within 0.001."""
     pairs = list(zip(theirs, ours, strict=True))
     if isinstance(theirs[0][0][0], str):
         return sum(a == b for a, b in pairs) / len(pairs)

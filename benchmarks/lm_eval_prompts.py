@@ -26,14 +26,14 @@ Document = Mapping[str, Any]
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML whose `!function` tags are left as text."""
+    """A YAML loader that leaves `!function` tags as text."""
 
 
 _Loader.add_constructor("!function", lambda loader, node: str(node.value))
 
 
 def read(path: pathlib.Path) -> dict[str, Any]:
-    """A task file with what it includes."""
+    """A task file, with its includes merged."""
     found = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     base = read(path.parent / found["include"]) if "include" in found else {}
     return base | found
@@ -43,12 +43,12 @@ template = functools.lru_cache(maxsize=256)(ENVIRONMENT.from_string)
 
 
 def field(task: Document, key: str, document: Document) -> str:
-    """A template of the task file, rendered with a document."""
+    """A template in the task file, rendered with a document."""
     return template(str(task[key])).render(**document)
 
 
 def target(task: Document, document: Document) -> str:
-    """The answer of an exemplar; of a task with choices it is an index."""
+    """The answer of an exemplar; for a task with choices it is an index."""
     name = task["doc_to_target"]
     found = document[name] if name in document else field(task, "doc_to_target", document)
     if "doc_to_choice" not in task:
@@ -143,7 +143,7 @@ def theirs(name: str, data: pathlib.Path, tasks: pathlib.Path, task: str) -> Ite
 
 
 def difference(ours: str, other: str) -> str:
-    """Both texts around the first character in which they differ."""
+    """Both texts around the first character where they differ."""
     at = next((i for i, (a, b) in enumerate(zip(ours, other, strict=False)) if a != b), min(len(ours), len(other)))
     return f"`{ours[max(at - 12, 0) : at + 20]!r}` / `{other[max(at - 12, 0) : at + 20]!r}`".replace("|", "\\|")
 

@@ -36,7 +36,7 @@ def arguments() -> argparse.Namespace:
 
 
 def compiled(args: argparse.Namespace, adapter: Any, batch: Any) -> tuple[Callable[[], tuple[float, float]], float]:
-    """A function that runs a step and gives its seconds and processor seconds, and the bytes of the step."""
+    """A function that runs a step and returns its seconds and processor seconds, and the bytes of the step."""
     import jax
 
     from flanx.models.t5 import T5

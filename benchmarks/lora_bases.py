@@ -64,7 +64,7 @@ def main() -> None:
 
 
 def score(run: pathlib.Path, suites: list[str]) -> float:
-    """The mean exact match of the suites, in percent."""
+    """The mean exact match over the suites, in percent."""
     import flanx
 
     found = flanx.evaluate(run, suites)["suites"]

@@ -23,13 +23,13 @@ import numpy as np
 import record
 
 LENGTHS = {"inputs": 512, "targets": 128}
-ROWS = 32  # of a batch
-RATE = 25_000  # rows a second that a reader of the loader asks for
+ROWS = 32  # per batch
+RATE = 25_000  # rows per second that a reader requests from the loader
 WORDS = "time year people way day man thing woman life child world school state family student group country"
 
 
 def text(task: int, row: int, words: int) -> str:
-    """A short text that differs by task and row."""
+    """A short text, different for every task and row."""
     rng = np.random.default_rng([task, row, words])
     known = WORDS.split()
     return " ".join(known[i] for i in rng.integers(0, len(known), rng.integers(1, 2 * words)))
@@ -67,7 +67,7 @@ def make_store(
 def measure_read(
     folder: str, seconds: float, started: float, name: str = "proportion_b", lengths: dict[str, int] | None = None
 ) -> dict[str, float]:
-    """Opening, jump, speed and memory of one reading process. `started`: when the process was started."""
+    """Opening time, jump, speed and memory of one reading process. `started`: when the process was started."""
     import resource
 
     from flanx.data import store
@@ -101,7 +101,7 @@ def measure_read(
 
 
 def measure_loader(folder: str, seconds: float, started: float) -> dict[str, float]:
-    """Speed through the loader, and the waits of a reader that asks for RATE rows a second, after the first second."""
+    """Speed through the loader, and the waits of a reader requesting RATE rows per second, after the first second."""
     from flanx.data import store
     from flanx.data.pipeline import batches as batches_module
     from flanx.data.pipeline import mixture, prefetch
@@ -116,7 +116,7 @@ def measure_loader(folder: str, seconds: float, started: float) -> dict[str, flo
     found = {"packed rows per second, with the loader": steps * ROWS / wall}
     waits, late, begun, taken = [], 0, time.perf_counter(), time.perf_counter()
     while taken - begun < seconds / 2 + 1:
-        time.sleep(max(0.0, taken + ROWS / RATE - time.perf_counter()))  # what a step would do meanwhile
+        time.sleep(max(0.0, taken + ROWS / RATE - time.perf_counter()))  # stands in for a step
         at, ready = time.perf_counter(), reader.ready
         next(reader)
         taken = time.perf_counter()
@@ -129,7 +129,7 @@ def measure_loader(folder: str, seconds: float, started: float) -> dict[str, flo
 
 
 def measure_seqio(tasks: int, rows: int, seconds: float, started: float) -> dict[str, float]:
-    """The same tasks online in SeqIO: one mixture, packed by its own converter."""
+    """The same tasks online in SeqIO: one mixture, packed by SeqIO's converter."""
     import resource
 
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
@@ -228,7 +228,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         for tasks in (1836, 10):
-            # The same number of examples in all, so that the number of tasks is all that differs.
+            # The same total number of examples, so that only the number of tasks differs.
             make_store(pathlib.Path(folder) / str(tasks), tasks, args.rows * 1836 // tasks)
             store = str(pathlib.Path(folder) / str(tasks))
             report_all(in_process("read", folder=store, seconds=seconds), f"{tasks:,} tasks")

@@ -17,7 +17,7 @@ RATES = {"adamw": 3e-3, "adamw_bfloat16": 3e-3, "adamw_8bit": 3e-3, "muon": 3e-3
 
 
 def batches(steps: int) -> list[dict[str, Any]]:
-    """32 rows a step: tokens, and the same ones backwards."""
+    """32 rows per step: tokens, and the same tokens reversed."""
     import jax.numpy as jnp
     import numpy as np
 

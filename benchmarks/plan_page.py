@@ -25,7 +25,7 @@ GB = 1e9
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One model of the paper: its recipe, the slice it is planned on, and the hours that the paper states for it."""
+    """One model of the paper: its recipe, the slice it is planned on, and the hours stated in the paper."""
 
     name: str
     recipe: str
@@ -48,7 +48,7 @@ ROWS = (
 
 
 def plan(row: Row, cache: pathlib.Path, compilations: int, estimate: bool) -> dict[str, Any]:
-    """The JSON of `flanx plan` for a row; an estimate only where no compiled plan is cached."""
+    """The JSON of `flanx plan` for a row; an estimate only if no compiled plan is cached."""
     command, cached = [], cache
     for flag in [f"--compilations={compilations}", *["--estimate"] * estimate]:
         command = ["plan", f"--gin_file={row.recipe}", f"--topology={row.topology}", "--json", flag]
@@ -69,7 +69,7 @@ def plan(row: Row, cache: pathlib.Path, compilations: int, estimate: bool) -> di
 
 
 def versions() -> str:
-    """The versions of jax and, where it is installed, of libtpu."""
+    """The versions of jax and, if installed, of libtpu."""
     found = {name: importlib.metadata.version(name) for name in ("jax", "libtpu") if importlib.util.find_spec(name)}
     return ", ".join(f"{name} {version}" for name, version in found.items())
 
@@ -122,7 +122,7 @@ def markdown(answers: Sequence[tuple[Row, dict[str, Any]]]) -> str:
 
 
 def compared_with_the_paper(answers: Sequence[tuple[Row, dict[str, Any]]]) -> list[str]:
-    """The step time that the paper's hours imply, next to our two limits."""
+    """The step time implied by the paper's hours, next to our two bounds."""
     lines = []
     for row, answer in answers:
         if not row.paper_hours:

@@ -21,7 +21,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 LOADS = 5
 WORDS = "time year people way day man thing woman life child world school state family student group country"
 OPENED = "const t = performance.getEntriesByType('navigation')[0]; return (t.loadEventEnd - t.startTime) / 1000"
-# Presses a key, and waits until another pair is shown and a frame was painted.
+# Presses a key, and waits until another pair is shown and a frame has been painted.
 PRESSED = """
 const [key, done] = arguments, place = document.getElementById("place"), before = place.textContent;
 const began = performance.now();
@@ -35,7 +35,7 @@ look();
 
 
 def comparison(pairs: int, words: int) -> Any:
-    """So many pairs of two candidates whose answers have about so many words."""
+    """`pairs` pairs of two candidates whose answers have about `words` words."""
     import numpy as np
 
     from flanx.compare import pairing

@@ -19,8 +19,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-MOST = 0.1  # of all processor time, for other processes
-# what decides which kernels a matrix library takes, of /proc/cpuinfo's flags
+MOST = 0.1  # share of all processor time used by other processes
+# the flags in /proc/cpuinfo that determine which kernels a matrix library uses
 INSTRUCTION_SETS = re.compile(
     r"avx2|avx512(f|_bf16|_vnni|_fp16)|avx_vnni|amx_(tile|bf16|int8|fp16)|asimd|sve2?|bf16|i8mm"
 )
@@ -29,7 +29,7 @@ PACKAGES = ("flanx", "jax", "jaxlib", "numpy", "torch", "transformers", "ctransl
 
 @functools.cache
 def machine() -> dict[str, Any]:
-    """Processor, instruction sets, cores of this process, bytes of the last cache."""
+    """Processor, instruction sets, cores of this process, bytes of the last-level cache."""
     text = _read("/proc/cpuinfo")
     fields = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in text.splitlines())}
     names = os.sysconf_names if hasattr(os, "sysconf_names") else {}
@@ -48,12 +48,12 @@ def machine() -> dict[str, Any]:
 
 
 def cores() -> int:
-    """Processors of the machine, as `/proc/stat` counts them."""
+    """The machine's number of processors, as counted in `/proc/stat`."""
     return os.cpu_count() or 1
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of the packages that the program has imported."""
+    """The versions of Python and of the packages that the program has imported."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         if name in sys.modules:
@@ -70,7 +70,7 @@ def _read(path: str) -> str:
 
 
 def _busy() -> float | None:
-    """Seconds of all processors that were not idle since the machine started; None where the system does not say."""
+    """Non-idle seconds of all processors since boot; None if the system does not report them."""
     first = _read("/proc/stat").partition("\n")[0].split()
     if len(first) < 9:
         return None
@@ -79,19 +79,19 @@ def _busy() -> float | None:
 
 
 def _own() -> float:
-    """Processor seconds of this process and of its children that have ended."""
+    """Processor seconds of this process and its finished children."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(each.ru_utime + each.ru_stime for each in used)
 
 
 class Watch:
-    """What others do on the machine from now on."""
+    """Measures what other processes do on the machine from now on."""
 
     def __init__(self) -> None:
         self._time, self._busy, self._own = time.monotonic(), _busy(), _own()
 
     def others(self) -> float | None:
-        """Their share of all processor time; None where the system does not say. Starts anew."""
+        """Their share of all processor time; None if the system does not report it. Restarts the measurement."""
         before, busy, own, now = (self._time, self._busy, self._own), _busy(), _own(), time.monotonic()
         self._time, self._busy, self._own = now, busy, own
         if busy is None or before[1] is None or now - before[0] < 0.1:  # the clock of /proc/stat ticks in hundredths
@@ -103,12 +103,12 @@ _watch = Watch()
 
 
 def write(line: Mapping[str, Any]) -> None:
-    """Prints a line; its measurement is what this process did since the line before, or since this module's import."""
+    """Prints a line; its measurement covers this process since the previous line, or since this module's import."""
     print(json.dumps(judged(line, _watch.others())), flush=True)
 
 
 def judged(line: Mapping[str, Any], others: float | None) -> dict[str, Any]:
-    """The line with machine and load, its ratio left out where `others` took too much."""
+    """The line with machine and load, without its ratio if `others` used too much."""
     average = [round(each, 2) for each in os.getloadavg()]
     load = {"others": None if others is None else round(others, 3), "average": average}
     found = {**line, "machine": machine(), "versions": versions(), "load": load}

@@ -51,7 +51,7 @@ def write_rows(folder: pathlib.Path, count: int) -> None:
 
 
 def measure(name: str, style: str, examples: Callable[[], Iterable[Any]]) -> None:
-    """Prints how fast the examples come."""
+    """Prints how fast the examples are produced."""
     wall, processor = time.perf_counter(), time.process_time()
     count = sum(1 for _ in examples())
     wall, processor = time.perf_counter() - wall, time.process_time() - processor

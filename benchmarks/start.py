@@ -29,8 +29,8 @@ TARGETS = {"--help": 0.15, "tasks list": 0.3, "train": 6.0, "evaluate": 6.0}
 
 
 def until(arguments: Sequence[str], mark: str, cache: pathlib.Path) -> tuple[float, float]:
-    """Seconds from the start of `flanx ARGUMENTS` to the line of its output with `mark`, or to its end where there is
-    none; and the Unix time of its start."""
+    """Seconds from the start of `flanx ARGUMENTS` to the output line with `mark`, or to its end if there is none; and
+    the Unix time of its start."""
     env = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONUNBUFFERED": "1", "JAX_COMPILATION_CACHE_DIR": str(cache)}
     env |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
     command, seconds, began, said = [sys.executable, "-m", "flanx", *arguments], 0.0, time.time(), []

@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def measure(folder: pathlib.Path, blocks: int, steps: int, rows: int) -> tuple[float, float]:
-    """Median seconds per step of (the bare function, the loop), blocks of both taken in turn."""
+    """Median seconds per step of (the bare function, the loop), in alternating blocks."""
     partitioner, trainer = Partitioner(devices=jax.devices()[:1]), Trainer(MODEL, optim.adafactor(1e-3))
     lengths = {"inputs": 256, "targets": 64}
     dataset = DatasetConfig(mixture.Mixture("own"), str(run_case.store_dir()), "byte", lengths, rows)

@@ -23,8 +23,8 @@ from mixture import make_store
 def measure(kind: str, folder: str, started: float) -> dict[str, float]:
     """One format's file of the same examples, in a fresh process: opening, and reading at random places.
 
-    "lengths": those of 131,072 examples, which packing needs before it reads a token. "examples": whole ones, one by
-    one in a random order, as numpy arrays of inputs and targets.
+    "lengths": those of 131,072 examples, which packing needs before it reads a token. "examples": whole ones, one at a
+    time in random order, as numpy arrays of inputs and targets.
     """
     read_lengths, read_example, size, count = FORMATS[kind](pathlib.Path(folder))
     read_example(0)
@@ -53,7 +53,7 @@ def open_store_file(folder: pathlib.Path) -> tuple:
 
 
 def open_array_record(folder: pathlib.Path) -> tuple:
-    """A record is the two lengths and the tokens; a reader must fetch a record to know its lengths."""
+    """A record holds the two lengths and the tokens; a reader must fetch a record to know its lengths."""
     from array_record.python.array_record_module import ArrayRecordReader
 
     reader = ArrayRecordReader(str(folder / "examples.array_record"), options="readahead_buffer_size:0")
@@ -69,7 +69,7 @@ def open_array_record(folder: pathlib.Path) -> tuple:
 
 
 def open_arrow(folder: pathlib.Path) -> tuple:
-    """An IPC file, mapped into memory, of two list columns."""
+    """A memory-mapped IPC file with two list columns."""
     import pyarrow as pa
 
     table = pa.ipc.open_file(pa.memory_map(str(folder / "examples.arrow"))).read_all()
@@ -94,7 +94,7 @@ FORMATS = {"flanx store": open_store_file, "ArrayRecord": open_array_record, "Ar
 
 
 def compare(folder: pathlib.Path, tasks: int, rows: int) -> None:
-    """Writes the same examples in every format and measures each in a process of its own."""
+    """Writes the same examples in every format and measures each in a separate process."""
     import pyarrow as pa
     from array_record.python.array_record_module import ArrayRecordWriter
 
@@ -105,7 +105,7 @@ def compare(folder: pathlib.Path, tasks: int, rows: int) -> None:
     pairs = [opened.example(part, i) for task in opened.tasks.values() for r in task.parts.values() for part in r
              for i in range(part.examples)]  # fmt: skip
     pairs = [[side.astype(np.uint16) for side in pair] for pair in pairs]
-    writer = ArrayRecordWriter(str(folder / "examples.array_record"), "group_size:1")  # as Grain wants it
+    writer = ArrayRecordWriter(str(folder / "examples.array_record"), "group_size:1")  # as Grain requires
     for inputs, targets in pairs:
         head = np.array([len(inputs), len(targets)], np.uint16)
         writer.write(np.concatenate([head, inputs, targets]).tobytes())

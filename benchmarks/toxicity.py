@@ -36,7 +36,7 @@ LENGTHS = {"inputs": 128, "targets": 128}
 
 
 def write(folder: pathlib.Path, count: int) -> None:
-    """Prompts of the length of the real ones, 11 words."""
+    """Writes prompts as long as the real ones, 11 words."""
     draw = random.Random(0)
     path = folder / SUITE / "prompts.jsonl"
     path.parent.mkdir(parents=True)
@@ -48,7 +48,7 @@ def write(folder: pathlib.Path, count: int) -> None:
 
 
 def decoding(predictor: Predictor, data: str, new: int) -> float:
-    """Seconds of decoding all prompts of the suite, with the method, samples and batches of the evaluation."""
+    """Seconds to decode all prompts of the suite, with the method, samples and batches of the evaluation."""
     suite = registry.load(SUITE, data)
     prompts = [[*predictor.vocabulary.encode(item.query), predictor.vocabulary.eos_id] for item in suite.items]
     method = decode.Sample(suite.spec.temperature, suite.spec.top_k, suite.spec.top_p)
@@ -64,7 +64,7 @@ def decoding(predictor: Predictor, data: str, new: int) -> float:
 
 
 def evaluating(predictor: Predictor, data: str, new: int, scorer: str | None) -> float:
-    """Seconds of the whole evaluation; with `scorer`, its texts are scored first by a file that is made of them."""
+    """Seconds of the whole evaluation; with `scorer`, a file made from its texts scores them first."""
     with tempfile.TemporaryDirectory() as out, contextlib.redirect_stdout(io.StringIO()):
         given: dict[str, Any] = {
             "model": predictor.model, "params": predictor.params, "vocabulary": predictor.vocabulary,
@@ -97,7 +97,7 @@ def main() -> None:
         for count in args.prompts:
             write(pathlib.Path(folder) / str(count), count)
             pathlib.Path(folder, f"{count}.jsonl").touch()
-        for turn in range(args.rounds + 1):  # the first compiles, and makes the file of toxicities
+        for turn in range(args.rounds + 1):  # the first one compiles, and creates the file of toxicities
             for count in args.prompts:
                 data, scores = str(pathlib.Path(folder) / str(count)), str(pathlib.Path(folder, f"{count}.jsonl"))
                 found = {"decoding": decoding(predictor, data, args.new)}

@@ -61,7 +61,7 @@ def draw(args: argparse.Namespace) -> dict:
 
 
 def flanx_step(args: argparse.Namespace) -> Iterator[tuple[str, Callable[[], None]]]:
-    """The jobs of flanx: a step, and a matrix product of 2 * 2,048^3 FLOPs."""
+    """flanx's jobs: a step, and a matmul of 2 * 2,048^3 FLOPs."""
     from flanx.malloc import keep_freed_memory
 
     keep_freed_memory()  # as `flanx train` does
@@ -121,7 +121,7 @@ def flanx_step(args: argparse.Namespace) -> Iterator[tuple[str, Callable[[], Non
 
 
 def transformers_step(args: argparse.Namespace) -> Iterator[tuple[str, Callable[[], None]]]:
-    """The jobs of transformers: a step of the same model and batch with SDPA and fused AdamW, and the same compiled."""
+    """transformers' jobs: a step of the same model and batch with SDPA and fused AdamW, and the same compiled."""
     import torch
     from transformers import T5Config, T5ForConditionalGeneration
 
@@ -141,7 +141,7 @@ def transformers_step(args: argparse.Namespace) -> Iterator[tuple[str, Callable[
         decoder_start_token_id=0,
     )
     model = T5ForConditionalGeneration._from_config(config, attn_implementation="sdpa").train()
-    # Version 5 ties a head that it makes afresh, whatever the config says.
+    # Version 5 ties a newly created head, whatever the config says.
     model.lm_head.weight = torch.nn.Parameter(0.05 * torch.randn(VOCAB, sizes["emb_dim"]))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     tokens = {name: torch.tensor(array) for name, array in draw(args).items()}
@@ -159,7 +159,7 @@ def transformers_step(args: argparse.Namespace) -> Iterator[tuple[str, Callable[
 
 
 def work(jobs: Iterator[tuple[str, Callable[[], None]]]) -> None:
-    """A worker: runs the job that each line of standard input names; answers with seconds and CPU seconds."""
+    """A worker: runs the job named on each line of standard input; answers with seconds and CPU seconds."""
     table = {}
     for name, job in jobs:
         try:
@@ -219,7 +219,7 @@ def report(metric: str, value: float, unit: str, peer: str | None = None, peer_v
 
 
 def compare_kernels(args: argparse.Namespace) -> None:
-    """How many times the processor time of the tuned step each plain form takes; the median over rounds."""
+    """The processor time of each plain form relative to the tuned step; the median over rounds."""
     worker, names = Worker("flanx", args), ("products", "attention", "sum over rows")
     rounds = [{name: worker.run(name)[1] for name in ("step", *names)} for _ in range(args.rounds)]
     worker.close()

@@ -80,7 +80,7 @@ def validate(folder: str, like: Batches, examples: int) -> dict[str, Any]:
 
 
 def overhead(like: Batches, count: int, blocks: int, steps: int) -> dict[str, Any]:
-    """Percent that the sums of `count` tasks add to a step: the median over blocks of the ratio within a block."""
+    """Percent by which the sums of `count` tasks lengthen a step: the median over blocks of the ratio in a block."""
     batch = like.batch(0)
     batch["decoder_task_ids"] = np.where(batch["decoder_task_ids"] > 0, batch["decoder_task_ids"] * (count // 50), 0)
     batch = jax.device_put(batch)

@@ -42,8 +42,8 @@ TABLES = f"{PREFIX}data{os.sep}task{os.sep}tables.py"
 
 
 class Recorder:
-    """The functions under flanx/ that run, in the order of their first call: (file, qualified name) -> file of the
-    function of ours that called it, or None. From the call of `start` to its return, where one is given."""
+    """The functions under flanx/ that run, in order of their first call: (file, qualified name) -> file of the flanx
+    function that called it, or None. From the call of `start` to its return, if given."""
 
     def __init__(self, start: str) -> None:
         """`start`: a function, as file:name, or ""."""
@@ -52,8 +52,8 @@ class Recorder:
         self.importing = threading.local()
 
     def __call__(self, frame: types.FrameType, event: str, argument: object) -> "Recorder | None":
-        """A trace function (see `sys.settrace`): of the frames of flanx the call and the return, of others nothing,
-        as they are nearly all that there are."""
+        """A trace function (see `sys.settrace`): traces calls and returns of flanx's frames, and nothing of the others,
+        which are nearly all."""
         if not frame.f_code.co_filename.startswith(PREFIX):
             return None
         frame.f_trace_lines = False
@@ -81,7 +81,7 @@ class Recorder:
 
 
 def own_file(frame: types.FrameType) -> str | None:
-    """The file of a frame below flanx/, or None for a frame of another package, of the command line, of the tables."""
+    """The file of a frame below flanx/, or None for a frame of another package, the command line or the tables."""
     path = frame.f_code.co_filename
     if not path.startswith(PREFIX) or path.startswith(COMMAND_LINE) or path == TABLES:
         return None
@@ -89,7 +89,7 @@ def own_file(frame: types.FrameType) -> str | None:
 
 
 def record(argv: Sequence[str], start: str) -> dict[tuple[str, str], str | None]:
-    """Runs a command of flanx with its output swallowed; what ran of ours."""
+    """Runs a flanx command with its output suppressed; returns which of our functions ran."""
     recorder = Recorder(start)
     threading.settrace(recorder)
     sys.settrace(recorder)
@@ -116,21 +116,21 @@ def summary(walk: str, functions: Mapping[tuple[str, str], str | None]) -> dict[
 
 
 def train(folder: pathlib.Path, kernels: str) -> list[str]:
-    """`flanx train`: three steps of a T5 of one layer over a store of one task."""
+    """`flanx train`: three steps of a one-layer T5 on a store of one task."""
     command = run_case.command(folder / "run", TRAIN_STEPS=3, CHECKPOINT_PERIOD=3)
     return [*command[command.index("train") :], f"--gin.t5.T5.kernels='{kernels}'"]
 
 
 def row(folder: pathlib.Path, kernels: str) -> list[str]:
-    """`flanx tasks show`: three few-shot examples of a chain-of-thought task, of rows made up here."""
+    """`flanx tasks show`: three few-shot examples of a chain-of-thought task, from synthetic rows."""
     (folder / "cot").mkdir()
     rows = "".join(f"How many is {i} and {i}?\t{2 * i}\tAdd {i} to itself.\n" for i in range(40))
     (folder / "cot" / "gsm8k_train.tsv").write_text(rows, encoding="utf-8")
     return ["tasks", "show", "cot_gsm8k", "--style", "fsopt", "--data_dir", str(folder)]
 
 
-# walk -> (its command, where it starts, what is counted: for a row the package that makes it text, without the token
-# counts of the command)
+# walk -> (its command, where it starts, what is counted: for a row, the package that renders it, without the command's
+# token counts)
 WALKS = {"train": (train, "train.py:train", ""), "row": (row, "data/task/render.py:render_rows", "data/task/")}
 
 

@@ -30,12 +30,12 @@ SUITES = (
     *("mgsm_cot[:20]", *(f"mgsm_cot[{language},:20]" for language in ("de", "sw", "ru", "bn", "zh"))),
 )
 T5_LANGUAGES = ("en", "de", "fr", "es")
-T5_LACKS = r"[{}<\\^~`]"  # in the model of cc_all.32000, as far as reported (huggingface/transformers issues)
+T5_LACKS = r"[{}<\\^~`]"  # missing from the cc_all.32000 model, as far as reported (huggingface/transformers issues)
 T5_HAS = "‘’“”–—…€"  # outside Latin
 
 
 def suites(data: str) -> list[Suite]:
-    """The suites, from `data` where it has their files and from our samples else."""
+    """The suites, from `data` if it has their files, else from our samples."""
     found = []
     for name in SUITES:
         for folder in (data, registry.SAMPLE):
@@ -56,7 +56,7 @@ def texts(suite: Suite) -> dict[str, list[str]]:
 
 
 def train(path: pathlib.Path, lines: Iterable[str], size: int, bytes_: bool) -> str:
-    """The path of a SentencePiece model with T5's special ids."""
+    """Trains a SentencePiece model with T5's special ids; returns its path."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(lines), model_writer=model, vocab_size=size, normalization_rule_name="nmt_nfkc",

@@ -3,7 +3,7 @@
 metrics.jsonl     {"step", "loss", ..., "sources": {collection: {"loss", "tokens", "examples"}}}, every `log_period`
                   steps and at the end, over the steps since the record before. A source's loss is its cross-entropy
                   per target token; `cross_ent_loss` is that of all of them
-                  A validation has a record of its own, {"step", "validation": see `flanx.validation`}
+                  A validation has its own record, {"step", "validation": see `flanx.validation`}
 tasks.jsonl       {"step", "total": sums, "tasks": {task: sums}}, every `task_period` steps and at the end, over the
                   steps since the line before. Sums: {"loss_sum": of cross-entropy, "tokens": of targets,
                   "examples"}; the total is the `math.fsum` of the tasks
@@ -150,7 +150,7 @@ def last_metrics(folder: str | os.PathLike) -> dict[str, Any] | None:
         for line in reversed(lines):
             with contextlib.suppress(ValueError, RecursionError):  # `read_metrics` reports a damaged line
                 record = json.loads(line)
-                if isinstance(record, dict) and "loss" in record:  # a validation has a record of its own
+                if isinstance(record, dict) and "loss" in record:  # a validation has its own record
                     return record
         if tail >= size:
             return None

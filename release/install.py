@@ -13,7 +13,7 @@ import tempfile
 import venv
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-COMMANDS = (  # each needs something else of the package: tables, gin files, suites, samples, recipes, a model
+COMMANDS = (  # each needs a different part of the package: tables, gin files, suites, samples, recipes, a model
     ("tasks", "list"),
     ("explain", "--gin_file=recipes/flan_t5_small.gin", "--gin.STORE_DIR='x'", "--gin.MODEL_DIR='x'"),
     ("suites", "show", "bbh_direct", "--data_dir=sample"),
@@ -23,7 +23,7 @@ COMMANDS = (  # each needs something else of the package: tables, gin files, sui
 
 
 def main() -> None:
-    """Exit status 1 where a file does not install or one of its commands fails."""
+    """Exit status 1 if a file does not install or one of its commands fails."""
     folder = pathlib.Path(sys.argv[1] if sys.argv[1:] else ROOT / "dist").resolve()
     files = [*folder.glob("flanx-*.whl"), *folder.glob("flanx-*.tar.gz")]
     if len(files) != 2:
@@ -51,7 +51,7 @@ def check(file: pathlib.Path, folder: pathlib.Path) -> None:
 
 
 def run(command: list[str], folder: pathlib.Path) -> str:
-    """Standard output of a command that must succeed."""
+    """The standard output of a command that must succeed."""
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")

@@ -49,24 +49,24 @@ def digest(path: pathlib.Path) -> str:
 
 
 def git(root: pathlib.Path, *words: str) -> bytes:
-    """What git prints."""
+    """The output of git."""
     return subprocess.run(["git", "-C", str(root), *words], check=True, capture_output=True).stdout
 
 
 def environment(root: pathlib.Path) -> dict[str, str]:
-    """The variables of a build: its time, and nothing that another machine has otherwise."""
+    """The environment variables of a build: its time, and nothing that differs between machines."""
     epoch = os.environ.get("SOURCE_DATE_EPOCH") or git(root, "log", "-1", "--format=%ct").decode().strip()
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("FLANX_", "PYTHON"))}
     return {**kept, "SOURCE_DATE_EPOCH": epoch, "PYTHONHASHSEED": "0", "LC_ALL": "C", "TZ": "UTC"}
 
 
 def package(root: pathlib.Path, out: pathlib.Path) -> list[pathlib.Path]:
-    """Builds (source distribution, wheel) of the tracked files of a checkout into `out`; the wheel from the former."""
+    """Builds (source distribution, wheel) of a checkout's tracked files into `out`; the wheel from the former."""
     env = environment(root)
     state = "HEAD"
     if git(root, "status", "--porcelain", "--untracked-files=no"):
         who = ("-c", "user.name=flanx", "-c", "user.email=flanx@localhost")
-        state = git(root, *who, "stash", "create").decode().strip()  # a commit of the changes that no branch has
+        state = git(root, *who, "stash", "create").decode().strip()  # a commit of the changes, on no branch
     build = [sys.executable, "-m", "build", "--no-isolation"]
     os.umask(0o022)
     with tempfile.TemporaryDirectory() as scratch:
@@ -92,7 +92,7 @@ def _run(command: list[str], env: dict[str, str]) -> None:
 
 
 def normalize(source: pathlib.Path, target: pathlib.Path, epoch: int) -> None:
-    """Writes a .tar.gz again: entries by name, all of one time, nobody's, 644 or 755; no name or time in the gzip."""
+    """Rewrites a .tar.gz: entries sorted by name, one time, no owner, 644 or 755; no name or time in the gzip."""
     content = io.BytesIO()
     with tarfile.open(source) as old, tarfile.open(fileobj=content, mode="w", format=tarfile.PAX_FORMAT) as new:
         for entry in sorted(old.getmembers(), key=lambda entry: entry.name):

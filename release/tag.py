@@ -38,7 +38,7 @@ def main() -> None:
 
 
 def faults(root: pathlib.Path, version: str) -> list[str]:
-    """What keeps a commit from being released, each with its repair."""
+    """What prevents a commit from being released, each with its fix."""
     found = []
     if changed := package.git(root, "status", "--porcelain", "--untracked-files=no").decode().splitlines():
         found.append(f"{len(changed)} tracked files have changes, {changed[0][3:]} the first: commit them")
@@ -58,7 +58,7 @@ def faults(root: pathlib.Path, version: str) -> list[str]:
 
 
 def build(root: pathlib.Path, out: pathlib.Path) -> list[pathlib.Path]:
-    """[source distribution, wheel, SBOM, SHA256SUMS] in `out`, after two builds that have the same bytes."""
+    """[source distribution, wheel, SBOM, SHA256SUMS] in `out`, after two builds with identical bytes."""
     with tempfile.TemporaryDirectory() as scratch:
         folders = [pathlib.Path(scratch) / name for name in ("one", "two")]
         for folder in folders:

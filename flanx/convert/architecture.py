@@ -82,7 +82,7 @@ def read_model(
       given: the model that gin files say, which must be of the same sizes and is then taken.
       dropout_rate, dtype: in place of what the checkpoint says.
 
-    Raises UserError where the checkpoint does not say its sizes, or where `given` has others.
+    Raises UserError if the checkpoint does not record its sizes, or if `given` has others.
     """
     text = f"{hub.PREFIX}{checkpoint.removeprefix(hub.PREFIX)}" if hub.is_name(checkpoint) else checkpoint
     folder = hub.fetch(text, weights=False).folder if text.startswith(hub.PREFIX) else checkpoint

@@ -21,7 +21,7 @@ TIE = 1.02  # the accuracy of an estimate: within it, less memory is preferred
 SURPRISE = 1.25  # a program this many times slower than the next estimate was misjudged by its own
 MARGIN = 1.15  # an estimate up to this factor above a chip's memory is still worth compiling
 
-Compile = Callable[[Topology, MeshLayout], CompilerReport]  # raises CompilerError where the compiler fails
+Compile = Callable[[Topology, MeshLayout], CompilerReport]  # raises CompilerError if the compiler fails
 
 
 @dataclasses.dataclass(frozen=True)
