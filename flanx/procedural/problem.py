@@ -11,7 +11,7 @@ Two worlds. Letters: four distinct letters of a ring of twelve; operations reord
 digit; moves such as `+3` or `-2` along the ring of ten. Moves commute, so a rationale may take them from either end (at
 random): two routes to one answer, for self-consistency votes.
 
-A rationale gives the code of each operation before its result: `rev abcd rol bcda`. Some neighbouring pairs, `HELD`,
+A rationale gives the code of each operation before its result: `rev abcd rol bcda`. Some neighbouring pairs, `is_held`,
 and some rules, `HELD_RULES`, occur in no training task and not in the corpus. The wordings are in `problem.toml`.
 """
 
