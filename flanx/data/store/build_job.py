@@ -17,7 +17,7 @@ from typing import Any
 
 from flanx.data import vocabulary
 from flanx.data.store.format import sha256
-from flanx.data.store.shard import Example, Metadata, Shard, read_metadata, write_shard
+from flanx.data.store.shard import BATCH, Example, Metadata, Shard, read_metadata, write_shard
 from flanx.data.task import sources, spec, tables
 from flanx.data.task.render import render_rows
 from flanx.data.task.select import hash_of
@@ -27,7 +27,6 @@ from flanx.data.task.select import hash_of
 # gets an entry for it, and every store is rebuilt.
 RENDERING_VERSION = 2
 REPORTED = 1024  # examples between progress reports
-BATCH = 64  # examples tokenized together
 
 
 @dataclasses.dataclass(frozen=True)

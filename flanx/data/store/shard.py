@@ -28,7 +28,7 @@ PARTS = "parts"
 INPUT_LENGTHS = (256, 512, 1024, 2048)  # lengths in tokens at which the manifest counts longer examples
 TARGET_LENGTHS = (64, 128, 256, 512)
 BLOCK = 1 << 22  # bytes per copy
-BATCH = 64  # examples per write
+BATCH = 64  # examples tokenized, and written, together
 
 Example = tuple[np.ndarray, np.ndarray]  # inputs [n], targets [m], token ids
 Metadata = dict[str, Any]  # of a part: counts and hashes, as in the manifest
