@@ -1,4 +1,4 @@
-"""Commands without a gin file: flags that stand for gin, and the line of gin that they stand for.
+"""Commands without a gin file: flags in place of gin, and the equivalent line of gin.
 
     flanx infer --checkpoint hf:google/flan-t5-small --prompts p.txt --output out.jsonl
 
@@ -70,7 +70,7 @@ FLAGS: Mapping[str, Mapping[str, Flag]] = {
     },
 }
 # flags that can be combined with gin files and add a binding
-BESIDE: Mapping[str, Mapping[str, Flag]] = {
+WITH_GIN: Mapping[str, Mapping[str, Flag]] = {
     "train": {"profile": Flag("train.profile", "first and last step of a trace for xprof, as 10:13, in MODEL_DIR")}
 }
 FILES = {"infer": ["runs/infer.gin"], "evaluate": ["runs/evaluate.gin", "evals/base.gin"]}
@@ -79,7 +79,7 @@ NEEDED = {"infer": ("prompts", "output"), "evaluate": ("suites",)}
 
 def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
     """A command's flags to combine with gin files, and those that can replace the files."""
-    for name, each in BESIDE.get(command, {}).items():
+    for name, each in WITH_GIN.get(command, {}).items():
         parser.add_argument(f"--{name}", type=each.kind, help=each.meaning, metavar=name.upper())
     if command not in FLAGS:
         return
@@ -92,11 +92,11 @@ def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
 
 
 def expand(command: str, args: argparse.Namespace) -> None:
-    """Adds the gin files and bindings that the flags stand for to `args`, and prints the equivalent command.
+    """Adds the gin files and bindings that the flags mean to `args`, and prints the equivalent command.
 
     Raises UserError for a missing flag, and if the checkpoint has no vocabulary and none is given.
     """
-    for name, each in BESIDE.get(command, {}).items():
+    for name, each in WITH_GIN.get(command, {}).items():
         if (bound_to := getattr(args, name)) is not None:
             args.bindings = [*args.bindings, f"{each.macro}={bound_to!r}"]
     given = {name: value for name in FLAGS.get(command, {}) if (value := getattr(args, name)) is not None}
