@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
-from flanx.decoding import kv_cache, row_block
+from flanx.decoding import kv_cache, product_library, row_block
 from flanx.models import Model, Params
 
 
@@ -112,8 +112,20 @@ def restart_samples(state: State, begins: jax.Array, sample: jax.Array, *, share
     )
 
 
-@functools.partial(jax.jit, static_argnames=("model", "eos_id", "shared"), donate_argnums=2)
-def advance_rows(
+def advance_rows(model: Model, params: Params, state: State, until: jax.Array, steps: jax.Array, **how: Any) -> State:
+    """Steps until `until` rows are free, at most `steps` times; donates the state. `how`: the `method`, the number
+    `eos_id`, and the leaves of the cache that are `shared`."""
+    return _compiled(product_library.has_eigen_steps(params))(model, params, state, until, steps, **how)
+
+
+@functools.cache
+def _compiled(with_eigen: bool) -> Any:
+    """`_advance` as a program."""
+    options, static = product_library.EIGEN if with_eigen else None, ("model", "eos_id", "shared")
+    return jax.jit(_advance, static_argnames=static, donate_argnums=2, compiler_options=options)
+
+
+def _advance(
     model: Model,
     params: Params,
     state: State,
@@ -124,7 +136,6 @@ def advance_rows(
     eos_id: int,
     shared: Any,
 ) -> State:
-    """Steps until `until` rows are free, at most `steps` times."""
     rows, samples, limit = state.out.shape
 
     def more(carry: tuple[State, jax.Array]) -> jax.Array:
