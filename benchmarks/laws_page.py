@@ -46,8 +46,8 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 def data_of(name: str, score: str) -> Data:
     """The cells of a published table."""
-    chance, is_normalized = published_cell.chance(score), score.startswith("normalized")
-    return gather(published_cell.cells(name)[score], floor=chance, is_normalized=is_normalized)
+    ends = published_cell.ends(score)
+    return gather(published_cell.cells(name)[score], floor=published_cell.chance(score), ends=ends)
 
 
 def beyond(data: Data) -> tuple[Data, Data]:

@@ -145,7 +145,7 @@ def test_predictions_end_where_scores_end():
     found = choice.choose(gather(cells), ["log"])
     low, high = choice.predict(found, fit.bootstrap(found.fit, 50), wanted, 1.0)
     assert (low.value, low.low, high.value, high.high) == (0, 0, 100, 100)
-    rescaled = choice.choose(gather(cells, is_normalized=True), ["log"])
+    rescaled = choice.choose(gather(cells, ends=(-np.inf, 100.0)), ["log"])
     assert choice.predict(rescaled, fit.bootstrap(rescaled.fit, 50), wanted, 1.0)[0].low < -10
 
 

@@ -154,3 +154,12 @@ def test_bands_of_a_law_end_where_scores_do(tmp_path, monkeypatch):
     monkeypatch.setattr(law_figures, "save", seen)
     law_figures.draw(law, [], "t", tmp_path / "f.svg")
     assert len(kept) > 100 and min(y for _, y in kept) == 0.0
+
+
+def test_a_laws_scores_end_where_the_sweeps_do(tmp_path):
+    sweep = make(tmp_path)
+    assert law_section.ends(sweep, "held_out") == (0.0, 100.0)
+    assert law_section.ends(sweep, "normalized mmlu_cot") == (-np.inf, 100.0)
+    assert law_section.ends(sweep, "muffin_stsb:validation") == (-np.inf, np.inf)  # a correlation
+    assert law_section.ends(sweep, law_cells.LOSS) == (0.0, np.inf)
+    assert law_section.ends(sweep, "a suite that was removed") == (-np.inf, np.inf)

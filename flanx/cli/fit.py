@@ -76,8 +76,8 @@ def run(args: argparse.Namespace) -> int:
     entries: list[prediction.Entry] = []
     for number, (score, of_score) in enumerate(cells.items(), 1):
         chance = next(grid.chance[score] for grid in grids if score in grid.chance)
-        rescaled = any(score in grid.normalized for grid in grids)
-        data = gather(of_score, over, chance, score == LOSS, rescaled)
+        ends = next(grid.ends[score] for grid in grids if score in grid.ends)
+        data = gather(of_score, over, chance, score == LOSS, ends)
         if idle := [name for name in over or () if name not in data.variables]:
             why = "not known of every cell, the same in all of them, or given by the others"
             print(f"note: the law of {score} has no {' or '.join(idle)}: {why}")
@@ -114,12 +114,13 @@ def _expect_different(names: Sequence[str]) -> None:
 
 
 class _Grid:
-    """The cells of one sweep or table, {score: cells}, each score's chance level, which may be below 0, and the meaning
-    of labels."""
+    """The cells of one sweep or table, {score: cells}, each score's chance level, which may be below 0, its lower and
+    upper bound, and the meaning of labels."""
 
-    def __init__(self, cells: Mapping[str, list[Cell]], chance: Mapping[str, float]) -> None:
-        self.cells, self.chance = cells, chance
-        self.normalized: set[str] = set()
+    def __init__(
+        self, cells: Mapping[str, list[Cell]], chance: Mapping[str, float], ends: Mapping[str, tuple[float, float]]
+    ) -> None:
+        self.cells, self.chance, self.ends = cells, chance, ends
         self.labels: Mapping[tuple[str, str], float] = {}
 
 
@@ -131,16 +132,15 @@ def _read(name: str) -> _Grid:
     """The cells of a sweep folder or of published scores."""
     if _is_published(name):
         found = published_cell.cells(name)
-        grid = _Grid(found, {score: published_cell.chance(score) for score in found})
-        grid.normalized = {score for score in found if score.startswith("normalized")}
-        return grid
+        chances = {score: published_cell.chance(score) for score in found}
+        return _Grid(found, chances, {score: published_cell.ends(score) for score in found})
     if not report.is_sweep(name) or name.endswith(".gin"):
         raise UserError(f"{name} is not the folder of a sweep; give one that `flanx sweep` wrote, or published:3")
     sweep = report.read(name)
     outcomes = results.collect(sweep, State(sweep.out_dir).statuses(sweep.points()))
     found = law_cells.cells(sweep, statistics.mean_scores(sweep, outcomes).values(), outcomes)
-    grid = _Grid(found, {score: law_section.chance(sweep, score) for score in found})
-    grid.normalized = {score for score in found if law_section.is_normalized(sweep, score)}
+    chances = {score: law_section.chance(sweep, score) for score in found}
+    grid = _Grid(found, chances, {score: law_section.ends(sweep, score) for score in found})
     grid.labels = law_cells.labels(sweep, outcomes)
     return grid
 

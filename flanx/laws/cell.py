@@ -97,19 +97,14 @@ class Data:
       variables: those that vary among the cells, none a function of the others.
       y: (cells,); the means over seeds.
       floor: the score by chance, in percent; is_loss: whether `y` are losses, not scores in percent.
-      is_normalized: whether scores are rescaled from chance and 100, and may be negative.
+      ends: the lower and upper bound of `y`.
     """
 
     cells: tuple[Cell, ...]
     variables: tuple[str, ...]
     floor: float = 0.0
     is_loss: bool = False
-    is_normalized: bool = False
-
-    @property
-    def ends(self) -> tuple[float, float]:
-        """The lower and upper bound of a score, or a loss."""
-        return -math.inf if self.is_normalized else 0.0, math.inf if self.is_loss else 100.0
+    ends: tuple[float, float] = (0.0, 100.0)
 
     @property
     def y(self) -> np.ndarray:
@@ -163,7 +158,7 @@ def gather(
     over: Sequence[str] | None = None,
     floor: float = 0.0,
     is_loss: bool = False,
-    is_normalized: bool = False,
+    ends: tuple[float, float] = (0.0, 100.0),
 ) -> Data:
     """The measured cells as data, over the given variables, or over those that vary.
 
@@ -182,7 +177,7 @@ def gather(
         if _is_new(column, columns):
             found.append(name)
             columns.append(column)
-    return Data(measured, tuple(found), floor, is_loss, is_normalized)
+    return Data(measured, tuple(found), floor, is_loss, ends)
 
 
 def _is_new(column: np.ndarray, columns: Sequence[np.ndarray]) -> bool:

@@ -3,6 +3,7 @@
 Single runs, without printed items or seeds: their noise is taken from a law's misfit.
 """
 
+import math
 import re
 from collections.abc import Mapping
 
@@ -47,3 +48,8 @@ def chance(score: str) -> float:
     """The chance score, in percent; BBH's differs by task, and is taken as 0."""
     family = score.partition("_")[0]
     return metrics.BOUNDS[family][0] if family in metrics.BOUNDS else 0.0
+
+
+def ends(score: str) -> tuple[float, float]:
+    """The lower and upper bound of a score: normalized ones may be negative."""
+    return -math.inf if score.startswith("normalized") else 0.0, 100.0

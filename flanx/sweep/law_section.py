@@ -1,5 +1,6 @@
 """The scaling sections of a sweep's report: the law of each score, predictions and their outcomes."""
 
+import math
 import pathlib
 import sys
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,7 @@ from flanx.laws import prediction
 from flanx.laws.cell import Cell, Data, gather
 from flanx.laws.form import FORMS
 from flanx.laws.law import Law
-from flanx.sweep import law_cells, law_figures, statistics
+from flanx.sweep import law_cells, law_figures, score_expressions, statistics
 from flanx.sweep.document import Section, Table
 from flanx.sweep.grid import Sweep
 from flanx.sweep.law_cells import LOSS
@@ -40,9 +41,14 @@ def chance(sweep: Sweep, score: str) -> float:
     return metrics.BOUNDS[spec.family][0] if spec.family in metrics.BOUNDS else 0.0
 
 
-def is_normalized(sweep: Sweep, score: str) -> bool:
-    """Whether a score is rescaled from chance, and may be negative."""
-    return any(term.startswith("normalized") for term in _terms(sweep, score))
+def ends(sweep: Sweep, score: str) -> tuple[float, float]:
+    """The lower and upper bound of a score, or of a loss; infinite where its suite is not known any more."""
+    if score == LOSS:
+        return 0.0, math.inf
+    try:
+        return score_expressions.ends(_terms(sweep, score))
+    except UserError:
+        return -math.inf, math.inf
 
 
 def _terms(sweep: Sweep, score: str) -> list[str]:
@@ -52,7 +58,7 @@ def _terms(sweep: Sweep, score: str) -> list[str]:
 
 def data(sweep: Sweep, score: str, cells: Sequence[Cell], over: Sequence[str] | None = None) -> Data:
     """The cells of one of the sweep's scores as data for a law, over these variables or all that vary."""
-    return gather(cells, over, chance(sweep, score), score == LOSS, is_normalized(sweep, score))
+    return gather(cells, over, chance(sweep, score), score == LOSS, ends(sweep, score))
 
 
 def fit_all(sweep: Sweep, cells: Mapping[str, Sequence[Cell]]) -> list[Law]:
