@@ -112,9 +112,9 @@ def restart_samples(state: State, begins: jax.Array, sample: jax.Array, *, share
     )
 
 
-def advance_rows(model: Model, params: Params, state: State, until: jax.Array, steps: jax.Array, **how: Any) -> State:
-    """Steps until `until` rows are free, at most `steps` times; donates the state. `how`: the `method`, the number
-    `eos_id`, and the leaves of the cache that are `shared`."""
+def advance_rows(model: Model, params: Params, state: State, until: Any, steps: Any, **how: Any) -> State:
+    """Steps until `until` rows are free, at most `steps` times (i32[] each); donates the state. `how`: the `method`,
+    the number `eos_id`, and the leaves of the cache that are `shared`."""
     return _compiled(product_library.has_eigen_steps(params))(model, params, state, until, steps, **how)
 
 
