@@ -15,7 +15,9 @@ LARGE = {"kernel": jax.ShapeDtypeStruct((1024, 2048), jnp.float32)}  # 8 MiB
 
 
 @pytest.fixture(autouse=True)
-def _asked_anew() -> Iterator[None]:
+def _on_one_cpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As a command runs; the tests' CPU is eight devices."""
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
     product_library._prefers_eigen.cache_clear()
     yield
     product_library._prefers_eigen.cache_clear()
@@ -35,6 +37,9 @@ def test_eigen_is_for_all_but_the_smallest_models_on_avx2_alone(
     assert not product_library.has_eigen_steps({"kernel": jax.ShapeDtypeStruct((1024, 2047), jnp.float32)})
     assert not on_processor("avx avx2 avx512f avx512bw", tmp_path, monkeypatch)
     assert not on_processor("asimd bf16", tmp_path, monkeypatch)
+    with monkeypatch.context() as several:
+        several.setattr(jax, "device_count", lambda: 2)
+        assert not on_processor("avx avx2", tmp_path, monkeypatch)
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
     assert not on_processor("avx avx2", tmp_path, monkeypatch)
 

@@ -11,6 +11,7 @@ import pathlib
 
 import jax
 
+from flanx.decoding import row_block
 from flanx.models import Params
 
 EIGEN = {"xla_cpu_experimental_ynn_fusion_type": ""}  # no fusion for YNNPACK
@@ -20,12 +21,13 @@ CPU_INFO = pathlib.Path("/proc/cpuinfo")
 
 def has_eigen_steps(params: Params) -> bool:
     """Whether the decoding steps of a model with these parameters are compiled with the options `EIGEN`."""
-    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(params)) >= SMALLEST and _prefers_eigen()
+    is_large = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(params)) >= SMALLEST
+    return is_large and row_block.on_one_cpu() and _prefers_eigen()
 
 
 @functools.cache
 def _prefers_eigen() -> bool:
-    return jax.default_backend() == "cpu" and is_avx2_only() and _is_known(EIGEN)
+    return is_avx2_only() and _is_known(EIGEN)
 
 
 def is_avx2_only() -> bool:
