@@ -68,6 +68,26 @@ def signals_as_interrupt() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def stops_deferred() -> Iterator[None]:
+    """Ctrl-C, SIGTERM and SIGHUP that would raise in this block do so at its end: for starting a program, which would
+    otherwise be running with nobody holding its Popen. Main thread only, where Python handles signals."""
+    came: list[int] = []
+    kept = {}
+    if threading.current_thread() is threading.main_thread():
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+        kept = {number: handler for number, handler in handlers.items() if callable(handler)}
+    for number in kept:
+        signal.signal(number, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
+        for number in came:
+            signal.raise_signal(number)
+
+
+@contextlib.contextmanager
 def preempted(message: str) -> Iterator[None]:
     """Raises Preempted with this message on SIGTERM, SIGHUP and Ctrl-C."""
     with signals_as_interrupt():

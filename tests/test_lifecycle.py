@@ -251,6 +251,28 @@ def test_ctrl_c_leaves_nothing(cloud, program, call):
         assert stage() == record.ENDED
 
 
+@pytest.mark.parametrize(("program", "call"), [("tpu-vm", "docker run"), ("jobset", "kubectl create")])
+def test_ctrl_c_as_a_program_starts_ends_it_too(cloud, monkeypatch, program, call):
+    """It runs in its own session, only its Popen can end it: without one, hosts would be made after their removal."""
+    cloud.answer("queued-resources describe", NOT_FOUND, ACTIVE)
+    cloud.answer("get jobset", {"status": 1, "err": "NotFound"})
+    cloud.answer(call, {"sleep": 60})
+    started = []
+
+    class Interrupted(subprocess.Popen):
+        def _execute_child(self, args, *rest, **options):
+            super()._execute_child(args, *rest, **options)
+            if call in " ".join(args):
+                started.append(self.pid)
+                signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(subprocess, "Popen", Interrupted)
+    assert launch(program) == 130 and started
+    for pid in started:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
 def test_a_second_ctrl_c_says_what_is_left(cloud, capsys):
     tpu_vm(cloud, ACTIVE)
     cloud.answer("docker run", {"sleep": 60})

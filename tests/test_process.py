@@ -52,3 +52,13 @@ def test_a_signal_that_is_ignored_stays_so():
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_stop_as_a_program_starts_comes_once_it_is_held(number):
+    before = signal.getsignal(number)
+    held = []
+    with pytest.raises(Preempted, match="saved"), process.preempted("saved"), process.stops_deferred():
+        signal.raise_signal(number)
+        held.append("its Popen")
+    assert held and signal.getsignal(number) == before

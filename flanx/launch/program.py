@@ -15,6 +15,7 @@ from typing import NamedTuple, TextIO
 from flanx.coordination import LOST
 from flanx.errors import UserError
 from flanx.launch.job import Words
+from flanx.process import stops_deferred
 
 ANSWER_S = 900.0  # for a program that answers and exits; the slowest creates a queued resource or pushes an image
 PERIOD = 0.05  # seconds between polls of running programs
@@ -43,16 +44,19 @@ def require(*names: str) -> None:
 
 def run(words: Words, limit: float = ANSWER_S) -> Result:
     """Runs a program to completion in its own session: Ctrl-C reaches only this process, which then ends it."""
-    process = _start(words)
+    process = None
     try:
+        with stops_deferred():
+            process = _start(words)
         out, err = process.communicate(timeout=limit)
     except subprocess.TimeoutExpired:
         return Result(124, "", f"{words[0]} did not answer within {limit:.0f} s")
     finally:
-        end(process, 5.0)
-        for pipe in (process.stdout, process.stderr):
-            if pipe:
-                pipe.close()
+        if process:
+            end(process, 5.0)
+            for pipe in (process.stdout, process.stderr):
+                if pipe:
+                    pipe.close()
     return Result(process.returncode, out, err)
 
 
@@ -97,10 +101,12 @@ class Streams:
         folder.mkdir(parents=True, exist_ok=True)
         try:
             for tag, words in hosts.items():
-                process = self.processes[tag] = _start(words, subprocess.STDOUT, env)
-                thread = threading.Thread(target=self._copy, args=(tag, process, folder / f"{tag}.log"), daemon=True)
-                thread.start()
-                self._threads.append(thread)
+                with stops_deferred():
+                    process = self.processes[tag] = _start(words, subprocess.STDOUT, env)
+                    log = folder / f"{tag}.log"
+                    thread = threading.Thread(target=self._copy, args=(tag, process, log), daemon=True)
+                    thread.start()
+                    self._threads.append(thread)
         except BaseException:
             self.stop(5.0)
             raise

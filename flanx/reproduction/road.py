@@ -19,7 +19,7 @@ import flanx
 from flanx.errors import Preempted, UserError, nearest
 from flanx.files import check_types, read_json, write_atomic
 from flanx.launch.job import Words, typed
-from flanx.process import preempted
+from flanx.process import preempted, stops_deferred
 from flanx.reproduction.stage import Stage, digest, set_aside
 from flanx.sweep.state import inheritable_lock
 
@@ -197,19 +197,22 @@ class Road:
         """
         out = self.folder / MARKS / "output.txt"  # no pipe: it would break a command that outlives this process
         with open(out, "w") if is_read else contextlib.nullcontext() as file:
-            process = subprocess.Popen(
-                [*PROGRAM, *words],
-                stdout=file,
-                env={**os.environ, "PYTHONUNBUFFERED": "1", **self.environment},
-                pass_fds=[self._lock],
-                start_new_session=True,
-            )
+            process = None
             try:
+                with stops_deferred():
+                    process = subprocess.Popen(
+                        [*PROGRAM, *words],
+                        stdout=file,
+                        env={**os.environ, "PYTHONUNBUFFERED": "1", **self.environment},
+                        pass_fds=[self._lock],
+                        start_new_session=True,
+                    )
                 status = process.wait()
             except KeyboardInterrupt:
-                with contextlib.suppress(ProcessLookupError):
-                    process.terminate()
-                process.wait()
+                if process:
+                    with contextlib.suppress(ProcessLookupError):
+                        process.terminate()
+                    process.wait()
                 status = PREEMPTED
         return status, out.read_text(encoding="utf-8", errors="replace") if is_read else ""
 
