@@ -32,6 +32,7 @@ def until(arguments: Sequence[str], mark: str, cache: pathlib.Path) -> tuple[flo
     """Seconds from the start of `flanx ARGUMENTS` to the output line with `mark`, or to its end if there is none; and
     the Unix time of its start."""
     env = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONUNBUFFERED": "1", "JAX_COMPILATION_CACHE_DIR": str(cache)}
+    env.pop("PYTHONDONTWRITEBYTECODE", None)  # modules are compiled once, as where it is not set
     env |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
     command, seconds, began, said = [sys.executable, "-m", "flanx", *arguments], 0.0, time.time(), []
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}

@@ -19,6 +19,7 @@ os.environ["XLA_FLAGS"] = " ".join(
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 os.environ["FLANX_IMPORTS"] = "tests"  # gin files of the tests bind functions of theirs
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else every command that a test starts compiles all of flanx again
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     # Most of the suite's time would be compilation of the same small programs. The workers and the commands that tests
     # start inherit these; a limit of size makes jax lock the folder.
