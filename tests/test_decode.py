@@ -43,7 +43,7 @@ def run(given: list[list[int]] | None = None, **options: Any) -> list[decode.Out
     return decode.generate(MODEL, params(), given if given is not None else prompts(), **settings)
 
 
-def forced(given: list[list[int]], targets: list[list[int]]) -> np.ndarray:
+def forced(given: list[list[int]], targets: list[list[int]], model: t5.T5 = MODEL, drawn: Any = None) -> np.ndarray:
     """Log-probabilities f32[B, T, V] with the right answer fed at every step, in one pass without a cache."""
     inputs = length_buckets.pad_rows(given, len(given), 64)
     wanted = length_buckets.pad_rows(targets, len(given), 13)
@@ -56,7 +56,7 @@ def forced(given: list[list[int]], targets: list[list[int]]) -> np.ndarray:
         "decoder_segment_ids": np.ones_like(wanted),
         "decoder_positions": np.broadcast_to(np.arange(13, dtype=np.int32), wanted.shape),
     }
-    return np.asarray(jax.jit(lambda p, b: jax.nn.log_softmax(MODEL.logits(p, b)))(params(), batch))
+    return np.asarray(jax.jit(lambda p, b: jax.nn.log_softmax(model.logits(p, b)))(drawn or params(), batch))
 
 
 def test_greedy_follows_teacher_forcing() -> None:
@@ -266,6 +266,26 @@ def test_beam_equals_hugging_face(beams: int, penalty: float) -> None:
     kept = [ours(o.tokens[i]) if i < len(o.tokens) else [] for o in found for i in range(beams)]
     assert kept == wanted
     assert all(o.scores == sorted(o.scores, reverse=True) for o in found)
+
+
+@pytest.mark.parametrize("penalty", [0.0, 1.0, 2.0])
+def test_with_as_many_beams_as_sequences_the_best_are_found(penalty: float) -> None:
+    """All sequences of up to three of six tokens, each scored by teacher forcing."""
+    model = dataclasses.replace(MODEL, vocab_size=6)
+    shapes = jax.eval_shape(lambda key: nn.unbox(model.init(key)), jax.random.key(0))
+    rng = np.random.default_rng(3)
+    drawn = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape) * 0.3, x.dtype), shapes)
+    others = [token for token in range(6) if token != 1]
+    sequences = [[1], *([a, 1] for a in others), *([a, b, c] for a in others for b in others for c in range(6))]
+    given = [4, 2, 5, 1]
+    logp = forced([given] * len(sequences), sequences, model, drawn)
+    sums = [sum(logp[i, j, token] for j, token in enumerate(each)) for i, each in enumerate(sequences)]
+    order = np.argsort([-total / len(each) ** penalty for total, each in zip(sums, sequences, strict=True)])
+    wanted = [[token for token in sequences[i] if token != 1] for i in order[:8]]
+    (found,) = beam_search.search(
+        model, drawn, [given], max_new=3, method=beam_search.Beam(30, penalty), batching=Batching(8, (64,))
+    )
+    assert found.tokens[:8] == wanted and len({len(tokens) for tokens in wanted}) > 1
 
 
 def test_beam_batched_equals_alone() -> None:
