@@ -13,6 +13,7 @@ import flanx.convert
 from flanx import checkpoint
 from flanx.cli import main
 from flanx.convert import hf, safetensor
+from flanx.convert.architecture import read_model
 from flanx.convert.lazy_tensor import BFLOAT16, in_memory, parameters
 from flanx.errors import UserError
 from flanx.storage import open_storage
@@ -438,3 +439,14 @@ def test_files_outside_the_folder_pipes_and_absurd_sizes_are_refused(tmp_path: p
     os.mkfifo(weights)
     with pytest.raises(UserError, match="not a regular file"):
         hf.read(open_storage(folder))
+
+
+def test_the_model_of_a_checkpoint_is_given_again_only_in_its_sizes(tmp_path):
+    """A gin file of a model that is named next to MODEL."""
+    folder = str(write(tmp_path))
+    found = read_model(folder)
+    again = dataclasses.replace(found, dropout_rate=0.25, remat="full")
+    assert read_model(folder, again) is again
+    wider = dataclasses.replace(found, mlp_dim=found.mlp_dim + 8)
+    with pytest.raises(UserError, match=rf"is a T5 with mlp_dim {found.mlp_dim} \(gin: {wider.mlp_dim}\): leave out"):
+        read_model(folder, wider)

@@ -5,6 +5,7 @@ import pathlib
 from typing import Any
 
 import pytest
+import sentencepiece
 
 from flanx.data import vocabulary
 from flanx.data.sentencepiece_model import of_tokenizer
@@ -47,6 +48,19 @@ def test_ids_and_texts_are_those_of_the_model(folder):
         assert ours.encode(text) == theirs.encode(text), text
         assert ours.decode(ours.encode(text)) == theirs.decode(theirs.encode(text)), text
     assert vocabulary.load(str(folder / "saved" / "tokenizer.json")).fingerprint == ours.fingerprint
+
+
+def test_pieces_and_scores_of_a_tokenizer_are_those_of_the_model(tmp_path):
+    """Without transformers, an extra: a file that is written here, without the normalizer's table, for plain text."""
+    theirs = vocabulary.load(t5_vocabulary.train(tmp_path))._processor
+    pieces = [[theirs.IdToPiece(i), theirs.GetScore(i)] for i in range(theirs.GetPieceSize())]
+    sentinels = [[f"<extra_id_{n}>", 0.0] for n in (1, 0)]
+    whole = {"model": {"type": "Unigram", "unk_id": 2, "vocab": pieces + sentinels}, "normalizer": None}
+    model, extra = of_tokenizer(json.dumps(whole).encode(), "x/tokenizer.json")
+    ours = sentencepiece.SentencePieceProcessor(model_proto=model)
+    assert extra == 2 and [[ours.IdToPiece(i), ours.GetScore(i)] for i in range(ours.GetPieceSize())] == pieces
+    for text in ("Question: 5 + 5", "The answer is 12. A: b", "unknown ∮ zzz"):
+        assert ours.EncodeAsIds(text) == theirs.EncodeAsIds(text), text
 
 
 def test_seqio_reads_the_same_model(folder, tmp_path, monkeypatch):
