@@ -64,7 +64,8 @@ EXTRAS = {
     "serve": SERVE,
     "dev": [
         *("pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "ruff>=0.9", "setuptools>=77", "wheel>=0.43"),
-        *SERVE,  # its tests run everywhere
+        *SERVE,  # its tests run everywhere, and those of the hub and of its files; torch and transformers are too large
+        *("huggingface_hub>=0.30", "safetensors>=0.5"),
     ],
     "docs": DOCS,
     "check": [  # type checkers (pyright runs on the Node.js of a wheel), the docs site, packaging
