@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import random
+import re
 import subprocess
 import sys
 
@@ -258,6 +259,17 @@ def test_worker_programs_write_the_same_bytes_and_a_dead_one_costs_its_task(tabl
     run(tmp_path, "here")
     arrays = [{k: v for k, v in content(tmp_path / n).items() if k.endswith(".npy")} for n in ("store", "here")]
     assert arrays[0] == arrays[1]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_rows_that_are_left_out_are_named_once_whoever_reads_them(tables, tmp_path, capsys, workers):
+    """Worker programs keep their output to themselves; several styles read the same rows."""
+    file = tmp_path / "data" / "mini" / "a.tsv"
+    file.write_text("no answer\n" + file.read_text())
+    run(tmp_path, tasks=["mini_a"], workers=workers, quiet=False, styles=["zsopt", "fsopt"])
+    said = capsys.readouterr().err
+    assert len(re.findall(r"task mini_a: \S*mini/a.tsv:1: .*\(row left out\)", said)) == 1, said
+    assert said.count("task mini_a: bad rows left out of 'train': 1\n") == 1
 
 
 def test_a_users_own_seqio_task(tables, tmp_path, monkeypatch):

@@ -248,7 +248,7 @@ def _run(
     totals = collections.Counter(planned[job.shard.task].metadata["collection"] for job in jobs)
     done: collections.Counter[str] = collections.Counter()
     written: collections.Counter[str] = collections.Counter()
-    with Progress(quiet) as progress:
+    with Progress(quiet) as progress, contextlib.nullcontext() if quiet else build_worker.warnings_to(progress.note):
 
         def count(job: Job, examples: int, jobs: int = 0) -> None:
             name = planned[job.shard.task].metadata["collection"]

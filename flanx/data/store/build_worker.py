@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import gc
 import json
+import logging
 import os
 import queue
 import resource
@@ -23,8 +24,35 @@ from typing import IO, Any
 from flanx.data.store.build_job import Job, run
 from flanx.errors import UserError
 
+_log = logging.getLogger("flanx")  # bad rows are reported there
 LARGEST = 2 << 30  # bytes of memory above which a worker is replaced between jobs: TensorFlow never frees graphs
 CONTAINERS = 100_000  # gc threshold; rendering creates no cycles, and Python's default of 700 costs a fifth of its time
+
+
+class Warnings(logging.Handler):
+    """Gives each warning's text to `write` once: a task's rows are read for each of its styles and shards."""
+
+    def __init__(self, write: Callable[[str], object]) -> None:
+        super().__init__(logging.WARNING)
+        self._write, self._written = write, set[str]()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if (text := record.getMessage()) not in self._written:
+            self._written.add(text)
+            self._write(text)
+
+
+@contextlib.contextmanager
+def warnings_to(write: Callable[[str], object]) -> Iterator[None]:
+    """Gives the warnings of flanx to `write` alone, each once."""
+    handler, propagate = Warnings(write), _log.propagate
+    _log.addHandler(handler)
+    _log.propagate = False
+    try:
+        yield
+    finally:
+        _log.removeHandler(handler)
+        _log.propagate = propagate
 
 
 @dataclasses.dataclass
@@ -109,6 +137,9 @@ def run_in_processes(jobs: Iterable[Job], workers: int, report: Callable[[Job, i
             if reply is not None and "count" in reply:
                 report(worker.job, reply["count"])
                 continue
+            if reply is not None and "warning" in reply:
+                _log.warning("%s", reply["warning"])
+                continue
             if reply is None:
                 yield Outcome(worker.job, reason=_exit_reason(worker.process.wait()), details=worker.log_tail())
             else:
@@ -144,6 +175,7 @@ def main() -> None:
     gc.set_threshold(CONTAINERS)
     replies = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # anything printed goes to the log
+    _log.addHandler(Warnings(lambda text: print(json.dumps({"warning": text}), file=replies)))
     jobs: queue.Queue[str] = queue.Queue()
 
     def listen() -> None:

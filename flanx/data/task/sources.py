@@ -357,7 +357,7 @@ def rows(
     if bad and not good and shard == (0, 1):
         raise UserError(f"task {spec.name}: every row of '{split}' is bad, the last at {last}")
     if bad:
-        _log.warning("task %s: %d bad rows left out of '%s'", spec.name, bad, split)
+        _log.warning("task %s: bad rows left out of '%s': %d", spec.name, split, bad)
 
 
 def report_bad(spec: TaskSpec, location: str, reason: BadRow, bad: int, limit: int) -> None:
