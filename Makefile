@@ -101,7 +101,7 @@ docs-version: $(CHECK)/.ready
 	@NO_MKDOCS_2_WARNING=1 PATH="$(CURDIR)/$(CHECK)/bin:$$PATH" $(CHECK)/bin/mike deploy --update-aliases $(VERSION) latest
 	@NO_MKDOCS_2_WARNING=1 PATH="$(CURDIR)/$(CHECK)/bin:$$PATH" $(CHECK)/bin/mike set-default latest
 
-# The whole road of docs/reproduce.md in miniature, six minutes.
+# The whole road of docs/reproduce.md in miniature, eight minutes.
 rehearse: $(READY)
 	@$(BIN)/flanx reproduce flan_t5_small --rehearse
 

@@ -139,10 +139,12 @@ def test_urls_of_files_and_links_mean_their_file(output, tmp_path):
 
 def test_what_a_file_holds_is_said_when_it_is_added(output, tmp_path, capsys):
     path = tmp_path / "x.jsonl"
-    path.write_text('{"q": "a", "a": "b"}\n\n{"q": "a", "a": "b"}\n{"q": "c", "a": NaN}\n{"q": "d"}\n')
+    rows = '{"q": "a", "a": "b"}\n\n{"q": "a", "a": "b"}\n{"q": "c", "a": NaN}\n{"q": "d"}\n{"q": 1\n{"q": "e"}\n'
+    path.write_text(rows)
     assert main(["tasks", "add", str(path), "--inputs", "q", "--targets", "a", "--output", str(output)]) == 0
     said = capsys.readouterr().out
-    assert "2 rows; 1 of them repeat another one; 2 left out, the first at" in said and "x.jsonl:4: 'a' is nan" in said
+    assert "2 rows; repeated: 1; left out: 4 (" in said and "x.jsonl:4: 'a' is nan, not a number; " in said
+    assert "x.jsonl:5: no column 'a', and 1 like it; " in said and "x.jsonl:6: not JSON" in said
     path.write_bytes("q,a\ncafé,b\n".encode("cp1252"))
     path = path.rename(tmp_path / "y.csv")
     before = sorted(output.rglob("*"))
@@ -212,7 +214,7 @@ def test_other_files_are_the_other_splits(output, tmp_path, capsys):
     files = ("--validation", str(tmp_path / "dev [1].csv"), "--test", str(tmp_path / "t.jsonl"))
     assert add(output, tmp_path / "x.csv", *files) == 0
     said = capsys.readouterr().out
-    assert f"validation: 2 rows of {tmp_path}/dev [1].csv; 1 of them repeat another one; 1 left out, the first" in said
+    assert f"validation: 2 rows of {tmp_path}/dev [1].csv; repeated: 1; left out: 1 (" in said
     assert "t.jsonl; 1 of them ask what a row of x.csv asks" in said and "metric number, for numbers" in said
     assert of_split("own_x", "train") == [("one", "1"), ("two", "2")]
     assert of_split("own_x", "validation") == [("three", "3")] * 2 and of_split("own_x", "test") == [("two", "4")]

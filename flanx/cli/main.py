@@ -116,7 +116,7 @@ class Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command. Exit status: 0 done, 1 some part failed, 2 bad input, 75 preempted and saved."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    parser = Parser(prog="flanx", description=flanx.__doc__)
+    parser = Parser(prog="flanx", description=(flanx.__doc__ or "").partition("\n")[0])
     parser.add_argument("--version", action="version", version=flanx.__version__)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     name = arguments[0] if arguments and not arguments[0].startswith("-") else None

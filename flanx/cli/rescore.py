@@ -62,6 +62,8 @@ def _run(args: argparse.Namespace, names: Sequence[str]) -> int:
         raise UserError("--check writes nothing, and --scorer keeps what it reads: leave one of them out")
     scorer = scorers.load(args.scorer) if args.scorer is not None else None
     changed = [_rescore(folder, args.check, scorer) for folder in folders]
+    if args.check:
+        print(f"{len(changed)} checked: " + (f"{sum(changed)} differ" if any(changed) else "nothing differs"))
     return int(args.check and any(changed))
 
 

@@ -104,7 +104,8 @@ class _File:
     of its question and of both texts.
 
     labels: counts of the answers, None if there are too many; words: counts of answer lengths in words; wordy: answers
-    without a digit; indexes: rows whose answer is the 0-based index of an option rather than its text.
+    without a digit; indexes: rows whose answer is the 0-based index of an option rather than its text; bad: rows left
+    out, by reason; first_bad: the place of the first of each.
     """
 
     path: pathlib.Path
@@ -120,8 +121,8 @@ class _File:
     numbers: bool = True
     wordy: int = 0
     indexes: int = 0
-    bad: int = 0
-    first_bad: str = ""
+    bad: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    first_bad: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def is_table(self) -> bool:
@@ -152,8 +153,8 @@ class _File:
         repeated = len(self.pairs) - len(set(self.pairs))
         return (
             rows
-            + (f"; {repeated:,} of them repeat another one" if repeated else "")
-            + (f"; {self.bad:,} left out, the first at {self.first_bad}" if self.bad else "")
+            + (f"; repeated: {repeated:,}" if repeated else "")
+            + (f"; left out: {self.bad.total():,} ({_reasons(self.bad, self.first_bad)})" if self.bad else "")
         )
 
 
@@ -162,7 +163,8 @@ def _look(path: pathlib.Path, inputs: str, targets: str, options: str) -> _File:
     if path.is_file() and text.kind_of(path) not in KINDS:
         raise UserError(f"{path}: give a .jsonl, .json, .tsv or .csv file, .gz or not")
     found: _File | None = None
-    bad, first_bad = 0, ""
+    bad: collections.Counter[str] = collections.Counter()
+    first_bad: dict[str, str] = {}
     for location, record in text.records(path, escaped=True):
         try:
             if isinstance(record, BadRow):
@@ -178,11 +180,18 @@ def _look(path: pathlib.Path, inputs: str, targets: str, options: str) -> _File:
                     raise BadRow(f"empty {name}")
             found.add(record[found.inputs], _answer(record, found))
         except BadRow as error:
-            bad, first_bad = bad + 1, first_bad or f"{location}: {error}"
+            bad[str(error)] += 1
+            first_bad.setdefault(str(error), location)
     if found is None or not found.places:
-        raise UserError(f"{path}: no row with both texts" + (f"; {first_bad}" if first_bad else ""))
+        raise UserError(f"{path}: no row with both texts" + (f"; {_reasons(bad, first_bad)}" if bad else ""))
     found.bad, found.first_bad = bad, first_bad
     return found
+
+
+def _reasons(bad: collections.Counter[str], first_bad: dict[str, str]) -> str:
+    """Why rows are left out: of each reason, up to three, the place of the first row and the number of others."""
+    shown = [f"{first_bad[why]}: {why}" + (f", and {n - 1:,} like it" if n > 1 else "") for why, n in bad.items()]
+    return "; ".join(shown[:3]) + (f"; and {len(shown) - 3} more reasons" if len(shown) > 3 else "")
 
 
 def _answer(record: dict[str, Any], file: _File) -> str:
