@@ -83,8 +83,8 @@ def stops_deferred() -> Iterator[None]:
     finally:
         for number, handler in kept.items():
             signal.signal(number, handler)
-        for number in came:
-            signal.raise_signal(number)
+        for stop in came:
+            signal.raise_signal(stop)
 
 
 @contextlib.contextmanager

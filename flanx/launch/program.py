@@ -49,6 +49,7 @@ def run(words: Words, limit: float = ANSWER_S) -> Result:
         with stops_deferred():
             process = _start(words)
         out, err = process.communicate(timeout=limit)
+        return Result(process.returncode, out, err)
     except subprocess.TimeoutExpired:
         return Result(124, "", f"{words[0]} did not answer within {limit:.0f} s")
     finally:
@@ -57,7 +58,6 @@ def run(words: Words, limit: float = ANSWER_S) -> Result:
             for pipe in (process.stdout, process.stderr):
                 if pipe:
                     pipe.close()
-    return Result(process.returncode, out, err)
 
 
 def _start(words: Words, stderr: int = subprocess.PIPE, env: Mapping[str, str] | None = None) -> subprocess.Popen:
