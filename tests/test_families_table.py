@@ -163,6 +163,15 @@ def test_rows_are_of_tasks_by_a_field_or_by_a_path(folder: Folder) -> None:
     ]
 
 
+def test_another_form_of_the_rows_is_read_only_where_their_own_is_absent(folder: Folder) -> None:
+    table = CAPITALS + 'other = {source = "csv:x.csv", fields = "keep(question=Asked, capital=City)"}\n'
+    folder.write(table, ROWS)
+    (folder.path / "x.csv").write_text("Asked,City\nWhich city is the capital of Chile?,Santiago\n")
+    assert [item.targets for item in registry.load("capitals", "").items][0] == ("Paris",)
+    (folder.path / "capitals.jsonl").unlink()
+    assert [item.targets for item in registry.load("capitals", "").items] == [("Santiago",)]
+
+
 def test_exemplars_list_their_own_options_and_match_a_field(folder: Folder) -> None:
     table = MORE.replace("sums.jsonl", "{split}.jsonl") + 'shots = 1\nexemplars = "dev"\nmatch = "kind"\n'
     table += 'exemplar = "{q} [{options}] {target} by {kind}\\n"\nseparator = " "\n'
