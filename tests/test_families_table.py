@@ -167,7 +167,7 @@ def test_another_form_of_the_rows_is_read_only_where_their_own_is_absent(folder:
     table = CAPITALS + 'other = {source = "csv:x.csv", fields = "keep(question=Asked, capital=City)"}\n'
     folder.write(table, ROWS)
     (folder.path / "x.csv").write_text("Asked,City\nWhich city is the capital of Chile?,Santiago\n")
-    assert [item.targets for item in registry.load("capitals", "").items][0] == ("Paris",)
+    assert registry.load("capitals", "").items[0].targets == ("Paris",)
     (folder.path / "capitals.jsonl").unlink()
     assert [item.targets for item in registry.load("capitals", "").items] == [("Santiago",)]
 
