@@ -95,6 +95,7 @@ def clean(name: str) -> str:
 
 KINDS = ("jsonl", "json", "tsv", "csv")
 NUMBER = re.compile(r"[-+]?[$€£]?\s?[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?(?:[eE][-+]?\d+)?\s?%?")
+SHOWN = 3  # kinds of reasons why rows are left out
 MOST_LABELS = 20  # answers are labels if at most this many are distinct, each given at least twice, on average thrice
 
 
@@ -105,7 +106,7 @@ class _File:
 
     labels: counts of the answers, None if there are too many; words: counts of answer lengths in words; wordy: answers
     without a digit; indexes: rows whose answer is the 0-based index of an option rather than its text; bad: rows left
-    out, by reason; first_bad: the place of the first of each.
+    out; first_bad: the first of each kind of reason, up to three.
     """
 
     path: pathlib.Path
@@ -121,7 +122,7 @@ class _File:
     numbers: bool = True
     wordy: int = 0
     indexes: int = 0
-    bad: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    bad: int = 0
     first_bad: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property
@@ -154,7 +155,7 @@ class _File:
         return (
             rows
             + (f"; repeated: {repeated:,}" if repeated else "")
-            + (f"; left out: {self.bad.total():,} ({_reasons(self.bad, self.first_bad)})" if self.bad else "")
+            + (f"; left out: {self.bad:,} ({'; '.join(self.first_bad.values())})" if self.bad else "")
         )
 
 
@@ -163,8 +164,7 @@ def _look(path: pathlib.Path, inputs: str, targets: str, options: str) -> _File:
     if path.is_file() and text.kind_of(path) not in KINDS:
         raise UserError(f"{path}: give a .jsonl, .json, .tsv or .csv file, .gz or not")
     found: _File | None = None
-    bad: collections.Counter[str] = collections.Counter()
-    first_bad: dict[str, str] = {}
+    bad, first_bad = 0, dict[str, str]()
     for location, record in text.records(path, escaped=True):
         try:
             if isinstance(record, BadRow):
@@ -180,18 +180,13 @@ def _look(path: pathlib.Path, inputs: str, targets: str, options: str) -> _File:
                     raise BadRow(f"empty {name}")
             found.add(record[found.inputs], _answer(record, found))
         except BadRow as error:
-            bad[str(error)] += 1
-            first_bad.setdefault(str(error), location)
+            bad += 1
+            if len(first_bad) < SHOWN:
+                first_bad.setdefault(str(error).partition(":")[0], f"{location}: {error}")
     if found is None or not found.places:
-        raise UserError(f"{path}: no row with both texts" + (f"; {_reasons(bad, first_bad)}" if bad else ""))
+        raise UserError(f"{path}: no row with both texts" + "".join(f"; {each}" for each in first_bad.values()))
     found.bad, found.first_bad = bad, first_bad
     return found
-
-
-def _reasons(bad: collections.Counter[str], first_bad: dict[str, str]) -> str:
-    """Why rows are left out: of each reason, up to three, the place of the first row and the number of others."""
-    shown = [f"{first_bad[why]}: {why}" + (f", and {n - 1:,} like it" if n > 1 else "") for why, n in bad.items()]
-    return "; ".join(shown[:3]) + (f"; and {len(shown) - 3} more reasons" if len(shown) > 3 else "")
 
 
 def _answer(record: dict[str, Any], file: _File) -> str:

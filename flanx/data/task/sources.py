@@ -357,7 +357,8 @@ def rows(
     if bad and not good and shard == (0, 1):
         raise UserError(f"task {spec.name}: every row of '{split}' is bad, the last at {last}")
     if bad:
-        _log.warning("task %s: bad rows left out of '%s': %d", spec.name, split, bad)
+        part_of = f", part {shard[0] + 1} of {shard[1]}" if shard[1] > 1 else ""  # else equal counts are one message
+        _log.warning("task %s: bad rows left out of '%s'%s: %d", spec.name, split, part_of, bad)
 
 
 def report_bad(spec: TaskSpec, location: str, reason: BadRow, bad: int, limit: int) -> None:
