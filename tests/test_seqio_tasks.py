@@ -103,7 +103,7 @@ def test_bad_rows_are_named_counted_and_limited(tmp_path, caplog):
         assert len(list(sources.rows(GSM8K, "train", tmp_path))) == 2
     assert "gsm8k_train.tsv:2: 1 columns instead of 3 (question, answer, rationale)" in caplog.text
     assert "gsm8k_train.tsv:3: empty answer" in caplog.text
-    assert "2 bad rows" in caplog.text
+    assert "bad rows left out of 'train': 2" in caplog.text
     with pytest.raises(
         UserError, match=r"cot_gsm8k: more than 1 bad rows, the last at .*gsm8k_train.tsv:3: empty answer"
     ):
