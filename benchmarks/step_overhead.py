@@ -28,7 +28,14 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 from tests import run_case
 
 MODEL = t5.T5(
-    vocab_size=384, emb_dim=256, num_heads=4, head_dim=64, mlp_dim=512, num_encoder_layers=2, num_decoder_layers=2
+    vocab_size=384,
+    emb_dim=256,
+    num_heads=4,
+    head_dim=64,
+    mlp_dim=512,
+    num_encoder_layers=2,
+    num_decoder_layers=2,
+    kernels="tuned",  # as the gin files of models set it
 )
 
 

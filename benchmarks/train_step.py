@@ -116,7 +116,7 @@ def flanx_step(args: argparse.Namespace) -> Iterator[tuple[str, Callable[[], Non
     if args.kernels:
         yield "products", job(compiled("product", layers.product))
         yield "attention", job(compiled("attend", layers.attend_plainly))
-        yield "sum over rows", job(compiled("_sum_rows", lambda x: jnp.sum(x, axis=0, keepdims=True)))
+        yield "sum over rows", job(compiled("sum_rows", lambda x: jnp.sum(x, axis=0, keepdims=True)))
     yield "product", lambda: jax.block_until_ready(multiply(square))
 
 

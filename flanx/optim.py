@@ -19,7 +19,7 @@ import optax
 import optax.contrib
 from jax.typing import ArrayLike
 
-from flanx import moments
+from flanx import kernels, moments
 
 Schedule = Callable[[ArrayLike], jax.Array]
 Rate = float | Schedule
@@ -104,6 +104,11 @@ def factored_axes(shape: tuple[int, ...], min_size: float) -> tuple[int, int] | 
     return (int(second), int(largest)) if shape[second] >= min_size else None
 
 
+def _mean(x: jax.Array, axis: int) -> jax.Array:
+    """The mean over one axis; over the first as `kernels.sum_rows`."""
+    return kernels.sum_rows(x)[0] / x.shape[0] if axis == 0 else jnp.mean(x, axis=axis)
+
+
 def _root_mean_square(x: jax.Array) -> jax.Array:
     return jnp.sqrt(jnp.mean(jnp.square(x)))
 
@@ -152,8 +157,8 @@ class _Adafactor:
             v = keep * leaf.v + (1.0 - keep) * square
             return leaf._replace(update=grad * jax.lax.rsqrt(v), v=v)
         row, column = axes
-        v_row = keep * leaf.v_row + (1.0 - keep) * jnp.mean(square, axis=column)
-        v_col = keep * leaf.v_col + (1.0 - keep) * jnp.mean(square, axis=row)
+        v_row = keep * leaf.v_row + (1.0 - keep) * _mean(square, column)
+        v_col = keep * leaf.v_col + (1.0 - keep) * _mean(square, row)
         by_row, by_column = jax.lax.rsqrt(v_row / jnp.mean(v_row)), jax.lax.rsqrt(v_col)
         update = grad * jnp.expand_dims(by_row, column) * jnp.expand_dims(by_column, row)
         return leaf._replace(update=update, v_row=v_row, v_col=v_col)
