@@ -163,7 +163,7 @@ class ValidationBatches(Batches):
     def __init__(self, store: Store, names: Sequence[str], like: Batches, limit: int, batch_size: int) -> None:
         self.store, self.batch_size, self.packing, self.limits = store, batch_size, like.packing, like.limits
         self.tasks = {name.removesuffix(f":{VALIDATION}"): store.tasks[name].collection for name in names}
-        self._task_of = np.array([*range(1, len(names) + 1), 0], np.int32)
+        self._task_of = np.arange(1, len(names) + 1, dtype=np.int32)
         columns: list[tuple[np.ndarray, ...]] = []
         for number, name in enumerate(names):
             (part,) = next(iter(store.tasks[name].parts.values()))

@@ -206,8 +206,9 @@ def test_decoder_only_rows_are_those_of_seqios_prefix_lm():
         "decoder_positions": [0, 1, 2, 3, 4, 5, 6, 0, 1, 2, 3, 4, 5, 6, 0],
         "decoder_segment_ids": [1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 0],
         "decoder_causal_attention": [1, 1, 1, 1, 1, 0, 0, 1, 1, 1, 1, 1, 1, 0, 0],
+        "decoder_task_ids": [5, 5, 5, 5, 5, 5, 5, 9, 9, 9, 9, 9, 9, 9, 0],
     }
-    made = features.decoder_only(rows, (7, 8), lambda volume: tokens)
+    made = features.decoder_only(rows, (7, 8), lambda volume: tokens, np.array([5, 9], np.int32))
     assert {name: values.tolist() for name, values in made.items()} == {n: [v] for n, v in expected.items()}
 
 

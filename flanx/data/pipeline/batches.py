@@ -110,7 +110,7 @@ class Batches:
         self.resolved = mixture.resolve(store)
         self.tasks = {source.task.name: source.task.collection for source in self.resolved.sources}
         numbers = {task: number for number, task in enumerate(self.tasks, start=1)}
-        self._task_of = np.array([*(numbers[source.task.name] for source in self.resolved.sources), 0], np.int32)
+        self._task_of = np.array([numbers[source.task.name] for source in self.resolved.sources], np.int32)
         self.order = sampling.Order(self.resolved.arrays(seed), sampling.key(seed, "order"))
         is_joined = packing == "decoder_only"  # inputs and targets in one row
         self.capacities = (sum(self.limits),) if is_joined else self.limits
@@ -152,10 +152,7 @@ class Batches:
         self.store.check("tokens", np.repeat(plan.volume, 2), plan.offset.ravel(), (plan.offset + plan.length).ravel())
         self.store.touch(len(plan.volume) * PAGE)
         fill = features.encoder_decoder if self.packing == "encoder_decoder" else features.decoder_only
-        batch = fill(plan, self.limits, lambda volume: self.store.volume(volume).tokens)
-        segments = batch["decoder_segment_ids"]  # i32[rows, length]
-        places = np.where(segments > 0, plan.starts[:-1, None] + segments - 1, len(plan.source))
-        return batch | {"decoder_task_ids": self._task_of[np.append(plan.source, -1)[places]]}
+        return fill(plan, self.limits, lambda volume: self.store.volume(volume).tokens, self._task_of[plan.source])
 
     def plan(self, first: int, count: int) -> Plan:
         """The plan of rows first, ..., first + count - 1."""

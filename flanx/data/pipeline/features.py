@@ -65,8 +65,12 @@ class PackedRows:
         return shifted
 
 
-def encoder_decoder(plan: Any, limits: tuple[int, int], tokens: Callable[[int], np.ndarray]) -> dict[str, np.ndarray]:
-    """The features of a `batches.Plan` for rows of inputs and rows of targets; tokens(v): all tokens of volume v."""
+def encoder_decoder(
+    plan: Any, limits: tuple[int, int], tokens: Callable[[int], np.ndarray], tasks: np.ndarray
+) -> dict[str, np.ndarray]:
+    """The features of a `batches.Plan` for rows of inputs and rows of targets.
+
+    tokens(v): all tokens of volume v. tasks i32[n]: the number of each example's task, for `decoder_task_ids`."""
     inputs, targets = (PackedRows(plan.starts, plan.length[:, side], limits[side]) for side in (0, 1))
     input_tokens, target_tokens = np.zeros(inputs.shape, np.int32), np.zeros(targets.shape, np.int32)
     _copy(input_tokens, inputs.first, plan, 0, tokens)
@@ -80,11 +84,14 @@ def encoder_decoder(plan: Any, limits: tuple[int, int], tokens: Callable[[int], 
         "encoder_positions": inputs.positions,
         "decoder_segment_ids": targets.segments,
         "decoder_positions": targets.positions,
+        "decoder_task_ids": targets.spread(tasks),
     }
 
 
-def decoder_only(plan: Any, limits: tuple[int, int], tokens: Callable[[int], np.ndarray]) -> dict[str, np.ndarray]:
-    """The features of a `batches.Plan` for rows that hold inputs followed by targets."""
+def decoder_only(
+    plan: Any, limits: tuple[int, int], tokens: Callable[[int], np.ndarray], tasks: np.ndarray
+) -> dict[str, np.ndarray]:
+    """The features of a `batches.Plan` for rows that hold inputs followed by targets; see `encoder_decoder`."""
     rows = PackedRows(plan.starts, plan.length.sum(axis=1), sum(limits))
     target_tokens = np.zeros(rows.shape, np.int32)
     _copy(target_tokens, rows.first, plan, 0, tokens)
@@ -96,6 +103,7 @@ def decoder_only(plan: Any, limits: tuple[int, int], tokens: Callable[[int], np.
         "decoder_loss_weights": (is_token & (rows.positions >= widths)).astype(np.int32),
         "decoder_segment_ids": rows.segments,
         "decoder_positions": rows.positions,
+        "decoder_task_ids": rows.spread(tasks),
         # One more than the inputs: the position of the last input token predicts the first target.
         "decoder_causal_attention": (is_token & (rows.positions <= widths)).astype(np.int32),
     }
