@@ -219,6 +219,14 @@ def test_held_out_tasks_are_never_drawn(tmp_path):
     assert resolved is None or "suite_b" not in resolved.tasks
 
 
+@pytest.mark.parametrize("name", ["cot_gsm8k", "cot_gsm8k_fsopt", "dialog"])
+def test_a_name_of_the_tables_that_a_store_lacks_is_to_be_built(tmp_path, name):
+    opened = store_maker.make(tmp_path, {"own/own_a": 5})
+    for asked in (name, [name], [(name, 1.0)]):
+        with pytest.raises(UserError, match=f"'{name}' in the store .*; it is in the tables: build the store again"):
+            Mixture(asked).resolve(opened)
+
+
 @pytest.mark.parametrize(
     ("asked", "message"),
     [

@@ -149,3 +149,9 @@ def test_a_mark_that_cannot_keep_line_breaks_is_refused(t5_like: vocabulary.Voca
         vocabulary.load(f"{t5_like.spec}#line_break={mark}")
     with pytest.raises(UserError, match="bytes write line breaks as they are"):
         vocabulary.load("byte#line_break=+")
+
+
+@pytest.mark.parametrize("name", ["bytes", "Byte", "byt"])
+def test_a_name_close_to_byte_is_no_path(name):
+    with pytest.raises(UserError, match=f"^VOCABULARY is '{name}', which is no file; did you mean 'byte'"):
+        vocabulary.load(name)

@@ -26,7 +26,7 @@ import numpy as np
 
 from flanx import hub, run_record, storage
 from flanx.data.sentencepiece_model import USER_DEFINED, of_tokenizer, piece
-from flanx.errors import UserError
+from flanx.errors import UserError, nearest
 from flanx.files import write_atomic
 
 PAD_ID, EOS_ID, UNK_ID = 0, 1, 2
@@ -219,6 +219,8 @@ def load(spec: str, extra_ids: int | None = None) -> Vocabulary:
         raise UserError(f"VOCABULARY is {spec!r}; give 'byte', or the path or URL of a SentencePiece model")
     if spec.startswith(f"byte{LINE_BREAK}"):
         raise UserError(f"VOCABULARY is {spec!r}: bytes write line breaks as they are; give 'byte'")
+    if spec != "byte" and "/" not in spec and not os.path.exists(spec) and (hint := nearest(spec, ["byte"])):
+        raise UserError(f"VOCABULARY is {spec!r}, which is no file{hint}")
     return _load(spec, extra_ids)
 
 

@@ -261,11 +261,12 @@ def _run(
             name = outcome.job.shard.task
             count(outcome.job, 0, jobs=1)
             if outcome.metadata is None:
-                report.failed.setdefault(name, f"{outcome.job.shard.style}: {outcome.reason}")
+                reason = outcome.reason.removeprefix(f"task {name}: ")
+                report.failed.setdefault(name, f"{outcome.job.shard.style}: {reason}")
                 (folder / FAILED).mkdir(exist_ok=True)
-                details = f"{outcome.reason}\n\n{outcome.details}"
+                details = f"{reason}\n\n{outcome.details}"
                 (folder / FAILED / f"{name}.txt").write_text(details, encoding="utf-8")
-                progress.note(f"failed: task {name}: {outcome.reason}")
+                progress.note(f"failed: task {name}: {reason}")
             else:
                 report.built += 1
                 report.examples += outcome.metadata["examples"]

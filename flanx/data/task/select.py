@@ -146,8 +146,18 @@ def find(name: str, tasks: Tasks, mixtures: Mixtures) -> list[str]:
 def unknown(name: str, tasks: Tasks, mixtures: Mixtures, where: str = "") -> UserError:
     """The error for an unknown name."""
     known = [*mixtures, *dict.fromkeys(str(task["collection"]) for task in tasks.values()), *tasks]
-    hint = nearest(name, known) or missing_tables()
+    if where.startswith("the store") and _is_registered(name):
+        hint = "; it is in the tables: build the store again with it (`flanx store build`)"
+    else:
+        hint = nearest(name, known) or missing_tables()
     return UserError(f"no mixture, collection or task '{name}'{where and f' in {where}'}{hint}")
+
+
+def _is_registered(name: str) -> bool:
+    """Whether the tables have a task, a style of one, a collection or a group of this name."""
+    tasks = load_tables()
+    homes = (home for spec in tasks.values() for home in (spec.collection, spec.group))
+    return find_style(name, {task: spec.versions for task, spec in tasks.items()}) is not None or name in homes
 
 
 def _with_groups(tasks: Tasks, named: Iterable[str]) -> Tasks:

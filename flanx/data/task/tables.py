@@ -48,6 +48,8 @@ def roots() -> list[pathlib.Path]:
     for path in more:
         if not path.is_dir():
             raise UserError(f"FLANX_TABLES: no folder {path}")
+        if path.name == "tables" and not (path / "tables").is_dir():
+            raise UserError(f"FLANX_TABLES: {path} is the inner folder; give the one that holds it, {path.parent}")
     return [pathlib.Path(package.submodule_search_locations[0]), *more]
 
 
