@@ -89,6 +89,14 @@ def test_a_dry_run_prints_what_waits_and_what_it_costs_and_writes_nothing(tmp_pa
     assert not (tmp_path / "out").exists()
     assert main(["sweep", f"--gin_file={name}", "--dry_run", "--topology=v4:2x2x1"]) == 0
     assert "estimate of `flanx plan` on v4:2x2x1" in capsys.readouterr().out
+    (tmp_path / "out" / "runs" / "a").mkdir(parents=True)
+    (tmp_path / "out" / "runs" / "a" / "done.json").write_text("{}")
+    assert main(["sweep", f"--gin_file={name}", "--dry_run", "--keep"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert f"--gin.MODEL_DIR=\"'{tmp_path}/out/runs/b'\"" in lines[0]
+    assert not any(line.startswith("flanx train") for line in lines[1:])
+    assert [line.split()[:2] for line in lines if line.startswith("a ")] == [["a", "done"]]
+    assert "without 1 done: 0 FLOPs, 0 chip-hours" in " ".join(lines)
 
 
 def test_the_command_runs_a_sweep_and_leaves_its_report(tmp_path, program, capsys):

@@ -43,6 +43,16 @@ def test_report_has_no_blank_that_reads_as_success(tmp_path: pathlib.Path) -> No
         table5.Line.read(str(tmp_path / "nothing"))
 
 
+def test_a_report_without_any_of_the_six_is_only_of_its_own_suites(tmp_path: pathlib.Path) -> None:
+    own = str(fake(tmp_path / "own", ("capitals",)))
+    shown = table5.markdown([table5.Line.read(own)])
+    assert shown.splitlines()[0] == "| run | suite | score | items | spec |"
+    assert f"| {own} | capitals | 40.0 [38.0, 42.0] | 100 | abc |" in shown
+    assert "MMLU" not in shown and "normalized average" not in shown
+    beside = table5.markdown([table5.Line.read(f"{own}=Flan-T5-XL")])
+    assert "| published: Flan-T5-XL |" in beside and f"| {own} | capitals |" in beside
+
+
 def test_what_the_vocabulary_cannot_write_has_no_score(tmp_path: pathlib.Path) -> None:
     folder = fake(tmp_path / "run", metrics.HEADLINE)
     suites = json.loads((folder / "scores.json").read_text())["suites"]

@@ -115,7 +115,8 @@ def test_what_cannot_be_asked_leaves_no_turn(conversation, monkeypatch, capsys):
 def test_each_line_of_a_pipe_is_asked_by_itself(conversation, capsys):
     lines = io.StringIO(f"{PROMPTS[0]}\r\n\n  \n{PROMPTS[1]}\n{PROMPTS[2]}")
     terminal.answer_lines(conversation, lines)
-    assert capsys.readouterr().out == "".join(f"{ask_case.answers()[prompt]}\n" for prompt in PROMPTS[:3])
+    first, second, third = (ask_case.answers()[prompt] for prompt in PROMPTS[:3])
+    assert capsys.readouterr().out == f"{first}\n\n\n{second}\n{third}\n"
     with pytest.raises(UserError, match="line 2: the prompt has 301 tokens"):
         terminal.answer_lines(conversation, ["\n", "x" * 300])
 

@@ -116,12 +116,14 @@ _TURNS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
 
 def answer_lines(conversation: Conversation, lines: Iterable[str]) -> None:
-    """Answers each line separately, as `flanx infer` does a file of prompts, on standard output.
+    """Answers each line separately, as `flanx infer` does a file of prompts, on standard output; an empty line with an
+    empty line.
 
     Raises UserError naming the line, and Failure.
     """
     for number, line in enumerate(lines, 1):
-        if not line.strip():
+        if not line.strip():  # answer n stays on line n
+            sys.stdout.write("\n")
             continue
         conversation.turns = []
         try:

@@ -175,8 +175,12 @@ def dry_run(
     sweep: Sweep,
     args: argparse.Namespace,
 ) -> int:
-    """Prints every command, then a table of each point's cost."""
-    for arguments in (*stores.values(), *(point.arguments(args.gin_search_paths) for point in points)):
+    """Prints the command of every point that is not done, then a table of each point's cost."""
+    states = State(sweep.out_dir).statuses(points)
+    again = dependencies.changed(points, args.gin_search_paths) if args.redo else {}
+    done = {point.name for point in points if states[point.name][0] == DONE and point.name not in again}
+    to_run = [point.arguments(args.gin_search_paths) for point in points if point.name not in done]
+    for arguments in (*stores.values(), *to_run):
         print(typed(arguments))
     try:
         parents = dependencies.parents(sweep, points, of_points)
@@ -190,12 +194,17 @@ def dry_run(
 
     found = cost.costs(points, args.gin_search_paths, topology, announce)
     starts = [start(of_points[point.name], parents.get(point.name)) for point in points]
-    rows = [[point.name, *cost_row(each, text)] for point, each, text in zip(points, found, starts, strict=True)]
+    rows = [
+        [point.name, *cost_row(each, "done" if point.name in done else text)]
+        for point, each, text in zip(points, found, starts, strict=True)
+    ]
+    found = [each for point, each in zip(points, found, strict=True) if point.name not in done]
     columns = ("point", "starts from", "parameters", "steps", "FLOPs", "layout", "hours", "chip-hours")
     print_table(columns, rows, left=("starts from", "layout"))
     unfit = sum(1 for each in found if each.train_steps and not each.seconds)
+    whole = f"without {len(done)} done" if done else "in all"
     print(
-        f"in all: {sum(each.flops for each in found if each.train_steps):.3g} FLOPs, "
+        f"{whole}: {sum(each.flops for each in found if each.train_steps):.3g} FLOPs, "
         f"{sum(each.hours * each.chips for each in found):,.3g} chip-hours"
         f"{f', without {unfit} that do not fit' if unfit else ''} ({cost.basis(topology)}; training only)"
     )

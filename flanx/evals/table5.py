@@ -98,15 +98,19 @@ def table(lines: Sequence[Line]) -> str:
 
 
 def markdown(lines: Sequence[Line]) -> str:
-    """The table in Markdown: two rows per run, then the suites outside the paper's six, then the notes."""
-    rows = []
+    """The table in Markdown: two rows per run, then the suites outside the paper's six, then the notes.
+
+    Without a run of the six or a published model, only those other suites: a table of "not run" says nothing."""
+    rows, out = [], []
+    has_six = any(line.model or not line.scores["suites"].keys().isdisjoint(metrics.HEADLINE) for line in lines)
     for line in lines:
         rows.append([line.label, *(cell(line.scores, column) for column in COLUMNS)])
         if line.model:
             theirs = [published()[line.model].get(column) for column in COLUMNS]
             shown = [NOT_PRINTED if value is None else f"{value:.1f}" for value in theirs]
             rows.append([f"published: {line.model}", *shown])
-    out = [markdown_table(["run", *TITLES], rows)]
+    if has_six:
+        out += [markdown_table(["run", *TITLES], rows), ""]
     others = [
         [line.label, name, value_of(entry), entry["n"], entry["spec"]]
         for line in lines
@@ -114,8 +118,8 @@ def markdown(lines: Sequence[Line]) -> str:
         if name not in metrics.HEADLINE
     ]
     if others:
-        out += ["", markdown_table(["run", "suite", "score", "items", "spec"], others)]
-    out += ["", f"[low, high]: {metrics.CONFIDENCE}% intervals. {FLAGGED}"]
+        out += [markdown_table(["run", "suite", "score", "items", "spec"], others), ""]
+    out += [f"[low, high]: {metrics.CONFIDENCE}% intervals. {FLAGGED}"]
     out += version_note({f"{line.label} {k}": entry for line in lines for k, entry in line.scores["suites"].items()})
     missing = {
         f"{line.label}, {name}: {', '.join(entry['missing'])}"
@@ -124,7 +128,7 @@ def markdown(lines: Sequence[Line]) -> str:
         if entry.get("missing")
     }
     out += [f"Left out by name: {text}." for text in sorted(missing)]
-    return "\n".join([*out, "", *bounds()])
+    return "\n".join([*out, "", *bounds()] if has_six else out)
 
 
 def bounds() -> list[str]:

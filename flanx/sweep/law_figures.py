@@ -180,7 +180,8 @@ def _iso_lines(spot: Any, canvas: Any, law: Law) -> None:
     low, high = max(float(scores.min()), data.ends[0]), min(float(scores.max()), data.ends[1])
     if levels := [level for level in _ticks(low, high) if low < level < high]:
         lines = spot.contour(t, n, scores, levels=levels, cmap="viridis", linewidths=1.2)
-        spot.clabel(lines, fontsize=8)
+        for label in spot.clabel(lines, fontsize=8):
+            label.set_clip_on(False)  # a level near the edge keeps its whole number
     for cell in data.cells:
         spot.plot(cell.at[TASKS], cell.at["size"], "o", color="#444444", markersize=4)
     spot.set_yscale("log")
