@@ -272,6 +272,16 @@ def test_rows_that_are_left_out_are_named_once_whoever_reads_them(tables, tmp_pa
     assert said.count("task mini_a: bad rows left out of 'train': 1\n") == 1
 
 
+def test_a_failed_task_is_named_once(tables, tmp_path, capsys):
+    file = tmp_path / "data" / "mini" / "a.tsv"
+    file.write_text("no answer\n" + file.read_text())
+    report = run(tmp_path, tasks=["mini_a", "mini_b"], workers=0, quiet=False, max_bad_rows=0)
+    assert report.failed["mini_a"].partition(": ")[2].startswith("more than 0 bad rows, the last at ")
+    said = capsys.readouterr().err
+    assert "failed: task mini_a: more than 0 bad rows" in said and said.count("task mini_a: more than") == 1
+    assert (tmp_path / "store" / "failed" / "mini_a.txt").read_text().startswith("more than 0 bad rows")
+
+
 def test_a_users_own_seqio_task(tables, tmp_path, monkeypatch):
     pytest.importorskip("seqio")
     (tmp_path / "mine.py").write_text(

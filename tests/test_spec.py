@@ -45,6 +45,13 @@ def test_a_folder_of_the_user_adds_a_task(root):
     assert task.location.endswith("mine.toml:1")
 
 
+def test_the_inner_folder_of_tables_is_refused_with_the_one_to_give(root, monkeypatch):
+    write(root)
+    monkeypatch.setenv("FLANX_TABLES", str(root / "tables"))
+    with pytest.raises(UserError, match=f"{root}/tables is the inner folder; give the one that holds it, {root}$"):
+        tables.load_tables()
+
+
 def test_a_folder_of_the_user_lays_keys_over_our_row(root):
     text = '[gsm8k]\ntemplates = "plain"\n'
     write(root)
