@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import inspect
 import json
+import os
 import pathlib
 import re
 import signal
@@ -38,6 +39,7 @@ from flanx.validation import ValidationConfig
 # derived from other values of a record: reported only if nothing else differs
 FOLLOWS = re.compile(r"num_params|data\.(seed|examples_per_row|mixture\.(?!asked\.).*)")
 ORIGIN = "initial_checkpoint_source"  # revision and files of a parent on the Hugging Face hub
+STOPPING = b"stopping: the state is saved after this step, which the first time is compiled; the same again: at once\n"
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # on which a run saves its state and ends
 
 
@@ -396,6 +398,7 @@ def preemption() -> Iterator[Callable[[int], bool]]:
     def stop(number: int, _: object) -> None:
         received.set()
         signal.signal(number, kept[signal.Signals(number)])  # a second Ctrl-C does not wait for the save
+        os.write(2, STOPPING)  # print is not reentrant
 
     for number in STOPS:
         if kept[number] is not signal.SIG_IGN:  # as under nohup
