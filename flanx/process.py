@@ -6,10 +6,13 @@ import pathlib
 import signal
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import FrameType
 from typing import Any
 
 from flanx.errors import Preempted
+
+STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def describe(number: int) -> dict[str, Any]:
@@ -51,38 +54,43 @@ def is_running(record: Mapping[str, Any]) -> bool:
 
 
 @contextlib.contextmanager
-def signals_as_interrupt() -> Iterator[None]:
-    """Handles SIGTERM and SIGHUP like Ctrl-C, as a KeyboardInterrupt; ignored ones, such as SIGHUP under nohup, stay
-    ignored. Main thread only, a limit of Python."""
-    kept = {}
+def handled(
+    numbers: Iterable[int], handler: Callable[[int, FrameType | None], Any], once: bool = False
+) -> Iterator[None]:
+    """`handler` for these signals in this block; ignored ones, such as SIGHUP under nohup, stay ignored. Main thread
+    only, a limit of Python: elsewhere nothing changes. once: the second signal of a number is handled as before."""
+    kept: dict[int, Any] = {}
+
+    def handle_once(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, kept[number])
+        handler(number, frame)
+
     if threading.current_thread() is threading.main_thread():
-        both = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
-        kept = {number: handler for number, handler in both.items() if handler is not signal.SIG_IGN}
+        kept = {number: signal.getsignal(number) for number in numbers}
+        kept = {number: each for number, each in kept.items() if each not in (signal.SIG_IGN, None)}
     for number in kept:
-        signal.signal(number, signal.default_int_handler)
+        signal.signal(number, handle_once if once else handler)
     try:
         yield
     finally:
-        for number, handler in kept.items():
-            signal.signal(number, handler)
+        for number, each in kept.items():
+            signal.signal(number, each)
+
+
+def signals_as_interrupt() -> contextlib.AbstractContextManager[None]:
+    """Handles SIGTERM and SIGHUP like Ctrl-C, as a KeyboardInterrupt; see `handled`."""
+    return handled((signal.SIGTERM, signal.SIGHUP), signal.default_int_handler)
 
 
 @contextlib.contextmanager
 def stops_deferred() -> Iterator[None]:
-    """Ctrl-C, SIGTERM and SIGHUP that would raise in this block do so at its end: for starting a program, which would
-    otherwise be running with nobody holding its Popen. Main thread only, where Python handles signals."""
+    """Ctrl-C, SIGTERM and SIGHUP in this block take effect at its end: for starting a program, which would otherwise be
+    running with nobody holding its Popen. See `handled`."""
     came: list[int] = []
-    kept = {}
-    if threading.current_thread() is threading.main_thread():
-        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-        kept = {number: handler for number, handler in handlers.items() if callable(handler)}
-    for number in kept:
-        signal.signal(number, lambda number, _: came.append(number))
     try:
-        yield
+        with handled(STOPS, lambda number, _: came.append(number)):
+            yield
     finally:
-        for number, handler in kept.items():
-            signal.signal(number, handler)
         for stop in came:
             signal.raise_signal(stop)
 
