@@ -112,8 +112,8 @@ def recomputed(function: Callable[..., Array]) -> Callable[..., Array]:
     """`function` of arrays, rematerialized in the backward pass from its arguments, as with `jax.checkpoint`; reverse
     mode only.
 
-    XLA's CPU compiler drops the barriers of `jax.checkpoint` and merges the recomputation with the first computation,
-    whose results then stay live between the passes.
+    With jax 0.10, XLA's CPU compiler drops the barriers of `jax.checkpoint` and merges the recomputation with the first
+    computation, whose results then stay live between the passes. (With jax 0.12 it keeps them.)
     """
 
     @jax.custom_vjp

@@ -175,7 +175,8 @@ def test_products_have_the_gradients_of_a_product() -> None:
 
 
 def test_what_is_computed_again_has_the_same_gradients_and_is_computed_in_each_pass() -> None:
-    """A chain of products with bfloat16 kernels: XLA's CPU compiler keeps their float32 copies for `jax.checkpoint`."""
+    """A chain of products with bfloat16 kernels, whose float32 copies XLA's CPU compiler keeps for `jax.checkpoint`
+    with jax 0.10, and no longer with 0.12."""
     x, width, depth = normal(4, 128), 128, 8
     stored = [normal(width, width).astype(jnp.bfloat16) / 8 for _ in range(depth)]
 
@@ -193,7 +194,7 @@ def test_what_is_computed_again_has_the_same_gradients_and_is_computed_in_each_p
     ways = {name: compiled(way(multiply)) for name, way in (("ours", kernels.recomputed), ("jax", jax.checkpoint))}
     np.testing.assert_allclose(ways["ours"](x, stored), ways["jax"](x, stored), rtol=1e-4, atol=1e-5)
     copies = {name: len(re.findall(r"= f32\[128,128\]\S* convert\(", way.as_text())) for name, way in ways.items()}
-    assert copies["jax"] == depth and copies["ours"] >= 2 * depth - 1  # made in each pass
+    assert copies["jax"] >= depth and copies["ours"] >= 2 * depth - 1  # made in each pass
 
     codes = jnp.arange(12, dtype=jnp.uint8).reshape(3, 4)
     of_codes = kernels.recomputed(lambda x, codes: x @ codes.astype(jnp.float32))

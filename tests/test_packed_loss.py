@@ -50,7 +50,7 @@ def test_loss_and_gradient_of_packed_rows_are_those_of_single_examples(tmp_path,
             params,
             {
                 name: jnp.asarray(array)
-                for name, array in fill(p, batches.limits, lambda volume: opened.volume(volume).tokens).items()
+                for name, array in fill(p, batches.limits, lambda v: opened.volume(v).tokens, p.source).items()
             },
         )
         for p in (plan, single)
@@ -94,7 +94,7 @@ def test_sums_by_task_are_those_of_a_step_on_unpacked_examples_of_that_task(
         columns = (column[own] for column in plan[:-1])
         fill = getattr(features, packing)
         starts = np.minimum(np.arange(61), len(own))  # as many rows for every task: one program
-        rows = fill(Plan(*columns, starts), batches.limits, lambda v: opened.volume(v).tokens)
+        rows = fill(Plan(*columns, starts), batches.limits, lambda v: opened.volume(v).tokens, np.zeros(len(own)))
         wanted = jax.device_get(
             alone(trainer.init_from_params(params), {name: jnp.asarray(array) for name, array in rows.items()})[1]
         )
