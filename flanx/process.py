@@ -12,8 +12,6 @@ from typing import Any
 
 from flanx.errors import Preempted
 
-STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-
 
 def describe(number: int) -> dict[str, Any]:
     """A process as identified in a record: {"host", "pid"}, and on Linux its start ("started": clock ticks after boot,
@@ -54,22 +52,15 @@ def is_running(record: Mapping[str, Any]) -> bool:
 
 
 @contextlib.contextmanager
-def handled(
-    numbers: Iterable[int], handler: Callable[[int, FrameType | None], Any], once: bool = False
-) -> Iterator[None]:
+def _handled(numbers: Iterable[int], handler: Callable[[int, FrameType | None], Any]) -> Iterator[None]:
     """`handler` for these signals in this block; ignored ones, such as SIGHUP under nohup, stay ignored. Main thread
-    only, a limit of Python: elsewhere nothing changes. once: the second signal of a number is handled as before."""
+    only, a limit of Python: elsewhere nothing changes."""
     kept: dict[int, Any] = {}
-
-    def handle_once(number: int, frame: FrameType | None) -> None:
-        signal.signal(number, kept[number])
-        handler(number, frame)
-
     if threading.current_thread() is threading.main_thread():
         kept = {number: signal.getsignal(number) for number in numbers}
         kept = {number: each for number, each in kept.items() if each not in (signal.SIG_IGN, None)}
     for number in kept:
-        signal.signal(number, handle_once if once else handler)
+        signal.signal(number, handler)
     try:
         yield
     finally:
@@ -78,17 +69,17 @@ def handled(
 
 
 def signals_as_interrupt() -> contextlib.AbstractContextManager[None]:
-    """Handles SIGTERM and SIGHUP like Ctrl-C, as a KeyboardInterrupt; see `handled`."""
-    return handled((signal.SIGTERM, signal.SIGHUP), signal.default_int_handler)
+    """Handles SIGTERM and SIGHUP like Ctrl-C, as a KeyboardInterrupt; ignored ones stay so, main thread only."""
+    return _handled((signal.SIGTERM, signal.SIGHUP), signal.default_int_handler)
 
 
 @contextlib.contextmanager
 def stops_deferred() -> Iterator[None]:
     """Ctrl-C, SIGTERM and SIGHUP in this block take effect at its end: for starting a program, which would otherwise be
-    running with nobody holding its Popen. See `handled`."""
-    came: list[int] = []
+    running with nobody holding its Popen. Ignored ones stay so; main thread only."""
+    stops, came = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP), list[int]()
     try:
-        with handled(STOPS, lambda number, _: came.append(number)):
+        with _handled(stops, lambda number, _: came.append(number)):
             yield
     finally:
         for stop in came:

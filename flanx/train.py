@@ -12,6 +12,7 @@ import json
 import os
 import pathlib
 import re
+import signal
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -21,7 +22,7 @@ import jax
 from jax.experimental import multihost_utils
 
 import flanx
-from flanx import cluster, convert, files, hub, lora, process, run_record, tracker, trainable, xprof
+from flanx import cluster, convert, files, hub, lora, run_record, tracker, trainable, xprof
 from flanx.checkpoint import Checkpoints, RestoreCheckpointConfig, SaveCheckpointConfig, load_params
 from flanx.data.pipeline.batches import Batches, DatasetConfig
 from flanx.data.pipeline.prefetch import Loader
@@ -39,6 +40,7 @@ from flanx.validation import ValidationConfig
 FOLLOWS = re.compile(r"num_params|data\.(seed|examples_per_row|mixture\.(?!asked\.).*)")
 ORIGIN = "initial_checkpoint_source"  # revision and files of a parent on the Hugging Face hub
 STOPPING = b"stopping: the state is saved after this step, which the first time is compiled; the same again: at once\n"
+STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # on which a run saves its state and ends
 
 
 def train(
@@ -388,13 +390,24 @@ def preemption() -> Iterator[Callable[[int], bool]]:
         yield multihost_utils.reached_preemption_sync_point
         return
     received = threading.Event()
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may handle signals
+        yield lambda step: False
+        return
+    kept = {number: signal.getsignal(number) for number in STOPS}
 
-    def stop(*_: object) -> None:
+    def stop(number: int, _: object) -> None:
         received.set()
+        signal.signal(number, kept[signal.Signals(number)])  # a second Ctrl-C does not wait for the save
         os.write(2, STOPPING)  # print is not reentrant
 
-    with process.handled(process.STOPS, stop, once=True):  # a second Ctrl-C does not wait for the save
+    for number in STOPS:
+        if kept[number] is not signal.SIG_IGN:  # as under nohup
+            signal.signal(number, stop)
+    try:
         yield lambda step: received.is_set()
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
 
 
 flanx.call_as_function(__name__)

@@ -62,12 +62,3 @@ def test_a_stop_as_a_program_starts_comes_once_it_is_held(number):
         signal.raise_signal(number)
         held.append("its Popen")
     assert held and signal.getsignal(number) == before
-
-
-def test_a_signal_handled_once_is_then_handled_as_before():
-    came = []
-    with process.handled([signal.SIGINT], lambda number, _: came.append(number), once=True):
-        signal.raise_signal(signal.SIGINT)
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-    assert came == [signal.SIGINT]
