@@ -31,7 +31,8 @@ def test_lines_of_a_pipe_are_answered(monkeypatch, capsys):
     pipe(b"\xef\xbb\xbf" + PROMPTS[0].encode(), b"", PROMPTS[1].encode())
     assert main(["ask", str(ask_case.folder()), *LIMITS]) == 0
     out, err = capsys.readouterr()
-    assert out == "".join(f"{ask_case.answers()[prompt]}\n" for prompt in PROMPTS[:2]) and err.startswith("loading ")
+    first, second = (ask_case.answers()[prompt] for prompt in PROMPTS[:2])
+    assert out == f"{first}\n\n{second}\n" and err.startswith("loading ")
     pipe(b"x" * 300)
     assert main(["ask", str(ask_case.folder()), *LIMITS]) == 2
     assert "flanx ask: line 1: the prompt has 301 tokens" in capsys.readouterr().err
