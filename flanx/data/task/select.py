@@ -146,7 +146,7 @@ def find(name: str, tasks: Tasks, mixtures: Mixtures) -> list[str]:
 def unknown(name: str, tasks: Tasks, mixtures: Mixtures, where: str = "") -> UserError:
     """The error for an unknown name."""
     known = [*mixtures, *dict.fromkeys(str(task["collection"]) for task in tasks.values()), *tasks]
-    if where.startswith("the store") and _is_registered(name):
+    if _is_registered(name):  # the tasks are those of a store
         hint = "; it is in the tables: build the store again with it (`flanx store build`)"
     else:
         hint = nearest(name, known) or missing_tables()
