@@ -194,7 +194,8 @@ def test_what_is_computed_again_has_the_same_gradients_and_is_computed_in_each_p
     ways = {name: compiled(way(multiply)) for name, way in (("ours", kernels.recomputed), ("jax", jax.checkpoint))}
     np.testing.assert_allclose(ways["ours"](x, stored), ways["jax"](x, stored), rtol=1e-4, atol=1e-5)
     copies = {name: len(re.findall(r"= f32\[128,128\]\S* convert\(", way.as_text())) for name, way in ways.items()}
-    assert copies["jax"] >= depth and copies["ours"] >= 2 * depth - 1  # made in each pass
+    assert copies["ours"] >= 2 * depth - 1  # made in each pass
+    assert copies["jax"] == depth or jax.__version_info__ >= (0, 11)
 
     codes = jnp.arange(12, dtype=jnp.uint8).reshape(3, 4)
     of_codes = kernels.recomputed(lambda x, codes: x @ codes.astype(jnp.float32))
