@@ -5,8 +5,8 @@ They compute the same as the plain ones in `flanx.models`, with custom gradients
 gradients stay float32 under bfloat16 activations. Shape letters: see `flanx.models.layers`.
 
 Only what saves 5% or more of a training step's processor time is kept (`benchmarks/train_step.py`, with each replaced
-by its plain form, measured alternately): `product` 19%, `attend` 9%, 8% of it from the sum over rows; in a step of few rows
-(`--quick`) `sum_rows` a third, from Adafactor's means over the rows of the embeddings (AVX2, 2026-11-30).
+by its plain form, measured alternately): `product` 19%, `attend` 9%, 8% of it from the sum over rows; in a step of few
+rows (`--quick`) `sum_rows` a third, from Adafactor's means over the rows of the embeddings (AVX2, 2026-11-30).
 """
 
 import functools
