@@ -1,6 +1,7 @@
 """How the cost of flanx grows: tasks, examples, sequence length, batch rows, devices; the slope of each.
 
     python benchmarks/growth.py [--quick] [figures ...]
+    python benchmarks/growth.py --draw LINES.jsonl --to docs/growth    # .png and .svg
 
 One JSON object per figure: what was varied (`x`), seconds or bytes (`y`), and `slope`, the exponent of the power law
 through the last three points: 0 is free, 1 linear, 2 quadratic. `tasks`: from opening a store to its first packed
@@ -78,10 +79,12 @@ def step(rows: int, inputs: int, repeats: int, devices: int = 1) -> dict[str, fl
     import jax
 
     from flanx import optim
+    from flanx.malloc import keep_freed_memory
     from flanx.models.t5 import T5
     from flanx.partition import Partitioner
     from flanx.train_step import Trainer
 
+    keep_freed_memory()  # as commands do: a fresh page for each array would cost a third of a step
     sizes: dict[str, Any] = {"vocab_size": 384, "emb_dim": 128, "num_heads": 2, "head_dim": 64, "mlp_dim": 256}
     model = T5(**sizes, num_encoder_layers=2, num_decoder_layers=2, kernels="tuned")
     partitioner, trainer = Partitioner(devices=jax.devices()[:devices]), Trainer(model, optim.adafactor(1e-3))
@@ -115,6 +118,30 @@ def slope(x: Sequence[float], y: Sequence[float]) -> float:
     return float(np.polyfit(np.log(x[-3:]), np.log(np.maximum(y[-3:], 1e-12)), 1)[0])
 
 
+def draw(lines: Sequence[dict[str, Any]], to: pathlib.Path) -> None:
+    """One panel for each of the lines, on log axes, with a dashed line of slope 1 through its first point."""
+    from flanx.sweep.figures import plotting, save
+
+    across = 3
+    down = -(-len(lines) // across)
+    with plotting("growth") as pyplot:
+        canvas, spots = pyplot.subplots(down, across, figsize=(4 * across, 3.3 * down), squeeze=False)
+        for spot, line in zip(spots.flat, lines, strict=False):
+            x, y = np.array(line["x"], float), np.array(line["y"], float)
+            spot.loglog(x, y, marker="o")
+            spot.loglog(x, y[0] * x / x[0], linestyle="--", color="0.6", zorder=0)
+            spot.set_ylim(min(y) / 3, max(y) * 3)
+            spot.set_xticks(x, [f"{each:,.0f}" if each <= 10_000 else f"{each:.0e}" for each in x])
+            spot.minorticks_off()
+            spot.set_yticks(y[[0, -1]] if max(y) > 1.5 * min(y) else y[:1])
+            spot.yaxis.set_major_formatter("{x:.2g}")
+            spot.set(title=f"{line['figure']}: slope {line['slope']}", xlabel=line["figure"], ylabel=line["unit"])
+        for spot in spots.flat[len(lines) :]:
+            spot.set_visible(False)
+        canvas.tight_layout()
+        save(canvas, to)
+
+
 MEASURES: dict[str, Callable[[int, int], dict[str, float]]] = {
     "tasks": tasks,
     "examples": examples,
@@ -129,7 +156,13 @@ def main() -> None:
     parser.add_argument("figures", nargs="*", default=list(X), help=f"some of {', '.join(X)}")
     parser.add_argument("--quick", action="store_true", help="two small points of each")
     parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--draw", type=pathlib.Path, metavar="LINES", help="draw these lines instead of measuring")
+    parser.add_argument("--to", type=pathlib.Path, default=pathlib.Path("growth"), help="the figure, without suffix")
     args = parser.parse_args()
+    if args.draw:
+        lines = [json.loads(text) for text in args.draw.read_text(encoding="utf-8").splitlines()]
+        draw([line for line in lines if line["benchmark"] == "growth"], args.to)
+        return
     if args.one:
         figure, x, repeats = args.one[0], *map(int, args.one[1:])
         print(json.dumps(MEASURES[figure](x, repeats)))
@@ -141,7 +174,7 @@ def main() -> None:
             if args.quick and figure != "devices":
                 found.append(MEASURES[figure](x, 1))
                 continue
-            command = [sys.executable, __file__, "--one", figure, str(x), "1" if args.quick else "3"]
+            command = [sys.executable, __file__, "--one", figure, str(x), "1" if args.quick else "5"]
             given = os.environ | ({"XLA_FLAGS": flags} if figure == "devices" else {})
             done = subprocess.run(command, env=given, stdout=subprocess.PIPE, text=True, check=True)
             found.append(json.loads(done.stdout.splitlines()[-1]))

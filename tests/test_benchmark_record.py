@@ -93,3 +93,17 @@ def test_lines_of_a_busy_machine_are_not_judged() -> None:
     busy = line("time", 20, load={"others": 0.4})
     assert compare.change(line("time", 10), busy)[3] is None
     assert compare.change(line("time", 10), line("time", 20))[3] == -0.5
+
+
+def test_lines_of_growth_are_drawn_a_panel_each_and_others_are_left_out(tmp_path: pathlib.Path) -> None:
+    pytest.importorskip("matplotlib")
+    line = {"benchmark": "growth", "x": [1, 10, 100], "y": [0.5, 0.6, 0.7], "unit": "seconds"}
+    lines = [line | {"figure": "tasks", "slope": 0.07}, {"benchmark": "build", "value": 3}]
+    lines += [line | {"figure": "batch", "slope": 1.5}]
+    (tmp_path / "lines.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    command = [sys.executable, str(BENCHMARKS / "growth.py"), "--draw", str(tmp_path / "lines.jsonl")]
+    subprocess.run([*command, "--to", str(tmp_path / "figure")], check=True)
+    drawn = (tmp_path / "figure.svg").read_text()
+    assert "<!-- tasks: slope 0.07 -->" in drawn and "<!-- batch: slope 1.5 -->" in drawn
+    assert drawn.count(": slope ") == 2
+    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
