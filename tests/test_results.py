@@ -4,8 +4,9 @@ import json
 
 import pytest
 
+from flanx.cli.main import main
 from flanx.errors import UserError
-from flanx.sweep import report, results, statistics
+from flanx.sweep import grid, law_cells, report, results, statistics
 from tests import sweep_maker
 from tests.sweep_maker import entry
 
@@ -33,6 +34,37 @@ def test_a_damaged_record_is_named_and_the_others_are_reported(tmp_path, capsys)
     assert [len(each.suites) for each in found] == [0, 1, 1, 1] and not found[0].run
     said = capsys.readouterr().err
     assert "'score' is 'x', it takes a number" in said and "'num_params' is [1]" in said
+
+
+def test_losses_of_different_examples_are_ranked_apart_and_no_law_is_fitted_to_them(tmp_path, capsys):
+    sweep = sweep_maker.make(tmp_path)
+    losses = {"d1_2": 1.5, "d1_8": 0.5, "d2_2": 1.25, "d2_8": 0.75}
+
+    def validate(tasks_of):
+        for number, point in enumerate(sweep.points()):
+            sweep_maker.leave(point.folder, {4: {"suite_rule": entry(10.0 + number)}})
+            tasks = {f"task_{n}": {"loss": 1.0, "tokens": 50} for n in range(tasks_of(point.labels["tasks"]))}
+            record = {"step": 4, "validation": {"loss": losses[point.name], "tasks": tasks, "collections": {}}}
+            (point.folder / "metrics.jsonl").write_text(json.dumps(record) + "\n")
+        outcomes = results.collect(sweep, {p.name: ("done", "") for p in sweep.points()})
+        means = statistics.mean_scores(sweep, outcomes).values()
+        (section,) = report.validation(sweep, outcomes)
+        return section, law_cells.cells(sweep, means, outcomes)
+
+    section, cells = validate(lambda label: int(label))  # each on the tasks that it was trained on
+    table = section.tables[0]
+    assert [row[0] for row in table.rows] == ["d2_2", "d1_2", "d1_8", "d2_8"] and table.head[-1] == "validated on"
+    assert [row[-1] for row in table.rows] == ["2 tasks, 100 tokens"] * 2 + ["8 tasks, 400 tokens"] * 2
+    assert "The lowest of the 2 validated on 2 tasks, 100 tokens is d2_2's, 1.2500 at step 4." in section.notes
+    assert "no law is fitted to them" in section.notes[-1]
+    assert law_cells.LOSS not in cells and all(cell.loss is None for of_score in cells.values() for cell in of_score)
+    (tmp_path / grid.RECORD).write_text(grid.record(sweep))
+    main(["fit", str(tmp_path), "--form=log", "--draws=40"])
+    assert "note: Validation losses of different examples do not compare" in capsys.readouterr().out
+    section, cells = validate(lambda label: 3)
+    assert [row[0] for row in section.tables[0].rows] == ["d1_8", "d2_8", "d2_2", "d1_2"]
+    assert len(section.tables[0].head) == 3 and section.notes == ["The lowest is d1_8's, 0.5000 at step 4."]
+    assert {cell.name: cell.values for cell in cells[law_cells.LOSS]} == {n: (loss,) for n, loss in losses.items()}
 
 
 def test_validation_loss_chooses_the_step_and_scores_do_not(tmp_path):

@@ -63,6 +63,10 @@ def run(args: argparse.Namespace) -> int:
     figures.expect_matplotlib()
     _expect_different(args.sweep)
     grids = [_read(name) for name in args.sweep]
+    if len(set().union(*(grid.validated_on for grid in grids))) > 1:
+        print(f"note: {law_cells.NOT_COMPARABLE}")
+        for grid in grids:
+            grid.cells.pop(LOSS, None)
     cells = _joined(grids, _chosen(args.scores, grids))
     out = args.out or (args.sweep[0] if len(grids) == 1 and not _is_published(args.sweep[0]) else None)
     folder = local_folder(out) if out else None
@@ -115,13 +119,14 @@ def _expect_different(names: Sequence[str]) -> None:
 
 class _Grid:
     """The cells of one sweep or table, {score: cells}, each score's chance level, which may be below 0, its lower and
-    upper bound, and the meaning of labels."""
+    upper bound, the meaning of labels, and what its points were validated on."""
 
     def __init__(
         self, cells: Mapping[str, list[Cell]], chance: Mapping[str, float], ends: Mapping[str, tuple[float, float]]
     ) -> None:
-        self.cells, self.chance, self.ends = cells, chance, ends
+        self.cells, self.chance, self.ends = dict(cells), chance, ends
         self.labels: Mapping[tuple[str, str], float] = {}
+        self.validated_on: set[tuple[tuple[str, int], ...]] = set()
 
 
 def _is_published(name: str) -> bool:
@@ -142,6 +147,7 @@ def _read(name: str) -> _Grid:
     chances = {score: law_section.chance(sweep, score) for score in found}
     grid = _Grid(found, chances, {score: law_section.ends(sweep, score) for score in found})
     grid.labels = law_cells.labels(sweep, outcomes)
+    grid.validated_on = statistics.validated_on(sweep, outcomes)
     return grid
 
 

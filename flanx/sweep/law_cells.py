@@ -12,6 +12,7 @@ from flanx.sweep.results import Outcome
 from flanx.sweep.statistics import MeanScore
 
 LOSS = "validation loss"
+NOT_COMPARABLE = "Validation losses of different examples do not compare, so no law is fitted to them"
 NAMES = {"size": "size", "model": "size", "tasks": TASKS, "cot": COT, "cot_ratio": COT}  # axes whose labels are values
 MACROS = {"NUM_TASKS": TASKS, "COT_RATIO": COT}  # point bindings that are values
 Places = Mapping[str, Mapping[str, float]]
@@ -111,15 +112,16 @@ def cells(
 ) -> dict[str, list[Cell]]:
     """{score: the cells of the sweep's grid}, at the shown checkpoint; cells that have not run have no values.
 
-    The validation loss is one of the scores if any run has it.
+    The validation loss is one of the scores if any run has it and all were validated on the same examples.
     """
     where = places(sweep, outcomes, planned)
     shown = [each for each in means if each.checkpoint == statistics.shown_checkpoint(sweep)]
+    comparable = len(statistics.validated_on(sweep, outcomes)) == 1
     found: dict[str, list[Cell]] = {}
     for each in shown:
         runs = [outcome for outcome in outcomes if _is_of(outcome, each)]
         done = each.outcomes
-        losses = [o.validation_loss for o in done if o.validation_loss is not None]
+        losses = [o.validation_loss for o in done if comparable and o.validation_loss is not None]
         loss = math.fsum(losses) / len(losses) if done and len(losses) == len(done) else None
         name, at = "_".join(each.labels.values()), _mean_place([where[o.point.name] for o in done or runs])
         error = (each.items[1] - each.items[0]) / (2 * NormalDist().inv_cdf(0.975)) if each.items else 0.0

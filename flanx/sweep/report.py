@@ -29,6 +29,7 @@ from flanx.sweep import (
 from flanx.sweep.document import Cell, Document, Section, Span, Table
 from flanx.sweep.figures import Panel
 from flanx.sweep.grid import GIN, RECORD, Sweep, recorded
+from flanx.sweep.law_cells import NOT_COMPARABLE
 from flanx.sweep.results import CHOSEN, LAST, Outcome
 from flanx.sweep.state import State
 from flanx.sweep.statistics import MeanScore, PairedDifference
@@ -305,24 +306,27 @@ def _file_links(paths: Mapping[str, pathlib.Path]) -> Cell:
 
 
 def validation(sweep: Sweep, outcomes: Sequence[Outcome]) -> list[Section]:
-    """The validation loss of every point at the shown checkpoint, lowest first."""
+    """The validation loss of every point at the shown checkpoint, lowest first among those that compare."""
     shown = statistics.shown_checkpoint(sweep)
-    pairs = [(o.validation_loss, o) for o in outcomes if o.checkpoint == shown and o.validation_loss is not None]
-    ranked = sorted(pairs, key=lambda pair: pair[0])
-    if not ranked:
-        return []
-    loss, best = ranked[0]
-    rows: list[list[Cell | str]] = [
-        [o.point.name, Cell([Span(f"{o.step:,}")], "number"), Cell([Span(f"{loss:.4f}")], "number")]
-        for loss, o in ranked
-    ]
-    note = (
-        f"The lowest is {best.point.name}'s, {loss:.4f} at step {best.step:,}. Losses compare only where points are "
-        "validated on the same examples."
-    )
-    return [
-        Section("Validation loss", notes=[note], tables=[Table(["point", f"{shown} step", "loss per token"], rows)])
-    ]
+    groups: dict[tuple[tuple[str, int], ...], list[tuple[float, Outcome]]] = {}
+    for o in outcomes:
+        if o.checkpoint == shown and o.validation_loss is not None:
+            groups.setdefault(o.validated_on, []).append((o.validation_loss, o))
+    notes: list[str] = []
+    rows: list[list[Cell | str]] = []
+    for tasks, pairs in groups.items():
+        ranked = sorted(pairs, key=lambda pair: pair[0])
+        loss, best = ranked[0]
+        where = f"{len(tasks):,} tasks, {sum(tokens for _, tokens in tasks):,} tokens" if len(groups) > 1 else ""
+        of_them = f" of the {len(ranked)} validated on {where}" if where else ""
+        notes.append(f"The lowest{of_them} is {best.point.name}'s, {loss:.4f} at step {best.step:,}.")
+        for loss, o in ranked:
+            numbers: list[Cell | str] = [Cell([Span(text)], "number") for text in (f"{o.step:,}", f"{loss:.4f}")]
+            rows.append([o.point.name, *numbers, *[where] * bool(where)])
+    if len(groups) > 1:
+        notes.append(f"{NOT_COMPARABLE}; name the tasks in VALIDATION to validate all points on the same.")
+    head = ["point", f"{shown} step", "loss per token", *["validated on"] * (len(groups) > 1)]
+    return [Section("Validation loss", notes=notes, tables=[Table(head, rows)])] if rows else []
 
 
 def _runs(outcomes: Sequence[Outcome]) -> Table:

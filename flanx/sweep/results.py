@@ -35,6 +35,7 @@ class Outcome:
       scores: the path of scores.json.
       run: the run's metadata, run.json.
       validation_loss: at `step`, over all tokens; None if the run was not validated there.
+      validated_on: the tasks of that validation and the target tokens of each: losses compare where these are equal.
     """
 
     point: Point
@@ -46,6 +47,7 @@ class Outcome:
     scores: pathlib.Path | None
     run: Mapping[str, Any]
     validation_loss: float | None
+    validated_on: tuple[tuple[str, int], ...] = ()
 
     @property
     def absence(self) -> str:
@@ -110,7 +112,7 @@ def collect(sweep: Sweep, states: Mapping[str, tuple[str, str]]) -> list[Outcome
     found = []
     for point in points:
         steps = evaluations(point.folder)
-        losses = read(point.folder, lambda folder: validation_losses(folder, ""))
+        validations = read(point.folder, validation_records)
         wanted: list[tuple[str, int | None]] = [(LAST, max(steps, default=None))]
         if sweep.choose_by:
             wanted.append((CHOSEN, chosen.get(point.name)))
@@ -118,8 +120,10 @@ def collect(sweep: Sweep, states: Mapping[str, tuple[str, str]]) -> list[Outcome
             path = steps.get(step) if step is not None else None
             suites = read(path, scores.read_scores).get("suites", {}) if path else {}
             run = read(point.folder / "run.json", run_record.read_run)
-            loss = None if step is None else losses.get(step)
-            found.append(Outcome(point, *states[point.name], checkpoint, step, suites, path, run, loss))
+            validated = validations.get(step, {})
+            tasks = tuple(sorted((name, each.get("tokens", 0)) for name, each in validated.get("tasks", {}).items()))
+            loss = validated.get("loss")
+            found.append(Outcome(point, *states[point.name], checkpoint, step, suites, path, run, loss, tasks))
     return found
 
 
@@ -164,9 +168,14 @@ def choices(sweep: Sweep, points: Sequence[Point]) -> dict[str, int]:
     return chosen
 
 
+def validation_records(folder: pathlib.Path) -> dict[int, dict[str, Any]]:
+    """{step: record of a run's validation}; see `flanx.validation`."""
+    return {record["step"]: record["validation"] for record in read_metrics(folder) if "validation" in record}
+
+
 def validation_losses(folder: pathlib.Path, collection: str) -> dict[int, float]:
     """{step: validation loss} of a run, over all its tokens ("") or a collection's."""
-    records = {record["step"]: record["validation"] for record in read_metrics(folder) if "validation" in record}
+    records = validation_records(folder)
     parts = {step: each["collections"].get(collection, {}) if collection else each for step, each in records.items()}
     return {step: each["loss"] for step, each in parts.items() if "loss" in each}
 

@@ -6,7 +6,7 @@ in a paired difference: its interval is narrower than those of the two means.
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from scipy.special import stdtrit
@@ -127,6 +127,12 @@ def scores(sweep: Sweep, outcomes: Sequence[Outcome]) -> dict[str, list[str]]:
 def shown_checkpoint(sweep: Sweep) -> str:
     """The checkpoint that figures show: the chosen one if the sweep chooses."""
     return CHOSEN if sweep.choose_by else LAST
+
+
+def validated_on(sweep: Sweep, outcomes: Iterable[Outcome]) -> set[tuple[tuple[str, int], ...]]:
+    """What the points were validated on at the shown checkpoint; their losses compare if it is one."""
+    shown = shown_checkpoint(sweep)
+    return {o.validated_on for o in outcomes if o.checkpoint == shown and o.validation_loss is not None}
 
 
 def student_interval(values: Sequence[float]) -> tuple[float, float] | None:
