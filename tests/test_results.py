@@ -62,6 +62,9 @@ def test_losses_of_different_examples_are_ranked_apart_and_no_law_is_fitted_to_t
     main(["fit", str(tmp_path), "--form=log", "--draws=40"])
     assert "note: Validation losses of different examples do not compare" in capsys.readouterr().out
     section, cells = validate(lambda label: 3)
+    assert {cell.loss for cell in cells["suite_rule"]} == set(losses.values())
+    joined = law_cells.without_losses(cells)  # as `flanx fit` of two sweeps that do not compare
+    assert list(joined) == ["suite_rule"] and {cell.loss for cell in joined["suite_rule"]} == {None}
     assert [row[0] for row in section.tables[0].rows] == ["d1_8", "d2_8", "d2_2", "d1_2"]
     assert len(section.tables[0].head) == 3 and section.notes == ["The lowest is d1_8's, 0.5000 at step 4."]
     assert {cell.name: cell.values for cell in cells[law_cells.LOSS]} == {n: (loss,) for n, loss in losses.items()}

@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     if len(set().union(*(grid.validated_on for grid in grids))) > 1:
         print(f"note: {law_cells.NOT_COMPARABLE}")
         for grid in grids:
-            grid.cells.pop(LOSS, None)
+            grid.cells = law_cells.without_losses(grid.cells)
     cells = _joined(grids, _chosen(args.scores, grids))
     out = args.out or (args.sweep[0] if len(grids) == 1 and not _is_published(args.sweep[0]) else None)
     folder = local_folder(out) if out else None
@@ -124,7 +124,7 @@ class _Grid:
     def __init__(
         self, cells: Mapping[str, list[Cell]], chance: Mapping[str, float], ends: Mapping[str, tuple[float, float]]
     ) -> None:
-        self.cells, self.chance, self.ends = dict(cells), chance, ends
+        self.cells, self.chance, self.ends = cells, chance, ends
         self.labels: Mapping[tuple[str, str], float] = {}
         self.validated_on: set[tuple[tuple[str, int], ...]] = set()
 

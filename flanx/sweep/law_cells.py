@@ -1,5 +1,6 @@
 """The cells of a sweep as laws see them: their coordinates, and the scores of their runs."""
 
+import dataclasses
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -116,19 +117,23 @@ def cells(
     """
     where = places(sweep, outcomes, planned)
     shown = [each for each in means if each.checkpoint == statistics.shown_checkpoint(sweep)]
-    comparable = len(statistics.validated_on(sweep, outcomes)) == 1
     found: dict[str, list[Cell]] = {}
     for each in shown:
         runs = [outcome for outcome in outcomes if _is_of(outcome, each)]
         done = each.outcomes
-        losses = [o.validation_loss for o in done if comparable and o.validation_loss is not None]
+        losses = [o.validation_loss for o in done if o.validation_loss is not None]
         loss = math.fsum(losses) / len(losses) if done and len(losses) == len(done) else None
         name, at = "_".join(each.labels.values()), _mean_place([where[o.point.name] for o in done or runs])
         error = (each.items[1] - each.items[0]) / (2 * NormalDist().inv_cdf(0.975)) if each.items else 0.0
         found.setdefault(each.score, []).append(Cell(name, at, each.values, error, loss))
         if losses and name not in {cell.name for cell in found.get(LOSS, [])}:
             found.setdefault(LOSS, []).append(Cell(name, at, tuple(losses)))
-    return found
+    return found if len(statistics.validated_on(sweep, outcomes)) <= 1 else without_losses(found)
+
+
+def without_losses(cells: Mapping[str, Sequence[Cell]]) -> dict[str, list[Cell]]:
+    """The cells without validation losses, neither as a score nor beside one."""
+    return {s: [dataclasses.replace(cell, loss=None) for cell in of_s] for s, of_s in cells.items() if s != LOSS}
 
 
 def _is_of(outcome: Outcome, mean: MeanScore) -> bool:
